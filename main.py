@@ -1,0 +1,57 @@
+"""The workflow: load -> process -> train -> deploy, each step reused where nothing changed.
+
+mlflow run . --env-manager local -P max_evals=1
+mlflow run . --env-manager local -P source=/data/clicks -P dry_run=true
+"""
+
+import click
+from mlflow.entities import Run
+
+from purchase_predict import registry
+from purchase_predict.summary import steps_table, what_came_out
+from purchase_predict.workflow import Chain, command
+
+
+@command("main")
+def main(
+    run: Run,
+    source: str,
+    max_evals: float,
+    metric: str,
+    test_ratio: float,
+    seed: float,
+    registry_name: str,
+    env: str,
+    tolerance: float,
+    reuse: str,
+    force: str,
+    dry_run: str,
+    max_reject_ratio: float,
+) -> None:
+    """Run the workflow from the data to a promoted model."""
+    chain = Chain(
+        run,
+        reuse=reuse == "true",
+        force=force,
+        dry_run=dry_run == "true",
+        still_valid={"deploy": registry.version_gone},
+    )
+    load = chain.step("load", source=source, max_reject_ratio=max_reject_ratio)
+    process = chain.step("process", data=load.uri, test_ratio=test_ratio)
+    train = chain.step("train", dataset=process.uri, max_evals=max_evals, metric=metric, seed=seed)
+    chain.step(
+        "deploy",
+        model=train.uri,
+        dataset=process.uri,
+        metric=metric,
+        registry_name=registry_name,
+        env=env,
+        tolerance=tolerance,
+    )
+    click.echo("\n" + steps_table(chain.done))
+    if not chain.dry_run:
+        click.echo("\n" + what_came_out(train.run, chain.done[-1].run, metric))
+
+
+if __name__ == "__main__":
+    main()

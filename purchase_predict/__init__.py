@@ -1,0 +1,1 @@
+"""What the steps of the purchase-predict workflow are made of."""

@@ -1,0 +1,166 @@
+"""The primary table to train and test: repeats dropped, split without leakage, categories counted on train."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import duckdb
+
+from purchase_predict.engine import quoted, table_digest
+from purchase_predict.schema import CATEGORICAL, KEYS, LABEL, MOMENT, features_of
+
+#: Rows of each class that train and test must have at least, for their numbers to mean anything.
+MIN_ROWS_PER_CLASS = 5
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What `dataset.json` says, and the digest of the rows."""
+
+    description: dict[str, Any]
+    digest: str
+
+
+def primary_from_events(connection: duckdb.DuckDBPyConnection, folder: Path) -> dict[str, int]:
+    """Creates the table `primary_table` from Parquet events in buckets of users, one bucket in memory at a time.
+
+    Returns:
+        How many events there were, and how many were dropped and why.
+    """
+    import ibis
+
+    from purchase_predict import features
+
+    backend = ibis.duckdb.from_connection(connection)
+    counts = {"events": 0, "events_without_session": 0, "events_repeated": 0}
+    for number, bucket in enumerate(sorted(folder.iterdir())):
+        file = f"read_parquet({quoted(bucket / '*.parquet')}, hive_partitioning=false)"
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE raw_events AS FROM {file}")
+        # The pipeline scans its events several times: they are made distinct once, not at each scan.
+        sql = ibis.to_sql(features.usable(backend.table("raw_events")))
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE bucket_events AS {sql}")
+        total, sessionless, kept = connection.execute(
+            "SELECT count(*), count(*) - count(user_session), (SELECT count(*) FROM bucket_events) FROM raw_events"
+        ).fetchone() or (0, 0, 0)
+        counts["events"] += total
+        counts["events_without_session"] += sessionless
+        counts["events_repeated"] += total - sessionless - kept
+        connection.execute("DROP TABLE raw_events")
+        sql = ibis.to_sql(features.primary(backend.table("bucket_events"), usable_already=True))
+        connection.execute(f"CREATE TABLE primary_table AS {sql}" if number == 0 else f"INSERT INTO primary_table {sql}")
+        connection.execute("DROP TABLE bucket_events")
+    return counts
+
+
+def primary_as_is(connection: duckdb.DuckDBPyConnection, folder: Path) -> dict[str, int]:
+    """Creates the view `primary_table` over the Parquet files of a ready primary table."""
+    connection.execute(f"CREATE VIEW primary_table AS FROM read_parquet({quoted(folder / '*.parquet')})")
+    return {}
+
+
+def split(connection: duckdb.DuckDBPyConnection, test_ratio: float, target: Path) -> Dataset:
+    """Splits `primary_table` into `target/train.parquet` and `target/test.parquet`, and describes both.
+
+    Repeated (user_id, user_session, product_id) rows are dropped first: the one with the smallest values stays. With
+    moments, the test is the last `test_ratio` of them, and sessions that reach into that time; without, it is a
+    `test_ratio` of the rows by whole users, in the order of the users' MD5. No session is on both sides.
+
+    Raises:
+        click.ClickException: too few rows of a class on one of the sides.
+    """
+    columns = [name for name, *_ in connection.execute("DESCRIBE primary_table").fetchall()]
+    features = features_of(columns)
+    by_time = MOMENT in columns
+    moment = [MOMENT] if by_time else []
+    keys = ", ".join(KEYS)
+    values = ", ".join(
+        name if name in (*CATEGORICAL, "product_id") else f"{name}::DOUBLE AS {name}"
+        for name in features
+        if name != "product_id"
+    )
+    order = ", ".join(name for name in [*moment, *features, LABEL] if name not in KEYS)
+    connection.execute(
+        f"""CREATE TABLE rows AS SELECT {keys}, {values}, {LABEL}::TINYINT AS {LABEL} {"".join(", " + m for m in moment)}
+            FROM primary_table QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {order}) = 1"""
+    )
+    read, kept = _one(connection, "SELECT (SELECT count(*) FROM primary_table), (SELECT count(*) FROM rows)")
+    if not read:
+        raise click.ClickException("no product was put in the cart in these events: there is nothing to learn from")
+    cut = None
+    if by_time:
+        (cut,) = _one(
+            connection,
+            f"SELECT {MOMENT} FROM rows ORDER BY {MOMENT} LIMIT 1 OFFSET {min(kept - 1, int(kept * (1 - test_ratio)))}",
+        )
+        connection.execute(
+            f"""CREATE TABLE sides AS SELECT user_id, user_session, max({MOMENT}) >= TIMESTAMP {quoted(cut)} AS test
+                FROM rows GROUP BY ALL"""
+        )
+    else:
+        connection.execute(
+            f"""CREATE TABLE sides AS
+                WITH users AS (SELECT user_id, count(*) AS n FROM rows GROUP BY ALL),
+                     placed AS (SELECT user_id, n, sum(n) OVER (ORDER BY md5(user_id::VARCHAR), user_id) AS upto FROM users)
+                SELECT DISTINCT user_id, user_session, upto - n < {test_ratio} * {kept} AS test
+                FROM rows JOIN placed USING (user_id)"""
+        )
+    sides = {"train": "NOT test", "test": "test"}
+    numbers = {}
+    for side, condition in sides.items():
+        relation = f"(SELECT rows.* FROM rows JOIN sides USING (user_id, user_session) WHERE {condition})"
+        numbers[side] = _one(
+            connection, f"SELECT count(*), coalesce(sum({LABEL}), 0)::BIGINT, count(DISTINCT user_id) FROM {relation}"
+        )
+        connection.execute(
+            f"""COPY (FROM {relation} ORDER BY {", ".join([*moment, *KEYS])})
+                TO {quoted(target / f"{side}.parquet")} (FORMAT parquet, COMPRESSION zstd)"""
+        )
+    _enough(numbers, kept)
+    train = f"read_parquet({quoted(target / 'train.parquet')})"
+    categories = {
+        name: [
+            value
+            for (value,) in connection.execute(
+                f"SELECT {name} FROM {train} WHERE {name} IS NOT NULL GROUP BY ALL ORDER BY count(*) DESC, {name}"
+            ).fetchall()
+        ]
+        for name in CATEGORICAL
+        if name in features
+    }
+    description = {
+        "split": "time" if by_time else "user",
+        "test_ratio": test_ratio,
+        "cut": str(cut) if cut else None,
+        "rows": {"read": read, "repeated": read - kept, "train": numbers["train"][0], "test": numbers["test"][0]},
+        "users": {side: numbers[side][2] for side in sides},
+        "base_rate": {side: numbers[side][1] / numbers[side][0] for side in sides},
+        "features": features,
+        "categories": categories,
+    }
+    digests = [table_digest(connection, f"read_parquet({quoted(target / f'{side}.parquet')})") for side in sides]
+    text = json.dumps([description, *digests], sort_keys=True)
+    return Dataset(description, hashlib.sha256(text.encode()).hexdigest())
+
+
+def _one(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[Any, ...]:
+    row = connection.execute(sql).fetchone()
+    assert row is not None
+    return row
+
+
+def _enough(numbers: dict[str, tuple[Any, ...]], rows: int) -> None:
+    bought, not_bought = (sum(n[1] for n in numbers.values()), sum(n[0] - n[1] for n in numbers.values()))
+    if rows >= 2 and not (bought and not_bought):
+        raise click.ClickException(
+            f"{LABEL} is {int(bool(bought))} in all {rows} rows: a model needs purchases and carts that were left"
+        )
+    for side, (count, ones, _) in numbers.items():
+        least = min(ones, count - ones)
+        if least < MIN_ROWS_PER_CLASS:
+            raise click.ClickException(
+                f"too little data: of {rows} rows, {count} are in {side}, {ones} of them purchases; "
+                f"{MIN_ROWS_PER_CLASS} purchases and {MIN_ROWS_PER_CLASS} others are needed there"
+            )

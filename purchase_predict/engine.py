@@ -1,0 +1,55 @@
+"""DuckDB on one machine: a connection bounded in memory, and a table's digest."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import duckdb
+
+
+def machine_memory() -> int:
+    """Bytes of memory that this machine, or the container around this process, has."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
+        try:
+            memory = min(memory, int(limit.read_text()))
+        except (OSError, ValueError):
+            continue
+    return memory
+
+
+def connect(scratch: Path) -> duckdb.DuckDBPyConnection:
+    """A connection that keeps to a quarter of the machine's memory, spills to `scratch`, and reads times as UTC."""
+    connection = duckdb.connect(
+        config={
+            "memory_limit": f"{machine_memory() // 4 // 2**20}MiB",
+            "temp_directory": str(scratch / "spill"),
+            "preserve_insertion_order": "false",
+        }
+    )
+    connection.execute("SET TimeZone = 'UTC'")
+    return connection
+
+
+def quoted(text: object) -> str:
+    """`text` as an SQL string literal."""
+    return "'" + str(text).replace("'", "''") + "'"
+
+
+def table_digest(connection: duckdb.DuckDBPyConnection, relation: str) -> str:
+    """SHA-256 over the column names and the sum of the rows' hashes: the same for the same rows in any order.
+
+    Args:
+        relation: what stands behind FROM; its columns may come in any order.
+    """
+    columns = sorted(
+        (name, type_) for name, type_, *_ in connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()
+    )
+    # Text stands for UUIDs, so that a session id has one hash however it is stored.
+    row = ", ".join(f'"{name}"::VARCHAR' if type_ == "UUID" else f'"{name}"' for name, type_ in columns)
+    # Two independent 64-bit hashes a row: a sum of one alone would make a chance collision thinkable.
+    counts = connection.execute(
+        f"SELECT count(*), sum(hash({row})::HUGEINT), sum(hash({row}, 'second')::HUGEINT) FROM {relation}"
+    ).fetchone()
+    names = ",".join(name for name, _ in columns)
+    return hashlib.sha256(f"{names}|{counts}".encode()).hexdigest()

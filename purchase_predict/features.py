@@ -1,0 +1,210 @@
+"""Events to the primary table: what was known at the moment a product entered the cart, as one Ibis expression.
+
+One row per (user_id, user_session, product_id) that was put in the cart; its moment is the pair's first cart event.
+The same expression runs on DuckDB and on Spark. Three rules hold for every column:
+
+- *Point in time.* Nothing later than the moment is looked at; the label alone looks ahead.
+- *Ties.* Times have seconds. What happened in the second of the moment counts as known, except where a column says
+  *before*: those look at earlier seconds only. No result depends on the order of events within one second.
+- *A session is one user's.* An id that two users share stands for two sessions, so everything a row needs belongs to
+  one user, and the table of many users is the union of the tables of each.
+
+Removals (`remove_from_cart`) count for the session's first second and for `num_removed_session`, for nothing else.
+"""
+
+from typing import Any
+
+import ibis
+import ibis.expr.types as ir
+
+SESSION = ["user_id", "user_session"]
+PAIR = [*SESSION, "product_id"]
+
+
+def usable(events: ir.Table) -> ir.Table:
+    """Events that belong to a session, each exact repetition (all nine columns alike) once."""
+    return events.filter(events.user_session.notnull()).distinct()
+
+
+def primary(events: ir.Table, usable_already: bool = False) -> ir.Table:
+    """The primary table of a table of events (see `schema.EVENTS`), with the moment as `event_time`.
+
+    `usable_already` says that `events` is what `usable` gave, so that an engine that keeps it does not do so again.
+
+    Columns, each at the row's moment; seconds, counts, or the shop's currency:
+
+    - `price`, `brand`, `category`, `sub_category`: of the cart event itself (the first two parts of `category_code`);
+      where several carted it in the same second, the smallest values, nulls last.
+    - `hour`, `minute`, `weekday` (Monday = 0): of the moment, UTC.
+    - `duration`: seconds since the session's first event.
+    - `num_views_session`, `num_views_product`: views so far in the session; those of the product.
+    - `num_prev_sessions`: sessions of the user whose first view, cart or purchase is earlier than this session's.
+    - `num_prev_product_views`: how many of those had viewed the product.
+    - `num_carts_session`, `num_removed_session`, `num_purchases_session`: such events in the session before.
+    - `cart_value_session`: sum of the prices put in the cart in the session before, to the cent.
+    - `num_products_session`: different products viewed, carted or bought in the session before.
+    - `num_prev_purchases`, `num_prev_product_purchases`: purchases in the user's earlier sessions; of the product.
+    - `seconds_since_prev_event`: since the session's latest view, cart or purchase before; null if there is none.
+    - `seconds_since_prev_session`: since the start of the user's latest earlier session; null if there is none.
+    - `purchased` (the label): 1 where the pair is bought in the session at or after the moment, else 0.
+    """
+    events = events if usable_already else usable(events)
+    carts = events.filter(events.event_type == "cart")
+    pairs = _pairs(carts)
+    in_carted = events.semi_join(carts, SESSION)
+    of_carters = events.semi_join(carts, "user_id")
+
+    rows = _join(pairs, _label(in_carted), PAIR)
+    rows = _join(rows, _timeline(in_carted), [*SESSION, "event_time"])
+    rows = _join(rows, _product_views(in_carted, pairs), PAIR)
+    visits = _visits(of_carters)
+    rows = _join(rows, visits, SESSION)
+    known = rows.select(*PAIR, "event_time", "visit_start")
+    rows = _join(rows, _earlier_views(of_carters, visits, known), PAIR)
+    rows = _join(rows, _earlier_purchases(of_carters, visits, known), PAIR)
+    return _columns(rows)
+
+
+def _join(left: ir.Table, right: ir.Table, keys: list[str]) -> ir.Table:
+    added = [name for name in right.columns if name not in keys]
+    return left.left_join(right, keys).select(*left.columns, *added)
+
+
+def _pairs(carts: ir.Table) -> ir.Table:
+    """The first cart event of each pair."""
+    order: list[Any] = [
+        carts[name].asc(nulls_first=False) for name in ("event_time", "price", "brand", "category_code", "category_id")
+    ]
+    first = carts.mutate(nth=ibis.row_number().over(group_by=PAIR, order_by=order))
+    return first.filter(first.nth == 0).select(*PAIR, "event_time", "price", "brand", "category_code")
+
+
+def _label(events: ir.Table) -> ir.Table:
+    bought = events.filter(events.event_type == "purchase")
+    return bought.group_by(PAIR).agg(last_purchase=bought.event_time.max())
+
+
+def _timeline(events: ir.Table) -> ir.Table:
+    """Each second of each session in which something happened, with the running counts up to and before it."""
+    kind = events.event_type
+    acts = kind != "remove_from_cart"
+    nth = ibis.row_number().over(group_by=[*PAIR, acts], order_by="event_time")
+    events = events.mutate(new_product=(acts & (nth == 0)).cast("int64"), acts=acts)
+    seconds = events.group_by([*SESSION, "event_time"]).agg(
+        views=(kind == "view").cast("int64").sum(),
+        carts=(kind == "cart").cast("int64").sum(),
+        removed=(kind == "remove_from_cart").cast("int64").sum(),
+        purchases=(kind == "purchase").cast("int64").sum(),
+        # In whole cents: sums of integers do not depend on the order of the rows.
+        cents=ibis.ifelse(kind == "cart", (events.price * 100).round().cast("int64"), 0).sum().fill_null(0),
+        products=events.new_product.sum(),
+        acted=ibis.ifelse(events.acts, events.event_time, ibis.null("timestamp")).max(),
+    )
+    so_far = ibis.window(group_by=SESSION, order_by="event_time", rows=(None, 0))
+    earlier = ibis.window(group_by=SESSION, order_by="event_time", rows=(None, -1))
+
+    def before(column: ir.Value) -> ir.Value:
+        return column.sum().over(so_far) - column  # type: ignore[attr-defined, no-any-return]
+
+    return seconds.select(
+        *SESSION,
+        "event_time",
+        session_start=seconds.event_time.min().over(so_far),
+        num_views_session=seconds.views.sum().over(so_far),
+        num_carts_session=before(seconds.carts),
+        num_removed_session=before(seconds.removed),
+        num_purchases_session=before(seconds.purchases),
+        num_products_session=before(seconds.products),
+        cart_value_session=before(seconds.cents).cast("float64") / 100,
+        prev_event=seconds.acted.max().over(earlier),
+    )
+
+
+def _product_views(events: ir.Table, pairs: ir.Table) -> ir.Table:
+    views = events.filter(events.event_type == "view").select(*PAIR, seen="event_time")
+    both = pairs.select(*PAIR, "event_time").inner_join(views, PAIR)
+    both = both.filter(both.seen <= both.event_time)
+    return both.group_by(PAIR).agg(num_views_product=both.count())
+
+
+def _visits(events: ir.Table) -> ir.Table:
+    """Each session's start, how many of its user's sessions started earlier, and when the latest of those did."""
+    acts = events.filter(events.event_type != "remove_from_cart")
+    visits = acts.group_by(SESSION).agg(visit_start=acts.event_time.min())
+    starts = visits.group_by(["user_id", "visit_start"]).agg(started=visits.count())
+    so_far = ibis.window(group_by="user_id", order_by="visit_start", rows=(None, 0))
+    earlier = starts.select(
+        "user_id",
+        "visit_start",
+        num_prev_sessions=starts.started.sum().over(so_far) - starts.started,
+        prev_start=starts.visit_start.lag().over(group_by="user_id", order_by="visit_start"),
+    )
+    return _join(visits, earlier, ["user_id", "visit_start"])
+
+
+def _earlier_views(events: ir.Table, visits: ir.Table, known: ir.Table) -> ir.Table:
+    """For each pair, the user's earlier sessions that had viewed the product by the moment."""
+    views = events.filter(events.event_type == "view").semi_join(known, ["user_id", "product_id"])
+    seen = views.group_by(PAIR).agg(seen=views.event_time.min())
+    seen = _join(seen, visits.select(*SESSION, earlier_start="visit_start"), SESSION)
+    both = known.inner_join(seen.drop("user_session"), ["user_id", "product_id"])
+    both = both.filter((both.earlier_start < both.visit_start) & (both.seen <= both.event_time))
+    return both.group_by(PAIR).agg(num_prev_product_views=both.count())
+
+
+def _earlier_purchases(events: ir.Table, visits: ir.Table, known: ir.Table) -> ir.Table:
+    """For each pair, what the user had bought in earlier sessions by the moment."""
+    bought = events.filter(events.event_type == "purchase").select(*SESSION, bought="product_id", at="event_time")
+    bought = _join(bought, visits.select(*SESSION, earlier_start="visit_start"), SESSION)
+    both = known.inner_join(bought.drop("user_session"), "user_id")
+    both = both.filter((both.earlier_start < both.visit_start) & (both["at"] <= both.event_time))
+    return both.group_by(PAIR).agg(
+        num_prev_purchases=both.count(),
+        num_prev_product_purchases=(both.bought == both.product_id).cast("int64").sum(),
+    )
+
+
+def _columns(rows: ir.Table) -> ir.Table:
+    moment = rows.event_time
+    code = rows.category_code
+
+    def since(time: ir.Column) -> ir.Value:
+        return moment.epoch_seconds().cast("int64") - time.epoch_seconds().cast("int64")  # type: ignore[attr-defined, no-any-return]
+
+    def count(name: str) -> ir.Value:
+        return rows[name].fill_null(0).cast("int64")
+
+    # Positions, not `split`, which takes a regular expression on Spark.
+    dot = code.find(".")
+    rest = code.substr(dot + 1)
+    second = rest.find(".")
+    return rows.select(
+        "product_id",
+        "brand",
+        "price",
+        "user_id",
+        "user_session",
+        purchased=(rows.last_purchase >= moment).fill_null(False).cast("int64"),
+        num_views_session=count("num_views_session"),
+        num_views_product=count("num_views_product"),
+        category=ibis.ifelse(dot < 0, code, code.substr(0, dot)),
+        sub_category=ibis.cases(
+            (dot < 0, ibis.null("string")), (second < 0, rest), else_=rest.substr(0, second)
+        ),
+        hour=moment.hour().cast("int64"),
+        minute=moment.minute().cast("int64"),
+        weekday=moment.day_of_week.index().cast("int64"),
+        duration=since(rows.session_start),
+        num_prev_sessions=count("num_prev_sessions"),
+        num_prev_product_views=count("num_prev_product_views"),
+        num_carts_session=count("num_carts_session"),
+        cart_value_session=rows.cart_value_session,
+        num_products_session=count("num_products_session"),
+        num_removed_session=count("num_removed_session"),
+        num_purchases_session=count("num_purchases_session"),
+        num_prev_purchases=count("num_prev_purchases"),
+        num_prev_product_purchases=count("num_prev_product_purchases"),
+        seconds_since_prev_event=since(rows.prev_event),
+        seconds_since_prev_session=since(rows.prev_start),
+        event_time=moment,
+    )

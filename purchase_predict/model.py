@@ -1,0 +1,73 @@
+"""The packaged model, as MLflow's models-from-code: LightGBM text and JSON, no pickle.
+
+MLflow runs this file where the model is loaded, on machines that have never seen the project, so it imports nothing
+of it. Training encodes with the same `encode`.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightgbm
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.pyfunc import PythonModel, PythonModelContext
+
+
+def encode(frame: pd.DataFrame, features: Sequence[str], categories: Mapping[str, Sequence[str]]) -> np.ndarray:
+    """The features of a frame as LightGBM sees them.
+
+    Args:
+        frame: raw columns, any number of rows; a column that is not there counts as null.
+        features: the columns of the result, in their order.
+        categories: for each categorical feature its known values; the position in the list is the code.
+
+    Returns:
+        float64, rows by features; NaN for a null, and for a category that is not known.
+    """
+    encoded = np.full((len(frame), len(features)), np.nan)
+    for column, name in enumerate(features):
+        if name not in frame:
+            continue
+        if name in categories:
+            codes = pd.Index(list(categories[name]), dtype=object).get_indexer(frame[name].astype(object))
+            encoded[:, column] = np.where(codes < 0, np.nan, codes)
+        else:
+            encoded[:, column] = pd.to_numeric(frame[name]).to_numpy(dtype=np.float64, na_value=np.nan)
+    return encoded
+
+
+class PurchaseModel(PythonModel):
+    """Will this visitor buy this product, just put in the cart, in this session?"""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Reads the booster and what belongs to it."""
+        self.booster = lightgbm.Booster(model_file=context.artifacts["booster"])
+        self.spec = json.loads(Path(context.artifacts["spec"]).read_text(encoding="utf-8"))
+
+    def predict(
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """Probability of a purchase (0 to 1), and the decision (0 or 1) at the threshold, in the order of the rows.
+
+        Args:
+            context: not used; MLflow's.
+            model_input: raw columns as in the primary table; behaviour columns may be absent.
+            params: `threshold` (0 to 1) in place of the model's own.
+        """
+        threshold = (params or {}).get("threshold")
+        if threshold is None or threshold < 0:
+            threshold = self.spec["threshold"]
+        encoded = encode(model_input, self.spec["features"], self.spec["categories"])
+        # A single row is scored faster by one thread than it takes to wake a second one.
+        options = {"num_threads": 1} if len(encoded) < 1000 else {}
+        probability = self.booster.predict(encoded, **options) if len(encoded) else np.empty(0)
+        return pd.DataFrame(
+            {"probability": probability, "will_buy": (np.asarray(probability) >= threshold).astype(np.int64)},
+            index=model_input.index,
+        )
+
+
+mlflow.models.set_model(PurchaseModel())

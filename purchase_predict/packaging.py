@@ -1,0 +1,79 @@
+"""Packs a trained booster as the MLflow model that `model.py` describes, and reads it back for scoring."""
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import lightgbm
+import mlflow
+import pandas as pd
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from mlflow.types.schema import AnyType
+
+from purchase_predict import model
+from purchase_predict.schema import BEHAVIOUR
+
+#: All that scoring needs.
+_REQUIREMENTS = ("mlflow", "lightgbm", "pandas", "numpy")
+
+
+def log(
+    booster: lightgbm.Booster,
+    threshold: float,
+    features: Sequence[str],
+    categories: Mapping[str, Sequence[str]],
+    rows: pd.DataFrame,
+    folder: Path,
+) -> str:
+    """Logs the model `model` on the active run.
+
+    Args:
+        threshold: the probability from which on the model answers "will buy".
+        features: the model's columns, in the booster's order.
+        categories: the known values of each categorical feature.
+        rows: some raw rows, for the input example.
+        folder: an empty folder for the files.
+
+    Returns:
+        The digest of what decides its answers: trees, features, categories and threshold.
+    """
+    files = {"booster": folder / "booster.txt", "spec": folder / "spec.json"}
+    booster.save_model(files["booster"])
+    spec = {"features": list(features), "categories": dict(categories), "threshold": threshold}
+    files["spec"].write_text(json.dumps(spec, ensure_ascii=False), encoding="utf-8")
+    mlflow.pyfunc.log_model(
+        name="model",
+        python_model=str(Path(model.__file__).resolve()),
+        artifacts={name: str(path) for name, path in files.items()},
+        signature=signature(features, categories),
+        input_example=_example(rows, features, categories),
+        pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in _REQUIREMENTS],
+    )
+    # Beside the trees the file lists training parameters, such as the number of threads, that decide nothing.
+    trees = files["booster"].read_text(encoding="utf-8").partition("\nparameters:")[0]
+    return hashlib.sha256((trees + json.dumps(spec, sort_keys=True)).encode()).hexdigest()
+
+
+def signature(features: Sequence[str], categories: Mapping[str, Sequence[str]]) -> ModelSignature:
+    """Raw columns in, `probability` and `will_buy` out.
+
+    Numbers are declared as any type: MLflow would refuse the ints that a JSON client sends for whole doubles.
+    """
+    columns = [
+        ColSpec("string" if name in categories else AnyType(), name, required=name not in BEHAVIOUR)
+        for name in features
+    ]
+    return ModelSignature(
+        inputs=Schema(columns),
+        outputs=Schema([ColSpec("double", "probability"), ColSpec("long", "will_buy")]),
+        # Negative stands for the model's own: a parameter cannot default to null.
+        params=ParamSchema([ParamSpec("threshold", DataType.double, -1.0)]),
+    )
+
+
+def _example(rows: pd.DataFrame, features: Sequence[str], categories: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    example = rows[list(features)].head(3)
+    return example.astype({name: object if name in categories else float for name in features})

@@ -1,0 +1,118 @@
+"""The two tables, their columns, types and rules: the one place where they are written."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a source table.
+
+    `type` is DuckDB's; `rule`, an SQL condition, must hold for every value that is there; `reason` says what it asks.
+    """
+
+    name: str
+    type: str
+    required: bool = False
+    rule: str | None = None
+    reason: str | None = None
+
+
+def _not_negative(name: str, type_: str = "BIGINT") -> Column:
+    return Column(name, type_, rule=f"{name} >= 0 AND {name} < 9e18", reason="must be 0 or more")
+
+
+_PRICE = Column("price", "DOUBLE", rule="price >= 0 AND price < 1e12", reason="must be a price, 0 or more")
+
+EVENT_TYPES = ("view", "cart", "remove_from_cart", "purchase")
+
+#: Click events, one row each. Times are UTC.
+EVENTS = (
+    Column(
+        "event_time",
+        "TIMESTAMP",
+        required=True,
+        rule="event_time >= TIMESTAMP '1970-01-01' AND event_time < TIMESTAMP '2100-01-01'",
+        reason="must lie within 1970 and 2100",
+    ),
+    Column(
+        "event_type",
+        "VARCHAR",
+        required=True,
+        rule=f"event_type IN {EVENT_TYPES}",
+        reason=f"must be one of {', '.join(EVENT_TYPES)}",
+    ),
+    Column("product_id", "BIGINT", required=True),
+    Column("category_id", "BIGINT"),
+    Column("category_code", "VARCHAR"),
+    Column("brand", "VARCHAR"),
+    _PRICE,
+    Column("user_id", "BIGINT", required=True),
+    Column("user_session", "VARCHAR", required=True),
+)
+
+#: A ready feature table: one row per product put in the cart. Counts are doubles because Spark leaves them as `1.0`.
+PRIMARY = (
+    Column("product_id", "BIGINT", required=True),
+    Column("brand", "VARCHAR"),
+    _PRICE,
+    Column("user_id", "BIGINT", required=True),
+    Column("user_session", "VARCHAR", required=True),
+    Column("purchased", "BIGINT", required=True, rule="purchased IN (0, 1)", reason="must be 0 or 1"),
+    _not_negative("num_views_session", "DOUBLE"),
+    _not_negative("num_views_product", "DOUBLE"),
+    Column("category", "VARCHAR"),
+    Column("sub_category", "VARCHAR"),
+    Column("hour", "BIGINT", rule="hour BETWEEN 0 AND 23", reason="must be 0 to 23"),
+    Column("minute", "BIGINT", rule="minute BETWEEN 0 AND 59", reason="must be 0 to 59"),
+    Column("weekday", "BIGINT", rule="weekday BETWEEN 0 AND 6", reason="must be 0 (Monday) to 6"),
+    _not_negative("duration", "DOUBLE"),
+    _not_negative("num_prev_sessions", "DOUBLE"),
+    _not_negative("num_prev_product_views", "DOUBLE"),
+)
+
+TABLES = {"events": EVENTS, "primary": PRIMARY}
+
+LABEL = "purchased"
+
+#: What names a row of the primary table: a product in the cart of one user's session.
+KEYS = ("user_id", "user_session", "product_id")
+
+#: When the product entered the cart; only a primary table made from events has it.
+MOMENT = "event_time"
+
+CATEGORICAL = ("brand", "category", "sub_category")
+
+#: The features every source gives.
+FEATURES = (
+    "product_id",
+    "brand",
+    "price",
+    "num_views_session",
+    "num_views_product",
+    "category",
+    "sub_category",
+    "hour",
+    "minute",
+    "weekday",
+    "duration",
+    "num_prev_sessions",
+    "num_prev_product_views",
+)
+
+#: The features that only events give; a ready primary table lacks them.
+BEHAVIOUR = (
+    "num_carts_session",
+    "cart_value_session",
+    "num_products_session",
+    "num_removed_session",
+    "num_purchases_session",
+    "num_prev_purchases",
+    "num_prev_product_purchases",
+    "seconds_since_prev_event",
+    "seconds_since_prev_session",
+)
+
+
+def features_of(columns: list[str]) -> list[str]:
+    """The features that a primary table with these columns gives, in the order the model sees them."""
+    return [name for name in FEATURES + BEHAVIOUR if name in columns]

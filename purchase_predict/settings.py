@@ -1,0 +1,90 @@
+"""Settings from the environment and .env: real environment variables win."""
+
+import os
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+from dotenv import dotenv_values
+
+from purchase_predict.parameters import ENVIRONMENTS, PROJECT
+
+_DEFAULT_STORE = "mlflow.db"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the environment says; None where it says nothing."""
+
+    env: str | None = None
+    tracking_uri: str | None = None
+    experiment_name: str | None = None
+    credentials: str | None = None
+    #: The server that .env names, which is not `tracking_uri` where a real variable wins over it.
+    dotenv_tracking_uri: str | None = None
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str] = os.environ, folder: Path = PROJECT) -> "Settings":
+        """Settings of the checkout in `folder`. `MLFLOW_SERVER` is another name of MLFLOW_TRACKING_URI.
+
+        Raises:
+            click.ClickException: ENV is neither staging nor production.
+        """
+        dotenv = {key: value for key, value in dotenv_values(folder / ".env").items() if value}
+
+        def first(source: Mapping[str, str | None], *names: str) -> str | None:
+            return next((value for name in names if (value := source.get(name))), None)
+
+        def setting(*names: str) -> str | None:
+            # A variable that is set but empty is a choice too: `ENV= mlflow run .` promotes nothing.
+            if any(name in environ for name in names):
+                return first(environ, *names)
+            return first(dotenv, *names)
+
+        env = setting("ENV")
+        if env and env not in ENVIRONMENTS:
+            raise click.ClickException(
+                f"ENV={env}: must be one of {', '.join(ENVIRONMENTS)}, or empty (register, promote nothing); "
+                "it is set in the environment or in .env"
+            )
+        return cls(
+            env=env,
+            tracking_uri=setting("MLFLOW_TRACKING_URI", "MLFLOW_SERVER"),
+            experiment_name=setting("MLFLOW_EXPERIMENT_NAME"),
+            credentials=setting("GOOGLE_APPLICATION_CREDENTIALS"),
+            dotenv_tracking_uri=first(dotenv, "MLFLOW_TRACKING_URI", "MLFLOW_SERVER"),
+        )
+
+    def export(self, environ: MutableMapping[str, str] = os.environ) -> None:
+        """Puts the settings into the environment, where MLflow, Google's libraries and the steps look for them."""
+        for name, value in (
+            ("ENV", self.env),
+            ("MLFLOW_TRACKING_URI", self.tracking_uri),
+            ("MLFLOW_EXPERIMENT_NAME", self.experiment_name),
+            ("GOOGLE_APPLICATION_CREDENTIALS", self.credentials),
+        ):
+            if value:
+                environ[name] = value
+
+
+def server_conflict(settings: Settings, opened_on: str) -> str | None:
+    """What to do where `mlflow run` opened its run before anyone read the server's name in .env, or None.
+
+    That is so where the run stands in MLflow's default store, the `mlflow.db` of the caller's folder. A run on any
+    other server was put there by a real variable, which wins over .env.
+    """
+    wanted = settings.dotenv_tracking_uri
+    if not wanted or wanted.rstrip("/") == opened_on.rstrip("/"):
+        return None
+    if not (opened_on.startswith("sqlite:") and opened_on.endswith("/" + _DEFAULT_STORE)):
+        return None
+    return (
+        f".env names the tracking server {_without_password(wanted)}, but `mlflow run` does not read .env and opened "
+        f"this run on {opened_on}. Start it with: mlflow --env-file .env run . --env-manager local"
+    )
+
+
+def _without_password(uri: str) -> str:
+    scheme, separator, rest = uri.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else uri

@@ -1,0 +1,54 @@
+"""What main says at the end: the steps, the numbers beside their baselines, the version, and how to use it."""
+
+from collections.abc import Sequence
+
+import mlflow
+from mlflow.entities import Run
+
+from purchase_predict.parameters import METRICS
+from purchase_predict.workflow import Done
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def steps_table(steps: Sequence[Done]) -> str:
+    """One line per step: ran or reused, the run, seconds, and why it was not reused."""
+    rows = [("step", "", "run", "seconds", "why")]
+    for done in steps:
+        what = "reused" if done.reused else "ran" if done.run else "would run"
+        run_id = done.run.info.run_id if done.run else "-"
+        rows.append((done.step, what, run_id, f"{done.seconds:.1f}", done.reason))
+    return _aligned(rows)
+
+
+def what_came_out(train: Run | None, deploy: Run | None, metric: str) -> str:
+    """The test metrics beside what a constant answer scores, the version, and the commands that open and serve it."""
+    if train is None or deploy is None:
+        return ""
+    numbers = train.data.metrics
+    rows = [("test metric", "model", "95 % interval", "constant answer")]
+    for name in METRICS:
+        mark = " (searched)" if name == metric else ""
+        rows.append(
+            (
+                name + mark,
+                f"{numbers[f'test_{name}']:.4f}",
+                f"{numbers[f'test_{name}_low']:.4f} to {numbers[f'test_{name}_high']:.4f}",
+                f"{numbers[f'baseline_{name}']:.4f}",
+            )
+        )
+    tags = deploy.data.tags
+    name, version = tags["deploy.registry_name"], tags["deploy.version"]
+    tracking = mlflow.get_tracking_uri()
+    ui = tracking if tracking.startswith("http") else f"mlflow ui --backend-store-uri {tracking}"
+    return (
+        f"{_aligned(rows)}\n\n"
+        f"{name} version {version}: {tags['deploy.outcome']}\n"
+        f"look:  {ui}\n"
+        f"serve: MLFLOW_TRACKING_URI={tracking} mlflow models serve -m models:/{name}/{version} --env-manager local"
+    )

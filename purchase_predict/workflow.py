@@ -1,0 +1,657 @@
+"""Runs of the workflow's steps: opened, keyed, completed, found again, and reused where nothing changed.
+
+The key of a step is the SHA-256 of what can change its result: entry point, parameters, content of its inputs, source
+files, installed packages. A run is a hit when it has the key, finished, carries the completion tag, which is written
+last, and still has the artifacts that it wrote.
+"""
+
+import ast
+import functools
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn
+
+import click
+import mlflow
+import yaml
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from purchase_predict import parameters, sources
+from purchase_predict.parameters import PROJECT, STEPS
+from purchase_predict.settings import Settings, server_conflict
+
+KEY_FORMAT = 1
+
+KEY, KEY_PARTS, DIGEST, COMPLETE = "step.key", "step.key_parts", "step.digest", "step.complete"
+OUTPUT, INPUTS, ARTIFACTS, ERROR = "step.output", "step.inputs", "step.artifacts", "error"
+
+#: For each parameter that is the output of another step, that step.
+MADE_BY = {"data": "load", "dataset": "process", "model": "train"}
+
+#: Parameters that cannot change a step's result. Inputs count by their content, not by where they are.
+NOT_IN_KEY = {"source", *MADE_BY}
+
+_WATCH_SECONDS = 0.5
+_GRACE_SECONDS = 15
+
+
+class Stopped(KeyboardInterrupt):
+    """SIGTERM, or the death of the process that launched this one. MLflow's launcher cancels its children on it."""
+
+
+# ---- the key -----------------------------------------------------------------------------------------------------
+
+
+def key_parts(entry_point: str, values: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Any]:
+    """What the key of a step is made of.
+
+    Args:
+        entry_point: the step.
+        values: all its parameters, typed (`parameters.resolve`).
+        inputs: the content digest of each of its inputs.
+    """
+    return {
+        "format": KEY_FORMAT,
+        "entry_point": entry_point,
+        "parameters": {name: value for name, value in values.items() if name not in NOT_IN_KEY},
+        "inputs": dict(inputs),
+        "source": source_closure(entry_point),
+        "environment": environment(),
+    }
+
+
+def key_of(parts: Mapping[str, Any]) -> str:
+    """SHA-256 of the parts as canonical JSON."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def source_closure(entry_point: str, project: Path = PROJECT) -> dict[str, str]:
+    """The step's file and the project's modules that it imports, directly or not, each with a digest of its text."""
+    found: dict[str, str] = {}
+    waiting = [f"steps/{entry_point}.py"]
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        # A checkout with other line ends is the same source.
+        text = (project / name).read_bytes().replace(b"\r\n", b"\n")
+        found[name] = hashlib.sha256(text).hexdigest()[:16]
+        waiting += _imported_files(ast.parse(text, name), project)
+    return dict(sorted(found.items()))
+
+
+def _imported_files(tree: ast.Module, project: Path) -> Iterator[str]:
+    modules: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    for module in modules:
+        parts = module.split(".")
+        if parts[0] in ("purchase_predict", "steps"):
+            for depth in range(1, len(parts) + 1):
+                for name in ("/".join(parts[:depth]) + ".py", "/".join(parts[:depth]) + "/__init__.py"):
+                    if (project / name).is_file():
+                        yield name
+
+
+@functools.cache
+def environment() -> dict[str, str]:
+    """Python's minor version, and the installed version of each package that conda.yaml names."""
+    conda = yaml.safe_load((PROJECT / "conda.yaml").read_text(encoding="utf-8"))
+    pip: list[str] = next(item["pip"] for item in conda["dependencies"] if isinstance(item, dict))
+    versions = {"python": f"{sys.version_info.major}.{sys.version_info.minor}"}
+    for requirement in pip:
+        name = re.split(r"[\[=<>!~ ;]", requirement)[0]
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "none"
+    return versions
+
+
+# ---- inputs and outputs ------------------------------------------------------------------------------------------
+
+
+def run_of(uri: str) -> Run:
+    """The step's run that made what stands at `runs:/<run id>/<path>` or `models:/<name>@<alias or /version>`.
+
+    Raises:
+        click.ClickException: there is no such run, or it is no completed run of this workflow.
+    """
+    client = mlflow.MlflowClient()
+    try:
+        if match := re.fullmatch(r"runs:/([^/]+)/.+", uri):
+            run = client.get_run(match[1])
+        elif match := re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri):
+            name, alias, version = match.groups()
+            found = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, version)
+            run = client.get_run(found.run_id)
+        else:
+            raise click.ClickException(f"{uri}: must be runs:/<run id>/<path>, or for a model models:/<name>@<alias>")
+    except MlflowException as error:
+        raise click.ClickException(f"{uri}: not found on {mlflow.get_tracking_uri()}: {_first_line(error)}") from error
+    if run.data.tags.get(COMPLETE) != "true":
+        raise click.ClickException(f"{uri}: run {run.info.run_id} is no completed step of this workflow")
+    return run
+
+
+def output_uri(run: Run) -> str:
+    """`runs:/<run id>/<path>` of what a completed step made."""
+    return f"runs:/{run.info.run_id}/{run.data.tags[OUTPUT]}"
+
+
+def input_digests(values: Mapping[str, Any]) -> dict[str, str]:
+    """The content digest of each input among a step's parameters."""
+    digests = {}
+    for name, value in values.items():
+        if name == "source":
+            digests[name] = sources.fingerprint(value)
+        elif name in MADE_BY:
+            digests[name] = run_of(value).data.tags[DIGEST]
+    return digests
+
+
+def artifacts_of(run_id: str, roots: list[str] | None = None) -> dict[str, list[int]]:
+    """Number of files and bytes of each file at the run's root and of each folder below it.
+
+    Args:
+        roots: names at the root to look at; None looks at all that is listed there.
+    """
+    client = mlflow.MlflowClient()
+    listing: dict[str, list[int]] = {}
+    top = client.list_artifacts(run_id)
+    listed = {entry.path: entry for entry in top}
+    for name in roots if roots is not None else listed:
+        if name in listed and not listed[name].is_dir:
+            listing[name] = [1, int(listed[name].file_size or 0)]
+            continue
+        folders = [name]
+        while folders:
+            folder = folders.pop()
+            entries = client.list_artifacts(run_id, folder)
+            folders += [entry.path for entry in entries if entry.is_dir]
+            files = [int(entry.file_size or 0) for entry in entries if not entry.is_dir]
+            if files:
+                listing[folder] = [len(files), sum(files)]
+    return listing
+
+
+# ---- finding a completed run -------------------------------------------------------------------------------------
+
+
+def _search(experiment_id: str, condition: str, most: int) -> list[Run]:
+    return list(
+        mlflow.MlflowClient().search_runs(
+            [experiment_id],
+            f"{condition} and tags.\"{COMPLETE}\" = 'true' and attributes.status = 'FINISHED'",
+            max_results=most,
+            order_by=["attributes.start_time DESC"],
+        )
+    )
+
+
+def newest_completed(experiment_id: str, entry_point: str) -> Run | None:
+    """The newest completed run of a step, whatever its key."""
+    runs = _search(experiment_id, f"tags.\"mlflow.project.entryPoint\" = '{entry_point}'", 1)
+    return runs[0] if runs else None
+
+
+def find_completed(
+    experiment_id: str, key: str, still_valid: Callable[[Run], str | None] = lambda run: None
+) -> tuple[Run | None, str | None]:
+    """The newest run with this key whose artifacts are all there, and if there is none, why the newest does not do.
+
+    Args:
+        still_valid: a further condition; answers with what is wrong, or None.
+    """
+    reason = None
+    for run in _search(experiment_id, f"tags.\"{KEY}\" = '{key}'", 10):
+        problem = _missing_artifact(run) or still_valid(run)
+        if not problem:
+            return run, None
+        reason = reason or problem
+    return None, reason
+
+
+def _missing_artifact(run: Run) -> str | None:
+    recorded: dict[str, list[int]] = json.loads(run.data.tags.get(ARTIFACTS, "{}"))
+    roots = sorted({PurePosixPath(path).parts[0] for path in recorded})
+    try:
+        present = artifacts_of(run.info.run_id, roots)
+    except MlflowException as error:
+        return f"artifacts of run {run.info.run_id[:8]} cannot be listed: {_first_line(error)}"
+    for path, content in recorded.items():
+        if present.get(path) != content:
+            return f"artifact {path} of run {run.info.run_id[:8]} is gone or changed"
+    return None
+
+
+def what_differs(parts: Mapping[str, Any], earlier: Run | None) -> str:
+    """In a few words, why a step with these key parts cannot reuse the newest completed run of its kind."""
+    if earlier is None:
+        return "no completed run yet"
+    old = json.loads(earlier.data.tags.get(KEY_PARTS, "{}"))
+    differences = []
+    for group, said in (("parameters", "{}: {} -> {}"), ("environment", "{} {} -> {}")):
+        before, now = old.get(group, {}), parts[group]
+        for name in sorted(set(before) | set(now)):
+            if before.get(name) != now.get(name):
+                differences.append(said.format(name, before.get(name, "unset"), now.get(name, "unset")))
+    before, now = old.get("inputs", {}), parts["inputs"]
+    differences += [f"content of {name} changed" for name in sorted(now) if before.get(name) != now[name]]
+    before, now = old.get("source", {}), parts["source"]
+    differences += [f"{name} changed" for name in sorted(set(before) | set(now)) if before.get(name) != now.get(name)]
+    if old.get("format") != parts["format"]:
+        differences.append("key format changed")
+    more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
+    return "; ".join(differences[:3]) + more or "no completed run left"
+
+
+# ---- commands: one entry point, one run --------------------------------------------------------------------------
+
+
+class _OneLineErrors(click.Command):
+    """Ends what the user did wrong with one line on stderr, exit code 1, and the same text in the run's tag."""
+
+    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
+        kwargs["standalone_mode"] = False
+        try:
+            sys.exit(super().main(*args, **kwargs) or 0)
+        except click.ClickException as error:
+            _fail(error.format_message())
+        except Stopped:
+            sys.exit(128 + signal.SIGTERM)
+        except (click.Abort, KeyboardInterrupt):
+            sys.exit(128 + signal.SIGINT)
+        except MlflowException as error:
+            if error.error_code not in _SERVER_ERRORS:
+                raise
+            _fail(f"tracking server {mlflow.get_tracking_uri()}: {_first_line(error)}")
+
+
+#: What MLflow says of a server that cannot be reached, refuses, or fails; anything else is a bug worth a traceback.
+_SERVER_ERRORS = {
+    "INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "UNAUTHENTICATED", "PERMISSION_DENIED", "REQUEST_LIMIT_EXCEEDED",
+}  # fmt: skip
+
+
+def _fail(message: str) -> NoReturn:
+    message = " ".join(message.split())
+    click.echo(f"Error: {message}", err=True)
+    run_id = os.environ.get("MLFLOW_RUN_ID")
+    if run_id:  # the command line was refused before the run that the launcher opened was entered
+        try:
+            mlflow.MlflowClient().set_tag(run_id, ERROR, message[:5000])
+        except MlflowException:
+            logging.getLogger(__name__).debug("the error could not be recorded", exc_info=True)
+    sys.exit(1)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def command(entry_point: str) -> Callable[[Callable[..., None]], click.Command]:
+    """Makes a click command of `function(run, **parameters)`: the entry point's, with MLproject's parameters.
+
+    The run that the launcher opened, or a new one, is active while the function runs, and ends as the function does:
+    FINISHED, FAILED with the message in the tag `error`, or KILLED.
+    """
+
+    def decorate(function: Callable[..., None]) -> click.Command:
+        def callback(**given: str) -> None:
+            # Its own lines say what happens; MLflow's of every launch and download would bury them.
+            logging.getLogger("mlflow").setLevel(logging.WARNING)
+            os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+            with _stop_with_launcher():
+                with _open_run() as run:
+                    function(run, **parameters.resolve(entry_point, given))
+
+        options: list[click.Parameter] = [
+            click.Option(
+                [f"--{name}", name],
+                default=str(declared["default"]),
+                show_default=True,
+                help=declared.get("description"),
+            )
+            for name, declared in parameters.declared(entry_point).items()
+        ]
+        return _OneLineErrors(entry_point, callback=callback, params=options, help=function.__doc__)
+
+    return decorate
+
+
+@contextmanager
+def _open_run() -> Iterator[Run]:
+    launched = os.environ.get("MLFLOW_RUN_ID")
+    if launched:
+        _refuse_relative_store()
+    settings = Settings.read()
+    if launched:
+        conflict = server_conflict(settings, mlflow.get_tracking_uri())
+        if conflict:
+            # Ended before it is deleted: the launcher would otherwise fail to end a deleted run.
+            client = mlflow.MlflowClient()
+            client.set_terminated(launched, "FAILED")
+            client.delete_run(launched)
+            del os.environ["MLFLOW_RUN_ID"]
+            raise click.ClickException(conflict)
+    settings.export()
+    if not launched and settings.experiment_name:
+        mlflow.set_experiment(settings.experiment_name)
+    run = mlflow.start_run()
+    client = mlflow.MlflowClient()
+    try:
+        yield run
+    except click.ClickException as error:
+        client.set_tag(run.info.run_id, ERROR, " ".join(error.format_message().split())[:5000])
+        mlflow.end_run("FAILED")
+        raise
+    except KeyboardInterrupt:
+        mlflow.end_run("KILLED")
+        raise
+    except BaseException as error:
+        client.set_tag(run.info.run_id, ERROR, f"{type(error).__name__}: {_first_line(error)}"[:5000])
+        mlflow.end_run("FAILED")
+        raise
+    mlflow.end_run("FINISHED")
+
+
+def _refuse_relative_store() -> None:
+    uri = mlflow.get_tracking_uri()
+    match = re.fullmatch(r"(sqlite:///)([^/].*)", uri)
+    if match and not _holds(Path(match[2]), os.environ["MLFLOW_RUN_ID"]):
+        del os.environ["MLFLOW_RUN_ID"]
+        raise click.ClickException(
+            f"MLFLOW_TRACKING_URI={uri} is relative to the folder where `mlflow run` was called, but the project runs "
+            f"in {Path.cwd()}. Set an absolute one: MLFLOW_TRACKING_URI={match[1]}/<folder>/{match[2]}"
+        )
+
+
+def _holds(database: Path, run_id: str) -> bool:
+    import sqlite3
+
+    if not database.is_file():
+        return False
+    with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+        try:
+            return bool(connection.execute("SELECT 1 FROM runs WHERE run_uuid = ?", (run_id,)).fetchone())
+        except sqlite3.Error:
+            return False
+
+
+# ---- steps -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StepRun:
+    """The run of a step while the step works: inputs come from it, outputs go to it."""
+
+    run_id: str
+    scratch: Path
+
+    def fetch(self, uri: str) -> Path:
+        """Downloads what stands at `runs:/<run id>/<path>` into the scratch folder."""
+        folder = Path(tempfile.mkdtemp(dir=self.scratch))
+        try:
+            return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+        except (MlflowException, OSError) as error:
+            raise click.ClickException(f"{uri}: cannot be fetched: {_first_line(error)}") from error
+
+    def folder(self) -> Path:
+        """A new empty folder that does not outlive the step."""
+        return Path(tempfile.mkdtemp(dir=self.scratch))
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a step made: the artifact path that the next step takes, and the digest of its content."""
+
+    path: str
+    digest: str
+
+
+def step(entry_point: str) -> Callable[[Callable[..., Output]], click.Command]:
+    """Makes the click command of a step of `function(run: StepRun, **parameters) -> Output`.
+
+    An empty input stands for the newest completed run of the step that makes it. The run is tagged with its key
+    first, and with its completion last.
+    """
+
+    def decorate(function: Callable[..., Output]) -> click.Command:
+        @command(entry_point)
+        @functools.wraps(function)
+        def run_step(run: Run, **values: Any) -> None:
+            values = with_inputs(values, run.info.experiment_id)
+            parts = key_parts(entry_point, values, input_digests(values))
+            client = mlflow.MlflowClient()
+            uris = {name: value for name, value in values.items() if name in MADE_BY}
+            mlflow.set_tags(
+                {
+                    "mlflow.project.entryPoint": entry_point,
+                    KEY: key_of(parts),
+                    KEY_PARTS: json.dumps(parts, sort_keys=True),
+                    INPUTS: json.dumps(uris),
+                }
+            )
+            with tempfile.TemporaryDirectory(prefix="purchase-predict-", ignore_cleanup_errors=True) as scratch:
+                _scratch.append(scratch)
+                output = function(StepRun(run.info.run_id, Path(scratch)), **values)
+            artifacts = artifacts_of(run.info.run_id)
+            artifacts.update(artifacts_of(run.info.run_id, [output.path]))
+            mlflow.set_tags({DIGEST: output.digest, OUTPUT: output.path, ARTIFACTS: json.dumps(artifacts)})
+            client.set_tag(run.info.run_id, COMPLETE, "true")
+
+        return run_step
+
+    return decorate
+
+
+def with_inputs(values: Mapping[str, Any], experiment_id: str) -> dict[str, Any]:
+    """The parameters of a step with each empty input replaced by the newest that there is, and ENV for an empty env.
+
+    deploy judges a model on the dataset that it was trained with, unless it is told another.
+    """
+    filled = dict(values)
+    for name, maker in MADE_BY.items():
+        if filled.get(name) == "":
+            if name == "dataset" and filled.get("model"):
+                filled[name] = json.loads(run_of(filled["model"]).data.tags[INPUTS])["dataset"]
+                continue
+            newest = newest_completed(experiment_id, maker)
+            if newest is None:
+                raise click.ClickException(
+                    f"{name} is empty and there is no completed run of {maker} in this experiment: run {maker} first, "
+                    f"or give {name}=runs:/<run id>/<path>"
+                )
+            filled[name] = output_uri(newest)
+    if filled.get("env") == "":
+        filled["env"] = Settings.read().env or ""
+    return filled
+
+
+# ---- the chain ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Done:
+    """A step of the chain: its run (None where a dry run ran nothing), why it ran, and how long it took."""
+
+    step: str
+    run: Run | None
+    reused: bool
+    reason: str
+    seconds: float
+
+    @property
+    def uri(self) -> str:
+        """What the next step takes."""
+        return output_uri(self.run) if self.run else ""
+
+
+class Chain:
+    """Runs the steps one after the other under the active run, each reused where nothing changed."""
+
+    def __init__(
+        self,
+        run: Run,
+        *,
+        reuse: bool,
+        force: str,
+        dry_run: bool,
+        still_valid: Mapping[str, Callable[[Run], str | None]],
+        say: Callable[[str], None] = click.echo,
+    ) -> None:
+        self.run = run
+        self.reuse = reuse
+        self.forced = STEPS[STEPS.index(force) :] if force else ()
+        self.dry_run = dry_run
+        self.still_valid = still_valid
+        self.say = say
+        self.done: list[Done] = []
+
+    def step(self, entry_point: str, **given: Any) -> Done:
+        """Reuses or runs a step with the given parameters and MLproject's defaults for the others."""
+        started = time.monotonic()
+        blocked = next((done for done in self.done if done.run is None), None)
+        if blocked:
+            return self._finish(Done(entry_point, None, False, f"needs what {blocked.step} makes", 0.0))
+        values = with_inputs(parameters.resolve(entry_point, given), self.run.info.experiment_id)
+        found, reason = self._find(entry_point, values)
+        if found:
+            mlflow.set_tag(f"reused.{entry_point}", found.info.run_id)
+            return self._finish(Done(entry_point, found, True, "", time.monotonic() - started))
+        if self.dry_run:
+            return self._finish(Done(entry_point, None, False, reason, 0.0))
+        self.say(f"{entry_point}: running ({reason})")
+        run = self._launch(entry_point, values)
+        return self._finish(Done(entry_point, run, False, reason, time.monotonic() - started))
+
+    def _find(self, entry_point: str, values: dict[str, Any]) -> tuple[Run | None, str]:
+        parts = key_parts(entry_point, values, input_digests(values))
+        if not self.reuse:
+            return None, "reuse=false"
+        if entry_point in self.forced:
+            return None, f"force={self.forced[0]}"
+        experiment = self.run.info.experiment_id
+        valid = self.still_valid.get(entry_point, lambda run: None)
+        found, problem = find_completed(experiment, key_of(parts), valid)
+        if found:
+            return found, ""
+        return None, problem or what_differs(parts, newest_completed(experiment, entry_point))
+
+    def _launch(self, entry_point: str, values: dict[str, Any]) -> Run:
+        import mlflow.projects  # not needed where all is reused
+
+        # The step's `python` is the one that runs this: also where its environment is not activated.
+        folder = os.path.dirname(sys.executable)
+        if os.environ.get("PATH", "").split(os.pathsep)[0] != folder:
+            os.environ["PATH"] = folder + os.pathsep + os.environ.get("PATH", "")
+        with tempfile.TemporaryDirectory() as storage:
+            try:
+                submitted = mlflow.projects.run(
+                    uri=".",
+                    entry_point=entry_point,
+                    parameters=values,
+                    env_manager="local",
+                    experiment_id=self.run.info.experiment_id,
+                    run_name=entry_point,
+                    storage_dir=storage,
+                )
+            except mlflow.exceptions.ExecutionException as error:
+                raise _step_failed(entry_point, str(error)) from error
+        return mlflow.MlflowClient().get_run(submitted.run_id)
+
+    def _finish(self, done: Done) -> Done:
+        if done.reused and done.run:
+            self.say(f"{done.step}: reused run {done.run.info.run_id}")
+        self.done.append(done)
+        return done
+
+
+class StepFailed(click.ClickException):
+    """A step ended with an error that it has already shown."""
+
+    def show(self, file: Any = None) -> None:
+        """Says nothing: the step did."""
+
+
+def _step_failed(entry_point: str, message: str) -> click.ClickException:
+    match = re.search(r"ID '(\w+)'", message)
+    run = mlflow.MlflowClient().get_run(match[1]) if match else None
+    if run and ERROR in run.data.tags:
+        return StepFailed(run.data.tags[ERROR])
+    return click.ClickException(
+        f"{entry_point} ended without a word (killed, or out of memory?): run {run.info.run_id if run else 'unknown'}"
+    )
+
+
+# ---- living and dying with the launcher --------------------------------------------------------------------------
+
+#: Scratch folders to remove where a process has to end at once.
+_scratch: list[str] = []
+
+
+@contextmanager
+def _stop_with_launcher() -> Iterator[None]:
+    """Raises Stopped on SIGTERM, and when the process that launched this one has died."""
+
+    def stop(*_: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Stopped
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    finished = threading.Event()
+    launchers = _launchers()
+
+    def watch() -> None:
+        while not finished.wait(_WATCH_SECONDS):
+            if _launchers() != launchers:
+                os.kill(os.getpid(), signal.SIGTERM)
+                if not finished.wait(_GRACE_SECONDS):
+                    # Deep in native code that does not let Python handle the signal.
+                    for folder in _scratch:
+                        shutil.rmtree(folder, ignore_errors=True)
+                    os._exit(128 + signal.SIGTERM)
+                return
+
+    if "MLFLOW_RUN_ID" in os.environ:
+        threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        finished.set()
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _launchers() -> tuple[int, ...]:
+    """The parent, and where that is the shell in which an environment was activated, its parent too.
+
+    Only Linux tells about the second; elsewhere the parent alone is watched.
+    """
+    parent = os.getppid()
+    try:
+        if Path(f"/proc/{parent}/comm").read_text().strip() in ("bash", "sh"):
+            after_name = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()
+            return parent, int(after_name[1])
+    except OSError:
+        pass
+    return (parent,)

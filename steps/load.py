@@ -1,0 +1,28 @@
+"""Step `load`: the source's rows as typed Parquet, every malformed row accounted for.
+
+In: a source. Out: `events/bucket=*/*.parquet` or `primary/*.parquet`, `source.json`, `rejects.csv` where rows were
+refused.
+
+    mlflow run . -e load --env-manager local -P source=data/
+"""
+
+import click
+import mlflow
+
+from purchase_predict import sources
+from purchase_predict.workflow import Output, StepRun, step
+
+
+@step("load")
+def load(run: StepRun, source: str, max_reject_ratio: float) -> Output:
+    """Read the source into Parquet."""
+    outputs = run.folder()
+    loaded = sources.load(source, outputs, run.folder(), max_reject_ratio)
+    mlflow.log_metrics({"rows": loaded.rows, "rejected_rows": len(loaded.rejects)})
+    mlflow.log_artifacts(str(outputs))
+    click.echo(f"load: {loaded.rows} rows of the {loaded.table} table, {len(loaded.rejects)} refused")
+    return Output(loaded.table, loaded.digest)
+
+
+if __name__ == "__main__":
+    load()
