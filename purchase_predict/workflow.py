@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -48,6 +48,7 @@ NOT_IN_KEY = {"source", *MADE_BY}
 
 _WATCH_SECONDS = 0.5
 _GRACE_SECONDS = 15
+_TAG_LENGTH = 5000
 
 
 class Stopped(KeyboardInterrupt):
@@ -169,29 +170,42 @@ def input_digests(values: Mapping[str, Any]) -> dict[str, str]:
     return digests
 
 
-def artifacts_of(run_id: str, roots: list[str] | None = None) -> dict[str, list[int]]:
-    """Number of files and bytes of each file at the run's root and of each folder below it.
+def artifacts_of(run_id: str, roots: list[str] | None = None) -> dict[str, int]:
+    """Path and bytes of each artifact file of a run.
 
     Args:
         roots: names at the root to look at; None looks at all that is listed there.
     """
     client = mlflow.MlflowClient()
-    listing: dict[str, list[int]] = {}
-    top = client.list_artifacts(run_id)
-    listed = {entry.path: entry for entry in top}
-    for name in roots if roots is not None else listed:
-        if name in listed and not listed[name].is_dir:
-            listing[name] = [1, int(listed[name].file_size or 0)]
+    # A model is no entry of its run's root, though it can be listed by its name.
+    top = {entry.path: entry for entry in client.list_artifacts(run_id)}
+    sizes: dict[str, int] = {}
+    for name in roots if roots is not None else top:
+        if name in top and not top[name].is_dir:
+            sizes[name] = int(top[name].file_size or 0)
             continue
         folders = [name]
         while folders:
-            folder = folders.pop()
-            entries = client.list_artifacts(run_id, folder)
-            folders += [entry.path for entry in entries if entry.is_dir]
-            files = [int(entry.file_size or 0) for entry in entries if not entry.is_dir]
-            if files:
-                listing[folder] = [len(files), sum(files)]
-    return listing
+            for entry in client.list_artifacts(run_id, folders.pop()):
+                if entry.is_dir:
+                    folders.append(entry.path)
+                else:
+                    sizes[entry.path] = int(entry.file_size or 0)
+    return sizes
+
+
+def _as_tags(artifacts: Mapping[str, int]) -> dict[str, str]:
+    """The listing as JSON, in as many tags as its length takes."""
+    text = json.dumps(artifacts)
+    pieces = [text[start : start + _TAG_LENGTH] for start in range(0, len(text), _TAG_LENGTH)]
+    return {f"{ARTIFACTS}.{number}": piece for number, piece in enumerate(pieces)}
+
+
+def _recorded(run: Run) -> dict[str, int]:
+    tags = run.data.tags
+    pieces = [tags[name] for number in range(len(tags)) if (name := f"{ARTIFACTS}.{number}") in tags]
+    recorded: dict[str, int] = json.loads("".join(pieces))
+    return recorded
 
 
 # ---- finding a completed run -------------------------------------------------------------------------------------
@@ -232,15 +246,17 @@ def find_completed(
 
 
 def _missing_artifact(run: Run) -> str | None:
-    recorded: dict[str, list[int]] = json.loads(run.data.tags.get(ARTIFACTS, "{}"))
-    roots = sorted({PurePosixPath(path).parts[0] for path in recorded})
+    # Files that came later are none of our business: MLflow itself adds one to a model that is loaded by its version.
+    recorded = _recorded(run)
     try:
-        present = artifacts_of(run.info.run_id, roots)
+        present = artifacts_of(run.info.run_id, sorted({path.partition("/")[0] for path in recorded}))
     except MlflowException as error:
         return f"artifacts of run {run.info.run_id[:8]} cannot be listed: {_first_line(error)}"
-    for path, content in recorded.items():
-        if present.get(path) != content:
-            return f"artifact {path} of run {run.info.run_id[:8]} is gone or changed"
+    for path, size in recorded.items():
+        if path not in present:
+            return f"artifact {path} of run {run.info.run_id[:8]} is gone"
+        if present[path] != size:
+            return f"artifact {path} of run {run.info.run_id[:8]} has {present[path]} bytes, not {size}"
     return None
 
 
@@ -456,8 +472,9 @@ def step(entry_point: str) -> Callable[[Callable[..., Output]], click.Command]:
                 _scratch.append(scratch)
                 output = function(StepRun(run.info.run_id, Path(scratch)), **values)
             artifacts = artifacts_of(run.info.run_id)
-            artifacts.update(artifacts_of(run.info.run_id, [output.path]))
-            mlflow.set_tags({DIGEST: output.digest, OUTPUT: output.path, ARTIFACTS: json.dumps(artifacts)})
+            if not any(path.partition("/")[0] == output.path for path in artifacts):
+                artifacts |= artifacts_of(run.info.run_id, [output.path])
+            mlflow.set_tags({DIGEST: output.digest, OUTPUT: output.path} | _as_tags(artifacts))
             client.set_tag(run.info.run_id, COMPLETE, "true")
 
         return run_step
