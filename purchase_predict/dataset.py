@@ -50,7 +50,9 @@ def primary_from_events(connection: duckdb.DuckDBPyConnection, folder: Path) -> 
         counts["events_repeated"] += total - sessionless - kept
         connection.execute("DROP TABLE raw_events")
         sql = ibis.to_sql(features.primary(backend.table("bucket_events"), usable_already=True))
-        connection.execute(f"CREATE TABLE primary_table AS {sql}" if number == 0 else f"INSERT INTO primary_table {sql}")
+        connection.execute(
+            f"CREATE TABLE primary_table AS {sql}" if number == 0 else f"INSERT INTO primary_table {sql}"
+        )
         connection.execute("DROP TABLE bucket_events")
     return counts
 
@@ -75,6 +77,7 @@ def split(connection: duckdb.DuckDBPyConnection, test_ratio: float, target: Path
     features = features_of(columns)
     by_time = MOMENT in columns
     moment = [MOMENT] if by_time else []
+    label = [f"{LABEL}::TINYINT AS {LABEL}", *moment]
     keys = ", ".join(KEYS)
     values = ", ".join(
         name if name in (*CATEGORICAL, "product_id") else f"{name}::DOUBLE AS {name}"
@@ -83,7 +86,7 @@ def split(connection: duckdb.DuckDBPyConnection, test_ratio: float, target: Path
     )
     order = ", ".join(name for name in [*moment, *features, LABEL] if name not in KEYS)
     connection.execute(
-        f"""CREATE TABLE rows AS SELECT {keys}, {values}, {LABEL}::TINYINT AS {LABEL} {"".join(", " + m for m in moment)}
+        f"""CREATE TABLE rows AS SELECT {keys}, {values}, {", ".join(label)}
             FROM primary_table QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {order}) = 1"""
     )
     read, kept = _one(connection, "SELECT (SELECT count(*) FROM primary_table), (SELECT count(*) FROM rows)")
@@ -103,7 +106,9 @@ def split(connection: duckdb.DuckDBPyConnection, test_ratio: float, target: Path
         connection.execute(
             f"""CREATE TABLE sides AS
                 WITH users AS (SELECT user_id, count(*) AS n FROM rows GROUP BY ALL),
-                     placed AS (SELECT user_id, n, sum(n) OVER (ORDER BY md5(user_id::VARCHAR), user_id) AS upto FROM users)
+                     placed AS (
+                         SELECT user_id, n, sum(n) OVER (ORDER BY md5(user_id::VARCHAR), user_id) AS upto FROM users
+                     )
                 SELECT DISTINCT user_id, user_session, upto - n < {test_ratio} * {kept} AS test
                 FROM rows JOIN placed USING (user_id)"""
         )

@@ -162,7 +162,12 @@ def figures(
         plt.plot(
             y[decided].sum() / y.sum(), y[decided].mean(), "o", color="black", label=f"at the threshold {threshold:.3f}"
         )
-    save("precision_recall", "Precision and recall on the test set", "share of buyers found", "share of buyers among found")
+    save(
+        "precision_recall",
+        "Precision and recall on the test set",
+        "share of buyers found",
+        "share of buyers among found",
+    )
 
     false, true, _ = roc_curve(y, probability)
     plt.figure(figsize=(6, 4.5))
@@ -191,7 +196,7 @@ def share_of_gain(features: Sequence[str], gain: np.ndarray) -> dict[str, float]
 
 def as_metrics(scores: Mapping[str, Score]) -> dict[str, float]:
     """The scores under the names that others rely on: `test_<metric>`, `_low`, `_high`, and `baseline_<metric>`."""
-    metrics = {}
+    metrics: dict[str, float] = {}
     for name, score_ in scores.items():
         metrics |= {
             f"test_{name}": score_.value,

@@ -104,7 +104,7 @@ def _timeline(events: ir.Table) -> ir.Table:
     earlier = ibis.window(group_by=SESSION, order_by="event_time", rows=(None, -1))
 
     def before(column: ir.Value) -> ir.Value:
-        return column.sum().over(so_far) - column  # type: ignore[attr-defined, no-any-return]
+        return column.sum().over(so_far) - column
 
     return seconds.select(
         *SESSION,
@@ -169,7 +169,7 @@ def _columns(rows: ir.Table) -> ir.Table:
     code = rows.category_code
 
     def since(time: ir.Column) -> ir.Value:
-        return moment.epoch_seconds().cast("int64") - time.epoch_seconds().cast("int64")  # type: ignore[attr-defined, no-any-return]
+        return moment.epoch_seconds().cast("int64") - time.epoch_seconds().cast("int64")
 
     def count(name: str) -> ir.Value:
         return rows[name].fill_null(0).cast("int64")
@@ -188,9 +188,7 @@ def _columns(rows: ir.Table) -> ir.Table:
         num_views_session=count("num_views_session"),
         num_views_product=count("num_views_product"),
         category=ibis.ifelse(dot < 0, code, code.substr(0, dot)),
-        sub_category=ibis.cases(
-            (dot < 0, ibis.null("string")), (second < 0, rest), else_=rest.substr(0, second)
-        ),
+        sub_category=ibis.cases((dot < 0, ibis.null("string")), (second < 0, rest), else_=rest.substr(0, second)),
         hour=moment.hour().cast("int64"),
         minute=moment.minute().cast("int64"),
         weekday=moment.day_of_week.index().cast("int64"),

@@ -13,7 +13,7 @@ import lightgbm
 import mlflow
 import numpy as np
 import pandas as pd
-from mlflow.pyfunc import PythonModel, PythonModelContext
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 
 def encode(frame: pd.DataFrame, features: Sequence[str], categories: Mapping[str, Sequence[str]]) -> np.ndarray:
@@ -32,7 +32,7 @@ def encode(frame: pd.DataFrame, features: Sequence[str], categories: Mapping[str
         if name not in frame:
             continue
         if name in categories:
-            codes = pd.Index(list(categories[name]), dtype=object).get_indexer(frame[name].astype(object))
+            codes = pd.Index(list(categories[name]), dtype=object).get_indexer(pd.Index(frame[name], dtype=object))
             encoded[:, column] = np.where(codes < 0, np.nan, codes)
         else:
             encoded[:, column] = pd.to_numeric(frame[name]).to_numpy(dtype=np.float64, na_value=np.nan)

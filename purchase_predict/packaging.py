@@ -10,7 +10,7 @@ import lightgbm
 import mlflow
 import pandas as pd
 from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 from mlflow.types.schema import AnyType
 
 from purchase_predict import model
@@ -62,7 +62,7 @@ def signature(features: Sequence[str], categories: Mapping[str, Sequence[str]]) 
 
     Numbers are declared as any type: MLflow would refuse the ints that a JSON client sends for whole doubles.
     """
-    columns = [
+    columns: list[ColSpec | TensorSpec] = [
         ColSpec("string" if name in categories else AnyType(), name, required=name not in BEHAVIOUR)
         for name in features
     ]

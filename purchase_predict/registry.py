@@ -128,7 +128,9 @@ def decide(metric: str, challenger: Standing, champion_: Standing | None, tolera
         return Decision(True, f"{against}: better by {gain:.4f}")
     if tolerance > 0 and gain >= -tolerance:
         return Decision(True, f"{against}: worse by {-gain:.4f}, within the tolerance of {tolerance:g}")
-    return Decision(False, f"{against}: " + ("no better" if gain == 0 else f"worse by {-gain:.4f}, tolerance {tolerance:g}"))
+    return Decision(
+        False, f"{against}: " + ("no better" if gain == 0 else f"worse by {-gain:.4f}, tolerance {tolerance:g}")
+    )
 
 
 def record(version: ModelVersion, decision: Decision, description: str, tags: Mapping[str, str]) -> None:

@@ -34,7 +34,7 @@ _HOURS = np.array([2, 1, 1, 2, 4, 6, 7, 8, 8, 8, 8, 8, 8, 8, 9, 9, 10, 10, 10, 9
 
 def _heavy_tail(rng: np.random.Generator, size: int, count: int, exponent: float) -> np.ndarray:
     weights = 1.0 / np.arange(1, count + 1) ** exponent
-    return np.searchsorted(np.cumsum(weights) / weights.sum(), rng.random(size)).clip(0, count - 1)
+    return rng.choice(count, size, p=weights / weights.sum())
 
 
 def _logistic(x: np.ndarray) -> np.ndarray:
@@ -114,7 +114,9 @@ def events(count: int) -> pa.Table:
         add(3, of[bought], clock[of[bought]] + 30 + pace[of[bought]], chosen[bought])
         clock[of] += pace[of] * 2
 
-    kind, of, time, product = (np.concatenate([f[name] for f in frames]) for name in ("kind", "session", "time", "product"))
+    kind, of, time, product = (
+        np.concatenate([f[name] for f in frames]) for name in ("kind", "session", "time", "product")
+    )
     # A hit that lists its product twice makes an exact duplicate, as in real logs.
     twice = rng.random(len(kind)) < 0.01
     kind, of, time, product = (np.concatenate([a, a[twice]]) for a in (kind, of, time, product))

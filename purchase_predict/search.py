@@ -132,9 +132,7 @@ def search(
             verbose=False,
         )
     best = max(trials, key=lambda trial: (evaluation.utility(metric, trial.score), -trial.number))
-    booster = lightgbm.train(
-        _params(best.params, metric, seed), _lightgbm_dataset(table), num_boost_round=best.rounds
-    )
+    booster = lightgbm.train(_params(best.params, metric, seed), _lightgbm_dataset(table), num_boost_round=best.rounds)
     return Found(trials, best, booster, evaluation.best_threshold(table.y, best.out_of_fold))
 
 
@@ -245,8 +243,5 @@ def _lightgbm_dataset(
 def trials_frame(trials: Sequence[Trial]) -> pd.DataFrame:
     """One row per trial, in their order: number, score, rounds, seconds, and each parameter."""
     return pd.DataFrame(
-        [
-            {"number": t.number, "score": t.score, "rounds": t.rounds, "seconds": t.seconds, **t.params}
-            for t in trials
-        ]
+        [{"number": t.number, "score": t.score, "rounds": t.rounds, "seconds": t.seconds, **t.params} for t in trials]
     )

@@ -144,7 +144,7 @@ def run_of(uri: str) -> Run:
         elif match := re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri):
             name, alias, version = match.groups()
             found = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, version)
-            run = client.get_run(found.run_id)
+            run = client.get_run(str(found.run_id))
         else:
             raise click.ClickException(f"{uri}: must be runs:/<run id>/<path>, or for a model models:/<name>@<alias>")
     except MlflowException as error:
@@ -321,7 +321,7 @@ def _fail(message: str) -> NoReturn:
     sys.exit(1)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
@@ -337,9 +337,8 @@ def command(entry_point: str) -> Callable[[Callable[..., None]], click.Command]:
             # Its own lines say what happens; MLflow's of every launch and download would bury them.
             logging.getLogger("mlflow").setLevel(logging.WARNING)
             os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-            with _stop_with_launcher():
-                with _open_run() as run:
-                    function(run, **parameters.resolve(entry_point, given))
+            with _stop_with_launcher(), _open_run() as run:
+                function(run, **parameters.resolve(entry_point, given))
 
         options: list[click.Parameter] = [
             click.Option(
@@ -579,12 +578,12 @@ class Chain:
         import mlflow.projects  # not needed where all is reused
 
         # The step's `python` is the one that runs this: also where its environment is not activated.
-        folder = os.path.dirname(sys.executable)
+        folder = str(Path(sys.executable).parent)
         if os.environ.get("PATH", "").split(os.pathsep)[0] != folder:
             os.environ["PATH"] = folder + os.pathsep + os.environ.get("PATH", "")
         with tempfile.TemporaryDirectory() as storage:
             try:
-                submitted = mlflow.projects.run(
+                submitted = mlflow.projects.run(  # type: ignore[no-untyped-call]
                     uri=".",
                     entry_point=entry_point,
                     parameters=values,

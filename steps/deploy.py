@@ -67,13 +67,16 @@ def deploy(
         },
         "promotion.json",
     )
-    mlflow.set_tags({"deploy.registry_name": registry_name, "deploy.version": version.version, "deploy.outcome": outcome})
+    mlflow.set_tags(
+        {"deploy.registry_name": registry_name, "deploy.version": version.version, "deploy.outcome": outcome}
+    )
     return Output("promotion.json", trained.data.tags[DIGEST])
 
 
 def _scores(model: str, test: pd.DataFrame, train_rate: float) -> dict[str, evaluation.Score]:
     """How the packaged model, loaded as its users will load it, does on the test set."""
-    answers = mlflow.pyfunc.load_model(model).predict(test.drop(columns=LABEL))
+    loaded = mlflow.pyfunc.load_model(model)
+    answers = loaded.predict(test[loaded.metadata.get_input_schema().input_names()])
     probability = answers["probability"].to_numpy()
     decided = answers["will_buy"].to_numpy().astype(bool)
     # Every probability from the threshold on is a "will buy": the smallest of those decides alike.

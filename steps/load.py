@@ -9,7 +9,7 @@ refused.
 import click
 import mlflow
 
-from purchase_predict import sources
+from purchase_predict import reading
 from purchase_predict.workflow import Output, StepRun, step
 
 
@@ -17,7 +17,7 @@ from purchase_predict.workflow import Output, StepRun, step
 def load(run: StepRun, source: str, max_reject_ratio: float) -> Output:
     """Read the source into Parquet."""
     outputs = run.folder()
-    loaded = sources.load(source, outputs, run.folder(), max_reject_ratio)
+    loaded = reading.load(source, outputs, run.folder(), max_reject_ratio)
     mlflow.log_metrics({"rows": loaded.rows, "rejected_rows": len(loaded.rejects)})
     mlflow.log_artifacts(str(outputs))
     click.echo(f"load: {loaded.rows} rows of the {loaded.table} table, {len(loaded.rejects)} refused")

@@ -1,0 +1,44 @@
+# What people, hooks and CI call. Needs Python 3.11 or newer, git, make.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# A virtual environment of the caller's would otherwise be preferred by some tools.
+unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
+
+.PHONY: help setup run test lint format ui clean
+
+help:  ## What there is to make
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+setup: .venv/.ready  ## The virtual environment .venv, with conda.yaml's versions and the tools of development
+
+.venv/.ready: conda.yaml pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip==26.3'
+	sed -n 's/^ *- \([a-zA-Z].*==.*\)/\1/p' conda.yaml > .venv/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r .venv/requirements.txt --group dev
+	@touch $@
+
+run: setup  ## The whole workflow on the built-in sample, one trial
+	mlflow run . --env-manager local -P max_evals=1
+
+test: setup  ## Every test
+	$(BIN)/python -m pytest $(TESTS)
+
+lint: setup  ## Style, types, and the direction of imports
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+
+format: setup  ## Rewrites the code in the project's style
+	ruff check --fix .
+	ruff format .
+
+ui: setup  ## MLflow's web page over the runs made here
+	mlflow ui
+
+clean:  ## Removes the virtual environment and caches, not the runs
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
