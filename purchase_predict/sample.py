@@ -34,7 +34,8 @@ _HOURS = np.array([2, 1, 1, 2, 4, 6, 7, 8, 8, 8, 8, 8, 8, 8, 9, 9, 10, 10, 10, 9
 
 def _heavy_tail(rng: np.random.Generator, size: int, count: int, exponent: float) -> np.ndarray:
     weights = 1.0 / np.arange(1, count + 1) ** exponent
-    return rng.choice(count, size, p=weights / weights.sum())
+    chosen: np.ndarray = rng.choice(count, size, p=weights / weights.sum())
+    return chosen
 
 
 def _logistic(x: np.ndarray) -> np.ndarray:
