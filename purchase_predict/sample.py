@@ -34,12 +34,11 @@ _HOURS = np.array([2, 1, 1, 2, 4, 6, 7, 8, 8, 8, 8, 8, 8, 8, 9, 9, 10, 10, 10, 9
 
 def _heavy_tail(rng: np.random.Generator, size: int, count: int, exponent: float) -> np.ndarray:
     weights = 1.0 / np.arange(1, count + 1) ** exponent
-    chosen: np.ndarray = rng.choice(count, size, p=weights / weights.sum())
-    return chosen
+    return np.asarray(rng.choice(count, size, p=weights / weights.sum()))
 
 
 def _logistic(x: np.ndarray) -> np.ndarray:
-    return 1.0 / (1.0 + np.exp(-x))
+    return np.asarray(1.0 / (1.0 + np.exp(-x)))
 
 
 def events(count: int) -> pa.Table:
