@@ -158,7 +158,7 @@ def _one(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[Any, ...]:
 
 def _enough(numbers: dict[str, tuple[Any, ...]], rows: int) -> None:
     bought, not_bought = (sum(n[1] for n in numbers.values()), sum(n[0] - n[1] for n in numbers.values()))
-    if rows >= 2 and not (bought and not_bought):
+    if rows >= 4 * MIN_ROWS_PER_CLASS and not (bought and not_bought):
         raise click.ClickException(
             f"{LABEL} is {int(bool(bought))} in all {rows} rows: a model needs purchases and carts that were left"
         )

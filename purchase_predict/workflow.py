@@ -291,6 +291,8 @@ class _OneLineErrors(click.Command):
         kwargs["standalone_mode"] = False
         try:
             sys.exit(super().main(*args, **kwargs) or 0)
+        except StepFailed:
+            sys.exit(1)
         except click.ClickException as error:
             _fail(error.format_message())
         except Stopped:
@@ -604,10 +606,7 @@ class Chain:
 
 
 class StepFailed(click.ClickException):
-    """A step ended with an error that it has already shown."""
-
-    def show(self, file: Any = None) -> None:
-        """Says nothing: the step did."""
+    """A step ended with an error that it has already shown: main records it and stays silent."""
 
 
 def _step_failed(entry_point: str, message: str) -> click.ClickException:
