@@ -295,10 +295,8 @@ class _OneLineErrors(click.Command):
             sys.exit(1)
         except click.ClickException as error:
             _fail(error.format_message())
-        except Stopped:
-            sys.exit(128 + signal.SIGTERM)
-        except (click.Abort, KeyboardInterrupt):
-            sys.exit(128 + signal.SIGINT)
+        except click.Abort as abort:  # what click makes of a KeyboardInterrupt
+            sys.exit(128 + (signal.SIGTERM if isinstance(abort.__cause__, Stopped) else signal.SIGINT))
         except MlflowException as error:
             if error.error_code not in _SERVER_ERRORS:
                 raise
@@ -596,7 +594,23 @@ class Chain:
                 )
             except mlflow.exceptions.ExecutionException as error:
                 raise _step_failed(entry_point, str(error)) from error
+            except KeyboardInterrupt:
+                self._close_interrupted()
+                raise
         return mlflow.MlflowClient().get_run(submitted.run_id)
+
+    def _close_interrupted(self) -> None:
+        # MLflow's launcher calls a step FAILED that it has interrupted, even where the step has said KILLED.
+        client = mlflow.MlflowClient()
+        children = client.search_runs(
+            [self.run.info.experiment_id],
+            f"tags.mlflow.parentRunId = '{self.run.info.run_id}'",
+            max_results=1,
+            order_by=["attributes.start_time DESC"],
+        )
+        for child in children:
+            if child.data.tags.get(COMPLETE) != "true":
+                client.set_terminated(child.info.run_id, "KILLED")
 
     def _finish(self, done: Done) -> Done:
         if done.reused and done.run:
