@@ -85,7 +85,7 @@ def key_of(parts: Mapping[str, Any]) -> str:
 def source_closure(entry_point: str, project: Path = PROJECT) -> dict[str, str]:
     """The step's file and the project's modules that it imports, directly or not, each with a digest of its text."""
     found: dict[str, str] = {}
-    waiting = [f"steps/{entry_point}.py"]
+    waiting = ["steps/__init__.py", f"steps/{entry_point}.py"]
     while waiting:
         name = waiting.pop()
         if name in found:
@@ -363,11 +363,6 @@ def _open_run() -> Iterator[Run]:
     if launched:
         conflict = server_conflict(settings, mlflow.get_tracking_uri())
         if conflict:
-            # Ended before it is deleted: the launcher would otherwise fail to end a deleted run.
-            client = mlflow.MlflowClient()
-            client.set_terminated(launched, "FAILED")
-            client.delete_run(launched)
-            del os.environ["MLFLOW_RUN_ID"]
             raise click.ClickException(conflict)
     settings.export()
     if not launched and settings.experiment_name:

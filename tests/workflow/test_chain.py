@@ -106,7 +106,8 @@ def test_a_step_alone_makes_a_run_that_main_reuses(workflow: Workflow) -> None:
     alone = workflow.run("-e", "train", "-P", "max_evals=3")
     assert alone.code == 0, alone.err
     made = workflow.runs("train")[0]
-    assert json.loads(made.data.tags["step.inputs"])["dataset"] == f"runs:/{workflow.runs('process')[0].info.run_id}/dataset"
+    newest = workflow.runs("process")[0].info.run_id
+    assert json.loads(made.data.tags["step.inputs"])["dataset"] == f"runs:/{newest}/dataset"
     dry = workflow.run(*SOURCE, "-P", "max_evals=3", "-P", "dry_run=true")
     assert dry.steps["train"] == "reused"
     assert made.info.run_id in dry.out

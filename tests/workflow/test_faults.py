@@ -103,7 +103,7 @@ def test_a_relative_store_and_a_git_url_get_a_sentence_that_says_what_to_set(pro
     assert "Traceback" not in outcome.err
 
 
-def test_a_server_that_only_dotenv_names_stops_main_and_leaves_no_run(project: Path, tmp_path: Path) -> None:
+def test_a_server_that_only_dotenv_names_stops_main_before_any_step(project: Path, tmp_path: Path) -> None:
     copy = checkout(tmp_path / "project")
     (copy / ".env").write_text("ENV=staging\nMLFLOW_TRACKING_URI=http://127.0.0.1:9\n")
     default = f"sqlite:///{copy}/mlflow.db"
@@ -113,7 +113,9 @@ def test_a_server_that_only_dotenv_names_stops_main_and_leaves_no_run(project: P
     assert process.returncode == 1
     assert "mlflow --env-file .env run ." in process.stderr
     assert "Traceback" not in process.stderr
-    assert mlflow.MlflowClient(default).search_runs(["0"]) == []
+    (run,) = mlflow.MlflowClient(default).search_runs(["0"])
+    assert run.info.status == "FAILED"
+    assert "Error: " + run.data.tags["error"] in process.stderr
 
 
 def test_a_run_id_left_in_the_environment_does_not_hijack_the_steps(workflow: Workflow) -> None:

@@ -1,0 +1,56 @@
+import importlib.metadata
+import re
+import tomllib
+
+import mlflow.projects.utils
+import pytest
+import yaml
+from mlflow.utils.environment import _PythonEnv
+
+from purchase_predict import parameters
+from purchase_predict.parameters import PROJECT
+
+CONDA = yaml.safe_load((PROJECT / "conda.yaml").read_text())
+PINS = dict(
+    re.fullmatch(r"([\w-]+)(?:\[\w+\])?==([\w.]+)", requirement).groups()  # type: ignore[union-attr]
+    for requirement in next(item["pip"] for item in CONDA["dependencies"] if isinstance(item, dict))
+)
+
+
+def test_what_is_installed_is_what_conda_yaml_pins() -> None:
+    assert {name: importlib.metadata.version(name) for name in PINS} == PINS
+
+
+def test_conda_yaml_is_one_that_mlflow_can_build_without_conda() -> None:
+    environment = _PythonEnv.from_conda_yaml(str(PROJECT / "conda.yaml"))
+    assert environment.python == "3.11"
+    assert [line.partition("==")[2] for line in environment.dependencies] == list(PINS.values())
+
+
+def test_the_other_files_pin_no_runtime_package_again() -> None:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())
+    others = [name for group in project["dependency-groups"].values() for name in group]
+    assert "dependencies" not in project["project"]
+    assert not {re.split(r"[=<>\[ ]", name)[0] for name in others} & set(PINS)
+    assert f">={environment_python()}" == project["project"]["requires-python"]
+
+
+def environment_python() -> str:
+    return next(item for item in CONDA["dependencies"] if str(item).startswith("python=")).partition("=")[2]
+
+
+@pytest.mark.parametrize("entry_point", list(yaml.safe_load((PROJECT / "MLproject").read_text())["entry_points"]))
+def test_every_parameter_is_typed_described_and_handed_on(entry_point: str) -> None:
+    project = mlflow.projects.utils.load_project(str(PROJECT))
+    declared = parameters.declared(entry_point)
+    command = project.get_entry_point(entry_point).command
+    assert re.findall(r"--(\w+)=\{(\w+)\}", command) == [(name, name) for name in declared]
+    for declaration in declared.values():
+        assert declaration["type"] in ("string", "float")
+        assert declaration["description"]
+        assert "default" in declaration
+
+
+def test_dotenv_holds_no_secret_and_sets_the_environment_alone() -> None:
+    lines = (PROJECT / ".env").read_text().splitlines()
+    assert [line for line in lines if line and not line.startswith("#")] == ["ENV=staging"]

@@ -1,0 +1,66 @@
+from pathlib import Path
+
+import click
+import pytest
+
+from purchase_predict.settings import Settings, server_conflict
+
+
+def read(folder: Path, dotenv: str, **environ: str) -> Settings:
+    (folder / ".env").write_text(dotenv)
+    return Settings.read(environ, folder)
+
+
+def test_dotenv_is_read(tmp_path: Path) -> None:
+    settings = read(
+        tmp_path,
+        "ENV=production\nMLFLOW_TRACKING_URI=http://a\nMLFLOW_EXPERIMENT_NAME=shop\nGOOGLE_APPLICATION_CREDENTIALS=/k",
+    )
+    assert settings == Settings("production", "http://a", "shop", "/k", "http://a")
+
+
+def test_real_variables_win_over_dotenv(tmp_path: Path) -> None:
+    settings = read(
+        tmp_path, "ENV=production\nMLFLOW_TRACKING_URI=http://a", ENV="staging", MLFLOW_TRACKING_URI="http://b"
+    )
+    assert (settings.env, settings.tracking_uri) == ("staging", "http://b")
+
+
+def test_an_empty_real_variable_is_a_choice(tmp_path: Path) -> None:
+    assert read(tmp_path, "ENV=production", ENV="").env is None
+
+
+def test_mlflow_server_is_another_name_of_the_tracking_uri(tmp_path: Path) -> None:
+    assert read(tmp_path, "MLFLOW_SERVER=http://a").tracking_uri == "http://a"
+    assert read(tmp_path, "MLFLOW_SERVER=http://a", MLFLOW_SERVER="http://b").tracking_uri == "http://b"
+    assert read(tmp_path, "MLFLOW_TRACKING_URI=http://a", MLFLOW_SERVER="http://b").tracking_uri == "http://b"
+
+
+@pytest.mark.parametrize("where", ["dotenv", "environ"])
+def test_an_unknown_environment_is_refused(tmp_path: Path, where: str) -> None:
+    with pytest.raises(click.ClickException, match="ENV=prod: must be one of staging, production"):
+        read(tmp_path, "ENV=prod") if where == "dotenv" else read(tmp_path, "", ENV="prod")
+
+
+def test_export_hands_on_what_is_set_and_nothing_else(tmp_path: Path) -> None:
+    environ: dict[str, str] = {}
+    read(tmp_path, "ENV=staging\nMLFLOW_SERVER=http://a").export(environ)
+    assert environ == {"ENV": "staging", "MLFLOW_TRACKING_URI": "http://a"}
+
+
+@pytest.mark.parametrize(
+    ("opened_on", "conflict"),
+    [
+        ("sqlite:////home/me/project/mlflow.db", True),
+        ("http://other", False),  # a real variable named it, and real variables win
+        ("http://user:secret@server/", False),
+    ],
+)
+def test_a_server_that_only_dotenv_names_is_noticed(tmp_path: Path, opened_on: str, conflict: bool) -> None:
+    settings = read(tmp_path, "MLFLOW_TRACKING_URI=http://user:secret@server")
+    message = server_conflict(settings, opened_on)
+    assert (message is not None) == conflict
+    if message:
+        assert "http://server" in message
+        assert "secret" not in message
+        assert "mlflow --env-file .env run ." in message

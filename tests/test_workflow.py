@@ -1,0 +1,261 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import mlflow
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from purchase_predict import workflow
+from purchase_predict.parameters import PROJECT, STEPS
+from purchase_predict.workflow import (
+    artifacts_of,
+    environment,
+    find_completed,
+    key_of,
+    key_parts,
+    newest_completed,
+    run_of,
+    source_closure,
+    what_differs,
+)
+from tests.conftest import checkout
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(), json_values, max_size=5), st.randoms())
+def test_the_key_does_not_depend_on_the_order_of_its_parts(parts: dict[str, object], random: object) -> None:
+    items = list(parts.items())
+    random.shuffle(items)  # type: ignore[attr-defined]
+    assert key_of(dict(items)) == key_of(parts)
+
+
+@given(st.dictionaries(st.text(), json_values, min_size=1, max_size=5), st.data())
+def test_the_key_changes_with_any_part(parts: dict[str, object], data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(sorted(parts)))
+    other = data.draw(json_values.filter(lambda value: json.dumps(value) != json.dumps(parts[name])))
+    assert key_of({**parts, name: other}) != key_of(parts)
+
+
+def test_the_key_is_of_the_content_of_inputs_not_of_their_place() -> None:
+    one = key_parts("train", {"dataset": "runs:/a/dataset", "seed": 1}, {"dataset": "digest"})
+    two = key_parts("train", {"dataset": "runs:/b/dataset", "seed": 1}, {"dataset": "digest"})
+    assert key_of(one) == key_of(two)
+    assert key_of(one) != key_of(key_parts("train", {"dataset": "runs:/a/dataset", "seed": 1}, {"dataset": "other"}))
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkout(tmp_path_factory.mktemp("closure"))
+
+
+@pytest.mark.parametrize(
+    ("edited", "changed"),
+    [
+        ("README.md", set()),
+        ("main.py", set()),
+        ("MLproject", set()),
+        ("purchase_predict/summary.py", set()),
+        ("steps/deploy.py", {"deploy"}),
+        ("steps/train.py", {"train"}),
+        ("purchase_predict/registry.py", {"deploy"}),
+        ("purchase_predict/search.py", {"train"}),
+        ("purchase_predict/features.py", {"process"}),  # imported inside a function of dataset.py
+        ("purchase_predict/reading.py", {"load"}),
+        ("purchase_predict/evaluation.py", {"train", "deploy"}),
+        ("purchase_predict/workflow.py", set(STEPS)),
+    ],
+)
+def test_an_edit_changes_the_closure_of_the_steps_that_import_it(copy: Path, edited: str, changed: set[str]) -> None:
+    before = {step: source_closure(step, copy) for step in STEPS}
+    file = copy / edited
+    text = file.read_bytes() if file.exists() else b""
+    file.write_bytes(text + b"\n# edited\n")
+    after = {step: source_closure(step, copy) for step in STEPS}
+    file.write_bytes(text)
+    assert {step for step in STEPS if before[step] != after[step]} == changed
+
+
+def test_line_ends_of_the_checkout_do_not_count(copy: Path) -> None:
+    before = source_closure("load", copy)
+    file = copy / "steps" / "load.py"
+    text = file.read_bytes()
+    file.write_bytes(text.replace(b"\n", b"\r\n"))
+    assert source_closure("load", copy) == before
+    file.write_bytes(text)
+
+
+def test_the_closure_holds_every_module_that_a_step_really_imports() -> None:
+    for step in STEPS:
+        listing = "[m.__file__ for m in sys.modules.values() if getattr(m, '__file__', None)]"
+        code = f"import json, sys, steps.{step}; print(json.dumps({listing}))"
+        printed = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True, capture_output=True, text=True)
+        files = {Path(file) for file in json.loads(printed.stdout.splitlines()[-1])}
+        ours = {file.relative_to(PROJECT).as_posix() for file in files if file.is_relative_to(PROJECT)}
+        imported = {name for name in ours if name.startswith(("steps/", "purchase_predict/"))}
+        assert imported <= set(source_closure(step)), step
+
+
+def test_the_environment_is_that_of_the_packages_conda_yaml_names() -> None:
+    versions = environment()
+    assert versions["python"] == f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert versions["mlflow"] == mlflow.__version__
+    assert "ibis-framework" in versions
+    assert "none" not in versions.values()
+
+
+class TestFinding:
+    """Runs that only look like hits."""
+
+    @pytest.fixture
+    def experiment(self, store: str) -> str:
+        return mlflow.MlflowClient().get_experiment_by_name("tests").experiment_id
+
+    def make(self, experiment: str, key: str = "k", complete: bool = True, status: str = "FINISHED") -> str:
+        client = mlflow.MlflowClient()
+        run_id = client.create_run(experiment, tags={"mlflow.project.entryPoint": "process"}).info.run_id
+        client.log_text(run_id, "rows", "dataset/train.parquet")
+        client.log_text(run_id, "{}", "source.json")
+        tags = {workflow.KEY: key, workflow.DIGEST: "d", workflow.OUTPUT: "dataset"}
+        for name, value in (tags | workflow._as_tags(artifacts_of(run_id))).items():
+            client.set_tag(run_id, name, value)
+        if complete:
+            client.set_tag(run_id, workflow.COMPLETE, "true")
+        client.set_terminated(run_id, status)
+        return run_id
+
+    def test_a_completed_run_is_found_by_its_key(self, experiment: str) -> None:
+        run_id = self.make(experiment)
+        assert find_completed(experiment, "k")[0].info.run_id == run_id
+        assert find_completed(experiment, "other") == (None, None)
+
+    def test_the_newest_is_taken(self, experiment: str) -> None:
+        self.make(experiment)
+        newest = self.make(experiment)
+        assert find_completed(experiment, "k")[0].info.run_id == newest
+
+    @pytest.mark.parametrize(
+        "made", [{"complete": False}, {"status": "FAILED"}, {"status": "KILLED"}, {"status": "RUNNING"}]
+    )
+    def test_a_run_that_did_not_complete_is_no_hit(self, experiment: str, made: dict[str, object]) -> None:
+        self.make(experiment, **made)  # type: ignore[arg-type]
+        assert find_completed(experiment, "k")[0] is None
+        assert newest_completed(experiment, "process") is None
+
+    def test_a_deleted_run_is_no_hit(self, experiment: str) -> None:
+        mlflow.MlflowClient().delete_run(self.make(experiment))
+        assert find_completed(experiment, "k")[0] is None
+
+    def test_an_older_run_does_where_the_newest_lost_an_artifact(self, experiment: str, tmp_path: Path) -> None:
+        older, newest = self.make(experiment), self.make(experiment)
+        assert find_completed(experiment, "k")[0].info.run_id == newest
+        (tmp_path / "artifacts" / newest / "artifacts" / "dataset" / "train.parquet").unlink()
+        assert find_completed(experiment, "k")[0].info.run_id == older
+        (tmp_path / "artifacts" / older / "artifacts" / "source.json").write_text("cut")
+        found, reason = find_completed(experiment, "k")
+        assert found is None
+        assert "dataset/train.parquet" in str(reason)
+
+    def test_files_that_came_later_do_not_matter(self, experiment: str) -> None:
+        run_id = self.make(experiment)
+        mlflow.MlflowClient().log_text(run_id, "note", "dataset/note.txt")
+        assert find_completed(experiment, "k")[0].info.run_id == run_id
+
+    def test_a_further_condition_is_asked(self, experiment: str) -> None:
+        self.make(experiment)
+        assert find_completed(experiment, "k", lambda run: "its version is gone") == (None, "its version is gone")
+
+    def test_a_listing_of_any_length_is_recorded(self, experiment: str) -> None:
+        client = mlflow.MlflowClient()
+        run_id = client.create_run(experiment).info.run_id
+        listing = {f"events/bucket={number}/data_0.parquet": number for number in range(1000)}
+        for name, value in workflow._as_tags(listing).items():
+            client.set_tag(run_id, name, value)
+        assert workflow._recorded(client.get_run(run_id)) == listing
+
+    @pytest.mark.parametrize(
+        "uri", ["/tmp/x", "runs:/", "runs:/nosuchrun/dataset", "models:/nosuch@staging", "models:/nosuch/1", ""]
+    )
+    def test_an_input_that_is_none_gets_one_line(self, experiment: str, uri: str) -> None:
+        with pytest.raises(click.ClickException) as caught:
+            run_of(uri)
+        assert caught.value.message.startswith(f"{uri}: ")
+        assert "\n" not in caught.value.message
+
+    def test_an_input_of_an_unfinished_step_is_refused(self, experiment: str) -> None:
+        run_id = self.make(experiment, complete=False)
+        with pytest.raises(click.ClickException, match="no completed step"):
+            run_of(f"runs:/{run_id}/dataset")
+
+    def test_what_differs_names_it(self, experiment: str) -> None:
+        client = mlflow.MlflowClient()
+        old = {
+            "format": 1,
+            "parameters": {"seed": 1},
+            "inputs": {"dataset": "a"},
+            "source": {"steps/train.py": "x"},
+            "environment": {"lightgbm": "4.6.0"},
+        }
+        run_id = self.make(experiment)
+        client.set_tag(run_id, workflow.KEY_PARTS, json.dumps(old))
+        earlier = client.get_run(run_id)
+        for change, said in (
+            ({"parameters": {"seed": 2}}, "seed: 1 -> 2"),
+            ({"inputs": {"dataset": "b"}}, "content of dataset changed"),
+            ({"source": {"steps/train.py": "y"}}, "steps/train.py changed"),
+            ({"environment": {"lightgbm": "4.7.0"}}, "lightgbm 4.6.0 -> 4.7.0"),
+            ({}, "no completed run left"),
+        ):
+            assert what_differs({**old, **change}, earlier) == said
+        assert what_differs(old, None) == "no completed run yet"
+
+
+BAD = [
+    ({"source": "/nowhere/x.csv"}, "source /nowhere/x.csv: no such file or folder"),
+    ({"source": "{tmp}/empty"}, "holds no data file"),
+    ({"test_ratio": "1.5"}, "test_ratio=1.5: must be"),
+    ({"max_evals": "0"}, "max_evals=0: must be"),
+    ({"metric": "auc"}, "metric=auc: must be one of"),
+    ({"env": "prod"}, "env=prod: must be one of"),
+    ({"force": "evaluate"}, "force=evaluate: must be one of"),
+]
+
+
+@pytest.mark.parametrize(("given", "said"), BAD, ids=[",".join(given) for given, _ in BAD])
+def test_what_the_user_did_wrong_is_one_line_and_a_failed_run(
+    store: str,
+    tmp_path: Path,
+    given: dict[str, str],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import main
+
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "tests")
+    with pytest.raises(SystemExit) as ended:
+        main.main([f"--{name}={value.format(tmp=tmp_path)}" for name, value in given.items()])
+    assert ended.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("Error: ")
+    assert said in line
+    (run,) = mlflow.search_runs(experiment_names=["tests"], output_format="list")
+    assert run.info.status == "FAILED"
+    assert "Error: " + run.data.tags["error"] == line
+    assert mlflow.MlflowClient().search_registered_models() == []
+
+
+def test_main_imports_nothing_that_it_does_not_use() -> None:
+    heavy = ("hyperopt", "lightgbm", "matplotlib", "sklearn", "ibis", "google.cloud.storage", "duckdb")
+    code = f"import sys, main; print([name for name in {heavy} if name in sys.modules])"
+    printed = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True, capture_output=True, text=True)
+    assert printed.stdout.strip() == "[]"
