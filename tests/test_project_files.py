@@ -54,3 +54,18 @@ def test_every_parameter_is_typed_described_and_handed_on(entry_point: str) -> N
 def test_dotenv_holds_no_secret_and_sets_the_environment_alone() -> None:
     lines = (PROJECT / ".env").read_text().splitlines()
     assert [line for line in lines if line and not line.startswith("#")] == ["ENV=staging"]
+
+
+def test_readme_lists_mains_parameters_with_their_defaults() -> None:
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("## Parameters of `main`")[2].partition("\n## ")[0]
+    listed = dict(re.findall(r"^\| `(\w+)` \|(.*?)\|", section, re.MULTILINE))
+    declared = {name: str(declaration["default"]) for name, declaration in parameters.declared("main").items()}
+    assert {name: default.strip(" `") for name, default in listed.items()} == declared
+
+
+def test_readmes_make_targets_exist() -> None:
+    makefile = (PROJECT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"`?make ([a-z]+)", readme)) - {"it", "sure"} <= targets
