@@ -17,6 +17,7 @@ def main(
     run: Run,
     source: str,
     max_evals: float,
+    max_minutes: float,
     metric: str,
     test_ratio: float,
     seed: float,
@@ -38,7 +39,15 @@ def main(
     )
     load = chain.step("load", source=source, max_reject_ratio=max_reject_ratio)
     process = chain.step("process", data=load.uri, test_ratio=test_ratio)
-    train = chain.step("train", dataset=process.uri, max_evals=max_evals, metric=metric, seed=seed)
+    train = chain.step(
+        "train",
+        dataset=process.uri,
+        max_evals=max_evals,
+        max_minutes=max_minutes,
+        metric=metric,
+        seed=seed,
+        reuse="false" if chain.forces("train") else "true",
+    )
     chain.step(
         "deploy",
         model=train.uri,

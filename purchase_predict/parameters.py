@@ -39,6 +39,7 @@ def _number(wanted: str, holds: Callable[[float], bool]) -> Callable[[Any], str 
 RULES: dict[str, Callable[[Any], str | None]] = {
     "source": lambda value: None if value.strip() else "must name the data: sample, a file, a folder or a glob",
     "max_evals": _number("a whole number, 1 or more", lambda x: x >= 1 and x == int(x)),
+    "max_minutes": _number("0 (no limit) or more", lambda x: x >= 0),
     "metric": _one_of(METRICS),
     "test_ratio": _number("between 0 and 1, both excluded", lambda x: 0 < x < 1),
     "seed": _number("a whole number from 0 to 2147483647", lambda x: 0 <= x < 2**31 and x == int(x)),

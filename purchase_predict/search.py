@@ -1,12 +1,16 @@
-"""The hyperparameter search: hyperopt's TPE over LightGBM, folds grouped by user, early stopping."""
+"""The hyperparameter search: hyperopt's TPE over LightGBM, folds grouped by user, early stopping, pruning.
+
+What is tried next depends on the trials so far, the seed and the trial's number, and on nothing else. So a search that
+was interrupted goes on from its finished trials as if it had never stopped.
+"""
 
 import math
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import click
@@ -15,23 +19,26 @@ import lightgbm
 import numpy as np
 import pandas as pd
 from hyperopt import hp
-from hyperopt.pyll.base import scope
 from sklearn.model_selection import StratifiedGroupKFold
 
 from purchase_predict import evaluation
 
 FOLDS = 4
+#: A trial that trails the best after so many folds ends there.
+_FIRST_FOLDS = 2
 _MAX_ROUNDS = 1000
 _PATIENCE = 30
+#: A larger table is searched on so many of its rows, by whole users, and the best parameters are fitted on all.
+SEARCH_ROWS = 100_000
 #: Depth and penalties at their bounds stand for LightGBM's "unlimited" and "none".
 _NO_LIMIT = 16
 _NO_PENALTY = 1e-8
 
 SPACE = {
-    "learning_rate": hp.loguniform("learning_rate", math.log(0.01), math.log(0.3)),
-    "num_leaves": scope.int(hp.qloguniform("num_leaves", math.log(4), math.log(256), 1)),
-    "max_depth": scope.int(hp.quniform("max_depth", 3, _NO_LIMIT, 1)),
-    "min_child_samples": scope.int(hp.qloguniform("min_child_samples", math.log(5), math.log(300), 1)),
+    "learning_rate": hp.loguniform("learning_rate", math.log(0.02), math.log(0.3)),
+    "num_leaves": hp.qloguniform("num_leaves", math.log(4), math.log(256), 1),
+    "max_depth": hp.quniform("max_depth", 3, _NO_LIMIT, 1),
+    "min_child_samples": hp.qloguniform("min_child_samples", math.log(5), math.log(300), 1),
     "feature_fraction": hp.uniform("feature_fraction", 0.3, 1),
     "bagging_fraction": hp.uniform("bagging_fraction", 0.4, 1),
     "lambda_l1": hp.loguniform("lambda_l1", math.log(_NO_PENALTY), math.log(10)),
@@ -39,12 +46,14 @@ SPACE = {
     "cat_smooth": hp.loguniform("cat_smooth", math.log(1), math.log(200)),
 }
 
+_WHOLE = ("num_leaves", "max_depth", "min_child_samples")
+
 #: LightGBM's defaults as a point of the space: the first trial, which no search may end below.
 DEFAULTS = {
     "learning_rate": 0.1,
-    "num_leaves": 31,
-    "max_depth": _NO_LIMIT,
-    "min_child_samples": 20,
+    "num_leaves": 31.0,
+    "max_depth": float(_NO_LIMIT),
+    "min_child_samples": 20.0,
     "feature_fraction": 1.0,
     "bagging_fraction": 1.0,
     "lambda_l1": _NO_PENALTY,
@@ -74,14 +83,24 @@ class Table:
 
 @dataclass(frozen=True)
 class Trial:
-    """One point of the search: its LightGBM parameters, the out-of-fold score, and what it took."""
+    """One point of the search, what it scored, and what it took.
+
+    `state` is finished, pruned (it trailed the best after the first folds) or failed. `loss` is what TPE learns from:
+    minus the utility of the out-of-fold score; for a pruned trial that of the best, plus how far it trailed.
+    """
 
     number: int
+    state: str
+    point: dict[str, float]
     params: dict[str, Any]
-    score: float
+    loss: float | None
+    score: float | None
     rounds: int
     seconds: float
-    out_of_fold: np.ndarray = field(repr=False)
+    error: str | None = None
+    #: Scores after the first folds and after all, and the predictions, where this process made the trial.
+    first_score: float | None = None
+    out_of_fold: np.ndarray | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -95,7 +114,13 @@ class Found:
 
 
 def search(
-    table: Table, max_evals: int, metric: str, seed: int, on_trial: Callable[[Trial], None] = lambda trial: None
+    table: Table,
+    max_evals: int,
+    metric: str,
+    seed: int,
+    on_trial: Callable[[Trial], None] = lambda trial: None,
+    earlier: Sequence[Trial] = (),
+    max_seconds: float = math.inf,
 ) -> Found:
     """Searches, then fits the best parameters on all rows.
 
@@ -103,58 +128,100 @@ def search(
         table: the training rows.
         max_evals: trials, the first of them LightGBM's defaults.
         metric: roc_auc, average_precision, log_loss or f1, of the out-of-fold predictions of all folds together.
-        seed: the same seed, rows and number of threads give the same model.
-        on_trial: called after each trial.
+        seed: the same seed and rows give the same model, whatever the number of cores.
+        on_trial: called after each new trial.
+        earlier: the trials of an interrupted search over the same rows, metric and seed; they are not run again.
+        max_seconds: no new trial is begun after so long; the first is always run.
 
     Raises:
-        click.ClickException: fewer users than folds.
+        click.ClickException: fewer users than folds, or every trial failed.
     """
-    folds = _folds(table, seed)
-    trials: list[Trial] = []
-
-    def run(point: dict[str, Any]) -> dict[str, Any]:
-        trial = _evaluate(table, folds, len(trials), point, metric, seed)
+    started = time.monotonic()
+    searched = _some_users(table, seed)
+    objective = _Objective(searched, _folds(searched, seed), metric, seed)
+    trials = list(earlier[:max_evals])
+    while len(trials) < max_evals and not (trials and time.monotonic() - started > max_seconds):
+        point = _next_point(trials, seed)
+        trial = objective(len(trials), point, best_of(trials))
         trials.append(trial)
         on_trial(trial)
-        return {"loss": -evaluation.utility(metric, trial.score), "status": hyperopt.STATUS_OK}
-
-    history = _history(run(DEFAULTS))
-    for number in range(1, max_evals):
-        # One suggestion a call, each from its own stream: what comes next depends on the trials so far and on nothing
-        # else, not on where a search was interrupted.
-        hyperopt.fmin(
-            run,
-            SPACE,
-            algo=hyperopt.tpe.suggest,
-            max_evals=number + 1,
-            trials=history,
-            rstate=np.random.default_rng([seed, number]),
-            show_progressbar=False,
-            verbose=False,
-        )
-    best = max(trials, key=lambda trial: (evaluation.utility(metric, trial.score), -trial.number))
-    booster = lightgbm.train(_params(best.params, metric, seed), _lightgbm_dataset(table), num_boost_round=best.rounds)
-    return Found(trials, best, booster, evaluation.best_threshold(table.y, best.out_of_fold))
+    best = best_of(trials)
+    if best is None:
+        raise click.ClickException(f"all {len(trials)} trials of the search failed, the first with: {trials[0].error}")
+    if best.out_of_fold is None:
+        # It came from an interrupted search: its predictions, which the threshold is chosen on, are made again.
+        best = objective(best.number, best.point, None)
+        trials[best.number] = replace(best, seconds=trials[best.number].seconds)
+    assert best.out_of_fold is not None
+    rounds = max(1, round(best.rounds * _more_rounds(len(searched.y), len(table.y))))
+    booster = lightgbm.train(_params(best.params, metric, seed), _lightgbm_dataset(table), num_boost_round=rounds)
+    return Found(trials, best, booster, evaluation.best_threshold(searched.y, best.out_of_fold))
 
 
-def _history(result: dict[str, Any]) -> hyperopt.Trials:
-    """hyperopt's record of the first trial, at DEFAULTS."""
-    history = hyperopt.Trials()
-    (document,) = history.new_trial_docs(
-        [0],
-        [None],
-        [result],
-        [
-            {
-                "tid": 0,
-                "cmd": None,
-                "idxs": {name: [0] for name in DEFAULTS},
-                "vals": {name: [value] for name, value in DEFAULTS.items()},
-            }
-        ],
+def best_of(trials: Sequence[Trial]) -> Trial | None:
+    """The finished trial with the lowest loss, the first of several; None where none finished."""
+    finished = [trial for trial in trials if trial.state == "finished" and trial.loss is not None]
+    return min(finished, key=lambda trial: (trial.loss, trial.number), default=None)
+
+
+def _some_users(table: Table, seed: int) -> Table:
+    if len(table.y) <= SEARCH_ROWS:
+        return table
+    users, of = np.unique(table.user, return_inverse=True)
+    order = np.random.default_rng(seed).permutation(len(users))
+    rows_of = np.bincount(of)
+    chosen = np.zeros(len(users), bool)
+    chosen[order[: np.searchsorted(np.cumsum(rows_of[order]), SEARCH_ROWS) + 1]] = True
+    rows = chosen[of]
+    return replace(table, x=table.x[rows], y=table.y[rows], user=table.user[rows])
+
+
+def _more_rounds(searched: int, all_rows: int) -> float:
+    # Each fold learns on a part of the rows; more rows carry more rounds, about as the cube root of their number.
+    return float((all_rows / (searched * (FOLDS - 1) / FOLDS)) ** (1 / 3))
+
+
+def _next_point(trials: Sequence[Trial], seed: int) -> dict[str, float]:
+    """TPE's suggestion after these trials; each comes from its own stream of random numbers."""
+    if not trials:
+        return dict(DEFAULTS)
+    suggested: list[dict[str, float]] = []
+
+    def note(point: dict[str, float]) -> dict[str, Any]:
+        suggested.append(point)
+        return {"status": hyperopt.STATUS_OK, "loss": 0.0}  # for hyperopt's eyes alone: the history is made anew
+
+    hyperopt.fmin(
+        note,
+        SPACE,
+        algo=hyperopt.tpe.suggest,
+        max_evals=len(trials) + 1,
+        trials=_history(trials),
+        rstate=np.random.default_rng([seed, len(trials)]),
+        show_progressbar=False,
+        verbose=False,
+        return_argmin=False,
     )
-    document["state"] = hyperopt.JOB_STATE_DONE
-    history.insert_trial_doc(document)
+    (point,) = suggested
+    return {name: float(value) for name, value in point.items()}
+
+
+def _history(trials: Sequence[Trial]) -> hyperopt.Trials:
+    """hyperopt's record of these trials."""
+    history = hyperopt.Trials()
+    for trial in trials:
+        result: dict[str, Any] = {"status": hyperopt.STATUS_FAIL}
+        if trial.loss is not None:
+            result = {"status": hyperopt.STATUS_OK, "loss": trial.loss}
+        misc = {
+            "tid": trial.number,
+            "cmd": None,
+            "idxs": {name: [trial.number] for name in trial.point},
+            "vals": {name: [value] for name, value in trial.point.items()},
+        }
+        (document,) = history.new_trial_docs([trial.number], [None], [result], [misc])
+        document["state"] = hyperopt.JOB_STATE_DONE
+        history.insert_trial_doc(document)
     history.refresh()
     return history
 
@@ -171,43 +238,86 @@ def _folds(table: Table, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     ]
 
 
-def _evaluate(
-    table: Table,
-    folds: list[tuple[np.ndarray, np.ndarray]],
-    number: int,
-    point: dict[str, Any],
-    metric: str,
-    seed: int,
-) -> Trial:
-    started = time.monotonic()
-    params = _lightgbm_params(point)
+@dataclass(frozen=True)
+class _Objective:
+    """Evaluates points of the space on the folds."""
 
-    def fit(fold: tuple[np.ndarray, np.ndarray]) -> tuple[int, np.ndarray]:
-        learn, check = fold
-        learning = _lightgbm_dataset(table, learn)
-        booster = lightgbm.train(
-            _params(params, metric, seed),
-            learning,
-            num_boost_round=_MAX_ROUNDS,
-            valid_sets=[_lightgbm_dataset(table, check, learning)],
-            callbacks=[lightgbm.early_stopping(_PATIENCE, verbose=False)],
+    table: Table
+    folds: list[tuple[np.ndarray, np.ndarray]]
+    metric: str
+    seed: int
+
+    def __call__(self, number: int, point: dict[str, float], best: Trial | None) -> Trial:
+        """Runs a trial; one that raises is a failed trial, not the end of the search.
+
+        Args:
+            best: the best trial so far, against which this one is pruned; None: it is not pruned.
+        """
+        started = time.monotonic()
+        params = lightgbm_params(point)
+        trial = Trial(number, "failed", point, params, None, None, 0, 0.0)
+        try:
+            return replace(self._evaluate(trial, best), seconds=time.monotonic() - started)
+        except Exception as error:  # whatever it is, it is this point's
+            return replace(trial, seconds=time.monotonic() - started, error=f"{type(error).__name__}: {error}"[:500])
+
+    def _evaluate(self, trial: Trial, best: Trial | None) -> Trial:
+        y = self.table.y
+        out_of_fold = np.full(len(y), y.mean())
+        rounds = self._fit(trial.params, self.folds[:_FIRST_FOLDS], out_of_fold)
+        seen = np.concatenate([check for _, check in self.folds[:_FIRST_FOLDS]])
+        first = evaluation.score(self.metric, y[seen], out_of_fold[seen])
+        if best and best.loss is not None and best.first_score is not None:
+            trails = evaluation.utility(self.metric, best.first_score) - evaluation.utility(self.metric, first)
+            if trails > 0:
+                return replace(
+                    trial, state="pruned", loss=best.loss + trails, first_score=first, rounds=round(np.mean(rounds))
+                )
+        rounds += self._fit(trial.params, self.folds[_FIRST_FOLDS:], out_of_fold)
+        score = evaluation.score(self.metric, y, out_of_fold)
+        if not math.isfinite(score):
+            raise ValueError(f"{self.metric} of the out-of-fold predictions is {score}")
+        return replace(
+            trial,
+            state="finished",
+            loss=-evaluation.utility(self.metric, score),
+            score=score,
+            first_score=first,
+            rounds=max(1, round(np.mean(rounds))),
+            out_of_fold=out_of_fold,
         )
-        return booster.best_iteration, booster.predict(table.x[check], num_iteration=booster.best_iteration)
 
-    # A thread for each fold, each with one of LightGBM's: threads that share a fold wait for each other at every split,
-    # which on a busy machine costs more than they bring.
-    out_of_fold = np.full(len(table.y), table.y.mean())
-    rounds = []
-    with ThreadPoolExecutor(_cores()) as pool:
-        for (_, check), (best, predicted) in zip(folds, pool.map(fit, folds), strict=True):
-            out_of_fold[check] = predicted
-            rounds.append(best)
-    score = evaluation.score(metric, table.y, out_of_fold)
-    return Trial(number, params, score, max(1, round(np.mean(rounds))), time.monotonic() - started, out_of_fold)
+    def _fit(
+        self, params: dict[str, Any], folds: list[tuple[np.ndarray, np.ndarray]], out_of_fold: np.ndarray
+    ) -> list[int]:
+        """Fills in the predictions of these folds; answers with the best number of rounds of each."""
+
+        def fit(fold: tuple[np.ndarray, np.ndarray]) -> tuple[int, np.ndarray]:
+            learn, check = fold
+            learning = _lightgbm_dataset(self.table, learn)
+            booster = lightgbm.train(
+                _params(params, self.metric, self.seed),
+                learning,
+                num_boost_round=_MAX_ROUNDS,
+                valid_sets=[_lightgbm_dataset(self.table, check, learning)],
+                callbacks=[lightgbm.early_stopping(_PATIENCE, verbose=False)],
+            )
+            predicted = booster.predict(self.table.x[check], num_iteration=booster.best_iteration)
+            return booster.best_iteration, predicted
+
+        # A thread for each fold, each with one of LightGBM's: threads that share a fold wait for each other at every
+        # split, which on a busy machine costs more than they bring.
+        rounds = []
+        with ThreadPoolExecutor(_cores()) as pool:
+            for (_, check), (best, predicted) in zip(folds, pool.map(fit, folds), strict=True):
+                out_of_fold[check] = predicted
+                rounds.append(best)
+        return rounds
 
 
-def _lightgbm_params(point: dict[str, Any]) -> dict[str, Any]:
-    params = dict(point)
+def lightgbm_params(point: Mapping[str, float]) -> dict[str, Any]:
+    """LightGBM's parameters at a point of the space: whole numbers whole, bounds that mean "none" as LightGBM's."""
+    params: dict[str, Any] = {name: round(value) if name in _WHOLE else value for name, value in point.items()}
     if params["max_depth"] >= _NO_LIMIT:
         params["max_depth"] = -1
     for penalty in ("lambda_l1", "lambda_l2"):
@@ -249,7 +359,18 @@ def _lightgbm_dataset(
 
 
 def trials_frame(trials: Sequence[Trial]) -> pd.DataFrame:
-    """One row per trial, in their order: number, score, rounds, seconds, and each parameter."""
+    """One row per trial, in their order: number, state, scores, rounds, seconds, and each parameter."""
     return pd.DataFrame(
-        [{"number": t.number, "score": t.score, "rounds": t.rounds, "seconds": t.seconds, **t.params} for t in trials]
+        [
+            {
+                "number": trial.number,
+                "state": trial.state,
+                "score": trial.score,
+                "first_folds_score": trial.first_score,
+                "rounds": trial.rounds,
+                "seconds": trial.seconds,
+                **trial.params,
+            }
+            for trial in trials
+        ]
     )

@@ -38,13 +38,17 @@ from purchase_predict.settings import Settings, server_conflict
 KEY_FORMAT = 1
 
 KEY, KEY_PARTS, DIGEST, COMPLETE = "step.key", "step.key_parts", "step.digest", "step.complete"
+SEARCH_KEY = "search.key"
 OUTPUT, INPUTS, ARTIFACTS, ERROR = "step.output", "step.inputs", "step.artifacts", "error"
 
 #: For each parameter that is the output of another step, that step.
 MADE_BY = {"data": "load", "dataset": "process", "model": "train"}
 
+#: Parameters that say how long a search goes on, not which trials it makes.
+HOW_LONG = ("max_evals", "max_minutes")
+
 #: Parameters that cannot change a step's result. Inputs count by their content, not by where they are.
-NOT_IN_KEY = {"source", *MADE_BY}
+NOT_IN_KEY = {"source", "reuse", *MADE_BY}
 
 _WATCH_SECONDS = 0.5
 _GRACE_SECONDS = 15
@@ -80,6 +84,12 @@ def key_of(parts: Mapping[str, Any]) -> str:
     """SHA-256 of the parts as canonical JSON."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def search_key_of(parts: Mapping[str, Any]) -> str:
+    """The key of a step without how long it searches: under the same one, trials are the same."""
+    values = {name: value for name, value in parts["parameters"].items() if name not in HOW_LONG}
+    return key_of({**parts, "parameters": values})
 
 
 def source_closure(entry_point: str, project: Path = PROJECT) -> dict[str, str]:
@@ -417,6 +427,7 @@ class StepRun:
 
     run_id: str
     scratch: Path
+    search_key: str
 
     def fetch(self, uri: str) -> Path:
         """Downloads what stands at `runs:/<run id>/<path>` into the scratch folder."""
@@ -464,7 +475,7 @@ def step(entry_point: str) -> Callable[[Callable[..., Output]], click.Command]:
             )
             with tempfile.TemporaryDirectory(prefix="purchase-predict-", ignore_cleanup_errors=True) as scratch:
                 _scratch.append(scratch)
-                output = function(StepRun(run.info.run_id, Path(scratch)), **values)
+                output = function(StepRun(run.info.run_id, Path(scratch), search_key_of(parts)), **values)
             artifacts = artifacts_of(run.info.run_id)
             if not any(path.partition("/")[0] == output.path for path in artifacts):
                 artifacts |= artifacts_of(run.info.run_id, [output.path])
@@ -556,12 +567,14 @@ class Chain:
         run = self._launch(entry_point, values)
         return self._finish(Done(entry_point, run, False, reason, time.monotonic() - started))
 
+    def forces(self, entry_point: str) -> bool:
+        """Whether the user wants the step to run, whatever could be reused."""
+        return not self.reuse or entry_point in self.forced
+
     def _find(self, entry_point: str, values: dict[str, Any]) -> tuple[Run | None, str]:
         parts = key_parts(entry_point, values, input_digests(values))
-        if not self.reuse:
-            return None, "reuse=false"
-        if entry_point in self.forced:
-            return None, f"force={self.forced[0]}"
+        if self.forces(entry_point):
+            return None, f"force={self.forced[0]}" if self.reuse else "reuse=false"
         experiment = self.run.info.experiment_id
         valid = self.still_valid.get(entry_point, lambda run: None)
         found, problem = find_completed(experiment, key_of(parts), valid)

@@ -7,18 +7,21 @@ In: `runs:/<run id>/dataset` of a process run. Out: the model `model`, `trials.p
 """
 
 import json
+import math
 
 import click
 import mlflow
 import pandas as pd
 
-from purchase_predict import evaluation, model, packaging, search
+from purchase_predict import evaluation, model, packaging, search, trials
 from purchase_predict.schema import LABEL
 from purchase_predict.workflow import Output, StepRun, step
 
 
 @step("train")
-def train(run: StepRun, dataset: str, max_evals: float, metric: str, seed: float) -> Output:
+def train(
+    run: StepRun, dataset: str, max_evals: float, max_minutes: float, metric: str, seed: float, reuse: str
+) -> Output:
     """Search the hyperparameters, train the model, score it on the test set."""
     folder = run.fetch(dataset)
     description = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
@@ -32,16 +35,18 @@ def train(run: StepRun, dataset: str, max_evals: float, metric: str, seed: float
         features,
         list(categories),
     )
-    found = search.search(
-        table,
-        int(max_evals),
-        metric,
-        int(seed),
-        lambda trial: click.echo(
-            f"train: trial {trial.number + 1}/{int(max_evals)}, {metric} {trial.score:.4f} out of fold, "
-            f"{trial.rounds} rounds, {trial.seconds:.1f} s"
-        ),
-    )
+    this_run = mlflow.get_run(run.run_id)
+    earlier = trials.earlier(run.search_key, this_run.info.experiment_id) if reuse == "true" else []
+    earlier = earlier[: int(max_evals)]
+    if earlier:
+        click.echo(f"train: {len(earlier)} trials of an earlier search with the same key are taken over")
+
+    def done(trial: search.Trial) -> None:
+        trials.record(trial, run.search_key, this_run)
+        click.echo(f"train: {_said(trial, metric, int(max_evals))}")
+
+    seconds = max_minutes * 60 or math.inf
+    found = search.search(table, int(max_evals), metric, int(seed), done, earlier, seconds)
 
     probability = found.booster.predict(model.encode(test, features, categories))
     y = test[LABEL].to_numpy()
@@ -52,9 +57,11 @@ def train(run: StepRun, dataset: str, max_evals: float, metric: str, seed: float
         {
             "train_rows": len(learn),
             "test_rows": len(test),
-            "cv_score": found.best.score,
-            "rounds": found.best.rounds,
+            "cv_score": found.best.score or math.nan,
+            "rounds": found.booster.current_iteration(),
             "threshold": found.threshold,
+            "trials": len(found.trials),
+            "trials_taken_over": len(earlier),
         }
     )
 
@@ -66,6 +73,15 @@ def train(run: StepRun, dataset: str, max_evals: float, metric: str, seed: float
     mlflow.log_artifacts(str(outputs))
     digest = packaging.log(found.booster, found.threshold, features, categories, learn, run.folder())
     return Output("model", digest)
+
+
+def _said(trial: search.Trial, metric: str, of: int) -> str:
+    what = {
+        "finished": f"{metric} {trial.score or 0:.4f} out of fold, {trial.rounds} rounds",
+        "pruned": "pruned, it trails the best after the first folds",
+        "failed": f"failed: {trial.error}",
+    }[trial.state]
+    return f"trial {trial.number + 1}/{of}, {what}, {trial.seconds:.1f} s"
 
 
 if __name__ == "__main__":

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import click
 import numpy as np
 import pytest
@@ -26,7 +28,7 @@ def test_the_first_trial_is_lightgbms_defaults_and_the_best_is_no_worse() -> Non
         "lambda_l1": 0.0,
         "lambda_l2": 0.0,
     }
-    assert found.best.score == max(trial.score for trial in found.trials)
+    assert found.best.score == max(trial.score for trial in found.trials if trial.state == "finished")
     assert found.best.score > 0.75
 
 
@@ -42,6 +44,78 @@ def test_the_same_seed_gives_the_same_model_and_another_another() -> None:
     assert one.booster.model_to_string() == again.booster.model_to_string()
     assert one.threshold == again.threshold
     assert [t.params for t in one.trials[1:]] != [t.params for t in other.trials[1:]]
+
+
+@pytest.mark.parametrize("after", [1, 3, 5, 6])
+def test_a_search_that_was_interrupted_ends_as_if_it_had_not_been(after: int) -> None:
+    whole = search.search(table(), 6, "roc_auc", 5)
+    kept = [replace(trial, out_of_fold=None) for trial in whole.trials[:after]]
+    made: list[int] = []
+    resumed = search.search(table(), 6, "roc_auc", 5, lambda trial: made.append(trial.number), kept)
+    assert made == list(range(after, 6))
+    assert [trial.point for trial in resumed.trials] == [trial.point for trial in whole.trials]
+    assert [trial.loss for trial in resumed.trials] == [trial.loss for trial in whole.trials]
+    assert resumed.booster.model_to_string() == whole.booster.model_to_string()
+    assert resumed.threshold == whole.threshold
+
+
+def test_no_point_is_tried_twice() -> None:
+    points = [tuple(trial.point.items()) for trial in search.search(table(), 30, "log_loss", 5).trials]
+    assert len(set(points)) == 30
+
+
+def test_a_trial_that_fails_does_not_end_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = search.lightgbm.train
+
+    def sometimes(params: dict[str, object], *args: object, **kwargs: object) -> object:
+        if params["num_leaves"] != 31:
+            raise RuntimeError("no such luck")
+        return real(params, *args, **kwargs)
+
+    monkeypatch.setattr(search.lightgbm, "train", sometimes)
+    found = search.search(table(), 3, "roc_auc", 1)
+    assert [trial.state for trial in found.trials] == ["finished", "failed", "failed"]
+    assert found.trials[1].error == "RuntimeError: no such luck"
+    assert found.best.number == 0
+
+
+def test_a_search_whose_trials_all_fail_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr(search.lightgbm, "train", never)
+    with pytest.raises(
+        click.ClickException, match="all 2 trials of the search failed, the first with: RuntimeError: no such"
+    ):
+        search.search(table(), 2, "roc_auc", 1)
+
+
+def test_a_pruned_trial_trailed_the_best_and_took_less() -> None:
+    found = search.search(table(), 12, "roc_auc", 1)
+    pruned = [trial for trial in found.trials if trial.state == "pruned"]
+    assert pruned
+    for trial in pruned:
+        best = search.best_of(found.trials[: trial.number])
+        assert best is not None
+        assert trial.first_score < best.first_score
+        assert trial.loss > best.loss
+
+
+def test_time_ends_the_search_but_never_before_the_first_trial() -> None:
+    assert len(search.search(table(), 5, "roc_auc", 1, max_seconds=0).trials) == 1
+
+
+def test_a_large_table_is_searched_on_whole_users_and_fitted_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "SEARCH_ROWS", 300)
+    rows = table(1200, 200)
+    some = search._some_users(rows, 1)
+    assert 300 <= len(some.y) < 320
+    kept = np.isin(rows.user, some.user)
+    assert kept.sum() == len(some.y)
+    found = search.search(rows, 2, "roc_auc", 1)
+    assert found.best.out_of_fold is not None
+    assert len(found.best.out_of_fold) == len(some.y)
+    assert found.booster.current_iteration() >= found.best.rounds
 
 
 def test_integers_are_integers_and_lie_in_their_bounds() -> None:
@@ -72,7 +146,8 @@ def test_fewer_users_than_folds_is_said() -> None:
 def test_every_metric_can_be_searched(metric: str) -> None:
     found = search.search(table(), 2, metric, 1)
     sign = -1 if metric == "log_loss" else 1
-    assert sign * found.best.score == max(sign * trial.score for trial in found.trials)
+    finished = [trial.score for trial in found.trials if trial.state == "finished"]
+    assert sign * found.best.score == max(sign * value for value in finished)
     frame = search.trials_frame(found.trials)
     assert list(frame["number"]) == [0, 1]
-    assert {"score", "rounds", "seconds", *SPACE} <= set(frame.columns)
+    assert {"state", "score", "rounds", "seconds", *SPACE} <= set(frame.columns)

@@ -78,6 +78,9 @@ def test_a_killed_step_is_not_taken_for_complete_and_a_killed_launcher_stops_its
 
     outcome = workflow.run("-P", "source=sample:20000", "-P", "max_evals=1")
     assert outcome.steps == {"load": "reused", "process": "reused", "train": "ran", "deploy": "ran"}
+    # The killed searches were not for nothing: their first trial is not run again.
+    assert "train: 1 trials of an earlier search with the same key are taken over" in outcome.out
+    assert workflow.runs("train")[0].data.metrics["trials_taken_over"] == 1
 
 
 def test_values_arrive_as_typed_and_reach_no_shell(workflow: Workflow, tmp_path: Path) -> None:
