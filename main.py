@@ -28,6 +28,8 @@ def main(
     force: str,
     dry_run: str,
     max_reject_ratio: float,
+    gcp_project: str,
+    memory_limit: str,
 ) -> None:
     """Run the workflow from the data to a promoted model."""
     chain = Chain(
@@ -37,8 +39,14 @@ def main(
         dry_run=dry_run == "true",
         still_valid={"deploy": registry.version_gone},
     )
-    load = chain.step("load", source=source, max_reject_ratio=max_reject_ratio)
-    process = chain.step("process", data=load.uri, test_ratio=test_ratio)
+    load = chain.step(
+        "load",
+        source=source,
+        max_reject_ratio=max_reject_ratio,
+        gcp_project=gcp_project,
+        memory_limit=memory_limit,
+    )
+    process = chain.step("process", data=load.uri, test_ratio=test_ratio, memory_limit=memory_limit)
     train = chain.step(
         "train",
         dataset=process.uri,

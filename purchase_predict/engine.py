@@ -18,11 +18,15 @@ def machine_memory() -> int:
     return memory
 
 
-def connect(scratch: Path) -> duckdb.DuckDBPyConnection:
-    """A connection that keeps to a quarter of the machine's memory, spills to `scratch`, and reads times as UTC."""
+def connect(scratch: Path, memory_limit: str = "") -> duckdb.DuckDBPyConnection:
+    """A connection that keeps to `memory_limit`, spills to `scratch`, and reads times as UTC.
+
+    Args:
+        memory_limit: as `2GB` or `512MiB`; empty: a quarter of the machine's memory.
+    """
     connection = duckdb.connect(
         config={
-            "memory_limit": f"{machine_memory() // 4 // 2**20}MiB",
+            "memory_limit": memory_limit or f"{machine_memory() // 4 // 2**20}MiB",
             "temp_directory": str(scratch / "spill"),
             "preserve_insertion_order": "false",
         }

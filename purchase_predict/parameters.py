@@ -1,6 +1,7 @@
 """The parameters of the entry points: read from MLproject, typed, and checked before any work."""
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -37,7 +38,7 @@ def _number(wanted: str, holds: Callable[[float], bool]) -> Callable[[Any], str 
 
 #: What each parameter must satisfy; a rule answers with what is wrong, or None.
 RULES: dict[str, Callable[[Any], str | None]] = {
-    "source": lambda value: None if value.strip() else "must name the data: sample, a file, a folder or a glob",
+    "source": lambda value: None if value.strip() else "must name the data: sample, gs://, a file, folder or glob",
     "max_evals": _number("a whole number, 1 or more", lambda x: x >= 1 and x == int(x)),
     "max_minutes": _number("0 (no limit) or more", lambda x: x >= 0),
     "metric": _one_of(METRICS),
@@ -51,6 +52,9 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "reuse": _one_of(("true", "false")),
     "force": _one_of(STEPS, empty="none"),
     "dry_run": _one_of(("true", "false")),
+    "memory_limit": lambda value: (
+        None if not value or re.fullmatch(r"\d+(\.\d+)? ?[KMGT]i?B", value) else "must be a size, as 2GB, or empty"
+    ),
     "max_reject_ratio": _number("between 0 and 1", lambda x: 0 <= x <= 1),
 }
 

@@ -1,22 +1,27 @@
-"""Reading a source into Parquet, with every malformed row accounted for."""
+"""Reading a source into Parquet, with every malformed row accounted for.
+
+The quick way reads all files in one pass of DuckDB as if nothing were wrong, and stops at the first thing that is, or
+where the rows do not add up to the files' lines. Then the careful way goes through the files line by line
+(`csv_records`), so that each refused row is found in its place. A clean source never pays for it.
+"""
 
 import csv
-import gzip
 import json
-import re
 import shutil
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import click
 import duckdb
+import pyarrow as pa
 import pyarrow.lib
-import pyarrow.parquet
+import pyarrow.parquet as pq
 
-from purchase_predict import sample, sources
+from purchase_predict import csv_records, sample, sources
+from purchase_predict.csv_records import Refused
 from purchase_predict.engine import connect, quoted, table_digest
 from purchase_predict.schema import TABLES, Column
 from purchase_predict.sources import Part
@@ -24,169 +29,464 @@ from purchase_predict.sources import Part
 #: Rows of a bucket, about: what a later pass holds in memory at once.
 _BUCKET_ROWS = 2_000_000
 _MAX_BUCKETS = 64
-_REJECTED = -1
-_EXPECTED = {"BIGINT": "must be a whole number", "DOUBLE": "must be a number", "TIMESTAMP": "must be a UTC time"}
-
-
-@dataclass(frozen=True)
-class Reject:
-    """A row that was refused: where it stands (line 1 is the header), and the first thing wrong with it."""
-
-    file: str
-    line: int
-    column: str
-    value: str
-    reason: str
+_EXPECTED = {
+    "BIGINT": "must be a whole number",
+    "DOUBLE": "must be a number",
+    "TIMESTAMP": "must be a UTC time",
+    "VARCHAR": "must be text",
+}
+_NOT_A_UUID = "not a UUID"
+_VALUE_LENGTH = 200
+_REFUSED_BATCH = 10_000
+_REFUSED = pa.schema(
+    [
+        ("part", pa.int32()),
+        ("line", pa.int64()),
+        ("column", pa.string()),
+        ("value", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What reading a source gave."""
+    """What reading a source gave: the table's name, rows read and refused, and the digest of those read."""
 
     table: str
     rows: int
-    rejects: list[Reject]
+    rejected: int
     digest: str
 
 
-def load(source: str, target: Path, scratch: Path, max_reject_ratio: float) -> Loaded:
+@dataclass(frozen=True)
+class _File:
+    """A part on this machine: its columns in their order, their types as they arrive, and how many records it has."""
+
+    number: int
+    part: Part
+    path: Path
+    columns: tuple[str, ...]
+    types: tuple[str, ...]
+    records: int = 0
+    #: Written by the careful way: each line starts with the number of the line it came from.
+    numbered: bool = False
+
+    @property
+    def is_csv(self) -> bool:
+        return self.path.suffix != ".parquet"
+
+
+def load(
+    source: str, target: Path, scratch: Path, max_reject_ratio: float, memory_limit: str = "", gcp_project: str = ""
+) -> Loaded:
     """Reads a source into Parquet: `target/events/bucket=*/` or `target/primary/`, with manifest and rejects beside it.
 
     Args:
         target: an empty folder for `events` or `primary`, `source.json` and, where rows were refused, `rejects.csv`.
         scratch: an empty folder for what does not stay.
         max_reject_ratio: the share of refused rows, 0 to 1, above which nothing is loaded.
+        memory_limit: what DuckDB may take, as `2GB`; empty: a quarter of the machine's memory.
+        gcp_project: the Google Cloud project to read as; empty: that of the credentials.
 
     Raises:
         click.ClickException: the source cannot be read, is none of the two tables, or has too many malformed rows.
     """
     events = sources.sample_events(source)
+    folder = scratch / "parts"
+    folder.mkdir()
     if events is not None:
-        file = scratch / f"sample-{events}.parquet"
-        sample.write(file, events)
-        files = [sources.part(file, file.name)]
+        sample.write(folder / "sample.parquet", events)
+        parts = [sources.local_part(folder / "sample.parquet", "sample.parquet")]
     else:
-        files = sources.parts(source)
-    loaded = _read(files, target, scratch)
-    total = loaded.rows + len(loaded.rejects)
-    if len(loaded.rejects) > max_reject_ratio * total:
-        raise click.ClickException(_too_many(loaded.rejects, total, max_reject_ratio))
-    if not loaded.rows:
-        raise click.ClickException(f"source {source}: {len(files)} file(s), not one row in them")
-    manifest = {
-        "table": loaded.table,
-        "rows": loaded.rows,
-        "rejected": len(loaded.rejects),
-        "digest": loaded.digest,
-        "parts": [{"name": p.name, "size": p.size, "sha256": p.sha256} for p in files],
-    }
-    (target / "source.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    if loaded.rejects:
-        with (target / "rejects.csv").open("w", newline="", encoding="utf-8") as file_:
-            writer = csv.DictWriter(file_, list(Reject.__dataclass_fields__))
-            writer.writeheader()
-            writer.writerows(asdict(reject) for reject in loaded.rejects)
-    return loaded
+        parts = sources.parts(source, gcp_project)
+    paths = sources.fetch(parts, folder, gcp_project)
+    with connect(scratch, memory_limit) as connection:
+        return _Reading(connection, source, parts, paths, target, scratch).load(max_reject_ratio)
 
 
-def _too_many(rejects: list[Reject], total: int, allowed: float) -> str:
-    examples = {reject.reason: reject for reject in reversed(rejects)}
-    reasons = "; ".join(
-        f"{count} x {(example := examples[reason]).column} {reason}, "
-        f"as {example.value!r} in {example.file} line {example.line}"
-        for reason, count in Counter(reject.reason for reject in rejects).most_common(3)
-    )
-    return (
-        f"{len(rejects)} of {total} rows are malformed ({len(rejects) / total:.2%}, max_reject_ratio allows "
-        f"{allowed:.2%}): {reasons}"
-    )
+class _Reading:
+    """One source being read: the connection, the files, and the table `rejects`."""
+
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        source: str,
+        parts: Sequence[Part],
+        paths: Sequence[Path],
+        target: Path,
+        scratch: Path,
+    ) -> None:
+        self.connection = connection
+        self.source = source
+        self.parts = parts
+        self.target = target
+        self.scratch = scratch
+        self.written = scratch / "partitioned"
+        self.files = [
+            file for number, part in enumerate(parts) if (file := self._file(number, part, paths[number])) is not None
+        ]
+        if not self.files:
+            raise click.ClickException(f"source {source}: {parts[0].name}: empty file, a header is expected")
+        tables = {file.part.name: _table_of(file.part.name, file.columns) for file in self.files}
+        first, self.table = next(iter(tables.items()))
+        for name, table in tables.items():
+            if table != self.table:
+                raise click.ClickException(f"{first} holds the {self.table} table but {name} the {table} table")
+        self.columns = TABLES[self.table]
+        rows = sum(file.part.size // _row_bytes(file) for file in self.files)
+        self.buckets = min(_MAX_BUCKETS, max(1, rows // _BUCKET_ROWS)) if self.table == "events" else 1
+        connection.execute(
+            """CREATE TABLE rejects
+               (part INTEGER, line BIGINT, "column" VARCHAR, value VARCHAR, reason VARCHAR)"""
+        )
+
+    def load(self, max_reject_ratio: float) -> Loaded:
+        self._say_ignored()
+        rows = self._quick()
+        if rows is None:
+            rows = self._careful()
+        counts: dict[int, int] = dict(
+            self.connection.execute("SELECT part, count(*) FROM rejects GROUP BY part").fetchall()
+        )
+        rejected, total = sum(counts.values()), sum(file.records for file in self.files)
+        if rows + rejected != total:
+            raise click.ClickException(
+                f"source {self.source}: {total} rows are there, but {rows} were read and {rejected} refused: nothing "
+                "was loaded, because rows would be lost"
+            )
+        if rejected > max_reject_ratio * total:
+            raise click.ClickException(self._too_many(rejected, total, max_reject_ratio))
+        if not rows:
+            raise click.ClickException(f"source {self.source}: {len(self.parts)} file(s), not one row in them")
+        digest = self._keep()
+        self._write_manifest(rows, counts, digest)
+        if rejected:
+            self._write_rejects()
+        return Loaded(self.table, rows, rejected, digest)
+
+    # ---- the files -----------------------------------------------------------------------------------------------
+
+    def _file(self, number: int, part: Part, path: Path) -> _File | None:
+        """The part with its columns, or None where it is empty."""
+        if not path.stat().st_size:
+            return None
+        if path.suffix == ".parquet":
+            try:
+                # The types are DuckDB's, which is what reads them.
+                described = self.connection.execute(f"DESCRIBE FROM {_parquet([path])}").fetchall()
+                records = pq.read_metadata(path).num_rows
+            except (duckdb.Error, pyarrow.lib.ArrowException, OSError) as error:
+                raise click.ClickException(f"{part.name}: no Parquet file: {_first_line(error)}") from error
+            types = {name: type_ for name, type_, *_ in described if name not in (_PATH, _ROW)}
+            return _File(number, part, path, tuple(types), tuple(types.values()), records)
+        columns = csv_records.header(path, part.name)
+        if not columns:
+            raise click.ClickException(f"{part.name}: its first line is blank, a header is expected")
+        ours = [name for name in columns if any(name == c.name for t in TABLES.values() for c in t)]
+        repeated = next((name for name in ours if ours.count(name) > 1), None)
+        if repeated:
+            raise click.ClickException(f"{part.name}: column {repeated} stands twice in the header")
+        return _File(number, part, path, tuple(columns), ("VARCHAR",) * len(columns))
+
+    def _say_ignored(self) -> None:
+        known = {column.name for column in self.columns}
+        extra = list(dict.fromkeys(name for file in self.files for name in file.columns if name not in known))
+        if extra:
+            more = f" and {len(extra) - 20} more" if len(extra) > 20 else ""
+            click.echo(f"load: ignored, because no column of the {self.table} table: {', '.join(extra[:20])}{more}")
+
+    # ---- the two ways --------------------------------------------------------------------------------------------
+
+    def _quick(self) -> int | None:
+        """Reads everything in one pass; None where anything is wrong with it."""
+        texts = [file for file in self.files if file.is_csv]
+        try:
+            with ThreadPoolExecutor() as pool:
+                outlines = dict(
+                    zip(
+                        [file.number for file in texts],
+                        pool.map(lambda file: csv_records.outline(file.path), texts),
+                        strict=True,
+                    )
+                )
+        except csv_records.UNPACK_ERRORS:
+            return None  # the careful way says which file and where
+        if not all(outline.plain for outline in outlines.values()):
+            return None
+        self.files = [
+            replace(file, records=outlines[file.number].records) if file.is_csv else file for file in self.files
+        ]
+        try:
+            rows = self._copy("error('malformed')")
+        except duckdb.Error:
+            return None
+        return rows if rows == sum(file.records for file in self.files) else None
+
+    def _careful(self) -> int:
+        """Reads line by line, puts what must be refused into `rejects`, and copies the others."""
+        refused = _RefusedRows(self.scratch / "refused.parquet")
+        with refused:
+            self.files = [self._numbered(file, refused) if file.is_csv else file for file in self.files]
+        try:
+            self.connection.execute(f"INSERT INTO rejects FROM read_parquet({quoted(refused.path)})")
+            for scan in _scans(self.files):
+                self.connection.execute(f"INSERT INTO rejects {self._broken_rows(scan)}")
+            return self._copy("NULL")
+        except duckdb.Error as error:
+            raise click.ClickException(f"source {self.source}: cannot be read: {_first_line(error)}") from error
+
+    def _numbered(self, file: _File, refused: "_RefusedRows") -> _File:
+        """Writes the records of a file, each after the number of its line, and hands over what is none."""
+        path = self.scratch / f"numbered-{file.number:06d}.csv"
+        count = 0
+        try:
+            with path.open("wb") as out:
+                out.write(b"\n")  # in place of the header
+                for record in csv_records.records(file.path, len(file.columns)):
+                    count += 1
+                    if isinstance(record, Refused):
+                        refused.add(file.number, record)
+                        continue
+                    text = record.text
+                    if record.fields is not None:
+                        text = ",".join('"' + field.replace('"', '""') + '"' for field in record.fields).encode()
+                    out.write(b"%d,%b\n" % (record.line, text))
+        except csv_records.UNPACK_ERRORS as error:
+            raise click.ClickException(f"{file.part.name}: cannot be read: {_first_line(error)}") from error
+        return replace(file, path=path, records=count, numbered=True)
+
+    def _copy(self, where_broken: str) -> int:
+        """One pass over all files: rows go to their user's bucket; those with bucket NULL stay behind. Returns rows."""
+        for session in ("UUID", "VARCHAR"):
+            shutil.rmtree(self.written, ignore_errors=True)
+            try:
+                return self._copy_as(session, where_broken)
+            except duckdb.InvalidInputException as error:
+                if _NOT_A_UUID not in str(error):
+                    raise
+        raise AssertionError("text is always text")
+
+    def _copy_as(self, session_type: str, where_broken: str) -> int:
+        names = ", ".join(column.name for column in self.columns if column.name != "user_session")
+        session = "user_session"
+        if session_type == "UUID":
+            # Only where the text comes back as it was: another spelling of a UUID is another session.
+            session = (
+                "CASE WHEN bucket IS NULL OR TRY_CAST(user_session AS UUID)::VARCHAR = user_session "
+                f"THEN TRY_CAST(user_session AS UUID) ELSE error({quoted(_NOT_A_UUID)}) END AS user_session"
+            )
+        union = " UNION ALL ".join(_typed(scan, self.columns) for scan in _scans(self.files))
+        broken = " OR ".join(_broken(column) for column in self.columns)
+        self.connection.execute(
+            f"""COPY (
+                SELECT {names}, {session}, bucket FROM (
+                    SELECT *, CASE WHEN {broken} THEN {where_broken} ELSE hash(user_id) % {self.buckets} END AS bucket
+                    FROM ({union})
+                ) WHERE bucket IS NOT NULL
+            ) TO {quoted(self.written)} (FORMAT parquet, PARTITION_BY (bucket), COMPRESSION zstd)"""
+        )
+        if not any(self.written.rglob("*.parquet")):
+            return 0
+        (rows,) = self.connection.execute(f"SELECT count(*) FROM {_kept(self.written)}").fetchone() or (0,)
+        return int(rows)
+
+    def _broken_rows(self, scan: "_Scan") -> str:
+        """SQL of the rows that break a rule of the schema: part, line, and the first column that is wrong."""
+        first = " ".join(f"WHEN {_broken(column)} THEN {number}" for number, column in enumerate(self.columns))
+        raw = ", ".join(f"{column.name}_raw::VARCHAR" for column in self.columns)
+        names = ", ".join(quoted(column.name) for column in self.columns)
+        reasons = ", ".join(quoted(column.reason or _EXPECTED[column.type]) for column in self.columns)
+        numbers = ", ".join(f"{quoted(file.path)}: {file.number}" for file in scan.files)
+        return f"""
+            SELECT MAP {{{numbers}}}[path], line, [{names}][broken + 1], coalesce(value[:{_VALUE_LENGTH}], ''),
+                CASE WHEN coalesce(value, '') = '' THEN 'must not be empty' ELSE [{reasons}][broken + 1] END
+            FROM (
+                SELECT path, line, broken, [{raw}][broken + 1] AS value FROM (
+                    SELECT *, CASE {first} END AS broken FROM ({_typed(scan, self.columns, with_place=True)})
+                ) WHERE broken IS NOT NULL
+            )"""
+
+    # ---- what came out -------------------------------------------------------------------------------------------
+
+    def _keep(self) -> str:
+        """Moves what was written to its place; returns its digest."""
+        kept = self.target / self.table
+        if self.table == "events":
+            shutil.move(self.written, kept)
+        else:
+            kept.mkdir()
+            for number, file in enumerate(sorted(self.written.rglob("*.parquet"))):
+                shutil.move(file, kept / f"part-{number}.parquet")
+        return table_digest(self.connection, _kept(kept))
+
+    def _write_manifest(self, rows: int, rejected: dict[int, int], digest: str) -> None:
+        records = {file.number: file.records for file in self.files}
+        manifest = {
+            "source": self.source,
+            "table": self.table,
+            "rows": rows,
+            "rejected": sum(rejected.values()),
+            "rows_there": sum(records.values()),
+            "digest": digest,
+            "parts": [
+                part.described()
+                | {"rows": records.get(number, 0) - rejected.get(number, 0), "rejected": rejected.get(number, 0)}
+                for number, part in enumerate(self.parts)
+            ],
+        }
+        text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+        (self.target / "source.json").write_text(text, encoding="utf-8", errors="replace")
+
+    def _write_rejects(self) -> None:
+        found = self.connection.execute(
+            'SELECT part, line, "column", value, reason FROM rejects ORDER BY part, line, "column"'
+        )
+        with (self.target / "rejects.csv").open("w", newline="", encoding="utf-8", errors="replace") as file:
+            writer = csv.writer(file)
+            writer.writerow(["file", "line", "column", "value", "reason"])
+            while rows := found.fetchmany(_REFUSED_BATCH):
+                writer.writerows((self.parts[number].name, *rest) for number, *rest in rows)
+
+    def _too_many(self, rejected: int, total: int, allowed: float) -> str:
+        frequent = self.connection.execute(
+            """SELECT count(*), "column", reason, first((part, line, value) ORDER BY part, line) FROM rejects
+               GROUP BY "column", reason ORDER BY count(*) DESC, "column", reason LIMIT 3"""
+        ).fetchall()
+        reasons = "; ".join(
+            f"{count} x {column + ' ' if column else ''}{reason}, "
+            f"as {_shown(value)} in {self.parts[part].name} line {line}"
+            for count, column, reason, (part, line, value) in frequent
+        )
+        return (
+            f"{rejected} of {total} rows are malformed ({rejected / total:.2%}, max_reject_ratio allows "
+            f"{allowed:.2%}): {reasons}"
+        )
+
+
+class _RefusedRows:
+    """Refused lines on their way to a Parquet file, so that their number takes no memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, Any]] = []
+
+    def __enter__(self) -> None:
+        self.writer = pq.ParquetWriter(self.path, _REFUSED)
+
+    def __exit__(self, *_: object) -> None:
+        self._flush()
+        self.writer.close()
+
+    def add(self, part: int, refused: Refused) -> None:
+        value = refused.text[: 4 * _VALUE_LENGTH].decode(errors="replace")[:_VALUE_LENGTH].replace("\0", "\ufffd")
+        row = {"part": part, "line": refused.line, "column": "", "value": value, "reason": refused.reason}
+        self.rows.append(row)
+        if len(self.rows) >= _REFUSED_BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        self.writer.write_table(pa.Table.from_pylist(self.rows, _REFUSED))
+        self.rows = []
+
+
+# ---- SQL of a scan -----------------------------------------------------------------------------------------------
+
+_PATH, _ROW = "_part_path", "file_row_number"
 
 
 @dataclass(frozen=True)
 class _Scan:
-    """How DuckDB reads some files that share one header: its FROM item, and the type each column arrives with."""
+    """Files that DuckDB reads in one go: their FROM item, the SQL of a row's line, and the type of each column."""
 
-    files: list[Part]
+    files: list[_File]
     relation: str
-    raw: str
+    line: str
     types: dict[str, str]
 
 
-def _read(files: list[Part], target: Path, scratch: Path) -> Loaded:
-    with connect(scratch) as connection:
-        headers = {part: _columns(part) for part in files if part.size}
-        if not headers:
-            raise click.ClickException(f"{files[0].name}: empty file, a header is expected")
-        tables = {part: _table_of(part.name, names) for part, names in headers.items()}
-        table = next(iter(tables.values()))
-        other = next((part for part, name in tables.items() if name != table), None)
-        if other:
-            first = next(iter(tables))
-            raise click.ClickException(
-                f"{first.name} holds the {table} table but {other.name} the {tables[other]} table"
-            )
-        scans = _scans(headers, TABLES[table])
-        folder = scratch / "partitioned"
-        buckets = min(_MAX_BUCKETS, max(1, _rows_about(headers) // _BUCKET_ROWS)) if table == "events" else 1
-        try:
-            try:
-                _copy(connection, table, scans, folder, buckets, "UUID")
-            except duckdb.InvalidInputException as error:
-                if "not a UUID" not in str(error):
-                    raise
-                shutil.rmtree(folder, ignore_errors=True)
-                _forget_rejects(connection)
-                _copy(connection, table, scans, folder, buckets, "VARCHAR")
-        except duckdb.Error as error:
-            names = ", ".join(part.name for part in headers)
-            raise click.ClickException(f"{names}: cannot be read: {str(error).splitlines()[0]}") from error
-        rejects = _structural_rejects(connection, headers)
-        broken_rules = folder / f"bucket={_REJECTED}"
-        if broken_rules.exists():
-            shutil.rmtree(broken_rules)
-            rejects += _rule_rejects(connection, table, scans)
-        rejects.sort(key=lambda reject: (reject.file, reject.line))
-        written = target / table
-        if table == "events":
-            shutil.move(folder, written)
-        else:
-            written.mkdir()
-            for number, file in enumerate(sorted(folder.glob("bucket=0/*.parquet"))):
-                shutil.move(file, written / f"part-{number}.parquet")
-        if not any(written.rglob("*.parquet")):
-            return Loaded(table, 0, rejects, "")
-        relation = f"read_parquet({quoted(written)} || '/**/*.parquet', hive_partitioning=false)"
-        rows = connection.execute(f"SELECT count(*) FROM {relation}").fetchone()
-        assert rows
-        return Loaded(table, rows[0], rejects, table_digest(connection, relation))
+def _scans(files: Sequence[_File]) -> list[_Scan]:
+    groups: dict[tuple[Any, ...], list[_File]] = {}
+    for file in files:
+        groups.setdefault((file.is_csv, file.numbered, file.columns, file.types), []).append(file)
+    scans = []
+    for (is_csv, numbered, columns, types), members in groups.items():
+        paths = [file.path for file in members]
+        relation = _csv(paths, columns, numbered) if is_csv else _parquet(paths)
+        line = "_line" if numbered else "NULL" if is_csv else f"{_ROW} + 1"
+        scans.append(_Scan(members, relation, line, dict(zip(columns, types, strict=True))))
+    return scans
 
 
-def _open(path: Path) -> IO[str]:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", errors="replace", newline="")
-    return path.open(encoding="utf-8-sig", errors="replace", newline="")
+def _parquet(paths: Sequence[Path]) -> str:
+    return (
+        f"read_parquet([{', '.join(map(quoted, paths))}], hive_partitioning=false, "
+        f"filename={quoted(_PATH)}, {_ROW}=true)"
+    )
 
 
-def _columns(part: Part) -> list[str]:
-    """The header of a file."""
-    if part.name.endswith(".parquet"):
-        try:
-            return list(pyarrow.parquet.read_schema(part.path).names)
-        except pyarrow.lib.ArrowException as error:
-            raise click.ClickException(f"{part.name}: no Parquet file: {str(error).splitlines()[0]}") from error
-    try:
-        with _open(part.path) as file:
-            header = next(csv.reader(file), [])
-    except (OSError, EOFError, csv.Error) as error:
-        raise click.ClickException(f"{part.name}: cannot be read: {error}") from error
-    names = [name.strip() for name in header]
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated:
-        raise click.ClickException(f"{part.name}: column {repeated[0]} stands twice in the header")
-    return names
+def _csv(paths: Sequence[Path], columns: Sequence[str], numbered: bool) -> str:
+    """All columns as text: what they mean is decided in one place for CSV and Parquet, by `_value`."""
+    known = {column.name for table in TABLES.values() for column in table}
+    types = {name if name in known else f"_ignored_{index}": "VARCHAR" for index, name in enumerate(columns)}
+    if numbered:
+        types = {"_line": "BIGINT"} | types
+    struct = ", ".join(f"{quoted(name)}: {quoted(type_)}" for name, type_ in types.items())
+    return (
+        f"read_csv([{', '.join(map(quoted, paths))}], columns={{{struct}}}, header=true, auto_detect=false, "
+        f"delim=',', quote='\"', escape='\"', hive_partitioning=false, filename={quoted(_PATH)})"
+    )
 
 
-def _table_of(file: str, names: list[str]) -> str:
+def _value(column: Column, arrives: str) -> str:
+    """SQL of the column as its schema type, from whatever type it arrives with; NULL where it cannot be one."""
+    name = column.name
+    if column.type == "VARCHAR":
+        return f"nullif({name}::VARCHAR, '')"
+    if column.type == "TIMESTAMP":
+        # A time with an offset is turned into UTC; a time without one is UTC.
+        return f"TRY_CAST({name} AS TIMESTAMPTZ) AT TIME ZONE 'UTC'"
+    cast = f"TRY_CAST({name} AS {column.type})"
+    if column.type == "DOUBLE" or arrives.endswith("INT") or arrives.endswith("INTEGER"):
+        return cast
+    if arrives == "VARCHAR":
+        # A cast alone would round 12.7 to 13. The first test is the quick one, the second takes Spark's 13.0.
+        whole = f"regexp_full_match({name}, '\\s*[+-]?[0-9]+([.]0*)?\\s*')"
+        return f"CASE WHEN {cast}::VARCHAR = {name} THEN {cast} WHEN {whole} THEN {cast} END"
+    if arrives in ("DOUBLE", "FLOAT") or arrives.startswith("DECIMAL"):
+        return f"CASE WHEN {name} = trunc({name}) THEN {cast} END"
+    return cast
+
+
+def _typed(scan: _Scan, columns: tuple[Column, ...], with_place: bool = False) -> str:
+    """SELECT of each column as its schema type and, as `<name>_raw`, as it arrives."""
+    values = ", ".join(
+        f'{_value(column, scan.types[column.name])} AS "{column.name}", "{column.name}" AS {column.name}_raw'
+        for column in columns
+    )
+    place = f"{_PATH} AS path, {scan.line} AS line, " if with_place else ""
+    return f"SELECT {place}{values} FROM {scan.relation}"
+
+
+def _broken(column: Column) -> str:
+    """SQL that is true where a row must be refused for this column."""
+    if column.required:
+        conditions = [f"{column.name} IS NULL"]
+    else:
+        conditions = [f"{column.name} IS NULL AND {column.name}_raw IS NOT NULL AND {column.name}_raw::VARCHAR <> ''"]
+    if column.rule:
+        conditions.append(f"NOT coalesce({column.rule}, true)")
+    return "(" + " OR ".join(conditions) + ")"
+
+
+def _kept(folder: Path) -> str:
+    return f"read_parquet({quoted(folder)} || '/**/*.parquet', hive_partitioning=false)"
+
+
+# ---- small things ------------------------------------------------------------------------------------------------
+
+
+def _table_of(file: str, names: Sequence[str]) -> str:
     missing = {
         table: [column.name for column in columns if column.name not in names] for table, columns in TABLES.items()
     }
@@ -200,167 +500,14 @@ def _table_of(file: str, names: list[str]) -> str:
     return table
 
 
-def _rows_about(headers: dict[Part, list[str]]) -> int:
+def _row_bytes(file: _File) -> int:
     # 130 bytes is what a click event takes as CSV; gzip shrinks it to about 20, Parquet to about 30.
-    def per_row(part: Part) -> int:
-        return 130 if part.name.endswith(".csv") else 20
-
-    return sum(part.size // per_row(part) for part in headers)
+    return 130 if file.path.suffix == ".csv" else 20
 
 
-def _scans(headers: dict[Part, list[str]], columns: tuple[Column, ...]) -> list[_Scan]:
-    # A time with an offset is turned into UTC; a time without one is UTC.
-    wanted = {column.name: column.type.replace("TIMESTAMP", "TIMESTAMPTZ") for column in columns}
-    groups: dict[tuple[str, ...], list[Part]] = {}
-    for part, names in headers.items():
-        kind = "parquet" if part.name.endswith(".parquet") else "csv"
-        groups.setdefault((kind, *names), []).append(part)
-    scans = []
-    for (kind, *names), members in groups.items():
-        paths = "[" + ", ".join(quoted(part.path) for part in members) + "]"
-        if kind == "parquet":
-            for path in (quoted(part.path) for part in members):
-                raw = f"read_parquet({path}, filename=true, file_row_number=true)"
-                scans.append(_Scan(members, f"read_parquet({path})", raw, {}))
-            continue
-        types = {name: wanted.get(name, "VARCHAR") for name in names}
-
-        def relation(types: dict[str, str], extra: str, paths: str = paths) -> str:
-            struct = ", ".join(f"{quoted(name)}: {quoted(type_)}" for name, type_ in types.items())
-            return (
-                f"read_csv({paths}, columns={{{struct}}}, header=true, auto_detect=false, delim=',', quote='\"', "
-                f"escape='\"', {extra})"
-            )
-
-        raw = relation(dict.fromkeys(types, "VARCHAR"), "filename=true, ignore_errors=true")
-        scans.append(_Scan(members, relation(types, "store_rejects=true"), raw, types))
-    return scans
+def _shown(value: str) -> str:
+    return repr(value if len(value) <= 60 else value[:60] + "…")
 
 
-def _value(column: Column, scan: _Scan) -> str:
-    """The column as its schema type, from whatever type it arrives with; NULL where it cannot be one."""
-    if column.type == "TIMESTAMP":
-        return f"TRY_CAST({column.name} AS TIMESTAMPTZ) AT TIME ZONE 'UTC'"
-    if scan.types.get(column.name) == column.type:
-        return column.name
-    if column.type == "VARCHAR":
-        return f"nullif({column.name}::VARCHAR, '')"
-    return f"TRY_CAST({column.name} AS {column.type})"
-
-
-def _broken(column: Column) -> str:
-    """SQL that is true where a row must be refused for this column; `<name>_raw` is the column as it arrived."""
-    conditions = [f"{column.name}_raw IS NOT NULL AND {column.name} IS NULL"]
-    if column.required:
-        conditions.append(f"{column.name} IS NULL")
-    if column.rule:
-        conditions.append(f"NOT coalesce({column.rule}, true)")
-    return "(" + " OR ".join(conditions) + ")"
-
-
-def _typed(scan: _Scan, relation: str, columns: tuple[Column, ...], extra: str = "") -> str:
-    values = ", ".join(
-        f"{_value(column, scan)} AS {column.name}, nullif({column.name}::VARCHAR, '') AS {column.name}_raw"
-        if relation == scan.raw or not scan.types
-        else f"{_value(column, scan)} AS {column.name}, NULL AS {column.name}_raw"
-        for column in columns
-    )
-    return f"SELECT {values}{extra} FROM {relation}"
-
-
-def _copy(
-    connection: duckdb.DuckDBPyConnection, table: str, scans: list[_Scan], folder: Path, buckets: int, session_type: str
-) -> None:
-    """One pass over all files: rows that keep the rules go to their user's bucket, the others to bucket -1."""
-    columns = TABLES[table]
-    names = ", ".join(column.name for column in columns if column.name != "user_session")
-    session = "user_session"
-    if session_type == "UUID":
-        session = (
-            "CASE WHEN user_session IS NULL OR TRY_CAST(user_session AS UUID)::VARCHAR = user_session "
-            "THEN TRY_CAST(user_session AS UUID) ELSE error('not a UUID') END AS user_session"
-        )
-    union = " UNION ALL ".join(_typed(scan, scan.relation, columns) for scan in scans)
-    broken = " OR ".join(_broken(column) for column in columns)
-    connection.execute(
-        f"""COPY (
-            SELECT {names}, {session}, CASE WHEN {broken} THEN {_REJECTED} ELSE hash(user_id) % {buckets} END AS bucket
-            FROM ({union})
-        ) TO {quoted(folder)} (FORMAT parquet, PARTITION_BY (bucket), COMPRESSION zstd)"""
-    )
-
-
-def _forget_rejects(connection: duckdb.DuckDBPyConnection) -> None:
-    connection.execute("DROP TABLE IF EXISTS reject_errors; DROP TABLE IF EXISTS reject_scans")
-
-
-def _structural_rejects(connection: duckdb.DuckDBPyConnection, headers: dict[Part, list[str]]) -> list[Reject]:
-    """Rows that DuckDB's reader refused: wrong column counts, broken quotes, values of the wrong type."""
-    if not connection.execute("FROM duckdb_tables() WHERE table_name = 'reject_errors'").fetchall():
-        return []  # no CSV file was read
-    names = {str(part.path): part.name for part in headers}
-    types = {column.name: column.type for columns in TABLES.values() for column in columns}
-    rows = connection.execute(
-        """SELECT file_path, line, column_name, error_type, csv_line, error_message
-           FROM reject_errors JOIN reject_scans USING (scan_id, file_id)
-           QUALIFY row_number() OVER (PARTITION BY file_path, line ORDER BY column_idx) = 1"""
-    ).fetchall()
-    rejects = []
-    for path, line, column, kind, text, message in rows:
-        if kind == "CAST":
-            found = re.search(r'Could not convert string "(.*)" to', message, re.DOTALL)
-            value, reason = found[1] if found else text, _EXPECTED[types[column]]
-        else:
-            value, reason = text, message.splitlines()[0].rstrip(".")
-        rejects.append(Reject(names[path], line, column or "", value[:200], reason))
-    return rejects
-
-
-def _rule_rejects(connection: duckdb.DuckDBPyConnection, table: str, scans: list[_Scan]) -> list[Reject]:
-    """Rows that break a rule of the schema: read a second time, as text, because they are few and want their place."""
-    columns = TABLES[table]
-    first = "CASE " + " ".join(f"WHEN {_broken(column)} THEN {quoted(column.name)}" for column in columns) + " END"
-    rejects: list[Reject] = []
-    by_name = {column.name: column for column in columns}
-    for scan in scans:
-        names = {str(part.path): part.name for part in scan.files}
-        place = "filename, file_row_number + 1 AS line" if not scan.types else "filename, NULL AS line"
-        raw = ", ".join(f"{column.name}_raw" for column in columns)
-        found = connection.execute(
-            f"SELECT * FROM (SELECT filename, line, {first} AS broken, {raw} FROM "
-            f"({_typed(scan, scan.raw, columns, ', ' + place)})) WHERE broken IS NOT NULL"
-        ).fetchall()
-        wanted: dict[str, dict[tuple[str | None, ...], str]] = {}
-        for path, line, broken, *values in found:
-            if line is None:
-                wanted.setdefault(path, {})[tuple(values)] = broken
-            else:
-                rejects.append(_rule_reject(names[path], line, by_name[broken], values, columns))
-        for path, rows in wanted.items():
-            for line, values in _lines_of(Path(path), [column.name for column in columns], set(rows)):
-                rejects.append(_rule_reject(names[path], line, by_name[rows[tuple(values)]], values, columns))
-    return rejects
-
-
-def _rule_reject(file: str, line: int, column: Column, values: list[str | None], columns: tuple[Column, ...]) -> Reject:
-    value = values[columns.index(column)]
-    if value is None:
-        return Reject(file, line, column.name, "", "must not be empty")
-    return Reject(file, line, column.name, value[:200], column.reason or _EXPECTED[column.type])
-
-
-def _lines_of(
-    path: Path, names: list[str], wanted: set[tuple[str | None, ...]]
-) -> Iterator[tuple[int, list[str | None]]]:
-    """The lines of a CSV file on which rows with these values start."""
-    with _open(path) as file:
-        reader = csv.reader(file)
-        header = [name.strip() for name in next(reader)]
-        order = [header.index(name) for name in names]
-        line = reader.line_num + 1
-        for row in reader:
-            if len(row) == len(header):
-                values = [row[index] or None for index in order]
-                if tuple(values) in wanted:
-                    yield line, values
-            line = reader.line_num + 1
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

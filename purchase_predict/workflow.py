@@ -48,7 +48,7 @@ MADE_BY = {"data": "load", "dataset": "process", "model": "train"}
 HOW_LONG = ("max_evals", "max_minutes")
 
 #: Parameters that cannot change a step's result. Inputs count by their content, not by where they are.
-NOT_IN_KEY = {"source", "reuse", *MADE_BY}
+NOT_IN_KEY = {"source", "reuse", "gcp_project", "memory_limit", *MADE_BY}
 
 _WATCH_SECONDS = 0.5
 _GRACE_SECONDS = 15
@@ -174,7 +174,7 @@ def input_digests(values: Mapping[str, Any]) -> dict[str, str]:
     digests = {}
     for name, value in values.items():
         if name == "source":
-            digests[name] = sources.fingerprint(value)
+            digests[name] = sources.fingerprint(value, values.get("gcp_project", ""))
         elif name in MADE_BY:
             digests[name] = run_of(value).data.tags[DIGEST]
     return digests

@@ -14,13 +14,13 @@ from purchase_predict.workflow import Output, StepRun, step
 
 
 @step("load")
-def load(run: StepRun, source: str, max_reject_ratio: float) -> Output:
+def load(run: StepRun, source: str, max_reject_ratio: float, gcp_project: str, memory_limit: str) -> Output:
     """Read the source into Parquet."""
     outputs = run.folder()
-    loaded = reading.load(source, outputs, run.folder(), max_reject_ratio)
-    mlflow.log_metrics({"rows": loaded.rows, "rejected_rows": len(loaded.rejects)})
+    loaded = reading.load(source, outputs, run.folder(), max_reject_ratio, memory_limit, gcp_project)
+    mlflow.log_metrics({"rows": loaded.rows, "rejected_rows": loaded.rejected})
     mlflow.log_artifacts(str(outputs))
-    click.echo(f"load: {loaded.rows} rows of the {loaded.table} table, {len(loaded.rejects)} refused")
+    click.echo(f"load: {loaded.rows} rows of the {loaded.table} table, {loaded.rejected} refused")
     return Output(loaded.table, loaded.digest)
 
 

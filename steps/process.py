@@ -16,11 +16,11 @@ from purchase_predict.workflow import Output, StepRun, step
 
 
 @step("process")
-def process(run: StepRun, data: str, test_ratio: float) -> Output:
+def process(run: StepRun, data: str, test_ratio: float, memory_limit: str) -> Output:
     """Make the features and split the rows."""
     table = run.fetch(data)
     outputs = run.folder()
-    with engine.connect(run.scratch) as connection:
+    with engine.connect(run.scratch, memory_limit) as connection:
         build = dataset.primary_from_events if table.name == "events" else dataset.primary_as_is
         counts = build(connection, table)
         made = dataset.split(connection, test_ratio, outputs)
