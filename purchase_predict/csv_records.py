@@ -114,7 +114,7 @@ def outline(path: Path) -> Outline:
                 plain &= pairs == returns == feeds
             ends.add(bool(returns))
             blank += block.startswith((b"\n", b"\r\n"))
-            if b"\n\n" in block or b"\n\r\n" in block:
+            if _BLANK.search(block):
                 blank += len(_BLANK.findall(block))
             if b"\0" in block or (b'"' in block and _LOOSE_QUOTES.search(block)):
                 plain = False

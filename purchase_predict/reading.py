@@ -283,7 +283,7 @@ class _Reading:
                 SELECT {names}, {session}, bucket FROM (
                     SELECT *, CASE WHEN {broken} THEN {where_broken} ELSE hash(user_id) % {self.buckets} END AS bucket
                     FROM ({union})
-                ) WHERE bucket IS NOT NULL
+                ) {"WHERE bucket IS NOT NULL" if where_broken == "NULL" else ""}
             ) TO {quoted(self.written)} (FORMAT parquet, PARTITION_BY (bucket), COMPRESSION zstd)"""
         )
         if not any(self.written.rglob("*.parquet")):

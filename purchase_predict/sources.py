@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import click
 
@@ -121,7 +123,10 @@ def fetch(found: Sequence[Part], folder: Path, gcp_project: str = "") -> list[Pa
 
 
 def _local_parts(source: str) -> list[Part]:
-    root = Path(source.removeprefix("file://")).expanduser()
+    root = Path(source)
+    if source.startswith("file://"):
+        root = Path(url2pathname(urlsplit(source).path))
+    root = root.expanduser()
     if root.is_file():
         files = [(root.name, root)]
     elif root.is_dir():
