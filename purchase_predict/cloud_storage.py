@@ -242,9 +242,7 @@ def _connection(project: str) -> _Connection:
     if credentials is not None:
         account = getattr(credentials, "service_account_email", None) or getattr(credentials, "account", None) or ""
         account = account or "the credentials' account"
-    client = storage.Client(
-        project=project or found or "<none>", credentials=credentials or AnonymousCredentials()
-    )
+    client = storage.Client(project=project or found or "<none>", credentials=credentials or AnonymousCredentials())
     # As many connections as workers: with fewer, urllib3 throws each surplus one away.
     client._http.mount("https://", HTTPAdapter(pool_maxsize=_WORKERS))
     return _Connection(client, account, project)

@@ -296,13 +296,16 @@ class _Reading:
         first = " ".join(f"WHEN {_broken(column)} THEN {number}" for number, column in enumerate(self.columns))
         raw = ", ".join(f"{column.name}_raw::VARCHAR" for column in self.columns)
         names = ", ".join(quoted(column.name) for column in self.columns)
-        reasons = ", ".join(quoted(column.reason or _EXPECTED[column.type]) for column in self.columns)
+        types = ", ".join(quoted(_EXPECTED[column.type]) for column in self.columns)
+        rules = ", ".join(quoted(column.reason or _EXPECTED[column.type]) for column in self.columns)
+        nulls = ", ".join(f"{column.name} IS NULL" for column in self.columns)
         numbers = ", ".join(f"{quoted(file.path)}: {file.number}" for file in scan.files)
         return f"""
             SELECT MAP {{{numbers}}}[path], line, [{names}][broken + 1], coalesce(value[:{_VALUE_LENGTH}], ''),
-                CASE WHEN coalesce(value, '') = '' THEN 'must not be empty' ELSE [{reasons}][broken + 1] END
+                CASE WHEN coalesce(value, '') = '' THEN 'must not be empty'
+                     WHEN unreadable THEN [{types}][broken + 1] ELSE [{rules}][broken + 1] END
             FROM (
-                SELECT path, line, broken, [{raw}][broken + 1] AS value FROM (
+                SELECT path, line, broken, [{raw}][broken + 1] AS value, [{nulls}][broken + 1] AS unreadable FROM (
                     SELECT *, CASE {first} END AS broken FROM ({_typed(scan, self.columns, with_place=True)})
                 ) WHERE broken IS NOT NULL
             )"""

@@ -48,8 +48,15 @@ def events(count: int) -> pa.Table:
     keener the visitor (seen in how often they look and how often they came), the cheaper the product for its category,
     and by category, brand and hour.
     """
-    rng = np.random.default_rng([_SEED, count])
     visits = max(20, int(count / 4.2))  # a visit makes about 4.5 events: a few too many, cut off at `count`
+    while (table := _shop(count, visits)).num_rows < count:
+        visits += visits // 5  # of few visits, chance decides
+    return table
+
+
+def _shop(count: int, visits: int) -> pa.Table:
+    """The first `count` events of this many visits, fewer where they make no more."""
+    rng = np.random.default_rng([_SEED, count])
     products, users = max(50, visits // 12), max(10, visits // 3)
 
     # Attributes are spread over the popularity ranks, so that their shares among events are those among products.

@@ -11,7 +11,7 @@ import json
 import click
 import mlflow
 
-from purchase_predict import dataset, engine
+from purchase_predict import dataset, engine, lineage
 from purchase_predict.workflow import Output, StepRun, step
 
 
@@ -19,6 +19,8 @@ from purchase_predict.workflow import Output, StepRun, step
 def process(run: StepRun, data: str, test_ratio: float, memory_limit: str) -> Output:
     """Make the features and split the rows."""
     table = run.fetch(data)
+    manifest = json.loads(run.fetch(f"{data.rpartition('/')[0]}/source.json").read_text(encoding="utf-8"))
+    lineage.log_input(manifest["source"], manifest["digest"], manifest["rows"], "source")
     outputs = run.folder()
     with engine.connect(run.scratch, memory_limit) as connection:
         build = dataset.primary_from_events if table.name == "events" else dataset.primary_as_is

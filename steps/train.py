@@ -13,9 +13,9 @@ import click
 import mlflow
 import pandas as pd
 
-from purchase_predict import evaluation, model, packaging, search, trials
+from purchase_predict import evaluation, lineage, model, packaging, search, trials
 from purchase_predict.schema import LABEL
-from purchase_predict.workflow import Output, StepRun, step
+from purchase_predict.workflow import DIGEST, Output, StepRun, run_of, step
 
 
 @step("train")
@@ -26,6 +26,9 @@ def train(
     folder = run.fetch(dataset)
     description = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     features, categories = description["features"], description["categories"]
+    digest = run_of(dataset).data.tags[DIGEST]
+    for side, context in (("train", "training"), ("test", "testing")):
+        lineage.log_input(f"{dataset}/{side}.parquet", digest, description["rows"][side], context)
     learn, test = (pd.read_parquet(folder / f"{side}.parquet") for side in ("train", "test"))
 
     table = search.Table(

@@ -23,6 +23,7 @@ def part(number: int, rows: int = 3) -> bytes:
     return HEADER + b"".join((line % (row, row, number, number)).encode() for row in range(rows))
 
 
+CLICKS = ["clicks/part-0.csv", "clicks/part-1.csv", "clicks/part-2.csv"]
 FOLDER = {
     "clicks/_SUCCESS": b"",
     "clicks/part-0.csv": part(0),
@@ -86,10 +87,10 @@ def names(source: str) -> list[str]:
         ("gs://shop/clicks/*.csv", ["part-0.csv", "part-1.csv", "part-2.csv"]),
         ("gs://shop/clicks/part-[!0].csv", ["part-1.csv", "part-2.csv"]),
         ("gs://shop/clicks/**/*.csv", ["deep/part-3.csv", "part-0.csv", "part-1.csv", "part-2.csv"]),
-        ("gs://shop/*/part-?.csv", ["clicks-2/part-9.csv", "clicks/part-0.csv", "clicks/part-1.csv", "clicks/part-2.csv"]),
+        ("gs://shop/*/part-?.csv", ["clicks-2/part-9.csv", *CLICKS]),
         (
             "gs://shop",
-            ["clicks-2/part-9.csv", "clicks/deep/part-3.csv", "clicks/part-0.csv", "clicks/part-1.csv", "clicks/part-2.csv"],
+            ["clicks-2/part-9.csv", "clicks/deep/part-3.csv", *CLICKS],
         ),
     ],
 )  # fmt: skip

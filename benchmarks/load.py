@@ -1,0 +1,91 @@
+"""load against DuckDB's bare copy of the same CSV, in alternation, and the memory that load takes at its peak.
+
+python benchmarks/load.py [events, 10000000] [memory_limit, 2GB] [rounds, 3]
+"""
+
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import duckdb
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from purchase_predict import reading, sample  # noqa: E402
+from purchase_predict.engine import connect, quoted  # noqa: E402
+
+_VISITORS = 1_000_000  # events of one sample; more are the same visits of other users
+
+
+def write_events(file: Path, events: int) -> None:
+    """Writes `events` events as CSV, as the shop's log has them: in time order within each sample."""
+    once = min(events, _VISITORS)
+    sample.write(file.with_suffix(".parquet"), once)
+    duckdb.execute(
+        f"""COPY (
+            SELECT strftime(event_time, '%Y-%m-%d %H:%M:%S UTC') AS event_time, event_type, product_id, category_id,
+                category_code, brand, price, user_id + n * 100000000 AS user_id,
+                left(user_session, 9) || printf('%04x', n) || substr(user_session, 14) AS user_session
+            FROM {quoted(file.with_suffix(".parquet"))}, range({-(-events // once)}) AS r(n)
+            ORDER BY n, event_time LIMIT {events}
+        ) TO {quoted(file)} (HEADER)"""
+    )
+    file.with_suffix(".parquet").unlink()
+
+
+def bare(file: Path, folder: Path, memory_limit: str) -> None:
+    with connect(folder, memory_limit) as connection:
+        connection.execute(f"COPY (FROM read_csv({quoted(file)})) TO {quoted(folder / 'bare.parquet')}")
+
+
+def load(file: Path, folder: Path, memory_limit: str) -> None:
+    target, scratch = folder / "target", folder / "scratch"
+    target.mkdir()
+    scratch.mkdir()
+    reading.load(str(file), target, scratch, 0.01, memory_limit)
+
+
+def measured(what: str, file: Path, memory_limit: str) -> tuple[float, float]:
+    """Seconds and peak MB of one of the two, in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, __file__, what, str(file), folder, memory_limit]
+        seconds, megabytes = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return float(seconds), float(megabytes)
+
+
+def main() -> None:
+    if sys.argv[1:2] in (["bare"], ["load"]):
+        started = time.perf_counter()
+        globals()[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])
+        seconds = time.perf_counter() - started
+        print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        return
+    events, memory_limit, rounds = (
+        int(sys.argv[1]) if len(sys.argv) > 1 else 10_000_000,
+        sys.argv[2] if len(sys.argv) > 2 else "2GB",
+        int(sys.argv[3]) if len(sys.argv) > 3 else 3,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "events.csv"
+        write_events(file, events)
+        print(f"{events} events, {file.stat().st_size / 1e9:.2f} GB of CSV, {os.cpu_count()} cores, {memory_limit}")
+        ratios = []
+        for number in range(rounds):
+            base, base_memory = measured("bare", file, memory_limit)
+            mine, memory = measured("load", file, memory_limit)
+            ratios.append(mine / base)
+            print(
+                f"round {number + 1}: bare copy {base:.1f} s, {base_memory:.0f} MB; "
+                f"load {mine:.1f} s, {memory:.0f} MB; {ratios[-1]:.2f}x",
+                flush=True,
+            )
+        print(f"median {sorted(ratios)[len(ratios) // 2]:.2f}x")
+
+
+if __name__ == "__main__":
+    main()

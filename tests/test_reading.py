@@ -1,0 +1,409 @@
+"""Reading: formats, types, refused rows, and the sum that must come out."""
+
+import csv
+import gzip
+import json
+import random
+import re
+from pathlib import Path
+
+import click
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from purchase_predict import reading, sample
+from purchase_predict.engine import quoted
+from purchase_predict.reading import Loaded
+from purchase_predict.schema import TABLES
+
+DATA = Path(__file__).parents[1] / "../shared/data"
+real_data = pytest.mark.skipif(not DATA.exists(), reason="the real data sets are not here")
+
+EVENTS = [column.name for column in TABLES["events"]]
+GOOD = "2019-10-01 00:00:01 UTC,view,1,2,a.b,acme,1.5,7,s1"
+HEADER = ",".join(EVENTS)
+
+
+class Box:
+    """A folder to load from and folders to load into."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.source = folder / "source"
+        self.source.mkdir()
+        self.target = folder
+        self.count = 0
+
+    def write(self, text: str | bytes, name: str = "part-0.csv") -> Path:
+        file = self.source / name
+        file.write_bytes(text.encode() if isinstance(text, str) else text)
+        return file
+
+    def load(self, source: Path | str | None = None, ratio: float = 1.0) -> Loaded:
+        self.count += 1
+        self.target, scratch = self.folder / f"target-{self.count}", self.folder / f"scratch-{self.count}"
+        self.target.mkdir()
+        scratch.mkdir()
+        return reading.load(str(source or self.source), self.target, scratch, ratio)
+
+    def table(self) -> list[dict[str, object]]:
+        kept = next(self.target / name for name in ("events", "primary") if (self.target / name).exists())
+        relation = f"read_parquet({quoted(kept)} || '/**/*.parquet', hive_partitioning=false)"
+        return duckdb.connect().sql(f"SELECT * FROM {relation}").to_arrow_table().to_pylist()
+
+    def rejects(self) -> list[tuple[str, int, str, str, str]]:
+        file = self.target / "rejects.csv"
+        if not file.exists():
+            return []
+        with file.open(newline="", encoding="utf-8") as opened:
+            return [(a, int(b), c, d, e) for a, b, c, d, e in list(csv.reader(opened))[1:]]
+
+    def manifest(self) -> dict[str, object]:
+        return dict(json.loads((self.target / "source.json").read_text(encoding="utf-8")))
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Box:
+    return Box(tmp_path)
+
+
+# ---- the real data -----------------------------------------------------------------------------------------------
+
+
+@real_data
+def test_the_real_primary_table_has_one_digest_in_every_form(box: Box) -> None:
+    as_it_is = box.load(DATA / "primary.csv", 0.0)
+    assert (as_it_is.table, as_it_is.rows, as_it_is.rejected) == ("primary", 125_872, 0)
+    connection = duckdb.connect()
+    rows = f"read_csv({quoted(DATA / 'primary.csv/part-*.csv')}, all_varchar=true, header=true)"
+    for name, options in (("one.csv", "HEADER"), ("one.csv.gz", "HEADER, COMPRESSION gzip")):
+        connection.execute(f"COPY (FROM {rows}) TO {quoted(box.source / name)} (FORMAT csv, {options})")
+    typed = f"read_csv({quoted(DATA / 'primary.csv/part-*.csv')}, header=true)"
+    connection.execute(f"COPY (FROM {typed}) TO {quoted(box.source / 'one.parquet')}")
+    as_spark = {"product_id": "product_id || '.0'", "hour": "hour || '.0'"}
+    backwards = [as_spark.get(c.name, c.name) + f" AS {c.name}" for c in reversed(TABLES["primary"])]
+    connection.execute(
+        f"COPY (SELECT {', '.join(backwards)} FROM {rows} ORDER BY user_id) "
+        f"TO {quoted(box.source / 'spark.csv')} (HEADER)"
+    )
+    for name in ("one.csv", "one.csv.gz", "one.parquet", "spark.csv"):
+        assert box.load(box.source / name, 0.0) == as_it_is, name
+
+
+@real_data
+def test_the_real_events_have_one_digest_in_every_form(box: Box) -> None:
+    as_it_is = box.load(DATA / "events", 0.0)
+    assert (as_it_is.table, as_it_is.rows, as_it_is.rejected) == ("events", 141_465, 0)
+    text = gzip.decompress((DATA / "events/events-2016-08_09.csv.gz").read_bytes()).splitlines(keepends=True)
+    for number in range(17):
+        box.write(text[0] + b"".join(text[1 + number :: 17]), f"part-{number:02d}.csv")
+    assert box.load(ratio=0.0) == as_it_is
+    connection = duckdb.connect()
+    connection.execute("SET TimeZone = 'UTC'")
+    rows = f"read_csv({quoted(box.source / '*.csv')}, header=true)"
+    connection.execute(f"COPY (FROM {rows}) TO {quoted(box.folder / 'typed.parquet')}")
+    assert box.load(box.folder / "typed.parquet", 0.0) == as_it_is
+
+
+# ---- formats -----------------------------------------------------------------------------------------------------
+
+
+def as_rows(box: Box) -> list[tuple[object, ...]]:
+    return sorted((row["product_id"], row["brand"], row["price"]) for row in box.table())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{HEADER}\n{GOOD}\n{GOOD}\n".encode(),
+        f"{HEADER}\n{GOOD}\n{GOOD}".encode(),
+        f"{HEADER}\r\n{GOOD}\r\n{GOOD}\r\n".encode(),
+        f"{HEADER}\n{GOOD}\r\n{GOOD}\n".encode(),
+        f"{HEADER}\n\n{GOOD}\n\n\n{GOOD}\n\n".encode(),
+        f"\ufeff{HEADER}\n{GOOD}\n{GOOD}\n".encode(),
+        f'"{HEADER.replace(",", chr(34) + "," + chr(34))}"\n{GOOD}\n{GOOD}\n'.encode(),
+        f"{HEADER},extra,price 2\n{GOOD},x,\n{GOOD},,\n".encode(),
+        f"{HEADER},".encode() + b"\xff\xfe\n" + f"{GOOD},x\n{GOOD},\n".encode(),
+        f"{HEADER}\n{GOOD.replace('acme', chr(34) + 'acme' + chr(34))}\n{GOOD}\n".encode(),
+        f"{HEADER}\n{GOOD.replace('view,1,2', 'view,1.0,2.00')}\n{GOOD}\n".encode(),
+    ],
+    ids=[
+        "plain", "no last end", "CRLF", "mixed ends", "blank lines", "BOM", "quoted header", "extra columns",
+        "extra column not in UTF-8", "quoted", "whole floats",
+    ],
+)  # fmt: skip
+def test_the_same_rows_however_they_are_written(text: bytes, box: Box) -> None:
+    box.write(text)
+    packed = box.folder / "packed.csv.gz"
+    packed.write_bytes(gzip.compress(text))
+    expected = Box(box.folder / "plain" if (box.folder / "plain").mkdir() is None else box.folder)
+    expected.write(f"{HEADER}\n{GOOD}\n{GOOD}\n")
+    assert box.load(ratio=0.0) == expected.load(ratio=0.0)
+    assert box.load(packed, ratio=0.0) == expected.load(ratio=0.0)
+    assert as_rows(box) == [(1, "acme", 1.5)] * 2
+
+
+def test_each_file_may_order_its_columns_and_formats_may_mix(box: Box) -> None:
+    box.write(f"{HEADER}\n{GOOD}\n")
+    backwards = ",".join(reversed(EVENTS)) + "\n" + ",".join(reversed(GOOD.split(","))) + "\n"
+    box.write(gzip.compress(backwards.encode()), "part-1.csv.gz")
+    pq.write_table(sample.events(10), box.source / "part-2.parquet")
+    assert box.load(ratio=0.0).rows == 12
+    assert [row for row in as_rows(box) if row[0] == 1] == [(1, "acme", 1.5)] * 2
+
+
+def test_quoted_fields_keep_commas_quotes_and_line_breaks(box: Box) -> None:
+    brand = '"a, ""b""\nc"'
+    box.write(f"{HEADER}\n{bad(brand=brand)}\n{GOOD}\n")
+    assert box.load(ratio=0.0).rows == 2
+    assert [row[1] for row in as_rows(box)] == ['a, "b"\nc', "acme"]
+
+
+def test_extra_columns_are_named_once(box: Box, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(3):
+        box.write(f"{HEADER},campaign\n{GOOD},x\n", f"part-{number}.csv")
+    box.load()
+    said = capsys.readouterr().out
+    assert said.count("campaign") == 1
+    assert "ignored" in said
+
+
+def test_files_with_no_rows_count_as_none(box: Box) -> None:
+    box.write("", "part-0.csv")
+    box.write(HEADER, "part-1.csv")
+    box.write(f"{HEADER}\n", "part-2.csv")
+    box.write(f"{HEADER}\n{GOOD}\n", "part-3.csv")
+    assert box.load().rows == 1
+    assert [part["rows"] for part in box.manifest()["parts"]] == [0, 0, 0, 1]  # type: ignore[attr-defined]
+
+
+def test_names_that_look_like_globs_or_partitions_are_only_names(box: Box) -> None:
+    folder = box.source / "event_type=cart"
+    folder.mkdir()
+    (folder / "part-[1]*.csv").write_text(f"{HEADER}\n{GOOD}\n")
+    (folder / "part-1.csv").write_text(f"{HEADER}\n{GOOD}\n")
+    box.load()
+    assert [row["event_type"] for row in box.table()] == ["view", "view"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"", "empty file"),
+        (f"{HEADER}\n".encode(), "not one row"),
+        (b"a,b\n1,2\n", r"columns event_time, .* missing"),
+        (HEADER.replace("price,", "").encode() + b"\n", "column price missing"),
+        (f"{HEADER},price\n{GOOD},1\n".encode(), "column price stands twice"),
+        (f"\n{HEADER}\n{GOOD}\n".encode(), "first line is blank"),
+        (f"{HEADER}\n{GOOD}\n".encode("utf-16"), "UTF-16"),
+        (f"{HEADER}\r{GOOD}\r".encode(), "carriage returns alone"),
+        (b"\x00\x01\x02\x03", "NUL bytes"),
+        (b'"' + HEADER.encode() + b"\n", "no CSV header"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_neither_table_is_refused_in_one_line(text: bytes, message: str, box: Box) -> None:
+    box.write(text)
+    with pytest.raises(click.ClickException, match=message) as caught:
+        box.load()
+    assert "\n" not in caught.value.format_message()
+    assert "part-0.csv" in caught.value.format_message() or "source" in caught.value.format_message()
+
+
+@pytest.mark.parametrize("name", ["part-0.csv.gz", "part-0.parquet"])
+def test_a_file_broken_off_is_refused_in_one_line(name: str, box: Box) -> None:
+    table = box.folder / "whole.parquet"
+    sample.write(table, 1000)
+    text = f"{HEADER}\n{GOOD}\n".encode() + random.Random(0).randbytes(10_000).hex().encode()
+    content = gzip.compress(text) if name.endswith("gz") else table.read_bytes()
+    box.write(content[: len(content) // 2], name)
+    with pytest.raises(click.ClickException, match=name) as caught:
+        box.load()
+    assert "\n" not in caught.value.format_message()
+
+
+# ---- rejects -----------------------------------------------------------------------------------------------------
+
+
+def bad(**values: str) -> str:
+    row = dict(zip(EVENTS, GOOD.split(","), strict=True)) | values
+    return ",".join(row.values())
+
+
+@pytest.mark.parametrize(
+    ("line", "column", "value", "reason"),
+    [
+        (bad(product_id="12.7"), "product_id", "12.7", "must be a whole number"),
+        (bad(product_id="0.5e1"), "product_id", "0.5e1", "must be a whole number"),
+        (bad(product_id="0x10"), "product_id", "0x10", "must be a whole number"),
+        (bad(product_id="99999999999999999999"), "product_id", "99999999999999999999", "must be a whole number"),
+        (bad(product_id=""), "product_id", "", "must not be empty"),
+        (bad(user_session=""), "user_session", "", "must not be empty"),
+        (bad(user_session='""'), "user_session", "", "must not be empty"),
+        (bad(price="-1"), "price", "-1", "must be a price, 0 or more"),
+        (bad(price="nan"), "price", "nan", "must be a price, 0 or more"),
+        (bad(price="cheap"), "price", "cheap", "must be a number"),
+        (bad(event_type="wish"), "event_type", "wish", "must be one of view"),
+        (bad(event_time="1969-12-31 23:59:59"), "event_time", "1969-12-31 23:59:59", "must lie within 1970 and 2100"),
+        (bad(event_time="2100-01-01"), "event_time", "2100-01-01", "must lie within 1970 and 2100"),
+        (bad(event_time="soon"), "event_time", "soon", "must be a UTC time"),
+        ("1,2", "", "1,2", "has 2 columns, not 9"),
+        (GOOD + ",x", "", GOOD + ",x", "has 10 columns, not 9"),
+        (bad(brand='"acme'), "", bad(brand='"acme'), "a quoted field does not end"),
+        (bad(brand='"a"b'), "", bad(brand='"a"b'), "wrong quoting"),
+        (bad(brand="a\0b"), "", bad(brand="a\ufffdb"), "holds a NUL byte"),
+        (bad(brand="a\rb"), "", bad(brand="a\rb"), "holds a carriage return"),
+    ],
+)
+def test_a_malformed_row_is_refused_in_its_place(line: str, column: str, value: str, reason: str, box: Box) -> None:
+    box.write(f"{HEADER}\n{GOOD}\n", "part-0.csv")
+    box.write(f"{HEADER}\n{GOOD}\n\n{line}\n{GOOD}\n", "part-1.csv")
+    loaded = box.load()
+    assert (loaded.rows, loaded.rejected) == (3, 1)
+    ((file, number, where, what, why),) = box.rejects()
+    assert (file, number, where, what) == ("part-1.csv", 4, column, value)
+    assert reason in why
+    assert box.manifest()["rows_there"] == 4
+
+
+def test_a_line_that_is_not_utf_8_is_refused_alone(box: Box) -> None:
+    box.write(f"{HEADER}\n{GOOD}\n".encode() + bad(brand="café").encode("latin-1") + f"\n{GOOD}\n".encode())
+    assert box.load().rows == 2
+    assert box.rejects() == [("part-0.csv", 3, "", bad(brand="caf\ufffd"), "is not UTF-8")]
+
+
+def test_a_row_of_parquet_is_refused_by_the_same_rules(box: Box) -> None:
+    connection = duckdb.connect()
+    columns = "TIMESTAMP '2019-10-01' AS event_time, 'view' AS event_type, product_id, 1 AS category_id, " \
+        "NULL AS category_code, NULL AS brand, price, 1 AS user_id, 's' AS user_session"  # fmt: skip
+    rows = "(VALUES (1.0::DOUBLE, 1.0), (12.7, 1.0), (13.0, -1.0), (14.0, NULL)) AS t(product_id, price)"
+    connection.execute(f"COPY (SELECT {columns} FROM {rows}) TO {quoted(box.source / 'part.parquet')}")
+    loaded = box.load()
+    assert (loaded.rows, loaded.rejected) == (2, 2)
+    assert [(line, column, value) for _, line, column, value, _ in box.rejects()] == [
+        (2, "product_id", "12.7"), (3, "price", "-1.0"),
+    ]  # fmt: skip
+    assert sorted(row["product_id"] for row in box.table()) == [1, 14]  # type: ignore[type-var]
+
+
+def test_too_many_malformed_rows_name_the_three_most_frequent_reasons(box: Box) -> None:
+    lines = [GOOD] * 90 + [bad(price="x")] * 5 + [bad(event_type="wish")] * 3 + ["1,2"] * 2 + [bad(product_id="")]
+    box.write("\n".join([HEADER, *lines]))
+    with pytest.raises(click.ClickException) as caught:
+        box.load(ratio=0.1)
+    message = caught.value.format_message()
+    assert message.startswith("11 of 101 rows are malformed (10.89%, max_reject_ratio allows 10.00%): 5 x price must")
+    assert "as 'x' in part-0.csv line 92; 3 x event_type" in message
+    assert "2 x has 2 columns, not 9, as '1,2' in part-0.csv line 100" in message
+    assert "must not be empty" not in message
+    assert not list(box.target.iterdir())
+    assert box.load(ratio=11 / 101).rows == 90
+
+
+def test_whole_floats_and_large_ids_are_exact(box: Box) -> None:
+    box.write(f"{HEADER}\n{bad(product_id='13.0', category_id='2053013552326770905.0')}\n")
+    box.load()
+    (row,) = box.table()
+    assert (row["product_id"], row["category_id"]) == (13, 2053013552326770905)
+
+
+@pytest.mark.parametrize("malformed", ["", bad(price="x") + "\n"])
+@pytest.mark.parametrize(
+    ("sessions", "type_"),
+    [
+        (["00005eed-0000-4000-8000-000000000001"], "UUID"),
+        (["00005eed-0000-4000-8000-000000000001", "s1"], "VARCHAR"),
+        (["00005EED-0000-4000-8000-00000000000A"], "VARCHAR"),
+    ],
+)
+def test_a_session_is_a_uuid_where_every_value_is_one(
+    sessions: list[str], type_: str, malformed: str, box: Box
+) -> None:
+    box.write(f"{HEADER}\n{malformed}" + "".join(bad(user_session=session) + "\n" for session in sessions))
+    assert box.load().rows == len(sessions)
+    file = quoted(next((box.target / "events").rglob("*.parquet")))
+    found = duckdb.connect().execute(f"SELECT user_session::VARCHAR, typeof(user_session) FROM {file}").fetchall()
+    assert sorted(found) == sorted((session, type_) for session in sessions)
+
+
+def test_the_careful_way_reads_what_the_quick_way_reads(box: Box) -> None:
+    connection = duckdb.connect()
+    table = sample.events(5_000)
+    connection.register("events", table)
+    connection.execute(f"COPY (FROM events) TO {quoted(box.source / 'part-0.csv')} (HEADER)")
+    quick = box.load(ratio=0.0)
+    with (box.source / "part-0.csv").open("a") as file:
+        file.write("broken\n")
+    careful = box.load()
+    assert (careful.rows, careful.rejected, careful.digest) == (quick.rows, 1, quick.digest)
+    assert box.load("sample:5000").digest == quick.digest
+
+
+# ---- nothing is lost ---------------------------------------------------------------------------------------------
+
+_pieces = st.one_of(
+    st.just(b'"'), st.just(b","), st.just(b"\n"), st.just(b"\r\n"), st.just(b"\r"), st.just(b"\0"), st.just(b" "),
+    st.just(b'""'), st.just(b'","'), st.just(b'" ,'), st.just(b"\n\n"), st.just(b"\xff"), st.just(b"\xef\xbb\xbf"),
+    st.just("é".encode("latin-1")), st.just("日本".encode("utf-16")), st.just("ü".encode()), st.just(b"x" * 2_100_000),
+    st.just(b"1.0"), st.just(b"12.7"), st.just(b"-1"), st.just(b'"a\nb"'), st.just(b"'"), st.just(b"\\"),
+    st.binary(max_size=12),
+)  # fmt: skip
+
+_fields = st.sampled_from(["", "acme", '"a,b"', '"a ""quoted"" b"', '"two\nlines"', "ü", 'in"ch', "'", '"x\r\ny"'])
+
+
+@st.composite
+def _broken_csv(draw: st.DrawFn) -> bytes:
+    """Good rows into which pieces are put at random places below the header, cut off somewhere."""
+    ending = draw(st.sampled_from(["\n", "\r\n"]))
+    rows = draw(st.lists(_fields, min_size=1, max_size=12))
+    body = bytearray((ending.join(bad(brand=field) for field in rows) + ending).encode())
+    for _ in range(draw(st.integers(0, 4))):
+        place = draw(st.integers(0, len(body)))
+        body[place : place + draw(st.integers(0, 3))] = draw(_pieces)
+    if draw(st.booleans()):
+        del body[draw(st.integers(0, len(body))) :]
+    return (HEADER + ending).encode() + bytes(body)
+
+
+def lines_there(text: bytes) -> int:
+    """Lines below the header that are not blank, as a person counts them: by line feeds."""
+    lines = text.split(b"\n")[1:]
+    return sum(line not in (b"", b"\r") for line in lines)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=_broken_csv())
+def test_rows_and_rejects_add_up_to_the_lines(text: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+    box = Box(tmp_path_factory.mktemp("broken"))
+    box.write(text)
+    try:
+        loaded = box.load()
+    except click.ClickException as error:
+        message = error.format_message()
+        assert "\n" not in message
+        assert "would be lost" not in message
+        assert re.search("not one row|rows are malformed", message), message
+        return
+    rows = box.table()
+    assert len(rows) == loaded.rows
+    rejects = box.rejects()
+    assert len(rejects) == loaded.rejected
+    # A row stands on one line more for each line break that a field of it has kept.
+    further = sum(str(value).count("\n") for row in rows for value in row.values())
+    # Blank lines inside of quotes are not blank lines of the file.
+    inside = sum(len(re.findall(r"\n(?=\n)", str(value))) for row in rows for value in row.values())
+    # A line break in a refused field stands in the record's line too; its record is refused at its first line.
+    refused_further = sum(_lines_of_refused(text, line) - 1 for _, line, column, _, _ in rejects if column)
+    assert loaded.rows + further - inside + loaded.rejected + refused_further == lines_there(text)
+    assert len({line for _, line, _, _, _ in rejects}) == len(rejects)
+
+
+def _lines_of_refused(text: bytes, line: int) -> int:
+    """On how many lines a record stands that is well-formed but breaks a rule of its column."""
+    following = text.decode(errors="replace").split("\n")[line - 1 :]
+    reader = csv.reader(piece.rstrip("\r") + "\n" for piece in following)
+    next(reader)
+    return reader.line_num

@@ -1,0 +1,100 @@
+import os
+from pathlib import Path
+
+import click
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from purchase_predict import sources
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """As a Spark job leaves it."""
+    root = tmp_path / "clicks here"
+    data = ("part-1.csv", "part-0.csv.gz", "b/part-2.parquet", "PART-5.CSV")
+    other = ("_SUCCESS", ".part-0.csv.crc", "_temporary/part-3.csv", ".hidden/part-4.csv", "notes.txt")
+    for name in data + other:
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(name)
+    return root
+
+
+def names(source: object) -> list[str]:
+    return [part.name for part in sources.parts(str(source))]
+
+
+DATA = ["PART-5.CSV", "b/part-2.parquet", "part-0.csv.gz", "part-1.csv"]
+
+
+def test_a_folder_a_file_a_glob_and_a_file_uri_are_sources(folder: Path) -> None:
+    assert names(folder) == DATA
+    assert names(folder.as_uri()) == DATA
+    assert names(f"{folder}/") == DATA
+    assert names(folder / "part-1.csv") == ["part-1.csv"]
+    assert names((folder / "part-1.csv").as_uri()) == ["part-1.csv"]
+    assert names(folder / "*.csv") == ["part-1.csv"]
+    assert names(folder / "**/part-*") == ["b/part-2.parquet", "part-0.csv.gz", "part-1.csv"]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nowhere", "no such file or folder .looked for in"),
+        ("/nowhere/at/all", "no such file or folder"),
+        ("s3://bucket/clicks", "must be sample, gs://"),
+        ("gs://", "must be gs://<bucket>/"),
+        ("gs://*/clicks", "must be gs://<bucket>/"),
+        ("{folder}/notes.txt", "holds no data file"),
+        ("{folder}/*.xml", "holds no data file"),
+    ],
+)
+def test_a_source_without_data_is_refused_by_name(source: str, message: str, folder: Path) -> None:
+    with pytest.raises(click.ClickException, match=message) as caught:
+        sources.parts(source.format(folder=folder))
+    assert "\n" not in caught.value.format_message()
+
+
+def test_the_fingerprint_is_of_names_and_content_not_of_the_place(folder: Path, tmp_path: Path) -> None:
+    first = sources.fingerprint(str(folder))
+    folder.rename(tmp_path / "moved")
+    moved = tmp_path / "moved"
+    assert sources.fingerprint(str(moved)) == first
+    (moved / "_SUCCESS").write_text("other")
+    assert sources.fingerprint(str(moved)) == first
+    seen = {first}
+    (moved / "part-1.csv").write_text("part-2.csv")  # as many bytes
+    seen.add(sources.fingerprint(str(moved)))
+    (moved / "part-1.csv").rename(moved / "part-9.csv")
+    seen.add(sources.fingerprint(str(moved)))
+    (moved / "part-9.csv").unlink()
+    seen.add(sources.fingerprint(str(moved)))
+    assert len(seen) == 4
+
+
+def test_fetched_local_files_are_links_under_names_of_our_own(folder: Path, tmp_path: Path) -> None:
+    found = sources.parts(str(folder))
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    paths = sources.fetch(found, scratch)
+    assert [path.name for path in paths] == ["000000.csv", "000001.parquet", "000002.csv.gz", "000003.csv"]
+    assert [path.read_text() for path in paths] == DATA
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_named(folder: Path) -> None:
+    (folder / "part-1.csv").chmod(0)
+    with pytest.raises(click.ClickException, match=r"part-1\.csv: cannot be read: Permission denied"):
+        sources.parts(str(folder))
+
+
+@given(st.text(st.sampled_from("a_./"), max_size=8))
+def test_hidden_names_are_no_data_and_places_are_not_hidden(stem: str) -> None:
+    name = stem + "x.csv"
+    segments = name.split("/")
+    hidden = any(
+        segment.startswith("_") or (segment.startswith(".") and segment not in (".", "..")) for segment in segments
+    )
+    assert sources.is_data(name) == (not hidden)
