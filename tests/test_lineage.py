@@ -1,5 +1,4 @@
 import json
-from collections.abc import Iterator
 
 import mlflow
 import pytest
@@ -7,19 +6,11 @@ import pytest
 from purchase_predict import lineage
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db")
-    yield
-    mlflow.set_tracking_uri(before)
-
-
 @pytest.mark.parametrize(
     "name", ["sample", "gs://shop/clicks", "/data/clicks/*.csv", "runs:/abc/dataset/train.parquet"]
 )
-def test_the_dataset_column_names_source_digest_and_rows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+def test_the_dataset_column_names_source_digest_and_rows(name: str, store: str) -> None:
+    mlflow.set_experiment("tests")
     with mlflow.start_run() as run:
         lineage.log_input(name, "0123456789abcdef" * 4, 125_872, "training")
     (found,) = mlflow.get_run(run.info.run_id).inputs.dataset_inputs

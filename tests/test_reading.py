@@ -18,9 +18,7 @@ from purchase_predict import reading, sample
 from purchase_predict.engine import quoted
 from purchase_predict.reading import Loaded
 from purchase_predict.schema import TABLES
-
-DATA = Path(__file__).parents[1] / "../shared/data"
-real_data = pytest.mark.skipif(not DATA.exists(), reason="the real data sets are not here")
+from tests.conftest import REAL_DATA, needs_real_data
 
 EVENTS = [column.name for column in TABLES["events"]]
 GOOD = "2019-10-01 00:00:01 UTC,view,1,2,a.b,acme,1.5,7,s1"
@@ -73,15 +71,15 @@ def box(tmp_path: Path) -> Box:
 # ---- the real data -----------------------------------------------------------------------------------------------
 
 
-@real_data
+@needs_real_data
 def test_the_real_primary_table_has_one_digest_in_every_form(box: Box) -> None:
-    as_it_is = box.load(DATA / "primary.csv", 0.0)
+    as_it_is = box.load(REAL_DATA / "primary.csv", 0.0)
     assert (as_it_is.table, as_it_is.rows, as_it_is.rejected) == ("primary", 125_872, 0)
     connection = duckdb.connect()
-    rows = f"read_csv({quoted(DATA / 'primary.csv/part-*.csv')}, all_varchar=true, header=true)"
+    rows = f"read_csv({quoted(REAL_DATA / 'primary.csv/part-*.csv')}, all_varchar=true, header=true)"
     for name, options in (("one.csv", "HEADER"), ("one.csv.gz", "HEADER, COMPRESSION gzip")):
         connection.execute(f"COPY (FROM {rows}) TO {quoted(box.source / name)} (FORMAT csv, {options})")
-    typed = f"read_csv({quoted(DATA / 'primary.csv/part-*.csv')}, header=true)"
+    typed = f"read_csv({quoted(REAL_DATA / 'primary.csv/part-*.csv')}, header=true)"
     connection.execute(f"COPY (FROM {typed}) TO {quoted(box.source / 'one.parquet')}")
     as_spark = {"product_id": "product_id || '.0'", "hour": "hour || '.0'"}
     backwards = [as_spark.get(c.name, c.name) + f" AS {c.name}" for c in reversed(TABLES["primary"])]
@@ -93,11 +91,11 @@ def test_the_real_primary_table_has_one_digest_in_every_form(box: Box) -> None:
         assert box.load(box.source / name, 0.0) == as_it_is, name
 
 
-@real_data
+@needs_real_data
 def test_the_real_events_have_one_digest_in_every_form(box: Box) -> None:
-    as_it_is = box.load(DATA / "events", 0.0)
+    as_it_is = box.load(REAL_DATA / "events", 0.0)
     assert (as_it_is.table, as_it_is.rows, as_it_is.rejected) == ("events", 141_465, 0)
-    text = gzip.decompress((DATA / "events/events-2016-08_09.csv.gz").read_bytes()).splitlines(keepends=True)
+    text = gzip.decompress((REAL_DATA / "events/events-2016-08_09.csv.gz").read_bytes()).splitlines(keepends=True)
     for number in range(17):
         box.write(text[0] + b"".join(text[1 + number :: 17]), f"part-{number:02d}.csv")
     assert box.load(ratio=0.0) == as_it_is

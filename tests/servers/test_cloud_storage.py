@@ -10,11 +10,12 @@ import pytest
 from gcp_storage_emulator.server import Server, create_server
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
-from misbehaving_storage import BUCKET, Storage, serving
 
 from purchase_predict import cloud_storage, reading, sample, sources
+from tests.conftest import REAL_DATA
+from tests.servers.misbehaving_storage import BUCKET, Storage, serving
 
-REAL = Path(__file__).parents[2] / "../shared/data/primary.csv"
+REAL = REAL_DATA / "primary.csv"
 HEADER = b"event_time,event_type,product_id,category_id,category_code,brand,price,user_id,user_session\n"
 
 
