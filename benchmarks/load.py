@@ -50,12 +50,18 @@ def load(file: Path, folder: Path, memory_limit: str) -> None:
     reading.load(str(file), target, scratch, 0.01, memory_limit)
 
 
-def measured(what: str, file: Path, memory_limit: str) -> tuple[float, float]:
-    """Seconds and peak MB of one of the two, in a process of its own."""
+def peak_megabytes() -> float:
+    """The most memory that this process held (Linux). `ru_maxrss` would count the launching process's too."""
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def measured(what: str, file: Path, memory_limit: str) -> tuple[float, float, float]:
+    """Seconds, processor seconds and peak MB of one of the two, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, __file__, what, str(file), folder, memory_limit]
-        seconds, megabytes = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    return float(seconds), float(megabytes)
+        printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    seconds, processor, megabytes = map(float, printed.split())
+    return seconds, processor, megabytes
 
 
 def main() -> None:
@@ -63,7 +69,8 @@ def main() -> None:
         started = time.perf_counter()
         globals()[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])
         seconds = time.perf_counter() - started
-        print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        print(seconds, usage.ru_utime + usage.ru_stime, peak_megabytes())
         return
     events, memory_limit, rounds = (
         int(sys.argv[1]) if len(sys.argv) > 1 else 10_000_000,
@@ -76,12 +83,12 @@ def main() -> None:
         print(f"{events} events, {file.stat().st_size / 1e9:.2f} GB of CSV, {os.cpu_count()} cores, {memory_limit}")
         ratios = []
         for number in range(rounds):
-            base, base_memory = measured("bare", file, memory_limit)
-            mine, memory = measured("load", file, memory_limit)
+            base, base_cpu, base_memory = measured("bare", file, memory_limit)
+            mine, cpu, memory = measured("load", file, memory_limit)
             ratios.append(mine / base)
             print(
-                f"round {number + 1}: bare copy {base:.1f} s, {base_memory:.0f} MB; "
-                f"load {mine:.1f} s, {memory:.0f} MB; {ratios[-1]:.2f}x",
+                f"round {number + 1}: bare copy {base:.1f} s ({base_cpu:.1f} s of processor), "
+                f"{base_memory:.0f} MB; load {mine:.1f} s ({cpu:.1f}), {memory:.0f} MB; {ratios[-1]:.2f}x",
                 flush=True,
             )
         print(f"median {sorted(ratios)[len(ratios) // 2]:.2f}x")
