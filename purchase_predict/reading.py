@@ -284,7 +284,8 @@ class _Reading:
                     SELECT *, CASE WHEN {broken} THEN {where_broken} ELSE hash(user_id) % {self.buckets} END AS bucket
                     FROM ({union})
                 ) {"WHERE bucket IS NOT NULL" if where_broken == "NULL" else ""}
-            ) TO {quoted(self.written)} (FORMAT parquet, PARTITION_BY (bucket), COMPRESSION zstd, COMPRESSION_LEVEL 1)"""
+            ) TO {quoted(self.written)}
+            (FORMAT parquet, PARTITION_BY (bucket), COMPRESSION zstd, COMPRESSION_LEVEL 1)"""
         )
         if not any(self.written.rglob("*.parquet")):
             return 0
