@@ -28,6 +28,7 @@ def main(
     force: str,
     dry_run: str,
     max_reject_ratio: float,
+    engine: str,
 ) -> None:
     """Run the workflow from the data to a promoted model."""
     chain = Chain(
@@ -38,7 +39,7 @@ def main(
         still_valid={"deploy": registry.version_gone},
     )
     load = chain.step("load", source=source, max_reject_ratio=max_reject_ratio)
-    process = chain.step("process", data=load.uri, test_ratio=test_ratio)
+    process = chain.step("process", data=load.uri, test_ratio=test_ratio, engine=engine)
     train = chain.step(
         "train",
         dataset=process.uri,

@@ -12,13 +12,45 @@ The same expression runs on DuckDB and on Spark. Three rules hold for every colu
 Removals (`remove_from_cart`) count for the session's first second and for `num_removed_session`, for nothing else.
 """
 
+import functools
 from typing import Any
 
 import ibis
 import ibis.expr.types as ir
 
+from purchase_predict.schema import EVENTS
+
 SESSION = ["user_id", "user_session"]
 PAIR = [*SESSION, "product_id"]
+
+_IBIS_TYPES = {"TIMESTAMP": "timestamp", "VARCHAR": "string", "BIGINT": "int64", "DOUBLE": "float64"}
+
+#: Binary digits of the number of things that one user can do.
+_DIGITS = 40
+
+
+@functools.cache
+def primary_sql(dialect: str, events: str) -> str:
+    """The query that makes the primary table of the table `events`, which is what `usable` gave.
+
+    Args:
+        dialect: of SQL, by its name in Ibis: "duckdb" or "pyspark".
+    """
+    return _sql(primary(_named(events)), dialect)
+
+
+def usable_sql(dialect: str, events: str) -> str:
+    """The query of `usable` over the table `events`."""
+    return _sql(usable(_named(events)), dialect)
+
+
+def _named(name: str) -> ir.Table:
+    return ibis.table({column.name: _IBIS_TYPES[column.type] for column in EVENTS}, name=name)
+
+
+def _sql(table: ir.Table, dialect: str) -> str:
+    getattr(ibis, dialect)  # Ibis knows a dialect from when its backend was asked for
+    return str(ibis.to_sql(table, dialect=dialect))
 
 
 def usable(events: ir.Table) -> ir.Table:
@@ -26,10 +58,8 @@ def usable(events: ir.Table) -> ir.Table:
     return events.filter(events.user_session.notnull()).distinct()
 
 
-def primary(events: ir.Table, usable_already: bool = False) -> ir.Table:
-    """The primary table of a table of events (see `schema.EVENTS`), with the moment as `event_time`.
-
-    `usable_already` says that `events` is what `usable` gave, so that an engine that keeps it does not do so again.
+def primary(events: ir.Table) -> ir.Table:
+    """The primary table of what `usable` gave of a table of events, with the moment as `event_time`.
 
     Columns, each at the row's moment; seconds, counts, or the shop's currency:
 
@@ -48,7 +78,6 @@ def primary(events: ir.Table, usable_already: bool = False) -> ir.Table:
     - `seconds_since_prev_session`: since the start of the user's latest earlier session; null if there is none.
     - `purchased` (the label): 1 where the pair is bought in the session at or after the moment, else 0.
     """
-    events = events if usable_already else usable(events)
     carts = events.filter(events.event_type == "cart")
     pairs = _pairs(carts)
     in_carted = events.semi_join(carts, SESSION)
@@ -61,7 +90,9 @@ def primary(events: ir.Table, usable_already: bool = False) -> ir.Table:
     rows = _join(rows, visits, SESSION)
     known = rows.select(*PAIR, "event_time", "visit_start")
     rows = _join(rows, _earlier_views(of_carters, visits, known), PAIR)
-    rows = _join(rows, _earlier_purchases(of_carters, visits, known), PAIR)
+    rows = _join(rows, _earlier_purchases(of_carters, visits, known, ["user_id"], "num_prev_purchases"), PAIR)
+    of_product = _earlier_purchases(of_carters, visits, known, ["user_id", "product_id"], "num_prev_product_purchases")
+    rows = _join(rows, of_product, PAIR)
     return _columns(rows)
 
 
@@ -145,23 +176,44 @@ def _visits(events: ir.Table) -> ir.Table:
 def _earlier_views(events: ir.Table, visits: ir.Table, known: ir.Table) -> ir.Table:
     """For each pair, the user's earlier sessions that had viewed the product by the moment."""
     views = events.filter(events.event_type == "view").semi_join(known, ["user_id", "product_id"])
-    seen = views.group_by(PAIR).agg(seen=views.event_time.min())
-    seen = _join(seen, visits.select(*SESSION, earlier_start="visit_start"), SESSION)
-    both = known.inner_join(seen.drop("user_session"), ["user_id", "product_id"])
-    both = both.filter((both.earlier_start < both.visit_start) & (both.seen <= both.event_time))
-    return both.group_by(PAIR).agg(num_prev_product_views=both.count())
+    seen = views.group_by(PAIR).agg(at=views.event_time.min())
+    return _count_earlier(_started(seen, visits), known, ["user_id", "product_id"], "num_prev_product_views")
 
 
-def _earlier_purchases(events: ir.Table, visits: ir.Table, known: ir.Table) -> ir.Table:
-    """For each pair, what the user had bought in earlier sessions by the moment."""
-    bought = events.filter(events.event_type == "purchase").select(*SESSION, bought="product_id", at="event_time")
-    bought = _join(bought, visits.select(*SESSION, earlier_start="visit_start"), SESSION)
-    both = known.inner_join(bought.drop("user_session"), "user_id")
-    both = both.filter((both.earlier_start < both.visit_start) & (both["at"] <= both.event_time))
-    return both.group_by(PAIR).agg(
-        num_prev_purchases=both.count(),
-        num_prev_product_purchases=(both.bought == both.product_id).cast("int64").sum(),
-    )
+def _earlier_purchases(events: ir.Table, visits: ir.Table, known: ir.Table, by: list[str], name: str) -> ir.Table:
+    """For each pair, what the user had bought in earlier sessions by the moment: of anything, or of the product."""
+    bought = events.filter(events.event_type == "purchase").semi_join(known, by)
+    return _count_earlier(_started(bought.select(*PAIR, at="event_time"), visits), known, by, name)
+
+
+def _started(facts: ir.Table, visits: ir.Table) -> ir.Table:
+    return _join(facts, visits.select(*SESSION, "visit_start"), SESSION)
+
+
+def _count_earlier(facts: ir.Table, known: ir.Table, by: list[str], name: str) -> ir.Table:
+    """For each pair, the facts that came `at` its moment or before and belong to a session that started earlier.
+
+    Sessions of a user may overlap, so two times are compared, and a join would pair every fact of a user with every
+    row of theirs: too much for a crawler. Instead, both are numbered in the order of the first time. A number smaller
+    than another one shares its upper binary digits, then has a 0 where the other has a 1. So for each digit a running
+    sum over those that share the digits above it, in the order of the second time, counts the zeros before each one:
+    n log n work for n facts and rows of a user.
+    """
+    rows = known.select(*PAIR, at="event_time", start="visit_start", fact=ibis.literal(0, "int64"))
+    points = facts.select(*PAIR, "at", start="visit_start", fact=ibis.literal(1, "int64"))
+    both = rows.union(points)
+    # A fact in the second of the moment is known; a session that started in the same second is not earlier.
+    in_time = ibis.window(group_by=by, order_by=[both["at"], both.fact.desc()])
+    numbered = both.mutate(nth=ibis.row_number().over(in_time), last=both.count().over(group_by=by) - 1)
+    digits = ibis.range(0, _DIGITS).unnest().cast("int32").name("digit").as_table()
+    split = numbered.join(digits, (numbered["last"] >> digits.digit) > 0)
+    bit = (split.nth >> split.digit) & 1
+    split = split.filter(bit == 1 - split.fact)
+    split = split.mutate(above=split.nth >> (split.digit + 1))
+    by_start = ibis.window(group_by=[*by, "digit", "above"], order_by=[split.start, split.fact], rows=(None, 0))
+    summed = split.mutate(earlier=split.fact.sum().over(by_start))
+    asked = summed.filter(summed.fact == 0)
+    return asked.group_by(PAIR).agg(asked.earlier.sum().name(name))
 
 
 def _columns(rows: ir.Table) -> ir.Table:
@@ -169,7 +221,7 @@ def _columns(rows: ir.Table) -> ir.Table:
     code = rows.category_code
 
     def since(time: ir.Column) -> ir.Value:
-        return moment.epoch_seconds().cast("int64") - time.epoch_seconds().cast("int64")
+        return moment.truncate("s").epoch_seconds().cast("int64") - time.truncate("s").epoch_seconds().cast("int64")
 
     def count(name: str) -> ir.Value:
         return rows[name].fill_null(0).cast("int64")
