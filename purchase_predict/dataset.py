@@ -54,10 +54,12 @@ def primary_from_events(connection: duckdb.DuckDBPyConnection, folder: Path) -> 
     return counts
 
 
-def primary_from_spark(connection: duckdb.DuckDBPyConnection, folder: Path, uuid_sessions: bool) -> None:
+def primary_from_spark(connection: duckdb.DuckDBPyConnection, folder: Path, session_type: str) -> None:
     """Creates the table `primary_table` from the Parquet files that Spark wrote, as the other engine would have."""
-    session = "* REPLACE (user_session::UUID AS user_session)" if uuid_sessions else "*"
-    connection.execute(f"CREATE TABLE primary_table AS SELECT {session} FROM read_parquet({quoted(folder / '*.parquet')})")
+    connection.execute(
+        f"""CREATE TABLE primary_table AS SELECT * REPLACE (user_session::{session_type} AS user_session)
+            FROM read_parquet({quoted(folder / "*.parquet")})"""
+    )
 
 
 def primary_as_is(connection: duckdb.DuckDBPyConnection, folder: Path) -> dict[str, int]:

@@ -78,6 +78,7 @@ def load(source: str, target: Path, scratch: Path, max_reject_ratio: float) -> L
         "rows": loaded.rows,
         "rejected": len(loaded.rejects),
         "digest": loaded.digest,
+        "session_type": _session_type(target / loaded.table),
         "parts": [{"name": p.name, "size": p.size, "sha256": p.sha256} for p in files],
     }
     (target / "source.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
@@ -87,6 +88,14 @@ def load(source: str, target: Path, scratch: Path, max_reject_ratio: float) -> L
             writer.writeheader()
             writer.writerows(asdict(reject) for reject in loaded.rejects)
     return loaded
+
+
+def _session_type(folder: Path) -> str:
+    """How the files hold `user_session`: who reads them with Spark, which has no type UUID, must know."""
+    parquet = pyarrow.parquet.ParquetFile(next(folder.rglob("*.parquet")))
+    names = [parquet.schema.column(index).name for index in range(len(parquet.schema))]
+    logical = parquet.schema.column(names.index("user_session")).logical_type.type
+    return "UUID" if logical == "UUID" else "VARCHAR"
 
 
 def _too_many(rejects: list[Reject], total: int, allowed: float) -> str:

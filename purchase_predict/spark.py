@@ -37,12 +37,10 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class Made:
-    """What Spark wrote: its rows, the events it took (as `dataset.primary_from_events` counts them), and whether the
-    session ids are UUIDs in their text form."""
+    """What Spark wrote: its rows, and the events it took as `dataset.primary_from_events` counts them."""
 
     rows: int
     counts: dict[str, int]
-    uuid_sessions: bool
 
 
 def location(artifact_uri: str) -> str | None:
@@ -57,8 +55,13 @@ def location(artifact_uri: str) -> str | None:
     return _SCHEMES.get(parts.scheme, parts.scheme) + artifact_uri[len(parts.scheme) :]
 
 
-def primary_from_events(source: str, target: str) -> Made:
-    """Writes the primary table of the Parquet events at `source` as Parquet to `target`, both as `location` gives them.
+def primary_from_events(source: str, session_type: str, target: str) -> Made:
+    """Writes the primary table of Parquet events as Parquet.
+
+    Args:
+        source: the folder of the events, as `location` gives it.
+        session_type: how they hold `user_session`, `UUID` or `VARCHAR` (the manifest of load says it).
+        target: the folder to write, as `location` gives it.
 
     Raises:
         click.ClickException: PySpark or Java is missing, the cluster cannot be reached, or cannot read or write there.
@@ -66,7 +69,7 @@ def primary_from_events(source: str, target: str) -> Made:
     with _session() as session:
         for name, value in _SETTINGS.items():
             session.conf.set(name, value)
-        raw, uuid_sessions = _read(session, source)
+        raw = _read(session, source, session_type)
         counted = raw.selectExpr("count(*)", "count(user_session)").first()
         assert counted
         total, with_session = counted
@@ -86,7 +89,7 @@ def primary_from_events(source: str, target: str) -> Made:
         "events_without_session": total - with_session,
         "events_repeated": with_session - kept,
     }
-    return Made(rows, counts, uuid_sessions)
+    return Made(rows, counts)
 
 
 @contextmanager
@@ -128,23 +131,15 @@ def _reason(error: Exception) -> str:
     return (telling or lines or [type(error).__name__])[-1 if telling and telling[0].startswith("Caused") else 0]
 
 
-def _read(session: "SparkSession", source: str) -> tuple["DataFrame", bool]:
-    """The events at `source`, and whether their session ids are UUIDs, which Spark cannot read but as bytes."""
-    from pyspark.errors import AnalysisException
-
-    try:
-        session.read.parquet(source)
-        uuid = False
-    except AnalysisException as error:
-        if "FIXED_LEN_BYTE_ARRAY (UUID)" not in str(error):
-            raise
-        uuid = True
+def _read(session: "SparkSession", source: str, session_type: str) -> "DataFrame":
+    """The events at `source`, their session ids as text."""
     types = {column.name: _TYPES[column.type] for column in EVENTS}
-    if uuid:
+    columns = {name: name for name in types}
+    if session_type == "UUID":  # Spark knows no such type, but reads the bytes
         types["user_session"] = "binary"
+        columns["user_session"] = (
+            "regexp_replace(lower(hex(user_session)), '^(.{8})(.{4})(.{4})(.{4})(.{12})$', '$1-$2-$3-$4-$5')"
+        )
     schema = ", ".join(f"{name} {type_}" for name, type_ in types.items())
-    events = session.read.schema(schema).parquet(source).select(*types)
-    if uuid:
-        dashed = "regexp_replace(lower(hex(user_session)), '^(.{8})(.{4})(.{4})(.{4})(.{12})$', '$1-$2-$3-$4-$5')"
-        events = events.selectExpr(*(f"{dashed} AS {name}" if name == "user_session" else name for name in types))
-    return events, uuid
+    events = session.read.schema(schema).parquet(source)
+    return events.selectExpr(*(f"{value} AS {name}" for name, value in columns.items()))

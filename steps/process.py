@@ -56,11 +56,15 @@ def _primary_by_spark(connection: duckdb.DuckDBPyConnection, run: StepRun, data:
     target = spark.location(mlflow.get_artifact_uri("primary"))
     direct = source is not None and target is not None
     copied = run.folder() / "primary"
+    manifest = run.fetch(data.removesuffix("events") + "source.json")
+    session_type = json.loads(manifest.read_text(encoding="utf-8"))["session_type"]
     made = spark.primary_from_events(
-        source if source and direct else f"file://{run.fetch(data)}", target if target and direct else f"file://{copied}"
+        source if source and direct else f"file://{run.fetch(data)}",
+        session_type,
+        target if target and direct else f"file://{copied}",
     )
     folder = run.fetch(f"runs:/{run.run_id}/primary") if direct else copied
-    dataset.primary_from_spark(connection, folder, made.uuid_sessions)
+    dataset.primary_from_spark(connection, folder, session_type)
     found = connection.table("primary_table").count("*").fetchone()
     if found != (made.rows,):
         raise click.ClickException(

@@ -26,12 +26,7 @@ def primary(events: Iterable[Event]) -> list[dict[str, Any]]:
     for event in set(events):
         if event.user_session is not None:
             by_user[event.user_id][event.user_session].append(event)
-    rows = [
-        row
-        for sessions in by_user.values()
-        for session in sessions
-        for row in _rows_of_session(session, sessions)
-    ]
+    rows = [row for sessions in by_user.values() for session in sessions for row in _rows_of_session(session, sessions)]
     return sorted(rows, key=lambda row: (row["user_id"], row["user_session"], row["product_id"]))
 
 
@@ -43,7 +38,9 @@ def _rows_of_session(name: str, sessions: dict[str, list[Event]]) -> Iterator[di
 def _row(name: str, product: int, sessions: dict[str, list[Event]]) -> dict[str, Any]:
     session = sessions[name]
     carted = [e for e in session if e.event_type == "cart" and e.product_id == product]
-    cart = min(carted, key=lambda e: (e.event_time, *map(_nulls_last, (e.price, e.brand, e.category_code, e.category_id))))
+    cart = min(
+        carted, key=lambda e: (e.event_time, *map(_nulls_last, (e.price, e.brand, e.category_code, e.category_id)))
+    )
     moment = cart.event_time
 
     known = [e for e in session if e.event_time <= moment]

@@ -1,0 +1,146 @@
+"""Spark against DuckDB: the same rows on a real cluster of two workers, and one line where there is no cluster."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+import reference
+from purchase_predict import dataset, engine, reading, spark
+from purchase_predict.schema import KEYS
+from reference import Event
+from test_features import SHOPS
+
+pyspark = pytest.importorskip("pyspark")
+
+REAL = Path(__file__).parents[2] / "shared/data/events"
+SCHEMA = pa.schema(
+    {
+        "event_time": pa.timestamp("us"),
+        "event_type": pa.string(),
+        "product_id": pa.int64(),
+        "category_id": pa.int64(),
+        "category_code": pa.string(),
+        "brand": pa.string(),
+        "price": pa.float64(),
+        "user_id": pa.int64(),
+        "user_session": pa.string(),
+    }
+)
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a standalone master with two workers, each a process of its own."""
+    folder = tmp_path_factory.mktemp("spark")
+    command = Path(pyspark.__file__).parent / "bin" / "spark-class"
+    # The machines of the cluster and of the user live in another time zone: times are UTC all the same.
+    environment = os.environ | {"SPARK_LOCAL_IP": "127.0.0.1", "SPARK_NO_DAEMONIZE": "1", "TZ": "Asia/Tokyo"}
+    port = free_port()
+    url = f"spark://127.0.0.1:{port}"
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(name: str, *arguments: str) -> Path:
+        log = folder / f"{name}.log"
+        with log.open("wb") as file:
+            started.append(
+                subprocess.Popen([str(command), *arguments], env=environment, cwd=folder, stdout=file, stderr=file)
+            )
+        return log
+
+    try:
+        master = start(
+            "master", "org.apache.spark.deploy.master.Master", "--host", "127.0.0.1", "--port", str(port),
+            "--webui-port", "0",
+        )  # fmt: skip
+        for number in (1, 2):
+            start(
+                f"worker-{number}", "org.apache.spark.deploy.worker.Worker", "--host", "127.0.0.1", "--cores", "1",
+                "--memory", "1g", "--webui-port", "0", "--work-dir", str(folder / f"work-{number}"), url,
+            )  # fmt: skip
+        for _ in range(300):
+            if master.exists() and master.read_text().count("Registering worker") == 2:
+                break
+            assert all(process.poll() is None for process in started), master.read_text()
+            time.sleep(0.1)
+        else:
+            pytest.fail(master.read_text())
+        yield url
+    finally:
+        for process in reversed(started):
+            process.terminate()
+        for process in started:
+            process.wait(20)
+
+
+@pytest.fixture
+def on_cluster(cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's configuration that names the cluster, with a session time zone that is not UTC."""
+    (tmp_path / "spark-defaults.conf").write_text(
+        "spark.sql.session.timeZone America/New_York\nspark.ui.enabled false\nspark.executor.memory 768m\n"
+        "spark.driver.host 127.0.0.1\nspark.driver.bindAddress 127.0.0.1\nspark.sql.shuffle.partitions 4\n"
+    )
+    monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path))
+    monkeypatch.setenv("SPARK_MASTER", cluster)
+
+
+def by_spark(connection: duckdb.DuckDBPyConnection, loaded: Path, target: Path) -> spark.Made:
+    """Makes `primary_table` of what load wrote with Spark."""
+    session_type = json.loads((loaded / "source.json").read_text())["session_type"]
+    made = spark.primary_from_events(f"file://{loaded / 'events'}", session_type, f"file://{target}")
+    dataset.primary_from_spark(connection, target, session_type)
+    return made
+
+
+def assert_engines_agree(source: str, folder: Path) -> tuple[int, dict[str, int]]:
+    """Loads the source, makes the features with both engines, and compares every row and column."""
+    for name in ("loaded", "scratch"):
+        (folder / name).mkdir()
+    reading.load(source, folder / "loaded", folder / "scratch", 0.01)
+    with engine.connect(folder) as connection:
+        counts = dataset.primary_from_events(connection, folder / "loaded" / "events")
+        connection.execute("ALTER TABLE primary_table RENAME TO by_duckdb")
+        made = by_spark(connection, folder / "loaded", folder / "primary")
+        assert made.counts == counts
+        assert connection.table("primary_table").dtypes == connection.table("by_duckdb").dtypes
+        assert connection.table("primary_table").columns == connection.table("by_duckdb").columns
+        for one, other in (("primary_table", "by_duckdb"), ("by_duckdb", "primary_table")):
+            differing = connection.execute(f"FROM {one} EXCEPT ALL FROM {other} ORDER BY ALL LIMIT 3").fetchall()
+            assert differing == []
+        rows = connection.table("by_duckdb").count("*").fetchone()
+        assert rows == (made.rows,)
+        return made.rows, counts
+
+
+@pytest.mark.usefixtures("on_cluster")
+def test_two_workers_make_every_row_that_duckdb_makes(tmp_path: Path) -> None:
+    rows, counts = assert_engines_agree(os.environ.get("PURCHASE_PREDICT_SPARK_SOURCE", "sample:50000"), tmp_path)
+    assert rows > 1000
+    assert counts["events_repeated"] > 100
+
+
+@pytest.mark.usefixtures("on_cluster")
+@pytest.mark.skipif(not REAL.exists(), reason="no real events here")
+def test_two_workers_make_every_row_of_the_real_events(tmp_path: Path) -> None:
+    rows, counts = assert_engines_agree(str(REAL), tmp_path)
+    assert rows == 21_897
+    assert counts == {"events": 141_465, "events_without_session": 0, "events_repeated": 13_475}
