@@ -114,7 +114,7 @@ def split(connection: duckdb.DuckDBPyConnection, test_ratio: float, target: Path
                      placed AS (
                          SELECT user_id, n, sum(n) OVER (ORDER BY md5(user_id::VARCHAR), user_id) AS upto FROM users
                      )
-                SELECT DISTINCT user_id, user_session, upto - n < {test_ratio} * {kept} AS test
+                SELECT DISTINCT user_id, user_session, upto - n < {test_ratio}::DOUBLE * {kept} AS test
                 FROM rows JOIN placed USING (user_id)"""
         )
     sides = {"train": "NOT test", "test": "test"}

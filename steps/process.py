@@ -65,7 +65,7 @@ def _primary_by_spark(connection: duckdb.DuckDBPyConnection, run: StepRun, data:
     )
     folder = run.fetch(f"runs:/{run.run_id}/primary") if direct else copied
     dataset.primary_from_spark(connection, folder, session_type)
-    found = connection.table("primary_table").count("*").fetchone()
+    found = connection.execute("SELECT count(*) FROM primary_table").fetchone()
     if found != (made.rows,):
         raise click.ClickException(
             f"Spark wrote {made.rows} rows to {target if direct else copied} but {found[0] if found else 0} are there: "
