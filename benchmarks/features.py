@@ -97,7 +97,7 @@ def run_duckdb(source: str, scratch: Path) -> int:
     with engine.connect(spill) as connection:
         dataset.primary_from_events(connection, target / "events")
         connection.execute(f"COPY primary_table TO '{scratch / 'primary.parquet'}'")
-    return pq.read_metadata(scratch / "primary.parquet").num_rows
+    return int(pq.read_metadata(scratch / "primary.parquet").num_rows)
 
 
 def run_spark(source: str, scratch: Path) -> int:
@@ -161,13 +161,13 @@ def run_pandas(source: str, scratch: Path) -> int:
     bought = inside[inside["event_type"] == "purchase"].groupby(pair)["event_time"].max().rename("last_purchase")
     rows = rows.merge(bought, on=pair, how="left")
     rows["purchased"] = (rows.pop("last_purchase") >= rows["event_time"]).astype("int64")
-    views = inside.loc[inside["event_type"] == "view", [*pair, "event_time"]].rename(columns={"event_time": "seen"})
-    seen = rows[[*pair, "event_time"]].merge(views, on=pair)
-    seen = seen[seen["seen"] <= seen["event_time"]].groupby(pair).size().rename("num_views_product")
-    rows = rows.merge(seen, on=pair, how="left")
+    looks = inside.loc[inside["event_type"] == "view", [*pair, "event_time"]].rename(columns={"event_time": "seen"})
+    seen = rows[[*pair, "event_time"]].merge(looks, on=pair)
+    so_far_of_product = seen[seen["seen"] <= seen["event_time"]].groupby(pair).size().rename("num_views_product")
+    rows = rows.merge(so_far_of_product, on=pair, how="left")
 
-    visits = mine[mine["event_type"] != "remove_from_cart"].groupby(session)["event_time"].min()
-    visits = visits.rename("visit_start").reset_index()
+    first = mine[mine["event_type"] != "remove_from_cart"].groupby(session)["event_time"].min()
+    visits = first.rename("visit_start").reset_index()
     visits["num_prev_sessions"] = visits.groupby("user_id")["visit_start"].rank(method="min").astype("int64") - 1
     starts = visits[["user_id", "visit_start"]].drop_duplicates().sort_values("visit_start")
     starts["prev_start"] = starts.groupby("user_id")["visit_start"].shift()
@@ -193,7 +193,7 @@ def run_pandas(source: str, scratch: Path) -> int:
     ):
         rows = rows.merge(earlier(facts, on).rename(name), on=pair, how="left")
 
-    counts = [name for name in rows if str(name).startswith("num_")]
+    counts = [str(name) for name in rows if str(name).startswith("num_")]
     rows[counts] = rows[counts].fillna(0).astype("int64")
     parts = rows.pop("category_code").str.split(".", regex=False)
     rows["category"], rows["sub_category"] = parts.str[0], parts.str[1]
@@ -210,7 +210,7 @@ def run_pandas(source: str, scratch: Path) -> int:
 
 
 def measure(engine: str, source: Path) -> dict[str, float]:
-    """Seconds, peak MiB of memory, and rows of one engine in a fresh process."""
+    """Seconds by the clock and of the processor, peak MiB of memory, and rows of one engine in a fresh process."""
     environment = os.environ | {"SPARK_MASTER": "local[2]", "PYTHONPATH": str(PROJECT)}
     with tempfile.TemporaryDirectory(dir=source.parent) as scratch:
         command = [sys.executable, "-m", "benchmarks.features", "--run", engine, str(source), scratch]
@@ -221,34 +221,41 @@ def measure(engine: str, source: Path) -> dict[str, float]:
         seconds = time.perf_counter() - started
         if process.returncode:
             raise SystemExit(f"{engine} on {source.name} ended with {process.returncode}")
-        return {"seconds": seconds, "mib": peak.stop(), "rows": int(output.split()[-1])}
+        peak.stop()
+        return {"seconds": seconds, "cpu": peak.cpu, "mib": peak.bytes / 2**20, "rows": int(output.split()[-1])}
 
 
 class _Peak:
-    """Watches the resident memory of a process and its children together: Spark's JVM is a child."""
+    """Watches resident memory and processor time of a process and its children together: Spark's JVM is a child."""
 
     def __init__(self, pid: int) -> None:
-        self.pid, self.bytes, self.stopped = pid, 0, threading.Event()
+        self.pid, self.bytes, self.cpu, self.stopped = pid, 0, 0.0, threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
         self.thread.start()
 
-    def stop(self) -> float:
+    def stop(self) -> None:
         self.stopped.set()
         self.thread.join()
-        return self.bytes / 2**20
 
     def _watch(self) -> None:
         while not self.stopped.wait(0.05):
-            self.bytes = max(self.bytes, _resident(self.pid))
+            memory, cpu = _used(self.pid)
+            self.bytes, self.cpu = max(self.bytes, memory), max(self.cpu, cpu)
 
 
-def _resident(pid: int) -> int:
+def _used(pid: int) -> tuple[int, float]:
+    """Resident bytes and processor seconds of a process and its children."""
     try:
-        own = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        memory = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        children = [
+            child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+        ]
     except OSError:
-        return 0
-    return own + sum(_resident(int(child)) for child in children)
+        return 0, 0.0
+    cpu = sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+    below = [_used(int(child)) for child in children]
+    return memory + sum(b for b, _ in below), cpu + sum(c for _, c in below)
 
 
 def main() -> None:
@@ -280,7 +287,7 @@ def main() -> None:
                     result = measure(engine, source)
                     results.setdefault((millions, engine), []).append(result)
                     print(
-                        f"{millions:3} million, {engine}: {result['seconds']:.1f} s, {result['mib']:.0f} MiB",
+                        f"{millions:3} million, {engine}: {result['seconds']:.1f} s, {result['mib']:.0f} MiB, {result['cpu']:.1f} s of processor",
                         flush=True,
                     )
             rows = {result["rows"] for engine in engines for result in results[millions, engine]}
@@ -292,12 +299,16 @@ def main() -> None:
 
 def write_table(results: dict[tuple[int, str], list[dict[str, float]]]) -> None:
     """Replaces the section between the marks in BENCHMARKS.md."""
-    lines = ["| events | engine | seconds (median) | peak memory | rows |", "|---:|---|---:|---:|---:|"]
+    lines = [
+        "| events | engine | seconds (median) | of processor | peak memory | rows |",
+        "|---:|---|---:|---:|---:|---:|",
+    ]
     for (millions, engine), measured in results.items():
         seconds = float(np.median([result["seconds"] for result in measured]))
+        cpu = float(np.median([result["cpu"] for result in measured]))
         peak = max(result["mib"] for result in measured)
         lines.append(
-            f"| {millions} million | {engine} | {seconds:.1f} | {peak / 1024:.2f} GiB | {measured[0]['rows']:,.0f} |"
+            f"| {millions} million | {engine} | {seconds:.1f} | {cpu:.1f} | {peak / 1024:.2f} GiB | {measured[0]['rows']:,.0f} |"
         )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     lines += ["", f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}, Python {platform.python_version()}."]

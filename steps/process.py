@@ -3,8 +3,8 @@
 In: `runs:/<run id>/events` or `/primary` of a load run. Out: `dataset/train.parquet`, `dataset/test.parquet`,
 `dataset/dataset.json` (how split, rows, base rates, features, categories).
 
-With `engine=spark`, Spark makes the features of events, from load's artifact to the artifact `primary/*.parquet` of this
-run, without a row in this process; the split of what came out is DuckDB's in both cases, and so is the result.
+With `engine=spark`, Spark makes the features of events, from load's artifact to the artifact `primary/*.parquet` of
+this run, without a row in this process; what came out is split by DuckDB in both cases, and both give the same rows.
 
     mlflow run . -e process --env-manager local -P data=runs:/<run id>/events
 """

@@ -1,4 +1,4 @@
-"""The primary table in plain Python: each session in time order, obviously right, slow. What both engines must match."""
+"""The primary table in plain Python: each session in time order, obviously right, slow."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator

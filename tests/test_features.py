@@ -4,15 +4,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import duckdb
-import ibis
 import pytest
+import reference
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from reference import Event
 
 from purchase_predict import features
 from purchase_predict.schema import BEHAVIOUR, EVENTS, FEATURES, KEYS, LABEL, MOMENT
-import reference
-from reference import Event
 
 MIDNIGHT = datetime(2019, 10, 7)  # a Monday's
 KINDS = ("view", "view", "cart", "cart", "remove_from_cart", "purchase")
@@ -130,7 +129,7 @@ def test_a_crawler_costs_no_more_than_as_many_users(at_once: bool) -> None:
         ).fetchone()
         assert last
         start = connection.execute(
-            f"""WITH starts AS (SELECT user_session, min(event_time) AS start FROM events GROUP BY ALL),
+            """WITH starts AS (SELECT user_session, min(event_time) AS start FROM events GROUP BY ALL),
                      own AS (SELECT start FROM starts JOIN events USING (user_session) WHERE event_time = ?
                              AND event_type = 'cart')
                 SELECT (SELECT count(*) FROM starts WHERE start < (FROM own)),

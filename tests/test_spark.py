@@ -8,21 +8,20 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import reference
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-
-import reference
-from purchase_predict import dataset, engine, reading, spark, workflow
-from purchase_predict.schema import KEYS
 from reference import Event
 from test_features import SHOPS
+
+from purchase_predict import dataset, engine, reading, spark, workflow
+from purchase_predict.schema import KEYS
 
 pyspark = pytest.importorskip("pyspark")
 
@@ -186,7 +185,7 @@ def test_without_pyspark_one_line_says_what_to_install(monkeypatch: pytest.Monke
 
 @pytest.mark.usefixtures("on_cluster")
 def test_what_spark_cannot_read_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(click.ClickException, match="PATH_NOT_FOUND.*nothing-here") as refused:
+    with pytest.raises(click.ClickException, match=r"PATH_NOT_FOUND.*nothing-here") as refused:
         spark.primary_from_events(f"file://{tmp_path}/nothing-here", "UUID", f"file://{tmp_path}/out")
     assert "\n" not in refused.value.message
 
