@@ -198,7 +198,7 @@ def run_pandas(source: str, scratch: Path) -> int:
     parts = rows.pop("category_code").str.split(".", regex=False)
     rows["category"], rows["sub_category"] = parts.str[0], parts.str[1]
     moment = rows["event_time"]
-    rows["hour"], rows["minute"], rows["weekday"] = moment.dt.hour, moment.dt.minute, moment.dt.weekday
+    rows["hour"], rows["minute"], rows["weekday"] = moment.dt.hour, moment.dt.minute, moment.dt.day_of_week
     rows["duration"] = (moment - rows.pop("session_start")).dt.total_seconds()
     rows["seconds_since_prev_event"] = (moment - rows.pop("prev_event")).dt.total_seconds()
     rows["seconds_since_prev_session"] = (moment - rows.pop("prev_start")).dt.total_seconds()
@@ -286,10 +286,8 @@ def main() -> None:
                 for engine in engines:
                     result = measure(engine, source)
                     results.setdefault((millions, engine), []).append(result)
-                    print(
-                        f"{millions:3} million, {engine}: {result['seconds']:.1f} s, {result['mib']:.0f} MiB, {result['cpu']:.1f} s of processor",
-                        flush=True,
-                    )
+                    said = f"{result['seconds']:.1f} s ({result['cpu']:.1f} s of processor), {result['mib']:.0f} MiB"
+                    print(f"{millions:3} million, {engine}: {said}", flush=True)
             rows = {result["rows"] for engine in engines for result in results[millions, engine]}
             if len(rows) != 1:
                 raise SystemExit(f"the engines disagree: {rows} rows")
@@ -308,7 +306,8 @@ def write_table(results: dict[tuple[int, str], list[dict[str, float]]]) -> None:
         cpu = float(np.median([result["cpu"] for result in measured]))
         peak = max(result["mib"] for result in measured)
         lines.append(
-            f"| {millions} million | {engine} | {seconds:.1f} | {cpu:.1f} | {peak / 1024:.2f} GiB | {measured[0]['rows']:,.0f} |"
+            f"| {millions} million | {engine} | {seconds:.1f} | {cpu:.1f} | {peak / 1024:.2f} GiB "
+            f"| {measured[0]['rows']:,.0f} |"
         )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     lines += ["", f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}, Python {platform.python_version()}."]

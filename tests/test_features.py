@@ -14,23 +14,19 @@ from purchase_predict import features
 from purchase_predict.schema import BEHAVIOUR, EVENTS, FEATURES, KEYS, LABEL, MOMENT
 
 MIDNIGHT = datetime(2019, 10, 7)  # a Monday's
-KINDS = ("view", "view", "cart", "cart", "remove_from_cart", "purchase")
-
 #: Few seconds and few ids around midnight, so that ties, repetitions, shared ids and visits at once are the rule.
-EVENT = st.builds(
-    Event,
-    st.integers(-6, 6).map(lambda seconds: MIDNIGHT + timedelta(seconds=seconds)),
-    st.sampled_from(KINDS),
-    st.integers(1, 3),
-    st.sampled_from([None, 7, 8]),
-    st.sampled_from([None, "electronics", "electronics.audio", "a.b.c.d", ".", "a.", ".b", "a..b", "", "naïve.ünï"]),
-    st.sampled_from([None, "acme", "Zeta", ""]),
-    st.one_of(
-        st.none(), st.sampled_from([0.0, 0.005, 1.005, 0.125, 9.99]), st.floats(0, 1e6).map(lambda x: round(x, 3))
-    ),
-    st.integers(1, 2),
-    st.sampled_from([None, "s1", "s1", "s2", "s3"]),
+VALUES = dict(
+    event_time=[MIDNIGHT + timedelta(seconds=seconds) for seconds in range(-6, 7)],
+    event_type=["view", "view", "cart", "cart", "remove_from_cart", "purchase"],
+    product_id=[1, 2, 3],
+    category_id=[None, 7, 8],
+    category_code=[None, "electronics", "electronics.audio", "a.b.c.d", ".", "a.", ".b", "a..b", "", "naïve.ünï"],
+    brand=[None, "acme", "Zeta", ""],
+    price=[None, 0.0, 0.005, 0.125, 0.285, 1.005, 9.99, 4.35, 1234567.895],
+    user_id=[1, 2],
+    user_session=[None, "s1", "s1", "s2", "s3"],
 )
+EVENT = st.builds(Event, **{name: st.sampled_from(values) for name, values in VALUES.items()})
 SHOPS = st.lists(EVENT, max_size=40)
 PROPERTY = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 
