@@ -15,17 +15,17 @@ from purchase_predict.schema import BEHAVIOUR, EVENTS, FEATURES, KEYS, LABEL, MO
 
 MIDNIGHT = datetime(2019, 10, 7)  # a Monday's
 #: Few seconds and few ids around midnight, so that ties, repetitions, shared ids and visits at once are the rule.
-VALUES = dict(
-    event_time=[MIDNIGHT + timedelta(seconds=seconds) for seconds in range(-6, 7)],
-    event_type=["view", "view", "cart", "cart", "remove_from_cart", "purchase"],
-    product_id=[1, 2, 3],
-    category_id=[None, 7, 8],
-    category_code=[None, "electronics", "electronics.audio", "a.b.c.d", ".", "a.", ".b", "a..b", "", "naïve.ünï"],
-    brand=[None, "acme", "Zeta", ""],
-    price=[None, 0.0, 0.005, 0.125, 0.285, 1.005, 9.99, 4.35, 1234567.895],
-    user_id=[1, 2],
-    user_session=[None, "s1", "s1", "s2", "s3"],
-)
+VALUES = {
+    "event_time": [MIDNIGHT + timedelta(seconds=seconds) for seconds in range(-6, 7)],
+    "event_type": ["view", "view", "cart", "cart", "remove_from_cart", "purchase"],
+    "product_id": [1, 2, 3],
+    "category_id": [None, 7, 8],
+    "category_code": [None, "electronics", "electronics.audio", "a.b.c.d", ".", "a.", ".b", "a..b", "", "naïve.ünï"],
+    "brand": [None, "acme", "Zeta", ""],
+    "price": [None, 0.0, 0.005, 0.125, 0.285, 1.005, 9.99, 4.35, 1234567.895],
+    "user_id": [1, 2],
+    "user_session": [None, "s1", "s1", "s2", "s3"],
+}
 EVENT = st.builds(Event, **{name: st.sampled_from(values) for name, values in VALUES.items()})
 SHOPS = st.lists(EVENT, max_size=40)
 PROPERTY = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
