@@ -5,13 +5,13 @@ from typing import Any
 
 import duckdb
 import pytest
-import reference
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from reference import Event
 
 from purchase_predict import features
 from purchase_predict.schema import BEHAVIOUR, EVENTS, FEATURES, KEYS, LABEL, MOMENT
+from tests import reference
+from tests.reference import Event
 
 MIDNIGHT = datetime(2019, 10, 7)  # a Monday's
 #: Few seconds and few ids around midnight, so that ties, repetitions, shared ids and visits at once are the rule.

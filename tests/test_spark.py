@@ -15,12 +15,12 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import reference
-from reference import Event
-from test_features import VALUES
 
 from purchase_predict import dataset, engine, reading, spark, workflow
 from purchase_predict.schema import KEYS
+from tests import reference
+from tests.reference import Event
+from tests.test_features import VALUES
 
 pyspark = pytest.importorskip("pyspark")
 
