@@ -26,6 +26,8 @@ _SCHEMES = {"s3": "s3a"}
 _FILE_SYSTEMS = {"file", "gs", "hdfs", "s3", "s3a", "abfss", "wasbs", "dbfs", "viewfs"}
 
 _TYPES = {"TIMESTAMP": "timestamp_ntz", "VARCHAR": "string", "BIGINT": "bigint", "DOUBLE": "double"}
+#: Events of a task, about, and the fewest tasks: Spark's own 200 for every stage cost minutes where events are few.
+_PART_EVENTS, _LEAST_PARTS = 500_000, 4
 _RAW, _EVENTS = "purchase_predict_raw", "purchase_predict_events"
 
 #: Everything a row needs belongs to one user, so one shuffle by user serves every join and window after it.
@@ -73,7 +75,8 @@ def primary_from_events(source: str, session_type: str, target: str) -> Made:
         counted = raw.selectExpr("count(*)", "count(user_session)").first()
         assert counted
         total, with_session = counted
-        raw.repartition("user_id").createOrReplaceTempView(_RAW)
+        parts = max(_LEAST_PARTS, -(-total // _PART_EVENTS))
+        raw.repartition(parts, "user_id").createOrReplaceTempView(_RAW)
         events = session.sql(features.usable_sql("pyspark", _RAW)).persist()
         try:
             events.createOrReplaceTempView(_EVENTS)
