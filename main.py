@@ -30,6 +30,7 @@ def main(
     max_reject_ratio: float,
     gcp_project: str,
     memory_limit: str,
+    engine: str,
 ) -> None:
     """Run the workflow from the data to a promoted model."""
     chain = Chain(
@@ -46,7 +47,7 @@ def main(
         gcp_project=gcp_project,
         memory_limit=memory_limit,
     )
-    process = chain.step("process", data=load.uri, test_ratio=test_ratio, memory_limit=memory_limit)
+    process = chain.step("process", data=load.uri, test_ratio=test_ratio, memory_limit=memory_limit, engine=engine)
     train = chain.step(
         "train",
         dataset=process.uri,

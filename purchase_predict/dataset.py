@@ -30,17 +30,14 @@ def primary_from_events(connection: duckdb.DuckDBPyConnection, folder: Path) -> 
     Returns:
         How many events there were, and how many were dropped and why.
     """
-    import ibis
-
     from purchase_predict import features
 
-    backend = ibis.duckdb.from_connection(connection)
     counts = {"events": 0, "events_without_session": 0, "events_repeated": 0}
     for number, bucket in enumerate(sorted(folder.iterdir())):
         file = f"read_parquet({quoted(bucket / '*.parquet')}, hive_partitioning=false)"
         connection.execute(f"CREATE OR REPLACE TEMP TABLE raw_events AS FROM {file}")
         # The pipeline scans its events several times: they are made distinct once, not at each scan.
-        sql = ibis.to_sql(features.usable(backend.table("raw_events")))
+        sql = features.usable_sql("duckdb", "raw_events")
         connection.execute(f"CREATE OR REPLACE TEMP TABLE bucket_events AS {sql}")
         total, sessionless, kept = connection.execute(
             "SELECT count(*), count(*) - count(user_session), (SELECT count(*) FROM bucket_events) FROM raw_events"
@@ -49,12 +46,20 @@ def primary_from_events(connection: duckdb.DuckDBPyConnection, folder: Path) -> 
         counts["events_without_session"] += sessionless
         counts["events_repeated"] += total - sessionless - kept
         connection.execute("DROP TABLE raw_events")
-        sql = ibis.to_sql(features.primary(backend.table("bucket_events"), usable_already=True))
+        sql = features.primary_sql("duckdb", "bucket_events")
         connection.execute(
             f"CREATE TABLE primary_table AS {sql}" if number == 0 else f"INSERT INTO primary_table {sql}"
         )
         connection.execute("DROP TABLE bucket_events")
     return counts
+
+
+def primary_from_spark(connection: duckdb.DuckDBPyConnection, folder: Path, session_type: str) -> None:
+    """Creates the table `primary_table` from the Parquet files that Spark wrote, as the other engine would have."""
+    connection.execute(
+        f"""CREATE TABLE primary_table AS SELECT * REPLACE (user_session::{session_type} AS user_session)
+            FROM read_parquet({quoted(folder / "*.parquet")})"""
+    )
 
 
 def primary_as_is(connection: duckdb.DuckDBPyConnection, folder: Path) -> dict[str, int]:
@@ -109,7 +114,7 @@ def split(connection: duckdb.DuckDBPyConnection, test_ratio: float, target: Path
                      placed AS (
                          SELECT user_id, n, sum(n) OVER (ORDER BY md5(user_id::VARCHAR), user_id) AS upto FROM users
                      )
-                SELECT DISTINCT user_id, user_session, upto - n < {test_ratio} * {kept} AS test
+                SELECT DISTINCT user_id, user_session, upto - n < {test_ratio}::DOUBLE * {kept} AS test
                 FROM rows JOIN placed USING (user_id)"""
         )
     sides = {"train": "NOT test", "test": "test"}

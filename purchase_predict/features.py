@@ -12,13 +12,55 @@ The same expression runs on DuckDB and on Spark. Three rules hold for every colu
 Removals (`remove_from_cart`) count for the session's first second and for `num_removed_session`, for nothing else.
 """
 
+import functools
 from typing import Any
 
 import ibis
 import ibis.expr.types as ir
 
+from purchase_predict.schema import EVENTS
+
 SESSION = ["user_id", "user_session"]
 PAIR = [*SESSION, "product_id"]
+
+_IBIS_TYPES = {"TIMESTAMP": "timestamp", "VARCHAR": "string", "BIGINT": "int64", "DOUBLE": "float64"}
+
+#: What is counted over a user's earlier sessions. All three are counted in one pass, each for its own subject.
+_EARLIER = ("num_prev_product_views", "num_prev_purchases", "num_prev_product_purchases")
+_SUBJECT = ["user_id", "counted", "subject"]
+_ROW = [*PAIR, "counted", "subject", "at", "start"]
+
+#: Binary digits of the number of things that one user can do.
+_DIGITS = 40
+
+
+@functools.cache
+def primary_sql(dialect: str, events: str) -> str:
+    """The query that makes the primary table of the table `events`, which is what `usable` gave.
+
+    Args:
+        dialect: of SQL, by its name in Ibis: "duckdb" or "pyspark".
+    """
+    table = primary(_named(events))
+    # Ibis takes the sum of integers for an int64 and casts it no more; DuckDB makes it wider.
+    columns = ", ".join(
+        f"CAST({name} AS BIGINT) AS {name}" if type_.is_int64() else name for name, type_ in table.schema().items()
+    )
+    return f"SELECT {columns} FROM ({_sql(table, dialect)}) AS made"
+
+
+def usable_sql(dialect: str, events: str) -> str:
+    """The query of `usable` over the table `events`."""
+    return _sql(usable(_named(events)), dialect)
+
+
+def _named(name: str) -> ir.Table:
+    return ibis.table({column.name: _IBIS_TYPES[column.type] for column in EVENTS}, name=name)
+
+
+def _sql(table: ir.Table, dialect: str) -> str:
+    getattr(ibis, dialect)  # Ibis knows a dialect from when its backend was asked for
+    return str(ibis.to_sql(table, dialect=dialect))
 
 
 def usable(events: ir.Table) -> ir.Table:
@@ -26,10 +68,8 @@ def usable(events: ir.Table) -> ir.Table:
     return events.filter(events.user_session.notnull()).distinct()
 
 
-def primary(events: ir.Table, usable_already: bool = False) -> ir.Table:
-    """The primary table of a table of events (see `schema.EVENTS`), with the moment as `event_time`.
-
-    `usable_already` says that `events` is what `usable` gave, so that an engine that keeps it does not do so again.
+def primary(events: ir.Table) -> ir.Table:
+    """The primary table of what `usable` gave of a table of events, with the moment as `event_time`.
 
     Columns, each at the row's moment; seconds, counts, or the shop's currency:
 
@@ -48,20 +88,18 @@ def primary(events: ir.Table, usable_already: bool = False) -> ir.Table:
     - `seconds_since_prev_session`: since the start of the user's latest earlier session; null if there is none.
     - `purchased` (the label): 1 where the pair is bought in the session at or after the moment, else 0.
     """
-    events = events if usable_already else usable(events)
     carts = events.filter(events.event_type == "cart")
     pairs = _pairs(carts)
     in_carted = events.semi_join(carts, SESSION)
     of_carters = events.semi_join(carts, "user_id")
 
-    rows = _join(pairs, _label(in_carted), PAIR)
+    visits = _visits(of_carters)
+    rows = _join(pairs, visits, SESSION)
+    known = rows.select(*PAIR, at="event_time", start="visit_start")
+    rows = _join(rows, _label(in_carted), PAIR)
     rows = _join(rows, _timeline(in_carted), [*SESSION, "event_time"])
     rows = _join(rows, _product_views(in_carted, pairs), PAIR)
-    visits = _visits(of_carters)
-    rows = _join(rows, visits, SESSION)
-    known = rows.select(*PAIR, "event_time", "visit_start")
-    rows = _join(rows, _earlier_views(of_carters, visits, known), PAIR)
-    rows = _join(rows, _earlier_purchases(of_carters, visits, known), PAIR)
+    rows = _join(rows, _earlier(of_carters, visits, known), PAIR)
     return _columns(rows)
 
 
@@ -142,26 +180,53 @@ def _visits(events: ir.Table) -> ir.Table:
     return _join(visits, earlier, ["user_id", "visit_start"])
 
 
-def _earlier_views(events: ir.Table, visits: ir.Table, known: ir.Table) -> ir.Table:
-    """For each pair, the user's earlier sessions that had viewed the product by the moment."""
-    views = events.filter(events.event_type == "view").semi_join(known, ["user_id", "product_id"])
-    seen = views.group_by(PAIR).agg(seen=views.event_time.min())
-    seen = _join(seen, visits.select(*SESSION, earlier_start="visit_start"), SESSION)
-    both = known.inner_join(seen.drop("user_session"), ["user_id", "product_id"])
-    both = both.filter((both.earlier_start < both.visit_start) & (both.seen <= both.event_time))
-    return both.group_by(PAIR).agg(num_prev_product_views=both.count())
+def _earlier(events: ir.Table, visits: ir.Table, known: ir.Table) -> ir.Table:
+    """For each pair, what the user had done in earlier sessions by the moment.
 
-
-def _earlier_purchases(events: ir.Table, visits: ir.Table, known: ir.Table) -> ir.Table:
-    """For each pair, what the user had bought in earlier sessions by the moment."""
-    bought = events.filter(events.event_type == "purchase").select(*SESSION, bought="product_id", at="event_time")
-    bought = _join(bought, visits.select(*SESSION, earlier_start="visit_start"), SESSION)
-    both = known.inner_join(bought.drop("user_session"), "user_id")
-    both = both.filter((both.earlier_start < both.visit_start) & (both["at"] <= both.event_time))
-    return both.group_by(PAIR).agg(
-        num_prev_purchases=both.count(),
-        num_prev_product_purchases=(both.bought == both.product_id).cast("int64").sum(),
+    A fact counts where it came `at` the moment or before and its session has an earlier `start`. Sessions of a user may
+    overlap, so two times are compared, and a join would pair every fact of a user with every row of theirs: too much
+    for a crawler. Instead, facts and rows are numbered in the order of `at`. A number smaller than another one shares
+    its upper binary digits, then has a 0 where the other has a 1. So for each digit a running sum over those that share
+    the digits above it, in the order of `start`, counts the zeros before each one: n log n work for the n facts and
+    rows of a user.
+    """
+    facts, asked = _facts(events, visits), _asked(known)
+    facts = facts.semi_join(asked, _SUBJECT)
+    both = asked.union(facts)
+    # A fact in the second of the moment is known; a session that started in the same second is not earlier.
+    in_time = ibis.window(group_by=_SUBJECT, order_by=[both["at"], both.fact.desc()])
+    numbered = both.mutate(nth=ibis.row_number().over(in_time), last=both.count().over(group_by=_SUBJECT) - 1)
+    first, end = (ibis.literal(number, "int32") for number in (0, _DIGITS))  # Spark shifts by 32-bit numbers alone
+    digits = ibis.range(first, end).unnest().name("digit").as_table()
+    split = numbered.join(digits, (numbered["last"] >> digits.digit) > 0)
+    split = split.filter(((split.nth >> split.digit) & 1) == 1 - split.fact)
+    split = split.mutate(above=split.nth >> (split.digit + 1))
+    by_start = ibis.window(group_by=[*_SUBJECT, "digit", "above"], order_by=[split.start, split.fact], rows=(None, 0))
+    summed = split.mutate(earlier=split.fact.sum().over(by_start))
+    answers = summed.filter(summed.fact == 0)
+    return answers.group_by(PAIR).agg(
+        **{name: answers.earlier.sum(where=answers.counted == number) for number, name in enumerate(_EARLIER)}
     )
+
+
+def _facts(events: ir.Table, visits: ir.Table) -> ir.Table:
+    views = events.filter(events.event_type == "view")
+    seen = views.group_by(PAIR).agg(at=views.event_time.min())  # a session that viewed a product often counts once
+    bought = events.filter(events.event_type == "purchase").select(*PAIR, at="event_time")
+    facts = [_about(seen, 0, True), _about(bought, 1, False), _about(bought, 2, True)]
+    started = visits.select(*SESSION, start="visit_start")
+    return _join(facts[0].union(*facts[1:]), started, SESSION).select(*_ROW, fact=ibis.literal(1, "int64"))
+
+
+def _asked(known: ir.Table) -> ir.Table:
+    asked = [_about(known, 0, True), _about(known, 1, False), _about(known, 2, True)]
+    return asked[0].union(*asked[1:]).select(*_ROW, fact=ibis.literal(0, "int64"))
+
+
+def _about(table: ir.Table, counted: int, of_product: bool) -> ir.Table:
+    """Rows for the count `_EARLIER[counted]`, which is of the row's own product or of any."""
+    subject = table.product_id if of_product else ibis.literal(0, "int64")
+    return table.mutate(counted=ibis.literal(counted, "int64"), subject=subject)
 
 
 def _columns(rows: ir.Table) -> ir.Table:
@@ -169,7 +234,7 @@ def _columns(rows: ir.Table) -> ir.Table:
     code = rows.category_code
 
     def since(time: ir.Column) -> ir.Value:
-        return moment.epoch_seconds().cast("int64") - time.epoch_seconds().cast("int64")
+        return moment.truncate("s").epoch_seconds().cast("int64") - time.truncate("s").epoch_seconds().cast("int64")
 
     def count(name: str) -> ir.Value:
         return rows[name].fill_null(0).cast("int64")

@@ -13,6 +13,7 @@ import yaml
 PROJECT = Path(__file__).resolve().parent.parent
 
 STEPS = ("load", "process", "train", "deploy")
+ENGINES = ("duckdb", "spark")
 ENVIRONMENTS = ("staging", "production")
 METRICS = ("roc_auc", "average_precision", "log_loss", "f1")
 
@@ -47,6 +48,7 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "registry_name": lambda value: (
         None if value.strip() and not set("/:") & set(value) else "must be a name without '/' and ':'"
     ),
+    "engine": _one_of(ENGINES),
     "env": _one_of(ENVIRONMENTS, empty="take ENV"),
     "tolerance": _number("0 or more", lambda x: x >= 0),
     "reuse": _one_of(("true", "false")),

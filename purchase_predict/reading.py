@@ -261,6 +261,7 @@ class _Reading:
         for session in ("UUID", "VARCHAR"):
             shutil.rmtree(self.written, ignore_errors=True)
             try:
+                self.session_type = session
                 return self._copy_as(session, where_broken)
             except duckdb.InvalidInputException as error:
                 if _NOT_A_UUID not in str(error):
@@ -333,6 +334,8 @@ class _Reading:
             "rejected": sum(rejected.values()),
             "rows_there": sum(records.values()),
             "digest": digest,
+            # How the files hold `user_session`: who reads them with Spark, which has no type UUID, must know.
+            "session_type": self.session_type,
             "parts": [
                 part.described()
                 | {"rows": records.get(number, 0) - rejected.get(number, 0), "rejected": rejected.get(number, 0)}

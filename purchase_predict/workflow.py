@@ -47,8 +47,9 @@ MADE_BY = {"data": "load", "dataset": "process", "model": "train"}
 #: Parameters that say how long a search goes on, not which trials it makes.
 HOW_LONG = ("max_evals", "max_minutes")
 
-#: Parameters that cannot change a step's result. Inputs count by their content, not by where they are.
-NOT_IN_KEY = {"source", "reuse", "gcp_project", "memory_limit", *MADE_BY}
+#: Parameters that cannot change a step's result. Inputs count by their content, not by where they are; the engines
+#: agree row for row.
+NOT_IN_KEY = {"source", "engine", "reuse", "gcp_project", "memory_limit", *MADE_BY}
 
 _WATCH_SECONDS = 0.5
 _GRACE_SECONDS = 15

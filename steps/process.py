@@ -3,28 +3,33 @@
 In: `runs:/<run id>/events` or `/primary` of a load run. Out: `dataset/train.parquet`, `dataset/test.parquet`,
 `dataset/dataset.json` (how split, rows, base rates, features, categories).
 
+With `engine=spark`, Spark makes the features of events, from load's artifact to the artifact `primary/*.parquet` of
+this run, without a row in this process; what came out is split by DuckDB in both cases, and both give the same rows.
+
     mlflow run . -e process --env-manager local -P data=runs:/<run id>/events
 """
 
 import json
+import shutil
+from typing import Any
 
 import click
+import duckdb
 import mlflow
 
-from purchase_predict import dataset, engine, lineage
-from purchase_predict.workflow import Output, StepRun, step
+from purchase_predict import dataset, lineage, spark
+from purchase_predict.engine import connect
+from purchase_predict.workflow import Output, StepRun, run_of, step
 
 
 @step("process")
-def process(run: StepRun, data: str, test_ratio: float, memory_limit: str) -> Output:
+def process(run: StepRun, data: str, test_ratio: float, memory_limit: str, engine: str) -> Output:
     """Make the features and split the rows."""
-    table = run.fetch(data)
     manifest = json.loads(run.fetch(f"{data.rpartition('/')[0]}/source.json").read_text(encoding="utf-8"))
     lineage.log_input(manifest["source"], manifest["digest"], manifest["rows"], "source")
     outputs = run.folder()
-    with engine.connect(run.scratch, memory_limit) as connection:
-        build = dataset.primary_from_events if table.name == "events" else dataset.primary_as_is
-        counts = build(connection, table)
+    with connect(run.scratch, memory_limit) as connection:
+        counts = _primary(connection, run, data, engine, manifest)
         made = dataset.split(connection, test_ratio, outputs)
     description = made.description | {"events": counts} if counts else made.description
     (outputs / "dataset.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
@@ -36,6 +41,43 @@ def process(run: StepRun, data: str, test_ratio: float, memory_limit: str) -> Ou
         f"by {description['split']}: {rows['train']} to train, {rows['test']} to test"
     )
     return Output("dataset", made.digest)
+
+
+def _primary(
+    connection: duckdb.DuckDBPyConnection, run: StepRun, data: str, engine: str, manifest: dict[str, Any]
+) -> dict[str, int]:
+    """Makes `primary_table` of what load wrote; answers with how many events were taken and dropped."""
+    if engine == "spark" and data.endswith("/events"):
+        return _primary_by_spark(connection, run, data, manifest["session_type"])
+    table = run.fetch(data)
+    build = dataset.primary_from_events if table.name == "events" else dataset.primary_as_is
+    return build(connection, table)
+
+
+def _primary_by_spark(
+    connection: duckdb.DuckDBPyConnection, run: StepRun, data: str, session_type: str
+) -> dict[str, int]:
+    # Executors read and write where the artifacts are stored. Behind a server that hands artifacts out itself, files
+    # take the way over this machine's disk, which a cluster has to share.
+    source = spark.location(f"{run_of(data).info.artifact_uri}/events")
+    target = spark.location(mlflow.get_artifact_uri("primary"))
+    direct = source is not None and target is not None
+    copied = run.folder() / "primary"
+    made = spark.primary_from_events(
+        source if source and direct else f"file://{run.fetch(data)}",
+        session_type,
+        target if target and direct else f"file://{copied}",
+    )
+    folder = run.fetch(f"runs:/{run.run_id}/primary") if direct else copied
+    dataset.primary_from_spark(connection, folder, session_type)
+    found = connection.execute("SELECT count(*) FROM primary_table").fetchone()
+    if found != (made.rows,):
+        raise click.ClickException(
+            f"Spark wrote {made.rows} rows to {target if direct else copied} but {found[0] if found else 0} are there: "
+            "its executors need an artifact store that every machine reaches (gs://, s3://, hdfs:// or a shared disk)"
+        )
+    shutil.rmtree(folder)  # DuckDB has the rows now
+    return made.counts
 
 
 if __name__ == "__main__":

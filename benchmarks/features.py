@@ -1,0 +1,322 @@
+"""Raw events to features: this project on DuckDB and on Spark, and plain pandas, in turns on the same generated files.
+
+    python -m benchmarks.features                          1 and 10 million events on all three, 50 million on DuckDB
+    python -m benchmarks.features --sizes 1 --repeats 1    a first look
+
+Each measurement is a fresh process: CSV to the primary table, everything included, peak memory of the process with all
+its children. Writes its section of BENCHMARKS.md.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+PROJECT = Path(__file__).resolve().parent.parent
+MILLION = 1_000_000
+ENGINES = ("duckdb", "pandas", "spark")
+#: Events that are made at once: what bounds the memory of the generator.
+_CHUNK = MILLION
+_KINDS = np.array(["view", "cart", "purchase"])
+
+
+# ---- the events --------------------------------------------------------------------------------------------------
+
+
+def generate(millions: int, folder: Path) -> None:
+    """Writes events in time order, a million a file: 95 % views, 3 % carts, 2 % purchases, seeded.
+
+    Users and products are drawn with heavy tails. A user's visit lasts up to six hours of the clock; who carts or buys
+    a product does so mostly with the one they looked at last.
+    """
+    folder.mkdir(parents=True)
+    users, products = millions * 60_000, 40_000 + millions * 4_000
+    for number in range(millions):
+        rng = np.random.default_rng([20191001, millions, number])
+        user = (users * rng.random(_CHUNK) ** 2.2).astype(np.int64)
+        # Products of a user lie near each other, so that the same ones are viewed, carted and bought.
+        near = (user * 7919 + rng.geometric(0.35, _CHUNK)) % products
+        popular = (products * rng.random(_CHUNK) ** 3).astype(np.int64)
+        product = np.where(rng.random(_CHUNK) < 0.7, near, popular)
+        kind = _KINDS[rng.choice(3, _CHUNK, p=[0.95, 0.03, 0.02])]
+        seconds = np.sort(rng.integers(0, 86_400, _CHUNK)) + number * 86_400
+        session = user * 100_003 + seconds // 21_600
+        price = np.round(5 + (product * 2_654_435_761 % 100_000) / 100, 2)
+        brand = np.array([f"brand-{i:03d}" for i in range(200)] + [None], object)[product % 201]
+        codes = [f"department-{i % 12}.group-{i % 40}.kind-{i}" for i in range(120)]
+        code = np.array([*codes, *[None] * 40], object)[product % 160]
+        start = np.datetime64("2019-10-01T00:00:00", "s")
+        table = pa.table(
+            {
+                "event_time": pa.array(np.datetime_as_string(start + seconds, unit="s")),
+                "event_type": kind,
+                "product_id": product + 1_000_000,
+                "category_id": product % 160 + 2_053_013_550_000_000_000,
+                "category_code": pa.array(code, pa.string()),
+                "brand": pa.array(brand, pa.string()),
+                "price": price,
+                "user_id": user + 500_000_000,
+                "user_session": pa.array(_uuids(session)),
+            }
+        )
+        pyarrow.csv.write_csv(
+            table, folder / f"part-{number:03d}.csv", pyarrow.csv.WriteOptions(quoting_style="needed")
+        )
+
+
+def _uuids(session: np.ndarray) -> list[str]:
+    texts = {
+        number: f"{number >> 32:08x}-0000-4000-8000-{number & 0xFFFFFFFF:012x}" for number in set(session.tolist())
+    }
+    return [texts[number] for number in session.tolist()]
+
+
+# ---- what is measured, each in a process of its own --------------------------------------------------------------
+
+
+def run_duckdb(source: str, scratch: Path) -> int:
+    """Load and process together, in the project's own functions."""
+    from purchase_predict import dataset, engine, reading
+
+    target, spill = scratch / "loaded", scratch / "spill"
+    target.mkdir()
+    spill.mkdir()
+    reading.load(source, target, spill, 0.01)
+    with engine.connect(spill) as connection:
+        dataset.primary_from_events(connection, target / "events")
+        connection.execute(f"COPY primary_table TO '{scratch / 'primary.parquet'}'")
+    return int(pq.read_metadata(scratch / "primary.parquet").num_rows)
+
+
+def run_spark(source: str, scratch: Path) -> int:
+    """Load with DuckDB, the features on Spark with two local cores."""
+    from purchase_predict import reading, spark
+
+    target, spill = scratch / "loaded", scratch / "spill"
+    target.mkdir()
+    spill.mkdir()
+    reading.load(source, target, spill, 0.01)
+    session_type = json.loads((target / "source.json").read_text())["session_type"]
+    return spark.primary_from_events(f"file://{target / 'events'}", session_type, f"file://{scratch / 'primary'}").rows
+
+
+def run_pandas(source: str, scratch: Path) -> int:
+    """What a data scientist writes: the same columns with merges, groups and cumulative sums over whole tables."""
+    import pandas as pd
+
+    session, pair = ["user_id", "user_session"], ["user_id", "user_session", "product_id"]
+    frames = [pd.read_csv(file, parse_dates=["event_time"]) for file in sorted(Path(source).glob("*.csv"))]
+    events = pd.concat(frames, ignore_index=True)
+    del frames
+    events = events.drop_duplicates().dropna(subset=["user_session"]).sort_values("event_time", kind="stable")
+    kind = events["event_type"]
+
+    order = ["event_time", "price", "brand", "category_code", "category_id"]
+    carts = events[kind == "cart"].sort_values(order, na_position="last").drop_duplicates(pair)
+    rows = carts[[*pair, *order[:4]]].reset_index(drop=True)
+    inside = events.merge(rows[session].drop_duplicates(), on=session)
+    mine = events[events["user_id"].isin(rows["user_id"])]
+
+    # Running counts by second of each carted session, and what they were before the second.
+    act = inside["event_type"] != "remove_from_cart"
+    counted = inside[[*session, "event_time"]].assign(
+        views=inside["event_type"] == "view",
+        carts=inside["event_type"] == "cart",
+        removed=~act,
+        purchases=inside["event_type"] == "purchase",
+        cents=(inside["price"].fillna(0) * 100).round().where(inside["event_type"] == "cart", 0),
+        products=~inside.assign(act=act).duplicated([*pair, "act"]) & act,
+    )
+    names = ["views", "carts", "removed", "purchases", "cents", "products"]
+    by_second = counted.groupby([*session, "event_time"], sort=True)[names].sum()
+    so_far = by_second.groupby(level=session).cumsum()
+    before = so_far - by_second
+    timeline = pd.DataFrame(
+        {
+            "num_views_session": so_far["views"],
+            "num_carts_session": before["carts"],
+            "cart_value_session": before["cents"] / 100,
+            "num_products_session": before["products"],
+            "num_removed_session": before["removed"],
+            "num_purchases_session": before["purchases"],
+        }
+    ).reset_index()
+    timeline["session_start"] = timeline.groupby(session)["event_time"].transform("min")
+    acted = inside.loc[act, [*session, "event_time"]].drop_duplicates().sort_values("event_time")
+    acted["prev_event"] = acted.groupby(session)["event_time"].shift()
+    rows = rows.merge(timeline, on=[*session, "event_time"]).merge(acted, on=[*session, "event_time"], how="left")
+
+    bought = inside[inside["event_type"] == "purchase"].groupby(pair)["event_time"].max().rename("last_purchase")
+    rows = rows.merge(bought, on=pair, how="left")
+    rows["purchased"] = (rows.pop("last_purchase") >= rows["event_time"]).astype("int64")
+    looks = inside.loc[inside["event_type"] == "view", [*pair, "event_time"]].rename(columns={"event_time": "seen"})
+    seen = rows[[*pair, "event_time"]].merge(looks, on=pair)
+    so_far_of_product = seen[seen["seen"] <= seen["event_time"]].groupby(pair).size().rename("num_views_product")
+    rows = rows.merge(so_far_of_product, on=pair, how="left")
+
+    first = mine[mine["event_type"] != "remove_from_cart"].groupby(session)["event_time"].min()
+    visits = first.rename("visit_start").reset_index()
+    visits["num_prev_sessions"] = visits.groupby("user_id")["visit_start"].rank(method="min").astype("int64") - 1
+    starts = visits[["user_id", "visit_start"]].drop_duplicates().sort_values("visit_start")
+    starts["prev_start"] = starts.groupby("user_id")["visit_start"].shift()
+    visits = visits.merge(starts, on=["user_id", "visit_start"])
+    rows = rows.merge(visits, on=session)
+
+    known = rows[[*pair, "event_time", "visit_start"]]
+    starts = visits[[*session, "visit_start"]].rename(columns={"visit_start": "other_start"})
+
+    def earlier(facts: pd.DataFrame, on: list[str]) -> pd.Series:
+        facts = facts.merge(starts, on=session).drop(columns="user_session")
+        both = known.merge(facts, on=on, suffixes=("", "_other"))
+        return (
+            both[(both["other_start"] < both["visit_start"]) & (both["at"] <= both["event_time"])].groupby(pair).size()
+        )
+
+    views = mine[mine["event_type"] == "view"].groupby(pair)["event_time"].min().rename("at").reset_index()
+    purchases = mine.loc[mine["event_type"] == "purchase", [*pair, "event_time"]].rename(columns={"event_time": "at"})
+    for name, facts, on in (
+        ("num_prev_product_views", views, ["user_id", "product_id"]),
+        ("num_prev_purchases", purchases, ["user_id"]),
+        ("num_prev_product_purchases", purchases, ["user_id", "product_id"]),
+    ):
+        rows = rows.merge(earlier(facts, on).rename(name), on=pair, how="left")
+
+    counts = [str(name) for name in rows if str(name).startswith("num_")]
+    rows[counts] = rows[counts].fillna(0).astype("int64")
+    parts = rows.pop("category_code").str.split(".", regex=False)
+    rows["category"], rows["sub_category"] = parts.str[0], parts.str[1]
+    moment = rows["event_time"]
+    rows["hour"], rows["minute"], rows["weekday"] = moment.dt.hour, moment.dt.minute, moment.dt.day_of_week
+    rows["duration"] = (moment - rows.pop("session_start")).dt.total_seconds()
+    rows["seconds_since_prev_event"] = (moment - rows.pop("prev_event")).dt.total_seconds()
+    rows["seconds_since_prev_session"] = (moment - rows.pop("prev_start")).dt.total_seconds()
+    rows.drop(columns="visit_start").to_parquet(scratch / "primary.parquet", index=False)
+    return len(rows)
+
+
+# ---- measuring ---------------------------------------------------------------------------------------------------
+
+
+def measure(engine: str, source: Path) -> dict[str, float]:
+    """Seconds by the clock and of the processor, peak MiB of memory, and rows of one engine in a fresh process."""
+    environment = os.environ | {"SPARK_MASTER": "local[2]", "PYTHONPATH": str(PROJECT)}
+    with tempfile.TemporaryDirectory(dir=source.parent) as scratch:
+        command = [sys.executable, "-m", "benchmarks.features", "--run", engine, str(source), scratch]
+        started = time.perf_counter()
+        process = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, text=True)
+        peak = _Peak(process.pid)
+        output, _ = process.communicate()
+        seconds = time.perf_counter() - started
+        if process.returncode:
+            raise SystemExit(f"{engine} on {source.name} ended with {process.returncode}")
+        peak.stop()
+        return {"seconds": seconds, "cpu": peak.cpu, "mib": peak.bytes / 2**20, "rows": int(output.split()[-1])}
+
+
+class _Peak:
+    """Watches resident memory and processor time of a process and its children together: Spark's JVM is a child."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid, self.bytes, self.cpu, self.stopped = pid, 0, 0.0, threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+
+    def stop(self) -> None:
+        self.stopped.set()
+        self.thread.join()
+
+    def _watch(self) -> None:
+        while not self.stopped.wait(0.05):
+            memory, cpu = _used(self.pid)
+            self.bytes, self.cpu = max(self.bytes, memory), max(self.cpu, cpu)
+
+
+def _used(pid: int) -> tuple[int, float]:
+    """Resident bytes and processor seconds of a process and its children."""
+    try:
+        memory = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        children = [
+            child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+        ]
+    except OSError:
+        return 0, 0.0
+    cpu = sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+    below = [_used(int(child)) for child in children]
+    return memory + sum(b for b, _ in below), cpu + sum(c for _, c in below)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1, 10, 50], help="million events")
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
+    parser.add_argument("--most", type=int, default=10, help="million events above which DuckDB alone is run")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--folder", type=Path, help="for the generated files; they are kept and used again")
+    parser.add_argument("--no-table", action="store_true", help="leave BENCHMARKS.md as it is")
+    parser.add_argument("--run", nargs=3, metavar=("ENGINE", "SOURCE", "SCRATCH"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.run:
+        engine, source, scratch = arguments.run
+        runner = {"duckdb": run_duckdb, "spark": run_spark, "pandas": run_pandas}[engine]
+        print(runner(source, Path(scratch)))
+        return
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.folder or Path(temporary)
+        results: dict[tuple[int, str], list[dict[str, float]]] = {}
+        for millions in arguments.sizes:
+            source = folder / f"events-{millions}m"
+            if not source.exists():
+                generate(millions, source)
+            engines = [name for name in arguments.engines if name == "duckdb" or millions <= arguments.most]
+            for _ in range(arguments.repeats if millions <= 10 else 1):
+                for engine in engines:
+                    result = measure(engine, source)
+                    results.setdefault((millions, engine), []).append(result)
+                    said = f"{result['seconds']:.1f} s ({result['cpu']:.1f} s of processor), {result['mib']:.0f} MiB"
+                    print(f"{millions:3} million, {engine}: {said}", flush=True)
+            rows = {result["rows"] for engine in engines for result in results[millions, engine]}
+            if len(rows) != 1:
+                raise SystemExit(f"the engines disagree: {rows} rows")
+    if not arguments.no_table:
+        write_table(results)
+
+
+def write_table(results: dict[tuple[int, str], list[dict[str, float]]]) -> None:
+    """Replaces the section between the marks in BENCHMARKS.md."""
+    lines = [
+        "| events | engine | seconds (median) | of processor | peak memory | rows |",
+        "|---:|---|---:|---:|---:|---:|",
+    ]
+    for (millions, engine), measured in results.items():
+        seconds = float(np.median([result["seconds"] for result in measured]))
+        cpu = float(np.median([result["cpu"] for result in measured]))
+        peak = max(result["mib"] for result in measured)
+        lines.append(
+            f"| {millions} million | {engine} | {seconds:.1f} | {cpu:.1f} | {peak / 1024:.2f} GiB "
+            f"| {measured[0]['rows']:,.0f} |"
+        )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    lines += ["", f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}, Python {platform.python_version()}."]
+    file = PROJECT / "BENCHMARKS.md"
+    begin, end = "<!-- features: begin -->", "<!-- features: end -->"
+    section = "\n".join([begin, *lines, end])
+    text = file.read_text(encoding="utf-8")
+    file.write_text(re.sub(f"{begin}.*?{end}", lambda _: section, text, flags=re.DOTALL), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""Features against the plain-Python reference, on small random shops, and against the future."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import duckdb
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from purchase_predict import features
+from purchase_predict.schema import BEHAVIOUR, EVENTS, FEATURES, KEYS, LABEL, MOMENT
+from tests import reference
+from tests.reference import Event
+
+MIDNIGHT = datetime(2019, 10, 7)  # a Monday's
+#: Few seconds and few ids around midnight, so that ties, repetitions, shared ids and visits at once are the rule.
+VALUES = {
+    "event_time": [MIDNIGHT + timedelta(seconds=seconds) for seconds in range(-6, 7)],
+    "event_type": ["view", "view", "cart", "cart", "remove_from_cart", "purchase"],
+    "product_id": [1, 2, 3],
+    "category_id": [None, 7, 8],
+    "category_code": [None, "electronics", "electronics.audio", "a.b.c.d", ".", "a.", ".b", "a..b", "", "naïve.ünï"],
+    "brand": [None, "acme", "Zeta", ""],
+    "price": [None, 0.0, 0.005, 0.125, 0.285, 1.005, 9.99, 4.35, 1234567.895],
+    "user_id": [1, 2],
+    "user_session": [None, "s1", "s1", "s2", "s3"],
+}
+EVENT = st.builds(Event, **{name: st.sampled_from(values) for name, values in VALUES.items()})
+SHOPS = st.lists(EVENT, max_size=40)
+PROPERTY = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+
+
+def on_duckdb(events: list[Event]) -> list[dict[str, Any]]:
+    """The primary table that the project makes of these events, in the order of the reference."""
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'America/New_York'")
+        connection.execute(f"CREATE TABLE raw ({', '.join(f'{column.name} {column.type}' for column in EVENTS)})")
+        if events:
+            connection.executemany(f"INSERT INTO raw VALUES ({', '.join('?' * len(EVENTS))})", events)
+        connection.execute(f"CREATE TABLE events AS {features.usable_sql('duckdb', 'raw')}")
+        result = connection.execute(f"FROM ({features.primary_sql('duckdb', 'events')}) ORDER BY {', '.join(KEYS)}")
+        names = [name for name, *_ in result.description or []]
+        return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+
+
+@PROPERTY
+@given(SHOPS)
+def test_every_column_is_what_plain_python_computes(events: list[Event]) -> None:
+    assert on_duckdb(events) == reference.primary(events)
+
+
+def test_times_within_a_second_count_in_whole_seconds() -> None:
+    events = [
+        Event(MIDNIGHT + timedelta(seconds=second), kind, 1, None, None, None, 1.0, 1, "s")
+        for second, kind in ((0.9, "view"), (3.1, "cart"))
+    ]
+    (row,) = on_duckdb(events)
+    assert (row["duration"], row["seconds_since_prev_event"]) == (3, 3)
+    assert [row] == reference.primary(events)
+
+
+def test_the_category_is_split_on_the_dot_and_monday_is_zero() -> None:
+    event = Event(MIDNIGHT, "cart", 1, None, "electronics.audio.headphone", None, 1.0, 1, "s")
+    (row,) = on_duckdb([event])
+    assert (row["category"], row["sub_category"]) == ("electronics", "audio")
+    assert (row["weekday"], row["hour"]) == (0, 0)
+    assert on_duckdb([event._replace(event_time=MIDNIGHT - timedelta(seconds=1))])[0]["weekday"] == 6
+
+
+def test_a_shop_gives_every_column_the_schema_names() -> None:
+    (row,) = on_duckdb([Event(MIDNIGHT, "cart", 1, None, None, None, None, 1, "s")])
+    assert set(row) == {*FEATURES, *BEHAVIOUR, *KEYS, LABEL, MOMENT}
+
+
+# ---- leaks -------------------------------------------------------------------------------------------------------
+
+
+@PROPERTY
+@given(SHOPS, SHOPS)
+def test_events_later_than_every_moment_change_no_feature(events: list[Event], others: list[Event]) -> None:
+    before = on_duckdb(events)
+    if not before:
+        return
+    last = max(row[MOMENT] for row in before)
+    carted = {tuple(row[key] for key in KEYS) for row in before}
+    later = [event._replace(event_time=last + timedelta(seconds=1 + index)) for index, event in enumerate(others)]
+    after = [row for row in on_duckdb(events + later) if tuple(row[key] for key in KEYS) in carted]
+    assert [_without_label(row) for row in after] == [_without_label(row) for row in before]
+    unbought = [event for event in later if event.event_type != "purchase"]
+    assert [row for row in on_duckdb(events + unbought) if row[MOMENT] <= last] == before
+
+
+@PROPERTY
+@given(SHOPS, st.integers(-6, 6))
+def test_what_came_after_a_moment_was_not_needed_for_its_row(events: list[Event], second: int) -> None:
+    now = MIDNIGHT + timedelta(seconds=second)
+    whole = [_without_label(row) for row in on_duckdb(events) if row[MOMENT] <= now]
+    assert [_without_label(row) for row in on_duckdb([e for e in events if e.event_time <= now])] == whole
+
+
+def _without_label(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != LABEL}
+
+
+# ---- who does a hundred thousand things --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at_once", [False, True], ids=["one session after the other", "all sessions at once"])
+def test_a_crawler_costs_no_more_than_as_many_users(at_once: bool) -> None:
+    """100,000 events of one user: a join of this user's carts with this user's purchases would make 10^9 rows."""
+    session = "i % 5000" if at_once else "i // 20"
+    with duckdb.connect(config={"memory_limit": "500MiB", "threads": 1}) as connection:
+        connection.execute(
+            f"""CREATE TABLE events AS
+                SELECT TIMESTAMP '2019-10-01' + to_seconds(i) AS event_time,
+                       ['view', 'cart', 'purchase'][1 + i % 3] AS event_type, i % 7 AS product_id,
+                       NULL::BIGINT AS category_id, NULL::VARCHAR AS category_code, NULL::VARCHAR AS brand,
+                       1.0::DOUBLE AS price, 1::BIGINT AS user_id, ({session})::VARCHAR AS user_session
+                FROM range(100_000) AS numbers(i)"""
+        )
+        made = f"({features.primary_sql('duckdb', 'events')})"
+        last = connection.execute(
+            f"SELECT num_prev_sessions, num_prev_purchases, event_time FROM {made} ORDER BY event_time DESC LIMIT 1"
+        ).fetchone()
+        assert last
+        start = connection.execute(
+            """WITH starts AS (SELECT user_session, min(event_time) AS start FROM events GROUP BY ALL),
+                     own AS (SELECT start FROM starts JOIN events USING (user_session) WHERE event_time = ?
+                             AND event_type = 'cart')
+                SELECT (SELECT count(*) FROM starts WHERE start < (FROM own)),
+                       count(*) FROM events JOIN starts USING (user_session)
+                WHERE event_type = 'purchase' AND event_time <= ? AND start < (FROM own)""",
+            [last[2], last[2]],
+        ).fetchone()
+        assert last[:2] == start

@@ -1,0 +1,212 @@
+"""Spark against DuckDB: the same rows on a real cluster of two workers, and one line where there is no cluster."""
+
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from purchase_predict import dataset, engine, reading, spark, workflow
+from purchase_predict.schema import KEYS
+from tests import reference
+from tests.reference import Event
+from tests.test_features import VALUES
+
+pyspark = pytest.importorskip("pyspark")
+
+REAL = Path(__file__).parents[2] / "shared/data/events"
+SCHEMA = pa.schema(
+    {
+        "event_time": pa.timestamp("us"),
+        "event_type": pa.string(),
+        "product_id": pa.int64(),
+        "category_id": pa.int64(),
+        "category_code": pa.string(),
+        "brand": pa.string(),
+        "price": pa.float64(),
+        "user_id": pa.int64(),
+        "user_session": pa.string(),
+    }
+)
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a standalone master with two workers, each a process of its own."""
+    folder = tmp_path_factory.mktemp("spark")
+    command = Path(pyspark.__file__).parent / "bin" / "spark-class"
+    # The machines of the cluster and of the user live in another time zone: times are UTC all the same.
+    environment = os.environ | {"SPARK_LOCAL_IP": "127.0.0.1", "SPARK_NO_DAEMONIZE": "1", "TZ": "Asia/Tokyo"}
+    port = free_port()
+    url = f"spark://127.0.0.1:{port}"
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(name: str, *arguments: str) -> Path:
+        log = folder / f"{name}.log"
+        with log.open("wb") as file:
+            started.append(
+                subprocess.Popen([str(command), *arguments], env=environment, cwd=folder, stdout=file, stderr=file)
+            )
+        return log
+
+    try:
+        master = start(
+            "master", "org.apache.spark.deploy.master.Master", "--host", "127.0.0.1", "--port", str(port),
+            "--webui-port", "0",
+        )  # fmt: skip
+        for number in (1, 2):
+            start(
+                f"worker-{number}", "org.apache.spark.deploy.worker.Worker", "--host", "127.0.0.1", "--cores", "1",
+                "--memory", "1g", "--webui-port", "0", "--work-dir", str(folder / f"work-{number}"), url,
+            )  # fmt: skip
+        for _ in range(300):
+            if master.exists() and master.read_text().count("Registering worker") == 2:
+                break
+            assert all(process.poll() is None for process in started), master.read_text()
+            time.sleep(0.1)
+        else:
+            pytest.fail(master.read_text())
+        yield url
+    finally:
+        for process in reversed(started):
+            process.terminate()
+        for process in started:
+            process.wait(20)
+
+
+@pytest.fixture
+def on_cluster(cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's configuration that names the cluster, with a session time zone that is not UTC."""
+    (tmp_path / "spark-defaults.conf").write_text(
+        "spark.sql.session.timeZone America/New_York\nspark.ui.enabled false\nspark.executor.memory 768m\n"
+        "spark.driver.host 127.0.0.1\nspark.driver.bindAddress 127.0.0.1\nspark.sql.shuffle.partitions 4\n"
+    )
+    monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path))
+    monkeypatch.setenv("SPARK_MASTER", cluster)
+
+
+def by_spark(connection: duckdb.DuckDBPyConnection, loaded: Path, target: Path) -> spark.Made:
+    """Makes `primary_table` of what load wrote with Spark."""
+    session_type = json.loads((loaded / "source.json").read_text())["session_type"]
+    made = spark.primary_from_events(f"file://{loaded / 'events'}", session_type, f"file://{target}")
+    dataset.primary_from_spark(connection, target, session_type)
+    return made
+
+
+def assert_engines_agree(source: str, folder: Path) -> tuple[int, dict[str, int]]:
+    """Loads the source, makes the features with both engines, and compares every row and column."""
+    for name in ("loaded", "scratch"):
+        (folder / name).mkdir()
+    reading.load(source, folder / "loaded", folder / "scratch", 0.01)
+    with engine.connect(folder) as connection:
+        counts = dataset.primary_from_events(connection, folder / "loaded" / "events")
+        connection.execute("ALTER TABLE primary_table RENAME TO by_duckdb")
+        made = by_spark(connection, folder / "loaded", folder / "primary")
+        assert made.counts == counts
+        assert connection.table("primary_table").dtypes == connection.table("by_duckdb").dtypes
+        assert connection.table("primary_table").columns == connection.table("by_duckdb").columns
+        for one, other in (("primary_table", "by_duckdb"), ("by_duckdb", "primary_table")):
+            differing = connection.execute(f"FROM {one} EXCEPT ALL FROM {other} ORDER BY ALL LIMIT 3").fetchall()
+            assert differing == []
+        rows = connection.execute("SELECT count(*) FROM by_duckdb").fetchone()
+        assert rows == (made.rows,)
+        return made.rows, counts
+
+
+def source() -> str:
+    """Real events where there are some; any other source, to compare the engines on more, by the variable."""
+    return os.environ.get("PURCHASE_PREDICT_SPARK_SOURCE") or (str(REAL) if REAL.exists() else "sample:20000")
+
+
+@pytest.mark.usefixtures("on_cluster")
+def test_two_workers_make_every_row_that_duckdb_makes(tmp_path: Path) -> None:
+    rows, counts = assert_engines_agree(source(), tmp_path)
+    assert rows > 500
+    assert counts["events_repeated"] > 100
+    if source() == str(REAL):
+        assert rows == 21_897
+        assert counts == {"events": 141_465, "events_without_session": 0, "events_repeated": 13_475}
+
+
+@pytest.mark.usefixtures("on_cluster")
+def test_random_shops_on_two_workers_are_what_plain_python_computes(tmp_path: Path) -> None:
+    """Four hundred small shops in one table, each with users of its own: a query on Spark is slow, however small."""
+    draw = random.Random(20191001)
+    events = [
+        Event(
+            **{name: draw.choice(values) for name, values in VALUES.items()}
+            | {"user_id": 10 * shop + draw.choice([1, 2])}
+        )
+        for shop in range(400)
+        for _ in range(draw.randrange(1, 40))
+    ]
+    (tmp_path / "events/bucket=0").mkdir(parents=True)
+    columns = dict(zip(Event._fields, map(list, zip(*events, strict=True)), strict=True))
+    pq.write_table(pa.table(columns, SCHEMA), tmp_path / "events/bucket=0/part.parquet")
+    (tmp_path / "source.json").write_text('{"session_type": "VARCHAR"}')
+    expected = reference.primary(events)
+    with duckdb.connect() as connection:
+        made = by_spark(connection, tmp_path, tmp_path / "primary")
+        result = connection.execute(f"FROM primary_table ORDER BY {', '.join(KEYS)}")
+        names = [name for name, *_ in result.description or []]
+        rows = [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+    assert rows == expected
+    sessionless = sum(event.user_session is None for event in events)
+    kept = len({event for event in events if event.user_session is not None})
+    assert made.counts == {
+        "events": len(events),
+        "events_without_session": sessionless,
+        "events_repeated": len(events) - sessionless - kept,
+    }
+
+
+def test_without_pyspark_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyspark.sql", None)
+    with pytest.raises(click.ClickException, match=r"needs PySpark.*pip install 'pyspark>=4.0,<4.1'") as refused:
+        spark.primary_from_events("file:///nowhere", "UUID", "file:///nowhere")
+    assert "\n" not in refused.value.message
+
+
+@pytest.mark.usefixtures("on_cluster")
+def test_what_spark_cannot_read_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(click.ClickException, match=r"PATH_NOT_FOUND.*nothing-here") as refused:
+        spark.primary_from_events(f"file://{tmp_path}/nothing-here", "UUID", f"file://{tmp_path}/out")
+    assert "\n" not in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("artifact", "expected"),
+    [
+        ("/shared/mlruns/1/a/artifacts/events", "file:///shared/mlruns/1/a/artifacts/events"),
+        ("file:///shared/my%20runs/events", "file:///shared/my runs/events"),
+        ("gs://bucket/1/a/events", "gs://bucket/1/a/events"),
+        ("s3://bucket/1/a/events", "s3a://bucket/1/a/events"),
+        ("hdfs://names:8020/1/a/events", "hdfs://names:8020/1/a/events"),
+        ("mlflow-artifacts:/1/a/events", None),
+        ("https://server/1/a/events", None),
+    ],
+)
+def test_spark_goes_to_the_artifact_store_itself_where_it_can(artifact: str, expected: str | None) -> None:
+    assert spark.location(artifact) == expected
+
+
+def test_the_engine_is_no_part_of_the_key() -> None:
+    values = {"data": "runs:/x/events", "test_ratio": 0.3}
+    duck, spark_ = (workflow.key_parts("process", values | {"engine": name}, {}) for name in ("duckdb", "spark"))
+    assert workflow.key_of(duck) == workflow.key_of(spark_)
