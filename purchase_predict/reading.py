@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
@@ -49,13 +49,20 @@ class Loaded:
     digest: str
 
 
-def load(source: str, target: Path, scratch: Path, max_reject_ratio: float) -> Loaded:
+def load(
+    source: str,
+    target: Path,
+    scratch: Path,
+    max_reject_ratio: float,
+    tables: Mapping[str, tuple[Column, ...]] = TABLES,
+) -> Loaded:
     """Reads a source into Parquet: `target/events/bucket=*/` or `target/primary/`, with manifest and rejects beside it.
 
     Args:
         target: an empty folder for `events` or `primary`, `source.json` and, where rows were refused, `rejects.csv`.
         scratch: an empty folder for what does not stay.
         max_reject_ratio: the share of refused rows, 0 to 1, above which nothing is loaded.
+        tables: the columns that are read, of each table that the source may hold.
 
     Raises:
         click.ClickException: the source cannot be read, is none of the two tables, or has too many malformed rows.
@@ -67,7 +74,7 @@ def load(source: str, target: Path, scratch: Path, max_reject_ratio: float) -> L
         files = [sources.part(file, file.name)]
     else:
         files = sources.parts(source)
-    loaded = _read(files, target, scratch)
+    loaded = _read(files, target, scratch, tables)
     total = loaded.rows + len(loaded.rejects)
     if len(loaded.rejects) > max_reject_ratio * total:
         raise click.ClickException(_too_many(loaded.rejects, total, max_reject_ratio))
@@ -112,31 +119,30 @@ class _Scan:
     types: dict[str, str]
 
 
-def _read(files: list[Part], target: Path, scratch: Path) -> Loaded:
+def _read(files: list[Part], target: Path, scratch: Path, tables: Mapping[str, tuple[Column, ...]]) -> Loaded:
     with connect(scratch) as connection:
         headers = {part: _columns(part) for part in files if part.size}
         if not headers:
             raise click.ClickException(f"{files[0].name}: empty file, a header is expected")
-        tables = {part: _table_of(part.name, names) for part, names in headers.items()}
-        table = next(iter(tables.values()))
-        other = next((part for part, name in tables.items() if name != table), None)
+        held = {part: _table_of(part.name, names, tables) for part, names in headers.items()}
+        table = next(iter(held.values()))
+        columns = tables[table]
+        other = next((part for part, name in held.items() if name != table), None)
         if other:
-            first = next(iter(tables))
-            raise click.ClickException(
-                f"{first.name} holds the {table} table but {other.name} the {tables[other]} table"
-            )
-        scans = _scans(headers, TABLES[table])
+            first = next(iter(held))
+            raise click.ClickException(f"{first.name} holds the {table} table but {other.name} the {held[other]} table")
+        scans = _scans(headers, columns)
         folder = scratch / "partitioned"
         buckets = min(_MAX_BUCKETS, max(1, _rows_about(headers) // _BUCKET_ROWS)) if table == "events" else 1
         try:
             try:
-                _copy(connection, table, scans, folder, buckets, "UUID")
+                _copy(connection, columns, scans, folder, buckets, "UUID")
             except duckdb.InvalidInputException as error:
                 if "not a UUID" not in str(error):
                     raise
                 shutil.rmtree(folder, ignore_errors=True)
                 _forget_rejects(connection)
-                _copy(connection, table, scans, folder, buckets, "VARCHAR")
+                _copy(connection, columns, scans, folder, buckets, "VARCHAR")
         except duckdb.Error as error:
             names = ", ".join(part.name for part in headers)
             raise click.ClickException(f"{names}: cannot be read: {str(error).splitlines()[0]}") from error
@@ -144,7 +150,7 @@ def _read(files: list[Part], target: Path, scratch: Path) -> Loaded:
         broken_rules = folder / f"bucket={_REJECTED}"
         if broken_rules.exists():
             shutil.rmtree(broken_rules)
-            rejects += _rule_rejects(connection, table, scans)
+            rejects += _rule_rejects(connection, columns, scans)
         rejects.sort(key=lambda reject: (reject.file, reject.line))
         written = target / table
         if table == "events":
@@ -186,16 +192,16 @@ def _columns(part: Part) -> list[str]:
     return names
 
 
-def _table_of(file: str, names: list[str]) -> str:
+def _table_of(file: str, names: list[str], tables: Mapping[str, tuple[Column, ...]]) -> str:
     missing = {
-        table: [column.name for column in columns if column.name not in names] for table, columns in TABLES.items()
+        table: [column.name for column in columns if column.name not in names] for table, columns in tables.items()
     }
-    table = min(missing, key=lambda name: len(missing[name]) / len(TABLES[name]))
+    table = min(missing, key=lambda name: len(missing[name]) / len(tables[name]))
     if missing[table]:
         plural = "column" if len(missing[table]) == 1 else "columns"
         raise click.ClickException(
             f"{file}: {plural} {', '.join(missing[table])} missing; the {table} table has "
-            f"{', '.join(column.name for column in TABLES[table])}"
+            f"{', '.join(column.name for column in tables[table])}"
         )
     return table
 
@@ -269,10 +275,14 @@ def _typed(scan: _Scan, relation: str, columns: tuple[Column, ...], extra: str =
 
 
 def _copy(
-    connection: duckdb.DuckDBPyConnection, table: str, scans: list[_Scan], folder: Path, buckets: int, session_type: str
+    connection: duckdb.DuckDBPyConnection,
+    columns: tuple[Column, ...],
+    scans: list[_Scan],
+    folder: Path,
+    buckets: int,
+    session_type: str,
 ) -> None:
     """One pass over all files: rows that keep the rules go to their user's bucket, the others to bucket -1."""
-    columns = TABLES[table]
     names = ", ".join(column.name for column in columns if column.name != "user_session")
     session = "user_session"
     if session_type == "UUID":
@@ -316,9 +326,10 @@ def _structural_rejects(connection: duckdb.DuckDBPyConnection, headers: dict[Par
     return rejects
 
 
-def _rule_rejects(connection: duckdb.DuckDBPyConnection, table: str, scans: list[_Scan]) -> list[Reject]:
+def _rule_rejects(
+    connection: duckdb.DuckDBPyConnection, columns: tuple[Column, ...], scans: list[_Scan]
+) -> list[Reject]:
     """Rows that break a rule of the schema: read a second time, as text, because they are few and want their place."""
-    columns = TABLES[table]
     first = "CASE " + " ".join(f"WHEN {_broken(column)} THEN {quoted(column.name)}" for column in columns) + " END"
     rejects: list[Reject] = []
     by_name = {column.name: column for column in columns}
