@@ -66,14 +66,14 @@ def score(
     Raises:
         OSError: the folder of `target` cannot be written to.
     """
-    there = [name for name, *_ in connection.execute(f"DESCRIBE {relation}").fetchall()]
+    there = [name for name, *_ in connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()]
     keys = [name for name in (*KEYS, MOMENT) if name in there]
     columns = [name for name in model.columns if name in there]
     # Session ids may be stored as UUIDs; they leave as the text they came as.
     wanted = ", ".join(
         f"{name}::VARCHAR AS {name}" if name == "user_session" else name for name in dict.fromkeys([*keys, *columns])
     )
-    chunks = connection.execute(f"SELECT {wanted} FROM {relation}").to_arrow_reader(CHUNK_ROWS)
+    chunks = connection.sql(f"SELECT {wanted} FROM {relation}").to_arrow_reader(CHUNK_ROWS)
     rows = will_buy = 0
     with _complete_or_nothing(target) as partial, _writer(partial, target.suffix) as write:
         for chunk in chunks:
