@@ -51,7 +51,7 @@ def log(
         name="model",
         python_model=str(Path(model.__file__).resolve()),
         artifacts={name: str(path) for name, path in files.items()},
-        signature=signature(features, categories),
+        signature=signature(features),
         input_example=_example(rows, features, categories),
         pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in _REQUIREMENTS],
     )
@@ -99,14 +99,14 @@ def _one_line(what: str) -> Iterator[None]:
         raise click.ClickException(f"{what}: {said or type(error).__name__}") from error
 
 
-def signature(features: Sequence[str], categories: Mapping[str, Sequence[str]]) -> ModelSignature:
+def signature(features: Sequence[str]) -> ModelSignature:
     """Raw columns in, `probability` and `will_buy` out.
 
-    Numbers are declared as any type: MLflow would refuse the ints that a JSON client sends for whole doubles.
+    Columns are declared as any type, and the model checks them itself: MLflow would refuse the ints that a JSON client
+    sends for whole doubles, and a text column of nothing but nulls, which pandas reads as numbers.
     """
     columns: list[ColSpec | TensorSpec] = [
-        ColSpec("string" if name in categories else AnyType(), name, required=name not in BEHAVIOUR)
-        for name in features
+        ColSpec(AnyType(), name, required=name not in BEHAVIOUR) for name in features
     ]
     return ModelSignature(
         inputs=Schema(columns),
