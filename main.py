@@ -24,6 +24,7 @@ def main(
     registry_name: str,
     env: str,
     tolerance: float,
+    min_roc_auc: float,
     reuse: str,
     force: str,
     dry_run: str,
@@ -65,6 +66,8 @@ def main(
         registry_name=registry_name,
         env=env,
         tolerance=tolerance,
+        min_roc_auc=min_roc_auc,
+        promote_rolled_back="true" if force == "deploy" else "false",
     )
     click.echo("\n" + steps_table(chain.done))
     if not chain.dry_run:

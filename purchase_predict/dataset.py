@@ -9,6 +9,7 @@ from typing import Any
 import click
 import duckdb
 
+from purchase_predict import drift
 from purchase_predict.engine import quoted, table_digest
 from purchase_predict.schema import CATEGORICAL, KEYS, LABEL, MOMENT, features_of
 
@@ -149,6 +150,7 @@ def split(connection: duckdb.DuckDBPyConnection, test_ratio: float, target: Path
         "base_rate": {side: numbers[side][1] / numbers[side][0] for side in sides},
         "features": features,
         "categories": categories,
+        "profile": drift.profile(connection, train, features),
     }
     digests = [table_digest(connection, f"read_parquet({quoted(target / f'{side}.parquet')})") for side in sides]
     text = json.dumps([description, *digests], sort_keys=True)

@@ -21,6 +21,23 @@ class Score:
     baseline: float
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What a model said of some rows: probabilities (0 to 1), and the threshold from which on it says "will buy"."""
+
+    probability: np.ndarray
+    threshold: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better (above 0) or worse (below 0) a model scores than another, and the 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
 def utility(metric: str, value: float) -> float:
     """The metric with the sign that makes more better."""
     return -value if metric == "log_loss" else value
@@ -123,6 +140,30 @@ def evaluate(
         low, high = np.nanquantile(resampled, [0.025, 0.975])
         scores[metric] = Score(ranked.score(metric), float(low), float(high), float(constant[metric]))
     return scores
+
+
+def difference(
+    metric: str, y: np.ndarray, users: np.ndarray, challenger: Answers, champion: Answers, seed: int = 0
+) -> Difference:
+    """How much better the challenger scores than the champion on the same rows.
+
+    The bootstrap is paired: each resample draws users, and scores both models on the same draw, so what is hard about a
+    user is hard for both and cancels out.
+
+    Args:
+        y: labels, 0 or 1.
+        users: each row's user.
+        challenger: its answers to these rows.
+        champion: its answers to the same rows, in the same order.
+        seed: of the resampling.
+    """
+    ours, theirs = (_Ranked(y, answers.probability, answers.threshold) for answers in (challenger, champion))
+
+    def gain(weights: np.ndarray | None = None) -> float:
+        return utility(metric, ours.score(metric, weights)) - utility(metric, theirs.score(metric, weights))
+
+    low, high = np.nanquantile([gain(weights) for weights in _weights(users, seed)], [0.025, 0.975])
+    return Difference(gain(), float(low), float(high))
 
 
 def figures(

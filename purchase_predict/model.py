@@ -13,6 +13,7 @@ import lightgbm
 import mlflow
 import numpy as np
 import pandas as pd
+from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 
@@ -20,23 +21,40 @@ def encode(frame: pd.DataFrame, features: Sequence[str], categories: Mapping[str
     """The features of a frame as LightGBM sees them.
 
     Args:
-        frame: raw columns, any number of rows; a column that is not there counts as null.
+        frame: raw columns, any number of rows; a column that is not there counts as null. Numbers may come as text.
         features: the columns of the result, in their order.
         categories: for each categorical feature its known values; the position in the list is the code.
 
     Returns:
         float64, rows by features; NaN for a null, and for a category that is not known.
+
+    Raises:
+        MlflowException: a value is no number where one is asked for; HTTP 400 where the model is served.
     """
-    encoded = np.full((len(frame), len(features)), np.nan)
+    # Column by column in memory, as it is filled; LightGBM takes either order.
+    encoded = np.full((len(frame), len(features)), np.nan, order="F")
     for column, name in enumerate(features):
         if name not in frame:
             continue
-        if name in categories:
-            codes = pd.Index(list(categories[name]), dtype=object).get_indexer(pd.Index(frame[name], dtype=object))
-            encoded[:, column] = np.where(codes < 0, np.nan, codes)
-        else:
-            encoded[:, column] = pd.to_numeric(frame[name]).to_numpy(dtype=np.float64, na_value=np.nan)
+        try:
+            values = _codes(frame[name], categories[name]) if name in categories else _numbers(frame[name])
+        except (TypeError, ValueError) as error:
+            wanted = "text" if name in categories else "a number"
+            raise MlflowException.invalid_parameter_value(f"column {name} must be {wanted}: {error}") from error
+        encoded[:, column] = values
     return encoded
+
+
+def _codes(values: pd.Series, known: Sequence[str]) -> np.ndarray:
+    # The few distinct values are looked up, not every row.
+    which, distinct = pd.factorize(values)
+    codes = pd.Index(list(known), dtype=object).get_indexer(pd.Index(distinct, dtype=object)).astype(np.float64)
+    codes[codes < 0] = np.nan
+    return np.append(codes, np.nan)[which]
+
+
+def _numbers(values: pd.Series) -> np.ndarray:
+    return pd.to_numeric(values).to_numpy(dtype=np.float64, na_value=np.nan)
 
 
 class PurchaseModel(PythonModel):
@@ -56,10 +74,15 @@ class PurchaseModel(PythonModel):
             context: not used; MLflow's.
             model_input: raw columns as in the primary table; behaviour columns may be absent.
             params: `threshold` (0 to 1) in place of the model's own.
+
+        Raises:
+            MlflowException: a column holds what it cannot, or the threshold is above 1; HTTP 400 where it is served.
         """
         threshold = (params or {}).get("threshold")
         if threshold is None or threshold < 0:
             threshold = self.spec["threshold"]
+        elif not threshold <= 1:
+            raise MlflowException.invalid_parameter_value(f"threshold {threshold} must be 0 to 1")
         encoded = encode(model_input, self.spec["features"], self.spec["categories"])
         # A single row is scored faster by one thread than it takes to wake a second one.
         options = {"num_threads": 1} if len(encoded) < 1000 else {}

@@ -3,9 +3,12 @@
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import lightgbm
 import mlflow
 import pandas as pd
@@ -48,7 +51,7 @@ def log(
         name="model",
         python_model=str(Path(model.__file__).resolve()),
         artifacts={name: str(path) for name, path in files.items()},
-        signature=signature(features, categories),
+        signature=signature(features),
         input_example=_example(rows, features, categories),
         pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in _REQUIREMENTS],
     )
@@ -57,14 +60,53 @@ def log(
     return hashlib.sha256((trees + json.dumps(spec, sort_keys=True)).encode()).hexdigest()
 
 
-def signature(features: Sequence[str], categories: Mapping[str, Sequence[str]]) -> ModelSignature:
+@dataclass(frozen=True)
+class Packaged:
+    """A packaged model that was loaded: the raw columns that it looks at, and what it answers to rows of them."""
+
+    columns: list[str]
+    answer: Callable[[pd.DataFrame], pd.DataFrame]
+
+
+def load(uri: str, checked: bool = True) -> Packaged:
+    """The model at `uri`, as its users load it.
+
+    Args:
+        checked: whether each frame is checked against the signature. Rows of our own tables need no check, and may come
+            with categorical columns, which are faster.
+
+    Raises:
+        click.ClickException: it cannot be loaded, or, from `answer`, it cannot answer.
+    """
+    with _one_line(f"{uri} cannot be loaded"):
+        loaded = mlflow.pyfunc.load_model(uri)
+        columns = loaded.metadata.get_input_schema().input_names()
+        inner = None if checked else loaded.unwrap_python_model()
+
+    def answer(frame: pd.DataFrame) -> pd.DataFrame:
+        with _one_line(f"{uri} cannot answer"):
+            return loaded.predict(frame) if inner is None else inner.predict(None, frame)
+
+    return Packaged(columns, answer)
+
+
+@contextmanager
+def _one_line(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # whatever a damaged file makes the libraries raise
+        said = (str(error).splitlines() or [""])[0]
+        raise click.ClickException(f"{what}: {said or type(error).__name__}") from error
+
+
+def signature(features: Sequence[str]) -> ModelSignature:
     """Raw columns in, `probability` and `will_buy` out.
 
-    Numbers are declared as any type: MLflow would refuse the ints that a JSON client sends for whole doubles.
+    Columns are declared as any type, and the model checks them itself: MLflow would refuse the ints that a JSON client
+    sends for whole doubles, and a text column of nothing but nulls, which pandas reads as numbers.
     """
     columns: list[ColSpec | TensorSpec] = [
-        ColSpec("string" if name in categories else AnyType(), name, required=name not in BEHAVIOUR)
-        for name in features
+        ColSpec(AnyType(), name, required=name not in BEHAVIOUR) for name in features
     ]
     return ModelSignature(
         inputs=Schema(columns),

@@ -46,11 +46,20 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "test_ratio": _number("between 0 and 1, both excluded", lambda x: 0 < x < 1),
     "seed": _number("a whole number from 0 to 2147483647", lambda x: 0 <= x < 2**31 and x == int(x)),
     "registry_name": lambda value: (
-        None if value.strip() and not set("/:") & set(value) else "must be a name without '/' and ':'"
+        None if value.strip() and not set("/:@'\"") & set(value) else "must be a name without / : @ and quotes"
     ),
     "engine": _one_of(ENGINES),
     "env": _one_of(ENVIRONMENTS, empty="take ENV"),
     "tolerance": _number("0 or more", lambda x: x >= 0),
+    "min_roc_auc": _number("between 0 and 1", lambda x: 0 <= x <= 1),
+    "promote_rolled_back": _one_of(("true", "false")),
+    "version": lambda value: (
+        None if not value or (value.isascii() and value.isdigit() and int(value)) else "must be a version's number"
+    ),
+    "input": lambda value: None if value.strip() else "must name the data to score: a file, a folder, a glob or sample",
+    "output": lambda value: (
+        None if value.endswith((".csv", ".parquet")) and "://" not in value else "must be a local .csv or .parquet file"
+    ),
     "reuse": _one_of(("true", "false")),
     "force": _one_of(STEPS, empty="none"),
     "dry_run": _one_of(("true", "false")),

@@ -8,7 +8,7 @@ where the rows do not add up to the files' lines. Then the careful way goes thro
 import csv
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,7 +78,13 @@ class _File:
 
 
 def load(
-    source: str, target: Path, scratch: Path, max_reject_ratio: float, memory_limit: str = "", gcp_project: str = ""
+    source: str,
+    target: Path,
+    scratch: Path,
+    max_reject_ratio: float,
+    memory_limit: str = "",
+    gcp_project: str = "",
+    tables: Mapping[str, tuple[Column, ...]] = TABLES,
 ) -> Loaded:
     """Reads a source into Parquet: `target/events/bucket=*/` or `target/primary/`, with manifest and rejects beside it.
 
@@ -88,6 +94,7 @@ def load(
         max_reject_ratio: the share of refused rows, 0 to 1, above which nothing is loaded.
         memory_limit: what DuckDB may take, as `2GB`; empty: a quarter of the machine's memory.
         gcp_project: the Google Cloud project to read as; empty: that of the credentials.
+        tables: the columns that are read, of each table that the source may hold.
 
     Raises:
         click.ClickException: the source cannot be read, is none of the two tables, or has too many malformed rows.
@@ -102,7 +109,7 @@ def load(
         parts = sources.parts(source, gcp_project)
     paths = sources.fetch(parts, folder, gcp_project)
     with connect(scratch, memory_limit) as connection:
-        return _Reading(connection, source, parts, paths, target, scratch).load(max_reject_ratio)
+        return _Reading(connection, source, parts, paths, target, scratch, tables).load(max_reject_ratio)
 
 
 class _Reading:
@@ -116,7 +123,9 @@ class _Reading:
         paths: Sequence[Path],
         target: Path,
         scratch: Path,
+        known: Mapping[str, tuple[Column, ...]],
     ) -> None:
+        self.known = known
         self.connection = connection
         self.source = source
         self.parts = parts
@@ -128,12 +137,12 @@ class _Reading:
         ]
         if not self.files:
             raise click.ClickException(f"source {source}: {parts[0].name}: empty file, a header is expected")
-        tables = {file.part.name: _table_of(file.part.name, file.columns) for file in self.files}
+        tables = {file.part.name: _table_of(file.part.name, file.columns, known) for file in self.files}
         first, self.table = next(iter(tables.items()))
         for name, table in tables.items():
             if table != self.table:
                 raise click.ClickException(f"{first} holds the {self.table} table but {name} the {table} table")
-        self.columns = TABLES[self.table]
+        self.columns = known[self.table]
         rows = sum(file.part.size // _row_bytes(file) for file in self.files)
         self.buckets = min(_MAX_BUCKETS, max(1, rows // _BUCKET_ROWS)) if self.table == "events" else 1
         connection.execute(
@@ -183,7 +192,7 @@ class _Reading:
         columns = csv_records.header(path, part.name)
         if not columns:
             raise click.ClickException(f"{part.name}: its first line is blank, a header is expected")
-        ours = [name for name in columns if any(name == c.name for t in TABLES.values() for c in t)]
+        ours = [name for name in columns if any(name == c.name for t in self.known.values() for c in t)]
         repeated = next((name for name in ours if ours.count(name) > 1), None)
         if repeated:
             raise click.ClickException(f"{part.name}: column {repeated} stands twice in the header")
@@ -434,7 +443,7 @@ def _parquet(paths: Sequence[Path]) -> str:
 
 def _csv(paths: Sequence[Path], columns: Sequence[str], numbered: bool) -> str:
     """All columns as text: what they mean is decided in one place for CSV and Parquet, by `_value`."""
-    known = {column.name for table in TABLES.values() for column in table}
+    known = {column.name for table in TABLES.values() for column in table}  # of which every other table is a part
     types = {name if name in known else f"_ignored_{index}": "VARCHAR" for index, name in enumerate(columns)}
     if numbered:
         types = {"_line": "BIGINT"} | types
@@ -493,16 +502,16 @@ def _kept(folder: Path) -> str:
 # ---- small things ------------------------------------------------------------------------------------------------
 
 
-def _table_of(file: str, names: Sequence[str]) -> str:
+def _table_of(file: str, names: Sequence[str], tables: Mapping[str, tuple[Column, ...]]) -> str:
     missing = {
-        table: [column.name for column in columns if column.name not in names] for table, columns in TABLES.items()
+        table: [column.name for column in columns if column.name not in names] for table, columns in tables.items()
     }
-    table = min(missing, key=lambda name: len(missing[name]) / len(TABLES[name]))
+    table = min(missing, key=lambda name: len(missing[name]) / len(tables[name]))
     if missing[table]:
         plural = "column" if len(missing[table]) == 1 else "columns"
         raise click.ClickException(
             f"{file}: {plural} {', '.join(missing[table])} missing; the {table} table has "
-            f"{', '.join(column.name for column in TABLES[table])}"
+            f"{', '.join(column.name for column in tables[table])}"
         )
     return table
 

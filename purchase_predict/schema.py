@@ -74,6 +74,9 @@ TABLES = {"events": EVENTS, "primary": PRIMARY}
 
 LABEL = "purchased"
 
+#: The tables as they come to be scored: what is to be predicted need not be there.
+SCORED_TABLES = {"events": EVENTS, "primary": tuple(column for column in PRIMARY if column.name != LABEL)}
+
 #: What names a row of the primary table: a product in the cart of one user's session.
 KEYS = ("user_id", "user_session", "product_id")
 

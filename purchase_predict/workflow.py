@@ -49,7 +49,7 @@ HOW_LONG = ("max_evals", "max_minutes")
 
 #: Parameters that cannot change a step's result. Inputs count by their content, not by where they are; the engines
 #: agree row for row.
-NOT_IN_KEY = {"source", "engine", "reuse", "gcp_project", "memory_limit", *MADE_BY}
+NOT_IN_KEY = {"source", "engine", "reuse", "gcp_project", "memory_limit", "promote_rolled_back", *MADE_BY}
 
 _WATCH_SECONDS = 0.5
 _GRACE_SECONDS = 15
@@ -474,9 +474,8 @@ def step(entry_point: str) -> Callable[[Callable[..., Output]], click.Command]:
                     INPUTS: json.dumps(uris),
                 }
             )
-            with tempfile.TemporaryDirectory(prefix="purchase-predict-", ignore_cleanup_errors=True) as scratch:
-                _scratch.append(scratch)
-                output = function(StepRun(run.info.run_id, Path(scratch), search_key_of(parts)), **values)
+            with scratch_folder() as scratch:
+                output = function(StepRun(run.info.run_id, scratch, search_key_of(parts)), **values)
             artifacts = artifacts_of(run.info.run_id)
             if not any(path.partition("/")[0] == output.path for path in artifacts):
                 artifacts |= artifacts_of(run.info.run_id, [output.path])
@@ -646,6 +645,14 @@ def _step_failed(entry_point: str, message: str) -> click.ClickException:
 
 #: Scratch folders to remove where a process has to end at once.
 _scratch: list[str] = []
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A new empty folder that does not outlive the block, nor the process."""
+    with tempfile.TemporaryDirectory(prefix="purchase-predict-", ignore_cleanup_errors=True) as folder:
+        _scratch.append(folder)
+        yield Path(folder)
 
 
 @contextmanager

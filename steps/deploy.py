@@ -8,49 +8,64 @@ In: `runs:/<run id>/model` of a train run, or `models:/<name>@<alias>`. Out: a v
 
 import json
 from dataclasses import asdict
+from typing import Any
 
 import click
 import mlflow
-import numpy as np
 import pandas as pd
 from mlflow.entities.model_registry import ModelVersion
 
-from purchase_predict import evaluation, registry
+from purchase_predict import evaluation, packaging, registry, scoring
+from purchase_predict.model_card import card
+from purchase_predict.registry import Contest, Decision, Standing
 from purchase_predict.schema import LABEL
 from purchase_predict.workflow import DIGEST, Output, StepRun, run_of, step
 
 
 @step("deploy")
 def deploy(
-    run: StepRun, model: str, dataset: str, metric: str, registry_name: str, env: str, tolerance: float
+    run: StepRun,
+    model: str,
+    dataset: str,
+    metric: str,
+    registry_name: str,
+    env: str,
+    tolerance: float,
+    min_roc_auc: float,
+    promote_rolled_back: str,
 ) -> Output:
     """Register the model and promote it where the gate lets it pass."""
     trained = run_of(model)
     folder = run.fetch(dataset)
     description = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     test = pd.read_parquet(folder / "test.parquet")
-    train_rate = description["base_rate"]["train"]
+    y, users = test[LABEL].to_numpy(), test["user_id"].to_numpy()
 
-    scores = _scores(model, test, train_rate)
     version = registry.ensure_version(registry_name, trained, trained.data.tags[DIGEST])
-    champion = registry.champion(registry_name, env) if env else None
-    rival = _champion_scores(champion, version, test, train_rate)
-    standings = {name: registry.Standing(**asdict(score)) for name, score in scores.items()}
-    against = registry.Standing(**asdict(rival[metric])) if rival else None
-    decision = registry.decide(metric, standings[metric], against, tolerance)
+    answers = _answers(version, test)
+    scores = evaluation.evaluate(y, answers.probability, users, answers.threshold, description["base_rate"]["train"])
+    standings = {name: Standing(**asdict(score)) for name, score in scores.items()}
 
-    card = registry.card(
-        metric, {n: asdict(s) for n, s in scores.items()}, decision, env, trained.info.run_id, description
-    )
-    numbers = {f"{metric}.challenger": f"{scores[metric].value:.6f}"}
-    if rival:
-        numbers[f"{metric}.champion"] = f"{rival[metric].value:.6f}"
-    registry.record(version, decision, card, numbers)
+    # Another deploy may promote while this one judges: what it promotes now must beat what it would replace.
+    champion, judged = registry.champion(registry_name, env) if env else None, False
+    while not judged:
+        contest, without = _contest(champion, version, env, test, metric, standings[metric].value, answers)
+        decision = registry.decide(
+            metric, standings, contest, without_contest=without, tolerance=tolerance, min_roc_auc=min_roc_auc
+        )
+        before, champion = champion, registry.champion(registry_name, env) if env else None
+        judged = (before and before.version) == (champion and champion.version)
+    if decision.passed and promote_rolled_back != "true" and (said := registry.rolled_back(version)):
+        decision = Decision(False, f"rolled back {'; '.join(said.values())}; force=deploy promotes it all the same")
+
     promoted = bool(env) and decision.passed
+    outcome = f"{env}: {'promoted' if promoted else 'not promoted'}" if env else "registered only, ENV is empty"
+    links = {"train": _link(trained.info.run_id), "deploy": _link(run.run_id)}
+    text = card({n: asdict(s) for n, s in scores.items()}, f"{outcome} ({decision.reason}).", description, links)
+    registry.record(version, decision, text, _numbers(metric, standings[metric], contest))
     if promoted:
         registry.promote(version, env, champion)
 
-    outcome = f"{env}: {'promoted' if promoted else 'not promoted'}" if env else "registered only, ENV is empty"
     click.echo(f"deploy: {registry_name} version {version.version}, {outcome} ({decision.reason})")
     mlflow.log_dict(
         {
@@ -59,8 +74,9 @@ def deploy(
             "env": env,
             "metric": metric,
             "tolerance": tolerance,
+            "min_roc_auc": min_roc_auc,
             "challenger": asdict(scores[metric]),
-            "champion": {"version": int(champion.version)} | asdict(rival[metric]) if champion and rival else None,
+            "champion": asdict(contest) if contest else None,
             "passed": decision.passed,
             "promoted": promoted,
             "reason": decision.reason,
@@ -73,23 +89,57 @@ def deploy(
     return Output("promotion.json", trained.data.tags[DIGEST])
 
 
-def _scores(model: str, test: pd.DataFrame, train_rate: float) -> dict[str, evaluation.Score]:
-    """How the packaged model, loaded as its users will load it, does on the test set."""
-    loaded = mlflow.pyfunc.load_model(model)
-    answers = loaded.predict(test[loaded.metadata.get_input_schema().input_names()])
-    probability = answers["probability"].to_numpy()
-    decided = answers["will_buy"].to_numpy().astype(bool)
-    # Every probability from the threshold on is a "will buy": the smallest of those decides alike.
-    threshold = float(probability[decided].min()) if decided.any() else float(np.nextafter(1, 2))
-    return evaluation.evaluate(test[LABEL].to_numpy(), probability, test["user_id"].to_numpy(), threshold, train_rate)
+def _answers(version: ModelVersion, test: pd.DataFrame) -> evaluation.Answers:
+    """What the challenger says, loaded as its users will load it; where it does not load, that is on record."""
+    try:
+        return scoring.answers(packaging.load(registry.uri(version)), test)
+    except click.ClickException as error:
+        reason = error.format_message()
+        registry.record(version, Decision(False, reason), f"Not promoted: {reason}.", {})
+        raise
 
 
-def _champion_scores(
-    champion: ModelVersion | None, challenger: ModelVersion, test: pd.DataFrame, train_rate: float
-) -> dict[str, evaluation.Score] | None:
-    if champion is None or champion.version == challenger.version:
-        return None
-    return _scores(f"models:/{champion.name}/{champion.version}", test, train_rate)
+def _contest(
+    champion: ModelVersion | None,
+    version: ModelVersion,
+    env: str,
+    test: pd.DataFrame,
+    metric: str,
+    value: float,
+    answers: evaluation.Answers,
+) -> tuple[Contest | None, str]:
+    """The challenger against the champion on the test rows; where there is no such thing, why."""
+    if champion is None:
+        return None, "no champion"
+    if champion.version == version.version:
+        return None, f"it holds {env} already"
+    try:
+        rival = scoring.answers(packaging.load(registry.uri(champion)), test)
+    except click.ClickException as error:
+        # One that nobody can use must not keep a sound one out for ever.
+        return None, f"the champion does not answer: {error.format_message()}"
+    y, users = test[LABEL].to_numpy(), test["user_id"].to_numpy()
+    gain = evaluation.difference(metric, y, users, answers, rival)
+    rated = value - gain.value if metric != "log_loss" else value + gain.value
+    return Contest(int(champion.version), rated, gain.value, gain.low, gain.high), ""
+
+
+def _numbers(metric: str, standing: Standing, contest: Contest | None) -> dict[str, str]:
+    """Both numbers and their difference, as tags of the version."""
+    numbers = {f"{metric}.challenger": f"{standing.value:.6f}"}
+    if contest:
+        numbers[f"{metric}.champion"] = f"{contest.value:.6f}"
+        numbers[f"{metric}.gain"] = f"{contest.gain:.6f} ({contest.low:.6f} to {contest.high:.6f})"
+    return numbers
+
+
+def _link(run_id: str) -> str:
+    """The run's page where the tracking server has pages, else its id."""
+    tracking = mlflow.get_tracking_uri().rstrip("/")
+    if not tracking.startswith("http"):
+        return run_id
+    experiment: Any = mlflow.MlflowClient().get_run(run_id).info.experiment_id
+    return f"[{run_id}]({tracking}/#/experiments/{experiment}/runs/{run_id})"
 
 
 if __name__ == "__main__":

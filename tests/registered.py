@@ -1,0 +1,133 @@
+"""Train runs as the workflow leaves them, made in a second: a real dataset, a small model, the tags of the steps."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import lightgbm
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+
+from purchase_predict import dataset, engine, model, packaging
+from purchase_predict.engine import quoted
+from purchase_predict.schema import LABEL
+from purchase_predict.workflow import ARTIFACTS, COMPLETE, DIGEST, INPUTS, OUTPUT
+from tests.conftest import new_store
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A train run, the URI of its model, and the digest of that."""
+
+    run_id: str
+    uri: str
+    digest: str
+
+
+@contextmanager
+def store_for_many(empty_store: Path, folder: Path) -> Iterator[str]:
+    """A tracking store that the tests of a module share: its URI, in use meanwhile by this process and its steps."""
+    uri = new_store(empty_store, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"MLFLOW_TRACKING_URI": uri, "MLFLOW_EXPERIMENT_NAME": "tests", "ENV": ""}.items():
+            patch.setenv(name, value)
+        before = mlflow.get_tracking_uri()
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_experiment("tests")
+        yield uri
+        mlflow.set_tracking_uri(before)
+        mlflow.tracking.fluent._active_experiment_id = None
+
+
+def carts(rows: int, seed: int = 0) -> pd.DataFrame:
+    """A primary table in which few views, high prices and one brand keep people from buying."""
+    rng = np.random.default_rng(seed)
+    price = np.round(rng.lognormal(4, 1, rows), 2)
+    views = rng.poisson(3, rows).astype(float)
+    brand = rng.choice(np.array(["acme", "umbra", "zenit", None], object), rows)
+    drive = 0.6 * (views - 3) - 0.8 * (np.log(price) - 4) + np.where(brand == "umbra", -1.0, 0.5)
+    frame = pd.DataFrame(
+        {
+            "product_id": rng.integers(1_000_000, 1_000_500, rows),
+            "brand": brand,
+            "price": price,
+            "user_id": rng.integers(0, rows // 3 + 1, rows),
+            "user_session": [f"00000000-0000-4000-8000-{seed:04x}{number:08x}" for number in range(rows)],
+            LABEL: (rng.random(rows) < 1 / (1 + np.exp(-drive))).astype(int),
+            "num_views_session": views + rng.poisson(2, rows),
+            "num_views_product": views,
+            "category": rng.choice(np.array(["electronics", "kids", None], object), rows),
+            "sub_category": rng.choice(np.array(["audio", "toys", None], object), rows),
+            "hour": rng.integers(0, 24, rows),
+            "minute": rng.integers(0, 60, rows),
+            "weekday": rng.integers(0, 7, rows),
+            "duration": rng.exponential(300, rows).round(),
+            "num_prev_sessions": rng.poisson(1, rows).astype(float),
+            "num_prev_product_views": rng.poisson(0.3, rows).astype(float),
+        }
+    )
+    return frame
+
+
+def process(rows: pd.DataFrame, folder: Path) -> str:
+    """A process run's dataset of a primary table; its URI."""
+    rows.to_parquet(folder / "rows.parquet")
+    target = folder / "dataset"
+    target.mkdir()
+    with engine.connect(folder) as connection:
+        connection.execute(f"CREATE VIEW primary_table AS FROM read_parquet({quoted(folder / 'rows.parquet')})")
+        made = dataset.split(connection, 0.3, target)
+    (target / "dataset.json").write_text(json.dumps(made.description))
+    with mlflow.start_run() as run:
+        mlflow.log_artifacts(str(target), "dataset")
+        mlflow.set_tags({DIGEST: made.digest, OUTPUT: "dataset", f"{ARTIFACTS}.0": "{}", COMPLETE: "true"})
+    return f"runs:/{run.info.run_id}/dataset"
+
+
+def train(dataset_uri: str, folder: Path, rounds: int = 30, shuffled: bool = False) -> Trained:
+    """A train run's model on a dataset; `shuffled` labels make one that knows nothing."""
+    downloaded = Path(mlflow.artifacts.download_artifacts(artifact_uri=dataset_uri, dst_path=str(folder)))
+    description = json.loads((downloaded / "dataset.json").read_text())
+    features, categories = description["features"], description["categories"]
+    rows = pd.read_parquet(downloaded / "train.parquet")
+    y = rows[LABEL].to_numpy()
+    if shuffled:
+        y = np.random.default_rng(0).permutation(y)
+    booster = fit(rows, y, features, categories, rounds)
+    files = folder / "files"
+    files.mkdir()
+    with mlflow.start_run() as run:
+        digest = packaging.log(booster, 0.5, features, categories, rows, files)
+        mlflow.set_tags(
+            {
+                DIGEST: digest,
+                OUTPUT: "model",
+                INPUTS: json.dumps({"dataset": dataset_uri}),
+                f"{ARTIFACTS}.0": "{}",
+                COMPLETE: "true",
+            }
+        )
+    return Trained(run.info.run_id, f"runs:/{run.info.run_id}/model", digest)
+
+
+def fit(
+    rows: pd.DataFrame, y: np.ndarray, features: list[str], categories: dict[str, list[str]], rounds: int
+) -> lightgbm.Booster:
+    """A small booster."""
+    learning = lightgbm.Dataset(
+        model.encode(rows, features, categories), y, feature_name=features, categorical_feature=list(categories)
+    )
+    return lightgbm.train(
+        {"objective": "binary", "num_leaves": 7, "num_threads": 1, "seed": 1, "verbosity": -1}, learning, rounds
+    )
+
+
+def invoke(command: click.Command, **parameters: object) -> Result:
+    """Calls an entry point as its command line does."""
+    return CliRunner().invoke(command, [f"--{name}={value}" for name, value in parameters.items()])

@@ -1,0 +1,104 @@
+from pathlib import Path
+
+import lightgbm
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mlflow.exceptions import MlflowException
+
+from purchase_predict import model
+
+FEATURES = ["brand", "price", "num_views_product"]
+CATEGORIES = {"brand": ["acme", "umbra"]}
+
+
+def encode(**columns: object) -> list[list[float | None]]:
+    """The encoded rows, None for NaN."""
+    encoded = model.encode(pd.DataFrame(columns), FEATURES, CATEGORIES)
+    return [[None if np.isnan(value) else float(value) for value in row] for row in encoded]
+
+
+def test_known_categories_become_their_position_and_all_else_is_missing() -> None:
+    assert encode(brand=["umbra", "acme", "unheard-of", None, np.nan], price=[1, 2, 3, None, 5]) == [
+        [1.0, 1.0, None],
+        [0.0, 2.0, None],
+        [None, 3.0, None],
+        [None, None, None],
+        [None, 5.0, None],
+    ]
+
+
+@pytest.mark.parametrize("dtype", ["int64", "Int64", "float32", "object", "str"])
+def test_numbers_are_taken_as_they_come(dtype: str) -> None:
+    prices = pd.Series([1, 20], dtype="int64").astype(dtype)
+    assert encode(price=prices) == [[None, 1.0, None], [None, 20.0, None]]
+
+
+def test_text_may_come_as_categories_that_the_model_does_not_know() -> None:
+    brands = pd.Categorical(["umbra", None, "else"], categories=["else", "umbra", "unused"])
+    assert [row[0] for row in encode(brand=brands)] == [1.0, None, None]
+
+
+@pytest.mark.parametrize("column", [{"price": ["cheap"]}, {"price": [[1]]}, {"brand": [["acme"]]}])
+def test_a_value_of_the_wrong_kind_names_its_column(column: dict[str, list[object]]) -> None:
+    with pytest.raises(MlflowException, match=f"column {next(iter(column))} must be") as raised:
+        encode(**column)
+    assert raised.value.get_http_status_code() == 400
+
+
+@given(st.lists(st.one_of(st.none(), st.sampled_from(["acme", "umbra", "", "x"]), st.text()), max_size=20))
+def test_each_row_is_encoded_as_if_it_were_alone(brands: list[str | None]) -> None:
+    together = model.encode(pd.DataFrame({"brand": pd.Series(brands, dtype=object)}), FEATURES, CATEGORIES)
+    for row, brand in enumerate(brands):
+        expected = CATEGORIES["brand"].index(brand) if brand in CATEGORIES["brand"] else np.nan
+        np.testing.assert_equal(together[row, 0], float(expected))
+
+
+@pytest.fixture(scope="module")
+def python_model() -> model.PurchaseModel:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "brand": rng.choice(["acme", "umbra"], 500),
+            "price": rng.uniform(1, 100, 500),
+            "num_views_product": rng.integers(0, 9, 500),
+        }
+    )
+    y = (frame.price < 50).to_numpy().astype(int)
+    made = model.PurchaseModel()
+    learning = lightgbm.Dataset(model.encode(frame, FEATURES, CATEGORIES), y, feature_name=FEATURES)
+    made.booster = lightgbm.train({"objective": "binary", "verbosity": -1, "num_threads": 1}, learning, 10)
+    made.spec = {"features": FEATURES, "categories": CATEGORIES, "threshold": 0.5}
+    return made
+
+
+def rows(*prices: float) -> pd.DataFrame:
+    return pd.DataFrame(
+        {"brand": "acme", "price": list(prices), "num_views_product": 1}, index=range(7, 7 + len(prices))
+    )
+
+
+def test_it_decides_at_its_threshold_or_at_the_callers(python_model: model.PurchaseModel) -> None:
+    answered = python_model.predict(None, rows(10, 90))
+    assert list(answered.index) == [7, 8]
+    assert answered.probability.between(0, 1).all()
+    assert list(answered.will_buy) == [1, 0]
+    assert list(python_model.predict(None, rows(10, 90), {"threshold": 0.0}).will_buy) == [1, 1]
+    assert list(python_model.predict(None, rows(10, 90), {"threshold": 1.0}).will_buy) == [0, 0]
+    assert list(python_model.predict(None, rows(10, 90), {"threshold": -1.0}).will_buy) == [1, 0]
+    with pytest.raises(MlflowException, match="must be 0 to 1"):
+        python_model.predict(None, rows(10), {"threshold": 50.0})
+
+
+def test_no_rows_give_no_answers(python_model: model.PurchaseModel) -> None:
+    answered = python_model.predict(None, rows())
+    assert len(answered) == 0
+    assert dict(answered.dtypes.astype(str)) == {"probability": "float64", "will_buy": "int64"}
+
+
+def test_it_imports_nothing_of_the_project() -> None:
+    text = Path(model.__file__).read_text(encoding="utf-8")
+    assert "import purchase_predict" not in text
+    assert "from purchase_predict" not in text

@@ -1,0 +1,195 @@
+import hashlib
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from purchase_predict import packaging
+from purchase_predict.schema import BEHAVIOUR, CATEGORICAL, FEATURES
+from tests import registered
+from tests.registered import Trained, carts
+
+ALL = [*FEATURES, *BEHAVIOUR]
+
+
+@pytest.fixture(scope="module")
+def trained(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
+    with registered.store_for_many(empty_store, tmp_path_factory.mktemp("packaging")):
+        dataset = registered.process(carts(2000), tmp_path_factory.mktemp("data"))
+        yield registered.train(dataset, tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def loaded(trained: Trained) -> mlflow.pyfunc.PyFuncModel:
+    return mlflow.pyfunc.load_model(trained.uri)
+
+
+@pytest.fixture(scope="module")
+def files(trained: Trained) -> Path:
+    return Path(mlflow.artifacts.download_artifacts(artifact_uri=trained.uri))
+
+
+def test_no_file_of_it_is_a_pickle(files: Path) -> None:
+    names = {path.relative_to(files).as_posix() for path in files.rglob("*") if path.is_file()}
+    assert {"artifacts/booster.txt", "artifacts/spec.json", "model.py"} <= names
+    assert not [name for name in names if name.endswith((".pkl", ".pickle", ".joblib", ".cloudpickle"))]
+    for path in files.rglob("*"):
+        if path.is_file():
+            path.read_text(encoding="utf-8")  # text, all of it
+
+
+def test_it_asks_only_for_what_scoring_needs(files: Path) -> None:
+    wanted = (files / "requirements.txt").read_text().split()
+    assert sorted(line.partition("==")[0] for line in wanted) == ["lightgbm", "mlflow", "numpy", "pandas"]
+    assert all("==" in line for line in wanted)
+
+
+def test_the_signature_and_the_example_say_what_goes_in_and_comes_out(loaded: mlflow.pyfunc.PyFuncModel) -> None:
+    signature = loaded.metadata.signature
+    assert signature.outputs.input_names() == ["probability", "will_buy"]
+    assert list(signature.inputs.required_input_names()) == list(FEATURES)
+    assert [spec.name for spec in signature.params] == ["threshold"]
+    example = loaded.input_example
+    answered = loaded.predict(example)
+    assert len(answered) == len(example)
+
+
+ROW = {name: None if name in CATEGORICAL else 1.0 for name in FEATURES} | {"brand": "acme", "price": 20.0}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"price": 20},
+        {"price": "20"},
+        {"price": np.int32(20)},
+        {"num_views_session": 1, "hour": 1, "product_id": 1},
+        dict.fromkeys(BEHAVIOUR),
+        {"colour": "red"},
+    ],
+)
+def test_the_same_row_in_another_form_is_answered_alike(
+    loaded: mlflow.pyfunc.PyFuncModel, changed: dict[str, object]
+) -> None:
+    plain, other = loaded.predict(pd.DataFrame([ROW])), loaded.predict(pd.DataFrame([ROW | changed]))
+    assert plain.to_dict() == other.to_dict()
+
+
+@pytest.mark.parametrize("nothing", [None, np.nan])
+def test_a_column_of_nothing_but_nulls_is_answered(loaded: mlflow.pyfunc.PyFuncModel, nothing: object) -> None:
+    answered = loaded.predict(pd.DataFrame([dict.fromkeys(FEATURES, nothing)] * 3))
+    assert answered["probability"].between(0, 1).all()
+
+
+def test_no_rows_are_answered_with_none(loaded: mlflow.pyfunc.PyFuncModel) -> None:
+    assert len(loaded.predict(carts(10).head(0))) == 0
+
+
+def test_a_missing_required_column_is_named(loaded: mlflow.pyfunc.PyFuncModel) -> None:
+    with pytest.raises(mlflow.exceptions.MlflowException, match="price"):
+        loaded.predict(pd.DataFrame([ROW]).drop(columns="price"))
+
+
+def test_categorical_columns_are_answered_as_text_is(trained: Trained) -> None:
+    frame = carts(200, seed=3)[list(FEATURES)]
+    fast = packaging.load(trained.uri, checked=False).answer(frame.astype(dict.fromkeys(CATEGORICAL, "category")))
+    pd.testing.assert_frame_equal(fast, packaging.load(trained.uri).answer(frame))
+
+
+def test_loading_by_version_changes_neither_model_nor_digest(trained: Trained) -> None:
+    before = mlflow.get_run(trained.run_id).outputs.model_outputs[0].model_id
+    location = Path(mlflow.get_logged_model(before).artifact_location.removeprefix("file://"))
+
+    def content() -> dict[str, str]:
+        return {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in location.rglob("*")
+            # MLflow's note of the version that it was loaded by
+            if path.is_file() and path.name != "registered_model_meta"
+        }
+
+    earlier = content()
+    mlflow.register_model(trained.uri, "by-version")
+    mlflow.pyfunc.load_model("models:/by-version/1")
+    assert content() == earlier
+
+
+def test_the_digest_is_that_of_the_answers(trained: Trained, tmp_path: Path) -> None:
+    dataset = json.loads(mlflow.get_run(trained.run_id).data.tags["step.inputs"])["dataset"]
+    for name in ("same", "other"):
+        (tmp_path / name).mkdir()
+    assert registered.train(dataset, tmp_path / "same").digest == trained.digest
+    assert registered.train(dataset, tmp_path / "other", rounds=29).digest != trained.digest
+
+
+def environment_of(requirements: list[str], folder: Path) -> Path:
+    """A virtual environment with these requirements and what they require, and nothing else; its Python.
+
+    The packages are the installed ones, linked: downloading them again takes minutes.
+    """
+    venv.create(folder, symlinks=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    waiting, done = [Requirement(line) for line in requirements], set()
+    while waiting:
+        requirement = waiting.pop()
+        name = canonicalize_name(requirement.name)
+        if name in done:
+            continue
+        done.add(name)
+        distribution = importlib.metadata.distribution(name)
+        assert requirement.specifier.contains(distribution.version, prereleases=True)
+        for file in distribution.files or []:
+            if ".." not in file.parts and "__pycache__" not in file.parts:
+                (site / file).parent.mkdir(parents=True, exist_ok=True)
+                if not (site / file).is_symlink():  # mlflow and mlflow-skinny hold the same files
+                    (site / file).symlink_to(distribution.locate_file(file))
+        extras = requirement.extras or {""}
+        waiting += [
+            wanted
+            for wanted in map(Requirement, distribution.requires or [])
+            if not wanted.marker or any(wanted.marker.evaluate({"extra": extra}) for extra in extras)
+        ]
+    assert "hyperopt" not in done
+    assert "duckdb" not in done
+    return folder / "bin" / "python"
+
+
+_ALONE = """
+import json, sys
+import mlflow, pandas as pd
+loaded = mlflow.pyfunc.load_model(sys.argv[1])
+assert "purchase_predict" not in sys.modules
+print(json.dumps(loaded.predict(pd.read_json(sys.argv[2], orient="records", dtype=False))["probability"].tolist()))
+"""
+
+
+def test_a_clean_environment_with_its_requirements_alone_loads_and_scores(
+    files: Path, loaded: mlflow.pyfunc.PyFuncModel, tmp_path: Path
+) -> None:
+    frame = carts(20, seed=4)[list(FEATURES)]
+    frame.to_json(tmp_path / "rows.json", orient="records", double_precision=15)
+    python = environment_of((files / "requirements.txt").read_text().split(), tmp_path / "env")
+    done = subprocess.run(
+        [python, "-c", _ALONE, files, tmp_path / "rows.json"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={
+            **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+            "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        },
+    )
+    assert done.returncode == 0, done.stderr
+    assert sys.prefix not in done.stderr
+    np.testing.assert_allclose(json.loads(done.stdout.splitlines()[-1]), loaded.predict(frame)["probability"])

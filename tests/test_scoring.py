@@ -1,0 +1,196 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import duckdb
+import mlflow
+import numpy as np
+import pandas as pd
+import pyarrow.parquet
+import pytest
+
+from purchase_predict import packaging, scoring
+from purchase_predict.schema import LABEL
+from steps.deploy import deploy
+from steps.predict import predict
+from tests import registered
+from tests.registered import Trained, carts, invoke
+
+MODEL = "models:/scorer@production"
+
+
+@pytest.fixture(scope="module")
+def trained(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
+    with registered.store_for_many(empty_store, tmp_path_factory.mktemp("scoring")):
+        dataset = registered.process(carts(3000), tmp_path_factory.mktemp("data"))
+        model = registered.train(dataset, tmp_path_factory.mktemp("model"))
+        assert invoke(deploy, model=model.uri, registry_name="scorer", env="production").exit_code == 0
+        yield model
+
+
+def newest_run() -> mlflow.entities.Run:
+    return mlflow.search_runs(max_results=1, order_by=["start_time DESC"], output_format="list")[0]
+
+
+def test_each_row_of_a_csv_is_scored_or_refused(trained: Trained, tmp_path: Path) -> None:
+    frame = carts(500, seed=9).drop(columns=LABEL)
+    frame["price"] = frame["price"].astype(object)
+    frame.loc[[3, 77], "price"] = "cheap"
+    frame.to_csv(tmp_path / "in.csv", index=False)
+    target = tmp_path / "made" / "out.parquet"
+    result = invoke(predict, model=MODEL, input=tmp_path / "in.csv", output=target)
+    assert result.exit_code == 0, result.output
+    scored = pd.read_parquet(target)
+    run = newest_run()
+    assert list(scored) == [
+        "user_id", "user_session", "product_id", "probability", "will_buy", "model_version", "run_id",
+    ]  # fmt: skip
+    assert len(scored) == 498
+    assert run.data.metrics["scored_rows"] + run.data.metrics["rejected_rows"] == 500
+    assert "in.csv,5,price,cheap" in mlflow.artifacts.load_text(f"{run.info.artifact_uri}/rejects.csv")
+    assert set(scored["model_version"]) == {"1"}
+    assert set(scored["run_id"]) == {run.info.run_id}
+    assert [path.name for path in target.parent.iterdir()] == ["out.parquet"]
+
+    # The same answers as the model gives to each row.
+    kept = frame.drop(index=[3, 77]).astype({"price": float}).set_index("user_session")
+    answered = packaging.load(MODEL).answer(kept)
+    scored = scored.set_index("user_session").loc[kept.index]
+    np.testing.assert_allclose(scored["probability"], answered["probability"])
+    assert list(scored["will_buy"]) == list(answered["will_buy"])
+
+
+def test_events_are_turned_into_carts_first(trained: Trained, tmp_path: Path) -> None:
+    target = tmp_path / "out.csv"
+    result = invoke(predict, model=MODEL, input="sample:20000", output=target)
+    assert result.exit_code == 0, result.output
+    scored = pd.read_csv(target)
+    run = newest_run()
+    assert len(scored) == run.data.metrics["scored_rows"] > 1000
+    assert scored["event_time"].str.startswith("2019-").all()
+    assert not scored.duplicated(["user_id", "user_session", "product_id"]).any()
+    # The shop is another one than the model's: that is said, measured and drawn.
+    assert run.data.metrics["psi_brand"] > 0.2
+    assert "have moved from the training data" in result.stderr
+    assert {"drift.json", "drift.png", "source.json"} <= {
+        file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)
+    }
+
+
+def test_the_training_rows_themselves_have_not_moved(trained: Trained, tmp_path: Path) -> None:
+    carts(3000).to_parquet(tmp_path / "in.parquet")
+    result = invoke(predict, model=trained.uri, input=tmp_path / "in.parquet", output=tmp_path / "out.parquet")
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    run = newest_run()
+    indices = json.loads(mlflow.artifacts.load_text(f"{run.info.artifact_uri}/drift.json"))
+    assert len(indices) == 13
+    assert max(indices.values()) < 0.05
+    assert set(pd.read_parquet(tmp_path / "out.parquet")["model_version"]) == {""}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"model": "models:/scorer@staging"}, "no version of scorer holds the alias staging"),
+        ({"model": "models:/scorer/9"}, "models:/scorer/9: not found"),
+        ({"input": "/no/such/file.csv"}, "no such file"),
+        ({"input": ""}, "must name the data to score"),
+        ({"output": "scored.xlsx"}, "must be a local .csv or .parquet file"),
+        ({"output": "/proc/scored.csv"}, "cannot be written"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(
+    trained: Trained, tmp_path: Path, parameters: dict[str, str], said: str
+) -> None:
+    carts(50).to_parquet(tmp_path / "in.parquet")
+    given = {"model": MODEL, "input": tmp_path / "in.parquet", "output": tmp_path / "out.csv"} | parameters
+    result = invoke(predict, **given)
+    assert result.exit_code == 1
+    assert said in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out.csv").exists()
+
+
+class Constant:
+    """A model that says the same of every row, and may fail."""
+
+    columns = ("price", "brand")
+
+    def __init__(self, fails_at: int = 10**9, answered: Callable[[int], None] = lambda rows: None) -> None:
+        self.fails_at, self.seen, self.answered = fails_at, 0, answered
+
+    def answer(self, frame: pd.DataFrame) -> pd.DataFrame:
+        self.seen += len(frame)
+        self.answered(len(frame))
+        if self.seen >= self.fails_at:
+            raise RuntimeError("the model failed")
+        return pd.DataFrame({"probability": 0.25, "will_buy": 0}, index=frame.index)
+
+
+@pytest.fixture
+def rows() -> Iterator[duckdb.DuckDBPyConnection]:
+    with duckdb.connect() as connection:
+        connection.execute(
+            """CREATE TABLE rows AS SELECT i AS user_id, uuid() AS user_session, i % 9 AS product_id, 1.5 AS price,
+                      'b' || (i % 3) AS brand FROM range(250000) r(i)"""
+        )
+        yield connection
+
+
+def test_rows_come_in_chunks_and_none_is_lost(rows: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
+    sizes: list[int] = []
+    scored = scoring.score(rows, "rows", Constant(answered=sizes.append), tmp_path / "o.parquet", {"run_id": "r"})
+    assert scored.rows == sum(sizes) == 250_000
+    assert max(sizes) <= scoring.CHUNK_ROWS
+    written = pd.read_parquet(tmp_path / "o.parquet")
+    assert sorted(written["user_id"]) == list(range(250_000))
+
+
+def test_what_stood_there_stays_where_scoring_fails(rows: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
+    target = tmp_path / "o.csv"
+    target.write_text("yesterday's")
+    with pytest.raises(RuntimeError, match="the model failed"):
+        scoring.score(rows, "rows", Constant(fails_at=200_000), target, {})
+    assert target.read_text() == "yesterday's"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_no_rows_give_a_file_with_the_columns(rows: duckdb.DuckDBPyConnection, tmp_path: Path, ending: str) -> None:
+    rows.execute("DELETE FROM rows")
+    target = tmp_path / f"o{ending}"
+    assert scoring.score(rows, "rows", Constant(), target, {"run_id": "r"}).rows == 0
+    written = pd.read_csv(target) if ending == ".csv" else pyarrow.parquet.read_table(target).to_pandas()
+    assert list(written) == ["user_id", "user_session", "product_id", "probability", "will_buy", "run_id"]
+
+
+_SLOW = """
+import sys, time, duckdb
+from pathlib import Path
+sys.path.insert(0, {project!r})
+from purchase_predict import scoring
+from tests.test_scoring import Constant
+with duckdb.connect() as c:
+    c.execute("CREATE TABLE rows AS SELECT i AS user_id, i AS user_session, i AS product_id, 1.5 AS price, "
+              "'b' AS brand FROM range(2000000) r(i)")
+    scoring.score(c, "rows", Constant(answered=lambda n: time.sleep(0.5)), Path({target!r}), {{}})
+"""
+
+
+def test_killed_in_the_middle_nothing_stands_under_the_final_name(tmp_path: Path) -> None:
+    target = tmp_path / "out.parquet"
+    code = _SLOW.format(project=str(Path(__file__).parents[1]), target=str(target))
+    process = subprocess.Popen([sys.executable, "-c", code], env=os.environ)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".out.parquet.*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert list(tmp_path.glob(".out.parquet.*.partial"))
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not target.exists()
