@@ -25,7 +25,7 @@ run: setup  ## The whole workflow on the built-in sample, one trial
 	mlflow run . --env-manager local -P max_evals=1
 
 test: setup  ## Every test
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(TESTS)
 
 lint: setup  ## Style, types, and the direction of imports
 	ruff check .

@@ -9,6 +9,11 @@ from pathlib import Path
 import mlflow
 
 
+def clean_environ() -> dict[str, str]:
+    """This process's environment without what MLflow has put there for its own children."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+
+
 @dataclass(frozen=True)
 class Outcome:
     code: int
@@ -44,7 +49,7 @@ class Workflow:
             command,
             cwd=cwd or self.project,
             env={
-                **os.environ,
+                **clean_environ(),
                 "MLFLOW_TRACKING_URI": uri or self.uri,
                 "MLFLOW_EXPERIMENT_NAME": "tests",
                 **environ,

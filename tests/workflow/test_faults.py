@@ -11,7 +11,7 @@ import mlflow
 import pytest
 
 from tests.conftest import checkout, new_store
-from tests.workflow.runner import Workflow
+from tests.workflow.runner import Workflow, clean_environ
 
 pytestmark = pytest.mark.workflow
 
@@ -111,7 +111,12 @@ def test_a_server_that_only_dotenv_names_stops_main_before_any_step(project: Pat
     (copy / ".env").write_text("ENV=staging\nMLFLOW_TRACKING_URI=http://127.0.0.1:9\n")
     default = f"sqlite:///{copy}/mlflow.db"
     process = subprocess.run(
-        ["mlflow", "run", ".", "--env-manager", "local"], cwd=copy, capture_output=True, text=True, check=False
+        ["mlflow", "run", ".", "--env-manager", "local"],
+        cwd=copy,
+        env=clean_environ(),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert process.returncode == 1
     assert "mlflow --env-file .env run ." in process.stderr
