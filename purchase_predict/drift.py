@@ -45,8 +45,10 @@ def profile(connection: duckdb.DuckDBPyConnection, relation: str, features: Sequ
             described[name] = {"values": [value for (value,) in found]}
         else:
             # Discrete: values that are there, with nothing interpolated that could differ in the last digit.
+            # All rows are fetched, here and below: a result that is not read to its end keeps the connection busy.
             ((deciles,),) = connection.execute(f"SELECT quantile_disc({name}, {_DECILES}) FROM {relation}").fetchall()
-            described[name] = {"edges": sorted(set(deciles or []))}
+            # `or 0`: of 0.0 and -0.0, which are equal, the order of the rows would decide which one is written down.
+            described[name] = {"edges": sorted({edge or 0 for edge in deciles or []})}
     for name, shares in _shares(connection, relation, described).items():
         described[name]["shares"] = shares
     return described
@@ -82,7 +84,6 @@ def _shares(
         f"count(*) FILTER ({name} <= {edge!r})" if name in there else "0" for name in numbers for edge in numbers[name]
     ]
     present = [f"count({name})" if name in there else "0" for name in numbers]
-    # All rows are fetched, though there is one: a result that is not read to its end keeps the connection busy.
     (row,) = connection.execute(f"SELECT {', '.join(['count(*)', *counts, *present])} FROM {relation}").fetchall()
     rows, found = row[0], list(row[1:])
     if not rows:

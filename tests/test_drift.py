@@ -4,6 +4,7 @@ from pathlib import Path
 
 import duckdb
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +21,7 @@ def connection() -> duckdb.DuckDBPyConnection:
 
 
 def table(connection: duckdb.DuckDBPyConnection, name: str, frame: pd.DataFrame) -> str:
-    connection.register("incoming", frame)
+    connection.register("incoming", pa.Table.from_pandas(frame))
     connection.execute(f"CREATE OR REPLACE TABLE {name} AS FROM incoming")
     return name
 
