@@ -1,6 +1,7 @@
 """What a run was made from, for MLflow's Dataset column: name, digest and row count; no row is looked at."""
 
 import json
+import warnings
 
 import mlflow
 from mlflow.data.code_dataset_source import CodeDatasetSource
@@ -40,7 +41,10 @@ def log_input(name: str, digest: str, rows: int, context: str) -> None:
         context: what it was read for, as `training`.
     """
     try:
-        source = resolve_dataset_source(name)
+        with warnings.catch_warnings():
+            # A local folder can be "interpreted in multiple ways", which are one and the same.
+            warnings.simplefilter("ignore", UserWarning)
+            source = resolve_dataset_source(name)
     except MlflowException:
         source = CodeDatasetSource({"source": name})  # the built-in sample is at no address
     mlflow.log_input(Table(source, name[-_NAME:], digest[:_DIGEST], rows), context=context)

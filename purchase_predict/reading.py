@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -210,26 +211,21 @@ class _Reading:
     def _quick(self) -> int | None:
         """Reads everything in one pass; None where anything is wrong with it."""
         texts = [file for file in self.files if file.is_csv]
-        try:
-            with ThreadPoolExecutor() as pool:
-                outlines = dict(
-                    zip(
-                        [file.number for file in texts],
-                        pool.map(lambda file: csv_records.outline(file.path), texts),
-                        strict=True,
-                    )
-                )
-        except csv_records.UNPACK_ERRORS:
-            return None  # the careful way says which file and where
+        rows: int | None = None
+        with ThreadPoolExecutor() as pool:
+            # The lines are counted while DuckDB reads: what turns out to be no plain file is read again, with care.
+            counting = [pool.submit(csv_records.outline, file.path) for file in texts]
+            with suppress(duckdb.Error):
+                rows = self._copy("error('malformed')")
+            try:
+                outlines = {file.number: count.result() for file, count in zip(texts, counting, strict=True)}
+            except csv_records.UNPACK_ERRORS:
+                return None  # the careful way says which file and where
         if not all(outline.plain for outline in outlines.values()):
             return None
         self.files = [
             replace(file, records=outlines[file.number].records) if file.is_csv else file for file in self.files
         ]
-        try:
-            rows = self._copy("error('malformed')")
-        except duckdb.Error:
-            return None
         return rows if rows == sum(file.records for file in self.files) else None
 
     def _careful(self) -> int:
