@@ -125,8 +125,8 @@ def _answer(contents: Contents) -> str:
         '<header><p class="kicker">purchase-predict</p><h1>This visitor has just put a product in the cart: will they buy '
         f"it in this session?</h1></header>{warnings}"
         f'<section class="answer"><p>{sentence} (95&nbsp;% interval {_percent(area.low)} to {_percent(area.high)}; a coin: '
-        f"50&nbsp;%).</p><p>Measured on {rows:,} carts of {users:,} users, of which "
-        f"{_percent(float(contents.y.mean()))} were bought, none of them seen in training.</p></section>"
+        f"50&nbsp;%).</p><p>Measured on {rows:,} carts of {users:,} users that the training did not hold; "
+        f"{_percent(float(contents.y.mean()))} of the carts were bought.</p></section>"
     )
 
 
@@ -459,7 +459,7 @@ svg text{fill:var(--soft);font:12px system-ui,sans-serif}.line{fill:none;stroke:
 .rank4{fill:var(--r4)}.scroll{overflow-x:auto;max-width:100%}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{padding:6px 8px;text-align:right;border-bottom:1px solid var(--rule);vertical-align:top}th{font-weight:600;font-size:.88rem}
 th:first-child,td:first-child,td.name{text-align:left;overflow-wrap:anywhere}.group th{padding-top:16px;color:var(--soft)}
-.facts th{white-space:nowrap;width:1%}small{display:block;color:var(--soft);font-size:.78rem}.interval{width:100px;margin-left:auto}
+.facts th{white-space:nowrap;width:1%}small{display:block;color:var(--soft);font-size:.78rem}.interval{width:160px;margin-left:auto}
 .bar{height:12px}.wide{width:40%}.pipeline{list-style:none;display:flex;flex-wrap:wrap;gap:12px 30px;padding:0;margin:0 0 20px}
 .pipeline li{position:relative;flex:1 1 180px;min-width:0;background:var(--card);border:1px solid var(--rule);border-radius:6px;
 padding:10px 14px}.pipeline li+li::before{content:"→";position:absolute;left:-24px;top:50%;transform:translateY(-50%);color:var(--soft)}

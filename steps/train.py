@@ -1,7 +1,7 @@
 """Step `train`: search, fit, and honest numbers on rows that neither has seen.
 
-In: `runs:/<run id>/dataset` of a process run. Out: the model `model`, `trials.parquet`, `report.html`, `plots/*`, and the
-metrics `test_<metric>`, `test_<metric>_low`, `test_<metric>_high`, `baseline_<metric>`.
+In: `runs:/<run id>/dataset` of a process run. Out: the model `model`, `trials.parquet`, `report.html`, `plots/*`, and
+the metrics `test_<metric>`, `test_<metric>_low`, `test_<metric>_high`, `baseline_<metric>`.
 
     mlflow run . -e train --env-manager local -P max_evals=50
 """
