@@ -125,7 +125,7 @@ def _answer(contents: Contents) -> str:
         '<header><p class="kicker">purchase-predict</p><h1>This visitor has just put a product in the cart: will they buy '
         f"it in this session?</h1></header>{warnings}"
         f'<section class="answer"><p>{sentence} (95&nbsp;% interval {_percent(area.low)} to {_percent(area.high)}; a coin: '
-        f"50&nbsp;%).</p><p>Measured on {rows:,} carts of {users:,} users that the training did not hold; "
+        f"50&nbsp;%).</p><p>Measured on {rows:,} carts that the training did not hold, of {users:,} users; "
         f"{_percent(float(contents.y.mean()))} of the carts were bought.</p></section>"
     )
 
