@@ -5,10 +5,11 @@ mlflow run . --env-manager local -P source=/data/clicks -P dry_run=true
 """
 
 import click
+import mlflow
 from mlflow.entities import Run
 
 from purchase_predict import registry
-from purchase_predict.summary import steps_table, what_came_out
+from purchase_predict.summary import description, steps_table, what_came_out
 from purchase_predict.workflow import Chain, command
 
 
@@ -71,6 +72,7 @@ def main(
     )
     click.echo("\n" + steps_table(chain.done))
     if not chain.dry_run:
+        mlflow.set_tag("mlflow.note.content", description(chain.done))
         click.echo("\n" + what_came_out(train.run, chain.done[-1].run, metric))
 
 

@@ -1,14 +1,33 @@
 """Metrics beside what a constant answer scores, with intervals, and the plots of a model on the test set."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 METRICS = ("roc_auc", "average_precision", "log_loss", "f1")
+#: All that is told of a model: f1, precision and recall at the chosen threshold and at a probability of 0.5.
+REPORTED = (
+    *METRICS,
+    "precision",
+    "recall",
+    "f1_at_half",
+    "precision_at_half",
+    "recall_at_half",
+    "brier",
+    "calibration_error",
+)
+#: Metrics of which less is better.
+LOSSES = ("log_loss", "brier", "calibration_error")
 _RESAMPLES = 500
 _EPSILON = 1e-15
+_BINS = 10
+#: From this ROC AUC on a single feature all but tells the label.
+_SUSPICIOUS = 0.99
+_MOST_CATEGORIES = 8
 
 
 @dataclass(frozen=True)
@@ -40,7 +59,7 @@ class Difference:
 
 def utility(metric: str, value: float) -> float:
     """The metric with the sign that makes more better."""
-    return -value if metric == "log_loss" else value
+    return -value if metric in LOSSES else value
 
 
 def score(metric: str, y: np.ndarray, probability: np.ndarray, threshold: float | None = None) -> float:
@@ -70,17 +89,37 @@ class _Ranked:
         self.last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
         clipped = np.clip(ranked, _EPSILON, 1 - _EPSILON)
         self.loss = -(self.y * np.log(clipped) + (1 - self.y) * np.log1p(-clipped))
-        self.decided = int(np.count_nonzero(ranked >= threshold))
+        self.decided = {
+            "": int(np.count_nonzero(ranked >= threshold)),
+            "_at_half": int(np.count_nonzero(ranked >= 0.5)),
+        }
+        self.residual = self.y - ranked
+        self.bin = np.clip((ranked * _BINS).astype(int), 0, _BINS - 1)
 
     def score(self, metric: str, weights: np.ndarray | None = None) -> float:
         """The metric, each row counting `weights` times (in the order the rows were given in)."""
+        return self.scores([metric], weights)[metric]
+
+    def scores(self, metrics: Sequence[str], weights: np.ndarray | None = None) -> dict[str, float]:
+        """Several metrics of the same weights."""
         w = np.ones(len(self.y)) if weights is None else weights[self.order].astype(float)
-        positive = w * self.y
+        return {metric: self._weighted(metric, w, w * self.y) for metric in metrics}
+
+    def _weighted(self, metric: str, w: np.ndarray, positive: np.ndarray) -> float:
         if metric == "log_loss":
             return float(np.sum(w * self.loss) / np.sum(w))
-        if metric == "f1":
-            hits, decided = positive[: self.decided].sum(), w[: self.decided].sum()
-            return float(2 * hits / max(decided + positive.sum(), _EPSILON))
+        if metric == "brier":
+            return float(np.sum(w * self.residual**2) / np.sum(w))
+        if metric == "calibration_error":
+            # Guo et al., On Calibration of Modern Neural Networks, 2017, eq. 3, of the probability of a purchase:
+            # the gap between what was said and what was bought, over ten bins of equal width, weighted by their rows.
+            return float(np.abs(np.bincount(self.bin, w * self.residual)).sum() / np.sum(w))
+        kind, at_half, _ = metric.partition("_at_half")
+        if kind in ("f1", "precision", "recall"):
+            first = self.decided[at_half]
+            found, decided, bought = positive[:first].sum(), w[:first].sum(), positive.sum()
+            among = {"f1": (decided + bought) / 2, "precision": decided, "recall": bought}[kind]
+            return float(found / max(among, _EPSILON))
         # Cumulated over rows of equal probability at once: ties count half in roc_auc, together in the precision.
         hits = np.cumsum(positive)[self.last]
         all_ = np.cumsum(w)[self.last]
@@ -97,8 +136,9 @@ class _Ranked:
 def baselines(train_rate: float, y: np.ndarray) -> dict[str, float]:
     """What constant answers score on labels `y`.
 
-    roc_auc and average_precision: the same probability for every row; log_loss: the base rate of the training rows;
-    f1: "always buys".
+    roc_auc and average_precision: the same probability for every row; f1, precision and recall: "always buys"; all
+    others: the base rate of the training rows as the probability of every row (at 0.5 that is "always" or "never", and
+    the precision of "never" counts as 0).
     """
     rate = float(np.clip(train_rate, _EPSILON, 1 - _EPSILON))
     bought = float(y.mean())
@@ -107,15 +147,23 @@ def baselines(train_rate: float, y: np.ndarray) -> dict[str, float]:
         "average_precision": bought,
         "log_loss": -(bought * np.log(rate) + (1 - bought) * np.log1p(-rate)),
         "f1": 2 * bought / (1 + bought),
+        "precision": bought,
+        "recall": 1.0,
+        "f1_at_half": 2 * bought / (1 + bought) if rate >= 0.5 else 0.0,
+        "precision_at_half": bought if rate >= 0.5 else 0.0,
+        "recall_at_half": 1.0 if rate >= 0.5 else 0.0,
+        "brier": bought * (1 - rate) ** 2 + (1 - bought) * rate**2,
+        "calibration_error": abs(bought - rate),
     }
 
 
-def _weights(users: np.ndarray, seed: int) -> list[np.ndarray]:
+def _weights(users: np.ndarray, seed: int) -> Iterator[np.ndarray]:
     """How often each row counts in each resample: users are drawn with replacement, with all their rows."""
     rng = np.random.default_rng(seed)
     _, of = np.unique(users, return_inverse=True)
     count = int(of.max()) + 1
-    return [np.bincount(rng.integers(0, count, count), minlength=count)[of] for _ in range(_RESAMPLES)]
+    for _ in range(_RESAMPLES):  # one at a time: together they are 500 times the table
+        yield np.bincount(rng.integers(0, count, count), minlength=count)[of]
 
 
 def evaluate(
@@ -132,13 +180,12 @@ def evaluate(
         seed: of the resampling.
     """
     ranked = _Ranked(y, probability, threshold)
-    weights = _weights(users, seed)
+    resampled = [ranked.scores(REPORTED, w) for w in _weights(users, seed)]
     constant = baselines(train_rate, y)
     scores = {}
-    for metric in METRICS:
-        resampled = [ranked.score(metric, w) for w in weights]
-        low, high = np.nanquantile(resampled, [0.025, 0.975])
-        scores[metric] = Score(ranked.score(metric), float(low), float(high), float(constant[metric]))
+    for metric, value in ranked.scores(REPORTED).items():
+        low, high = np.nanquantile([again[metric] for again in resampled], [0.025, 0.975])
+        scores[metric] = Score(value, float(low), float(high), float(constant[metric]))
     return scores
 
 
@@ -164,6 +211,134 @@ def difference(
 
     low, high = np.nanquantile([gain(weights) for weights in _weights(users, seed)], [0.025, 0.975])
     return Difference(gain(), float(low), float(high))
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A part of the test rows: how many, how many of them bought (0-1), and how well the model ranks them.
+
+    `roc_auc` with its 95 % bootstrap interval; None where the slice holds buyers only, or none.
+    """
+
+    by: str
+    name: str
+    rows: int
+    base_rate: float
+    roc_auc: Score | None
+
+
+def slices(rows: pd.DataFrame, y: np.ndarray, probability: np.ndarray, seed: int = 0) -> list[Slice]:
+    """Where the model is weak: by category, quartile of the price, and new or returning user.
+
+    Args:
+        rows: the test rows with `user_id`; of `category`, `price` and `num_prev_sessions` those that are there.
+        y: their labels, 0 or 1.
+        probability: what the model answered, 0 to 1.
+        seed: of the resampling.
+    """
+    users = rows["user_id"].to_numpy()
+    found = []
+    for by, names, group in _groups(rows):
+        for number, name in enumerate(names):
+            of = group == number
+            if not of.any():
+                continue
+            bought = float(y[of].mean())
+            area = None
+            if 0 < bought < 1:
+                ranked = _Ranked(y[of], probability[of], 0.5)
+                again = [ranked.score("roc_auc", weights) for weights in _weights(users[of], seed)]
+                if not np.isnan(again).all():
+                    low, high = np.nanquantile(again, [0.025, 0.975])
+                    area = Score(ranked.score("roc_auc"), float(low), float(high), 0.5)
+            found.append(Slice(by, name, int(of.sum()), bought, area))
+    return found
+
+
+def _groups(rows: pd.DataFrame) -> Iterator[tuple[str, list[str], np.ndarray]]:
+    """Each way to slice: its groups in the order in which they are told, and each row's place among them."""
+    if "category" in rows:
+        category = rows["category"].astype(object)
+        category = category.where(category.notna(), "no category")
+        often = category.value_counts().index[:_MOST_CATEGORIES]
+        place = often.get_indexer(pd.Index(category))
+        yield "category", [*often.astype(str), "all others"], np.where(place < 0, len(often), place)
+    if "price" in rows and rows["price"].notna().any():
+        cuts = np.unique(np.nanquantile(rows["price"], [0.25, 0.5, 0.75]))
+        edges = [rows["price"].min(), *cuts, rows["price"].max()]
+        names = [f"{low:,.2f} to {high:,.2f}" for low, high in pairwise(edges)]
+        yield "price", names, np.where(rows["price"].isna(), -1, np.searchsorted(cuts, rows["price"]))
+    if "num_prev_sessions" in rows:
+        before = rows["num_prev_sessions"]
+        yield "user", ["new", "returning"], np.where(before.isna(), -1, before > 0)
+
+
+@dataclass(frozen=True)
+class Tradeoff:
+    """Codes go to the carts least likely to be bought: what that saves and reaches. All are shares, 0 to 1.
+
+    `codes`: carts that get a code. `buyers_kept`: buyers who get none and so pay the full price, with the 95 %
+    bootstrap interval; at random it would be 1 - codes. `others_reached`: those who would not buy and get a code.
+    """
+
+    codes: float
+    buyers_kept: float
+    low: float
+    high: float
+    others_reached: float
+
+
+def tradeoff(y: np.ndarray, probability: np.ndarray, users: np.ndarray, seed: int = 0) -> list[Tradeoff]:
+    """The promo-code trade-off at 0 %, 5 %, ... 100 % of the codes; carts of equal probability share theirs evenly."""
+    shares = np.linspace(0, 1, 21)
+    order = np.argsort(probability, kind="stable")
+    ranked, bought = probability[order], y[order].astype(float)
+    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
+
+    def reached(weights: np.ndarray, of: np.ndarray) -> np.ndarray:
+        carts = np.cumsum(weights[order])[last] / weights.sum()
+        theirs = np.cumsum(weights[order] * of)[last]
+        found: np.ndarray = np.interp(shares, np.append(0, carts), np.append(0, theirs / max(theirs[-1], _EPSILON)))
+        return found
+
+    ones = np.ones(len(y))
+    again = [1 - reached(weights, bought) for weights in _weights(users, seed)]
+    low, high = np.quantile(again, [0.025, 0.975], axis=0)
+    columns = (shares, 1 - reached(ones, bought), low, high, reached(ones, 1 - bought))
+    return [Tradeoff(*(float(value) for value in row)) for row in zip(*columns, strict=True)]
+
+
+def suspicious(
+    x: np.ndarray, y: np.ndarray, features: Sequence[str], categorical: Sequence[str] = ()
+) -> dict[str, float]:
+    """Features that by themselves all but tell the label, with their ROC AUC: a copy of it, or made of the future.
+
+    Args:
+        x: encoded training rows, rows by features; NaN for a null, which is told apart like any value.
+        y: labels, 0 or 1.
+        features: the columns of `x`.
+        categorical: those of them whose values are codes without an order; each stands for how often it is bought in
+            the other half of the rows.
+    """
+    found = {}
+    for column, name in enumerate(features):
+        _, rank = np.unique(x[:, column], return_inverse=True)  # NaN is the last of the values
+        values = _rate_elsewhere(rank, y) if name in categorical else rank / max(1, rank.max())
+        area = score("roc_auc", y, values)
+        area = max(area, 1 - area)
+        if area >= _SUSPICIOUS:
+            found[name] = area
+    return found
+
+
+def _rate_elsewhere(code: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """For each row, how often its code is bought in the half of the rows that it is not in."""
+    rates = np.empty(len(y))
+    odd = np.random.default_rng(0).permutation(len(y)) % 2 == 1
+    for here in (odd, ~odd):
+        rows, bought = (np.bincount(code[~here], w, minlength=code.max() + 1) for w in (None, y[~here]))
+        rates[here] = np.where(rows > 0, bought / np.maximum(rows, 1), y[~here].mean())[code[here]]
+    return rates
 
 
 def figures(

@@ -26,6 +26,21 @@ def steps_table(steps: Sequence[Done]) -> str:
     return _aligned(rows)
 
 
+def description(steps: Sequence[Done]) -> str:
+    """The Markdown that MLflow's page shows of main's run: what ran and what was reused, and where the report is."""
+    lines = ["| step | | run |", "|---|---|---|"]
+    report = ""
+    for done in steps:
+        if done.run is None:
+            continue
+        # Relative to MLflow's page: under whatever name its server is reached.
+        page = f"#/experiments/{done.run.info.experiment_id}/runs/{done.run.info.run_id}"
+        lines.append(f"| {done.step} | {'reused' if done.reused else 'ran'} | [{done.run.info.run_id}]({page}) |")
+        if done.step == "train":
+            report = f"[Report of the model]({page}/artifacts/report.html)\n\n"
+    return report + "\n".join(lines)
+
+
 def what_came_out(train: Run | None, deploy: Run | None, metric: str) -> str:
     """The test metrics beside what a constant answer scores, the version, and the commands that open and serve it."""
     if train is None or deploy is None:

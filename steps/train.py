@@ -1,7 +1,7 @@
 """Step `train`: search, fit, and honest numbers on rows that neither has seen.
 
-In: `runs:/<run id>/dataset` of a process run. Out: the model `model`, `trials.parquet`, `plots/*`, and the metrics
-`test_<metric>`, `test_<metric>_low`, `test_<metric>_high`, `baseline_<metric>`.
+In: `runs:/<run id>/dataset` of a process run. Out: the model `model`, `trials.parquet`, `report.html`, `plots/*`, and
+the metrics `test_<metric>`, `test_<metric>_low`, `test_<metric>_high`, `baseline_<metric>`.
 
     mlflow run . -e train --env-manager local -P max_evals=50
 """
@@ -13,7 +13,7 @@ import click
 import mlflow
 import pandas as pd
 
-from purchase_predict import evaluation, lineage, model, packaging, search, trials
+from purchase_predict import evaluation, lineage, model, packaging, pipeline, report, search, trials
 from purchase_predict.schema import LABEL
 from purchase_predict.workflow import DIGEST, Output, StepRun, run_of, step
 
@@ -51,7 +51,8 @@ def train(
     seconds = max_minutes * 60 or math.inf
     found = search.search(table, int(max_evals), metric, int(seed), done, earlier, seconds)
 
-    probability = found.booster.predict(model.encode(test, features, categories))
+    encoded = model.encode(test, features, categories)
+    probability = found.booster.predict(encoded)
     y = test[LABEL].to_numpy()
     scores = evaluation.evaluate(y, probability, test["user_id"].to_numpy(), found.threshold, float(table.y.mean()))
     mlflow.log_params({f"best_{name}": value for name, value in found.best.params.items()})
@@ -72,7 +73,25 @@ def train(
     (outputs / "plots").mkdir()
     importance = evaluation.share_of_gain(features, found.booster.feature_importance("gain"))
     evaluation.figures(y, probability, found.threshold, scores, importance, outputs / "plots")
-    search.trials_frame(found.trials).to_parquet(outputs / "trials.parquet", index=False)
+    tried = search.trials_frame(found.trials)
+    tried.to_parquet(outputs / "trials.parquet", index=False)
+    pushes, values = report.contributions(found.booster, encoded, features, list(categories))
+    contents = report.Contents(
+        metric=metric,
+        scores=scores,
+        threshold=found.threshold,
+        y=y,
+        probability=probability,
+        slices=evaluation.slices(test, y, probability),
+        tradeoff=evaluation.tradeoff(y, probability, test["user_id"].to_numpy()),
+        suspicious=evaluation.suspicious(table.x, table.y, features, list(categories)),
+        contributions=pushes,
+        values=values,
+        trials=tried,
+        description=description,
+        steps=pipeline.steps(run.run_id, dataset),
+    )
+    (outputs / "report.html").write_text(report.page(contents), encoding="utf-8")
     mlflow.log_artifacts(str(outputs))
     digest = packaging.log(found.booster, found.threshold, features, categories, learn, run.folder())
     return Output("model", digest)

@@ -1,12 +1,25 @@
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn import metrics
 
-from purchase_predict import evaluation
-from purchase_predict.evaluation import METRICS, Score, baselines, best_threshold, evaluate, figures, score
+from purchase_predict import evaluation, search
+from purchase_predict.evaluation import (
+    METRICS,
+    REPORTED,
+    Score,
+    baselines,
+    best_threshold,
+    evaluate,
+    figures,
+    score,
+    slices,
+    suspicious,
+    tradeoff,
+)
 
 
 @st.composite
@@ -25,14 +38,22 @@ def answers(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 @settings(max_examples=200, deadline=None)
 def test_the_weighted_metrics_are_scikit_learns(drawn: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     y, probability, weights = drawn
-    ranked = evaluation._Ranked(y, probability, 0.5)
+    ranked = evaluation._Ranked(y, probability, 0.7)
+    bins = np.floor(probability * 10)
+    gaps = [abs(np.sum((weights * (y - probability))[bins == number])) for number in range(10)]
     expected = {
         "roc_auc": metrics.roc_auc_score(y, probability, sample_weight=weights),
         "average_precision": metrics.average_precision_score(y, probability, sample_weight=weights),
         "log_loss": metrics.log_loss(y, probability, sample_weight=weights),
-        "f1": metrics.f1_score(y, probability >= 0.5, sample_weight=weights),
+        "brier": metrics.brier_score_loss(y, probability, sample_weight=weights),
+        "calibration_error": sum(gaps) / weights.sum(),
     }
-    assert {name: ranked.score(name, weights) for name in METRICS} == pytest.approx(expected)
+    for suffix, threshold in (("", 0.7), ("_at_half", 0.5)):
+        decided = probability >= threshold
+        for name in ("f1", "precision", "recall"):
+            function = getattr(metrics, f"{name}_score")
+            expected[name + suffix] = function(y, decided, sample_weight=weights, zero_division=0)
+    assert ranked.scores(REPORTED, weights) == pytest.approx(expected)
 
 
 @given(answers())
@@ -45,18 +66,16 @@ def test_no_threshold_gives_a_higher_f1_than_the_best(drawn: tuple[np.ndarray, n
     assert score("f1", y, probability) == pytest.approx(highest)
 
 
-def test_the_baselines_are_what_constant_answers_score() -> None:
+@pytest.mark.parametrize("rate", [0.86, 0.14])
+def test_the_baselines_are_what_constant_answers_score(rate: float) -> None:
     rng = np.random.default_rng(0)
-    y = (rng.random(2000) < 0.9).astype(int)
-    constant = np.full(len(y), 0.86)
-    assert baselines(0.86, y) == pytest.approx(
-        {
-            "roc_auc": metrics.roc_auc_score(y, constant),
-            "average_precision": metrics.average_precision_score(y, constant),
-            "log_loss": metrics.log_loss(y, constant),
-            "f1": metrics.f1_score(y, np.ones_like(y)),
-        }
-    )
+    y = (rng.random(2000) < rate + 0.04).astype(int)
+    # "Always buys" is a threshold at the constant itself; at 0.5 a rate of 0.14 never does.
+    scored = evaluation._Ranked(y, np.full(len(y), rate), rate).scores(REPORTED)
+    assert baselines(rate, y) == pytest.approx(scored)
+    assert set(baselines(rate, y)) == set(REPORTED)
+    assert scored["log_loss"] == pytest.approx(metrics.log_loss(y, np.full(len(y), rate)))
+    assert scored["f1"] == pytest.approx(metrics.f1_score(y, np.ones_like(y)))
 
 
 def simulated(seed: int, users: int = 300, rows: int = 900) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -105,3 +124,102 @@ def test_the_plots_are_drawn(tmp_path: object) -> None:
     names = {file.name for file in tmp_path.iterdir()}  # type: ignore[attr-defined]
     assert names == {"precision_recall.png", "roc.png", "calibration.png", "importance.png"}
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in tmp_path.iterdir())  # type: ignore[attr-defined]
+
+
+def test_every_reported_metric_has_its_interval_and_its_baseline() -> None:
+    scores = evaluate(*simulated(5), 0.4, 0.5)
+    assert tuple(scores) == REPORTED
+    for name, found in scores.items():
+        assert found.low < found.high, name
+        if name != "calibration_error":  # noise alone makes gaps: resampled ones lie above
+            assert found.low < found.value < found.high, name
+    assert scores["calibration_error"].value < 0.05
+    assert scores["recall"].value > scores["recall_at_half"].value
+
+
+def test_a_slice_without_signal_shows_as_weak() -> None:
+    rng = np.random.default_rng(16)
+    rows = 6000
+    signal = rng.random(rows)
+    category = rng.choice(["phones", "shoes", None], rows)
+    chance = np.where(category == "shoes", 0.5, signal)
+    y = (rng.random(rows) < chance).astype(int)
+    frame = pd.DataFrame(
+        {
+            "user_id": rng.integers(0, 900, rows),
+            "category": category,
+            "price": rng.integers(1, 101, rows).astype(float),
+            "num_prev_sessions": rng.choice([0.0, 3.0, np.nan], rows),
+        }
+    )
+    found = {(part.by, part.name): part for part in slices(frame, y, signal)}
+    assert sum(part.rows for key, part in found.items() if key[0] == "category") == rows
+    assert next(name for by, name in found if by == "price").startswith("1.00 to ")
+    assert {name for by, name in found if by == "user"} == {"new", "returning"}
+    weak, strong = found["category", "shoes"].roc_auc, found["category", "phones"].roc_auc
+    assert weak is not None
+    assert strong is not None
+    assert weak.low < 0.5 < weak.high
+    assert strong.low > 0.75
+    cheapest = next(part for part in found.values() if part.by == "price")
+    assert cheapest.rows == (frame["price"] <= frame["price"].quantile(0.25)).sum()
+    assert found["category", "no category"].rows == (frame["category"].isna()).sum()
+    of = frame["category"] == "phones"
+    assert strong.value == pytest.approx(metrics.roc_auc_score(y[of], signal[of]))
+    assert found["category", "phones"].base_rate == pytest.approx(y[of].mean())
+
+
+def test_a_slice_of_buyers_only_has_no_area() -> None:
+    frame = pd.DataFrame({"user_id": range(8), "category": ["a"] * 4 + ["b"] * 4})
+    found = slices(frame, np.array([1, 1, 1, 1, 0, 1, 0, 1]), np.linspace(0, 1, 8))
+    assert [(part.name, part.roc_auc is None) for part in found] == [("a", True), ("b", False)]
+
+
+def test_rare_categories_are_told_together() -> None:
+    names = [f"c{number}" for number in range(12) for _ in range(20 - number)]
+    frame = pd.DataFrame({"user_id": range(len(names)), "category": names})
+    found = slices(frame, np.arange(len(names)) % 2, np.zeros(len(names)))
+    assert [part.name for part in found] == [*(f"c{number}" for number in range(8)), "all others"]
+
+
+def test_codes_to_the_least_likely_keep_the_buyers() -> None:
+    y = np.array([0] * 50 + [1] * 50)
+    perfect = tradeoff(y, y.astype(float), np.arange(100))
+    half = next(point for point in perfect if point.codes == 0.5)
+    assert half.buyers_kept == pytest.approx(1)
+    assert half.others_reached == pytest.approx(1)
+    nothing_known = tradeoff(y, np.full(100, 0.3), np.arange(100))
+    for point in nothing_known:
+        assert point.buyers_kept == pytest.approx(1 - point.codes)
+        assert point.others_reached == pytest.approx(point.codes)
+    drawn = tradeoff(*simulated(7))
+    assert all(point.low <= point.buyers_kept <= point.high for point in drawn[1:-1])
+    assert [point.buyers_kept for point in drawn] == sorted((p.buyers_kept for p in drawn), reverse=True)
+
+
+def test_a_copy_of_the_label_is_suspicious_and_nothing_else_is() -> None:
+    rng = np.random.default_rng(8)
+    y = (rng.random(1000) < 0.3).astype(int)
+    x = np.column_stack(
+        [
+            y,  # the label
+            1 - y,  # and turned round
+            np.where(y == 1, 7.0, np.nan),  # filled in for buyers only
+            rng.permutation(4)[y + 2 * rng.integers(0, 2, 1000)],  # categories of which each is bought always or never
+            np.arange(1000),  # a category of its own for each row says nothing
+            y + rng.normal(0, 0.5, 1000),  # a strong feature, honestly
+        ]
+    )
+    names = ["copy", "reverse", "filled", "codes", "ids", "strong"]
+    assert set(suspicious(x, y, names, ["codes", "ids"])) == {"copy", "reverse", "filled", "codes"}
+
+
+def test_a_random_label_is_not_learned() -> None:
+    rng = np.random.default_rng(9)
+    x, y, user = rng.random((3000, 4)), rng.integers(0, 2, 3000), rng.integers(0, 700, 3000)
+    learn = user < 450
+    table = search.Table(x[learn], y[learn], user[learn], ["a", "b", "c", "d"], [])
+    found = search.search(table, 2, "roc_auc", 1)
+    area = evaluate(y[~learn], found.booster.predict(x[~learn]), user[~learn], found.threshold, 0.5)["roc_auc"]
+    assert area.low < 0.5 < area.high
+    assert suspicious(table.x, table.y, table.features) == {}

@@ -1,0 +1,41 @@
+"""What led to a train run, as its report draws it: the runs of the steps before it, and whether they were reused."""
+
+import json
+
+import mlflow
+
+from purchase_predict.report import Step
+from purchase_predict.workflow import INPUTS, run_of
+
+
+def steps(train_run_id: str, dataset: str) -> list[Step]:
+    """The pipeline as it stands while the train run works.
+
+    Args:
+        train_run_id: the train run; where main launched it, main's run says which steps were reused.
+        dataset: `runs:/<run id>/dataset` of the process run.
+    """
+    client = mlflow.MlflowClient()
+    train = client.get_run(train_run_id)
+    parent = train.data.tags.get("mlflow.parentRunId")
+    workflow = client.get_run(parent).data.tags if parent else {}
+    process = run_of(dataset)
+    events = json.loads(process.data.tags.get(INPUTS, "{}")).get("data", "")
+    runs = {"load": run_of(events).info.run_id if events else "", "process": process.info.run_id}
+
+    def told(name: str, run_id: str) -> Step:
+        if not parent:
+            return Step(name, "an earlier run", run_id, link(run_id))
+        return Step(name, "reused" if f"reused.{name}" in workflow else "ran", run_id, link(run_id))
+
+    def link(run_id: str) -> str:
+        server = mlflow.get_tracking_uri()
+        place = f"#/experiments/{train.info.experiment_id}/runs/{run_id}"
+        return f"{server.rstrip('/')}/{place}" if server.startswith("http") and run_id else ""
+
+    after = Step("deploy", "follows, and decides on the promotion" if parent else "not part of this run")
+    return [
+        *(told(name, run_id) for name, run_id in runs.items()),
+        Step("train", "ran, and made this page", train_run_id, link(train_run_id)),
+        after,
+    ]

@@ -1,0 +1,153 @@
+import re
+from html.parser import HTMLParser
+
+import lightgbm
+import numpy as np
+import pandas as pd
+import pytest
+
+from purchase_predict import evaluation, report
+
+SCRIPT = "<script>alert('x')</script>"
+
+
+def contents(rows: int = 600, random: bool = False, suspicious: dict[str, float] | None = None) -> report.Contents:
+    """What a page is made of, from a real booster; a category, a feature and a run are named like an attack."""
+    rng = np.random.default_rng(0)
+    price, views = rng.random(rows) * 100, rng.integers(0, 9, rows).astype(float)
+    brand = rng.integers(0, 4, rows).astype(float)
+    x = np.column_stack([price, views, brand])
+    chance = np.full(rows, 0.5) if random else 1 / (1 + np.exp(0.06 * (price - 50)))
+    y = (rng.random(rows) < chance).astype(int)
+    features = ["price", "num_views_product", SCRIPT]
+    data = lightgbm.Dataset(x, y, categorical_feature=[2])
+    booster = lightgbm.train({"objective": "binary", "verbosity": -1, "num_threads": 1}, data, 20)
+    probability = rng.random(rows) if random else np.asarray(booster.predict(x))
+    users = rng.integers(0, 200, rows)
+    frame = pd.DataFrame(
+        {
+            "user_id": users,
+            "category": rng.choice([SCRIPT, "a-very-long-category-name-without-any-place-to-break-it" * 2, None], rows),
+            "price": price,
+            "num_prev_sessions": rng.integers(0, 2, rows),
+        }
+    )
+    pushes, values = report.contributions(booster, x, features, [SCRIPT])
+    return report.Contents(
+        metric="roc_auc",
+        scores=evaluation.evaluate(y, probability, users, 0.4, 0.5),
+        threshold=0.4,
+        y=y,
+        probability=probability,
+        slices=evaluation.slices(frame, y, probability),
+        tradeoff=evaluation.tradeoff(y, probability, users),
+        suspicious=suspicious or {},
+        contributions=pushes,
+        values=values,
+        trials=pd.DataFrame(
+            {
+                "number": [0, 1, 2, 3],
+                "state": ["finished", "finished", "pruned", "failed"],
+                "score": [0.70, 0.72, None, None],
+                "first_folds_score": [0.70, 0.72, 0.6, None],
+                "rounds": [50, 60, 20, 0],
+                "seconds": [1.0, 1.0, 0.5, 0.1],
+                "learning_rate": [0.1, 0.004, 0.3, 0.2],
+                "lambda_l1": [0.0, 1.0, 0.1, 0.1],
+            }
+        ),
+        description={
+            "split": "time",
+            "cut": "2019-10-24 00:00:00",
+            "rows": {"read": 2010, "repeated": 10, "train": 1400, "test": rows},
+            "users": {"train": 500, "test": 200},
+            "base_rate": {"train": 0.5, "test": float(y.mean())},
+            "features": features,
+        },
+        steps=[
+            report.Step("load", "reused", "0123456789abcdef0123456789abcdef", "https://mlflow.example.org/#/x?a=1&b=2"),
+            report.Step(SCRIPT, "ran", "fedc", "javascript:alert(1)"),
+        ],
+    )
+
+
+class _Elements(HTMLParser):
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+        if tag not in ("meta", "link"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_names_from_the_data_cannot_become_markup() -> None:
+    page = report.page(contents())
+    elements = _Elements(page)
+    assert elements.open == []
+    assert "script" not in {tag for tag, _ in elements.seen}
+    assert page.count("&lt;script&gt;") >= 4  # a slice, the features, the drawing, the step
+    links = [attributes["href"] for tag, attributes in elements.seen if tag == "a"]
+    assert links == ["https://mlflow.example.org/#/x?a=1&b=2"]
+
+
+def test_the_page_asks_nothing_of_the_outside() -> None:
+    elements = _Elements(report.page(contents()))
+    assert [attributes for _, attributes in elements.seen if "src" in attributes] == []
+    assert [attributes["href"] for tag, attributes in elements.seen if tag == "link"] == ["data:,"]
+    assert "url(" not in report._STYLE
+    assert "@import" not in report._STYLE
+
+
+def test_the_answer_states_its_uncertainty_and_a_coin_is_called_one() -> None:
+    told = contents()
+    area = told.scores["roc_auc"]
+    page = report.page(told)
+    assert "Yes, better than chance" in page
+    assert f"{100 * area.value:.1f}&nbsp;% of all pairs" in page
+    assert f"interval {100 * area.low:.1f}&nbsp;% to {100 * area.high:.1f}&nbsp;%" in page
+    assert "Not surely" in report.page(contents(random=True))
+
+
+def test_every_metric_stands_beside_its_baseline() -> None:
+    told = contents()
+    page = report.page(told)
+    for score in told.scores.values():
+        assert f"<td>{score.low:.4f} to {score.high:.4f}</td><td>{score.baseline:.4f}</td>" in page
+
+
+def test_a_suspicious_feature_is_named_before_the_answer() -> None:
+    page = report.page(contents(suspicious={"num_views_<b>": 1.0}))
+    assert page.index("Suspicious: num_views_&lt;b&gt;.") < page.index('class="answer"')
+    assert "Suspicious" not in report.page(contents())
+
+
+def test_the_pushes_and_the_mean_answer_add_up_to_each_answer() -> None:
+    rng = np.random.default_rng(1)
+    x = rng.random((300, 2))
+    data = lightgbm.Dataset(x, (x[:, 0] + rng.random(300) > 1).astype(int))
+    booster = lightgbm.train({"objective": "binary", "verbosity": -1, "num_threads": 1}, data, 10)
+    pushes, values = report.contributions(booster, x, ["strong", "noise"], [])
+    answers = np.sort(booster.predict(x, raw_score=True)) - np.sort(pushes.sum(axis=1))
+    assert np.ptp(answers) == pytest.approx(0, abs=1e-9)
+    assert pushes["strong"].abs().mean() > 3 * pushes["noise"].abs().mean()
+    assert values["strong"].between(0, 1).all()
+
+
+def test_the_best_so_far_never_falls_back() -> None:
+    page = report.page(contents())
+    after = page[page.index("<h2>The search</h2>") :]
+    line = re.search(r'<polyline class="line" points="([^"]+)"', after)
+    assert line
+    heights = [float(point.split(",")[1]) for point in line.group(1).split()]
+    assert heights == sorted(heights, reverse=True)  # SVG counts downwards
+    assert "learning_rate, power of ten" in after
