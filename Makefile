@@ -21,17 +21,17 @@ setup: .venv/.ready  ## The virtual environment .venv, with conda.yaml's version
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r .venv/requirements.txt --group dev
 	@touch $@
 
-.venv/.ready-spark: .venv/.ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group spark
+.venv/.ready-tests: .venv/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group servers --group spark
 	@touch $@
 
 run: setup  ## The whole workflow on the built-in sample, one trial
 	mlflow run . --env-manager local -P max_evals=1
 
-test: setup .venv/.ready-spark  ## Every test
+test: setup .venv/.ready-tests  ## Every test
 	$(BIN)/python -m pytest -n auto --dist loadfile $(TESTS)
 
-lint: setup .venv/.ready-spark  ## Style, types, and the direction of imports
+lint: setup .venv/.ready-tests  ## Style, types, and the direction of imports
 	ruff check .
 	ruff format --check .
 	mypy
