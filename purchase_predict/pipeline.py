@@ -21,7 +21,8 @@ def steps(train_run_id: str, dataset: str) -> list[Step]:
     workflow = client.get_run(parent).data.tags if parent else {}
     process = run_of(dataset)
     events = json.loads(process.data.tags.get(INPUTS, "{}")).get("data", "")
-    runs = {"load": run_of(events).info.run_id if events else "", "process": process.info.run_id}
+    # The run of load is named, not asked for: it may be gone while what process made of it is still reused.
+    runs = {"load": events.removeprefix("runs:/").partition("/")[0], "process": process.info.run_id}
 
     def told(name: str, run_id: str) -> Step:
         if not parent:

@@ -38,23 +38,11 @@ def train(
         features,
         list(categories),
     )
-    this_run = mlflow.get_run(run.run_id)
-    earlier = trials.earlier(run.search_key, this_run.info.experiment_id) if reuse == "true" else []
-    earlier = earlier[: int(max_evals)]
-    if earlier:
-        click.echo(f"train: {len(earlier)} trials of an earlier search with the same key are taken over")
+    found, taken_over = _search(run, table, int(max_evals), max_minutes, metric, int(seed), reuse == "true")
 
-    def done(trial: search.Trial) -> None:
-        trials.record(trial, run.search_key, this_run)
-        click.echo(f"train: {_said(trial, metric, int(max_evals))}")
-
-    seconds = max_minutes * 60 or math.inf
-    found = search.search(table, int(max_evals), metric, int(seed), done, earlier, seconds)
-
-    encoded = model.encode(test, features, categories)
+    encoded, y, users = model.encode(test, features, categories), test[LABEL].to_numpy(), test["user_id"].to_numpy()
     probability = found.booster.predict(encoded)
-    y = test[LABEL].to_numpy()
-    scores = evaluation.evaluate(y, probability, test["user_id"].to_numpy(), found.threshold, float(table.y.mean()))
+    scores = evaluation.evaluate(y, probability, users, found.threshold, float(table.y.mean()))
     mlflow.log_params({f"best_{name}": value for name, value in found.best.params.items()})
     mlflow.log_metrics(evaluation.as_metrics(scores))
     mlflow.log_metrics(
@@ -65,7 +53,7 @@ def train(
             "rounds": found.booster.current_iteration(),
             "threshold": found.threshold,
             "trials": len(found.trials),
-            "trials_taken_over": len(earlier),
+            "trials_taken_over": taken_over,
         }
     )
 
@@ -83,7 +71,7 @@ def train(
         y=y,
         probability=probability,
         slices=evaluation.slices(test, y, probability),
-        tradeoff=evaluation.tradeoff(y, probability, test["user_id"].to_numpy()),
+        tradeoff=evaluation.tradeoff(y, probability, users),
         suspicious=evaluation.suspicious(table.x, table.y, features, list(categories)),
         contributions=pushes,
         values=values,
@@ -95,6 +83,23 @@ def train(
     mlflow.log_artifacts(str(outputs))
     digest = packaging.log(found.booster, found.threshold, features, categories, learn, run.folder())
     return Output("model", digest)
+
+
+def _search(
+    run: StepRun, table: search.Table, max_evals: int, max_minutes: float, metric: str, seed: int, reuse: bool
+) -> tuple[search.Found, int]:
+    """Searches with each trial as a nested run; answers with the number of trials taken over from an earlier search."""
+    this_run = mlflow.get_run(run.run_id)
+    earlier = trials.earlier(run.search_key, this_run.info.experiment_id)[:max_evals] if reuse else []
+    if earlier:
+        click.echo(f"train: {len(earlier)} trials of an earlier search with the same key are taken over")
+
+    def done(trial: search.Trial) -> None:
+        trials.record(trial, run.search_key, this_run)
+        click.echo(f"train: {_said(trial, metric, max_evals)}")
+
+    seconds = max_minutes * 60 or math.inf
+    return search.search(table, max_evals, metric, seed, done, earlier, seconds), len(earlier)
 
 
 def _said(trial: search.Trial, metric: str, of: int) -> str:
