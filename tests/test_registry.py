@@ -333,7 +333,7 @@ def test_a_registry_without_stages_has_the_alias_alone(
     monkeypatch.setattr(mlflow.MlflowClient, "transition_model_version_stage", unsupported)
     result = invoke(deploy, model=models["good"].uri, registry_name=name, env="staging")
     assert result.exit_code == 0, result.output
-    assert mlflow.MlflowClient().get_registered_model(name).aliases == {"staging": 2} or holders(name)["staging"] == 2
+    assert holders(name)["staging"] == 2
 
 
 def test_a_failing_stage_move_is_not_taken_for_a_registry_without_stages(
