@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from purchase_predict.errors import first_line
 from purchase_predict.sources import CLOUD, Part, is_data
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def _problem(part: Part, file: Path, error: BaseException | None, project: str) 
         elif isinstance(error, ClientError) and not isinstance(error, TooManyRequests):
             raise _explained(error, _uri(part), "get", project) from error
         else:
-            return _first_line(error)
+            return first_line(error)
     if file.stat().st_size != part.size:
         return f"{file.stat().st_size} bytes arrived, not {part.size}"
     if f"crc32c:{_crc32c(file)}" != part.checksum:
@@ -237,7 +238,7 @@ def _connection(project: str) -> _Connection:
             credentials, found = google.auth.default(scopes=["https://www.googleapis.com/auth/devstorage.read_only"])
         except DefaultCredentialsError as error:
             if key:
-                raise click.ClickException(f"GOOGLE_APPLICATION_CREDENTIALS={key}: {_first_line(error)}") from error
+                raise click.ClickException(f"GOOGLE_APPLICATION_CREDENTIALS={key}: {first_line(error)}") from error
     account = "nobody (no credentials)"
     if credentials is not None:
         account = getattr(credentials, "service_account_email", None) or getattr(credentials, "account", None) or ""
@@ -254,9 +255,9 @@ def _explained(error: BaseException, uri: str, verb: str, project: str) -> click
     from google.auth.exceptions import GoogleAuthError
 
     if isinstance(error, RetryError) and error.cause is not None:
-        return click.ClickException(f"{uri}: no answer for {PATIENCE:.0f} s: {_first_line(error.cause)}")
+        return click.ClickException(f"{uri}: no answer for {PATIENCE:.0f} s: {first_line(error.cause)}")
     if isinstance(error, GoogleAuthError):
-        return click.ClickException(f"{uri}: the credentials are refused: {_first_line(error)}")
+        return click.ClickException(f"{uri}: the credentials are refused: {first_line(error)}")
     bucket = uri.removeprefix(CLOUD).partition("/")[0]
     if isinstance(error, NotFound):
         return click.ClickException(f"{uri}: there is no bucket {bucket}")
@@ -269,11 +270,7 @@ def _explained(error: BaseException, uri: str, verb: str, project: str) -> click
             f"{uri}: {account} lacks the permission {permission}: grant the role Storage Object Viewer on bucket "
             f"{bucket}, or set GOOGLE_APPLICATION_CREDENTIALS to the key of an account that has it"
         )
-    return click.ClickException(f"{uri}: {_first_line(error)}")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return click.ClickException(f"{uri}: {first_line(error)}")
 
 
 # ---- progress ----------------------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-METRICS = ("roc_auc", "average_precision", "log_loss", "f1")
+from purchase_predict.parameters import METRICS
+
 #: All that is told of a model: f1, precision and recall at the chosen threshold and at a probability of 0.5.
 REPORTED = (
     *METRICS,

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from purchase_predict import csv_records, sample, sources
 from purchase_predict.csv_records import Refused
 from purchase_predict.engine import connect, quoted, table_digest
+from purchase_predict.errors import first_line
 from purchase_predict.schema import TABLES, Column
 from purchase_predict.sources import Part
 
@@ -187,7 +188,7 @@ class _Reading:
                 described = self.connection.execute(f"DESCRIBE FROM {_parquet([path])}").fetchall()
                 records = pq.read_metadata(path).num_rows
             except (duckdb.Error, pyarrow.lib.ArrowException, OSError) as error:
-                raise click.ClickException(f"{part.name}: no Parquet file: {_first_line(error)}") from error
+                raise click.ClickException(f"{part.name}: no Parquet file: {first_line(error)}") from error
             types = {name: type_ for name, type_, *_ in described if name not in (_PATH, _ROW)}
             return _File(number, part, path, tuple(types), tuple(types.values()), records)
         columns = csv_records.header(path, part.name)
@@ -239,7 +240,7 @@ class _Reading:
                 self.connection.execute(f"INSERT INTO rejects {self._broken_rows(scan)}")
             return self._copy("NULL")
         except duckdb.Error as error:
-            raise click.ClickException(f"source {self.source}: cannot be read: {_first_line(error)}") from error
+            raise click.ClickException(f"source {self.source}: cannot be read: {first_line(error)}") from error
 
     def _numbered(self, file: _File, refused: "_RefusedRows") -> _File:
         """Writes the records of a file, each after the number of its line, and hands over what is none."""
@@ -258,7 +259,7 @@ class _Reading:
                         text = ",".join('"' + field.replace('"', '""') + '"' for field in record.fields).encode()
                     out.write(b"%d,%b\n" % (record.line, text))
         except csv_records.UNPACK_ERRORS as error:
-            raise click.ClickException(f"{file.part.name}: cannot be read: {_first_line(error)}") from error
+            raise click.ClickException(f"{file.part.name}: cannot be read: {first_line(error)}") from error
         return replace(file, path=path, records=count, numbered=True)
 
     def _copy(self, where_broken: str) -> int:
@@ -523,7 +524,3 @@ def _row_bytes(file: _File) -> int:
 
 def _shown(value: str) -> str:
     return repr(value if len(value) <= 60 else value[:60] + "…")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -32,6 +32,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from purchase_predict import parameters, sources
+from purchase_predict.errors import first_line
 from purchase_predict.parameters import PROJECT, STEPS
 from purchase_predict.settings import Settings, server_conflict
 
@@ -41,8 +42,9 @@ KEY, KEY_PARTS, DIGEST, COMPLETE = "step.key", "step.key_parts", "step.digest", 
 SEARCH_KEY = "search.key"
 OUTPUT, INPUTS, ARTIFACTS, ERROR = "step.output", "step.inputs", "step.artifacts", "error"
 
-#: For each parameter that is the output of another step, that step.
-MADE_BY = {"data": "load", "dataset": "process", "model": "train"}
+#: For each parameter that is the output of another step, that step; the model first, because it decides which dataset
+#: belongs to it.
+MADE_BY = {"model": "train", "data": "load", "dataset": "process"}
 
 #: Parameters that say how long a search goes on, not which trials it makes.
 HOW_LONG = ("max_evals", "max_minutes")
@@ -159,7 +161,7 @@ def run_of(uri: str) -> Run:
         else:
             raise click.ClickException(f"{uri}: must be runs:/<run id>/<path>, or for a model models:/<name>@<alias>")
     except MlflowException as error:
-        raise click.ClickException(f"{uri}: not found on {mlflow.get_tracking_uri()}: {_first_line(error)}") from error
+        raise click.ClickException(f"{uri}: not found on {mlflow.get_tracking_uri()}: {first_line(error)}") from error
     if run.data.tags.get(COMPLETE) != "true":
         raise click.ClickException(f"{uri}: run {run.info.run_id} is no completed step of this workflow")
     return run
@@ -262,7 +264,7 @@ def _missing_artifact(run: Run) -> str | None:
     try:
         present = artifacts_of(run.info.run_id, sorted({path.partition("/")[0] for path in recorded}))
     except MlflowException as error:
-        return f"artifacts of run {run.info.run_id[:8]} cannot be listed: {_first_line(error)}"
+        return f"artifacts of run {run.info.run_id[:8]} cannot be listed: {first_line(error)}"
     for path, size in recorded.items():
         if path not in present:
             return f"artifact {path} of run {run.info.run_id[:8]} is gone"
@@ -311,7 +313,7 @@ class _OneLineErrors(click.Command):
         except MlflowException as error:
             if error.error_code not in _SERVER_ERRORS:
                 raise
-            _fail(f"tracking server {mlflow.get_tracking_uri()}: {_first_line(error)}")
+            _fail(f"tracking server {mlflow.get_tracking_uri()}: {first_line(error)}")
 
 
 #: What MLflow says of a server that cannot be reached, refuses, or fails; anything else is a bug worth a traceback.
@@ -330,10 +332,6 @@ def _fail(message: str) -> NoReturn:
         except MlflowException:
             logging.getLogger(__name__).debug("the error could not be recorded", exc_info=True)
     sys.exit(1)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def command(entry_point: str) -> Callable[[Callable[..., None]], click.Command]:
@@ -390,7 +388,7 @@ def _open_run() -> Iterator[Run]:
         mlflow.end_run("KILLED")
         raise
     except BaseException as error:
-        client.set_tag(run.info.run_id, ERROR, f"{type(error).__name__}: {_first_line(error)}"[:5000])
+        client.set_tag(run.info.run_id, ERROR, f"{type(error).__name__}: {first_line(error)}"[:5000])
         mlflow.end_run("FAILED")
         raise
     mlflow.end_run("FINISHED")
@@ -436,7 +434,7 @@ class StepRun:
         try:
             return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
         except (MlflowException, OSError) as error:
-            raise click.ClickException(f"{uri}: cannot be fetched: {_first_line(error)}") from error
+            raise click.ClickException(f"{uri}: cannot be fetched: {first_line(error)}") from error
 
     def folder(self) -> Path:
         """A new empty folder that does not outlive the step."""

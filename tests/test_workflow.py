@@ -195,6 +195,16 @@ class TestFinding:
         with pytest.raises(click.ClickException, match="no completed step"):
             run_of(f"runs:/{run_id}/dataset")
 
+    def test_the_newest_model_brings_its_own_dataset_not_the_newest(self, experiment: str) -> None:
+        client = mlflow.MlflowClient()
+        its_own = f"runs:/{self.make(experiment)}/dataset"
+        train = self.make(experiment)
+        client.set_tag(train, "mlflow.project.entryPoint", "train")
+        client.set_tag(train, workflow.INPUTS, json.dumps({"dataset": its_own}))
+        self.make(experiment)  # a later dataset, which holds other rows
+        filled = workflow.with_inputs({"model": "", "dataset": "", "env": "staging"}, experiment)
+        assert filled["dataset"] == its_own
+
     def test_what_differs_names_it(self, experiment: str) -> None:
         client = mlflow.MlflowClient()
         old = {
