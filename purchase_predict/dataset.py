@@ -37,15 +37,17 @@ def primary_from_events(connection: duckdb.DuckDBPyConnection, folder: Path) -> 
     for number, bucket in enumerate(sorted(folder.iterdir())):
         file = f"read_parquet({quoted(bucket / '*.parquet')}, hive_partitioning=false)"
         connection.execute(f"CREATE OR REPLACE TEMP TABLE raw_events AS FROM {file}")
-        # The pipeline scans its events several times: they are made distinct once, not at each scan.
-        sql = features.usable_sql("duckdb", "raw_events")
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE alike AS {features.alike_sql('duckdb', 'raw_events')}")
+        repeated = features.repeated_sql("duckdb", "raw_events", "alike")
+        total, with_session, repeats = _one(
+            connection, f"SELECT count(*), count(user_session), (FROM ({repeated})) FROM raw_events"
+        )
+        # The pipeline scans its events several times: they are made ready once, not at each scan.
+        sql = features.usable_sql("duckdb", "raw_events", "alike")
         connection.execute(f"CREATE OR REPLACE TEMP TABLE bucket_events AS {sql}")
-        total, sessionless, kept = connection.execute(
-            "SELECT count(*), count(*) - count(user_session), (SELECT count(*) FROM bucket_events) FROM raw_events"
-        ).fetchone() or (0, 0, 0)
         counts["events"] += total
-        counts["events_without_session"] += sessionless
-        counts["events_repeated"] += total - sessionless - kept
+        counts["events_without_session"] += total - with_session
+        counts["events_repeated"] += repeats
         connection.execute("DROP TABLE raw_events")
         sql = features.primary_sql("duckdb", "bucket_events")
         connection.execute(

@@ -23,6 +23,9 @@ from purchase_predict.schema import EVENTS
 SESSION = ["user_id", "user_session"]
 PAIR = [*SESSION, "product_id"]
 
+#: Columns that are never null, in which repetitions are alike at least.
+_ALIKE = ["user_id", "event_time", "product_id"]
+
 _IBIS_TYPES = {"TIMESTAMP": "timestamp", "VARCHAR": "string", "BIGINT": "int64", "DOUBLE": "float64"}
 
 #: What is counted over a user's earlier sessions. All three are counted in one pass, each for its own subject.
@@ -49,13 +52,27 @@ def primary_sql(dialect: str, events: str) -> str:
     return f"SELECT {columns} FROM ({_sql(table, dialect)}) AS made"
 
 
-def usable_sql(dialect: str, events: str) -> str:
-    """The query of `usable` over the table `events`."""
-    return _sql(usable(_named(events)), dialect)
+def alike_sql(dialect: str, events: str) -> str:
+    """The query of `alike` over the table `events`."""
+    return _sql(alike(_named(events)), dialect)
+
+
+def usable_sql(dialect: str, events: str, alike: str) -> str:
+    """The query of `usable` over the table `events`, where the table `alike` is what `alike_sql` gave."""
+    return _sql(usable(_named(events), _keys(alike)), dialect)
+
+
+def repeated_sql(dialect: str, events: str, alike: str) -> str:
+    """The query of `repeated` over the same two tables."""
+    return _sql(repeated(_named(events), _keys(alike)), dialect)
 
 
 def _named(name: str) -> ir.Table:
     return ibis.table({column.name: _IBIS_TYPES[column.type] for column in EVENTS}, name=name)
+
+
+def _keys(name: str) -> ir.Table:
+    return ibis.table({column.name: _IBIS_TYPES[column.type] for column in EVENTS if column.name in _ALIKE}, name=name)
 
 
 def _sql(table: ir.Table, dialect: str) -> str:
@@ -63,9 +80,29 @@ def _sql(table: ir.Table, dialect: str) -> str:
     return str(ibis.to_sql(table, dialect=dialect))
 
 
-def usable(events: ir.Table) -> ir.Table:
-    """Events that belong to a session, each exact repetition (all nine columns alike) once."""
-    return events.filter(events.user_session.notnull()).distinct()
+def alike(events: ir.Table) -> ir.Table:
+    """User, second and product of the events of a session that share them with another one: few, as a rule."""
+    events = events.filter(events.user_session.notnull())
+    counted = events.group_by(_ALIKE).agg(events=events.count())
+    return counted.filter(counted.events > 1).select(_ALIKE)
+
+
+def usable(events: ir.Table, alike: ir.Table) -> ir.Table:
+    """The events that `primary` looks at: those with a session of users who carted, each exact repetition once.
+
+    Args:
+        alike: what `alike` gave of the events. Repetitions are alike in all nine columns, so in these first of all.
+    """
+    events = events.filter(events.user_session.notnull())
+    once = events.anti_join(alike, _ALIKE).union(events.semi_join(alike, _ALIKE).distinct())
+    return once.semi_join(events.filter(events.event_type == "cart"), "user_id")
+
+
+def repeated(events: ir.Table, alike: ir.Table) -> ir.Table:
+    """How many events with a session repeat another one: one row, the column `repeated`."""
+    candidates = events.filter(events.user_session.notnull()).semi_join(alike, _ALIKE)
+    counted = candidates.group_by(candidates.columns).agg(events=candidates.count())
+    return counted.agg(repeated=(counted.events - 1).sum().fill_null(0))
 
 
 def primary(events: ir.Table) -> ir.Table:
@@ -91,15 +128,15 @@ def primary(events: ir.Table) -> ir.Table:
     carts = events.filter(events.event_type == "cart")
     pairs = _pairs(carts)
     in_carted = events.semi_join(carts, SESSION)
-    of_carters = events.semi_join(carts, "user_id")
 
-    visits = _visits(of_carters)
+    visits = _visits(events)
     rows = _join(pairs, visits, SESSION)
     known = rows.select(*PAIR, at="event_time", start="visit_start")
+    rows = _join(rows, _starts(visits), ["user_id", "visit_start"])
     rows = _join(rows, _label(in_carted), PAIR)
     rows = _join(rows, _timeline(in_carted), [*SESSION, "event_time"])
     rows = _join(rows, _product_views(in_carted, pairs), PAIR)
-    rows = _join(rows, _earlier(of_carters, visits, known), PAIR)
+    rows = _join(rows, _earlier(events, visits, known), PAIR)
     return _columns(rows)
 
 
@@ -166,18 +203,23 @@ def _product_views(events: ir.Table, pairs: ir.Table) -> ir.Table:
 
 
 def _visits(events: ir.Table) -> ir.Table:
-    """Each session's start, how many of its user's sessions started earlier, and when the latest of those did."""
+    """When each session started."""
     acts = events.filter(events.event_type != "remove_from_cart")
-    visits = acts.group_by(SESSION).agg(visit_start=acts.event_time.min())
-    starts = visits.group_by(["user_id", "visit_start"]).agg(started=visits.count())
-    so_far = ibis.window(group_by="user_id", order_by="visit_start", rows=(None, 0))
-    earlier = starts.select(
+    return acts.group_by(SESSION).agg(visit_start=acts.event_time.min())
+
+
+def _starts(visits: ir.Table) -> ir.Table:
+    """For each second in which a user started sessions, how many started earlier, and when the latest of those did."""
+    by_start: dict[str, Any] = {"group_by": "user_id", "order_by": "visit_start"}
+    placed = visits.select(
         "user_id",
         "visit_start",
-        num_prev_sessions=starts.started.sum().over(so_far) - starts.started,
-        prev_start=starts.visit_start.lag().over(group_by="user_id", order_by="visit_start"),
+        num_prev_sessions=ibis.rank().over(**by_start),
+        prev_start=visits.visit_start.lag().over(**by_start),
+        nth=ibis.row_number().over(**by_start),
     )
-    return _join(visits, earlier, ["user_id", "visit_start"])
+    # Of sessions that started in the same second, the first in line stands for all.
+    return placed.filter(placed.nth == placed.num_prev_sessions).drop("nth")
 
 
 def _earlier(events: ir.Table, visits: ir.Table, known: ir.Table) -> ir.Table:
@@ -190,8 +232,7 @@ def _earlier(events: ir.Table, visits: ir.Table, known: ir.Table) -> ir.Table:
     the digits above it, in the order of `start`, counts the zeros before each one: n log n work for the n facts and
     rows of a user.
     """
-    facts, asked = _facts(events, visits), _asked(known)
-    facts = facts.semi_join(asked, _SUBJECT)
+    facts, asked = _facts(events, visits, known), _asked(known)
     both = asked.union(facts)
     # A fact in the second of the moment is known; a session that started in the same second is not earlier.
     in_time = ibis.window(group_by=_SUBJECT, order_by=[both["at"], both.fact.desc()])
@@ -209,11 +250,15 @@ def _earlier(events: ir.Table, visits: ir.Table, known: ir.Table) -> ir.Table:
     )
 
 
-def _facts(events: ir.Table, visits: ir.Table) -> ir.Table:
-    views = events.filter(events.event_type == "view")
+def _facts(events: ir.Table, visits: ir.Table, known: ir.Table) -> ir.Table:
+    of_product = events.semi_join(known, ["user_id", "product_id"])
+    views = of_product.filter(of_product.event_type == "view")
     seen = views.group_by(PAIR).agg(at=views.event_time.min())  # a session that viewed a product often counts once
-    bought = events.filter(events.event_type == "purchase").select(*PAIR, at="event_time")
-    facts = [_about(seen, 0, True), _about(bought, 1, False), _about(bought, 2, True)]
+
+    def bought(events: ir.Table) -> ir.Table:
+        return events.filter(events.event_type == "purchase").select(*PAIR, at="event_time")
+
+    facts = [_about(seen, 0, True), _about(bought(events), 1, False), _about(bought(of_product), 2, True)]
     started = visits.select(*SESSION, start="visit_start")
     return _join(facts[0].union(*facts[1:]), started, SESSION).select(*_ROW, fact=ibis.literal(1, "int64"))
 

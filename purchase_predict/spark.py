@@ -28,7 +28,7 @@ _FILE_SYSTEMS = {"file", "gs", "hdfs", "s3", "s3a", "abfss", "wasbs", "dbfs", "v
 _TYPES = {"TIMESTAMP": "timestamp_ntz", "VARCHAR": "string", "BIGINT": "bigint", "DOUBLE": "double"}
 #: Events of a task, about, and the fewest tasks: Spark's own 200 for every stage cost minutes where events are few.
 _PART_EVENTS, _LEAST_PARTS = 500_000, 4
-_RAW, _EVENTS = "purchase_predict_raw", "purchase_predict_events"
+_RAW, _ALIKE, _EVENTS = "purchase_predict_raw", "purchase_predict_alike", "purchase_predict_events"
 
 #: Everything a row needs belongs to one user, so one shuffle by user serves every join and window after it.
 _SETTINGS = {
@@ -72,27 +72,30 @@ def primary_from_events(source: str, session_type: str, target: str) -> Made:
         for name, value in _SETTINGS.items():
             session.conf.set(name, value)
         raw = _read(session, source, session_type)
-        counted = raw.selectExpr("count(*)", "count(user_session)").first()
-        assert counted
-        total, with_session = counted
+        (total, with_session) = _one(raw.selectExpr("count(*)", "count(user_session)"))
         parts = max(_LEAST_PARTS, -(-total // _PART_EVENTS))
         raw.repartition(parts, "user_id").createOrReplaceTempView(_RAW)
-        events = session.sql(features.usable_sql("pyspark", _RAW)).persist()
+        alike = session.sql(features.alike_sql("pyspark", _RAW)).persist()
+        alike.createOrReplaceTempView(_ALIKE)
+        events = session.sql(features.usable_sql("pyspark", _RAW, _ALIKE)).persist()
+        events.createOrReplaceTempView(_EVENTS)
         try:
-            events.createOrReplaceTempView(_EVENTS)
-            kept = events.count()
+            (repeated,) = _one(session.sql(features.repeated_sql("pyspark", _RAW, _ALIKE)))
             session.sql(features.primary_sql("pyspark", _EVENTS)).write.mode("overwrite").parquet(target)
             rows = session.read.parquet(target).count()
         finally:
-            events.unpersist()
-            session.catalog.dropTempView(_EVENTS)
-            session.catalog.dropTempView(_RAW)
-    counts = {
-        "events": total,
-        "events_without_session": total - with_session,
-        "events_repeated": with_session - kept,
-    }
+            for table in (events, alike):
+                table.unpersist()
+            for view in (_EVENTS, _ALIKE, _RAW):
+                session.catalog.dropTempView(view)
+    counts = {"events": total, "events_without_session": total - with_session, "events_repeated": repeated}
     return Made(rows, counts)
+
+
+def _one(table: "DataFrame") -> tuple[int, ...]:
+    row = table.first()
+    assert row
+    return tuple(row)
 
 
 @contextmanager

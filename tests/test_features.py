@@ -1,5 +1,8 @@
 """Features against the plain-Python reference, on small random shops, and against the future."""
 
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -31,14 +34,22 @@ SHOPS = st.lists(EVENT, max_size=40)
 PROPERTY = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 
 
-def on_duckdb(events: list[Event]) -> list[dict[str, Any]]:
-    """The primary table that the project makes of these events, in the order of the reference."""
+@contextmanager
+def raw(events: list[Event]) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection with these events in the table `raw`, and what `alike` says of them."""
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'America/New_York'")
         connection.execute(f"CREATE TABLE raw ({', '.join(f'{column.name} {column.type}' for column in EVENTS)})")
         if events:
             connection.executemany(f"INSERT INTO raw VALUES ({', '.join('?' * len(EVENTS))})", events)
-        connection.execute(f"CREATE TABLE events AS {features.usable_sql('duckdb', 'raw')}")
+        connection.execute(f"CREATE TABLE alike AS {features.alike_sql('duckdb', 'raw')}")
+        yield connection
+
+
+def on_duckdb(events: list[Event]) -> list[dict[str, Any]]:
+    """The primary table that the project makes of these events, in the order of the reference."""
+    with raw(events) as connection:
+        connection.execute(f"CREATE TABLE events AS {features.usable_sql('duckdb', 'raw', 'alike')}")
         result = connection.execute(f"FROM ({features.primary_sql('duckdb', 'events')}) ORDER BY {', '.join(KEYS)}")
         names = [name for name, *_ in result.description or []]
         return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
@@ -48,6 +59,18 @@ def on_duckdb(events: list[Event]) -> list[dict[str, Any]]:
 @given(SHOPS)
 def test_every_column_is_what_plain_python_computes(events: list[Event]) -> None:
     assert on_duckdb(events) == reference.primary(events)
+
+
+@PROPERTY
+@given(SHOPS)
+def test_repetitions_are_dropped_once_each_and_counted(events: list[Event]) -> None:
+    in_session = [event for event in events if event.user_session is not None]
+    carters = {event.user_id for event in in_session if event.event_type == "cart"}
+    with raw(events) as connection:
+        (repeated,) = connection.execute(features.repeated_sql("duckdb", "raw", "alike")).fetchone() or ()
+        usable = connection.execute(features.usable_sql("duckdb", "raw", "alike")).fetchall()
+    assert repeated == len(in_session) - len(set(in_session))
+    assert Counter(map(tuple, usable)) == Counter({e for e in in_session if e.user_id in carters})
 
 
 def test_times_within_a_second_count_in_whole_seconds() -> None:
