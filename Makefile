@@ -2,14 +2,26 @@
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
+ARGS ?= -P max_evals=1
+# Programs that tests start, and the packages of Debian and Ubuntu that bring them.
+NEEDS := java=default-jre-headless chromium=chromium pg_dump=postgresql ip=iproute2 ps=procps
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # A virtual environment of the caller's would otherwise be preferred by some tools.
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 
-.PHONY: help setup run test lint format ui clean
+.PHONY: help packages setup run test lint format ui clean
 
 help:  ## What there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+packages:  ## What the tests need beyond Python, from Debian's packages (as root, or by sudo)
+	@missing=; for need in $(NEEDS); do \
+		command -v $${need%%=*} >/dev/null || missing="$$missing $${need#*=}"; done; \
+	if [ -n "$$missing" ]; then \
+		sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+		echo "installing$$missing"; \
+		$$sudo apt-get update -qq && $$sudo apt-get install -qq -y --no-install-recommends $$missing >/dev/null; \
+	fi
 
 setup: .venv/.ready  ## The virtual environment .venv, with conda.yaml's versions and the tools of development
 
@@ -25,8 +37,8 @@ setup: .venv/.ready  ## The virtual environment .venv, with conda.yaml's version
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group servers --group spark
 	@touch $@
 
-run: setup  ## The whole workflow on the built-in sample, one trial
-	mlflow run . --env-manager local -P max_evals=1
+run: setup  ## The whole workflow on the built-in sample, one trial; ARGS="-P source=..." for anything else
+	mlflow run . --env-manager local $(ARGS)
 
 test: setup .venv/.ready-tests  ## Every test
 	$(BIN)/python -m pytest -n auto --dist loadfile $(TESTS)

@@ -1,0 +1,115 @@
+"""What Cloud Build and GitHub Actions do with this repository: what they say is run here, with `make` looked over."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from purchase_predict.parameters import PROJECT
+
+CLOUD_BUILD = yaml.safe_load((PROJECT / "cloudbuild.yaml").read_text())
+ACTIONS = yaml.safe_load((PROJECT / ".github/workflows/ci.yml").read_text())
+COMPOSE = yaml.safe_load((PROJECT / "compose.yaml").read_text())
+
+
+@pytest.fixture
+def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file in which a `make` that does nothing else writes down ENV and its arguments, one call a line."""
+    called = tmp_path / "calls"
+    called.touch()
+    make = tmp_path / "bin/make"
+    make.parent.mkdir()
+    make.write_text(f'#!/bin/sh\nprintf "%s|" "${{ENV-unset}}" "$@" >> {called}\necho >> {called}\n')
+    make.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{make.parent}{os.pathsep}{os.environ['PATH']}")
+    return called
+
+
+def cloud_build(branch: str) -> None:
+    """Runs the steps as Cloud Build does: its substitutions in every text, then `$$` as `$`, then the entrypoint."""
+    values = CLOUD_BUILD["substitutions"] | {"BRANCH_NAME": branch, "PROJECT_ID": "shop", "_SOURCE": "gs://clicks/raw"}
+
+    def filled(text: str) -> str:
+        known = re.sub(r"(?<!\$)\$(\w+)", lambda match: values[match[1]], text)
+        return known.replace("$$", "$")
+
+    for step in CLOUD_BUILD["steps"]:
+        environ = os.environ | dict(filled(variable).split("=", 1) for variable in step.get("env", []))
+        subprocess.run([step["entrypoint"], *map(filled, step["args"])], check=True, env=environ)
+
+
+TESTS = [["packages"], ["lint"], ["test"]]
+
+
+@pytest.mark.parametrize("branch", ["staging", "production"])
+def test_cloud_build_tests_and_then_runs_the_workflow_for_the_environment_of_the_branch(
+    branch: str, calls: Path
+) -> None:
+    cloud_build(branch)
+    lines = [line.rstrip("|").split("|") for line in calls.read_text().splitlines()]
+    assert [arguments for _, *arguments in lines] == [*TESTS, ["run", "ARGS=-P source=gs://clicks/raw -P max_evals=20"]]
+    assert lines[-1][0] == branch
+
+
+def test_cloud_build_only_tests_any_other_branch(calls: Path) -> None:
+    cloud_build("feature/promo; make run")
+    assert [line.rstrip("|").split("|")[1:] for line in calls.read_text().splitlines()] == TESTS
+
+
+def test_cloud_builds_secrets_come_from_the_secret_manager() -> None:
+    secret = {variable for step in CLOUD_BUILD["steps"] for variable in step.get("secretEnv", [])}
+    provided = {entry["env"] for entry in CLOUD_BUILD["availableSecrets"]["secretManager"]}
+    assert secret == provided == {"MLFLOW_TRACKING_PASSWORD"}
+
+
+def commands(job: dict[str, Any]) -> list[tuple[str, dict[str, str]]]:
+    return [(step["run"], step.get("env", {})) for step in job["steps"] if "run" in step]
+
+
+def test_github_actions_call_the_same_commands(calls: Path) -> None:
+    tests, workflow = (commands(ACTIONS["jobs"][name]) for name in ("test", "workflow"))
+    for command, environ in (*tests, *workflow):
+        values = {name: value for name, value in environ.items() if "{{" not in value}
+        subprocess.run(["bash", "-euc", command], check=True, env=os.environ | values | {"SOURCE": "gs://clicks/raw"})
+    called = [line.rstrip("|").split("|")[1:] for line in calls.read_text().splitlines()]
+    assert called == [*TESTS, ["run", "ARGS=-P source=gs://clicks/raw -P max_evals=20"]]
+    ((_, environ),) = workflow
+    assert environ["ENV"] == "${{ github.ref_name }}"
+    assert environ["MLFLOW_TRACKING_PASSWORD"] == "${{ secrets.TRACKING_PASSWORD }}"
+    assert ACTIONS["jobs"]["workflow"]["needs"] == "test"
+    assert re.findall(r"ref_name == '(\w+)'", ACTIONS["jobs"]["workflow"]["if"]) == ["staging", "production"]
+
+
+def test_github_actions_keep_the_screenshots_that_the_tests_make() -> None:
+    steps = ACTIONS["jobs"]["test"]["steps"]
+    (made,) = (step["env"]["SCREENSHOTS"] for step in steps if "SCREENSHOTS" in step.get("env", {}))
+    (kept,) = (step["with"]["path"] for step in steps if step.get("uses", "").startswith("actions/upload-artifact@"))
+    assert made == kept
+
+
+@pytest.mark.parametrize("target", ["packages", "lint", "test", "run"])
+def test_what_they_call_are_targets_of_the_makefile(target: str) -> None:
+    shown = subprocess.run(["make", "-n", target], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert shown.returncode == 0, shown.stderr
+
+
+def test_run_hands_its_arguments_to_mlflow() -> None:
+    command = ["make", "-n", "run", "ARGS=-P source=gs://clicks/raw"]
+    shown = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert shown.stdout.splitlines()[-1] == "mlflow run . --env-manager local -P source=gs://clicks/raw"
+
+
+def test_the_containers_take_their_versions_from_the_files_that_pin_them() -> None:
+    images = [service["image"] for service in COMPOSE["services"].values() if "build" not in service]
+    assert all(re.fullmatch(r"\w+:\d+\.\d+[\w.-]*", image) for image in images)
+    build = COMPOSE["services"]["mlflow"]["build"]
+    assert build == COMPOSE["services"]["storage"]["build"]
+    expression = re.search(r"\$\((sed .*)\)", build["dockerfile_inline"])
+    assert expression
+    pins = subprocess.run(["bash", "-c", expression[1]], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+    assert [pin.partition("==")[0] for pin in pins.split()] == ["mlflow", "google-cloud-storage"]
+    assert "--group servers" in build["dockerfile_inline"]
