@@ -131,7 +131,8 @@ def search(
         seed: the same seed and rows give the same model, whatever the number of cores.
         on_trial: called after each new trial.
         earlier: the trials of an interrupted search over the same rows, metric and seed; they are not run again.
-        max_seconds: no new trial is begun after so long; the first is always run.
+        max_seconds: no new trial is begun that would, as the trials so far tell, end the search and its last fit after
+            so long; the first is always run.
 
     Raises:
         click.ClickException: fewer users than folds, or every trial failed.
@@ -140,7 +141,9 @@ def search(
     searched = _some_users(table, seed)
     objective = _Objective(searched, _folds(searched, seed), metric, seed)
     trials = list(earlier[:max_evals])
-    while len(trials) < max_evals and not (trials and time.monotonic() - started > max_seconds):
+    while len(trials) < max_evals and (
+        not trials or time.monotonic() - started + _seconds_to_come(trials, searched, table) <= max_seconds
+    ):
         point = _next_point(trials, seed)
         trial = objective(len(trials), point, best_of(trials))
         trials.append(trial)
@@ -154,7 +157,8 @@ def search(
         trials[best.number] = replace(best, seconds=trials[best.number].seconds)
     assert best.out_of_fold is not None
     rounds = max(1, round(best.rounds * _more_rounds(len(searched.y), len(table.y))))
-    booster = lightgbm.train(_params(best.params, metric, seed), _lightgbm_dataset(table), num_boost_round=rounds)
+    params = _params(best.params, metric, seed) | {"num_threads": _last_fit_threads(len(table.y))}
+    booster = lightgbm.train(params, _lightgbm_dataset(table), num_boost_round=rounds)
     return Found(trials, best, booster, evaluation.best_threshold(searched.y, best.out_of_fold))
 
 
@@ -179,6 +183,24 @@ def _some_users(table: Table, seed: int) -> Table:
 def _more_rounds(searched: int, all_rows: int) -> float:
     # Each fold learns on a part of the rows; more rows carry more rounds, about as the cube root of their number.
     return float((all_rows / (searched * (FOLDS - 1) / FOLDS)) ** (1 / 3))
+
+
+def _last_fit_threads(rows: int) -> int:
+    # Nothing else runs beside it. Few rows are fitted before a second thread has paid for itself.
+    return _cores() if rows > SEARCH_ROWS else 1
+
+
+def _seconds_to_come(trials: Sequence[Trial], searched: Table, table: Table) -> float:
+    """What one more trial and the last fit take, if they are like the trials so far."""
+    trial = float(np.mean([trial.seconds for trial in trials]))
+    best = best_of(trials)
+    if best is None:
+        return trial
+    # A trial is FOLDS fits on all folds but one, as many at a time as there are cores.
+    one_fold = best.seconds * min(_cores(), FOLDS) / FOLDS
+    more_rows = len(table.y) / (len(searched.y) * (FOLDS - 1) / FOLDS)
+    last_fit = one_fold * more_rows * _more_rounds(len(searched.y), len(table.y)) / _last_fit_threads(len(table.y))
+    return trial + last_fit
 
 
 def _next_point(trials: Sequence[Trial], seed: int) -> dict[str, float]:
@@ -334,8 +356,8 @@ def _params(params: dict[str, Any], metric: str, seed: int) -> dict[str, Any]:
         "bagging_freq": 1,  # without it bagging_fraction does nothing
         "seed": seed,
         "deterministic": True,
-        "force_row_wise": True,
-        "num_threads": 1,  # and so one result, whatever the machine
+        "force_col_wise": True,  # each feature is summed up by one thread: the same sums for any number of them
+        "num_threads": 1,
         "verbosity": -1,
     }
 

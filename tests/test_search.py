@@ -105,6 +105,24 @@ def test_time_ends_the_search_but_never_before_the_first_trial() -> None:
     assert len(search.search(table(), 5, "roc_auc", 1, max_seconds=0).trials) == 1
 
 
+def test_a_trial_that_would_not_end_in_time_is_not_begun() -> None:
+    whole = search.search(table(), 3, "roc_auc", 1)
+    slow = [replace(trial, seconds=1000.0) for trial in whole.trials]
+    assert len(search.search(table(), 5, "roc_auc", 1, earlier=slow, max_seconds=900).trials) == 3
+    assert len(search.search(table(), 5, "roc_auc", 1, earlier=slow, max_seconds=4000).trials) == 5
+
+
+def test_the_number_of_cores_does_not_change_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "SEARCH_ROWS", 3000)
+    trees = []
+    for cores in (1, 3):
+        monkeypatch.setattr(search, "_cores", lambda cores=cores: cores)
+        found = search.search(table(6000, 1000), 2, "roc_auc", 1)
+        assert found.booster.params["num_threads"] == cores
+        trees.append(found.booster.model_to_string().partition("\nparameters:")[0])
+    assert trees[0] == trees[1]
+
+
 def test_a_large_table_is_searched_on_whole_users_and_fitted_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "SEARCH_ROWS", 300)
     rows = table(1200, 200)
