@@ -5,8 +5,6 @@ was interrupted goes on from its finished trials as if it had never stopped.
 """
 
 import math
-import os
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +13,7 @@ from typing import Any
 
 import click
 import hyperopt
+import joblib
 import lightgbm
 import numpy as np
 import pandas as pd
@@ -29,7 +28,8 @@ _FIRST_FOLDS = 2
 _MAX_ROUNDS = 1000
 _PATIENCE = 30
 #: A larger table is searched on so many of its rows, by whole users, and the best parameters are fitted on all.
-SEARCH_ROWS = 100_000
+SEARCH_ROWS = 50_000
+_ROWS_OF_A_THREAD = 1_000_000
 #: Depth and penalties at their bounds stand for LightGBM's "unlimited" and "none".
 _NO_LIMIT = 16
 _NO_PENALTY = 1e-8
@@ -121,8 +121,13 @@ def search(
     on_trial: Callable[[Trial], None] = lambda trial: None,
     earlier: Sequence[Trial] = (),
     max_seconds: float = math.inf,
+    run: "Runner | None" = None,
+    parallelism: int = 1,
 ) -> Found:
     """Searches, then fits the best parameters on all rows.
+
+    Trials go in batches of `parallelism`: each is suggested, and pruned, by what the batches before its own have told,
+    and by nothing else. So the same trials come out wherever they run, and where an interrupted search goes on.
 
     Args:
         table: the training rows.
@@ -132,22 +137,24 @@ def search(
         on_trial: called after each new trial.
         earlier: the trials of an interrupted search over the same rows, metric and seed; they are not run again.
         max_seconds: no new trial is begun that would, as the trials so far tell, end the search and its last fit after
-            so long; the first is always run.
+            so long; the first batch is always run.
+        run: what runs a batch; None: this process, one trial after the other.
+        parallelism: trials of a batch.
 
     Raises:
         click.ClickException: fewer users than folds, or every trial failed.
     """
     started = time.monotonic()
     searched = _some_users(table, seed)
-    objective = _Objective(searched, _folds(searched, seed), metric, seed)
+    objective = Objective(searched, _folds(searched, seed), metric, seed)
     trials = list(earlier[:max_evals])
     while len(trials) < max_evals and (
         not trials or time.monotonic() - started + _seconds_to_come(trials, searched, table) <= max_seconds
     ):
-        point = _next_point(trials, seed)
-        trial = objective(len(trials), point, best_of(trials))
-        trials.append(trial)
-        on_trial(trial)
+        known = trials[: len(trials) - len(trials) % parallelism]
+        numbers = range(len(trials), min(len(known) + parallelism, max_evals))
+        points = {number: _next_point(known, number, seed) for number in numbers}
+        trials += (run or one_after_the_other)(objective, points, best_of(known), on_trial)
     best = best_of(trials)
     if best is None:
         raise click.ClickException(f"all {len(trials)} trials of the search failed, the first with: {trials[0].error}")
@@ -160,6 +167,20 @@ def search(
     params = _params(best.params, metric, seed) | {"num_threads": _last_fit_threads(len(table.y))}
     booster = lightgbm.train(params, _lightgbm_dataset(table), num_boost_round=rounds)
     return Found(trials, best, booster, evaluation.best_threshold(searched.y, best.out_of_fold))
+
+
+def one_after_the_other(
+    objective: "Objective",
+    points: Mapping[int, dict[str, float]],
+    best: Trial | None,
+    on_trial: Callable[[Trial], None],
+) -> list[Trial]:
+    """Runs a batch in this process."""
+    made = []
+    for number, point in points.items():
+        made.append(objective(number, point, best))
+        on_trial(made[-1])
+    return made
 
 
 def best_of(trials: Sequence[Trial]) -> Trial | None:
@@ -186,8 +207,9 @@ def _more_rounds(searched: int, all_rows: int) -> float:
 
 
 def _last_fit_threads(rows: int) -> int:
-    # Nothing else runs beside it. Few rows are fitted before a second thread has paid for itself.
-    return _cores() if rows > SEARCH_ROWS else 1
+    # Threads wait for each other at every split: on a busy machine that has cost more than a second one brought where
+    # each had less to do.
+    return min(_cores(), 1 + rows // _ROWS_OF_A_THREAD)
 
 
 def _seconds_to_come(trials: Sequence[Trial], searched: Table, table: Table) -> float:
@@ -196,16 +218,16 @@ def _seconds_to_come(trials: Sequence[Trial], searched: Table, table: Table) -> 
     best = best_of(trials)
     if best is None:
         return trial
-    # A trial is FOLDS fits on all folds but one, as many at a time as there are cores.
-    one_fold = best.seconds * min(_cores(), FOLDS) / FOLDS
+    # A trial is FOLDS fits on all folds but one, as many at a time as there are cores, each with rounds in vain.
+    one_fold = best.seconds * min(_cores(), FOLDS) / FOLDS * best.rounds / (best.rounds + _PATIENCE)
     more_rows = len(table.y) / (len(searched.y) * (FOLDS - 1) / FOLDS)
     last_fit = one_fold * more_rows * _more_rounds(len(searched.y), len(table.y)) / _last_fit_threads(len(table.y))
     return trial + last_fit
 
 
-def _next_point(trials: Sequence[Trial], seed: int) -> dict[str, float]:
-    """TPE's suggestion after these trials; each comes from its own stream of random numbers."""
-    if not trials:
+def _next_point(known: Sequence[Trial], number: int, seed: int) -> dict[str, float]:
+    """TPE's suggestion for a trial after the known ones; each comes from its own stream of random numbers."""
+    if number == 0:
         return dict(DEFAULTS)
     suggested: list[dict[str, float]] = []
 
@@ -217,9 +239,9 @@ def _next_point(trials: Sequence[Trial], seed: int) -> dict[str, float]:
         note,
         SPACE,
         algo=hyperopt.tpe.suggest,
-        max_evals=len(trials) + 1,
-        trials=_history(trials),
-        rstate=np.random.default_rng([seed, len(trials)]),
+        max_evals=len(known) + 1,
+        trials=_history(known),
+        rstate=np.random.default_rng([seed, number]),
         show_progressbar=False,
         verbose=False,
         return_argmin=False,
@@ -260,20 +282,25 @@ def _folds(table: Table, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     ]
 
 
+def _cores() -> int:
+    return int(joblib.cpu_count())  # those that this process may use: a container may have been given less
+
+
 @dataclass(frozen=True)
-class _Objective:
-    """Evaluates points of the space on the folds."""
+class Objective:
+    """Evaluates points of the space on the folds, as many folds at a time as there are `threads`."""
 
     table: Table
     folds: list[tuple[np.ndarray, np.ndarray]]
     metric: str
     seed: int
+    threads: int = field(default_factory=_cores)
 
     def __call__(self, number: int, point: dict[str, float], best: Trial | None) -> Trial:
         """Runs a trial; one that raises is a failed trial, not the end of the search.
 
         Args:
-            best: the best trial so far, against which this one is pruned; None: it is not pruned.
+            best: the best trial known, against which this one is pruned; None: it is not pruned.
         """
         started = time.monotonic()
         params = lightgbm_params(point)
@@ -330,11 +357,19 @@ class _Objective:
         # A thread for each fold, each with one of LightGBM's: threads that share a fold wait for each other at every
         # split, which on a busy machine costs more than they bring.
         rounds = []
-        with ThreadPoolExecutor(_cores()) as pool:
+        with ThreadPoolExecutor(self.threads) as pool:
             for (_, check), (best, predicted) in zip(folds, pool.map(fit, folds), strict=True):
                 out_of_fold[check] = predicted
                 rounds.append(best)
         return rounds
+
+
+#: Runs the points of a batch, by trial number, pruned against a trial or against none; calls back with each trial as it
+#: ends, and answers with all in the order of their numbers.
+Runner = Callable[
+    [Objective, Mapping[int, dict[str, float]], Trial | None, Callable[[Trial], None]],
+    list[Trial],
+]
 
 
 def lightgbm_params(point: Mapping[str, float]) -> dict[str, Any]:
@@ -360,10 +395,6 @@ def _params(params: dict[str, Any], metric: str, seed: int) -> dict[str, Any]:
         "num_threads": 1,
         "verbosity": -1,
     }
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _lightgbm_dataset(
