@@ -220,9 +220,9 @@ def _seconds_to_come(trials: Sequence[Trial], searched: Table, table: Table) -> 
         return trial
     # A trial is FOLDS fits on all folds but one, as many at a time as there are cores, each with rounds in vain.
     one_fold = best.seconds * min(_cores(), FOLDS) / FOLDS * best.rounds / (best.rounds + _PATIENCE)
+    # More rows take more rounds, but a round costs less than in proportion: together about in proportion, as measured.
     more_rows = len(table.y) / (len(searched.y) * (FOLDS - 1) / FOLDS)
-    last_fit = one_fold * more_rows * _more_rounds(len(searched.y), len(table.y)) / _last_fit_threads(len(table.y))
-    return trial + last_fit
+    return trial + one_fold * more_rows / _last_fit_threads(len(table.y))
 
 
 def _next_point(known: Sequence[Trial], number: int, seed: int) -> dict[str, float]:
