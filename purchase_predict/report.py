@@ -9,6 +9,7 @@ import lightgbm
 import numpy as np
 import pandas as pd
 
+from purchase_predict.calibration import Calibration
 from purchase_predict.evaluation import LOSSES, Score, Slice, Tradeoff
 
 #: Shares of codes that the table of the trade-off tells.
@@ -33,11 +34,16 @@ class Step:
 
 @dataclass(frozen=True)
 class Contents:
-    """What the page tells. `y`, `probability` and `contributions` are of the test rows; `description` is dataset.json's."""
+    """What the page tells. `y`, `probability` and `contributions` are of the test rows; `description` is dataset.json's.
+
+    `calibration_error_before` is that of the probabilities on the test rows as they were without a correction.
+    """
 
     metric: str
     scores: Mapping[str, Score]
     threshold: float
+    calibration: Calibration
+    calibration_error_before: float
     y: np.ndarray
     probability: np.ndarray
     slices: Sequence[Slice]
@@ -180,9 +186,21 @@ def _metrics(contents: Contents) -> str:
     )
     return (
         "<section><h2>The numbers</h2><p>Beside each what a constant answer scores. Intervals: 95&nbsp;%, bootstrap over users. "
-        f"The threshold, {contents.threshold:.4f}, was chosen on out-of-fold predictions.</p>"
+        f"The threshold, {contents.threshold:.4f}, was chosen on out-of-fold predictions.</p><p>{_calibration(contents)}</p>"
         '<div class="scroll"><table><thead><tr><th>metric on the test rows</th><th>model</th><th>interval</th>'
         f"<th>constant</th></tr></thead><tbody>{rows}</tbody></table></div></section>"
+    )
+
+
+def _calibration(contents: Contents) -> str:
+    gain = contents.calibration.gain
+    measured = f"log loss out of fold better by {gain.value:.5f}, 95&nbsp;% interval {gain.low:.5f} to {gain.high:.5f}"
+    if contents.calibration.correction is None:
+        return f"The probabilities are the booster's own: a correction would not surely help ({measured})."
+    after = contents.scores["calibration_error"].value
+    return (
+        f"The probabilities are corrected, which helps out of fold ({measured}); the calibration error on the test rows "
+        f"goes from {contents.calibration_error_before:.4f} to {after:.4f}."
     )
 
 

@@ -21,6 +21,7 @@ from hyperopt import hp
 from sklearn.model_selection import StratifiedGroupKFold
 
 from purchase_predict import evaluation
+from purchase_predict.calibration import Calibration, measure
 
 FOLDS = 4
 #: A trial that trails the best after so many folds ends there.
@@ -105,12 +106,16 @@ class Trial:
 
 @dataclass(frozen=True)
 class Found:
-    """What the search ended with: all trials in their order, the best of them, its model and threshold."""
+    """What the search ended with: all trials in their order, the best of them, its model, and what belongs to that.
+
+    `threshold` is one of the booster's own probabilities, before the correction that `calibration` may hold.
+    """
 
     trials: list[Trial]
     best: Trial
     booster: lightgbm.Booster
     threshold: float
+    calibration: Calibration
 
 
 def search(
@@ -166,7 +171,8 @@ def search(
     rounds = max(1, round(best.rounds * _more_rounds(len(searched.y), len(table.y))))
     params = _params(best.params, metric, seed) | {"num_threads": _last_fit_threads(len(table.y))}
     booster = lightgbm.train(params, _lightgbm_dataset(table), num_boost_round=rounds)
-    return Found(trials, best, booster, evaluation.best_threshold(searched.y, best.out_of_fold))
+    threshold = evaluation.best_threshold(searched.y, best.out_of_fold)
+    return Found(trials, best, booster, threshold, measure(searched.y, best.out_of_fold, searched.user))
 
 
 def one_after_the_other(

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import click
 import mlflow
+import numpy as np
 import pandas as pd
 
 from purchase_predict import evaluation, lineage, model, packaging, pipeline, report, search, spark_trials
@@ -77,8 +78,11 @@ def train(
         )
 
     encoded, y, users = model.encode(test, features, categories), test[LABEL].to_numpy(), test["user_id"].to_numpy()
-    probability = found.booster.predict(encoded)
-    scores = evaluation.evaluate(y, probability, users, found.threshold, float(table.y.mean()))
+    said, correction = found.booster.predict(encoded), found.calibration.correction
+    probability = model.calibrated(said, correction)
+    # The correction keeps the order, so the threshold goes through it like any probability.
+    threshold = float(model.calibrated(np.array([found.threshold]), correction)[0])
+    scores = evaluation.evaluate(y, probability, users, threshold, float(table.y.mean()))
     mlflow.log_params({f"best_{name}": value for name, value in found.best.params.items()})
     mlflow.log_metrics(evaluation.as_metrics(scores))
     mlflow.log_metrics(
@@ -87,7 +91,9 @@ def train(
             "test_rows": len(test),
             "cv_score": found.best.score or math.nan,
             "rounds": found.booster.current_iteration(),
-            "threshold": found.threshold,
+            "threshold": threshold,
+            "calibrated": correction is not None,
+            "calibration_gain": found.calibration.gain.value,
             "trials": len(found.trials),
             "trials_taken_over": len(earlier),
         }
@@ -96,14 +102,16 @@ def train(
     outputs = run.folder()
     (outputs / "plots").mkdir()
     importance = evaluation.share_of_gain(features, found.booster.feature_importance("gain"))
-    evaluation.figures(y, probability, found.threshold, scores, importance, outputs / "plots")
+    evaluation.figures(y, probability, threshold, scores, importance, outputs / "plots")
     tried = search.trials_frame(found.trials)
     tried.to_parquet(outputs / "trials.parquet", index=False)
     pushes, values = report.contributions(found.booster, encoded, features, list(categories))
     contents = report.Contents(
         metric=metric,
         scores=scores,
-        threshold=found.threshold,
+        threshold=threshold,
+        calibration=found.calibration,
+        calibration_error_before=evaluation.score("calibration_error", y, said),
         y=y,
         probability=probability,
         slices=evaluation.slices(test, y, probability),
@@ -117,7 +125,7 @@ def train(
     )
     (outputs / "report.html").write_text(report.page(contents), encoding="utf-8")
     mlflow.log_artifacts(str(outputs))
-    digest = packaging.log(found.booster, found.threshold, features, categories, learn, run.folder())
+    digest = packaging.log(found.booster, threshold, features, categories, learn, run.folder(), correction)
     return Output("model", digest)
 
 
