@@ -9,6 +9,7 @@ import lightgbm
 import numpy as np
 import pandas as pd
 
+from purchase_predict import plots
 from purchase_predict.calibration import Calibration
 from purchase_predict.evaluation import LOSSES, Score, Slice, Tradeoff
 
@@ -304,26 +305,22 @@ def _swarm(contents: Contents, names: Sequence[str]) -> str:
     return f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="Push of each feature">{"".join(parts)}</svg>'
 
 
-_NOT_PARAMETERS = ("number", "state", "score", "first_folds_score", "rounds", "seconds")
-
-
 def _search(contents: Contents) -> str:
     trials = contents.trials
     finished = trials[trials["state"] == "finished"]
     scores = finished["score"].astype(float)
-    better = np.minimum.accumulate if contents.metric in LOSSES else np.maximum.accumulate
     states = ", ".join(f"{count} {escape(str(state))}" for state, count in trials["state"].value_counts().items())
     numbers = finished["number"].astype(float).to_numpy() + 1
     figures = _figure(
-        _scatter(numbers, scores.to_numpy(), "trial", contents.metric, better(scores.to_numpy())),
+        _scatter(
+            numbers, scores.to_numpy(), "trial", contents.metric, plots.best_so_far(scores.to_numpy(), contents.metric)
+        ),
         "Finished trials, out of fold; line: the best so far",
     )
-    tried = [name for name in trials.columns if name not in _NOT_PARAMETERS and finished[name].nunique() > 1]
-    for name in tried:
+    for name in plots.tried_parameters(trials):
         values = finished[name].astype(float).to_numpy()
-        positive = values[values > 0]
-        if name != "max_depth" and len(positive) and positive.max() > 20 * positive.min():
-            values, label = np.log10(np.maximum(values, positive.min())), f"{name}, power of ten"
+        if plots.spans_decades(name, values):
+            values, label = np.log10(np.maximum(values, values[values > 0].min())), f"{name}, power of ten"
         else:
             label = name
         figures += _figure(_scatter(values, scores.to_numpy(), label, contents.metric), name)

@@ -15,7 +15,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 
-from purchase_predict import evaluation, lineage, model, packaging, pipeline, report, search, spark_trials
+from purchase_predict import evaluation, lineage, model, packaging, pipeline, plots, report, search, spark_trials
 from purchase_predict import trials as trial_runs
 from purchase_predict.progress import progress
 from purchase_predict.schema import LABEL
@@ -102,8 +102,9 @@ def train(
     outputs = run.folder()
     (outputs / "plots").mkdir()
     importance = evaluation.share_of_gain(features, found.booster.feature_importance("gain"))
-    evaluation.figures(y, probability, threshold, scores, importance, outputs / "plots")
+    plots.model(y, probability, threshold, scores, importance, outputs / "plots")
     tried = search.trials_frame(found.trials)
+    plots.search(tried, metric, outputs / "plots")
     tried.to_parquet(outputs / "trials.parquet", index=False)
     pushes, values = report.contributions(found.booster, encoded, features, list(categories))
     contents = report.Contents(
