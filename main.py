@@ -22,6 +22,8 @@ def main(
     metric: str,
     test_ratio: float,
     seed: float,
+    trials: str,
+    parallelism: float,
     registry_name: str,
     env: str,
     tolerance: float,
@@ -57,6 +59,8 @@ def main(
         max_minutes=max_minutes,
         metric=metric,
         seed=seed,
+        trials=trials,
+        parallelism=parallelism,
         reuse="false" if chain.forces("train") else "true",
     )
     chain.step(

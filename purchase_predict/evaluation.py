@@ -1,9 +1,8 @@
-"""Metrics beside what a constant answer scores, with intervals, and the plots of a model on the test set."""
+"""Metrics beside what a constant answer scores, with intervals."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -340,69 +339,6 @@ def _rate_elsewhere(code: np.ndarray, y: np.ndarray) -> np.ndarray:
         rows, bought = (np.bincount(code[~here], w, minlength=code.max() + 1) for w in (None, y[~here]))
         rates[here] = np.where(rows > 0, bought / np.maximum(rows, 1), y[~here].mean())[code[here]]
     return rates
-
-
-def figures(
-    y: np.ndarray,
-    probability: np.ndarray,
-    threshold: float,
-    scores: Mapping[str, Score],
-    importance: Mapping[str, float],
-    folder: Path,
-) -> None:
-    """Draws precision-recall, ROC, calibration and feature importance into `folder`, as PNG."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-    from sklearn.calibration import calibration_curve
-    from sklearn.metrics import precision_recall_curve, roc_curve
-
-    def save(name: str, title: str, x: str, y_: str) -> None:
-        plt.title(title)
-        plt.xlabel(x)
-        plt.ylabel(y_)
-        plt.grid(alpha=0.3)
-        if plt.gca().get_legend_handles_labels()[0]:
-            plt.legend()
-        plt.tight_layout()
-        plt.savefig(folder / f"{name}.png", dpi=110, metadata={"Software": None})
-        plt.close()
-
-    base = float(y.mean())
-    precision, recall, _ = precision_recall_curve(y, probability)
-    plt.figure(figsize=(6, 4.5))
-    plt.plot(recall, precision, label=f"model, average precision {scores['average_precision'].value:.3f}")
-    plt.axhline(base, ls="--", color="gray", label=f"any constant, {base:.3f}")
-    decided = probability >= threshold
-    if decided.any():
-        plt.plot(
-            y[decided].sum() / y.sum(), y[decided].mean(), "o", color="black", label=f"at the threshold {threshold:.3f}"
-        )
-    save(
-        "precision_recall",
-        "Precision and recall on the test set",
-        "share of buyers found",
-        "share of buyers among found",
-    )
-
-    false, true, _ = roc_curve(y, probability)
-    plt.figure(figsize=(6, 4.5))
-    plt.plot(false, true, label=f"model, ROC AUC {scores['roc_auc'].value:.3f}")
-    plt.plot([0, 1], [0, 1], ls="--", color="gray", label="any constant, 0.500")
-    save("roc", "ROC on the test set", "false positive rate", "true positive rate")
-
-    said = np.clip(probability, 0, 1)
-    share, mean = calibration_curve(y, said, n_bins=10, strategy="quantile")
-    plt.figure(figsize=(6, 4.5))
-    plt.plot(mean, share, "o-", label="model, tenths of the rows")
-    plt.plot([0, 1], [0, 1], ls="--", color="gray", label="perfect")
-    save("calibration", "Calibration on the test set", "predicted probability", "share that bought")
-
-    names = sorted(importance, key=lambda name: importance[name])
-    plt.figure(figsize=(6, 0.28 * len(names) + 1.2))
-    plt.barh(names, [importance[name] for name in names])
-    save("importance", "What the model looks at", "share of the total gain", "")
 
 
 def share_of_gain(features: Sequence[str], gain: np.ndarray) -> dict[str, float]:

@@ -57,6 +57,20 @@ def _numbers(values: pd.Series) -> np.ndarray:
     return pd.to_numeric(values).to_numpy(dtype=np.float64, na_value=np.nan)
 
 
+def calibrated(probability: np.ndarray, correction: Mapping[str, float] | None) -> np.ndarray:
+    """Probabilities after the correction that was measured when the model was trained; as they are where it is None.
+
+    Args:
+        probability: the booster's, 0 to 1.
+        correction: `slope`, above 0, and `intercept` of the corrected log-odds; it keeps the order of the rows.
+    """
+    if correction is None:
+        return probability
+    with np.errstate(divide="ignore", over="ignore"):  # at 0 and 1 the log-odds are infinite, and the answer stays
+        log_odds = np.log(probability) - np.log1p(-probability)
+        return 1 / (1 + np.exp(-(correction["slope"] * log_odds + correction["intercept"])))
+
+
 class PurchaseModel(PythonModel):
     """Will this visitor buy this product, just put in the cart, in this session?"""
 
@@ -86,9 +100,10 @@ class PurchaseModel(PythonModel):
         encoded = encode(model_input, self.spec["features"], self.spec["categories"])
         # A single row is scored faster by one thread than it takes to wake a second one.
         options = {"num_threads": 1} if len(encoded) < 1000 else {}
-        probability = self.booster.predict(encoded, **options) if len(encoded) else np.empty(0)
+        said = np.asarray(self.booster.predict(encoded, **options)) if len(encoded) else np.empty(0)
+        probability = calibrated(said, self.spec["calibration"])
         return pd.DataFrame(
-            {"probability": probability, "will_buy": (np.asarray(probability) >= threshold).astype(np.int64)},
+            {"probability": probability, "will_buy": (probability >= threshold).astype(np.int64)},
             index=model_input.index,
         )
 

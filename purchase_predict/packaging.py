@@ -30,6 +30,7 @@ def log(
     categories: Mapping[str, Sequence[str]],
     rows: pd.DataFrame,
     folder: Path,
+    correction: Mapping[str, float] | None = None,
 ) -> str:
     """Logs the model `model` on the active run.
 
@@ -39,13 +40,19 @@ def log(
         categories: the known values of each categorical feature.
         rows: some raw rows, for the input example.
         folder: an empty folder for the files.
+        correction: of the booster's probabilities, as `model.calibrated` takes it.
 
     Returns:
-        The digest of what decides its answers: trees, features, categories and threshold.
+        The digest of what decides its answers: trees, features, categories, threshold and correction.
     """
     files = {"booster": folder / "booster.txt", "spec": folder / "spec.json"}
     booster.save_model(files["booster"])
-    spec = {"features": list(features), "categories": dict(categories), "threshold": threshold}
+    spec = {
+        "features": list(features),
+        "categories": dict(categories),
+        "threshold": threshold,
+        "calibration": dict(correction) if correction else None,
+    }
     files["spec"].write_text(json.dumps(spec, ensure_ascii=False), encoding="utf-8")
     mlflow.pyfunc.log_model(
         name="model",

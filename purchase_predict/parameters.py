@@ -14,6 +14,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 STEPS = ("load", "process", "train", "deploy")
 ENGINES = ("duckdb", "spark")
+TRIALS = ("local", "spark")
 ENVIRONMENTS = ("staging", "production")
 METRICS = ("roc_auc", "average_precision", "log_loss", "f1")
 
@@ -45,6 +46,8 @@ RULES: dict[str, Callable[[Any], str | None]] = {
     "metric": _one_of(METRICS),
     "test_ratio": _number("between 0 and 1, both excluded", lambda x: 0 < x < 1),
     "seed": _number("a whole number from 0 to 2147483647", lambda x: 0 <= x < 2**31 and x == int(x)),
+    "trials": _one_of(TRIALS),
+    "parallelism": _number("a whole number, 0 (the cluster's cores) or more", lambda x: x >= 0 and x == int(x)),
     "registry_name": lambda value: (
         None if value.strip() and not set("/:@'\"") & set(value) else "must be a name without / : @ and quotes"
     ),

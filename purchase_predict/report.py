@@ -9,6 +9,8 @@ import lightgbm
 import numpy as np
 import pandas as pd
 
+from purchase_predict import plots
+from purchase_predict.calibration import Calibration
 from purchase_predict.evaluation import LOSSES, Score, Slice, Tradeoff
 
 #: Shares of codes that the table of the trade-off tells.
@@ -33,11 +35,16 @@ class Step:
 
 @dataclass(frozen=True)
 class Contents:
-    """What the page tells. `y`, `probability` and `contributions` are of the test rows; `description` is dataset.json's."""
+    """What the page tells. `y`, `probability` and `contributions` are of the test rows; `description` is dataset.json's.
+
+    `calibration_error_before` is that of the probabilities on the test rows as they were without a correction.
+    """
 
     metric: str
     scores: Mapping[str, Score]
     threshold: float
+    calibration: Calibration
+    calibration_error_before: float
     y: np.ndarray
     probability: np.ndarray
     slices: Sequence[Slice]
@@ -180,9 +187,21 @@ def _metrics(contents: Contents) -> str:
     )
     return (
         "<section><h2>The numbers</h2><p>Beside each what a constant answer scores. Intervals: 95&nbsp;%, bootstrap over users. "
-        f"The threshold, {contents.threshold:.4f}, was chosen on out-of-fold predictions.</p>"
+        f"The threshold, {contents.threshold:.4f}, was chosen on out-of-fold predictions.</p><p>{_calibration(contents)}</p>"
         '<div class="scroll"><table><thead><tr><th>metric on the test rows</th><th>model</th><th>interval</th>'
         f"<th>constant</th></tr></thead><tbody>{rows}</tbody></table></div></section>"
+    )
+
+
+def _calibration(contents: Contents) -> str:
+    gain = contents.calibration.gain
+    measured = f"log loss out of fold better by {gain.value:.5f}, 95&nbsp;% interval {gain.low:.5f} to {gain.high:.5f}"
+    if contents.calibration.correction is None:
+        return f"The probabilities are the booster's own: a correction would not surely help ({measured})."
+    after = contents.scores["calibration_error"].value
+    return (
+        f"The probabilities are corrected, which helps out of fold ({measured}); the calibration error on the test rows "
+        f"goes from {contents.calibration_error_before:.4f} to {after:.4f}."
     )
 
 
@@ -286,26 +305,22 @@ def _swarm(contents: Contents, names: Sequence[str]) -> str:
     return f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="Push of each feature">{"".join(parts)}</svg>'
 
 
-_NOT_PARAMETERS = ("number", "state", "score", "first_folds_score", "rounds", "seconds")
-
-
 def _search(contents: Contents) -> str:
     trials = contents.trials
     finished = trials[trials["state"] == "finished"]
     scores = finished["score"].astype(float)
-    better = np.minimum.accumulate if contents.metric in LOSSES else np.maximum.accumulate
     states = ", ".join(f"{count} {escape(str(state))}" for state, count in trials["state"].value_counts().items())
     numbers = finished["number"].astype(float).to_numpy() + 1
     figures = _figure(
-        _scatter(numbers, scores.to_numpy(), "trial", contents.metric, better(scores.to_numpy())),
+        _scatter(
+            numbers, scores.to_numpy(), "trial", contents.metric, plots.best_so_far(scores.to_numpy(), contents.metric)
+        ),
         "Finished trials, out of fold; line: the best so far",
     )
-    tried = [name for name in trials.columns if name not in _NOT_PARAMETERS and finished[name].nunique() > 1]
-    for name in tried:
+    for name in plots.tried_parameters(trials):
         values = finished[name].astype(float).to_numpy()
-        positive = values[values > 0]
-        if name != "max_depth" and len(positive) and positive.max() > 20 * positive.min():
-            values, label = np.log10(np.maximum(values, positive.min())), f"{name}, power of ten"
+        if plots.spans_decades(name, values):
+            values, label = np.log10(np.maximum(values, values[values > 0].min())), f"{name}, power of ten"
         else:
             label = name
         figures += _figure(_scatter(values, scores.to_numpy(), label, contents.metric), name)

@@ -5,8 +5,6 @@ was interrupted goes on from its finished trials as if it had never stopped.
 """
 
 import math
-import os
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +13,7 @@ from typing import Any
 
 import click
 import hyperopt
+import joblib
 import lightgbm
 import numpy as np
 import pandas as pd
@@ -22,6 +21,7 @@ from hyperopt import hp
 from sklearn.model_selection import StratifiedGroupKFold
 
 from purchase_predict import evaluation
+from purchase_predict.calibration import Calibration, measure
 
 FOLDS = 4
 #: A trial that trails the best after so many folds ends there.
@@ -29,7 +29,8 @@ _FIRST_FOLDS = 2
 _MAX_ROUNDS = 1000
 _PATIENCE = 30
 #: A larger table is searched on so many of its rows, by whole users, and the best parameters are fitted on all.
-SEARCH_ROWS = 100_000
+SEARCH_ROWS = 50_000
+_ROWS_OF_A_THREAD = 1_000_000
 #: Depth and penalties at their bounds stand for LightGBM's "unlimited" and "none".
 _NO_LIMIT = 16
 _NO_PENALTY = 1e-8
@@ -105,12 +106,16 @@ class Trial:
 
 @dataclass(frozen=True)
 class Found:
-    """What the search ended with: all trials in their order, the best of them, its model and threshold."""
+    """What the search ended with: all trials in their order, the best of them, its model, and what belongs to that.
+
+    `threshold` is one of the booster's own probabilities, before the correction that `calibration` may hold.
+    """
 
     trials: list[Trial]
     best: Trial
     booster: lightgbm.Booster
     threshold: float
+    calibration: Calibration
 
 
 def search(
@@ -121,8 +126,13 @@ def search(
     on_trial: Callable[[Trial], None] = lambda trial: None,
     earlier: Sequence[Trial] = (),
     max_seconds: float = math.inf,
+    run: "Runner | None" = None,
+    parallelism: int = 1,
 ) -> Found:
     """Searches, then fits the best parameters on all rows.
+
+    Trials go in batches of `parallelism`: each is suggested, and pruned, by what the batches before its own have told,
+    and by nothing else. So the same trials come out wherever they run, and where an interrupted search goes on.
 
     Args:
         table: the training rows.
@@ -131,20 +141,25 @@ def search(
         seed: the same seed and rows give the same model, whatever the number of cores.
         on_trial: called after each new trial.
         earlier: the trials of an interrupted search over the same rows, metric and seed; they are not run again.
-        max_seconds: no new trial is begun after so long; the first is always run.
+        max_seconds: no new trial is begun that would, as the trials so far tell, end the search and its last fit after
+            so long; the first batch is always run.
+        run: what runs a batch; None: this process, one trial after the other.
+        parallelism: trials of a batch.
 
     Raises:
         click.ClickException: fewer users than folds, or every trial failed.
     """
     started = time.monotonic()
     searched = _some_users(table, seed)
-    objective = _Objective(searched, _folds(searched, seed), metric, seed)
+    objective = Objective(searched, _folds(searched, seed), metric, seed)
     trials = list(earlier[:max_evals])
-    while len(trials) < max_evals and not (trials and time.monotonic() - started > max_seconds):
-        point = _next_point(trials, seed)
-        trial = objective(len(trials), point, best_of(trials))
-        trials.append(trial)
-        on_trial(trial)
+    while len(trials) < max_evals and (
+        not trials or time.monotonic() - started + _seconds_to_come(trials, searched, table) <= max_seconds
+    ):
+        known = trials[: len(trials) - len(trials) % parallelism]
+        numbers = range(len(trials), min(len(known) + parallelism, max_evals))
+        points = {number: _next_point(known, number, seed) for number in numbers}
+        trials += (run or one_after_the_other)(objective, points, best_of(known), on_trial)
     best = best_of(trials)
     if best is None:
         raise click.ClickException(f"all {len(trials)} trials of the search failed, the first with: {trials[0].error}")
@@ -154,8 +169,24 @@ def search(
         trials[best.number] = replace(best, seconds=trials[best.number].seconds)
     assert best.out_of_fold is not None
     rounds = max(1, round(best.rounds * _more_rounds(len(searched.y), len(table.y))))
-    booster = lightgbm.train(_params(best.params, metric, seed), _lightgbm_dataset(table), num_boost_round=rounds)
-    return Found(trials, best, booster, evaluation.best_threshold(searched.y, best.out_of_fold))
+    params = _params(best.params, metric, seed) | {"num_threads": _last_fit_threads(len(table.y))}
+    booster = lightgbm.train(params, _lightgbm_dataset(table), num_boost_round=rounds)
+    threshold = evaluation.best_threshold(searched.y, best.out_of_fold)
+    return Found(trials, best, booster, threshold, measure(searched.y, best.out_of_fold, searched.user))
+
+
+def one_after_the_other(
+    objective: "Objective",
+    points: Mapping[int, dict[str, float]],
+    best: Trial | None,
+    on_trial: Callable[[Trial], None],
+) -> list[Trial]:
+    """Runs a batch in this process."""
+    made = []
+    for number, point in points.items():
+        made.append(objective(number, point, best))
+        on_trial(made[-1])
+    return made
 
 
 def best_of(trials: Sequence[Trial]) -> Trial | None:
@@ -181,9 +212,28 @@ def _more_rounds(searched: int, all_rows: int) -> float:
     return float((all_rows / (searched * (FOLDS - 1) / FOLDS)) ** (1 / 3))
 
 
-def _next_point(trials: Sequence[Trial], seed: int) -> dict[str, float]:
-    """TPE's suggestion after these trials; each comes from its own stream of random numbers."""
-    if not trials:
+def _last_fit_threads(rows: int) -> int:
+    # Threads wait for each other at every split: on a busy machine that has cost more than a second one brought where
+    # each had less to do.
+    return min(_cores(), 1 + rows // _ROWS_OF_A_THREAD)
+
+
+def _seconds_to_come(trials: Sequence[Trial], searched: Table, table: Table) -> float:
+    """What one more trial and the last fit take, if they are like the trials so far."""
+    trial = float(np.mean([trial.seconds for trial in trials]))
+    best = best_of(trials)
+    if best is None:
+        return trial
+    # A trial is FOLDS fits on all folds but one, as many at a time as there are cores, each with rounds in vain.
+    one_fold = best.seconds * min(_cores(), FOLDS) / FOLDS * best.rounds / (best.rounds + _PATIENCE)
+    # More rows take more rounds, but a round costs less than in proportion: together about in proportion, as measured.
+    more_rows = len(table.y) / (len(searched.y) * (FOLDS - 1) / FOLDS)
+    return trial + one_fold * more_rows / _last_fit_threads(len(table.y))
+
+
+def _next_point(known: Sequence[Trial], number: int, seed: int) -> dict[str, float]:
+    """TPE's suggestion for a trial after the known ones; each comes from its own stream of random numbers."""
+    if number == 0:
         return dict(DEFAULTS)
     suggested: list[dict[str, float]] = []
 
@@ -195,9 +245,9 @@ def _next_point(trials: Sequence[Trial], seed: int) -> dict[str, float]:
         note,
         SPACE,
         algo=hyperopt.tpe.suggest,
-        max_evals=len(trials) + 1,
-        trials=_history(trials),
-        rstate=np.random.default_rng([seed, len(trials)]),
+        max_evals=len(known) + 1,
+        trials=_history(known),
+        rstate=np.random.default_rng([seed, number]),
         show_progressbar=False,
         verbose=False,
         return_argmin=False,
@@ -238,20 +288,25 @@ def _folds(table: Table, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     ]
 
 
+def _cores() -> int:
+    return int(joblib.cpu_count())  # those that this process may use: a container may have been given less
+
+
 @dataclass(frozen=True)
-class _Objective:
-    """Evaluates points of the space on the folds."""
+class Objective:
+    """Evaluates points of the space on the folds, as many folds at a time as there are `threads`."""
 
     table: Table
     folds: list[tuple[np.ndarray, np.ndarray]]
     metric: str
     seed: int
+    threads: int = field(default_factory=_cores)
 
     def __call__(self, number: int, point: dict[str, float], best: Trial | None) -> Trial:
         """Runs a trial; one that raises is a failed trial, not the end of the search.
 
         Args:
-            best: the best trial so far, against which this one is pruned; None: it is not pruned.
+            best: the best trial known, against which this one is pruned; None: it is not pruned.
         """
         started = time.monotonic()
         params = lightgbm_params(point)
@@ -308,11 +363,19 @@ class _Objective:
         # A thread for each fold, each with one of LightGBM's: threads that share a fold wait for each other at every
         # split, which on a busy machine costs more than they bring.
         rounds = []
-        with ThreadPoolExecutor(_cores()) as pool:
+        with ThreadPoolExecutor(self.threads) as pool:
             for (_, check), (best, predicted) in zip(folds, pool.map(fit, folds), strict=True):
                 out_of_fold[check] = predicted
                 rounds.append(best)
         return rounds
+
+
+#: Runs the points of a batch, by trial number, pruned against a trial or against none; calls back with each trial as it
+#: ends, and answers with all in the order of their numbers.
+Runner = Callable[
+    [Objective, Mapping[int, dict[str, float]], Trial | None, Callable[[Trial], None]],
+    list[Trial],
+]
 
 
 def lightgbm_params(point: Mapping[str, float]) -> dict[str, Any]:
@@ -334,14 +397,10 @@ def _params(params: dict[str, Any], metric: str, seed: int) -> dict[str, Any]:
         "bagging_freq": 1,  # without it bagging_fraction does nothing
         "seed": seed,
         "deterministic": True,
-        "force_row_wise": True,
-        "num_threads": 1,  # and so one result, whatever the machine
+        "force_col_wise": True,  # each feature is summed up by one thread: the same sums for any number of them
+        "num_threads": 1,
         "verbosity": -1,
     }
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _lightgbm_dataset(

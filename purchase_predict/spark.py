@@ -1,4 +1,4 @@
-"""The features on Spark: executors read the events and write the primary table, no row passes through the driver.
+"""Spark's session, and the features on it: executors read events and write the primary table, no row sees the driver.
 
 The cluster is the one that the user's Spark configuration names: SPARK_MASTER, SPARK_REMOTE (Spark Connect), or
 `spark.master` in `spark-defaults.conf`; without any, Spark runs in this process's own JVM. PySpark is an extra that
@@ -68,7 +68,7 @@ def primary_from_events(source: str, session_type: str, target: str) -> Made:
     Raises:
         click.ClickException: PySpark or Java is missing, the cluster cannot be reached, or cannot read or write there.
     """
-    with _session() as session:
+    with session_of("engine=spark", "engine=duckdb") as session:
         for name, value in _SETTINGS.items():
             session.conf.set(name, value)
         raw = _read(session, source, session_type)
@@ -99,16 +99,24 @@ def _one(table: "DataFrame") -> tuple[int, ...]:
 
 
 @contextmanager
-def _session() -> Iterator["SparkSession"]:
-    """The session of the user's configuration; one that was there before stays open."""
+def session_of(asked: str, instead: str) -> Iterator["SparkSession"]:
+    """The session of the user's configuration; one that was there before stays open.
+
+    Args:
+        asked: the parameter that asks for Spark, as the user gave it.
+        instead: what it can be given for a way without Spark.
+
+    Raises:
+        click.ClickException: PySpark or Java is missing, or Spark cannot be started, reached, or fails.
+    """
     try:
         from py4j.protocol import Py4JError
         from pyspark.errors import PySparkException
         from pyspark.sql import SparkSession
     except ImportError as error:
         raise click.ClickException(
-            "engine=spark needs PySpark, which is not installed here: pip install 'pyspark>=4.0,<4.1', and Java 17 "
-            "(docs/scaling.md says more); or take engine=duckdb"
+            f"{asked} needs PySpark, which is not installed here: pip install 'pyspark>=4.0,<4.1', and Java 17 "
+            f"(docs/scaling.md says more); or take {instead}"
         ) from error
     remote, master = os.environ.get("SPARK_REMOTE"), os.environ.get("SPARK_MASTER")
     builder = SparkSession.builder.appName("purchase-predict")

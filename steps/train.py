@@ -8,19 +8,31 @@ the metrics `test_<metric>`, `test_<metric>_low`, `test_<metric>_high`, `baselin
 
 import json
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import click
 import mlflow
+import numpy as np
 import pandas as pd
 
-from purchase_predict import evaluation, lineage, model, packaging, pipeline, report, search, trials
+from purchase_predict import evaluation, lineage, model, packaging, pipeline, plots, report, search, spark_trials
+from purchase_predict import trials as trial_runs
+from purchase_predict.progress import progress
 from purchase_predict.schema import LABEL
 from purchase_predict.workflow import DIGEST, Output, StepRun, run_of, step
 
 
 @step("train")
 def train(
-    run: StepRun, dataset: str, max_evals: float, max_minutes: float, metric: str, seed: float, reuse: str
+    run: StepRun,
+    dataset: str,
+    max_evals: float,
+    max_minutes: float,
+    metric: str,
+    seed: float,
+    trials: str,
+    parallelism: float,
+    reuse: str,
 ) -> Output:
     """Search the hyperparameters, train the model, score it on the test set."""
     folder = run.fetch(dataset)
@@ -38,11 +50,39 @@ def train(
         features,
         list(categories),
     )
-    found, taken_over = _search(run, table, int(max_evals), max_minutes, metric, int(seed), reuse == "true")
+    this_run = mlflow.get_run(run.run_id)
+    earlier = (
+        trial_runs.earlier(run.search_key, this_run.info.experiment_id)[: int(max_evals)] if reuse == "true" else []
+    )
+    if earlier:
+        click.echo(f"train: {len(earlier)} trials of an earlier search with the same key are taken over")
+    with (
+        _where(trials, int(parallelism)) as (runner, at_once),
+        progress(int(max_evals), metric, earlier) as tell,
+    ):
+
+        def ended(trial: search.Trial) -> None:
+            trial_runs.record(trial, run.search_key, this_run)
+            tell(trial)
+
+        found = search.search(
+            table,
+            int(max_evals),
+            metric,
+            int(seed),
+            ended,
+            earlier,
+            max_seconds=max_minutes * 60 or math.inf,
+            run=runner,
+            parallelism=at_once,
+        )
 
     encoded, y, users = model.encode(test, features, categories), test[LABEL].to_numpy(), test["user_id"].to_numpy()
-    probability = found.booster.predict(encoded)
-    scores = evaluation.evaluate(y, probability, users, found.threshold, float(table.y.mean()))
+    said, correction = found.booster.predict(encoded), found.calibration.correction
+    probability = model.calibrated(said, correction)
+    # The correction keeps the order, so the threshold goes through it like any probability.
+    threshold = float(model.calibrated(np.array([found.threshold]), correction)[0])
+    scores = evaluation.evaluate(y, probability, users, threshold, float(table.y.mean()))
     mlflow.log_params({f"best_{name}": value for name, value in found.best.params.items()})
     mlflow.log_metrics(evaluation.as_metrics(scores))
     mlflow.log_metrics(
@@ -51,23 +91,28 @@ def train(
             "test_rows": len(test),
             "cv_score": found.best.score or math.nan,
             "rounds": found.booster.current_iteration(),
-            "threshold": found.threshold,
+            "threshold": threshold,
+            "calibrated": correction is not None,
+            "calibration_gain": found.calibration.gain.value,
             "trials": len(found.trials),
-            "trials_taken_over": taken_over,
+            "trials_taken_over": len(earlier),
         }
     )
 
     outputs = run.folder()
     (outputs / "plots").mkdir()
     importance = evaluation.share_of_gain(features, found.booster.feature_importance("gain"))
-    evaluation.figures(y, probability, found.threshold, scores, importance, outputs / "plots")
+    plots.model(y, probability, threshold, scores, importance, outputs / "plots")
     tried = search.trials_frame(found.trials)
+    plots.search(tried, metric, outputs / "plots")
     tried.to_parquet(outputs / "trials.parquet", index=False)
     pushes, values = report.contributions(found.booster, encoded, features, list(categories))
     contents = report.Contents(
         metric=metric,
         scores=scores,
-        threshold=found.threshold,
+        threshold=threshold,
+        calibration=found.calibration,
+        calibration_error_before=evaluation.score("calibration_error", y, said),
         y=y,
         probability=probability,
         slices=evaluation.slices(test, y, probability),
@@ -81,34 +126,19 @@ def train(
     )
     (outputs / "report.html").write_text(report.page(contents), encoding="utf-8")
     mlflow.log_artifacts(str(outputs))
-    digest = packaging.log(found.booster, found.threshold, features, categories, learn, run.folder())
+    digest = packaging.log(found.booster, threshold, features, categories, learn, run.folder(), correction)
     return Output("model", digest)
 
 
-def _search(
-    run: StepRun, table: search.Table, max_evals: int, max_minutes: float, metric: str, seed: int, reuse: bool
-) -> tuple[search.Found, int]:
-    """Searches with each trial as a nested run; answers with the number of trials taken over from an earlier search."""
-    this_run = mlflow.get_run(run.run_id)
-    earlier = trials.earlier(run.search_key, this_run.info.experiment_id)[:max_evals] if reuse else []
-    if earlier:
-        click.echo(f"train: {len(earlier)} trials of an earlier search with the same key are taken over")
-
-    def done(trial: search.Trial) -> None:
-        trials.record(trial, run.search_key, this_run)
-        click.echo(f"train: {_said(trial, metric, max_evals)}")
-
-    seconds = max_minutes * 60 or math.inf
-    return search.search(table, max_evals, metric, seed, done, earlier, seconds), len(earlier)
-
-
-def _said(trial: search.Trial, metric: str, of: int) -> str:
-    what = {
-        "finished": f"{metric} {trial.score or 0:.4f} out of fold, {trial.rounds} rounds",
-        "pruned": "pruned, it trails the best after the first folds",
-        "failed": f"failed: {trial.error}",
-    }[trial.state]
-    return f"trial {trial.number + 1}/{of}, {what}, {trial.seconds:.1f} s"
+def _where(trials: str, parallelism: int) -> AbstractContextManager[tuple[search.Runner, int]]:
+    """What runs the trials, and how many at the same time."""
+    if trials == "spark":
+        return spark_trials.cluster(parallelism)
+    if parallelism > 1:
+        raise click.ClickException(
+            f"parallelism={parallelism} needs trials=spark: here the folds of one trial take all cores"
+        )
+    return nullcontext((search.one_after_the_other, 1))
 
 
 if __name__ == "__main__":

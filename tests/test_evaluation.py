@@ -14,7 +14,6 @@ from purchase_predict.evaluation import (
     baselines,
     best_threshold,
     evaluate,
-    figures,
     score,
     slices,
     suspicious,
@@ -115,15 +114,6 @@ def test_the_names_others_rely_on() -> None:
         "test_roc_auc_high": 0.9,
         "baseline_roc_auc": 0.5,
     }
-
-
-def test_the_plots_are_drawn(tmp_path: object) -> None:
-    y, probability, user = simulated(4)
-    scores = evaluate(y, probability, user, 0.5, 0.5)
-    figures(y, probability, 0.5, scores, {"price": 0.7, "hour": 0.3}, tmp_path)  # type: ignore[arg-type]
-    names = {file.name for file in tmp_path.iterdir()}  # type: ignore[attr-defined]
-    assert names == {"precision_recall.png", "roc.png", "calibration.png", "importance.png"}
-    assert all(file.read_bytes().startswith(b"\x89PNG") for file in tmp_path.iterdir())  # type: ignore[attr-defined]
 
 
 def test_every_reported_metric_has_its_interval_and_its_baseline() -> None:

@@ -70,7 +70,7 @@ def python_model() -> model.PurchaseModel:
     made = model.PurchaseModel()
     learning = lightgbm.Dataset(model.encode(frame, FEATURES, CATEGORIES), y, feature_name=FEATURES)
     made.booster = lightgbm.train({"objective": "binary", "verbosity": -1, "num_threads": 1}, learning, 10)
-    made.spec = {"features": FEATURES, "categories": CATEGORIES, "threshold": 0.5}
+    made.spec = {"features": FEATURES, "categories": CATEGORIES, "threshold": 0.5, "calibration": None}
     return made
 
 
@@ -90,6 +90,17 @@ def test_it_decides_at_its_threshold_or_at_the_callers(python_model: model.Purch
     assert list(python_model.predict(None, rows(10, 90), {"threshold": -1.0}).will_buy) == [1, 0]
     with pytest.raises(MlflowException, match="must be 0 to 1"):
         python_model.predict(None, rows(10), {"threshold": 50.0})
+
+
+def test_a_correction_moves_probabilities_and_keeps_their_order(python_model: model.PurchaseModel) -> None:
+    corrected = model.PurchaseModel()
+    corrected.booster = python_model.booster
+    corrected.spec = python_model.spec | {"calibration": {"slope": 0.5, "intercept": 1.0}}
+    before, after = (each.predict(None, rows(10, 40, 60, 90)).probability for each in (python_model, corrected))
+    log_odds = np.log(before / (1 - before))
+    assert after.to_numpy() == pytest.approx((1 / (1 + np.exp(-(0.5 * log_odds + 1)))).to_numpy())
+    assert (np.diff(after.to_numpy()[np.argsort(before)]) >= 0).all()
+    assert list(model.calibrated(np.array([0.0, 0.5, 1.0]), {"slope": 2.0, "intercept": 0.0})) == [0.0, 0.5, 1.0]
 
 
 def test_no_rows_give_no_answers(python_model: model.PurchaseModel) -> None:

@@ -40,6 +40,21 @@ def files(trained: Trained) -> Path:
     return Path(mlflow.artifacts.download_artifacts(artifact_uri=trained.uri))
 
 
+def test_the_correction_is_part_of_the_model_and_of_its_digest(trained: Trained, tmp_path: Path) -> None:
+    plain = mlflow.pyfunc.load_model(trained.uri).unwrap_python_model()
+    features, categories = plain.spec["features"], plain.spec["categories"]
+    raw = carts(200)
+    with mlflow.start_run() as run:
+        digest = packaging.log(
+            plain.booster, 0.5, features, categories, raw, tmp_path, {"slope": 0.5, "intercept": 1.0}
+        )
+    corrected = packaging.load(f"runs:/{run.info.run_id}/model")
+    assert digest != trained.digest
+    before, after = (packaging.load(trained.uri).answer(raw), corrected.answer(raw))
+    assert (after["probability"] > before["probability"]).mean() > 0.5
+    assert (np.diff(after["probability"].to_numpy()[np.argsort(before["probability"])]) >= 0).all()
+
+
 def test_no_file_of_it_is_a_pickle(files: Path) -> None:
     names = {path.relative_to(files).as_posix() for path in files.rglob("*") if path.is_file()}
     assert {"artifacts/booster.txt", "artifacts/spec.json", "model.py"} <= names

@@ -7,11 +7,17 @@ import pandas as pd
 import pytest
 
 from purchase_predict import evaluation, report
+from purchase_predict.calibration import Calibration
 
 SCRIPT = "<script>alert('x')</script>"
 
 
-def contents(rows: int = 600, random: bool = False, suspicious: dict[str, float] | None = None) -> report.Contents:
+def contents(
+    rows: int = 600,
+    random: bool = False,
+    suspicious: dict[str, float] | None = None,
+    correction: dict[str, float] | None = None,
+) -> report.Contents:
     """What a page is made of, from a real booster; a category, a feature and a run are named like an attack."""
     rng = np.random.default_rng(0)
     price, views = rng.random(rows) * 100, rng.integers(0, 9, rows).astype(float)
@@ -37,6 +43,8 @@ def contents(rows: int = 600, random: bool = False, suspicious: dict[str, float]
         metric="roc_auc",
         scores=evaluation.evaluate(y, probability, users, 0.4, 0.5),
         threshold=0.4,
+        calibration=Calibration(correction, evaluation.Difference(0.0123, -0.001, 0.03)),
+        calibration_error_before=0.2222,
         y=y,
         probability=probability,
         slices=evaluation.slices(frame, y, probability),
@@ -123,6 +131,13 @@ def test_every_metric_stands_beside_its_baseline() -> None:
     page = report.page(told)
     for score in told.scores.values():
         assert f"<td>{score.low:.4f} to {score.high:.4f}</td><td>{score.baseline:.4f}</td>" in page
+
+
+def test_the_page_says_whether_the_probabilities_were_corrected_and_what_for() -> None:
+    assert "a correction would not surely help (log loss out of fold better by 0.01230" in report.page(contents())
+    told = contents(correction={"slope": 1.2, "intercept": 0.0})
+    after = told.scores["calibration_error"].value
+    assert f"the calibration error on the test rows goes from 0.2222 to {after:.4f}." in report.page(told)
 
 
 def test_a_suspicious_feature_is_named_before_the_answer() -> None:

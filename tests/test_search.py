@@ -105,6 +105,36 @@ def test_time_ends_the_search_but_never_before_the_first_trial() -> None:
     assert len(search.search(table(), 5, "roc_auc", 1, max_seconds=0).trials) == 1
 
 
+def test_a_trial_that_would_not_end_in_time_is_not_begun() -> None:
+    whole = search.search(table(), 3, "roc_auc", 1)
+    slow = [replace(trial, seconds=1000.0) for trial in whole.trials]
+    assert len(search.search(table(), 5, "roc_auc", 1, earlier=slow, max_seconds=900).trials) == 3
+    assert len(search.search(table(), 5, "roc_auc", 1, earlier=slow, max_seconds=4000).trials) == 5
+
+
+def test_the_number_of_cores_does_not_change_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "_ROWS_OF_A_THREAD", 2000)
+    trees = []
+    for cores in (1, 3):
+        monkeypatch.setattr(search, "_cores", lambda cores=cores: cores)
+        found = search.search(table(6000, 1000), 2, "roc_auc", 1)
+        assert found.booster.params["num_threads"] == cores
+        trees.append(found.booster.model_to_string().partition("\nparameters:")[0])
+    assert trees[0] == trees[1]
+
+
+def test_trials_of_a_batch_know_nothing_of_each_other_and_an_interrupted_batch_goes_on() -> None:
+    whole = search.search(table(), 7, "roc_auc", 5, parallelism=3)
+    wider = search.search(table(), 7, "roc_auc", 5, parallelism=7)
+    assert [trial.point for trial in wider.trials[:3]] == [trial.point for trial in whole.trials[:3]]
+    assert {trial.state for trial in wider.trials} == {"finished"}  # there was no best to prune against
+    kept = [replace(trial, out_of_fold=None) for trial in whole.trials[:5]]
+    resumed = search.search(table(), 7, "roc_auc", 5, earlier=kept, parallelism=3)
+    assert [trial.point for trial in resumed.trials] == [trial.point for trial in whole.trials]
+    assert [trial.state for trial in resumed.trials] == [trial.state for trial in whole.trials]
+    assert len({tuple(trial.point.items()) for trial in whole.trials}) == 7
+
+
 def test_a_large_table_is_searched_on_whole_users_and_fitted_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "SEARCH_ROWS", 300)
     rows = table(1200, 200)
