@@ -7,6 +7,7 @@ mlflow run . --env-manager local -P source=/data/clicks -P dry_run=true
 import click
 import mlflow
 from mlflow.entities import Run
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from purchase_predict import registry
 from purchase_predict.summary import description, steps_table, what_came_out
@@ -71,8 +72,9 @@ def main(
         promote_rolled_back="true" if force == "deploy" else "false",
     )
     click.echo("\n" + steps_table(chain.done))
+    note = {} if chain.dry_run else {MLFLOW_RUN_NOTE: description(chain.done)}
+    mlflow.set_tags(chain.reused | note)
     if not chain.dry_run:
-        mlflow.set_tag("mlflow.note.content", description(chain.done))
         click.echo("\n" + what_came_out(train.run, chain.done[-1].run, metric))
 
 
