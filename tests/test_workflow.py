@@ -64,6 +64,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("main.py", set()),
         ("MLproject", set()),
         ("purchase_predict/summary.py", set()),
+        ("purchase_predict/provenance.py", set()),
         ("steps/deploy.py", {"deploy"}),
         ("steps/train.py", {"train"}),
         ("purchase_predict/registry.py", {"deploy"}),
