@@ -22,7 +22,7 @@ UNCOMMITTED = "source/uncommitted.diff"
 #: Bytes kept of the differences: enough for what a person has edited, not for data that was added by mistake.
 _MOST = 1_000_000
 #: How long the end of the run is held up at most for it.
-_SECONDS = 5
+_SECONDS = 10
 
 
 @contextmanager

@@ -144,6 +144,9 @@ def environment() -> dict[str, str]:
 
 # ---- inputs and outputs ------------------------------------------------------------------------------------------
 
+#: The completed runs that this process has seen: they do not change any more, and each is asked for several times.
+_completed: dict[str, Run] = {}
+
 
 def run_of(uri: str) -> Run:
     """The step's run that made what stands at `runs:/<run id>/<path>` or `models:/<name>@<alias or /version>`.
@@ -154,7 +157,7 @@ def run_of(uri: str) -> Run:
     client = mlflow.MlflowClient()
     try:
         if match := re.fullmatch(r"runs:/([^/]+)/.+", uri):
-            run = client.get_run(match[1])
+            run = _completed.get(match[1]) or client.get_run(match[1])
         elif match := re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri):
             name, alias, version = match.groups()
             found = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, version)
@@ -165,6 +168,7 @@ def run_of(uri: str) -> Run:
         raise click.ClickException(f"{uri}: not found on {mlflow.get_tracking_uri()}: {first_line(error)}") from error
     if run.data.tags.get(COMPLETE) != "true":
         raise click.ClickException(f"{uri}: run {run.info.run_id} is no completed step of this workflow")
+    _completed[run.info.run_id] = run
     return run
 
 
@@ -258,6 +262,7 @@ def find_completed(
     for run in _search(experiment_id, f"tags.\"{KEY}\" = '{key}'", 10):
         problem = _missing_artifact(run) or still_valid(run)
         if not problem:
+            _completed[run.info.run_id] = run
             return run, None
         reason = reason or problem
     return None, reason
