@@ -30,8 +30,9 @@ import mlflow
 import yaml
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from purchase_predict import parameters, sources
+from purchase_predict import lease, parameters, sources
 from purchase_predict.errors import first_line
 from purchase_predict.parameters import PROJECT, STEPS
 from purchase_predict.settings import Settings, server_conflict
@@ -143,6 +144,9 @@ def environment() -> dict[str, str]:
 
 # ---- inputs and outputs ------------------------------------------------------------------------------------------
 
+#: The completed runs that this process has seen: they do not change any more, and each is asked for several times.
+_completed: dict[str, Run] = {}
+
 
 def run_of(uri: str) -> Run:
     """The step's run that made what stands at `runs:/<run id>/<path>` or `models:/<name>@<alias or /version>`.
@@ -153,7 +157,7 @@ def run_of(uri: str) -> Run:
     client = mlflow.MlflowClient()
     try:
         if match := re.fullmatch(r"runs:/([^/]+)/.+", uri):
-            run = client.get_run(match[1])
+            run = _completed.get(match[1]) or client.get_run(match[1])
         elif match := re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri):
             name, alias, version = match.groups()
             found = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, version)
@@ -164,6 +168,7 @@ def run_of(uri: str) -> Run:
         raise click.ClickException(f"{uri}: not found on {mlflow.get_tracking_uri()}: {first_line(error)}") from error
     if run.data.tags.get(COMPLETE) != "true":
         raise click.ClickException(f"{uri}: run {run.info.run_id} is no completed step of this workflow")
+    _completed[run.info.run_id] = run
     return run
 
 
@@ -236,7 +241,11 @@ def _search(experiment_id: str, condition: str, most: int) -> list[Run]:
 
 
 def newest_completed(experiment_id: str, entry_point: str) -> Run | None:
-    """The newest completed run of a step, whatever its key."""
+    """The newest completed run of a step, whatever its key.
+
+    Newest as the clocks of the machines said that started them: MLflow knows no other order. What it decides is only
+    what an empty input stands for, and the words about what differs; never which run is a hit.
+    """
     runs = _search(experiment_id, f"tags.\"mlflow.project.entryPoint\" = '{entry_point}'", 1)
     return runs[0] if runs else None
 
@@ -253,6 +262,7 @@ def find_completed(
     for run in _search(experiment_id, f"tags.\"{KEY}\" = '{key}'", 10):
         problem = _missing_artifact(run) or still_valid(run)
         if not problem:
+            _completed[run.info.run_id] = run
             return run, None
         reason = reason or problem
     return None, reason
@@ -346,7 +356,7 @@ def command(entry_point: str) -> Callable[[Callable[..., None]], click.Command]:
             # Its own lines say what happens; MLflow's of every launch and download would bury them.
             logging.getLogger("mlflow").setLevel(logging.WARNING)
             os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-            with _stop_with_launcher(), _open_run() as run:
+            with _stop_with_launcher(), _open_run(sweep=entry_point == "main") as run:
                 function(run, **parameters.resolve(entry_point, given))
 
         options: list[click.Parameter] = [
@@ -364,7 +374,7 @@ def command(entry_point: str) -> Callable[[Callable[..., None]], click.Command]:
 
 
 @contextmanager
-def _open_run() -> Iterator[Run]:
+def _open_run(*, sweep: bool) -> Iterator[Run]:
     launched = os.environ.get("MLFLOW_RUN_ID")
     if launched:
         _refuse_relative_store()
@@ -379,7 +389,8 @@ def _open_run() -> Iterator[Run]:
     run = mlflow.start_run()
     client = mlflow.MlflowClient()
     try:
-        yield run
+        with lease.heartbeat(run, sweep=sweep):
+            yield run
     except click.ClickException as error:
         client.set_tag(run.info.run_id, ERROR, " ".join(error.format_message().split())[:5000])
         mlflow.end_run("FAILED")
@@ -464,13 +475,17 @@ def step(entry_point: str) -> Callable[[Callable[..., Output]], click.Command]:
             parts = key_parts(entry_point, values, input_digests(values))
             client = mlflow.MlflowClient()
             uris = {name: value for name, value in values.items() if name in MADE_BY}
+            key = key_of(parts)
+            # A step of main's is claimed by main; one that runs alone does not wait, but others wait for it.
+            alone = {} if MLFLOW_PARENT_RUN_ID in run.data.tags else {lease.CLAIM: key}
             mlflow.set_tags(
                 {
                     "mlflow.project.entryPoint": entry_point,
-                    KEY: key_of(parts),
+                    KEY: key,
                     KEY_PARTS: json.dumps(parts, sort_keys=True),
                     INPUTS: json.dumps(uris),
                 }
+                | alone
             )
             with scratch_folder() as scratch:
                 output = function(StepRun(run.info.run_id, scratch, search_key_of(parts)), **values)
@@ -555,34 +570,57 @@ class Chain:
         if blocked:
             return self._finish(Done(entry_point, None, False, f"needs what {blocked.step} makes", 0.0))
         values = with_inputs(parameters.resolve(entry_point, given), self.run.info.experiment_id)
-        found, reason = self._find(entry_point, values)
-        if found:
-            mlflow.set_tag(f"reused.{entry_point}", found.info.run_id)
-            return self._finish(Done(entry_point, found, True, "", time.monotonic() - started))
-        if self.dry_run:
-            return self._finish(Done(entry_point, None, False, reason, 0.0))
-        self.say(f"{entry_point}: running ({reason})")
-        run = self._launch(entry_point, values)
-        return self._finish(Done(entry_point, run, False, reason, time.monotonic() - started))
+        parts = key_parts(entry_point, values, input_digests(values))
+        key = key_of(parts)
+        found, reason = self._find(entry_point, key, parts)
+        if not found and not self.dry_run:
+            found = self._claim(entry_point, key)
+            if not found:
+                self.say(f"{entry_point}: running ({reason})")
+                run = self._launch(entry_point, values)
+                lease.release(self.run)
+                return self._finish(Done(entry_point, run, False, reason, time.monotonic() - started))
+            reason = "another workflow made it at the same time"
+        return self._finish(Done(entry_point, found, found is not None, reason, time.monotonic() - started))
 
     def forces(self, entry_point: str) -> bool:
         """Whether the user wants the step to run, whatever could be reused."""
         return not self.reuse or entry_point in self.forced
 
-    def _find(self, entry_point: str, values: dict[str, Any]) -> tuple[Run | None, str]:
-        parts = key_parts(entry_point, values, input_digests(values))
+    @property
+    def reused(self) -> dict[str, str]:
+        """For each reused step so far the tag of main's run that names the step's."""
+        return {f"reused.{done.step}": done.run.info.run_id for done in self.done if done.reused and done.run}
+
+    def _find(self, entry_point: str, key: str, parts: Mapping[str, Any]) -> tuple[Run | None, str]:
         if self.forces(entry_point):
             return None, f"force={self.forced[0]}" if self.reuse else "reuse=false"
-        experiment = self.run.info.experiment_id
-        valid = self.still_valid.get(entry_point, lambda run: None)
-        found, problem = find_completed(experiment, key_of(parts), valid)
+        found, problem = self._completed(entry_point, key)
         if found:
             return found, ""
-        return None, problem or what_differs(parts, newest_completed(experiment, entry_point))
+        return None, problem or what_differs(parts, newest_completed(self.run.info.experiment_id, entry_point))
+
+    def _completed(self, entry_point: str, key: str) -> tuple[Run | None, str | None]:
+        valid = self.still_valid.get(entry_point, lambda run: None)
+        return find_completed(self.run.info.experiment_id, key, valid)
+
+    def _claim(self, entry_point: str, key: str) -> Run | None:
+        """Claims the step's key; answers with a completed run where another workflow has made one meanwhile."""
+        if self.forces(entry_point):
+            lease.announce(self.run, key)
+            return None
+        return lease.claim(
+            self.run,
+            key,
+            completed=lambda: self._completed(entry_point, key)[0],
+            say=lambda line: self.say(f"{entry_point}: {line}"),
+        )
 
     def _launch(self, entry_point: str, values: dict[str, Any]) -> Run:
         import mlflow.projects  # not needed where all is reused
 
+        if self.reused:  # said at the end, too: but this step may fail
+            mlflow.set_tags(self.reused)
         # The step's `python` is the one that runs this: also where its environment is not activated.
         folder = str(Path(sys.executable).parent)
         if os.environ.get("PATH", "").split(os.pathsep)[0] != folder:
@@ -606,13 +644,11 @@ class Chain:
         return mlflow.MlflowClient().get_run(submitted.run_id)
 
     def _close_interrupted(self) -> None:
-        # MLflow's launcher calls a step FAILED that it has interrupted, even where the step has said KILLED.
+        # MLflow's launcher calls a step FAILED that it has interrupted, even where the step has said KILLED. Of all
+        # children, not of the newest: the clock may have been set back. Those of earlier steps are complete.
         client = mlflow.MlflowClient()
         children = client.search_runs(
-            [self.run.info.experiment_id],
-            f"tags.mlflow.parentRunId = '{self.run.info.run_id}'",
-            max_results=1,
-            order_by=["attributes.start_time DESC"],
+            [self.run.info.experiment_id], f"tags.{MLFLOW_PARENT_RUN_ID} = '{self.run.info.run_id}'"
         )
         for child in children:
             if child.data.tags.get(COMPLETE) != "true":
@@ -693,8 +729,7 @@ def _launchers() -> tuple[int, ...]:
     parent = os.getppid()
     try:
         if Path(f"/proc/{parent}/comm").read_text().strip() in ("bash", "sh"):
-            after_name = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()
-            return parent, int(after_name[1])
+            return parent, int(lease.process_stat(parent)[1])
     except OSError:
         pass
     return (parent,)

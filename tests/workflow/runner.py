@@ -2,9 +2,16 @@
 
 import os
 import re
+import signal
+import socket
 import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mlflow
 
@@ -59,9 +66,13 @@ class Workflow:
             text=True,
         )
 
-    def run(self, *arguments: str, **options: str) -> Outcome:
-        process = self.start(*arguments, **options)
-        out, err = process.communicate(timeout=300)
+    def run(self, *arguments: str, **options: Any) -> Outcome:
+        return self.outcome(self.start(*arguments, **options))
+
+    @staticmethod
+    def outcome(process: subprocess.Popen[str], seconds: float = 300) -> Outcome:
+        """Waits for what was started."""
+        out, err = process.communicate(timeout=seconds)
         return Outcome(process.returncode, out, err)
 
     @property
@@ -71,8 +82,46 @@ class Workflow:
     def runs(self, entry_point: str) -> list[mlflow.entities.Run]:
         """The runs of an entry point, newest first."""
         experiment = self.client.get_experiment_by_name("tests")
+        assert experiment
         return self.client.search_runs(
             [experiment.experiment_id],
             f"tags.\"mlflow.project.entryPoint\" = '{entry_point}'",
             order_by=["attributes.start_time DESC"],
         )
+
+
+@contextmanager
+def tracking_server(folder: Path) -> Iterator[str]:
+    """The URI of a real MLflow server of its own, which keeps runs and artifacts in the folder."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    stores = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "server")]
+    uri = f"http://127.0.0.1:{port}"
+    with (folder / "server.log").open("wb") as log:
+        server = subprocess.Popen(
+            [*command, *stores], env=clean_environ(), stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + 120
+        while not _answers(f"{uri}/health"):
+            assert server.poll() is None, (folder / "server.log").read_text()
+            assert time.monotonic() < deadline, "the server did not come up"
+            time.sleep(0.2)
+        yield uri
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False

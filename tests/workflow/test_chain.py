@@ -8,7 +8,7 @@ from urllib.parse import urlparse
 import mlflow
 import pytest
 
-from tests.conftest import checkout, new_store
+from tests.conftest import PROJECT, checkout, new_store
 from tests.workflow.runner import Workflow
 
 pytestmark = pytest.mark.workflow
@@ -39,6 +39,7 @@ def test_first_run_ends_with_a_staged_version_and_honest_numbers(workflow: Workf
     assert 0.70 <= train["test_roc_auc"] <= 0.90
 
     main = workflow.runs("main")[0]
+    assert (len(main.data.tags["mlflow.source.git.commit"]), main.data.tags["mlflow.source.git.dirty"]) == (40, "false")
     for step in ALL:
         run = workflow.runs(step)[0]
         assert run.data.tags["mlflow.parentRunId"] == main.info.run_id
@@ -58,14 +59,22 @@ def test_the_model_answers_raw_rows_from_another_project(
     assert answer["probability"].between(0, 1).all()
 
 
-def test_second_run_reuses_every_step_whatever_readme_says(workflow: Workflow) -> None:
+def test_second_run_reuses_every_step_whatever_readme_says(workflow: Workflow, tmp_path: Path) -> None:
     (workflow.project / "README.md").write_text("something else entirely")
     before = workflow.runs("deploy")[0].info.run_id
-    outcome = workflow.run(*SOURCE, "-P", "max_evals=1")
+    phases = {"PYTHONPATH": str(PROJECT / "benchmarks" / "phases"), "PHASES_TO": str(tmp_path / "phases.jsonl")}
+    outcome = workflow.run(*SOURCE, "-P", "max_evals=1", **phases)
     assert outcome.code == 0, outcome.err
     assert outcome.steps == dict.fromkeys(ALL, "reused")
     assert len(workflow.client.search_model_versions("name='purchase_predict'")) == 1
-    assert workflow.runs("main")[0].data.tags["reused.deploy"] == before
+    main = workflow.runs("main")[0]
+    assert main.data.tags["reused.deploy"] == before
+    assert main.data.tags["mlflow.source.git.dirty"] == "true"
+    differences = Path(urlparse(main.info.artifact_uri).path) / "source" / "uncommitted.diff"
+    assert "+something else entirely" in differences.read_text()
+    # main, then the launcher: nobody else was started, and the server is not asked twice for the same.
+    main_calls, _ = (json.loads(line)["calls"] for line in (tmp_path / "phases.jsonl").read_text().splitlines())
+    assert len(main_calls) <= 20
 
 
 def test_editing_deploy_runs_deploy_alone_and_registers_nothing_new(workflow: Workflow) -> None:

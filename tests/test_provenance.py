@@ -1,0 +1,91 @@
+import subprocess
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from purchase_predict import provenance
+from purchase_predict.provenance import UNCOMMITTED, uncommitted
+from tests.conftest import checkout
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    return checkout(tmp_path / "project")
+
+
+def test_a_clean_tree_has_nothing_uncommitted(project: Path) -> None:
+    (project / "mlflow.db").write_text("ignored by git")
+    assert uncommitted(project) == ""
+
+
+def test_edits_and_new_files_are_named_and_the_edits_shown(project: Path) -> None:
+    with (project / "main.py").open("a") as file:
+        file.write("\n# edited é\n")
+    (project / "steps" / "new.py").write_text("not followed by git")
+    (project / "steps" / "load.py").unlink()
+    subprocess.run(["git", "mv", "LICENSE", "LICENCE"], cwd=project, check=True)
+    found = uncommitted(project)
+    assert found is not None
+    for line in (" M main.py", "?? steps/new.py", " D steps/load.py", "R  LICENSE -> LICENCE", "+# edited é"):
+        assert line in found.splitlines()
+    assert "not followed by git" not in found
+
+
+@pytest.mark.parametrize("name", [".env", ".env.local", "steps/.env"])
+def test_what_stands_in_dotenv_files_is_never_shown(project: Path, name: str) -> None:
+    (project / name).write_text("MLFLOW_TRACKING_PASSWORD=hunter2\n")
+    subprocess.run(["git", "add", "-f", name], cwd=project, check=True)
+    found = uncommitted(project)
+    assert found is not None
+    assert name in found
+    assert "hunter2" not in found
+    assert "ENV=staging" not in found
+
+
+def test_differences_of_any_size_are_cut(project: Path) -> None:
+    (project / "README.md").write_text("much\n" * 1_000_000)
+    found = uncommitted(project)
+    assert found is not None
+    assert len(found) < provenance._MOST + 100_000
+    assert found.endswith("[cut after 1000000 bytes]\n")
+
+
+def test_only_the_project_counts_where_it_is_a_folder_of_a_repository(project: Path) -> None:
+    (project / "README.md").write_text("edited")
+    (project / "steps" / "load.py").write_text("edited")
+    found = uncommitted(project / "steps")
+    assert found is not None
+    assert "load.py" in found
+    assert "README.md" not in found
+
+
+def test_without_git_or_a_repository_or_a_commit_nothing_is_said(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert uncommitted(tmp_path) is None
+    (tmp_path / "new").mkdir()
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path / "new", check=True)
+    (tmp_path / "new" / "file").write_text("")
+    assert uncommitted(tmp_path / "new") is None
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert uncommitted(project) is None
+
+
+@pytest.mark.parametrize("edited", [True, False])
+def test_the_run_tells_whether_its_source_was_committed(
+    store: str, project: Path, edited: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provenance, "PROJECT", project)
+    monkeypatch.setattr(provenance, "_SECONDS", 60)
+    if edited:
+        (project / "README.md").write_text("edited\n")
+    client = mlflow.MlflowClient()
+    run_id = client.create_run(client.get_experiment_by_name("tests").experiment_id).info.run_id
+    with provenance.recorded(run_id):
+        pass
+    assert client.get_run(run_id).data.tags["mlflow.source.git.dirty"] == str(edited).lower()
+    artifacts = [entry.path for entry in client.list_artifacts(run_id, "source")]
+    assert artifacts == ([UNCOMMITTED] if edited else [])
+    if edited:
+        assert "+edited" in mlflow.artifacts.load_text(f"runs:/{run_id}/{UNCOMMITTED}")
