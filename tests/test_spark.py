@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import random
 import socket
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from purchase_predict.schema import KEYS
 from steps.train import train
 from tests import reference, registered
 from tests.reference import Event
-from tests.test_features import VALUES
+from tests.test_features import many_shops
 from tests.test_search import table
 
 pyspark = pytest.importorskip("pyspark")
@@ -151,15 +150,7 @@ def test_two_workers_make_every_row_that_duckdb_makes(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("on_cluster")
 def test_random_shops_on_two_workers_are_what_plain_python_computes(tmp_path: Path) -> None:
     """Four hundred small shops in one table, each with users of its own: a query on Spark is slow, however small."""
-    draw = random.Random(20191001)
-    events = [
-        Event(
-            **{name: draw.choice(values) for name, values in VALUES.items()}
-            | {"user_id": 10 * shop + draw.choice([1, 2])}
-        )
-        for shop in range(400)
-        for _ in range(draw.randrange(1, 40))
-    ]
+    events = many_shops(400)
     (tmp_path / "events/bucket=0").mkdir(parents=True)
     columns = dict(zip(Event._fields, map(list, zip(*events, strict=True)), strict=True))
     pq.write_table(pa.table(columns, SCHEMA), tmp_path / "events/bucket=0/part.parquet")
