@@ -95,6 +95,7 @@ def test_a_step_whose_main_died_before_it_began_ends_too(workflow: Workflow) -> 
     os.kill(main, signal.SIGKILL)
     process.communicate(timeout=180)  # the step writes to the same pipe
     wait_for(lambda: not alive(step))
+    assert workflow.runs("train")[0].info.status in ("KILLED", "RUNNING")  # it had not begun, or not come to its end
 
 
 def test_values_arrive_as_typed_and_reach_no_shell(workflow: Workflow, tmp_path: Path) -> None:
