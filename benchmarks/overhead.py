@@ -1,49 +1,165 @@
-"""What a fully reused workflow costs beside what `mlflow run` itself costs.
+"""What the workflow adds to its work: reuse beside `mlflow run` itself, a chain beside one process, and where it goes.
 
-    python benchmarks/overhead.py --runs 7
+    python -m benchmarks.overhead --minutes 8 --source /data/primary.csv
 
-Both commands run in alternation against one SQLite store in a temporary folder; the ratio of each pair is taken, so
-that a machine whose speed drifts does not decide.
+Everything runs in alternation in temporary stores, and of each pair the ratio or the difference is taken, so that a
+machine whose speed drifts does not decide. A part ends with the round in which its share of the minutes is used up.
 """
 
+import json
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import click
+import mlflow
+
+from tests.conftest import new_store
+from tests.workflow.runner import tracking_server
 
 PROJECT = Path(__file__).resolve().parent.parent
-WORKFLOW = ["mlflow", "run", ".", "--env-manager", "local", "-P", "source=sample:20000", "-P", "max_evals=1"]
-NOTHING = ["mlflow", "run", ".", "--env-manager", "local", "-e", "benchmarks/open_run.py"]
+RUN = ["mlflow", "run", ".", "--env-manager", "local"]
+WORKFLOW = [*RUN, "-P", "source=sample:20000", "-P", "max_evals=1"]
+NOTHING = [*RUN, "-e", "benchmarks/open_run.py"]
+#: What `new_store` names its experiment, whose artifacts stand in the store's folder.
+EXPERIMENT = "tests"
+#: mlflow run, main and the four steps.
+PROCESSES = 6
 
 
-def seconds(command: list[str], environ: dict[str, str]) -> float:
+def seconds(command: Sequence[str], tracking: str, **environ: str) -> float:
     started = time.perf_counter()
-    subprocess.run(command, cwd=PROJECT, env=environ, check=True, capture_output=True)
+    ended = subprocess.run(
+        command,
+        cwd=PROJECT,
+        env={**os.environ, "MLFLOW_TRACKING_URI": tracking, "MLFLOW_EXPERIMENT_NAME": EXPERIMENT, **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if ended.returncode:
+        raise click.ClickException(f"{' '.join(command)} ended with {ended.returncode}: {ended.stderr[-2000:]}")
     return time.perf_counter() - started
 
 
-@click.command()
-@click.option("--runs", default=7, show_default=True, help="Pairs to time")
-def main(runs: int) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        environ = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
-        cold = seconds(WORKFLOW, environ)
-        for command in (WORKFLOW, NOTHING):  # warm both up
-            seconds(command, environ)
-        pairs = [(seconds(WORKFLOW, environ), seconds(NOTHING, environ)) for _ in range(runs)]
-    reused, nothing = (statistics.median(column) for column in zip(*pairs, strict=True))
-    ratios = sorted(a / b for a, b in pairs)
-    click.echo("| run | seconds (median) | ratio to opening a run (median, min to max) |")
-    click.echo("|---|---|---|")
-    click.echo(f"| everything runs, one trial | {cold:.1f} | |")
-    click.echo(
-        f"| everything reused | {reused:.1f} | {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) |"
+def rounds(at_least: int, budget: float, measure: Callable[[], tuple[float, float]]) -> list[tuple[float, float]]:
+    """Pairs of seconds, until the budget (seconds) is used up."""
+    ends = time.monotonic() + budget
+    pairs: list[tuple[float, float]] = []
+    while len(pairs) < at_least or time.monotonic() < ends:
+        pairs.append(measure())
+    return pairs
+
+
+def summary(values: Sequence[float]) -> str:
+    """Median, and from the least to the greatest."""
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def reuse_table(stores: dict[str, str], budget: float) -> Iterator[str]:
+    """All reused, beside an entry point that only opens its run."""
+    yield "| store | all reused, seconds | `mlflow run` that opens a run, seconds | ratio of each pair | pairs |"
+    yield "|---|---:|---:|---:|---:|"
+    for name, tracking in stores.items():
+        for command in (WORKFLOW, WORKFLOW, NOTHING):  # computes what is reused, and warms both up
+            seconds(command, tracking)
+        measure = lambda store=tracking: (seconds(WORKFLOW, store), seconds(NOTHING, store))  # noqa: E731
+        pairs = rounds(2, budget / len(stores), measure)
+        reused, nothing = zip(*pairs, strict=True)
+        ratio = summary([a / b for a, b in pairs])
+        yield f"| {name} | {summary(reused)} | {summary(nothing)} | {ratio} | {len(pairs)} |"
+
+
+def cold_table(empty: Path, folder: Path, source: str, budget: float) -> Iterator[str]:
+    """One trial from an empty store: the chain, beside the steps called in one process."""
+
+    def measure() -> tuple[float, float]:
+        taken = []
+        for command in (
+            [*RUN, "-P", f"source={source}", "-P", "max_evals=1"],
+            [sys.executable, "-m", "benchmarks.one_process", source],
+        ):
+            with tempfile.TemporaryDirectory(dir=folder) as store:
+                taken.append(seconds(command, new_store(empty, Path(store))))
+        return taken[0], taken[1]
+
+    pairs = rounds(2, budget, measure)
+    chain, one = zip(*pairs, strict=True)
+    more = [a - b for a, b in pairs]
+    yield f"| chain of {PROCESSES} processes, seconds | one process, seconds | more | more for each process | pairs |"
+    yield "|---:|---:|---:|---:|---:|"
+    yield (
+        f"| {summary(chain)} | {summary(one)} | {summary(more)} | {statistics.median(more) / PROCESSES:.2f} "
+        f"| {len(pairs)} |"
     )
-    click.echo(f"| an entry point that only opens its run | {nothing:.1f} | 1 |")
+
+
+def phases_table(tracking: str, file: Path) -> Iterator[str]:
+    """Where the time of each process goes, of a run with one trial and of one that reuses all."""
+    yield "| run | process | seconds | of that: imports | tracking server | calls | child processes | its own work |"
+    yield "|---|---|---:|---:|---:|---:|---:|---:|"
+    fresh = [*RUN, "-P", "source=sample:20000", "-P", "max_evals=1", "-P", "seed=7", "-P", "test_ratio=0.31"]
+    for name, command in (("one trial", [*fresh, "-P", "reuse=false"]), ("all reused", WORKFLOW)):
+        file.write_text("")
+        whole = seconds(command, tracking, PYTHONPATH=str(PROJECT / "benchmarks" / "phases"), PHASES_TO=str(file))
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        # A process ends before the one that waits for it: the launcher is last, main last but one.
+        *steps, main, launcher = sorted(lines, key=lambda line: float(line["ended"]))
+        for process, line, below in (
+            ("`mlflow run`", launcher, [main]),
+            ("main", main, steps),
+            *((Path(step["command"][0]).stem, step, []) for step in steps),
+        ):
+            children = sum(_lifetime(child) for child in below)
+            own = _lifetime(line) - line["import"] - line["tracking"] - children
+            yield (
+                f"| {name} | {process} | {_lifetime(line):.2f} | {line['import']:.2f} | {line['tracking']:.2f} "
+                f"| {_calls(line)} | {children:.2f} | {own:.2f} |"
+            )
+        yield f"| {name} | whole command | {whole:.2f} | | | | | |"
+
+
+def _lifetime(line: dict[str, Any]) -> float:
+    return float(line["ended"] - line["started"])
+
+
+def _calls(line: dict[str, Any]) -> str:
+    """How many calls, and which there are most of."""
+    calls = Counter(line["calls"])
+    most = ", ".join(f"{count} {name}" for name, count in calls.most_common(2))
+    return f"{calls.total()} ({most})" if calls else "0"
+
+
+@click.command()
+@click.option("--minutes", default=8.0, show_default=True, help="What all of it may take, on an idle machine")
+@click.option("--source", default="sample:200000", show_default=True, help="The table of the cold runs")
+def main(minutes: float, source: str) -> None:
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        empty = folder / "mlflow.db"  # its tables are made once: that takes seconds and is not what is measured
+        mlflow.MlflowClient(f"sqlite:///{empty}").search_experiments()
+        local = new_store(empty, folder / "reused")
+        (folder / "served").mkdir()
+        server = stack.enter_context(tracking_server(folder / "served"))
+        mlflow.MlflowClient(server).create_experiment(EXPERIMENT)
+        budget = minutes * 60
+        parts = (
+            reuse_table({"SQLite": local, "`mlflow server`": server}, budget * 0.4),
+            phases_table(server, folder / "phases.jsonl"),
+            cold_table(empty, folder, source, budget * 0.25),
+        )
+        for part in parts:
+            for line in part:
+                click.echo(line)
+            click.echo()
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from pathlib import Path
 import click
 import mlflow
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_USER
 
 HEARTBEAT, CLAIM, CLOSED = "lease.heartbeat", "lease.key", "lease.closed"
@@ -58,7 +59,7 @@ def heartbeat(run: Run, *, sweep: bool) -> Iterator[None]:
     def beat() -> None:
         for count in itertools.count():
             try:
-                client.set_tag(run.info.run_id, HEARTBEAT, f"{_process(os.getpid())} {count}")
+                client.set_tag(run.info.run_id, HEARTBEAT, f"{process_name(os.getpid())} {count}")
                 if sweep:
                     watch.sweep(run)
             except Exception:  # whatever ails the server, the work itself meets and reports it
@@ -76,7 +77,7 @@ def heartbeat(run: Run, *, sweep: bool) -> Iterator[None]:
         thread.join(_POLL_SECONDS)
 
 
-def _process(pid: int) -> str:
+def process_name(pid: int) -> str:
     """What names a process of this machine for ever: the boot, the namespace of process ids, the id and its start."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -94,11 +95,12 @@ def process_stat(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
-def _ended_here(beat: str) -> bool:
-    """Whether the process that wrote this heartbeat was on this machine and is there no longer."""
-    machine, pid, started, _ = beat.split()
-    if machine != _process(os.getpid()).split()[0] or machine == "-":
+def ended_here(name: str) -> bool:
+    """Whether the process of this name, or heartbeat, was on this machine and is there no longer."""
+    machine, _, process = name.partition(" ")
+    if machine != process_name(os.getpid()).split()[0] or machine == "-":
         return False
+    pid, started = process.split()[:2]
     try:
         os.kill(int(pid), 0)
     except ProcessLookupError:
@@ -137,7 +139,7 @@ class Watch:
         looks = looks + 1 if beats == before else 0
         self._seen[run_id] = beats, looks
         # A child without a heartbeat has not reached our code, or is a trial of a process that has one.
-        if beats[0] and all(beat is None or _ended_here(beat) for beat in beats):
+        if beats[0] and all(beat is None or ended_here(beat) for beat in beats):
             return "its process has ended"
         return f"no heartbeat for {_LEASE_SECONDS:.0f} s" if looks >= self._needed else None
 
@@ -158,7 +160,10 @@ class Watch:
                 if reason := self.died(family):
                     self.close(family, reason)
             elif parent:
-                above = self._client.get_run(parent)
+                try:
+                    above = self._client.get_run(parent)
+                except MlflowException:  # deleted for good
+                    continue
                 if HEARTBEAT in above.data.tags and above.info.status != "RUNNING":
                     self.close([run], "the run above it has ended")
 

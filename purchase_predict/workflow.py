@@ -56,6 +56,8 @@ NOT_IN_KEY = {"source", "engine", "reuse", "gcp_project", "memory_limit", "promo
 
 _WATCH_SECONDS = 0.5
 _GRACE_SECONDS = 15
+#: Tells a step the name of main's process: main may die before the step has begun to watch its parent.
+_MAIN = "PURCHASE_PREDICT_MAIN"
 _TAG_LENGTH = 5000
 
 
@@ -621,6 +623,7 @@ class Chain:
 
         if self.reused:  # said at the end, too: but this step may fail
             mlflow.set_tags(self.reused)
+        os.environ[_MAIN] = lease.process_name(os.getpid())
         # The step's `python` is the one that runs this: also where its environment is not activated.
         folder = str(Path(sys.executable).parent)
         if os.environ.get("PATH", "").split(os.pathsep)[0] != folder:
@@ -703,7 +706,7 @@ def _stop_with_launcher() -> Iterator[None]:
 
     def watch() -> None:
         while not finished.wait(_WATCH_SECONDS):
-            if _launchers() != launchers:
+            if _launchers() != launchers or lease.ended_here(os.environ.get(_MAIN, "")):
                 os.kill(os.getpid(), signal.SIGTERM)
                 if not finished.wait(_GRACE_SECONDS):
                     # Deep in native code that does not let Python handle the signal.

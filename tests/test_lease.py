@@ -49,8 +49,8 @@ def never() -> None:
 def dead_process() -> str:
     """The heartbeat of a process of this machine that has ended."""
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    beat = f"{lease._process(process.pid)} 0"
-    assert not lease._ended_here(beat)
+    beat = f"{lease.process_name(process.pid)} 0"
+    assert not lease.ended_here(beat)
     process.communicate()
     return beat
 
@@ -178,7 +178,7 @@ def test_the_next_workflow_closes_what_killed_processes_left_running_and_nothing
     client.set_terminated(ended.info.run_id, "FAILED")
     left_below = open_run(client, ended)
 
-    living = open_run(client, lease_heartbeat=f"{lease._process(os.getpid())} 0")
+    living = open_run(client, lease_heartbeat=f"{lease.process_name(os.getpid())} 0")
     its_step, others = open_run(client, living), open_run(client)
     others_ended = open_run(client)
     client.set_terminated(others_ended.info.run_id)

@@ -83,6 +83,21 @@ def test_a_killed_step_is_not_taken_for_complete_and_a_killed_launcher_stops_its
     assert workflow.runs("train")[0].data.metrics["trials_taken_over"] == 1
 
 
+def test_a_step_whose_main_died_before_it_began_ends_too(workflow: Workflow) -> None:
+    process = workflow.start("-P", "source=sample:20000", "-P", "max_evals=4000")
+    assert process.stdout
+    for line in process.stdout:
+        if line.startswith("train: running"):
+            break
+    (main,) = children(process.pid)
+    wait_for(lambda: children(main))
+    (step,) = children(main)
+    os.kill(main, signal.SIGKILL)
+    process.communicate(timeout=180)  # the step writes to the same pipe
+    wait_for(lambda: not alive(step))
+    assert workflow.runs("train")[0].info.status in ("KILLED", "RUNNING")  # it had not begun, or not come to its end
+
+
 def test_values_arrive_as_typed_and_reach_no_shell(workflow: Workflow, tmp_path: Path) -> None:
     from purchase_predict import sample
 
