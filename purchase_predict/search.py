@@ -21,7 +21,6 @@ from hyperopt import hp
 from sklearn.model_selection import StratifiedGroupKFold
 
 from purchase_predict import evaluation
-from purchase_predict.calibration import Calibration, measure
 
 FOLDS = 4
 #: A trial that trails the best after so many folds ends there.
@@ -106,16 +105,16 @@ class Trial:
 
 @dataclass(frozen=True)
 class Found:
-    """What the search ended with: all trials in their order, the best of them, its model, and what belongs to that.
+    """What the search ended with: all trials in their order, the best of them, its model and threshold.
 
-    `threshold` is one of the booster's own probabilities, before the correction that `calibration` may hold.
+    `searched` are the rows that trials were made on, those of `best.out_of_fold`.
     """
 
     trials: list[Trial]
     best: Trial
     booster: lightgbm.Booster
     threshold: float
-    calibration: Calibration
+    searched: Table
 
 
 def search(
@@ -172,7 +171,7 @@ def search(
     params = _params(best.params, metric, seed) | {"num_threads": _last_fit_threads(len(table.y))}
     booster = lightgbm.train(params, _lightgbm_dataset(table), num_boost_round=rounds)
     threshold = evaluation.best_threshold(searched.y, best.out_of_fold)
-    return Found(trials, best, booster, threshold, measure(searched.y, best.out_of_fold, searched.user))
+    return Found(trials, best, booster, threshold, searched)
 
 
 def one_after_the_other(
