@@ -301,7 +301,10 @@ def run(study: str, who: str, source: str, folder: Path, seconds: float, seed: i
     logging.disable()  # hyperopt tells of the trial that the end of the time interrupts
     data = prepared(source, folder)
     started = time.monotonic()
-    ended = STUDIES[study][0][who](data, seconds, seed)
+    try:
+        ended = STUDIES[study][0][who](data, seconds, seed)
+    except TimeIsOver:
+        return
     used = time.monotonic() - started
     partial_ = target.with_suffix(".part.npz")
     np.savez(partial_, probability=ended.predict(data.test.x), trials=ended.trials, seconds=used)

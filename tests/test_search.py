@@ -101,6 +101,17 @@ def test_a_pruned_trial_trailed_the_best_and_took_less() -> None:
         assert trial.loss > best.loss
 
 
+@pytest.mark.parametrize("metric", ["roc_auc", "log_loss"])
+def test_a_trial_that_all_but_equals_the_best_is_not_pruned(metric: str) -> None:
+    rows = table()
+    objective = search.Objective(rows, search._folds(rows, 1), metric, 1)
+    best = objective(0, DEFAULTS, None)
+    better = -1 if metric == "log_loss" else 1
+    for ahead, state in ((0.001, "finished"), (0.05, "pruned")):
+        ahead_of_it = replace(best, first_score=best.first_score + better * ahead)
+        assert objective(1, DEFAULTS, ahead_of_it).state == state
+
+
 def test_time_ends_the_search_but_never_before_the_first_trial() -> None:
     assert len(search.search(table(), 5, "roc_auc", 1, max_seconds=0).trials) == 1
 
