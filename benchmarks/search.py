@@ -321,7 +321,7 @@ def result(study: str, who: str, source: str, folder: Path, seconds: float, seed
             target=run, args=(study, who, source, folder, seconds, seed, target)
         )
         process.start()
-        process.join(2 * seconds + 60)
+        process.join(3 * seconds + 120)
         process.kill()
         process.join()
         with (folder / "results.jsonl").open("a", encoding="utf-8") as log:
