@@ -39,7 +39,7 @@ def progress(of: int, metric: str, earlier: Sequence[Trial]) -> Iterator[Callabl
 def _said(trial: Trial, metric: str, of: int) -> str:
     what = {
         "finished": f"{metric} {trial.score or 0:.4f} out of fold, {trial.rounds} rounds",
-        "pruned": "pruned, it trails the best after the first folds",
+        "pruned": "pruned, it clearly trails the best after the first folds",
         "failed": f"failed: {trial.error}",
     }[trial.state]
     return f"trial {trial.number + 1}/{of}, {what}, {trial.seconds:.1f} s"

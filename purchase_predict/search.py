@@ -21,11 +21,12 @@ from hyperopt import hp
 from sklearn.model_selection import StratifiedGroupKFold
 
 from purchase_predict import evaluation
-from purchase_predict.calibration import Calibration, measure
 
 FOLDS = 4
-#: A trial that trails the best after so many folds ends there.
+#: A trial that clearly trails the best after so many folds ends there: by more than this share of what the best gains
+#: over a constant answer. Where all that trail ended there, searches of the real events found 0.003 of ROC AUC less.
 _FIRST_FOLDS = 2
+_CLEARLY = 0.01
 _MAX_ROUNDS = 1000
 _PATIENCE = 30
 #: A larger table is searched on so many of its rows, by whole users, and the best parameters are fitted on all.
@@ -86,8 +87,9 @@ class Table:
 class Trial:
     """One point of the search, what it scored, and what it took.
 
-    `state` is finished, pruned (it trailed the best after the first folds) or failed. `loss` is what TPE learns from:
-    minus the utility of the out-of-fold score; for a pruned trial that of the best, plus how far it trailed.
+    `state` is finished, pruned (it clearly trailed the best after the first folds) or failed. `loss` is what TPE
+    learns from: minus the utility of the out-of-fold score; for a pruned trial that of the best, plus how far it
+    trailed.
     """
 
     number: int
@@ -106,16 +108,16 @@ class Trial:
 
 @dataclass(frozen=True)
 class Found:
-    """What the search ended with: all trials in their order, the best of them, its model, and what belongs to that.
+    """What the search ended with: all trials in their order, the best of them, its model and threshold.
 
-    `threshold` is one of the booster's own probabilities, before the correction that `calibration` may hold.
+    `searched` are the rows that trials were made on, those of `best.out_of_fold`.
     """
 
     trials: list[Trial]
     best: Trial
     booster: lightgbm.Booster
     threshold: float
-    calibration: Calibration
+    searched: Table
 
 
 def search(
@@ -172,7 +174,7 @@ def search(
     params = _params(best.params, metric, seed) | {"num_threads": _last_fit_threads(len(table.y))}
     booster = lightgbm.train(params, _lightgbm_dataset(table), num_boost_round=rounds)
     threshold = evaluation.best_threshold(searched.y, best.out_of_fold)
-    return Found(trials, best, booster, threshold, measure(searched.y, best.out_of_fold, searched.user))
+    return Found(trials, best, booster, threshold, searched)
 
 
 def one_after_the_other(
@@ -323,8 +325,10 @@ class Objective:
         seen = np.concatenate([check for _, check in self.folds[:_FIRST_FOLDS]])
         first = evaluation.score(self.metric, y[seen], out_of_fold[seen])
         if best and best.loss is not None and best.first_score is not None:
-            trails = evaluation.utility(self.metric, best.first_score) - evaluation.utility(self.metric, first)
-            if trails > 0:
+            constant = evaluation.baselines(float(y.mean()), y[seen])[self.metric]
+            ahead, mine, without = (evaluation.utility(self.metric, x) for x in (best.first_score, first, constant))
+            trails = ahead - mine
+            if trails > _CLEARLY * max(0.0, ahead - without):
                 return replace(
                     trial, state="pruned", loss=best.loss + trails, first_score=first, rounds=round(np.mean(rounds))
                 )

@@ -15,7 +15,18 @@ import mlflow
 import numpy as np
 import pandas as pd
 
-from purchase_predict import evaluation, lineage, model, packaging, pipeline, plots, report, search, spark_trials
+from purchase_predict import (
+    calibration,
+    evaluation,
+    lineage,
+    model,
+    packaging,
+    pipeline,
+    plots,
+    report,
+    search,
+    spark_trials,
+)
 from purchase_predict import trials as trial_runs
 from purchase_predict.progress import progress
 from purchase_predict.schema import LABEL
@@ -78,7 +89,9 @@ def train(
         )
 
     encoded, y, users = model.encode(test, features, categories), test[LABEL].to_numpy(), test["user_id"].to_numpy()
-    said, correction = found.booster.predict(encoded), found.calibration.correction
+    assert found.best.out_of_fold is not None
+    measured = calibration.measure(found.searched.y, found.best.out_of_fold, found.searched.user)
+    said, correction = found.booster.predict(encoded), measured.correction
     probability = model.calibrated(said, correction)
     # The correction keeps the order, so the threshold goes through it like any probability.
     threshold = float(model.calibrated(np.array([found.threshold]), correction)[0])
@@ -93,7 +106,7 @@ def train(
             "rounds": found.booster.current_iteration(),
             "threshold": threshold,
             "calibrated": correction is not None,
-            "calibration_gain": found.calibration.gain.value,
+            "calibration_gain": measured.gain.value,
             "trials": len(found.trials),
             "trials_taken_over": len(earlier),
         }
@@ -111,7 +124,7 @@ def train(
         metric=metric,
         scores=scores,
         threshold=threshold,
-        calibration=found.calibration,
+        calibration=measured,
         calibration_error_before=evaluation.score("calibration_error", y, said),
         y=y,
         probability=probability,

@@ -101,6 +101,17 @@ def test_a_pruned_trial_trailed_the_best_and_took_less() -> None:
         assert trial.loss > best.loss
 
 
+@pytest.mark.parametrize("metric", ["roc_auc", "log_loss"])
+def test_a_trial_that_all_but_equals_the_best_is_not_pruned(metric: str) -> None:
+    rows = table()
+    objective = search.Objective(rows, search._folds(rows, 1), metric, 1)
+    best = objective(0, DEFAULTS, None)
+    better = -1 if metric == "log_loss" else 1
+    for ahead, state in ((0.001, "finished"), (0.05, "pruned")):
+        ahead_of_it = replace(best, first_score=best.first_score + better * ahead)
+        assert objective(1, DEFAULTS, ahead_of_it).state == state
+
+
 def test_time_ends_the_search_but_never_before_the_first_trial() -> None:
     assert len(search.search(table(), 5, "roc_auc", 1, max_seconds=0).trials) == 1
 
@@ -123,13 +134,23 @@ def test_the_number_of_cores_does_not_change_the_model(monkeypatch: pytest.Monke
     assert trees[0] == trees[1]
 
 
-def test_trials_of_a_batch_know_nothing_of_each_other_and_an_interrupted_batch_goes_on() -> None:
+def test_trials_of_a_batch_know_nothing_of_each_other_and_an_interrupted_batch_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     whole = search.search(table(), 7, "roc_auc", 5, parallelism=3)
     wider = search.search(table(), 7, "roc_auc", 5, parallelism=7)
     assert [trial.point for trial in wider.trials[:3]] == [trial.point for trial in whole.trials[:3]]
     assert {trial.state for trial in wider.trials} == {"finished"}  # there was no best to prune against
     kept = [replace(trial, out_of_fold=None) for trial in whole.trials[:5]]
+    suggest, asked = search._next_point, []
+
+    def noted(known: list[search.Trial], number: int, seed: int) -> dict[str, float]:
+        asked.append((len(known), number))
+        return suggest(known, number, seed)
+
+    monkeypatch.setattr(search, "_next_point", noted)
     resumed = search.search(table(), 7, "roc_auc", 5, earlier=kept, parallelism=3)
+    assert asked == [(3, 5), (6, 6)]  # the rest of the batch knows no more than its first trials did
     assert [trial.point for trial in resumed.trials] == [trial.point for trial in whole.trials]
     assert [trial.state for trial in resumed.trials] == [trial.state for trial in whole.trials]
     assert len({tuple(trial.point.items()) for trial in whole.trials}) == 7
