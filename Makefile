@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # A virtual environment of the caller's would otherwise be preferred by some tools.
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 
-.PHONY: help setup run test lint format ui clean
+.PHONY: help setup run test lint format ui server server-stop server-status clean
 
 help:  ## What there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -25,8 +25,8 @@ setup: .venv/.ready  ## The virtual environment .venv, with conda.yaml's version
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group servers --group spark
 	@touch $@
 
-run: setup  ## The whole workflow on the built-in sample, one trial
-	mlflow run . --env-manager local -P max_evals=1
+run: setup  ## The whole workflow: one trial on the built-in sample, or SOURCE=gs://... MAX_EVALS=20
+	mlflow run . --env-manager local -P max_evals=$(or $(MAX_EVALS),1) $(if $(SOURCE),-P source='$(SOURCE)')
 
 test: setup .venv/.ready-tests  ## Every test
 	$(BIN)/python -m pytest -n auto --dist loadfile $(TESTS)
@@ -43,6 +43,19 @@ format: setup  ## Rewrites the code in the project's style
 
 ui: setup  ## MLflow's web page over the runs made here
 	mlflow ui
+
+# STATE is the folder of its data, HOST, PORT, ARTIFACT_BUCKET and AUTH=true as in docs/deployment.md.
+SERVER = $(BIN)/python tools/server.py $(if $(STATE),--state '$(STATE)')
+
+server: setup .venv/.ready-tests  ## A tracking server on PostgreSQL and Cloud Storage (or its emulator), AUTH=true with a password
+	@$(SERVER) start $(if $(HOST),--host '$(HOST)') $(if $(PORT),--port '$(PORT)') \
+		$(if $(ARTIFACT_BUCKET),--bucket '$(ARTIFACT_BUCKET)') $(if $(AUTH),--auth '$(AUTH)')
+
+server-stop: setup  ## Stops it; what it holds stays
+	@$(SERVER) stop
+
+server-status: setup  ## Which of its parts run
+	@$(SERVER) status
 
 clean:  ## Removes the virtual environment and caches, not the runs
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
