@@ -1,6 +1,7 @@
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -9,9 +10,9 @@ import pytest
 from tools.server import Server, program
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """What `make server AUTH=true` starts: PostgreSQL, the emulator of Cloud Storage, mlflow with authentication."""
+@contextmanager
+def started(host: str, auth: bool) -> Iterator[Server]:
+    """What `make server` starts, in a folder that goes when the block ends."""
     try:
         program("initdb")
     except click.ClickException as missing:
@@ -19,11 +20,18 @@ def server() -> Iterator[Server]:
     # Not pytest's own folder: nobody but its owner can enter that, and PostgreSQL does not run as root.
     folder = Path(tempfile.mkdtemp(prefix="server-", dir="/tmp"))
     folder.chmod(0o755)
-    running = Server(folder)
-    running.configure("127.0.0.1", 0, "", auth=True)
+    server = Server(folder)
+    server.configure(host, 0, "", auth)
     try:
-        running.start()
-        yield running
+        server.start()
+        yield server
     finally:
-        running.stop()
+        server.stop()
         shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """PostgreSQL, the emulator of Cloud Storage, and mlflow with authentication."""
+    with started("127.0.0.1", auth=True) as running:
+        yield running
