@@ -4,18 +4,18 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 BIN := .venv/bin
 ARGS ?= -P max_evals=1
 # Programs that tests start, and the packages of Debian and Ubuntu that bring them.
-NEEDS := java=default-jre-headless chromium=chromium pg_dump=postgresql ip=iproute2 ps=procps
+NEEDS := java=default-jre-headless chromium=chromium initdb=postgresql ip=iproute2 ps=procps
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # A virtual environment of the caller's would otherwise be preferred by some tools.
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 
-.PHONY: help packages setup run test lint format ui clean
+.PHONY: help packages setup run test lint format ui server server-stop server-status clean
 
 help:  ## What there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 packages:  ## What the tests need beyond Python, from Debian's packages (as root, or by sudo)
-	@missing=; for need in $(NEEDS); do \
+	@PATH="$$PATH$$(printf ':%s' /usr/lib/postgresql/*/bin)"; missing=; for need in $(NEEDS); do \
 		command -v $${need%%=*} >/dev/null || missing="$$missing $${need#*=}"; done; \
 	if [ -n "$$missing" ]; then \
 		sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
@@ -55,6 +55,19 @@ format: setup  ## Rewrites the code in the project's style
 
 ui: setup  ## MLflow's web page over the runs made here
 	mlflow ui
+
+# STATE is the folder of its data, HOST, PORT, ARTIFACT_BUCKET and AUTH=true as in docs/deployment.md.
+SERVER = $(BIN)/python tools/server.py $(if $(STATE),--state '$(STATE)')
+
+server: setup .venv/.ready-tests  ## A tracking server on PostgreSQL and Cloud Storage (or its emulator), AUTH=true with a password
+	@$(SERVER) start $(if $(HOST),--host '$(HOST)') $(if $(PORT),--port '$(PORT)') \
+		$(if $(ARTIFACT_BUCKET),--bucket '$(ARTIFACT_BUCKET)') $(if $(AUTH),--auth '$(AUTH)')
+
+server-stop: setup  ## Stops it; what it holds stays
+	@$(SERVER) stop
+
+server-status: setup  ## Which of its parts run
+	@$(SERVER) status
 
 clean:  ## Removes the virtual environment and caches, not the runs
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

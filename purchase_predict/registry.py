@@ -13,6 +13,8 @@ from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from purchase_predict.settings import shown_uri
+
 MODEL_DIGEST = "model.digest"
 GATE, GATE_REASON = "gate", "gate.reason"
 #: With `.<env>` appended: the version that held the environment before, and when and why a version was rolled back.
@@ -169,7 +171,7 @@ def champion(name: str, env: str) -> ModelVersion | None:
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             raise click.ClickException(
-                f"there is no registered model {name} on {mlflow.get_tracking_uri()}: deploy makes it"
+                f"there is no registered model {name} on {shown_uri(mlflow.get_tracking_uri())}: deploy makes it"
             ) from error
         raise
     version = model.aliases.get(env)

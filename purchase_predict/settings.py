@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import click
 from dotenv import dotenv_values
@@ -57,10 +58,19 @@ class Settings:
         )
 
     def export(self, environ: MutableMapping[str, str] = os.environ) -> None:
-        """Puts the settings into the environment, where MLflow, Google's libraries and the steps look for them."""
+        """Puts the settings into the environment, where MLflow, Google's libraries and the steps look for them.
+
+        User and password of an HTTP server go into variables of their own: MLflow shows the URI in what it prints.
+        """
+        uri = self.tracking_uri
+        if uri and uri.startswith("http") and "@" in urlsplit(uri).netloc:
+            login = urlsplit(uri)
+            environ["MLFLOW_TRACKING_USERNAME"] = unquote(login.username or "")
+            environ["MLFLOW_TRACKING_PASSWORD"] = unquote(login.password or "")
+            uri = shown_uri(uri)
         for name, value in (
             ("ENV", self.env),
-            ("MLFLOW_TRACKING_URI", self.tracking_uri),
+            ("MLFLOW_TRACKING_URI", uri),
             ("MLFLOW_EXPERIMENT_NAME", self.experiment_name),
             ("GOOGLE_APPLICATION_CREDENTIALS", self.credentials),
         ):
@@ -74,17 +84,21 @@ def server_conflict(settings: Settings, opened_on: str) -> str | None:
     That is so where the run stands in MLflow's default store, the `mlflow.db` of the caller's folder. A run on any
     other server was put there by a real variable, which wins over .env.
     """
-    wanted = settings.dotenv_tracking_uri
-    if not wanted or wanted.rstrip("/") == opened_on.rstrip("/"):
+    if not settings.dotenv_tracking_uri:
+        return None
+    wanted = shown_uri(settings.dotenv_tracking_uri)
+    if wanted.rstrip("/") == opened_on.rstrip("/"):
         return None
     if not (opened_on.startswith("sqlite:") and opened_on.endswith("/" + _DEFAULT_STORE)):
         return None
     return (
-        f".env names the tracking server {_without_password(wanted)}, but `mlflow run` does not read .env and opened "
+        f".env names the tracking server {wanted}, but `mlflow run` does not read .env and opened "
         f"this run on {opened_on}. Start it with: mlflow --env-file .env run . --env-manager local"
     )
 
 
-def _without_password(uri: str) -> str:
+def shown_uri(uri: str) -> str:
+    """A URI as it may be printed or stored: without user and password."""
     scheme, separator, rest = uri.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else uri
+    server, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{server.rpartition('@')[2]}{slash}{path}" if separator else uri

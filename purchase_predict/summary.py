@@ -6,6 +6,7 @@ import mlflow
 from mlflow.entities import Run
 
 from purchase_predict.parameters import METRICS
+from purchase_predict.settings import shown_uri
 from purchase_predict.workflow import Done
 
 
@@ -59,7 +60,7 @@ def what_came_out(train: Run | None, deploy: Run | None, metric: str) -> str:
         )
     tags = deploy.data.tags
     name, version = tags["deploy.registry_name"], tags["deploy.version"]
-    tracking = mlflow.get_tracking_uri()
+    tracking = shown_uri(mlflow.get_tracking_uri())
     ui = tracking if tracking.startswith("http") else f"mlflow ui --backend-store-uri {tracking}"
     return (
         f"{_aligned(rows)}\n\n"

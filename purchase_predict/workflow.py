@@ -31,11 +31,12 @@ import yaml
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from requests import RequestException
 
 from purchase_predict import lease, parameters, sources
 from purchase_predict.errors import first_line
 from purchase_predict.parameters import PROJECT, STEPS
-from purchase_predict.settings import Settings, server_conflict
+from purchase_predict.settings import Settings, server_conflict, shown_uri
 
 KEY_FORMAT = 1
 
@@ -167,7 +168,9 @@ def run_of(uri: str) -> Run:
         else:
             raise click.ClickException(f"{uri}: must be runs:/<run id>/<path>, or for a model models:/<name>@<alias>")
     except MlflowException as error:
-        raise click.ClickException(f"{uri}: not found on {mlflow.get_tracking_uri()}: {first_line(error)}") from error
+        raise click.ClickException(
+            f"{uri}: not found on {shown_uri(mlflow.get_tracking_uri())}: {first_line(error)}"
+        ) from error
     if run.data.tags.get(COMPLETE) != "true":
         raise click.ClickException(f"{uri}: run {run.info.run_id} is no completed step of this workflow")
     _completed[run.info.run_id] = run
@@ -322,10 +325,10 @@ class _OneLineErrors(click.Command):
             _fail(error.format_message())
         except click.Abort as abort:  # what click makes of a KeyboardInterrupt
             sys.exit(128 + (signal.SIGTERM if isinstance(abort.__cause__, Stopped) else signal.SIGINT))
-        except MlflowException as error:
-            if error.error_code not in _SERVER_ERRORS:
+        except (MlflowException, RequestException) as error:
+            if isinstance(error, MlflowException) and error.error_code not in _SERVER_ERRORS:
                 raise
-            _fail(f"tracking server {mlflow.get_tracking_uri()}: {first_line(error)}")
+            _fail(f"tracking server {shown_uri(mlflow.get_tracking_uri())}: {first_line(error)}")
 
 
 #: What MLflow says of a server that cannot be reached, refuses, or fails; anything else is a bug worth a traceback.
@@ -358,6 +361,7 @@ def command(entry_point: str) -> Callable[[Callable[..., None]], click.Command]:
             # Its own lines say what happens; MLflow's of every launch and download would bury them.
             logging.getLogger("mlflow").setLevel(logging.WARNING)
             os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+            os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
             with _stop_with_launcher(), _open_run(sweep=entry_point == "main") as run:
                 function(run, **parameters.resolve(entry_point, given))
 

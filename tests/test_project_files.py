@@ -1,6 +1,10 @@
 import importlib.metadata
+import os
 import re
+import shutil
+import subprocess
 import tomllib
+from pathlib import Path
 
 import mlflow.projects.utils
 import pytest
@@ -9,6 +13,7 @@ from mlflow.utils.environment import _PythonEnv
 
 from purchase_predict import parameters
 from purchase_predict.parameters import PROJECT
+from tests.conftest import new_store
 
 CONDA = yaml.safe_load((PROJECT / "conda.yaml").read_text())
 PINS = dict(
@@ -66,6 +71,23 @@ def test_readme_lists_mains_parameters_with_their_defaults() -> None:
 
 def test_readmes_make_targets_exist() -> None:
     makefile = (PROJECT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
-    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"`?make ([a-z]+)", readme)) - {"it", "sure"} <= targets
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    for name in ("README.md", "docs/deployment.md"):
+        text = (PROJECT / name).read_text(encoding="utf-8")
+        assert set(re.findall(r"`?make ([a-z-]+)", text)) - {"it", "sure"} <= targets, name
+
+
+@pytest.mark.skipif(shutil.which("conda") is not None, reason="conda is here")
+def test_who_has_no_conda_finds_the_sentence_in_the_readme(empty_store: Path, tmp_path: Path) -> None:
+    environ = {name: value for name, value in os.environ.items() if name != "MLFLOW_CONDA_HOME"}
+    run = subprocess.run(
+        ["mlflow", "run", str(PROJECT)],
+        cwd=tmp_path,
+        env={**environ, "MLFLOW_TRACKING_URI": new_store(empty_store, tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    sentence = "Could not find Conda executable at conda"
+    assert sentence in run.stderr
+    assert f"- `{sentence}`" in (PROJECT / "README.md").read_text(encoding="utf-8")

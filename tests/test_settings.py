@@ -3,7 +3,7 @@ from pathlib import Path
 import click
 import pytest
 
-from purchase_predict.settings import Settings, server_conflict
+from purchase_predict.settings import Settings, server_conflict, shown_uri
 
 
 def read(folder: Path, dotenv: str, **environ: str) -> Settings:
@@ -64,3 +64,26 @@ def test_a_server_that_only_dotenv_names_is_noticed(tmp_path: Path, opened_on: s
         assert "http://server" in message
         assert "secret" not in message
         assert "mlflow --env-file .env run ." in message
+
+
+def test_a_password_in_the_uri_goes_where_nothing_prints_it(tmp_path: Path) -> None:
+    environ: dict[str, str] = {}
+    read(tmp_path, "MLFLOW_TRACKING_URI=https://ann:p%40ss@server:5000/mlflow").export(environ)
+    assert environ == {
+        "MLFLOW_TRACKING_URI": "https://server:5000/mlflow",
+        "MLFLOW_TRACKING_USERNAME": "ann",
+        "MLFLOW_TRACKING_PASSWORD": "p@ss",
+    }
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("http://ann:secret@server:5000", "http://server:5000"),
+        ("postgresql://ann:secret@server/mlflow", "postgresql://server/mlflow"),
+        ("http://server/a@b", "http://server/a@b"),
+        ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
+    ],
+)
+def test_a_uri_is_shown_without_user_and_password(uri: str, shown: str) -> None:
+    assert shown_uri(uri) == shown

@@ -1,0 +1,400 @@
+"""A tracking server to work against: `mlflow server` on PostgreSQL, its artifacts in Cloud Storage through its proxy.
+
+make server                       starts what is not running, and says how to use it
+make server AUTH=true             the same with a user and a password
+make server ARTIFACT_BUCKET=name  artifacts in a real bucket; without one, in an emulator on this machine
+make server-stop
+"""
+
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+
+PROJECT = Path(__file__).resolve().parent.parent
+#: PostgreSQL does not run as root, and its own user cannot enter a folder of root's home.
+FOLDER = Path("/var/lib/purchase-predict") if os.geteuid() == 0 else PROJECT / ".server"
+PARTS = ("postgres", "storage", "mlflow")
+EMULATED_BUCKET = "purchase-predict"
+USER = "admin"
+
+_PATIENCE = 120.0  # seconds until a part answers; a busy machine takes long to import MLflow
+_LONGEST_SOCKET = 107  # bytes of a Unix socket's path
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a server was first started with; kept, so that it comes back at the same addresses."""
+
+    host: str
+    port: int
+    #: Port of the emulator, or 0 where the bucket is a real one.
+    storage_port: int
+    bucket: str
+    #: Of the user admin; empty without authentication.
+    password: str
+    secret_key: str
+
+    @property
+    def uri(self) -> str:
+        """What clients set as MLFLOW_TRACKING_URI."""
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def storage(self) -> dict[str, str]:
+        """What makes Google's client talk to the emulator."""
+        return {"STORAGE_EMULATOR_HOST": f"http://{self.host}:{self.storage_port}"} if self.storage_port else {}
+
+    @property
+    def client(self) -> dict[str, str]:
+        """The variables that a client needs."""
+        login = {"MLFLOW_TRACKING_USERNAME": USER, "MLFLOW_TRACKING_PASSWORD": self.password} if self.password else {}
+        return {"MLFLOW_TRACKING_URI": self.uri} | login | self.storage
+
+
+class Server:
+    """A tracking server, its database and its bucket, all of it in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+
+    # ---- what it is ----------------------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> Config:
+        """What the server was started with.
+
+        Raises:
+            click.ClickException: none was, in this folder.
+        """
+        try:
+            return Config(**json.loads(self._file("config.json").read_text()))
+        except FileNotFoundError:
+            raise click.ClickException(f"{self.folder}: no server was ever started here: make server") from None
+
+    def configure(self, host: str, port: int, bucket: str, auth: bool) -> None:
+        """Decides addresses, bucket and password at the first start; later ones must ask for the same.
+
+        Args:
+            port: 0 takes a free one.
+            bucket: of Cloud Storage; empty takes an emulated one.
+
+        Raises:
+            click.ClickException: the port is taken, or the server is another already.
+        """
+        bucket = bucket.removeprefix("gs://").rstrip("/")
+        if self._file("config.json").exists():
+            old = self.config
+            asked = (host, port or old.port, bucket or EMULATED_BUCKET, auth)
+            if asked != (old.host, old.port, old.bucket, bool(old.password)):
+                raise click.ClickException(
+                    f"{self.folder} holds a server at {old.uri} with bucket {old.bucket} and "
+                    f"{'' if old.password else 'no '}authentication: start that one, or another with STATE=<folder>"
+                )
+            return
+        if port and _taken(host, port):
+            raise click.ClickException(f"port {port} of {host} is taken: make server PORT=<another>, or 0 for any")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        config = Config(
+            host,
+            port or _free_port(host),
+            0 if bucket else _free_port(host),
+            bucket or EMULATED_BUCKET,
+            secrets.token_urlsafe(16) if auth else "",
+            secrets.token_urlsafe(32) if auth else "",
+        )
+        self._write("client.env", "".join(f"{name}={value}\n" for name, value in config.client.items()))
+        self._write("config.json", json.dumps(asdict(config)))
+
+    def database_uri(self, name: str = "mlflow") -> str:
+        """SQLAlchemy's address of a database of the server, by the driver of the group `servers`."""
+        return f"postgresql+psycopg2://mlflow@/{name}?host={self._socket}"
+
+    def running(self, part: str) -> bool:
+        """Whether postgres, storage or mlflow runs."""
+        if part == "postgres":
+            return self._file("postgres").exists() and self._pg("pg_ctl", "status", check=False).returncode == 0
+        return self._process(part) is not None
+
+    # ---- start and stop ------------------------------------------------------------------------------------------
+
+    def start(self, parts: Sequence[str] = PARTS) -> None:
+        """Starts what does not run, and waits until it answers."""
+        for part in PARTS:
+            if part in parts and not self.running(part):
+                {"postgres": self._start_postgres, "storage": self._start_storage, "mlflow": self._start_mlflow}[part]()
+
+    def stop(self, parts: Sequence[str] = PARTS) -> None:
+        """Stops what runs, the database last and with its data on disk."""
+        for part in reversed(PARTS):
+            if part in parts and self.running(part):
+                if part == "postgres":
+                    self._pg("pg_ctl", "-m", "fast", "-w", "stop")
+                else:
+                    self._end(part)
+
+    def dump(self, name: str = "mlflow") -> str:
+        """A database as SQL, as pg_dump writes it."""
+        command = [program("pg_dump"), "-h", str(self._socket), "-U", "mlflow", name]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    def _start_postgres(self) -> None:
+        data = self._file("postgres")
+        fresh = not data.exists()
+        if fresh:
+            if len(f"{self._socket}/.s.PGSQL.5432".encode()) > _LONGEST_SOCKET:
+                raise click.ClickException(f"{self.folder}: too long for PostgreSQL's socket: STATE=<a shorter path>")
+            for folder in (data, self._socket):
+                folder.mkdir()
+                folder.chmod(0o700)
+                if owner := _postgres_user():
+                    _refuse_unreachable(self.folder)
+                    shutil.chown(folder, owner, owner)
+            # No network, and the socket stands in a folder that only its owner can enter: nobody to tell apart.
+            self._pg("initdb", "-U", "mlflow", "--auth=trust", "--encoding=UTF8", "--locale=C")
+        options = f"-c listen_addresses='' -c unix_socket_directories='{self._socket}'"
+        self._pg("pg_ctl", "-w", "-l", str(self._socket / "log"), "-o", options, "start")
+        if fresh:
+            for name in ("mlflow", "auth"):
+                self._pg("createdb", "-h", str(self._socket), "-U", "mlflow", name)
+
+    def _start_storage(self) -> None:
+        config = self.config
+        if not config.storage_port:
+            return
+        emulator = [sys.executable, "-m", "gcp_storage_emulator", "-d", str(self._file("bucket")), "start", "--quiet"]
+        where = ["--host", config.host, "--port", str(config.storage_port), "--default-bucket", config.bucket]
+        self._begin("storage", [*emulator, *where], {}, f"{config.storage['STORAGE_EMULATOR_HOST']}/storage/v1/b")
+
+    def _start_mlflow(self) -> None:
+        config = self.config
+        # By variables: what stands on a command line, everybody on the machine can read.
+        environ = {
+            **config.storage,
+            "MLFLOW_BACKEND_STORE_URI": self.database_uri(),
+            "MLFLOW_ARTIFACTS_DESTINATION": f"gs://{config.bucket}/artifacts",
+            "MLFLOW_HOST": config.host,
+            "MLFLOW_PORT": str(config.port),
+            "MLFLOW_WORKERS": "2",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # jobs of MLflow's GenAI part
+        }
+        command = [sys.executable, "-m", "mlflow", "server"]
+        if config.password:
+            command += ["--app-name", "basic-auth"]
+            self._write(
+                "auth.ini",
+                "[mlflow]\ndefault_permission = READ\nauthorization_function = "
+                "mlflow.server.auth:authenticate_request_basic_auth\n"
+                f"admin_username = {USER}\ndatabase_uri = {self.database_uri('auth')}\n"
+                # Without it, each request pays for the hash of the password again.
+                "auth_cache_ttl_seconds = 60\n",
+            )
+            environ["MLFLOW_AUTH_CONFIG_PATH"] = str(self._file("auth.ini"))
+            environ["MLFLOW_AUTH_ADMIN_PASSWORD"] = config.password
+            environ["MLFLOW_FLASK_SERVER_SECRET_KEY"] = config.secret_key
+        self._begin("mlflow", command, environ, f"{config.uri}/health")
+
+    # ---- processes -----------------------------------------------------------------------------------------------
+
+    def _begin(self, part: str, command: list[str], environ: dict[str, str], answers_at: str) -> None:
+        # What tells a client where its server is must not tell the server.
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+        with self._file(f"{part}.log").open("ab") as log:
+            process = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env=inherited | environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._write(f"{part}.pid", f"{process.pid}\n{_born(process.pid)}")
+
+        def answers() -> bool:
+            if process.poll() is not None:
+                raise click.ClickException(f"{part} ended at once: see {self._file(f'{part}.log')}")
+            return _answers(answers_at)
+
+        if not _within(_PATIENCE, answers):
+            self._end(part)
+            raise click.ClickException(f"{part} does not answer at {answers_at}: see {self._file(f'{part}.log')}")
+
+    def _process(self, part: str) -> int | None:
+        """The process id of a part that was started here, unless the number belongs to another process by now."""
+        try:
+            pid, born = self._file(f"{part}.pid").read_text().split("\n", 1)
+        except FileNotFoundError:
+            return None
+        return int(pid) if born and _born(int(pid)) == born else None
+
+    def _end(self, part: str) -> None:
+        pid = self._process(part)
+        if pid is None:
+            return
+        os.killpg(pid, signal.SIGTERM)
+        if not _within(10, lambda: self._process(part) is None):
+            os.killpg(pid, signal.SIGKILL)
+            _within(10, lambda: self._process(part) is None)
+        self._file(f"{part}.pid").unlink()
+
+    def _pg(self, name: str, *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
+        needs_data = ["-D", str(self._file("postgres"))] if name in ("initdb", "pg_ctl") else []
+        user = _postgres_user()
+        done: subprocess.CompletedProcess[str]
+        try:
+            done = subprocess.run(
+                [program(name), *needs_data, *arguments],
+                cwd="/",  # the caller's folder may be closed to PostgreSQL's user
+                check=check,
+                # To a file: a pipe would stay open as long as the database runs.
+                stdout=subprocess.DEVNULL if "start" in arguments else subprocess.PIPE,
+                stderr=subprocess.DEVNULL if "start" in arguments else subprocess.PIPE,
+                text=True,
+                **({"user": user, "group": user, "extra_groups": []} if user else {}),  # type: ignore[call-overload]
+            )
+        except subprocess.CalledProcessError as error:
+            said = " ".join((error.stderr or "").split()) or f"see {self._socket / 'log'}"
+            raise click.ClickException(f"{name}: {said}") from error
+        return done
+
+    # ---- files ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _socket(self) -> Path:
+        return self._file("socket")
+
+    def _file(self, name: str) -> Path:
+        return self.folder / name
+
+    def _write(self, name: str, text: str) -> None:
+        """Writes a file that only its owner can read, whole or not at all."""
+        new = self._file(name + ".new")
+        new.touch(0o600)
+        new.write_text(text)
+        new.replace(self._file(name))
+
+
+# ---- the machine -------------------------------------------------------------------------------------------------
+
+
+def program(name: str) -> str:
+    """The path of one of PostgreSQL's programs; Debian keeps the server's own out of PATH."""
+    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda bin: int(bin.parent.name), reverse=True)
+    folders = [*map(str, versions), os.environ.get("PATH", "")]
+    found = shutil.which(name, path=os.pathsep.join(folders))
+    if not found:
+        raise click.ClickException(f"PostgreSQL is missing ({name}): apt-get install postgresql")
+    return found
+
+
+def _postgres_user() -> str | None:
+    """Whom PostgreSQL runs as, where that is not the caller: it refuses root."""
+    return "postgres" if os.geteuid() == 0 else None
+
+
+def _refuse_unreachable(folder: Path) -> None:
+    for parent in (folder, *folder.parents):
+        if not parent.stat().st_mode & 0o001:
+            raise click.ClickException(
+                f"{parent} is closed to PostgreSQL's own user (root cannot run it): make server STATE=<folder>"
+            )
+
+
+def _born(pid: int) -> str:
+    """When a process began, or '' where it has ended."""
+    shown = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    state, _, born = shown.stdout.strip().partition(" ")
+    return "" if re.match("Z", state) else born.strip()
+
+
+def _taken(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return True
+    return False
+
+
+def _free_port(host: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+def _within(seconds: float, condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+# ---- commands ----------------------------------------------------------------------------------------------------
+
+
+@click.group()
+@click.option("--state", type=click.Path(path_type=Path), default=FOLDER, show_default=True, help="Where it all lies")
+@click.pass_context
+def main(context: click.Context, state: Path) -> None:
+    """A tracking server on PostgreSQL with its artifacts in Cloud Storage."""
+    context.obj = Server(state)
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=int, default=5000, show_default=True, help="0: any that is free")
+@click.option("--bucket", default="", help="Cloud Storage bucket of the artifacts; empty: an emulator")
+@click.option("--auth", type=bool, default=False, help="Ask clients for user and password")
+@click.pass_obj
+def start(server: Server, host: str, port: int, bucket: str, auth: bool) -> None:
+    """Start what does not run yet."""
+    server.configure(host, port, bucket, auth)
+    server.start()
+    config = server.config
+    click.echo(f"tracking server {config.uri}, artifacts in gs://{config.bucket}, all of it in {server.folder}")
+    click.echo(f"use it:     mlflow --env-file {server.folder}/client.env run . --env-manager local -P max_evals=1")
+    click.echo(f"or in .env: MLFLOW_TRACKING_URI={config.uri}")
+
+
+@main.command()
+@click.pass_obj
+def stop(server: Server) -> None:
+    """Stop it; runs, models and artifacts stay."""
+    server.stop()
+
+
+@main.command()
+@click.pass_obj
+def status(server: Server) -> None:
+    """Say what runs."""
+    for part in PARTS:
+        click.echo(f"{part:8}  {'running' if server.running(part) else 'stopped'}")
+
+
+if __name__ == "__main__":
+    main()
