@@ -1,21 +1,13 @@
-"""Spark's session, and the features on it: executors read events and write the primary table, no row sees the driver.
-
-The cluster is the one that the user's Spark configuration names: SPARK_MASTER, SPARK_REMOTE (Spark Connect), or
-`spark.master` in `spark-defaults.conf`; without any, Spark runs in this process's own JVM. PySpark is an extra that
-conda.yaml lacks: docs/scaling.md says how to add it.
-"""
+"""The features on Spark: executors read the events and write the primary table, no row passes through the driver."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-import click
-
 from purchase_predict import features
 from purchase_predict.schema import EVENTS
+from purchase_predict.spark_session import session_of
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -96,53 +88,6 @@ def _one(table: "DataFrame") -> tuple[int, ...]:
     row = table.first()
     assert row
     return tuple(row)
-
-
-@contextmanager
-def session_of(asked: str, instead: str) -> Iterator["SparkSession"]:
-    """The session of the user's configuration; one that was there before stays open.
-
-    Args:
-        asked: the parameter that asks for Spark, as the user gave it.
-        instead: what it can be given for a way without Spark.
-
-    Raises:
-        click.ClickException: PySpark or Java is missing, or Spark cannot be started, reached, or fails.
-    """
-    try:
-        from py4j.protocol import Py4JError
-        from pyspark.errors import PySparkException
-        from pyspark.sql import SparkSession
-    except ImportError as error:
-        raise click.ClickException(
-            f"{asked} needs PySpark, which is not installed here: pip install 'pyspark>=4.0,<4.1', and Java 17 "
-            f"(docs/scaling.md says more); or take {instead}"
-        ) from error
-    remote, master = os.environ.get("SPARK_REMOTE"), os.environ.get("SPARK_MASTER")
-    builder = SparkSession.builder.appName("purchase-predict")
-    if master and not remote:
-        builder = builder.master(master)
-    where = f"Spark at {remote or master or 'the master that its configuration names'}"
-    already = SparkSession.getActiveSession()
-    try:
-        session = already or builder.getOrCreate()
-    except (PySparkException, Py4JError, RuntimeError) as error:
-        java = "; is Java 17 installed (Debian: default-jre-headless)?" if "JAVA_GATEWAY" in str(error) else ""
-        raise click.ClickException(f"{where}: cannot be started: {_reason(error)}{java}") from error
-    try:
-        yield session
-    except (PySparkException, Py4JError) as error:
-        raise click.ClickException(f"{where}: {_reason(error)}") from error
-    finally:
-        if already is None:
-            session.stop()
-
-
-def _reason(error: Exception) -> str:
-    """The line of Spark's long message that says what happened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if line.startswith(("Caused by:", "["))]
-    return (telling or lines or [type(error).__name__])[-1 if telling and telling[0].startswith("Caused") else 0]
 
 
 def _read(session: "SparkSession", source: str, session_type: str) -> "DataFrame":

@@ -21,7 +21,7 @@ from hyperopt import hp
 
 from purchase_predict.parameters import PROJECT
 from purchase_predict.search import Objective, Runner, Trial, lightgbm_params
-from purchase_predict.spark import session_of
+from purchase_predict.spark_session import session_of
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -275,7 +275,7 @@ HEAVY = ("hyperopt", "lightgbm", "sklearn", "matplotlib", "ibis", "duckdb", "goo
         ("main", set()),
         ("steps.load", {"duckdb"}),
         ("steps.process", {"duckdb", "ibis"}),
-        ("steps.train", {"hyperopt", "lightgbm", "sklearn"}),
+        ("steps.train", {"hyperopt", "lightgbm", "sklearn", "matplotlib"}),
         ("steps.deploy", {"lightgbm", "sklearn", "duckdb"}),
     ],
 )
