@@ -6,6 +6,7 @@ last, and still has the artifacts that it wrote.
 """
 
 import ast
+import errno
 import functools
 import hashlib
 import importlib.metadata
@@ -362,7 +363,8 @@ def command(entry_point: str) -> Callable[[Callable[..., None]], click.Command]:
             logging.getLogger("mlflow").setLevel(logging.WARNING)
             os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
             os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-            with _stop_with_launcher(), _open_run(sweep=entry_point == "main") as run:
+            sweep = entry_point == "main"
+            with _stop_with_launcher(), _open_run(sweep=sweep) as run, _full_disk_explained():
                 function(run, **parameters.resolve(entry_point, given))
 
         options: list[click.Parameter] = [
@@ -409,6 +411,22 @@ def _open_run(*, sweep: bool) -> Iterator[Run]:
         mlflow.end_run("FAILED")
         raise
     mlflow.end_run("FINISHED")
+
+
+@contextmanager
+def _full_disk_explained() -> Iterator[None]:
+    try:
+        yield
+    except (click.ClickException, MlflowException):
+        raise
+    except Exception as error:
+        # Each library has its own exception for a full disk; all quote the system's words.
+        if os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        raise click.ClickException(
+            f"the disk is full ({first_line(error)}): scratch files go to {tempfile.gettempdir()}; make room, "
+            "or set TMPDIR to a folder that has it"
+        ) from error
 
 
 def _refuse_relative_store() -> None:

@@ -13,6 +13,10 @@ REAL_DATA = PROJECT.parent / "shared" / "data"
 needs_real_data = pytest.mark.skipif(not REAL_DATA.exists(), reason="the real data is not beside this checkout")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all-outages", action="store_true", help="tests/servers/test_outages.py: every part, every step")
+
+
 def pytest_configure() -> None:
     # What a developer has exported must not decide what the tests see.
     for name in list(os.environ):
