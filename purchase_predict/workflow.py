@@ -394,7 +394,11 @@ def _open_run(*, sweep: bool) -> Iterator[Run]:
     settings.export()
     if not launched and settings.experiment_name:
         mlflow.set_experiment(settings.experiment_name)
-    run = mlflow.start_run()
+    try:
+        run = mlflow.start_run()
+    except MlflowException as error:
+        server = shown_uri(mlflow.get_tracking_uri())
+        raise click.ClickException(f"tracking server {server}: no run can be opened: {first_line(error)}") from error
     client = mlflow.MlflowClient()
     try:
         with lease.heartbeat(run, sweep=sweep):

@@ -265,6 +265,21 @@ def test_what_the_user_did_wrong_is_one_line_and_a_failed_run(
     assert mlflow.MlflowClient().search_registered_models() == []
 
 
+def test_an_experiment_that_is_not_there_is_one_line(
+    store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import main
+
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "4711")
+    monkeypatch.setattr("mlflow.tracking.fluent._active_experiment_id", None)
+    with pytest.raises(SystemExit):
+        main.main([])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"Error: tracking server {store}: no run can be opened: ")
+    assert "4711" in line
+
+
 #: What takes long to import, and who uses it. MLflow itself imports pandas.
 HEAVY = ("hyperopt", "lightgbm", "sklearn", "matplotlib", "ibis", "duckdb", "google.cloud.storage")
 

@@ -18,7 +18,7 @@ from google.cloud import storage
 from purchase_predict import sample
 from tests.conftest import checkout
 from tests.servers.front import Front, standing
-from tests.workflow.runner import Outcome, Workflow
+from tests.workflow.runner import Outcome, Workflow, clean_environ
 from tools.server import Server
 
 pytestmark = pytest.mark.workflow
@@ -172,7 +172,7 @@ def test_a_bearer_token_lets_in_and_a_wrong_one_is_told_in_one_line(remote: Remo
         refused = subprocess.run(
             ["python", "-m", "steps.load", "--source=sample:300"],
             cwd=remote.project,
-            env={**os.environ, "MLFLOW_TRACKING_URI": front.url, "MLFLOW_TRACKING_TOKEN": "planted-wrong"},
+            env={**clean_environ(), "MLFLOW_TRACKING_URI": front.url, "MLFLOW_TRACKING_TOKEN": "planted-wrong"},
             capture_output=True,
             text=True,
             check=False,
