@@ -52,16 +52,19 @@ def primary_sql(dialect: str, events: str) -> str:
     return f"SELECT {columns} FROM ({_sql(table, dialect)}) AS made"
 
 
+@functools.cache
 def alike_sql(dialect: str, events: str) -> str:
     """The query of `alike` over the table `events`."""
     return _sql(alike(_named(events)), dialect)
 
 
+@functools.cache
 def usable_sql(dialect: str, events: str, alike: str) -> str:
     """The query of `usable` over the table `events`, where the table `alike` is what `alike_sql` gave."""
     return _sql(usable(_named(events), _keys(alike)), dialect)
 
 
+@functools.cache
 def repeated_sql(dialect: str, events: str, alike: str) -> str:
     """The query of `repeated` over the same two tables."""
     return _sql(repeated(_named(events), _keys(alike)), dialect)

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from tests import reference, registered
 from tests.reference import Event
 from tests.test_features import many_shops
 from tests.test_search import table
+from tools.server import free_port
 
 pyspark = pytest.importorskip("pyspark")
 
@@ -41,12 +41,6 @@ SCHEMA = pa.schema(
         "user_session": pa.string(),
     }
 )
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

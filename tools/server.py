@@ -109,8 +109,8 @@ class Server:
         self.folder.mkdir(parents=True, exist_ok=True)
         config = Config(
             host,
-            port or _free_port(host),
-            0 if bucket else _free_port(host),
+            port or free_port(host),
+            0 if bucket else free_port(host),
             bucket or EMULATED_BUCKET,
             secrets.token_urlsafe(16) if auth else "",
             secrets.token_urlsafe(32) if auth else "",
@@ -223,12 +223,12 @@ class Server:
             )
         self._write(f"{part}.pid", f"{process.pid}\n{_born(process.pid)}")
 
-        def answers() -> bool:
+        def up() -> bool:
             if process.poll() is not None:
                 raise click.ClickException(f"{part} ended at once: see {self._file(f'{part}.log')}")
-            return _answers(answers_at)
+            return answers(answers_at)
 
-        if not _within(_PATIENCE, answers):
+        if not _within(_PATIENCE, up):
             self._end(part)
             raise click.ClickException(f"{part} does not answer at {answers_at}: see {self._file(f'{part}.log')}")
 
@@ -330,14 +330,16 @@ def _taken(host: str, port: int) -> bool:
     return False
 
 
-def _free_port(host: str) -> int:
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port on which nobody listens yet."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]
     return port
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
+    """Whether a server says 200 at this URL."""
     try:
         with urllib.request.urlopen(url, timeout=5) as response:
             return bool(response.status == 200)

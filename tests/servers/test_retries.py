@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import urllib.request
@@ -16,6 +15,7 @@ import pytest
 from tests.conftest import PROJECT
 from tests.servers.front import Fault, Front, standing
 from tests.workflow.runner import clean_environ
+from tools.server import free_port
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +23,7 @@ def plain(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """The address of a tracking server on SQLite that asks for no password."""
     folder = tmp_path_factory.mktemp("plain")
     shutil.copy(empty_store, folder / "mlflow.db")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = ["mlflow", "server", "--port", str(port), "--workers", "1"]
     environ = {
         "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{folder}/mlflow.db",

@@ -1,6 +1,5 @@
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -16,14 +15,9 @@ from purchase_predict.schema import LABEL
 from steps.deploy import deploy
 from tests import registered
 from tests.registered import carts, invoke
+from tools.server import free_port
 
 NAME = "served"
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from purchase_predict import sample
 from tests.conftest import checkout
 from tests.servers.front import Front, standing
 from tests.workflow.runner import Outcome, Workflow, clean_environ
-from tools.server import Server
+from tools.server import Server, free_port
 
 pytestmark = pytest.mark.workflow
 
@@ -87,9 +87,7 @@ def remote(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     key = folder / "key.json"
     key.write_text(f'{{"type": "service_account", "private_key": "{KEY}"}}')
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     daemon = subprocess.Popen(
         ["git", "daemon", "--reuseaddr", "--listen=127.0.0.1", f"--port={port}", "--export-all",
          f"--base-path={folder / 'git'}"],

@@ -3,10 +3,8 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+
+from tools.server import answers, free_port
 
 
 def clean_environ() -> dict[str, str]:
@@ -93,9 +93,7 @@ class Workflow:
 @contextmanager
 def tracking_server(folder: Path) -> Iterator[str]:
     """The URI of a real MLflow server of its own, which keeps runs and artifacts in the folder."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     stores = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "server")]
     uri = f"http://127.0.0.1:{port}"
@@ -105,7 +103,7 @@ def tracking_server(folder: Path) -> Iterator[str]:
         )
     try:
         deadline = time.monotonic() + 120
-        while not _answers(f"{uri}/health"):
+        while not answers(f"{uri}/health"):
             assert server.poll() is None, (folder / "server.log").read_text()
             assert time.monotonic() < deadline, "the server did not come up"
             time.sleep(0.2)
@@ -117,11 +115,3 @@ def tracking_server(folder: Path) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             os.killpg(server.pid, signal.SIGKILL)
             server.wait()
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
