@@ -98,7 +98,7 @@ def test_what_they_call_are_targets_of_the_makefile(target: str) -> None:
 
 
 def test_run_hands_its_arguments_to_mlflow() -> None:
-    command = ["make", "-n", "run", "ARGS=-P source=gs://clicks/raw"]
+    command = ["make", "-n", "--no-print-directory", "run", "ARGS=-P source=gs://clicks/raw"]
     shown = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
     assert shown.stdout.splitlines()[-1] == "mlflow run . --env-manager local -P source=gs://clicks/raw"
 

@@ -31,6 +31,18 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in found]
 
 
+def starting(step: str, main: int) -> list[int]:
+    """The processes of a step that main has started: it starts git, too, and each is a shell at first."""
+
+    def arguments(pid: int) -> str:
+        try:
+            return Path(f"/proc/{pid}/cmdline").read_text()
+        except OSError:
+            return ""
+
+    return [child for child in children(main) if f"steps.{step}" in arguments(child)]
+
+
 def alive(pid: int) -> bool:
     try:
         return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -90,8 +102,8 @@ def test_a_step_whose_main_died_before_it_began_ends_too(workflow: Workflow) -> 
         if line.startswith("train: running"):
             break
     (main,) = children(process.pid)
-    wait_for(lambda: children(main))
-    (step,) = children(main)
+    wait_for(lambda: starting("train", main))
+    (step,) = starting("train", main)
     os.kill(main, signal.SIGKILL)
     process.communicate(timeout=180)  # the step writes to the same pipe
     wait_for(lambda: not alive(step))
