@@ -36,7 +36,7 @@ def primary_from_events(connection: duckdb.DuckDBPyConnection, folder: Path) -> 
     counts = {"events": 0, "events_without_session": 0, "events_repeated": 0}
     for number, bucket in enumerate(sorted(folder.iterdir())):
         file = f"read_parquet({quoted(bucket / '*.parquet')}, hive_partitioning=false)"
-        connection.execute(f"CREATE OR REPLACE TEMP TABLE raw_events AS FROM {file}")
+        connection.execute(f"CREATE OR REPLACE TEMP VIEW raw_events AS FROM {file}")
         connection.execute(f"CREATE OR REPLACE TEMP TABLE alike AS {features.alike_sql('duckdb', 'raw_events')}")
         repeated = features.repeated_sql("duckdb", "raw_events", "alike")
         total, with_session, repeats = _one(
@@ -48,7 +48,6 @@ def primary_from_events(connection: duckdb.DuckDBPyConnection, folder: Path) -> 
         counts["events"] += total
         counts["events_without_session"] += total - with_session
         counts["events_repeated"] += repeats
-        connection.execute("DROP TABLE raw_events")
         sql = features.primary_sql("duckdb", "bucket_events")
         connection.execute(
             f"CREATE TABLE primary_table AS {sql}" if number == 0 else f"INSERT INTO primary_table {sql}"

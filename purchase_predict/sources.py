@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,9 @@ def _local_parts(source: str) -> list[Part]:
     else:
         hint = "" if root.is_absolute() else f" (looked for in {Path.cwd()}; an absolute path works from anywhere)"
         raise click.ClickException(f"source {source}: no such file or folder{hint}")
-    return [local_part(path, name) for name, path in files if path.is_file() and is_data(name)]
+    data = [(path, name) for name, path in files if path.is_file() and is_data(name)]
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(local_part, *zip(*data, strict=True))) if data else []
 
 
 def local_part(path: Path, name: str) -> Part:
