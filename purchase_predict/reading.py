@@ -32,8 +32,8 @@ from purchase_predict.sources import Part
 _BUCKET_ROWS = 2_000_000
 _MAX_BUCKETS = 64
 #: Different values of a column, in a group of rows, up to which a dictionary of them is kept. DuckDB's default tries it
-#: with every session and product, in vain. With Snappy in place of zstd this halves what writing costs, and takes 268 MB
-#: in place of 180 for 1.5 GB of CSV.
+#: with every session and product, in vain. With that, and Snappy in place of zstd, to write 10 million events takes
+#: 4.3 s of processor, not 7.3, and 268 MB, not 180.
 _DICTIONARY = 5_000
 _EXPECTED = {
     "BIGINT": "must be a whole number",
