@@ -35,7 +35,7 @@ import pandas as pd
 from hyperopt import hp
 from hyperopt.pyll.base import scope
 from sklearn.metrics import f1_score
-from sklearn.model_selection import RepeatedKFold, StratifiedGroupKFold
+from sklearn.model_selection import RepeatedKFold
 
 from purchase_predict import dataset, engine, evaluation, model, reading, search
 from purchase_predict.schema import LABEL
@@ -178,7 +178,7 @@ def optuna(data: Data, seconds: float, seed: int) -> Ended:
     end = time.monotonic() + seconds
     library.logging.set_verbosity(library.logging.ERROR)
     table = data.learn
-    folds = list(StratifiedGroupKFold(4, shuffle=True, random_state=seed).split(table.x, table.y, table.user))
+    folds = search.grouped_folds(table, 4, seed)
     params = {"objective": "binary", "metric": "auc", "verbosity": -1, "seed": seed}
     patience = 30
 
