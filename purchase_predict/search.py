@@ -44,8 +44,8 @@ _NO_LIMIT = 16
 _NO_PENALTY = 1e-8
 
 #: Around LightGBM's defaults, most on a log scale. Half the learning rate scored 0.001 better on the real primary table
-#: and took twice the rounds; of 130 random points on three data sets, of the best five on each, one in all had a bagging fraction
-#: below 0.6.
+#: and took twice the rounds; of the best five of the random points tried on each of three data sets, one in all had a
+#: bagging fraction below 0.6.
 SPACE = {
     "learning_rate": hp.loguniform("learning_rate", math.log(0.06), math.log(0.2)),
     "num_leaves": hp.qloguniform("num_leaves", math.log(4), math.log(128), 1),
