@@ -37,6 +37,7 @@ def record(trial: Trial, search_key: str, parent: Run) -> None:
         "seconds": trial.seconds,
         "error": trial.error,
         "first_score": trial.first_score,
+        "fold_bests": trial.fold_bests,
     }
     client.log_batch(
         run.info.run_id,

@@ -43,6 +43,6 @@ def test_the_best_so_far_never_falls_back() -> None:
 
 
 def test_a_parameter_is_drawn_where_it_was_tried_at_more_than_one_value() -> None:
-    made = search.search(table(), 6, "roc_auc", 1).trials
+    made = search.search(table(), 20, "roc_auc", 1).trials
     assert plots.tried_parameters(search.trials_frame(made[:1])) == []
     assert set(plots.tried_parameters(search.trials_frame(made))) == set(search.SPACE)

@@ -1,13 +1,16 @@
+from collections.abc import Callable
 from dataclasses import replace
 
 import click
+import lightgbm
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lightgbm.callback import CallbackEnv
 
-from purchase_predict import search
-from purchase_predict.search import DEFAULTS, SPACE, Table
+from purchase_predict import evaluation, search
+from purchase_predict.search import DEFAULTS, SPACE, STARTS, Table
 
 
 def table(rows: int = 600, users: int = 150, seed: int = 0) -> Table:
@@ -20,8 +23,10 @@ def table(rows: int = 600, users: int = 150, seed: int = 0) -> Table:
 
 
 def test_the_first_trial_is_lightgbms_defaults_and_the_best_is_no_worse() -> None:
-    found = search.search(table(), 4, "roc_auc", 1)
-    assert [trial.number for trial in found.trials] == [0, 1, 2, 3]
+    found = search.search(table(), 6, "roc_auc", 1)
+    assert [trial.number for trial in found.trials] == list(range(6))
+    assert [trial.point for trial in found.trials[:4]] == list(STARTS)
+    assert all(trial.point not in STARTS for trial in found.trials[4:])
     assert found.trials[0].params == {
         **DEFAULTS,
         "max_depth": -1,
@@ -40,19 +45,21 @@ def test_as_many_trials_as_asked_for(count: int) -> None:
 
 
 def test_the_same_seed_gives_the_same_model_and_another_another() -> None:
-    one, again, other = (search.search(table(), 3, "roc_auc", seed) for seed in (7, 7, 8))
+    count = len(STARTS) + 2
+    one, again, other = (search.search(table(), count, "roc_auc", seed) for seed in (7, 7, 8))
     assert one.booster.model_to_string() == again.booster.model_to_string()
     assert one.threshold == again.threshold
-    assert [t.params for t in one.trials[1:]] != [t.params for t in other.trials[1:]]
+    suggested = [[trial.params for trial in found.trials[len(STARTS) :]] for found in (one, again, other)]
+    assert suggested[0] == suggested[1] != suggested[2]
 
 
-@pytest.mark.parametrize("after", [1, 3, 5, 6])
+@pytest.mark.parametrize("after", [1, 4, 7, 9])
 def test_a_search_that_was_interrupted_ends_as_if_it_had_not_been(after: int) -> None:
-    whole = search.search(table(), 6, "roc_auc", 5)
+    whole = search.search(table(), 9, "roc_auc", 5)
     kept = [replace(trial, out_of_fold=None) for trial in whole.trials[:after]]
     made: list[int] = []
-    resumed = search.search(table(), 6, "roc_auc", 5, lambda trial: made.append(trial.number), kept)
-    assert made == list(range(after, 6))
+    resumed = search.search(table(), 9, "roc_auc", 5, lambda trial: made.append(trial.number), kept)
+    assert made == list(range(after, 9))
     assert [trial.point for trial in resumed.trials] == [trial.point for trial in whole.trials]
     assert [trial.loss for trial in resumed.trials] == [trial.loss for trial in whole.trials]
     assert resumed.booster.model_to_string() == whole.booster.model_to_string()
@@ -68,7 +75,7 @@ def test_a_trial_that_fails_does_not_end_the_search(monkeypatch: pytest.MonkeyPa
     real = search.lightgbm.train
 
     def sometimes(params: dict[str, object], *args: object, **kwargs: object) -> object:
-        if params["num_leaves"] != 31:
+        if params["feature_fraction"] != 1:
             raise RuntimeError("no such luck")
         return real(params, *args, **kwargs)
 
@@ -104,12 +111,64 @@ def test_a_pruned_trial_trailed_the_best_and_took_less() -> None:
 @pytest.mark.parametrize("metric", ["roc_auc", "log_loss"])
 def test_a_trial_that_all_but_equals_the_best_is_not_pruned(metric: str) -> None:
     rows = table()
-    objective = search.Objective(rows, search._folds(rows, 1), metric, 1)
+    objective = search.Objective(rows, search.grouped_folds(rows, 4, 1), metric, 1)
     best = objective(0, DEFAULTS, None)
     better = -1 if metric == "log_loss" else 1
     for ahead, state in ((0.001, "finished"), (0.05, "pruned")):
-        ahead_of_it = replace(best, first_score=best.first_score + better * ahead)
+        ahead_of_it = replace(best, first_score=best.first_score + better * ahead, fold_bests=[])
         assert objective(1, DEFAULTS, ahead_of_it).state == state
+
+
+@pytest.mark.parametrize("metric", ["roc_auc", "average_precision", "log_loss", "f1"])
+def test_what_a_trial_is_held_against_is_what_lightgbm_stops_on(metric: str) -> None:
+    rows = table()
+    folds = search.grouped_folds(rows, 4, 1)
+    trial = search.Objective(rows, folds, metric, 1)(0, DEFAULTS, None)
+    stop_on = "log_loss" if metric == "f1" else metric
+    assert list(trial.fold_bests) == pytest.approx(
+        [
+            evaluation.utility(stop_on, evaluation.score(stop_on, rows.y[check], trial.out_of_fold[check]))
+            for _, check in folds
+        ]
+    )
+
+
+@pytest.mark.parametrize(("metric", "unreachable"), [("auc", 1.1), ("binary_logloss", 0.1)])
+def test_a_fold_that_trails_is_given_up_sooner_at_the_round_that_was_best(metric: str, unreachable: float) -> None:
+    rows = table()
+    (learn, check), *_ = search.grouped_folds(rows, 4, 1)
+
+    def fitted(*more: object) -> tuple[int, int, float]:
+        """The rounds that it took, the best of them, and what that scored."""
+        learning, ran = search._lightgbm_dataset(rows, learn), []
+        booster = lightgbm.train(
+            {"objective": "binary", "metric": metric, "verbosity": -1, "num_threads": 1},
+            learning,
+            1000,
+            valid_sets=[search._lightgbm_dataset(rows, check, learning)],
+            callbacks=[lightgbm.early_stopping(search._PATIENCE, verbose=False), ran_in(ran), *more],
+        )
+        return len(ran), booster.best_iteration, booster.best_score["valid_0"][metric]
+
+    def ran_in(ran: list[int]) -> Callable[[CallbackEnv], None]:
+        return lambda env: ran.append(env.iteration)
+
+    alone, ahead, behind = fitted(), fitted(search._giving_up(-10.0)), fitted(search._giving_up(unreachable))
+    assert ahead == alone
+    assert alone[0] == alone[1] + search._PATIENCE
+    assert behind == (alone[1] + search._PATIENCE_BEHIND, *alone[1:])
+
+
+def test_rows_are_binned_once_and_no_trial_leaves_a_trace_on_the_next() -> None:
+    rows = table()
+    folds = search.grouped_folds(rows, 4, 1)
+    used = search.Objective(rows, folds, "roc_auc", 1)
+    points = [{**DEFAULTS, "min_child_samples": samples, "num_leaves": 7.0} for samples in (100.0, 5.0, 40.0)]
+    for number, point in enumerate(points):
+        one, fresh = used(number, point, None), search.Objective(rows, folds, "roc_auc", 1)(number, point, None)
+        assert one.error is None
+        assert replace(one, seconds=0.0) == replace(fresh, seconds=0.0)
+        assert np.array_equal(one.out_of_fold, fresh.out_of_fold)
 
 
 def test_time_ends_the_search_but_never_before_the_first_trial() -> None:
@@ -181,11 +240,32 @@ def test_integers_are_integers_and_lie_in_their_bounds() -> None:
 @settings(max_examples=20, deadline=None)
 def test_no_user_is_in_two_folds_and_every_row_is_checked_once(seed: int) -> None:
     rows = table(120, 30, seed)
-    folds = search._folds(rows, seed)
+    folds = search.grouped_folds(rows, 4, seed)
     checked = np.concatenate([check for _, check in folds])
     assert sorted(checked) == list(range(120))
     for learn, check in folds:
         assert not set(rows.user[learn]) & set(rows.user[check])
+
+
+@pytest.mark.parametrize(("count", "seed"), [(2, 3), (4, 3), (4, 5)])
+def test_folds_are_alike_in_users_rows_and_purchases(count: int, seed: int) -> None:
+    rows = table(3000, 400)
+    _, first = np.unique(rows.user, return_index=True)
+    rows = replace(rows, y=np.isin(np.arange(3000), first[::50]).astype(int))
+    checks = [check for _, check in search.grouped_folds(rows, count, seed)]
+    assert len(checks) == count
+    for each in (lambda check: len(set(rows.user[check])), lambda check: rows.y[check].sum()):
+        assert np.ptp([each(check) for check in checks]) <= 1
+    assert np.ptp([len(check) for check in checks]) < 0.05 * 3000
+    assert rows.y.sum() == 8  # one purchase of each of so many users: left to chance, a fold may get none
+
+
+def test_a_table_with_many_rows_takes_fewer_folds(monkeypatch: pytest.MonkeyPatch) -> None:
+    for many, folds in ((601, search.FOLDS), (600, search.FOLDS_OF_MANY)):
+        monkeypatch.setattr(search, "MANY_ROWS", many)
+        found = search.search(table(), 1, "roc_auc", 1)
+        assert len(found.best.fold_bests) == folds
+        assert found.booster.current_iteration() == round(found.best.rounds * (folds / (folds - 1)) ** (1 / 3))
 
 
 def test_fewer_users_than_folds_is_said() -> None:

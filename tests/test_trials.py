@@ -1,0 +1,20 @@
+from dataclasses import replace
+
+import mlflow
+import pytest
+
+from purchase_predict import search, trials
+from tests.test_search import table
+
+
+@pytest.mark.usefixtures("store")
+def test_trials_come_back_from_the_store_as_they_were() -> None:
+    made = search.search(table(), 6, "roc_auc", 1).trials
+    assert {trial.state for trial in made} == {"finished", "pruned"}
+    with mlflow.start_run() as run:
+        for trial in made:
+            trials.record(trial, "key", run)
+        found = trials.earlier("key", run.info.experiment_id)
+        assert trials.earlier("another key", run.info.experiment_id) == []
+    # All that a later trial is held against is among it; the predictions are made again.
+    assert found == [replace(trial, out_of_fold=None) for trial in made]
