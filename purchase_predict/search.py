@@ -361,7 +361,9 @@ class Objective:
                 valid_sets=[_lightgbm_dataset(self.table, check, learning)],
                 callbacks=[lightgbm.early_stopping(_PATIENCE, verbose=False)],
             )
-            predicted = booster.predict(self.table.x[check], num_iteration=booster.best_iteration)
+            # LightGBM keeps the number of threads for the whole process: where it changes while another fold works,
+            # that one writes beyond its buffers.
+            predicted = booster.predict(self.table.x[check], num_iteration=booster.best_iteration, num_threads=1)
             return booster.best_iteration, predicted
 
         # A thread for each fold, each with one of LightGBM's: threads that share a fold wait for each other at every
