@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import checkout, new_store
+from tests.workflow.processes import LONG, children, until, until_training, wait_for
 from tests.workflow.runner import Outcome, Workflow, tracking_server
-from tests.workflow.test_faults import LONG, children, until_training, wait_for
 
 pytestmark = pytest.mark.workflow
 
@@ -21,33 +20,12 @@ SMALL = ("-P", "source=sample:5000", "-P", "max_evals=1")
 MINUTES = 15
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checkout(tmp_path_factory.mktemp("together") / "project")
-
-
-@pytest.fixture
-def workflow(project: Path, empty_store: Path, tmp_path: Path) -> Workflow:
-    return Workflow(project, new_store(empty_store, tmp_path / "store"))
-
-
 def all_outcomes(workflow: Workflow, processes: list[subprocess.Popen[str]]) -> list[Outcome]:
     with ThreadPoolExecutor(len(processes)) as pool:  # a pipe that nobody reads would stop its workflow
         outcomes = list(pool.map(lambda process: workflow.outcome(process, MINUTES * 60), processes))
     for outcome in outcomes:
         assert outcome.code == 0, outcome.err
     return outcomes
-
-
-def until(process: subprocess.Popen[str], start: str) -> str:
-    """What the process says up to a line that starts so."""
-    said = ""
-    assert process.stdout
-    for line in process.stdout:
-        said += line
-        if line.startswith(start):
-            break
-    return said
 
 
 def test_eight_at_once_compute_nothing_twice_and_leave_a_consistent_registry(project: Path, tmp_path: Path) -> None:
