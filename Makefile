@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 BIN := .venv/bin
 ARGS ?= -P max_evals=1
 # Programs that tests start, and the packages of Debian and Ubuntu that bring them.
-NEEDS := java=default-jre-headless chromium=chromium initdb=postgresql ip=iproute2 ps=procps
+NEEDS := java=default-jre-headless chromium=chromium initdb=postgresql ip=iproute2 ps=procps faketime=faketime
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # A virtual environment of the caller's would otherwise be preferred by some tools.
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH

@@ -407,7 +407,9 @@ class Objective:
                 valid_sets=[checking],
                 callbacks=stops,
             )
-            predicted = booster.predict(self.table.x[check], num_iteration=booster.best_iteration)
+            # LightGBM keeps the number of threads for the whole process: where it changes while another fold works,
+            # that one writes beyond its buffers.
+            predicted = booster.predict(self.table.x[check], num_iteration=booster.best_iteration, num_threads=1)
             return booster.best_iteration, evaluation.utility(stop_on, booster.best_score["valid_0"][name]), predicted
 
         # A thread for each fold, each with one of LightGBM's: threads that share a fold wait for each other at every

@@ -14,7 +14,7 @@ needs_real_data = pytest.mark.skipif(not REAL_DATA.exists(), reason="the real da
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--all-outages", action="store_true", help="tests/servers/test_outages.py: every part, every step")
+    parser.addoption("--all-outages", action="store_true", help="tests/servers/test_outages.py: all, during every step")
 
 
 def pytest_configure() -> None:

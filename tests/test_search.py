@@ -1,3 +1,4 @@
+import ctypes
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -35,6 +36,14 @@ def test_the_first_trial_is_lightgbms_defaults_and_the_best_is_no_worse() -> Non
     }
     assert found.best.score == max(trial.score for trial in found.trials if trial.state == "finished")
     assert found.best.score > 0.75
+
+
+def test_folds_that_run_at_once_leave_the_number_of_threads_that_they_share_alone() -> None:
+    # LightGBM keeps it for the whole process; changed while another fold works, it has ended the process.
+    shared = ctypes.c_int.in_dll(lightgbm.basic._LIB, "LGBM_DEFAULT_NUM_THREADS")
+    whole = table()
+    trial = search.Objective(whole, search._folds(whole, 1), "roc_auc", 1)(0, DEFAULTS, None)
+    assert (trial.state, shared.value) == ("finished", 1)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

@@ -7,6 +7,8 @@ from pathlib import Path
 import click
 import pytest
 
+from tests.conftest import checkout
+from tests.workflow.runner import Workflow
 from tools.server import Server, program
 
 
@@ -35,3 +37,14 @@ def server() -> Iterator[Server]:
     """PostgreSQL, the emulator of Cloud Storage, and mlflow with authentication."""
     with started("127.0.0.1", auth=True) as running:
         yield running
+
+
+def with_password(server: Server) -> str:
+    """The URI of a server that asks for a password, with user and password in it."""
+    return server.config.uri.replace("://", f"://admin:{server.config.password}@")
+
+
+@pytest.fixture(scope="module")
+def workflow(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Workflow:
+    """A checkout of the project that works against the server."""
+    return Workflow(checkout(tmp_path_factory.mktemp("checkout") / "project"), with_password(server))

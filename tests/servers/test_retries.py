@@ -1,48 +1,21 @@
 """A tracking server that fails, hangs or is gone: tried again by MLflow's own settings, then told in one line."""
 
-import os
 import re
-import shutil
-import signal
 import subprocess
-import time
-import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.conftest import PROJECT
 from tests.servers.front import Fault, Front, standing
-from tests.workflow.runner import clean_environ
-from tools.server import free_port
+from tests.workflow.runner import clean_environ, tracking_server
 
 
 @pytest.fixture(scope="module")
-def plain(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a tracking server on SQLite that asks for no password."""
-    folder = tmp_path_factory.mktemp("plain")
-    shutil.copy(empty_store, folder / "mlflow.db")
-    port = free_port()
-    command = ["mlflow", "server", "--port", str(port), "--workers", "1"]
-    environ = {
-        "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{folder}/mlflow.db",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    }
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, env=clean_environ() | environ, stdout=log, stderr=log, start_new_session=True
-        )
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
-            break
-        except OSError:
-            time.sleep(0.2)
-    yield f"http://127.0.0.1:{port}"
-    os.killpg(process.pid, signal.SIGTERM)
-    process.wait()
+    with tracking_server(tmp_path_factory.mktemp("plain")) as uri:
+        yield uri
 
 
 def load(uri: str, **environ: str) -> "subprocess.CompletedProcess[str]":
@@ -50,8 +23,6 @@ def load(uri: str, **environ: str) -> "subprocess.CompletedProcess[str]":
     quick = {
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
         "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "2", "MLFLOW_TRACKING_URI": uri,
-        "MLFLOW_EXPERIMENT_NAME": "tests",  # the experiment 0 of the copied store keeps its artifacts beside that store
-
     }  # fmt: skip
     return subprocess.run(
         ["python", "-m", "steps.load", "--source=sample:300"],

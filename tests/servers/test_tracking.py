@@ -17,6 +17,7 @@ from google.cloud import storage
 
 from purchase_predict import sample
 from tests.conftest import checkout
+from tests.servers.conftest import with_password
 from tests.servers.front import Front, standing
 from tests.workflow.runner import Outcome, Workflow, clean_environ
 from tools.server import Server, free_port
@@ -42,8 +43,7 @@ class Remote:
 
     @property
     def with_password(self) -> str:
-        config = self.server.config
-        return config.uri.replace("://", f"://admin:{config.password}@")
+        return with_password(self.server)
 
     @property
     def workflow(self) -> Workflow:

@@ -3,72 +3,16 @@
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
 import pytest
 
-from tests.conftest import checkout, new_store
+from tests.conftest import checkout
+from tests.workflow.processes import LONG, alive, main_and_step, until_training, wait_for
 from tests.workflow.runner import Workflow, clean_environ
 
 pytestmark = pytest.mark.workflow
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checkout(tmp_path_factory.mktemp("faults") / "project")
-
-
-@pytest.fixture
-def workflow(project: Path, empty_store: Path, tmp_path: Path) -> Workflow:
-    return Workflow(project, new_store(empty_store, tmp_path / "store"))
-
-
-def children(pid: int) -> list[int]:
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout.split()
-    return [int(child) for child in found]
-
-
-def starting(step: str, main: int) -> list[int]:
-    """The processes of a step that main has started: it starts git, too, and each is a shell at first."""
-
-    def arguments(pid: int) -> str:
-        try:
-            return Path(f"/proc/{pid}/cmdline").read_text()
-        except OSError:
-            return ""
-
-    return [child for child in children(main) if f"steps.{step}" in arguments(child)]
-
-
-def alive(pid: int) -> bool:
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "nothing happened in time"
-        time.sleep(0.1)
-
-
-def until_training(process: subprocess.Popen[str]) -> tuple[int, int]:
-    """Waits until the first trial is done; answers with the process ids of main and of the step."""
-    assert process.stdout
-    for line in process.stdout:
-        if line.startswith("train: trial 1"):
-            break
-    (main,) = children(process.pid)
-    (step,) = children(main)
-    return main, step
-
-
-LONG = ("-P", "source=sample:20000", "-P", "max_evals=400")
 
 
 def test_a_killed_step_is_not_taken_for_complete_and_a_killed_launcher_stops_its_children(workflow: Workflow) -> None:
@@ -96,18 +40,19 @@ def test_a_killed_step_is_not_taken_for_complete_and_a_killed_launcher_stops_its
 
 
 def test_a_step_whose_main_died_before_it_began_ends_too(workflow: Workflow) -> None:
-    process = workflow.start("-P", "source=sample:20000", "-P", "max_evals=4000")
-    assert process.stdout
-    for line in process.stdout:
-        if line.startswith("train: running"):
-            break
-    (main,) = children(process.pid)
-    wait_for(lambda: starting("train", main))
-    (step,) = starting("train", main)
+    process = workflow.start(*LONG)
+    main, step = main_and_step(process, "train")
+    os.kill(step, signal.SIGSTOP)  # it still imports
     os.kill(main, signal.SIGKILL)
-    process.communicate(timeout=180)  # the step writes to the same pipe
+    wait_for(lambda: not alive(main))
+    (run,) = workflow.runs("train")  # the launcher has opened it before it started the process
+    assert "lease.heartbeat" not in run.data.tags
+    os.kill(step, signal.SIGCONT)
+    said, _ = process.communicate(timeout=300)  # the step writes to the same pipe
     wait_for(lambda: not alive(step))
-    assert workflow.runs("train")[0].info.status in ("KILLED", "RUNNING")  # it had not begun, or not come to its end
+    assert "train: trial 10/400" not in said
+    # RUNNING where it was stopped before it had entered its run.
+    assert workflow.runs("train")[0].info.status in ("KILLED", "RUNNING")
 
 
 def test_values_arrive_as_typed_and_reach_no_shell(workflow: Workflow, tmp_path: Path) -> None:

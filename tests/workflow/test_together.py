@@ -2,80 +2,13 @@
 
 import os
 import signal
-import subprocess
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
-from tests.conftest import checkout, new_store
-from tests.workflow.runner import Outcome, Workflow, tracking_server
-from tests.workflow.test_faults import LONG, children, until_training, wait_for
+from tests.workflow.processes import LONG, children, until, until_training, wait_for
+from tests.workflow.runner import Outcome, Workflow
 
 pytestmark = pytest.mark.workflow
-
-STEPS = ("load", "process", "train", "deploy")
-SMALL = ("-P", "source=sample:5000", "-P", "max_evals=1")
-#: Far more than it takes: 8 workflows on a machine with 2 cores that others use, too.
-MINUTES = 15
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checkout(tmp_path_factory.mktemp("together") / "project")
-
-
-@pytest.fixture
-def workflow(project: Path, empty_store: Path, tmp_path: Path) -> Workflow:
-    return Workflow(project, new_store(empty_store, tmp_path / "store"))
-
-
-def all_outcomes(workflow: Workflow, processes: list[subprocess.Popen[str]]) -> list[Outcome]:
-    with ThreadPoolExecutor(len(processes)) as pool:  # a pipe that nobody reads would stop its workflow
-        outcomes = list(pool.map(lambda process: workflow.outcome(process, MINUTES * 60), processes))
-    for outcome in outcomes:
-        assert outcome.code == 0, outcome.err
-    return outcomes
-
-
-def until(process: subprocess.Popen[str], start: str) -> str:
-    """What the process says up to a line that starts so."""
-    said = ""
-    assert process.stdout
-    for line in process.stdout:
-        said += line
-        if line.startswith(start):
-            break
-    return said
-
-
-def test_eight_at_once_compute_nothing_twice_and_leave_a_consistent_registry(project: Path, tmp_path: Path) -> None:
-    with tracking_server(tmp_path) as uri:
-        workflow = Workflow(project, uri)
-        workflow.client.create_experiment("tests")
-        seeds = [42, 42, 42, 42, 1, 2, 3, 4]
-        outcomes = all_outcomes(workflow, [workflow.start(*SMALL, "-P", f"seed={seed}") for seed in seeds])
-
-        # Four identical and four of another seed: the tables once, five models.
-        for step, times in (("load", 1), ("process", 1), ("train", 5), ("deploy", 5)):
-            ran = [outcome for outcome in outcomes if outcome.steps[step] == "ran"]
-            runs = workflow.runs(step)
-            assert (step, len(ran), len(runs)) == (step, times, times)
-            assert len({run.data.tags["step.key"] for run in runs}) == times
-            assert {run.info.status for run in runs} == {"FINISHED"}
-        reused = {run.data.tags.get("reused.load") for run in workflow.runs("main")} - {None}
-        assert reused == {workflow.runs("load")[0].info.run_id}
-        assert {run.info.status for run in workflow.runs("main")} == {"FINISHED"}
-        assert not [run for run in workflow.runs("main") if "lease.key" in run.data.tags]
-
-        models = {run.data.tags["step.digest"] for run in workflow.runs("train")}
-        versions = workflow.client.search_model_versions("name='purchase_predict'")
-        assert Counter(version.tags["model.digest"] for version in versions) == Counter(models)
-        assert {version.status for version in versions} == {"READY"}
-        holder = workflow.client.get_model_version_by_alias("purchase_predict", "staging")
-        assert [version.version for version in versions if version.current_stage == "Staging"] == [holder.version]
-        assert holder.tags["gate"] == "passed"
 
 
 def test_the_one_that_waits_takes_over_when_the_other_is_killed_and_its_trials_too(workflow: Workflow) -> None:

@@ -1,0 +1,65 @@
+"""The processes of a workflow that a test has started: the launcher, main below it, and below that the step."""
+
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+#: A search that lasts until it is killed.
+LONG = ("-P", "source=sample:20000", "-P", "max_evals=400")
+
+
+def children(pid: int) -> list[int]:
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout.split()
+    return [int(child) for child in found]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened in time"
+        time.sleep(0.1)
+
+
+def until(process: subprocess.Popen[str], start: str) -> str:
+    """What the process says up to a line that starts so."""
+    said = ""
+    assert process.stdout
+    for line in process.stdout:
+        said += line
+        if line.startswith(start):
+            break
+    return said
+
+
+def main_and_step(process: subprocess.Popen[str], step: str) -> tuple[int, int]:
+    """Waits until main has started the step; answers with the process ids of both."""
+    until(process, f"{step}: running")
+    (main,) = children(process.pid)
+    wait_for(lambda: _starting(step, main))
+    return main, _starting(step, main)[0]
+
+
+def _starting(step: str, main: int) -> list[int]:
+    # Main starts git, too, and each of its children is main's own copy or a shell at first.
+    def arguments(pid: int) -> str:
+        try:
+            return Path(f"/proc/{pid}/cmdline").read_text()
+        except OSError:
+            return ""
+
+    return [child for child in children(main) if f"steps.{step}" in arguments(child)]
+
+
+def until_training(process: subprocess.Popen[str]) -> tuple[int, int]:
+    """Waits until the first trial is done; answers with the process ids of main and of the step."""
+    main, step = main_and_step(process, "train")
+    until(process, "train: trial 1")
+    return main, step

@@ -1,0 +1,63 @@
+"""A clock that is set back by a day, during a run and between runs."""
+
+import shutil
+import subprocess
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from purchase_predict.parameters import STEPS
+from tests.workflow.processes import until
+from tests.workflow.runner import Workflow
+
+pytestmark = pytest.mark.workflow
+
+
+@pytest.fixture
+def clock(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """The file that says how far the clock is off, and what makes a process and its children go by it."""
+    if not shutil.which("faketime"):
+        pytest.skip("faketime is missing")
+    # Python sleeps until an absolute time, which libfaketime 0.9.10 gets wrong.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import threading, time\ntime.sleep = lambda seconds: threading.Event().wait(seconds)\n"
+    )
+    show = ["faketime", "-f", "+0", "printenv", "LD_PRELOAD"]
+    return tmp_path / "clock", {
+        "LD_PRELOAD": subprocess.run(show, check=True, capture_output=True, text=True).stdout.strip(),
+        "FAKETIME_TIMESTAMP_FILE": str(tmp_path / "clock"),
+        "FAKETIME_CACHE_DURATION": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "NO_FAKE_STAT": "1",
+        "PYTHONPATH": str(tmp_path),
+    }
+
+
+def test_a_clock_that_is_set_back_costs_no_reuse(workflow: Workflow, clock: tuple[Path, dict[str, str]]) -> None:
+    offset, environ = clock
+
+    def start(max_evals: int) -> subprocess.Popen[str]:
+        # With another tolerance deploy runs, too, even where the model stays the same.
+        asked = ("-P", "source=sample:5000", "-P", f"max_evals={max_evals}", "-P", f"tolerance={max_evals / 100}")
+        return workflow.start(*asked, **environ)
+
+    def steps(process: subprocess.Popen[str]) -> dict[str, str]:
+        outcome = workflow.outcome(process)
+        assert outcome.code == 0, outcome.err
+        return outcome.steps
+
+    offset.write_text("+0")
+    process = start(1)
+    until(process, "train: running")
+    offset.write_text("-1d")
+    assert workflow.outcome(process).code == 0
+    assert steps(start(1)) == dict.fromkeys(STEPS, "reused")
+    assert steps(start(2)) == {"load": "reused", "process": "reused", "train": "ran", "deploy": "ran"}
+    assert sorted(run.data.metrics["trials_taken_over"] for run in workflow.runs("train")) == [0, 1]
+    first, third, _ = workflow.runs("main")
+    assert first.info.end_time < first.info.start_time
+    assert timedelta(milliseconds=first.info.start_time - third.info.start_time) > timedelta(hours=23)
+    offset.write_text("+0")
+    assert steps(start(2)) == dict.fromkeys(STEPS, "reused")
+    assert [len(workflow.runs(step)) for step in STEPS] == [1, 1, 2, 2]
