@@ -6,6 +6,9 @@ ARGS ?= -P max_evals=1
 # Programs that tests start, and the packages of Debian and Ubuntu that bring them.
 NEEDS := java=default-jre-headless chromium=chromium initdb=postgresql ip=iproute2 ps=procps faketime=faketime
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# uv leaves byte code out, and PYTHONDONTWRITEBYTECODE keeps Python from adding it: then each process of a run compiles
+# 2,000 modules of its imports anew. What cannot be compiled stays as it is.
+COMPILE := @$(BIN)/python -m compileall -qq .venv/lib || true
 # A virtual environment of the caller's would otherwise be preferred by some tools.
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 
@@ -25,16 +28,18 @@ packages:  ## What the tests need beyond Python, from Debian's packages (as root
 
 setup: .venv/.ready  ## The virtual environment .venv, with conda.yaml's versions and the tools of development
 
-.venv/.ready: conda.yaml pyproject.toml
+.venv/.ready: conda.yaml pyproject.toml Makefile
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip==26.3'
 	sed -n 's/^ *- \([a-zA-Z].*==.*\)/\1/p' conda.yaml > .venv/requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r .venv/requirements.txt --group dev
+	$(COMPILE)
 	@touch $@
 
 .venv/.ready-tests: .venv/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group servers --group spark
+	$(COMPILE)
 	@touch $@
 
 run: setup  ## The whole workflow on the built-in sample, one trial; ARGS="-P source=..." for anything else

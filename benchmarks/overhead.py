@@ -6,11 +6,13 @@ Everything runs in alternation in temporary stores, and of each pair the ratio o
 machine whose speed drifts does not decide. A part ends with the round in which its share of the minutes is used up.
 """
 
+import importlib.util
 import json
 import os
 import statistics
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections import Counter
@@ -62,6 +64,16 @@ def rounds(at_least: int, budget: float, measure: Callable[[], tuple[float, floa
 def summary(values: Sequence[float]) -> str:
     """Median, and from the least to the greatest."""
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def refuse_without_byte_code() -> None:
+    """Ends the benchmark where each process would compile its imports anew, which would be most of what is measured."""
+    packages = sysconfig.get_path("purelib")
+    if not Path(importlib.util.cache_from_source(mlflow.__file__)).is_file():
+        raise click.ClickException(
+            f"the packages in {packages} have no byte code, and PYTHONDONTWRITEBYTECODE keeps Python from adding it: "
+            f"{sys.executable} -m compileall -q {packages}"
+        )
 
 
 def reuse_table(stores: dict[str, str], budget: float) -> Iterator[str]:
@@ -142,6 +154,7 @@ def _calls(line: dict[str, Any]) -> str:
 @click.option("--minutes", default=8.0, show_default=True, help="What all of it may take, on an idle machine")
 @click.option("--source", default="sample:200000", show_default=True, help="The table of the cold runs")
 def main(minutes: float, source: str) -> None:
+    refuse_without_byte_code()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         empty = folder / "mlflow.db"  # its tables are made once: that takes seconds and is not what is measured

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,17 +111,22 @@ def source_closure(entry_point: str, project: Path = PROJECT) -> dict[str, str]:
         # A checkout with other line ends is the same source.
         text = (project / name).read_bytes().replace(b"\r\n", b"\n")
         found[name] = hashlib.sha256(text).hexdigest()[:16]
-        waiting += _imported_files(ast.parse(text, name), project)
+        waiting += _imported_files(_imported_modules(text, name), project)
     return dict(sorted(found.items()))
 
 
-def _imported_files(tree: ast.Module, project: Path) -> Iterator[str]:
+@functools.cache  # main asks for four steps, which share most of their files; by the text, which may change meanwhile
+def _imported_modules(text: bytes, name: str) -> list[str]:
     modules: list[str] = []
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(text, name)):
         if isinstance(node, ast.Import):
             modules += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             modules += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return modules
+
+
+def _imported_files(modules: Sequence[str], project: Path) -> Iterator[str]:
     for module in modules:
         parts = module.split(".")
         if parts[0] in ("purchase_predict", "steps"):

@@ -17,7 +17,7 @@ import click
 import duckdb
 import mlflow
 
-from purchase_predict import dataset, lineage, spark
+from purchase_predict import dataset, lineage
 from purchase_predict.engine import connect
 from purchase_predict.workflow import Output, StepRun, run_of, step
 
@@ -57,6 +57,8 @@ def _primary(
 def _primary_by_spark(
     connection: duckdb.DuckDBPyConnection, run: StepRun, data: str, session_type: str
 ) -> dict[str, int]:
+    from purchase_predict import spark  # with it comes Ibis, which a primary table, split as it is, does not need
+
     # Executors read and write where the artifacts are stored. Behind a server that hands artifacts out itself, files
     # take the way over this machine's disk, which a cluster has to share.
     source = spark.location(f"{run_of(data).info.artifact_uri}/events")

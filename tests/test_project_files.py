@@ -1,4 +1,5 @@
 import importlib.metadata
+import importlib.util
 import os
 import re
 import shutil
@@ -24,6 +25,11 @@ PINS = dict(
 
 def test_what_is_installed_is_what_conda_yaml_pins() -> None:
     assert {name: importlib.metadata.version(name) for name in PINS} == PINS
+
+
+def test_what_is_installed_has_byte_code() -> None:
+    files = [importlib.metadata.distribution(name).locate_file(f"{name}/__init__.py") for name in ("mlflow", "pandas")]
+    assert [file for file in files if not Path(importlib.util.cache_from_source(str(file))).is_file()] == []
 
 
 def test_conda_yaml_is_one_that_mlflow_can_build_without_conda() -> None:

@@ -289,7 +289,7 @@ HEAVY = ("hyperopt", "lightgbm", "sklearn", "matplotlib", "ibis", "duckdb", "goo
     [
         ("main", set()),
         ("steps.load", {"duckdb"}),
-        ("steps.process", {"duckdb", "ibis"}),
+        ("steps.process", {"duckdb"}),
         ("steps.train", {"hyperopt", "lightgbm", "sklearn", "matplotlib"}),
         ("steps.deploy", {"lightgbm", "sklearn", "duckdb"}),
     ],
