@@ -97,20 +97,6 @@ def train(
     threshold = float(model.calibrated(np.array([found.threshold]), correction)[0])
     scores = evaluation.evaluate(y, probability, users, threshold, float(table.y.mean()))
     mlflow.log_params({f"best_{name}": value for name, value in found.best.params.items()})
-    mlflow.log_metrics(evaluation.as_metrics(scores))
-    mlflow.log_metrics(
-        {
-            "train_rows": len(learn),
-            "test_rows": len(test),
-            "cv_score": found.best.score or math.nan,
-            "rounds": found.booster.current_iteration(),
-            "threshold": threshold,
-            "calibrated": correction is not None,
-            "calibration_gain": measured.gain.value,
-            "trials": len(found.trials),
-            "trials_taken_over": len(earlier),
-        }
-    )
 
     outputs = run.folder()
     (outputs / "plots").mkdir()
@@ -140,6 +126,21 @@ def train(
     (outputs / "report.html").write_text(report.page(contents), encoding="utf-8")
     mlflow.log_artifacts(str(outputs))
     digest = packaging.log(found.booster, threshold, features, categories, learn, run.folder(), correction)
+    # After the model, to which MLflow then gives them, too: for each that is there before it, it asks the server alone.
+    mlflow.log_metrics(
+        evaluation.as_metrics(scores)
+        | {
+            "train_rows": len(learn),
+            "test_rows": len(test),
+            "cv_score": found.best.score or math.nan,
+            "rounds": found.booster.current_iteration(),
+            "threshold": threshold,
+            "calibrated": correction is not None,
+            "calibration_gain": measured.gain.value,
+            "trials": len(found.trials),
+            "trials_taken_over": len(earlier),
+        }
+    )
     return Output("model", digest)
 
 

@@ -31,7 +31,9 @@ def test_first_run_ends_with_a_staged_version_and_honest_numbers(workflow: Workf
     version = workflow.client.get_model_version_by_alias("purchase_predict", "staging")
     assert (int(version.version), version.current_stage, version.tags["gate"]) == (1, "Staging", "passed")
 
+    (made,) = workflow.runs("train")[0].outputs.model_outputs
     train = workflow.runs("train")[0].data.metrics
+    assert {metric.key: metric.value for metric in workflow.client.get_logged_model(made.model_id).metrics} == train
     for metric in ("roc_auc", "average_precision", "log_loss", "f1"):
         assert train[f"test_{metric}_low"] <= train[f"test_{metric}"] <= train[f"test_{metric}_high"]
         assert f"{train[f'test_{metric}']:.4f}" in outcome.out
