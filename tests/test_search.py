@@ -42,7 +42,7 @@ def test_folds_that_run_at_once_leave_the_number_of_threads_that_they_share_alon
     # LightGBM keeps it for the whole process; changed while another fold works, it has ended the process.
     shared = ctypes.c_int.in_dll(lightgbm.basic._LIB, "LGBM_DEFAULT_NUM_THREADS")
     whole = table()
-    trial = search.Objective(whole, search._folds(whole, 1), "roc_auc", 1)(0, DEFAULTS, None)
+    trial = search.Objective(whole, search.grouped_folds(whole, 4, 1), "roc_auc", 1)(0, DEFAULTS, None)
     assert (trial.state, shared.value) == ("finished", 1)
 
 
