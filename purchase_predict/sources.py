@@ -143,7 +143,7 @@ def _local_parts(source: str) -> list[Part]:
         raise click.ClickException(f"source {source}: no such file or folder{hint}")
     data = [(path, name) for name, path in files if path.is_file() and is_data(name)]
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(local_part, *zip(*data, strict=True))) if data else []
+        return list(pool.map(lambda file: local_part(*file), data))
 
 
 def local_part(path: Path, name: str) -> Part:
