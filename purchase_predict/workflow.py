@@ -57,7 +57,8 @@ HOW_LONG = ("max_evals", "max_minutes")
 NOT_IN_KEY = {"source", "engine", "reuse", "gcp_project", "memory_limit", "promote_rolled_back", *MADE_BY}
 
 _WATCH_SECONDS = 0.5
-_GRACE_SECONDS = 15
+#: A process that is to stop is told so again after some seconds, and ended from within after more.
+_AGAIN_SECONDS, _GRACE_SECONDS = 3, 15
 #: Tells a step the name of main's process: main may die before the step has begun to watch its parent.
 _MAIN = "PURCHASE_PREDICT_MAIN"
 _TAG_LENGTH = 5000
@@ -413,6 +414,7 @@ def _open_run(*, sweep: bool) -> Iterator[Run]:
         mlflow.end_run("FAILED")
         raise
     except KeyboardInterrupt:
+        _stopping.set()
         mlflow.end_run("KILLED")
         raise
     except BaseException as error:
@@ -673,6 +675,7 @@ class Chain:
             except mlflow.exceptions.ExecutionException as error:
                 raise _step_failed(entry_point, str(error)) from error
             except KeyboardInterrupt:
+                _stopping.set()
                 self._close_interrupted()
                 raise
         return mlflow.MlflowClient().get_run(submitted.run_id)
@@ -723,36 +726,69 @@ def scratch_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
+#: Set once a Stopped has arrived where it is dealt with: another one would interrupt what closes the run.
+_stopping = threading.Event()
+
+
 @contextmanager
 def _stop_with_launcher() -> Iterator[None]:
-    """Raises Stopped on SIGTERM, and when the process that launched this one has died."""
+    """Raises Stopped on SIGTERM, and when the process that launched this one has died.
+
+    Python drops an exception that a signal raises in a destructor or in a callback of native code, and some libraries
+    catch all there are: so it is raised until it has arrived. Native code may not let it be raised at all: after the
+    grace period the process ends itself, its run closed as KILLED.
+    """
+    asked, finished = threading.Event(), threading.Event()
+    _stopping.clear()
 
     def stop(*_: Any) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Stopped
+        asked.set()
+        if not _stopping.is_set():
+            raise Stopped
 
     previous = signal.signal(signal.SIGTERM, stop)
-    finished = threading.Event()
+    launched = os.environ.get("MLFLOW_RUN_ID")
     launchers = _launchers()
 
-    def watch() -> None:
-        while not finished.wait(_WATCH_SECONDS):
-            if _launchers() != launchers or lease.ended_here(os.environ.get(_MAIN, "")):
-                os.kill(os.getpid(), signal.SIGTERM)
-                if not finished.wait(_GRACE_SECONDS):
-                    # Deep in native code that does not let Python handle the signal.
-                    for folder in _scratch:
-                        shutil.rmtree(folder, ignore_errors=True)
-                    os._exit(128 + signal.SIGTERM)
-                return
+    def launcher_died() -> bool:
+        return bool(launched) and (_launchers() != launchers or lease.ended_here(os.environ.get(_MAIN, "")))
 
-    if "MLFLOW_RUN_ID" in os.environ:
-        threading.Thread(target=watch, daemon=True).start()
+    def watch() -> None:
+        while not asked.is_set():
+            if finished.wait(_WATCH_SECONDS):
+                return
+            if launcher_died():
+                os.kill(os.getpid(), signal.SIGTERM)
+                break
+        deadline = time.monotonic() + _GRACE_SECONDS
+        while time.monotonic() < deadline:
+            if finished.wait(_AGAIN_SECONDS):
+                return
+            os.kill(os.getpid(), signal.SIGTERM)
+        _end_from_within(launched)
+
+    threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     finally:
         finished.set()
         signal.signal(signal.SIGTERM, previous)
+
+
+def _end_from_within(run_id: str | None) -> NoReturn:
+    def close() -> None:
+        try:
+            mlflow.MlflowClient().set_terminated(run_id, "KILLED")
+        except MlflowException:
+            logging.getLogger(__name__).debug("the run could not be closed", exc_info=True)
+
+    if run_id:
+        closing = threading.Thread(target=close, daemon=True)
+        closing.start()
+        closing.join(_AGAIN_SECONDS)  # the server may be away, too
+    for folder in _scratch:
+        shutil.rmtree(folder, ignore_errors=True)
+    os._exit(128 + signal.SIGTERM)
 
 
 def _launchers() -> tuple[int, ...]:

@@ -1,8 +1,12 @@
 """The processes of a workflow that a test has started: the launcher, main below it, and below that the step."""
 
+import os
+import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 #: A search that lasts until it is killed.
@@ -26,6 +30,21 @@ def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
     while not condition():
         assert time.monotonic() < deadline, "nothing happened in time"
         time.sleep(0.1)
+
+
+def stop_between_writes(pid: int, database: Path) -> None:
+    """Stops a process for now, but not with the database in its hands."""
+    deadline = time.monotonic() + 60
+    while True:
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with closing(sqlite3.connect(database, timeout=0, isolation_level=None)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+            return
+        except sqlite3.OperationalError:
+            os.kill(pid, signal.SIGCONT)
+            assert time.monotonic() < deadline, "it writes without end"
+            time.sleep(0.05)
 
 
 def until(process: subprocess.Popen[str], start: str) -> str:

@@ -2,10 +2,11 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
-from tests.workflow.processes import LONG, children, until, until_training, wait_for
+from tests.workflow.processes import LONG, children, stop_between_writes, until, until_training, wait_for
 from tests.workflow.runner import Outcome, Workflow
 
 pytestmark = pytest.mark.workflow
@@ -56,7 +57,7 @@ def test_main_waits_for_a_step_that_runs_alone(workflow: Workflow) -> None:
     alone = workflow.start("-e", "train", "-P", "max_evals=10")
     wait_for(lambda: any("lease.key" in run.data.tags for run in workflow.runs("train")))
     (step,) = children(alone.pid)
-    os.kill(step, signal.SIGSTOP)  # until main has met it
+    stop_between_writes(step, Path(workflow.uri.removeprefix("sqlite:///")))  # until main has met it
     second = workflow.start("-P", "source=sample:20000", "-P", "max_evals=10")
     said = until(second, "train: waiting for run")
     os.kill(step, signal.SIGCONT)
