@@ -776,14 +776,14 @@ def _stop_with_launcher() -> Iterator[None]:
 
 
 def _end_from_within(run_id: str | None) -> NoReturn:
-    def close() -> None:
+    def close(run_id: str) -> None:
         try:
             mlflow.MlflowClient().set_terminated(run_id, "KILLED")
         except MlflowException:
             logging.getLogger(__name__).debug("the run could not be closed", exc_info=True)
 
     if run_id:
-        closing = threading.Thread(target=close, daemon=True)
+        closing = threading.Thread(target=close, args=[run_id], daemon=True)
         closing.start()
         closing.join(_AGAIN_SECONDS)  # the server may be away, too
     for folder in _scratch:
