@@ -1,5 +1,4 @@
 import ctypes
-from collections.abc import Callable
 from dataclasses import replace
 
 import click
@@ -8,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lightgbm.callback import CallbackEnv
 
 from purchase_predict import evaluation, search
 from purchase_predict.search import DEFAULTS, SPACE, STARTS, Table
@@ -81,14 +79,14 @@ def test_no_point_is_tried_twice() -> None:
 
 
 def test_a_trial_that_fails_does_not_end_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = search.lightgbm.train
+    real = search._fit_until_no_gain
 
     def sometimes(params: dict[str, object], *args: object, **kwargs: object) -> object:
         if params["feature_fraction"] != 1:
             raise RuntimeError("no such luck")
         return real(params, *args, **kwargs)
 
-    monkeypatch.setattr(search.lightgbm, "train", sometimes)
+    monkeypatch.setattr(search, "_fit_until_no_gain", sometimes)
     found = search.search(table(), 3, "roc_auc", 1)
     assert [trial.state for trial in found.trials] == ["finished", "failed", "failed"]
     assert found.trials[1].error == "RuntimeError: no such luck"
@@ -99,7 +97,7 @@ def test_a_search_whose_trials_all_fail_says_why(monkeypatch: pytest.MonkeyPatch
     def never(*_: object, **__: object) -> None:
         raise RuntimeError("no such luck")
 
-    monkeypatch.setattr(search.lightgbm, "train", never)
+    monkeypatch.setattr(search, "_fit_until_no_gain", never)
     with pytest.raises(
         click.ClickException, match="all 2 trials of the search failed, the first with: RuntimeError: no such"
     ):
@@ -142,30 +140,41 @@ def test_what_a_trial_is_held_against_is_what_lightgbm_stops_on(metric: str) -> 
     )
 
 
-@pytest.mark.parametrize(("metric", "unreachable"), [("auc", 1.1), ("binary_logloss", 0.1)])
-def test_a_fold_that_trails_is_given_up_sooner_at_the_round_that_was_best(metric: str, unreachable: float) -> None:
+@pytest.mark.parametrize("metric", ["auc", "binary_logloss"])
+def test_a_fold_ends_at_the_best_of_its_looks_and_one_that_trails_is_given_up_sooner(
+    metric: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = table()
     (learn, check), *_ = search.grouped_folds(rows, 4, 1)
+    params = {"objective": "binary", "metric": metric, "verbosity": -1, "num_threads": 1}
+    ran: list[int] = []
+    update = lightgbm.Booster.update
+    monkeypatch.setattr(lightgbm.Booster, "update", lambda booster, **more: ran.append(1) or update(booster, **more))
 
-    def fitted(*more: object) -> tuple[int, int, float]:
-        """The rounds that it took, the best of them, and what that scored."""
-        learning, ran = search._lightgbm_dataset(rows, learn), []
-        booster = lightgbm.train(
-            {"objective": "binary", "metric": metric, "verbosity": -1, "num_threads": 1},
-            learning,
-            1000,
-            valid_sets=[search._lightgbm_dataset(rows, check, learning)],
-            callbacks=[lightgbm.early_stopping(search._PATIENCE, verbose=False), ran_in(ran), *more],
+    def fitted(clearly_below: float | None) -> tuple[int, int, float, np.ndarray]:
+        """The rounds that it took, the best of them, its utility and probabilities."""
+        whole = search._lightgbm_dataset(rows)
+        ran.clear()
+        rounds, utility, predicted = search._fit_until_no_gain(
+            params, whole.subset(learn), whole.subset(check), clearly_below
         )
-        return len(ran), booster.best_iteration, booster.best_score["valid_0"][metric]
+        return len(ran), rounds, utility, predicted
 
-    def ran_in(ran: list[int]) -> Callable[[CallbackEnv], None]:
-        return lambda env: ran.append(env.iteration)
-
-    alone, ahead, behind = fitted(), fitted(search._giving_up(-10.0)), fitted(search._giving_up(unreachable))
-    assert ahead == alone
-    assert alone[0] == alone[1] + search._PATIENCE
-    assert behind == (alone[1] + search._PATIENCE_BEHIND, *alone[1:])
+    took, rounds, utility, predicted = fitted(None)
+    plain = lightgbm.train(params, search._lightgbm_dataset(rows).subset(learn), took)
+    looks = range(search._EVERY, took + 1, search._EVERY)
+    score = {"auc": "roc_auc", "binary_logloss": "log_loss"}[metric]
+    by_hand = {
+        at: evaluation.utility(
+            score, evaluation.score(score, rows.y[check], plain.predict(rows.x[check], num_iteration=at))
+        )
+        for at in looks
+    }
+    assert (rounds, took) == (max(by_hand, key=by_hand.__getitem__), rounds + search._PATIENCE)
+    assert utility == pytest.approx(by_hand[rounds])
+    np.testing.assert_allclose(predicted, plain.predict(rows.x[check], num_iteration=rounds))
+    assert fitted(utility - 0.1)[:3] == (took, rounds, utility)
+    assert fitted(utility + 0.1)[:3] == (rounds + search._PATIENCE_BEHIND, rounds, utility)
 
 
 def test_rows_are_binned_once_and_no_trial_leaves_a_trace_on_the_next() -> None:
@@ -274,7 +283,8 @@ def test_a_table_with_many_rows_takes_fewer_folds(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(search, "MANY_ROWS", many)
         found = search.search(table(), 1, "roc_auc", 1)
         assert len(found.best.fold_bests) == folds
-        assert found.booster.current_iteration() == round(found.best.rounds * (folds / (folds - 1)) ** (1 / 3))
+        rounds = round(found.best.rounds * search._FINER * (folds / (folds - 1)) ** (1 / 3))
+        assert found.booster.current_iteration() == rounds
 
 
 def test_fewer_users_than_folds_is_said() -> None:
