@@ -40,6 +40,10 @@ _EVERY = 5
 #: The last fit goes in so many times as many steps, each so much smaller. Half the rate scored 0.001 to 0.002 better on
 #: the real primary table, and as well or better on the other data sets; a third of it no better than half.
 _FINER = 2
+#: The share of a fold's time that goes into learning, not into looking how it does: 0.6 to 0.8, as measured.
+_LEARNING = 0.75
+#: One trial in so many, so many at most, is a leader, which is tried on so many other splits into folds, too.
+_TRIALS_OF_A_LEADER, _MOST_LEADERS, _CONFIRMATIONS = 10, 10, 2
 #: A larger table is searched on so many of its rows, by whole users, and the best parameters are fitted on all.
 SEARCH_ROWS = 50_000
 #: Rows for each thread of the last fit. Two threads that had a core each took 0.6 of the time of one; where something
@@ -137,6 +141,8 @@ class Trial:
 class Found:
     """What the search ended with: all trials in their order, the best of them, its model and threshold.
 
+    Of many trials the best is the one that does best on other folds, too: not always the one with the lowest loss.
+
     `searched` are the rows that trials were made on, those of `best.out_of_fold`.
     """
 
@@ -158,7 +164,7 @@ def search(
     run: "Runner | None" = None,
     parallelism: int = 1,
 ) -> Found:
-    """Searches, then fits the best parameters on all rows.
+    """Searches, tries the leaders of many trials on other folds, then fits the best parameters on all rows.
 
     Trials go in batches of `parallelism`: each is suggested, and pruned, by what the batches before its own have told,
     and by nothing else. So the same trials come out wherever they run, and where an interrupted search goes on.
@@ -190,7 +196,7 @@ def search(
         numbers = range(len(trials), min(len(known) + parallelism, max_evals))
         points = {number: _next_point(known, number, seed) for number in numbers}
         trials += (run or one_after_the_other)(objective, points, best_of(known), on_trial)
-    best = best_of(trials)
+    best = _confirmed(trials, searched, folds, metric, seed)
     if best is None:
         raise click.ClickException(f"all {len(trials)} trials of the search failed, the first with: {trials[0].error}")
     if best.out_of_fold is None:
@@ -230,6 +236,35 @@ def best_of(trials: Sequence[Trial]) -> Trial | None:
     return min(finished, key=lambda trial: (trial.loss, trial.number), default=None)
 
 
+def _confirmed(trials: Sequence[Trial], searched: Table, folds: int, metric: str, seed: int) -> Trial | None:
+    """The best of the leaders, by folds that none of them was chosen for doing well on; None where no trial finished.
+
+    The best of many trials owes part of its lead to the folds. Searches of 150 trials on the real events, four seeds,
+    had a mean test ROC AUC of 0.682 by the folds searched on, and 0.684 to 0.686 by others.
+    """
+    leaders = _leaders(trials)
+    if not leaders:
+        return best_of(trials)
+    others = [
+        Objective(searched, grouped_folds(searched, folds, [seed, again]), metric, seed)
+        for again in range(1, _CONFIRMATIONS + 1)
+    ]
+
+    def loss(leader: Trial) -> float:
+        losses = [objective(leader.number, leader.point, None).loss for objective in others]
+        return sum(math.inf if made is None else made for made in losses)
+
+    return min(leaders, key=loss)
+
+
+def _leaders(trials: Sequence[Trial]) -> list[Trial]:
+    """The best of so many trials that the best of them may be so by chance; none of few."""
+    finished = [trial for trial in trials if trial.state == "finished" and trial.loss is not None]
+    leaders = sorted(finished, key=lambda trial: (trial.loss, trial.number))
+    leaders = leaders[: min(len(trials) // _TRIALS_OF_A_LEADER, _MOST_LEADERS)]
+    return leaders if len(leaders) > 1 else []
+
+
 def _some_users(table: Table, seed: int) -> Table:
     if len(table.y) <= SEARCH_ROWS:
         return table
@@ -260,8 +295,8 @@ def _seconds_to_come(trials: Sequence[Trial], objective: "Objective", table: Tab
     # A trial is a fit on each fold, as many at a time as there are cores, each with rounds in vain.
     folds = len(objective.folds)
     one_fold = best.seconds * min(_cores(), folds) / folds * best.rounds / (best.rounds + _PATIENCE)
-    # More rows take more rounds, but a round costs less than in proportion: together about in proportion, as measured.
-    return trial + one_fold * _FINER * _more_rows(table, objective) / _last_fit_threads(len(table.y))
+    last_fit = _LEARNING * one_fold * _FINER * _more_rows(table, objective) ** (4 / 3) / _last_fit_threads(len(table.y))
+    return trial + last_fit + _CONFIRMATIONS * sum(leader.seconds for leader in _leaders(trials))
 
 
 def _next_point(known: Sequence[Trial], number: int, seed: int) -> dict[str, float]:
@@ -309,7 +344,7 @@ def _history(trials: Sequence[Trial]) -> hyperopt.Trials:
     return history
 
 
-def grouped_folds(table: Table, count: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def grouped_folds(table: Table, count: int, seed: int | Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
     """The rows to learn from and to check on, for each fold; no user is on both sides.
 
     Users are dealt out in the order of their purchases and rows, chance among equals, so that folds have alike of both.

@@ -73,6 +73,33 @@ def test_a_search_that_was_interrupted_ends_as_if_it_had_not_been(after: int) ->
     assert resumed.threshold == whole.threshold
 
 
+def test_of_many_trials_the_best_is_the_leader_that_does_best_on_other_folds() -> None:
+    rows, many = table(), 30
+    found = search.search(rows, many, "roc_auc", 1)
+    finished = [trial for trial in found.trials if trial.state == "finished"]
+    leaders = sorted(finished, key=lambda trial: trial.loss)[: many // search._TRIALS_OF_A_LEADER]
+
+    def elsewhere(leader: search.Trial) -> float:
+        return float(
+            np.mean(
+                [
+                    search.Objective(rows, search.grouped_folds(rows, 4, [1, again]), "roc_auc", 1)(
+                        0, leader.point, None
+                    ).score
+                    for again in (1, 2)
+                ]
+            )
+        )
+
+    assert len(leaders) == 3
+    best = max(leaders, key=elsewhere)
+    assert best.number != leaders[0].number, "these rows and this seed shall tell the two apart"
+    assert found.best.number == best.number
+    kept = [replace(trial, out_of_fold=None) for trial in found.trials[:25]]
+    resumed = search.search(rows, many, "roc_auc", 1, earlier=kept)
+    assert resumed.booster.model_to_string() == found.booster.model_to_string()
+
+
 def test_no_point_is_tried_twice() -> None:
     points = [tuple(trial.point.items()) for trial in search.search(table(), 30, "log_loss", 5).trials]
     assert len(set(points)) == 30
