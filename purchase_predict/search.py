@@ -287,8 +287,8 @@ def _last_fit_threads(rows: int) -> int:
 
 
 def _seconds_to_come(trials: Sequence[Trial], objective: "Objective", table: Table) -> float:
-    """What one more trial and the last fit take, if they are like the trials so far."""
-    trial = float(np.mean([trial.seconds for trial in trials]))
+    """What takes place once more and at the end, if it is like the trials so far: a trial as long as the longest."""
+    trial = max(trial.seconds for trial in trials)
     best = best_of(trials)
     if best is None:
         return trial
