@@ -242,7 +242,7 @@ def _confirmed(trials: Sequence[Trial], searched: Table, folds: int, metric: str
     The best of many trials owes part of its lead to the folds. Searches of 150 trials on the real events, four seeds,
     had a mean test ROC AUC of 0.682 by the folds searched on, and 0.684 to 0.686 by others.
     """
-    leaders = _leaders(trials)
+    leaders = _leaders(trials, len(searched.y))
     if not leaders:
         return best_of(trials)
     others = [
@@ -257,8 +257,14 @@ def _confirmed(trials: Sequence[Trial], searched: Table, folds: int, metric: str
     return min(leaders, key=loss)
 
 
-def _leaders(trials: Sequence[Trial]) -> list[Trial]:
-    """The best of so many trials that the best of them may be so by chance; none of few."""
+def _leaders(trials: Sequence[Trial], rows: int) -> list[Trial]:
+    """The best of so many trials on so few rows that the best may be so by chance; else none.
+
+    With MANY_ROWS, what this costs is better spent on more trials: three searches of the real primary table for 30 s
+    ended at a median test ROC AUC of 0.8568 with it, after 30 trials, and at 0.8593 without, after 37.
+    """
+    if rows >= MANY_ROWS:
+        return []
     finished = [trial for trial in trials if trial.state == "finished" and trial.loss is not None]
     leaders = sorted(finished, key=lambda trial: (trial.loss, trial.number))
     leaders = leaders[: min(len(trials) // _TRIALS_OF_A_LEADER, _MOST_LEADERS)]
@@ -296,7 +302,9 @@ def _seconds_to_come(trials: Sequence[Trial], objective: "Objective", table: Tab
     folds = len(objective.folds)
     one_fold = best.seconds * min(_cores(), folds) / folds * best.rounds / (best.rounds + _PATIENCE)
     last_fit = _LEARNING * one_fold * _FINER * _more_rows(table, objective) ** (4 / 3) / _last_fit_threads(len(table.y))
-    return trial + last_fit + _CONFIRMATIONS * sum(leader.seconds for leader in _leaders(trials))
+    return (
+        trial + last_fit + _CONFIRMATIONS * sum(leader.seconds for leader in _leaders(trials, len(objective.table.y)))
+    )
 
 
 def _next_point(known: Sequence[Trial], number: int, seed: int) -> dict[str, float]:

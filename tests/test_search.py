@@ -100,6 +100,12 @@ def test_of_many_trials_the_best_is_the_leader_that_does_best_on_other_folds() -
     assert resumed.booster.model_to_string() == found.booster.model_to_string()
 
 
+def test_with_many_rows_no_leader_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "MANY_ROWS", 600)
+    found = search.search(table(), 30, "roc_auc", 2)
+    assert found.best is search.best_of(found.trials)
+
+
 def test_no_point_is_tried_twice() -> None:
     points = [tuple(trial.point.items()) for trial in search.search(table(), 30, "log_loss", 5).trials]
     assert len(set(points)) == 30
