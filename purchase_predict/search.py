@@ -232,8 +232,12 @@ def one_after_the_other(
 
 def best_of(trials: Sequence[Trial]) -> Trial | None:
     """The finished trial with the lowest loss, the first of several; None where none finished."""
+    return next(iter(_best_first(trials)), None)
+
+
+def _best_first(trials: Sequence[Trial]) -> list[Trial]:
     finished = [trial for trial in trials if trial.state == "finished" and trial.loss is not None]
-    return min(finished, key=lambda trial: (trial.loss, trial.number), default=None)
+    return sorted(finished, key=lambda trial: (trial.loss, trial.number))
 
 
 def _confirmed(trials: Sequence[Trial], searched: Table, folds: int, metric: str, seed: int) -> Trial | None:
@@ -265,9 +269,7 @@ def _leaders(trials: Sequence[Trial], rows: int) -> list[Trial]:
     """
     if rows >= MANY_ROWS:
         return []
-    finished = [trial for trial in trials if trial.state == "finished" and trial.loss is not None]
-    leaders = sorted(finished, key=lambda trial: (trial.loss, trial.number))
-    leaders = leaders[: min(len(trials) // _TRIALS_OF_A_LEADER, _MOST_LEADERS)]
+    leaders = _best_first(trials)[: min(len(trials) // _TRIALS_OF_A_LEADER, _MOST_LEADERS)]
     return leaders if len(leaders) > 1 else []
 
 
@@ -302,9 +304,8 @@ def _seconds_to_come(trials: Sequence[Trial], objective: "Objective", table: Tab
     folds = len(objective.folds)
     one_fold = best.seconds * min(_cores(), folds) / folds * best.rounds / (best.rounds + _PATIENCE)
     last_fit = _LEARNING * one_fold * _FINER * _more_rows(table, objective) ** (4 / 3) / _last_fit_threads(len(table.y))
-    return (
-        trial + last_fit + _CONFIRMATIONS * sum(leader.seconds for leader in _leaders(trials, len(objective.table.y)))
-    )
+    leaders = _leaders(trials, len(objective.table.y))
+    return trial + last_fit + _CONFIRMATIONS * sum(leader.seconds for leader in leaders)
 
 
 def _next_point(known: Sequence[Trial], number: int, seed: int) -> dict[str, float]:
