@@ -226,6 +226,50 @@ def test_time_ends_the_search_but_never_before_the_first_trial() -> None:
     assert len(search.search(table(), 5, "roc_auc", 1, max_seconds=0).trials) == 1
 
 
+def test_the_last_fit_goes_in_coarser_steps_where_the_time_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A clock that each of the last fit's rounds moves on by a second, and nothing else.
+    clock, last_fit = [0.0], search._last_fit
+    monkeypatch.setattr(search.time, "monotonic", lambda: clock[0])
+    steps: list[tuple[float, int]] = []
+
+    def train(params, dataset, num_boost_round, callbacks=()):  # type: ignore[no-untyped-def]
+        def tick(env: lightgbm.callback.CallbackEnv) -> None:
+            clock[0] += 1
+
+        steps.append((params["learning_rate"], num_boost_round))
+        return lightgbm_train(params, dataset, num_boost_round, callbacks=[tick, *callbacks])
+
+    lightgbm_train = lightgbm.train
+    monkeypatch.setattr(search.lightgbm, "train", train)
+    whole = table()
+    objective = search.Objective(whole, search.grouped_folds(whole, 4, 1), "roc_auc", 1)
+    best = objective(0, DEFAULTS, None)
+    rounds = best.rounds * (4 / 3) ** (1 / 3)
+
+    def fitted(seconds: float) -> tuple[float, int, int]:
+        steps.clear()
+        booster = last_fit(best, objective, whole, clock[0] + seconds)
+        return *steps[-1], booster.current_iteration()
+
+    for seconds, finer in ((np.inf, 2.0), (search._PROBED + 10 * rounds, 2.0), (search._PROBED + 1.5 * rounds, 1.5)):
+        rate, asked, made = fitted(seconds)
+        assert (rate, asked) == (pytest.approx(0.1 / finer), round(rounds * finer))
+        assert made >= asked - 1
+    for seconds, share in ((search._PROBED + 0.4 * rounds, 0.8), (0.0, 0.5)):
+        rate, asked, made = fitted(seconds)
+        assert (rate, asked) == (pytest.approx(0.2), round(rounds / 2))
+        assert made == pytest.approx(asked * share, abs=2)
+
+
+def test_row_by_row_or_feature_by_feature_the_model_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = []
+    for share in (0.0, 2.0):
+        monkeypatch.setattr(search, "_ROW_WISE_FROM", share)
+        model = search.search(table(), 2, "roc_auc", 1).booster.model_to_string()
+        models.append([line for line in model.splitlines() if "_wise" not in line])
+    assert models[0] == models[1]
+
+
 def test_a_trial_that_would_not_end_in_time_is_not_begun() -> None:
     whole = search.search(table(), 3, "roc_auc", 1)
     slow = [replace(trial, seconds=1000.0) for trial in whole.trials]
