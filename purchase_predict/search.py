@@ -41,7 +41,7 @@ _EVERY = 5
 #: the real primary table, and as well or better on the other data sets; a third of it no better than half.
 _FINER = 2
 #: The share of the features from which on a tree's rows are summed up row by row, and not feature by feature: with one
-#: thread the model is the same, byte for byte, in 0.80 to 0.99 of the time; with fewer features, in up to 1.28 times it.
+#: thread the model is the same, byte for byte, in 0.80 to 0.99 of the time; with fewer, in up to 1.28 times it.
 _ROW_WISE_FROM = 0.7
 #: Rounds that tell how long the last fit will take, where its time is bounded.
 _PROBED = 5
