@@ -1,4 +1,5 @@
 import ctypes
+import time
 from dataclasses import replace
 
 import click
@@ -98,6 +99,12 @@ def test_of_many_trials_the_best_is_the_leader_that_does_best_on_other_folds() -
     kept = [replace(trial, out_of_fold=None) for trial in found.trials[:25]]
     resumed = search.search(rows, many, "roc_auc", 1, earlier=kept)
     assert resumed.booster.model_to_string() == found.booster.model_to_string()
+
+    objective = search.Objective(rows, search.grouped_folds(rows, 4, 1), "roc_auc", 1)
+    for seconds, chosen in ((1000.0, best.number), (0.0, leaders[0].number)):
+        in_time = search._confirmed(found.trials, objective, rows, time.monotonic() + seconds)
+        assert in_time is not None
+        assert in_time.number == chosen
 
 
 def test_with_many_rows_no_leader_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
