@@ -71,9 +71,7 @@ def generate(millions: int, folder: Path) -> None:
                 "user_session": pa.array(_uuids(session)),
             }
         )
-        pyarrow.csv.write_csv(
-            table, folder / f"part-{number:03d}.csv", pyarrow.csv.WriteOptions(quoting_style="needed")
-        )
+        pyarrow.csv.write_csv(table, folder / f"part-{number:03d}.csv", pyarrow.csv.WriteOptions(quoting_style="none"))
 
 
 def _uuids(session: np.ndarray) -> list[str]:

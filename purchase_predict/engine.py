@@ -30,7 +30,7 @@ def connect(scratch: Path, memory_limit: str = "") -> duckdb.DuckDBPyConnection:
             "temp_directory": str(scratch / "spill"),
             "preserve_insertion_order": "false",
             # Rows that each thread holds back for each bucket it writes: DuckDB's default takes half a gigabyte more.
-            "partitioned_write_flush_threshold": "65536",
+            "partitioned_write_flush_threshold": "32768",
         }
     )
     connection.execute("SET TimeZone = 'UTC'")

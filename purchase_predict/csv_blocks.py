@@ -1,0 +1,310 @@
+"""Plain CSV text to Parquet by Arrow, block by block: every line is for certain a record, or nothing of it is taken.
+
+What is accepted here means the same to the readers of `csv_records` and to DuckDB; what might not is `NotPlain`. So
+this way is never asked what a doubtful line means: it is quicker than the others, or it steps aside.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from purchase_predict.csv_records import LONGEST
+
+#: Bytes that are parsed at once: about 60,000 events.
+_BLOCK = 8 * 2**20
+#: Bytes that are looked at at once: few enough to stay in a core's cache.
+_PIECE = 2**18
+#: Rows of a row group, and of all buckets together that wait for theirs to be full.
+_GROUP, _WAITING = 120_000, 3_000_000
+_ARROW_TYPES = {
+    "BIGINT": pa.int64(),
+    "DOUBLE": pa.float64(),
+    "VARCHAR": pa.dictionary(pa.int32(), pa.string()),
+}
+_FEED, _RETURN, _QUOTE, _COMMA, _ZERO, _X = b'\n\r",0x'
+_LOWER = ord("a") - ord("A")
+_TIME = 19  # characters of 2019-10-01 00:00:00
+_UTC, _MOMENT = b" UTC", pa.timestamp("us")
+#: Where the digits of a UUID stand in its 36 characters, in runs, and what must stand between them.
+_DIGITS, _DASHES = ((0, 8), (9, 13), (14, 18), (19, 23), (24, 36)), (8, 13, 18, 23)
+#: An odd number, by which users of neighbouring numbers end up in different buckets (Knuth's multiplicative hash).
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)
+
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+class NotPlain(Exception):
+    """A block holds what readers may understand differently, or what is none of the columns' types."""
+
+
+class NotUuids(Exception):
+    """A column that shall be held as UUIDs has another value, or a UUID that is not spelled as DuckDB would."""
+
+
+def copy(
+    files: Mapping[Path, Sequence[str]],
+    types: Mapping[str, str],
+    ids: Sequence[str],
+    as_uuids: bool,
+    bucket_of: str,
+    buckets: int,
+    target: Path,
+    threads: int,
+) -> list[int]:
+    """Writes the rows of CSV files to `target/bucket=<number>/rows.parquet`, in their order within each bucket.
+
+    Args:
+        files: the names in each file's header, in order. Columns that `types` lacks must be text, and are left out.
+        types: of each column, by DuckDB's name: BIGINT, DOUBLE, TIMESTAMP (of UTC) or VARCHAR. Empty values are null.
+        ids: the VARCHAR columns with about as many values as rows.
+        as_uuids: whether to hold the ids as UUIDs.
+        bucket_of: the BIGINT column whose equal values share a bucket.
+        threads: blocks that are parsed at the same time.
+
+    Returns:
+        How many records there were in each file: all are written.
+
+    Raises:
+        NotPlain, NotUuids: what was written is to be thrown away.
+    """
+    records = dict.fromkeys(files, 0)
+    parsed: deque[tuple[Path, Future[list[pa.Table]]]] = deque()
+
+    def parse(block: bytes, names: Sequence[str]) -> list[pa.Table]:
+        rows = _parsed(block, names, types, ids)
+        for name, type_ in types.items():
+            if type_ == "TIMESTAMP":
+                rows = _replaced(rows, name, _times)
+        for name in ids if as_uuids else ():
+            rows = _replaced(rows, name, _uuids)
+        return _split(rows, bucket_of, buckets)
+
+    pool = ThreadPoolExecutor(threads)
+    try:
+        with _Writer(target, buckets) as writer:
+
+            def write_next() -> None:
+                path, future = parsed.popleft()
+                for bucket, rows in enumerate(future.result()):
+                    records[path] += rows.num_rows
+                    writer.add(bucket, rows)
+
+            for path, names in files.items():
+                for block in _blocks(path):
+                    parsed.append((path, pool.submit(parse, block, names)))
+                    if len(parsed) > 2 * threads:
+                        write_next()
+            while parsed:
+                write_next()
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return list(records.values())
+
+
+class _Writer:
+    """A Parquet file for each bucket that has rows, its row groups filled one after the other."""
+
+    def __init__(self, target: Path, buckets: int) -> None:
+        self.target = target
+        self.waiting: list[list[pa.Table]] = [[] for _ in range(buckets)]
+        self.rows = [0] * buckets
+        self.most = min(_GROUP, _WAITING // buckets)
+        self.files: dict[int, pq.ParquetWriter] = {}
+
+    def __enter__(self) -> "_Writer":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            return  # what is there is thrown away
+        for bucket, rows in enumerate(self.rows):
+            if rows:
+                self._write(bucket)
+        for file in self.files.values():
+            file.close()
+
+    def add(self, bucket: int, rows: pa.Table) -> None:
+        if rows.num_rows:
+            self.waiting[bucket].append(rows)
+            self.rows[bucket] += rows.num_rows
+        if self.rows[bucket] >= self.most:
+            self._write(bucket)
+
+    def _write(self, bucket: int) -> None:
+        rows = pa.concat_tables(self.waiting[bucket]).unify_dictionaries()
+        self.waiting[bucket], self.rows[bucket] = [], 0
+        if bucket not in self.files:
+            folder = self.target / f"bucket={bucket}"
+            folder.mkdir(parents=True)
+            # The columns with few values come with a dictionary; of the others none would pay.
+            few = [field.name for field in rows.schema if pa.types.is_dictionary(field.type)]
+            self.files[bucket] = pq.ParquetWriter(
+                folder / "rows.parquet", rows.schema, compression="snappy", use_dictionary=few, store_schema=False
+            )
+        self.files[bucket].write_table(rows)
+
+
+# ---- a block -----------------------------------------------------------------------------------------------------
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    """The whole lines below the header, so many at a time that they make a block."""
+    with path.open("rb") as file:
+        file.readline(LONGEST)
+        while block := file.read(_BLOCK):
+            if not block.endswith(b"\n"):
+                block += file.readline(LONGEST)
+            yield block
+
+
+def look(block: bytes) -> tuple[int, bool]:
+    """How many records a block of whole lines holds, and whether anything in it is quoted.
+
+    Raises:
+        NotPlain: a NUL byte, a line that may be too long, line ends that are not all alike, what may be a number in
+            base 16, or a quote that is anything but the first or the last character of a value, in turns.
+    """
+    if b"\0" in block:
+        raise NotPlain("a NUL byte")
+    quoted, returned, x = b'"' in block, b"\r" in block, b"x" in block or b"X" in block
+    text = np.frombuffer(block, np.uint8)
+    # From one line end to the next where the line between them is blank.
+    apart = 2 if returned else 1
+    lines = 0 if block.endswith(b"\n") else 1
+    blank = int(block.startswith((b"\n", b"\r\n")))
+    without_end = 0
+    for at in range(0, len(text), _PIECE):
+        start = max(0, at - apart)
+        piece = text[start : at + _PIECE]
+        feed = piece == _FEED
+        ends = int(np.count_nonzero(feed[at - start :]))
+        lines += ends
+        blank += int(np.count_nonzero(feed[apart:] & feed[:-apart]))
+        without_end = 0 if ends else without_end + _PIECE
+        if without_end > LONGEST - 2 * _PIECE:
+            raise NotPlain("a line that may be too long")
+        if x and np.any((piece[:-1] == _ZERO) & (piece[1:] | _LOWER == _X)):
+            raise NotPlain("what may be a number in base 16")  # Arrow alone reads it as one
+    if returned and not block.count(b"\r\n") == block.count(b"\r") == lines:
+        raise NotPlain("line ends that are not all alike")
+    if quoted and not _in_turns(text):
+        raise NotPlain("quotes within values")
+    return lines - blank, quoted
+
+
+def _in_turns(text: Bytes) -> bool:
+    """Whether the quotes are, in turns, the first and the last character of a value."""
+    around = np.array([_FEED], np.uint8)
+    text = np.concatenate([around, text, around])
+    first = True
+    for at in range(1, len(text) - 1, _PIECE):
+        piece = text[at - 1 : min(len(text), at + _PIECE + 1)]
+        quote = piece[1:-1] == _QUOTE
+        ends = (piece == _COMMA) | (piece == _FEED) | (piece == _RETURN)
+        opens, closes = ends[:-2][quote], ends[2:][quote]
+        if np.any(opens == closes) or not np.all(opens[::2] == first) or not np.all(opens[1::2] != first):
+            return False
+        first ^= bool(len(opens) % 2)
+    return first
+
+
+def _parsed(block: bytes, columns: Sequence[str], types: Mapping[str, str], ids: Sequence[str]) -> pa.Table:
+    """The block as Arrow parses it: times and ids as text, other text with a dictionary."""
+    records, quoted = look(block)
+    names = [name if name in types else f"_ignored_{number}" for number, name in enumerate(columns)]
+    text = pa.string()
+    arrow = {name: text if name not in types or name in ids else _ARROW_TYPES.get(types[name], text) for name in names}
+    if not records:
+        return pa.schema([(name, arrow[name]) for name in types]).empty_table()
+    try:
+        table = pa.csv.read_csv(
+            pa.BufferReader(block),
+            pa.csv.ReadOptions(use_threads=False, block_size=len(block) + 1, column_names=names),
+            pa.csv.ParseOptions(quote_char='"' if quoted else False, double_quote=False),
+            pa.csv.ConvertOptions(column_types=arrow, null_values=[""], strings_can_be_null=True),
+        )
+    except pa.ArrowInvalid as error:
+        raise NotPlain(str(error)) from error
+    if table.num_rows != records:
+        raise NotPlain(f"{records} lines are {table.num_rows} records")
+    return table.select(list(types)).combine_chunks()
+
+
+def _replaced(rows: pa.Table, name: str, convert: Callable[[pa.StringArray], pa.Array]) -> pa.Table:
+    text = rows[name].chunk(0) if rows.num_rows else pa.array([], pa.string())
+    if text.null_count:
+        raise NotPlain(f"{name} is empty")
+    return rows.set_column(rows.schema.get_field_index(name), name, convert(text))
+
+
+def _characters(text: pa.StringArray) -> Bytes | None:
+    """The values as rows of bytes, all as long as the first; None where one is not."""
+    if not len(text):
+        return np.empty((0, 0), np.uint8)
+    starts = np.frombuffer(text.buffers()[1], np.int32, len(text) + 1, 4 * text.offset)
+    width = starts[1] - starts[0]
+    if not width or np.any(np.diff(starts) != width):
+        return None
+    return np.frombuffer(text.buffers()[2], np.uint8, len(text) * width, starts[0]).reshape(-1, width)
+
+
+def _times(text: pa.StringArray) -> pa.Array:
+    """Times from `2019-10-01 00:00:00`, all with ` UTC` behind them or none; DuckDB takes others, too."""
+    characters = _characters(text)
+    if characters is None:
+        raise NotPlain("times that are not all written alike")
+    if characters.shape[1] == _TIME + len(_UTC) and np.all(characters[:, _TIME:] == np.frombuffer(_UTC, np.uint8)):
+        characters = np.ascontiguousarray(characters[:, :_TIME])
+    elif len(text) and characters.shape[1] != _TIME:
+        raise NotPlain("times that are written otherwise")
+    ends = np.arange(len(text) + 1, dtype=np.int32) * np.int32(_TIME)
+    try:
+        return pa.StringArray.from_buffers(len(text), pa.py_buffer(ends), pa.py_buffer(characters)).cast(_MOMENT)
+    except pa.ArrowInvalid as error:
+        raise NotPlain(str(error)) from error
+
+
+def _uuids(text: pa.StringArray) -> pa.Array:
+    """UUIDs from their one spelling that comes back from them: 32 lower-case digits in five groups."""
+    characters = _characters(text)
+    if characters is None or (len(text) and characters.shape[1] != _DIGITS[-1][1]):
+        raise NotUuids
+    if not len(text):
+        return pa.array([], pa.uuid())
+    if np.any(characters[:, _DASHES] != ord("-")):
+        raise NotUuids
+    pairs = [np.ascontiguousarray(characters[:, first:end]).view("<u2") for first, end in _DIGITS]
+    values = _HEXADECIMAL[np.concatenate(pairs, axis=1)]
+    if np.any(values < 0):
+        raise NotUuids
+    held = pa.py_buffer(values.astype(np.uint8))
+    return pa.ExtensionArray.from_storage(pa.uuid(), pa.Array.from_buffers(pa.binary(16), len(text), [None, held]))
+
+
+def _pairs_of_digits() -> np.ndarray[Any, np.dtype[np.int16]]:
+    """Of each pair of characters, the first in the lower byte, the byte that they stand for; -1 where for none."""
+    digit = np.full(256, -1, np.int16)
+    digit[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
+    first, second = digit[np.arange(2**16) & 255], digit[np.arange(2**16) >> 8]
+    return np.where((first < 0) | (second < 0), np.int16(-1), first * np.int16(16) + second)
+
+
+_HEXADECIMAL = _pairs_of_digits()
+
+
+def _split(rows: pa.Table, bucket_of: str, buckets: int) -> list[pa.Table]:
+    """The rows of each bucket, in their order."""
+    if buckets == 1:
+        return [rows]
+    number = rows[bucket_of].fill_null(0).to_numpy().astype(np.uint64)
+    bucket = ((number * _SPREAD >> np.uint64(32)) % np.uint64(buckets)).astype(np.uint8)
+    together = rows.take(pa.array(np.argsort(bucket, kind="stable")))
+    ends = np.cumsum(np.bincount(bucket, minlength=buckets))
+    return [together.slice(end - count, count) for end, count in zip(ends, np.diff(ends, prepend=0), strict=True)]
