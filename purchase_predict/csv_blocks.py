@@ -146,7 +146,12 @@ class _Writer:
             # The columns with few values come with a dictionary; of the others none would pay.
             few = [field.name for field in rows.schema if pa.types.is_dictionary(field.type)]
             self.files[bucket] = pq.ParquetWriter(
-                folder / "rows.parquet", rows.schema, compression="snappy", use_dictionary=few, store_schema=False
+                folder / "rows.parquet",
+                rows.schema,
+                compression="snappy",
+                use_dictionary=few,
+                write_statistics=False,  # each row group has the whole range of values
+                store_schema=False,
             )
         self.files[bucket].write_table(rows)
 
@@ -281,7 +286,7 @@ def _uuids(text: pa.StringArray) -> pa.Array:
     if np.any(characters[:, _DASHES] != ord("-")):
         raise NotUuids
     pairs = [np.ascontiguousarray(characters[:, first:end]).view("<u2") for first, end in _DIGITS]
-    values = _HEXADECIMAL[np.concatenate(pairs, axis=1)]
+    values = np.take(_HEXADECIMAL, np.concatenate(pairs, axis=1))
     if np.any(values < 0):
         raise NotUuids
     held = pa.py_buffer(values.astype(np.uint8))

@@ -48,14 +48,22 @@ def table_digest(connection: duckdb.DuckDBPyConnection, relation: str) -> str:
     Args:
         relation: what stands behind FROM; its columns may come in any order.
     """
+    return digest_and_counts(connection, relation, "false")[0]
+
+
+def digest_and_counts(connection: duckdb.DuckDBPyConnection, relation: str, condition: str) -> tuple[str, int, int]:
+    """The digest of a table, its rows, and how many of them meet the condition, all in one pass."""
     columns = sorted(
         (name, type_) for name, type_, *_ in connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()
     )
     # Text stands for UUIDs, so that a session id has one hash however it is stored.
     row = ", ".join(f'"{name}"::VARCHAR' if type_ == "UUID" else f'"{name}"' for name, type_ in columns)
     # Two independent 64-bit hashes a row: a sum of one alone would make a chance collision thinkable.
-    counts = connection.execute(
-        f"SELECT count(*), sum(hash({row})::HUGEINT), sum(hash({row}, 'second')::HUGEINT) FROM {relation}"
-    ).fetchone()
+    ((rows, first, second, meeting),) = connection.execute(
+        f"""SELECT count(*), sum(hash({row})::HUGEINT), sum(hash({row}, 'second')::HUGEINT),
+                count(*) FILTER (WHERE {condition})
+            FROM {relation}"""
+    ).fetchall()
     names = ",".join(name for name, _ in columns)
-    return hashlib.sha256(f"{names}|{counts}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{names}|{(rows, first, second)}".encode()).hexdigest()
+    return digest, rows, meeting

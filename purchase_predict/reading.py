@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from purchase_predict import csv_blocks, csv_records, sample, sources
 from purchase_predict.csv_records import Refused
-from purchase_predict.engine import connect, quoted, table_digest
+from purchase_predict.engine import connect, digest_and_counts, quoted, table_digest
 from purchase_predict.errors import first_line
 from purchase_predict.schema import TABLES, Column
 from purchase_predict.sources import Part
@@ -139,6 +139,7 @@ class _Reading:
         self.target = target
         self.scratch = scratch
         self.written = scratch / "partitioned"
+        self.digest = ""  # of what is written, where the way that wrote it has looked at all of it
         self.files = [
             file for number, part in enumerate(parts) if (file := self._file(number, part, paths[number])) is not None
         ]
@@ -238,13 +239,12 @@ class _Reading:
         if not any(records):
             return 0
         broken = " OR ".join(filter(None, map(_breaks_rule, self.columns)))
-        ((rows, refused),) = self.connection.execute(
-            f"SELECT count(*), count(*) FILTER (WHERE {broken}) FROM {_kept(self.written)}"
-        ).fetchall()
+        digest, rows, refused = digest_and_counts(self.connection, _kept(self.written), broken)
         if refused or rows != sum(records):
             return None
+        self.digest = digest
         self.files = [replace(file, records=count) for file, count in zip(self.files, records, strict=True)]
-        return int(rows)
+        return rows
 
     def _in_one_scan(self) -> int | None:
         """Reads everything in one pass of DuckDB; None where anything is wrong with it."""
@@ -369,7 +369,7 @@ class _Reading:
             kept.mkdir()
             for number, file in enumerate(sorted(self.written.rglob("*.parquet"))):
                 shutil.move(file, kept / f"part-{number}.parquet")
-        return table_digest(self.connection, _kept(kept))
+        return self.digest or table_digest(self.connection, _kept(kept))
 
     def _write_manifest(self, rows: int, rejected: dict[int, int], digest: str) -> None:
         records = {file.number: file.records for file in self.files}
