@@ -150,7 +150,6 @@ class _Writer:
                 rows.schema,
                 compression="snappy",
                 use_dictionary=few,
-                write_statistics=False,  # each row group has the whole range of values
                 store_schema=False,
             )
         self.files[bucket].write_table(rows)

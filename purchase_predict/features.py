@@ -91,14 +91,20 @@ def alike(events: ir.Table) -> ir.Table:
 
 
 def usable(events: ir.Table, alike: ir.Table) -> ir.Table:
-    """The events that `primary` looks at: those with a session of users who carted, each exact repetition once.
+    """The events that `primary` looks at, each exact repetition once.
+
+    They have a session, are of users who carted, and not later than what the user carted last: after it only purchases
+    count, for the label.
 
     Args:
         alike: what `alike` gave of the events. Repetitions are alike in all nine columns, so in these first of all.
     """
     events = events.filter(events.user_session.notnull())
     once = events.anti_join(alike, _ALIKE).union(events.semi_join(alike, _ALIKE).distinct())
-    return once.semi_join(events.filter(events.event_type == "cart"), "user_id")
+    carts = events.filter(events.event_type == "cart")
+    last = carts.group_by("user_id").agg(last_moment=carts.event_time.max())
+    both = once.inner_join(last, "user_id").select(*once.columns, "last_moment")
+    return both.filter((both.event_time <= both.last_moment) | (both.event_type == "purchase")).drop("last_moment")
 
 
 def repeated(events: ir.Table, alike: ir.Table) -> ir.Table:
