@@ -88,6 +88,26 @@ def test_any_text_comes_out_as_without_blocks(text: str, tmp_path_factory: pytes
     assert with_blocks == without
 
 
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("product_id", "0x10"), ("user_id", "0X1F"), ("product_id", "+5"), ("product_id", "13.0"), ("price", "1e400"),
+        ("brand", '"a,"b",c"'), ("brand", '",'), ("brand", 'a,",x"y'), ("brand", '"a"b'), ("brand", '"a ""b"""'),
+        ("brand", 'b"'), ("brand", '"two\nlines"'), ("brand", '""'), ("brand", '"a,b"'), ("event_time", "2019-10-01 00:00:60"),
+        ("event_time", "2019-10-01T00:00:01Z"), ("event_time", "2019-02-30 00:00:01"), ("event_time", ""),
+        ("user_session", ""), ("user_session", SESSION.upper()), ("event_type", "VIEW"), ("price", "-1"),
+    ],
+)  # fmt: skip
+def test_a_single_odd_value_is_taken_or_refused_as_without_blocks(column: str, value: str, tmp_path: Path) -> None:
+    usual = {name: values[0] for name, values in USUAL.items()}
+    rows = [usual, usual | {column: value}, usual]
+    file = tmp_path / "events.csv"
+    file.write_text("\n".join([",".join(COLUMNS), *(",".join(row.values()) for row in rows)]), newline="")
+    with_blocks = _outcome(file, tmp_path / "with")
+    with mock.patch.object(reading._Reading, "_in_blocks", return_value=None):
+        assert with_blocks == _outcome(file, tmp_path / "without")
+
+
 @settings(max_examples=300, deadline=None)
 @given(
     pieces=st.lists(st.sampled_from([b'"', b",", b"\n", b"\r\n", b"\r", b"\0", b" ", b"a", b"0", b"x", b"\xff"])),
