@@ -95,7 +95,8 @@ def test_any_text_comes_out_as_without_blocks(text: str, tmp_path_factory: pytes
         ("brand", '"a,"b",c"'), ("brand", '",'), ("brand", 'a,",x"y'), ("brand", '"a"b'), ("brand", '"a ""b"""'),
         ("brand", '"two\nlines"'), ("brand", '""'), ("brand", '"a,b"'), ("event_time", "2019-10-01 00:00:60"),
         ("event_time", "2019-10-01T00:00:01Z"), ("event_time", "2019-02-30 00:00:01"), ("event_time", ""),
-        ("user_session", ""), ("user_session", SESSION.upper()), ("event_type", "VIEW"), ("price", "-1"), ("brand", 'b"'),
+        ("user_session", ""), ("user_session", SESSION.upper()), ("event_type", "VIEW"), ("price", "-1"),
+        ("brand", 'b"'),
     ],
 )  # fmt: skip
 def test_a_single_odd_value_is_taken_or_refused_as_without_blocks(column: str, value: str, tmp_path: Path) -> None:
