@@ -10,6 +10,8 @@ from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.exceptions import MlflowException
 
+from purchase_predict.collisions import through_collisions
+
 #: What MLflow keeps of a name and of a digest.
 _NAME, _DIGEST = 500, 36
 
@@ -47,4 +49,6 @@ def log_input(name: str, digest: str, rows: int, context: str) -> None:
             source = resolve_dataset_source(name)
     except MlflowException:
         source = CodeDatasetSource({"source": name})  # the built-in sample is at no address
-    mlflow.log_input(Table(source, name[-_NAME:], digest[:_DIGEST], rows), context=context)
+    table = Table(source, name[-_NAME:], digest[:_DIGEST], rows)
+    # Runs that read the same table at the same time: MLflow keeps one record of it for an experiment.
+    through_collisions(lambda: mlflow.log_input(table, context=context))

@@ -1,11 +1,9 @@
 """The model registry: versions, the gate that a challenger has to pass, promotion, and the way back."""
 
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
 
 import click
 import mlflow
@@ -13,6 +11,7 @@ from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from purchase_predict.collisions import ATTEMPTS, through_collisions
 from purchase_predict.settings import shown_uri
 
 MODEL_DIGEST = "model.digest"
@@ -23,11 +22,6 @@ _STAGES = {"staging": "Staging", "production": "Production"}
 _ARCHIVED = "Archived"
 _READY_SECONDS = 300
 _TAG_LENGTH = 5000
-#: What a registry answers to a write that collides with another deploy's, and how often it is tried.
-_COLLISIONS = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")
-_ATTEMPTS = 20
-
-_Written = TypeVar("_Written")
 
 
 @dataclass(frozen=True)
@@ -98,7 +92,7 @@ def ensure_version(name: str, run: Run, digest: str) -> ModelVersion:
 
 def _create_version(name: str, run_id: str, model_id: str, digest: str) -> ModelVersion:
     # Two that took the same next number: the registry refuses one of them, which takes the number after it.
-    version = _through_collisions(
+    version = through_collisions(
         lambda: mlflow.MlflowClient().create_model_version(
             name,
             source=f"models:/{model_id}",
@@ -111,19 +105,6 @@ def _create_version(name: str, run_id: str, model_id: str, digest: str) -> Model
     if version.status != "READY":
         raise click.ClickException(f"version {version.version} of {name} is {version.status}: {version.status_message}")
     return version
-
-
-def _through_collisions(write: Callable[[], _Written]) -> _Written:
-    """Writes to the registry, again where the write of another deploy came between."""
-    for attempt in range(_ATTEMPTS - 1):
-        try:
-            return write()
-        except MlflowException as error:
-            collided = error.error_code in _COLLISIONS or "unique constraint" in str(error).lower()
-            if not collided:
-                raise
-            time.sleep(0.1 * (attempt + 1))
-    return write()
 
 
 def find_version(name: str, digest: str) -> ModelVersion | None:
@@ -313,12 +294,12 @@ def has_stages(version: ModelVersion) -> bool:
 def _move(version: ModelVersion, env: str) -> None:
     """Moves the alias in one call, so that there is a holder at every instant, and the stages after it."""
     client = mlflow.MlflowClient()
-    _through_collisions(lambda: client.set_registered_model_alias(version.name, env, version.version))
+    through_collisions(lambda: client.set_registered_model_alias(version.name, env, version.version))
     if not has_stages(version):
         return
     # Where two promote at once, each looks again after its own move, until the stages are where the aliases are.
-    for _ in range(_ATTEMPTS):
-        if not _through_collisions(lambda: _next_stage_move(version.name)):
+    for _ in range(ATTEMPTS):
+        if not through_collisions(lambda: _next_stage_move(version.name)):
             return
     raise click.ClickException(
         f"the stages of {version.name} do not come to rest: deploy again when no other deploy is at work"
