@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 import duckdb
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -284,6 +285,20 @@ def test_a_row_of_parquet_is_refused_by_the_same_rules(box: Box) -> None:
         (2, "product_id", "12.7"), (3, "price", "-1.0"),
     ]  # fmt: skip
     assert sorted(row["product_id"] for row in box.table()) == [1, 14]  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize(
+    ("column", "reason"), [("price", "must be a price, 0 or more"), ("product_id", "must be a whole number")]
+)
+def test_nan_in_parquet_is_refused_though_its_statistics_leave_it_out(column: str, reason: str, box: Box) -> None:
+    events = sample.events(10)
+    values = [float(number) for number in range(10)]
+    values[4] = float("nan")
+    at = events.schema.get_field_index(column)
+    pq.write_table(events.set_column(at, column, pa.array(values)), box.source / "part.parquet")
+    loaded = box.load()
+    assert (loaded.rows, loaded.rejected) == (9, 1)
+    assert box.rejects() == [("part.parquet", 5, column, "nan", reason)]
 
 
 def test_too_many_malformed_rows_name_the_three_most_frequent_reasons(box: Box) -> None:
