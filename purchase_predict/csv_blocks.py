@@ -32,8 +32,8 @@ _FEED, _RETURN, _QUOTE, _COMMA, _ZERO, _X = b'\n\r",0x'
 _LOWER = ord("a") - ord("A")
 _TIME = 19  # characters of 2019-10-01 00:00:00
 _UTC, _MOMENT = b" UTC", pa.timestamp("us")
-#: Where the digits of a UUID stand in its 36 characters, in runs, and what must stand between them.
-_DIGITS, _DASHES = ((0, 8), (9, 13), (14, 18), (19, 23), (24, 36)), (8, 13, 18, 23)
+#: Of a UUID: its characters, where each four of its digits begin, and where dashes must stand between them.
+_UUID, _FOURS, _DASHES = 36, (0, 4, 9, 14, 19, 24, 28, 32), (8, 13, 18, 23)
 #: An odd number, by which users of neighbouring numbers end up in different buckets (Knuth's multiplicative hash).
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 
@@ -77,8 +77,8 @@ def copy(
     records = dict.fromkeys(files, 0)
     parsed: deque[tuple[Path, Future[list[pa.Table]]]] = deque()
 
-    def parse(block: bytes, names: Sequence[str]) -> list[pa.Table]:
-        rows = _parsed(block, names, types, ids)
+    def parse(path: Path, start: int, end: int) -> list[pa.Table]:
+        rows = _parsed(_block(path, start, end), files[path], types, ids)
         for name, type_ in types.items():
             if type_ == "TIMESTAMP":
                 rows = _replaced(rows, name, _times)
@@ -88,7 +88,7 @@ def copy(
 
     pool = ThreadPoolExecutor(threads)
     try:
-        with _Writer(target, buckets) as writer:
+        with _Writer(target, buckets, pool) as writer:
 
             def write_next() -> None:
                 path, future = parsed.popleft()
@@ -96,9 +96,9 @@ def copy(
                     records[path] += rows.num_rows
                     writer.add(bucket, rows)
 
-            for path, names in files.items():
-                for block in _blocks(path):
-                    parsed.append((path, pool.submit(parse, block, names)))
+            for path in files:
+                for start, end in _ranges(path):
+                    parsed.append((path, pool.submit(parse, path, start, end)))
                     if len(parsed) > 2 * threads:
                         write_next()
             while parsed:
@@ -109,10 +109,12 @@ def copy(
 
 
 class _Writer:
-    """A Parquet file for each bucket that has rows, its row groups filled one after the other."""
+    """A Parquet file for each bucket that has rows, its row groups filled one after the other by threads of a pool."""
 
-    def __init__(self, target: Path, buckets: int) -> None:
+    def __init__(self, target: Path, buckets: int, pool: ThreadPoolExecutor) -> None:
         self.target = target
+        self.pool = pool
+        self.written: dict[int, Future[None]] = {}
         self.waiting: list[list[pa.Table]] = [[] for _ in range(buckets)]
         self.rows = [0] * buckets
         self.most = min(_GROUP, _WAITING // buckets)
@@ -126,7 +128,9 @@ class _Writer:
             return  # what is there is thrown away
         for bucket, rows in enumerate(self.rows):
             if rows:
-                self._write(bucket)
+                self._hand_over(bucket)
+        for written in self.written.values():
+            written.result()
         for file in self.files.values():
             file.close()
 
@@ -135,11 +139,16 @@ class _Writer:
             self.waiting[bucket].append(rows)
             self.rows[bucket] += rows.num_rows
         if self.rows[bucket] >= self.most:
-            self._write(bucket)
+            self._hand_over(bucket)
 
-    def _write(self, bucket: int) -> None:
-        rows = pa.concat_tables(self.waiting[bucket]).unify_dictionaries()
+    def _hand_over(self, bucket: int) -> None:
+        if bucket in self.written:
+            self.written[bucket].result()  # its row groups follow one another
+        self.written[bucket] = self.pool.submit(self._write, bucket, self.waiting[bucket])
         self.waiting[bucket], self.rows[bucket] = [], 0
+
+    def _write(self, bucket: int, tables: Sequence[pa.Table]) -> None:
+        rows = pa.concat_tables(tables).unify_dictionaries()
         if bucket not in self.files:
             folder = self.target / f"bucket={bucket}"
             folder.mkdir(parents=True)
@@ -158,14 +167,25 @@ class _Writer:
 # ---- a block -----------------------------------------------------------------------------------------------------
 
 
-def _blocks(path: Path) -> Iterator[bytes]:
-    """The whole lines below the header, so many at a time that they make a block."""
+def _ranges(path: Path) -> Iterator[tuple[int, int]]:
+    """Where the whole lines below the header begin and end, so many of them at a time that they make a block."""
     with path.open("rb") as file:
-        file.readline(LONGEST)
-        while block := file.read(_BLOCK):
-            if not block.endswith(b"\n"):
-                block += file.readline(LONGEST)
-            yield block
+        start, size = len(file.readline(LONGEST)), path.stat().st_size
+        while start < size:
+            file.seek(start + _BLOCK - 1)
+            file.readline(LONGEST)
+            end = min(file.tell(), size)
+            yield start, end
+            start = end
+
+
+def _block(path: Path, start: int, end: int) -> bytes:
+    with path.open("rb", buffering=0) as file:
+        file.seek(start)
+        block = file.read(end - start)
+    if len(block) != end - start:
+        raise NotPlain("a file that became shorter")
+    return block
 
 
 def look(block: bytes) -> tuple[int, bool]:
@@ -278,15 +298,17 @@ def _times(text: pa.StringArray) -> pa.Array:
 def _uuids(text: pa.StringArray) -> pa.Array:
     """UUIDs from their one spelling that comes back from them: 32 lower-case digits in five groups."""
     characters = _characters(text)
-    if characters is None or (len(text) and characters.shape[1] != _DIGITS[-1][1]):
+    if characters is None or (len(text) and characters.shape[1] != _UUID):
         raise NotUuids
     if not len(text):
         return pa.array([], pa.uuid())
     if np.any(characters[:, _DASHES] != ord("-")):
         raise NotUuids
-    pairs = [np.ascontiguousarray(characters[:, first:end]).view("<u2") for first, end in _DIGITS]
-    values = np.take(_HEXADECIMAL, np.concatenate(pairs, axis=1))
-    if np.any(values < 0):
+    digits = np.empty((len(text), len(_FOURS)), "<u4")
+    for number, first in enumerate(_FOURS):
+        digits[:, number] = np.ndarray(len(text), "<u4", characters, first, (_UUID,))
+    values = np.take(_HEXADECIMAL, digits.view("<u2"))
+    if values.min() < 0:
         raise NotUuids
     held = pa.py_buffer(values.astype(np.uint8))
     return pa.ExtensionArray.from_storage(pa.uuid(), pa.Array.from_buffers(pa.binary(16), len(text), [None, held]))

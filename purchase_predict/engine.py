@@ -58,11 +58,10 @@ def digest_and_counts(connection: duckdb.DuckDBPyConnection, relation: str, cond
     )
     # Text stands for UUIDs, so that a session id has one hash however it is stored.
     row = ", ".join(f'"{name}"::VARCHAR' if type_ == "UUID" else f'"{name}"' for name, type_ in columns)
-    # Two independent 64-bit hashes a row: a sum of one alone would make a chance collision thinkable.
+    # Two sums, of the rows' hashes and of the hashes of those: rows would have to meet both by chance.
     ((rows, first, second, meeting),) = connection.execute(
-        f"""SELECT count(*), sum(hash({row})::HUGEINT), sum(hash({row}, 'second')::HUGEINT),
-                count(*) FILTER (WHERE {condition})
-            FROM {relation}"""
+        f"""SELECT count(*), sum(hashed::HUGEINT), sum(hash(hashed)::HUGEINT), count(*) FILTER (WHERE meets)
+            FROM (SELECT hash({row}) AS hashed, {condition} AS meets FROM {relation})"""
     ).fetchall()
     names = ",".join(name for name, _ in columns)
     digest = hashlib.sha256(f"{names}|{(rows, first, second)}".encode()).hexdigest()
