@@ -36,23 +36,21 @@ def primary_from_events(connection: duckdb.DuckDBPyConnection, folder: Path) -> 
     counts = {"events": 0, "events_without_session": 0, "events_repeated": 0}
     for number, bucket in enumerate(sorted(folder.iterdir())):
         file = f"read_parquet({quoted(bucket / '*.parquet')}, hive_partitioning=false)"
-        connection.execute(f"CREATE OR REPLACE TEMP VIEW raw_events AS FROM {file}")
-        connection.execute(f"CREATE OR REPLACE TEMP TABLE alike AS {features.alike_sql('duckdb', 'raw_events')}")
-        repeated = features.repeated_sql("duckdb", "raw_events", "alike")
-        total, with_session, repeats = _one(
-            connection, f"SELECT count(*), count(user_session), (FROM ({repeated})) FROM raw_events"
-        )
-        # The pipeline scans its events several times: they are made ready once, not at each scan.
-        sql = features.usable_sql("duckdb", "raw_events", "alike")
-        connection.execute(f"CREATE OR REPLACE TEMP TABLE bucket_events AS {sql}")
+        connection.execute(f"CREATE OR REPLACE TEMP VIEW bucket_raw AS FROM {file}")
+        for step in features.STEPS:
+            sql = features.sql("duckdb", step, "bucket_")
+            connection.execute(f"CREATE OR REPLACE TEMP TABLE bucket_{step} AS {sql}")
+        total, with_session = _one(connection, "SELECT count(*), count(user_session) FROM bucket_raw")
+        (repeats,) = _one(connection, features.sql("duckdb", "repeated", "bucket_"))
         counts["events"] += total
         counts["events_without_session"] += total - with_session
         counts["events_repeated"] += repeats
-        sql = features.primary_sql("duckdb", "bucket_events")
+        sql = features.sql("duckdb", "primary", "bucket_")
         connection.execute(
             f"CREATE TABLE primary_table AS {sql}" if number == 0 else f"INSERT INTO primary_table {sql}"
         )
-        connection.execute("DROP TABLE bucket_events")
+        for step in features.STEPS:
+            connection.execute(f"DROP TABLE bucket_{step}")
     return counts
 
 

@@ -13,6 +13,7 @@ Removals (`remove_from_cart`) count for the session's first second and for `num_
 """
 
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import ibis
@@ -25,97 +26,94 @@ PAIR = [*SESSION, "product_id"]
 
 #: Columns that are never null, in which repetitions are alike at least.
 _ALIKE = ["user_id", "event_time", "product_id"]
+#: What is looked at of every event; the others are of the cart events only.
+_ACT = ["event_time", "event_type", "product_id", "price", "user_id", "user_session"]
 
 _IBIS_TYPES = {"TIMESTAMP": "timestamp", "VARCHAR": "string", "BIGINT": "int64", "DOUBLE": "float64"}
 
-#: What is counted over a user's earlier sessions. All three are counted in one pass, each for its own subject.
-_EARLIER = ("num_prev_product_views", "num_prev_purchases", "num_prev_product_purchases")
-_SUBJECT = ["user_id", "counted", "subject"]
-_ROW = [*PAIR, "counted", "subject", "at", "start"]
+#: What is counted over a user's earlier sessions, and of what: of a product, or of any.
+_WEIGHTS = ["views", "purchases"]
+_SUBJECT = ["user_id", "of_product", "subject"]
+_ROW = [*PAIR, "of_product", "subject", "at", "start"]
+_ANSWER = [*_ROW, *(f"{name}_before" for name in _WEIGHTS)]
 
 #: Binary digits of the number of things that one user can do.
 _DIGITS = 40
 
 
+#: The tables that are made ready for `primary`, in their order: it scans them several times.
+STEPS = ("alike", "candidates", "carts", "usable")
+
+
 @functools.cache
-def primary_sql(dialect: str, events: str) -> str:
-    """The query that makes the primary table of the table `events`, which is what `usable` gave.
+def sql(dialect: str, made: str, prefix: str) -> str:
+    """The query that makes one of the tables of this module from the others.
 
     Args:
         dialect: of SQL, by its name in Ibis: "duckdb" or "pyspark".
+        made: one of `STEPS`, "repeated" or "primary".
+        prefix: stands before the names of the tables, of which `raw` holds the events.
     """
-    table = primary(_named(events))
+
+    def named(name: str, columns: Iterable[str] | None = None) -> ir.Table:
+        types = {column.name: _IBIS_TYPES[column.type] for column in EVENTS}
+        return ibis.table({column: types[column] for column in columns or types}, name=prefix + name)
+
+    raw, candidates, carts = named("raw"), named("candidates"), named("carts")
+    alike_, usable_ = named("alike", _ALIKE), named("usable", _ACT)
+    expression = {
+        "alike": lambda: alike(raw),
+        "candidates": lambda: _in_session(raw).semi_join(alike_, _ALIKE),
+        "carts": lambda: _in_session(raw).filter(raw.event_type == "cart"),
+        "usable": lambda: usable(raw, alike_, candidates, carts),
+        "repeated": lambda: repeated(candidates),
+        "primary": lambda: primary(usable_, carts),
+    }[made]()
+    getattr(ibis, dialect)  # Ibis knows a dialect from when its backend was asked for
     # Ibis takes the sum of integers for an int64 and casts it no more; DuckDB makes it wider.
     columns = ", ".join(
-        f"CAST({name} AS BIGINT) AS {name}" if type_.is_int64() else name for name, type_ in table.schema().items()
+        f"CAST({name} AS BIGINT) AS {name}" if type_.is_int64() else name for name, type_ in expression.schema().items()
     )
-    return f"SELECT {columns} FROM ({_sql(table, dialect)}) AS made"
+    return f"SELECT {columns} FROM ({ibis.to_sql(expression, dialect=dialect)}) AS made"
 
 
-@functools.cache
-def alike_sql(dialect: str, events: str) -> str:
-    """The query of `alike` over the table `events`."""
-    return _sql(alike(_named(events)), dialect)
-
-
-@functools.cache
-def usable_sql(dialect: str, events: str, alike: str) -> str:
-    """The query of `usable` over the table `events`, where the table `alike` is what `alike_sql` gave."""
-    return _sql(usable(_named(events), _keys(alike)), dialect)
-
-
-@functools.cache
-def repeated_sql(dialect: str, events: str, alike: str) -> str:
-    """The query of `repeated` over the same two tables."""
-    return _sql(repeated(_named(events), _keys(alike)), dialect)
-
-
-def _named(name: str) -> ir.Table:
-    return ibis.table({column.name: _IBIS_TYPES[column.type] for column in EVENTS}, name=name)
-
-
-def _keys(name: str) -> ir.Table:
-    return ibis.table({column.name: _IBIS_TYPES[column.type] for column in EVENTS if column.name in _ALIKE}, name=name)
-
-
-def _sql(table: ir.Table, dialect: str) -> str:
-    getattr(ibis, dialect)  # Ibis knows a dialect from when its backend was asked for
-    return str(ibis.to_sql(table, dialect=dialect))
+def _in_session(events: ir.Table) -> ir.Table:
+    return events.filter(events.user_session.notnull())
 
 
 def alike(events: ir.Table) -> ir.Table:
-    """User, second and product of the events of a session that share them with another one: few, as a rule."""
-    events = events.filter(events.user_session.notnull())
-    counted = events.group_by(_ALIKE).agg(events=events.count())
+    """User, second and product of the events of a session that share them with another one: few, as a rule.
+
+    Repetitions are alike in all nine columns, so in these first of all. The candidates are the events that are alike.
+    """
+    counted = _in_session(events).group_by(_ALIKE).agg(events=ibis._.count())
     return counted.filter(counted.events > 1).select(_ALIKE)
 
 
-def usable(events: ir.Table, alike: ir.Table) -> ir.Table:
-    """The events that `primary` looks at, each exact repetition once.
-
-    They have a session, are of users who carted, and not later than what the user carted last: after it only purchases
-    count, for the label.
-
-    Args:
-        alike: what `alike` gave of the events. Repetitions are alike in all nine columns, so in these first of all.
-    """
-    events = events.filter(events.user_session.notnull())
-    once = events.anti_join(alike, _ALIKE).union(events.semi_join(alike, _ALIKE).distinct())
-    carts = events.filter(events.event_type == "cart")
-    last = carts.group_by("user_id").agg(last_moment=carts.event_time.max())
-    both = once.inner_join(last, "user_id").select(*once.columns, "last_moment")
-    return both.filter((both.event_time <= both.last_moment) | (both.event_type == "purchase")).drop("last_moment")
-
-
-def repeated(events: ir.Table, alike: ir.Table) -> ir.Table:
+def repeated(candidates: ir.Table) -> ir.Table:
     """How many events with a session repeat another one: one row, the column `repeated`."""
-    candidates = events.filter(events.user_session.notnull()).semi_join(alike, _ALIKE)
     counted = candidates.group_by(candidates.columns).agg(events=candidates.count())
     return counted.agg(repeated=(counted.events - 1).sum().fill_null(0))
 
 
-def primary(events: ir.Table) -> ir.Table:
-    """The primary table of what `usable` gave of a table of events, with the moment as `event_time`.
+def usable(events: ir.Table, alike: ir.Table, candidates: ir.Table, carts: ir.Table) -> ir.Table:
+    """The events that `primary` looks at, each exact repetition once, in the columns that it looks at.
+
+    They have a session, are of users who carted, and not later than what the user carted last: after it only purchases
+    count, for the label.
+    """
+    last = carts.group_by("user_id").agg(last_moment=carts.event_time.max())
+
+    def of_carters(events: ir.Table) -> ir.Table:
+        both = events.inner_join(last, "user_id").select(*_ACT, "last_moment")
+        return both.filter((both.event_time <= both.last_moment) | (both.event_type == "purchase")).select(*_ACT)
+
+    others = of_carters(_in_session(events)).anti_join(alike, _ALIKE)
+    return others.union(of_carters(candidates.distinct()))
+
+
+def primary(events: ir.Table, carts: ir.Table) -> ir.Table:
+    """The primary table of what `usable` gave of a table of events, and of its carts; the moment is `event_time`.
 
     Columns, each at the row's moment; seconds, counts, or the shop's currency:
 
@@ -134,7 +132,6 @@ def primary(events: ir.Table) -> ir.Table:
     - `seconds_since_prev_session`: since the start of the user's latest earlier session; null if there is none.
     - `purchased` (the label): 1 where the pair is bought in the session at or after the moment, else 0.
     """
-    carts = events.filter(events.event_type == "cart")
     pairs = _pairs(carts)
     in_carted = events.semi_join(carts, SESSION)
 
@@ -234,15 +231,41 @@ def _starts(visits: ir.Table) -> ir.Table:
 def _earlier(events: ir.Table, visits: ir.Table, known: ir.Table) -> ir.Table:
     """For each pair, what the user had done in earlier sessions by the moment.
 
-    A fact counts where it came `at` the moment or before and its session has an earlier `start`. Sessions of a user may
-    overlap, so two times are compared, and a join would pair every fact of a user with every row of theirs: too much
-    for a crawler. Instead, facts and rows are numbered in the order of `at`. A number smaller than another one shares
-    its upper binary digits, then has a 0 where the other has a 1. So for each digit a running sum over those that share
-    the digits above it, in the order of `start`, counts the zeros before each one: n log n work for the n facts and
-    rows of a user.
+    A fact counts where it came `at` the moment or before and its session has an earlier `start`. In the order of
+    `start`, running sums count the facts of earlier sessions; where the latest of those is not later than the moment,
+    that is the answer. Only where sessions of a user overlap, both times must be compared.
     """
-    facts, asked = _facts(events, visits, known), _asked(known)
-    both = asked.union(facts)
+    both = _asked(known).union(_facts(events, visits, known))
+    by_start = ibis.window(group_by=_SUBJECT, order_by=[both.start, both.fact], rows=(None, 0))
+    summed = both.mutate(
+        **{f"{name}_before": both[name].sum().over(by_start) for name in _WEIGHTS},
+        latest=ibis.ifelse(both.fact == 1, both["at"], ibis.null("timestamp")).max().over(by_start),
+    )
+    asked = summed.filter(summed.fact == 0)
+    overlapping = (asked.latest > asked["at"]).fill_null(False)
+    answers = asked.filter(~overlapping).select(*_ANSWER)
+    subjects = asked.filter(overlapping).select(*_SUBJECT)
+    exact = _compared(both.semi_join(subjects, _SUBJECT))
+    # The sums over the digits add up to a row's answer; a row that has both kinds of answer would count twice.
+    exact = exact.semi_join(asked.filter(overlapping), _ROW)
+    answers = answers.union(exact)
+    answers = answers.filter(answers.views_before + answers.purchases_before > 0)
+    of_product = answers.of_product == 1
+    return answers.group_by(PAIR).agg(
+        num_prev_product_views=answers.views_before.sum(),
+        num_prev_purchases=answers.purchases_before.sum(where=~of_product),
+        num_prev_product_purchases=answers.purchases_before.sum(where=of_product),
+    )
+
+
+def _compared(both: ir.Table) -> ir.Table:
+    """Sums of the facts that came by the moment and of an earlier session, for sessions that may overlap.
+
+    A join would pair every fact of a user with every row of theirs: too much for a crawler. Instead, facts and rows are
+    numbered in the order of `at`. A number smaller than another one shares its upper binary digits, then has a 0 where
+    the other has a 1. So for each digit a running sum over those that share the digits above it, in the order of
+    `start`, counts the zeros before each one: n log n work for the n facts and rows of a user.
+    """
     # A fact in the second of the moment is known; a session that started in the same second is not earlier.
     in_time = ibis.window(group_by=_SUBJECT, order_by=[both["at"], both.fact.desc()])
     numbered = both.mutate(nth=ibis.row_number().over(in_time), last=both.count().over(group_by=_SUBJECT) - 1)
@@ -252,11 +275,8 @@ def _earlier(events: ir.Table, visits: ir.Table, known: ir.Table) -> ir.Table:
     split = split.filter(((split.nth >> split.digit) & 1) == 1 - split.fact)
     split = split.mutate(above=split.nth >> (split.digit + 1))
     by_start = ibis.window(group_by=[*_SUBJECT, "digit", "above"], order_by=[split.start, split.fact], rows=(None, 0))
-    summed = split.mutate(earlier=split.fact.sum().over(by_start))
-    answers = summed.filter(summed.fact == 0)
-    return answers.group_by(PAIR).agg(
-        **{name: answers.earlier.sum(where=answers.counted == number) for number, name in enumerate(_EARLIER)}
-    )
+    summed = split.mutate(**{f"{name}_before": split[name].sum().over(by_start) for name in _WEIGHTS})
+    return summed.filter(summed.fact == 0).select(*_ANSWER)
 
 
 def _facts(events: ir.Table, visits: ir.Table, known: ir.Table) -> ir.Table:
@@ -267,20 +287,27 @@ def _facts(events: ir.Table, visits: ir.Table, known: ir.Table) -> ir.Table:
     def bought(events: ir.Table) -> ir.Table:
         return events.filter(events.event_type == "purchase").select(*PAIR, at="event_time")
 
-    facts = [_about(seen, 0, True), _about(bought(events), 1, False), _about(bought(of_product), 2, True)]
+    facts = [_about(seen, True, views=1), _about(bought(events), False, purchases=1)]
+    facts.append(_about(bought(of_product), True, purchases=1))
     started = visits.select(*SESSION, start="visit_start")
-    return _join(facts[0].union(*facts[1:]), started, SESSION).select(*_ROW, fact=ibis.literal(1, "int64"))
+    return _join(facts[0].union(*facts[1:]), started, SESSION).select(*_ROW, *_WEIGHTS, fact=_integer(1))
 
 
 def _asked(known: ir.Table) -> ir.Table:
-    asked = [_about(known, 0, True), _about(known, 1, False), _about(known, 2, True)]
-    return asked[0].union(*asked[1:]).select(*_ROW, fact=ibis.literal(0, "int64"))
+    asked = _about(known, True).union(_about(known, False))
+    return asked.select(*_ROW, *_WEIGHTS, fact=_integer(0))
 
 
-def _about(table: ir.Table, counted: int, of_product: bool) -> ir.Table:
-    """Rows for the count `_EARLIER[counted]`, which is of the row's own product or of any."""
-    subject = table.product_id if of_product else ibis.literal(0, "int64")
-    return table.mutate(counted=ibis.literal(counted, "int64"), subject=subject)
+def _about(table: ir.Table, of_product: bool, views: int = 0, purchases: int = 0) -> ir.Table:
+    """Rows for what is counted of the row's own product, or of any."""
+    subject = table.product_id if of_product else _integer(0)
+    return table.mutate(
+        of_product=_integer(of_product), subject=subject, views=_integer(views), purchases=_integer(purchases)
+    )
+
+
+def _integer(number: int) -> ir.Value:
+    return ibis.literal(int(number), "int64")
 
 
 def _columns(rows: ir.Table) -> ir.Table:

@@ -20,7 +20,7 @@ _FILE_SYSTEMS = {"file", "gs", "hdfs", "s3", "s3a", "abfss", "wasbs", "dbfs", "v
 _TYPES = {"TIMESTAMP": "timestamp_ntz", "VARCHAR": "string", "BIGINT": "bigint", "DOUBLE": "double"}
 #: Events of a task, about, and the fewest tasks: Spark's own 200 for every stage cost minutes where events are few.
 _PART_EVENTS, _LEAST_PARTS = 500_000, 4
-_RAW, _ALIKE, _EVENTS = "purchase_predict_raw", "purchase_predict_alike", "purchase_predict_events"
+_PREFIX = "purchase_predict_"
 
 #: Everything a row needs belongs to one user, so one shuffle by user serves every join and window after it.
 _SETTINGS = {
@@ -66,20 +66,19 @@ def primary_from_events(source: str, session_type: str, target: str) -> Made:
         raw = _read(session, source, session_type)
         (total, with_session) = _one(raw.selectExpr("count(*)", "count(user_session)"))
         parts = max(_LEAST_PARTS, -(-total // _PART_EVENTS))
-        raw.repartition(parts, "user_id").createOrReplaceTempView(_RAW)
-        alike = session.sql(features.alike_sql("pyspark", _RAW)).persist()
-        alike.createOrReplaceTempView(_ALIKE)
-        events = session.sql(features.usable_sql("pyspark", _RAW, _ALIKE)).persist()
-        events.createOrReplaceTempView(_EVENTS)
+        made: dict[str, DataFrame] = {"raw": raw.repartition(parts, "user_id")}
+        made["raw"].createOrReplaceTempView(f"{_PREFIX}raw")
         try:
-            (repeated,) = _one(session.sql(features.repeated_sql("pyspark", _RAW, _ALIKE)))
-            session.sql(features.primary_sql("pyspark", _EVENTS)).write.mode("overwrite").parquet(target)
+            for step in features.STEPS:
+                made[step] = session.sql(features.sql("pyspark", step, _PREFIX)).persist()
+                made[step].createOrReplaceTempView(_PREFIX + step)
+            (repeated,) = _one(session.sql(features.sql("pyspark", "repeated", _PREFIX)))
+            session.sql(features.sql("pyspark", "primary", _PREFIX)).write.mode("overwrite").parquet(target)
             rows = session.read.parquet(target).count()
         finally:
-            for table in (events, alike):
+            for name, table in made.items():
                 table.unpersist()
-            for view in (_EVENTS, _ALIKE, _RAW):
-                session.catalog.dropTempView(view)
+                session.catalog.dropTempView(_PREFIX + name)
     counts = {"events": total, "events_without_session": total - with_session, "events_repeated": repeated}
     return Made(rows, counts)
 

@@ -51,21 +51,21 @@ def many_shops(number: int) -> list[Event]:
 
 @contextmanager
 def raw(events: list[Event]) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection with these events in the table `raw`, and what `alike` says of them."""
+    """A connection with these events in the table `raw`, and all that is made ready of them."""
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'America/New_York'")
         connection.execute(f"CREATE TABLE raw ({', '.join(f'{column.name} {column.type}' for column in EVENTS)})")
         if events:
             connection.executemany(f"INSERT INTO raw VALUES ({', '.join('?' * len(EVENTS))})", events)
-        connection.execute(f"CREATE TABLE alike AS {features.alike_sql('duckdb', 'raw')}")
+        for step in features.STEPS:
+            connection.execute(f"CREATE TABLE {step} AS {features.sql('duckdb', step, '')}")
         yield connection
 
 
 def on_duckdb(events: list[Event]) -> list[dict[str, Any]]:
     """The primary table that the project makes of these events, in the order of the reference."""
     with raw(events) as connection:
-        connection.execute(f"CREATE TABLE events AS {features.usable_sql('duckdb', 'raw', 'alike')}")
-        result = connection.execute(f"FROM ({features.primary_sql('duckdb', 'events')}) ORDER BY {', '.join(KEYS)}")
+        result = connection.execute(f"FROM ({features.sql('duckdb', 'primary', '')}) ORDER BY {', '.join(KEYS)}")
         names = [name for name, *_ in result.description or []]
         return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
@@ -87,6 +87,7 @@ def test_a_thousand_shops_in_one_table_are_what_plain_python_computes() -> None:
 def test_repetitions_are_dropped_once_each_and_counted(events: list[Event]) -> None:
     in_session = [event for event in events if event.user_session is not None]
     carts = [event for event in in_session if event.event_type == "cart"]
+    acts = ["event_time", "event_type", "product_id", "price", "user_id", "user_session"]
 
     def is_usable(event: Event) -> bool:
         later = [cart for cart in carts if cart.user_id == event.user_id and cart.event_time >= event.event_time]
@@ -94,10 +95,11 @@ def test_repetitions_are_dropped_once_each_and_counted(events: list[Event]) -> N
         return bool(later) or bought
 
     with raw(events) as connection:
-        (repeated,) = connection.execute(features.repeated_sql("duckdb", "raw", "alike")).fetchone() or ()
-        usable = connection.execute(features.usable_sql("duckdb", "raw", "alike")).fetchall()
+        (repeated,) = connection.execute(features.sql("duckdb", "repeated", "")).fetchone() or ()
+        usable = connection.execute(f"SELECT {', '.join(acts)} FROM usable").fetchall()
     assert repeated == len(in_session) - len(set(in_session))
-    assert Counter(map(tuple, usable)) == Counter(set(filter(is_usable, in_session)))
+    once = [tuple(getattr(event, name) for name in acts) for event in set(filter(is_usable, in_session))]
+    assert Counter(map(tuple, usable)) == Counter(once)
 
 
 def test_times_within_a_second_count_in_whole_seconds() -> None:
@@ -162,24 +164,25 @@ def test_a_crawler_costs_no_more_than_as_many_users(at_once: bool) -> None:
     session = "i % 5000" if at_once else "i // 20"
     with duckdb.connect(config={"memory_limit": "500MiB", "threads": 1}) as connection:
         connection.execute(
-            f"""CREATE TABLE events AS
+            f"""CREATE TABLE usable AS
                 SELECT TIMESTAMP '2019-10-01' + to_seconds(i) AS event_time,
                        ['view', 'cart', 'purchase'][1 + i % 3] AS event_type, i % 7 AS product_id,
                        NULL::BIGINT AS category_id, NULL::VARCHAR AS category_code, NULL::VARCHAR AS brand,
                        1.0::DOUBLE AS price, 1::BIGINT AS user_id, ({session})::VARCHAR AS user_session
                 FROM range(100_000) AS numbers(i)"""
         )
-        made = f"({features.primary_sql('duckdb', 'events')})"
+        connection.execute("CREATE TABLE carts AS FROM usable WHERE event_type = 'cart'")
+        made = f"({features.sql('duckdb', 'primary', '')})"
         last = connection.execute(
             f"SELECT num_prev_sessions, num_prev_purchases, event_time FROM {made} ORDER BY event_time DESC LIMIT 1"
         ).fetchone()
         assert last
         start = connection.execute(
-            """WITH starts AS (SELECT user_session, min(event_time) AS start FROM events GROUP BY ALL),
-                     own AS (SELECT start FROM starts JOIN events USING (user_session) WHERE event_time = ?
+            """WITH starts AS (SELECT user_session, min(event_time) AS start FROM usable GROUP BY ALL),
+                     own AS (SELECT start FROM starts JOIN usable USING (user_session) WHERE event_time = ?
                              AND event_type = 'cart')
                 SELECT (SELECT count(*) FROM starts WHERE start < (FROM own)),
-                       count(*) FROM events JOIN starts USING (user_session)
+                       count(*) FROM usable JOIN starts USING (user_session)
                 WHERE event_type = 'purchase' AND event_time <= ? AND start < (FROM own)""",
             [last[2], last[2]],
         ).fetchone()
