@@ -159,6 +159,8 @@ class _Writer:
                 rows.schema,
                 compression="snappy",
                 use_dictionary=few,
+                # Readers skip rows by the least and greatest number; those of texts take long to find, and help nobody.
+                write_statistics=[field.name for field in rows.schema if pa.types.is_primitive(field.type)],
                 store_schema=False,
             )
         self.files[bucket].write_table(rows)

@@ -30,7 +30,7 @@ from purchase_predict.schema import TABLES, Column
 from purchase_predict.sources import Part
 
 #: Rows of a bucket, about: what a later pass holds in memory at once.
-_BUCKET_ROWS = 2_000_000
+_BUCKET_ROWS = 1_000_000
 _MAX_BUCKETS = 64
 #: Different values of a column, in a group of rows, up to which a dictionary of them is kept. DuckDB's default tries it
 #: with every session and product, in vain. With that, and Snappy in place of zstd, to write 10 million events takes
