@@ -35,7 +35,8 @@ _IBIS_TYPES = {"TIMESTAMP": "timestamp", "VARCHAR": "string", "BIGINT": "int64",
 _WEIGHTS = ["views", "purchases"]
 _SUBJECT = ["user_id", "of_product", "subject"]
 _ROW = [*PAIR, "of_product", "subject", "at", "start"]
-_ANSWER = [*_ROW, *(f"{name}_before" for name in _WEIGHTS)]
+#: Rows that ask about one subject up to which each is joined with all its facts.
+_FEW = 8
 
 #: Binary digits of the number of things that one user can do.
 _DIGITS = 40
@@ -231,41 +232,38 @@ def _starts(visits: ir.Table) -> ir.Table:
 def _earlier(events: ir.Table, visits: ir.Table, known: ir.Table) -> ir.Table:
     """For each pair, what the user had done in earlier sessions by the moment.
 
-    A fact counts where it came `at` the moment or before and its session has an earlier `start`. In the order of
-    `start`, running sums count the facts of earlier sessions; where the latest of those is not later than the moment,
-    that is the answer. Only where sessions of a user overlap, both times must be compared.
+    A fact counts where it came `at` the moment or before and its session has an earlier `start`. Sessions of a user may
+    overlap, so both times are compared.
     """
-    both = _asked(known).union(_facts(events, visits, known))
-    by_start = ibis.window(group_by=_SUBJECT, order_by=[both.start, both.fact], rows=(None, 0))
-    summed = both.mutate(
-        **{f"{name}_before": both[name].sum().over(by_start) for name in _WEIGHTS},
-        latest=ibis.ifelse(both.fact == 1, both["at"], ibis.null("timestamp")).max().over(by_start),
-    )
-    asked = summed.filter(summed.fact == 0)
-    overlapping = (asked.latest > asked["at"]).fill_null(False)
-    answers = asked.filter(~overlapping).select(*_ANSWER)
-    subjects = asked.filter(overlapping).select(*_SUBJECT)
-    exact = _compared(both.semi_join(subjects, _SUBJECT))
-    # The sums over the digits add up to a row's answer; a row that has both kinds of answer would count twice.
-    exact = exact.semi_join(asked.filter(overlapping), _ROW)
-    answers = answers.union(exact)
-    answers = answers.filter(answers.views_before + answers.purchases_before > 0)
+    facts, asked = _facts(events, visits, known), _asked(known)
+    counted = asked.group_by(_SUBJECT).agg(rows=asked.count())
+    often = counted.filter(counted.rows > _FEW).select(_SUBJECT)
+    answers = _joined(asked.anti_join(often, _SUBJECT), facts)
+    answers = answers.union(_running(asked.semi_join(often, _SUBJECT), facts.semi_join(often, _SUBJECT)))
     of_product = answers.of_product == 1
     return answers.group_by(PAIR).agg(
-        num_prev_product_views=answers.views_before.sum(),
-        num_prev_purchases=answers.purchases_before.sum(where=~of_product),
-        num_prev_product_purchases=answers.purchases_before.sum(where=of_product),
+        num_prev_product_views=answers.views.sum(),
+        num_prev_purchases=answers.purchases.sum(where=~of_product),
+        num_prev_product_purchases=answers.purchases.sum(where=of_product),
     )
 
 
-def _compared(both: ir.Table) -> ir.Table:
-    """Sums of the facts that came by the moment and of an earlier session, for sessions that may overlap.
+def _joined(asked: ir.Table, facts: ir.Table) -> ir.Table:
+    """The facts that count for each row, by a join: no more than `_FEW` times as many as there are."""
+    facts = facts.rename(fact_at="at", fact_start="start").drop("user_session", "product_id")
+    both = asked.select(*_ROW).inner_join(facts, _SUBJECT)
+    both = both.filter((both.fact_start < both.start) & (both.fact_at <= both["at"]))
+    return both.select(*PAIR, "of_product", *_WEIGHTS)
 
-    A join would pair every fact of a user with every row of theirs: too much for a crawler. Instead, facts and rows are
-    numbered in the order of `at`. A number smaller than another one shares its upper binary digits, then has a 0 where
-    the other has a 1. So for each digit a running sum over those that share the digits above it, in the order of
-    `start`, counts the zeros before each one: n log n work for the n facts and rows of a user.
+
+def _running(asked: ir.Table, facts: ir.Table) -> ir.Table:
+    """Sums of the facts that count for each row, where a join would be too much: a crawler's.
+
+    Facts and rows are numbered in the order of `at`. A number smaller than another one shares its upper binary digits,
+    then has a 0 where the other has a 1. So for each digit a running sum over those that share the digits above it, in
+    the order of `start`, counts the zeros before each one: n log n work for the n facts and rows of a user.
     """
+    both = asked.union(facts)
     # A fact in the second of the moment is known; a session that started in the same second is not earlier.
     in_time = ibis.window(group_by=_SUBJECT, order_by=[both["at"], both.fact.desc()])
     numbered = both.mutate(nth=ibis.row_number().over(in_time), last=both.count().over(group_by=_SUBJECT) - 1)
@@ -275,8 +273,8 @@ def _compared(both: ir.Table) -> ir.Table:
     split = split.filter(((split.nth >> split.digit) & 1) == 1 - split.fact)
     split = split.mutate(above=split.nth >> (split.digit + 1))
     by_start = ibis.window(group_by=[*_SUBJECT, "digit", "above"], order_by=[split.start, split.fact], rows=(None, 0))
-    summed = split.mutate(**{f"{name}_before": split[name].sum().over(by_start) for name in _WEIGHTS})
-    return summed.filter(summed.fact == 0).select(*_ANSWER)
+    summed = split.mutate(**{name: split[name].sum().over(by_start) for name in _WEIGHTS})
+    return summed.filter(summed.fact == 0).select(*PAIR, "of_product", *_WEIGHTS)
 
 
 def _facts(events: ir.Table, visits: ir.Table, known: ir.Table) -> ir.Table:
