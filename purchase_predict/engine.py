@@ -53,16 +53,12 @@ def table_digest(connection: duckdb.DuckDBPyConnection, relation: str) -> str:
 
 def digest_and_counts(connection: duckdb.DuckDBPyConnection, relation: str, condition: str) -> tuple[str, int, int]:
     """The digest of a table, its rows, and how many of them meet the condition, all in one pass."""
-    columns = sorted(
-        (name, type_) for name, type_, *_ in connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()
-    )
-    # Text stands for UUIDs, so that a session id has one hash however it is stored.
-    row = ", ".join(f'"{name}"::VARCHAR' if type_ == "UUID" else f'"{name}"' for name, type_ in columns)
+    columns = sorted(name for name, *_ in connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall())
+    row = ", ".join(f'"{name}"' for name in columns)
     # Two sums, of the rows' hashes and of the hashes of those: rows would have to meet both by chance.
     ((rows, first, second, meeting),) = connection.execute(
         f"""SELECT count(*), sum(hashed::HUGEINT), sum(hash(hashed)::HUGEINT), count(*) FILTER (WHERE meets)
             FROM (SELECT hash({row}) AS hashed, {condition} AS meets FROM {relation})"""
     ).fetchall()
-    names = ",".join(name for name, _ in columns)
-    digest = hashlib.sha256(f"{names}|{(rows, first, second)}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{','.join(columns)}|{(rows, first, second)}".encode()).hexdigest()
     return digest, rows, meeting
