@@ -156,8 +156,8 @@ class _Writer:
         if bucket not in self.files:
             folder = self.target / f"bucket={bucket}"
             folder.mkdir(parents=True)
-            # Texts with few values come with a dictionary. Whole numbers are smaller as differences than compressed, and
-            # quicker to write and to read: events in the order of time have small ones.
+            # Texts with few values come with a dictionary. Whole numbers are smaller as differences than compressed,
+            # and quicker to write and to read: events in the order of time have small ones.
             named = {field.name: field.type for field in rows.schema}
             whole = [name for name, type_ in named.items() if pa.types.is_integer(type_) or type_ == _MOMENT]
             self.files[bucket] = pq.ParquetWriter(

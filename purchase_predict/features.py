@@ -35,8 +35,8 @@ _IBIS_TYPES = {"TIMESTAMP": "timestamp", "VARCHAR": "string", "BIGINT": "int64",
 _WEIGHTS = ["views", "purchases"]
 _SUBJECT = ["user_id", "of_product", "subject"]
 _ROW = [*PAIR, "of_product", "subject", "at", "start"]
-#: Rows that ask about one subject up to which each is joined with all its facts.
-_FEW = 8
+#: Pairs of a user up to which each is joined with all the facts about its subjects.
+_FEW = 64
 
 #: Binary digits of the number of things that one user can do.
 _DIGITS = 40
@@ -236,10 +236,10 @@ def _earlier(events: ir.Table, visits: ir.Table, known: ir.Table) -> ir.Table:
     overlap, so both times are compared.
     """
     facts, asked = _facts(events, visits, known), _asked(known)
-    counted = asked.group_by(_SUBJECT).agg(rows=asked.count())
-    often = counted.filter(counted.rows > _FEW).select(_SUBJECT)
-    answers = _joined(asked.anti_join(often, _SUBJECT), facts)
-    answers = answers.union(_running(asked.semi_join(often, _SUBJECT), facts.semi_join(often, _SUBJECT)))
+    counted = known.group_by("user_id").agg(rows=known.count())
+    often = counted.filter(counted.rows > _FEW).select("user_id")
+    answers = _joined(asked.anti_join(often, "user_id"), facts)
+    answers = answers.union(_running(asked.semi_join(often, "user_id"), facts.semi_join(often, "user_id")))
     of_product = answers.of_product == 1
     return answers.group_by(PAIR).agg(
         num_prev_product_views=answers.views.sum(),

@@ -1,11 +1,13 @@
 """Features against the plain-Python reference, on small random shops, and against the future."""
 
+import functools
 import random
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
+from unittest import mock
 
 import duckdb
 import pytest
@@ -35,6 +37,26 @@ SHOPS = st.lists(EVENT, max_size=40)
 PROPERTY = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 
 
+#: Earlier sessions are looked at by joins or, where a user has many pairs, by running sums.
+WAYS = pytest.mark.parametrize("few", [0, 2, features._FEW], ids=["by running sums", "by both", "by joins"])
+
+
+@contextmanager
+def joined_up_to(few: int) -> Iterator[None]:
+    """Users of more pairs than that have their earlier sessions looked at by running sums."""
+    features.sql.cache_clear()
+    with mock.patch.object(features, "_FEW", few):
+        yield
+    features.sql.cache_clear()
+
+
+@functools.cache
+def queries(few: int) -> dict[str, str]:
+    """The SQL of all tables, for DuckDB: to make it takes longer than to run it on a small shop."""
+    with joined_up_to(few):
+        return {name: features.sql("duckdb", name, "") for name in (*features.STEPS, "repeated", "primary")}
+
+
 def many_shops(number: int) -> list[Event]:
     """Events of so many small shops in one table, each with two users of its own; some events are repeated."""
     draw = random.Random(20191001)
@@ -50,7 +72,7 @@ def many_shops(number: int) -> list[Event]:
 
 
 @contextmanager
-def raw(events: list[Event]) -> Iterator[duckdb.DuckDBPyConnection]:
+def raw(events: list[Event], few: int = features._FEW) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection with these events in the table `raw`, and all that is made ready of them."""
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'America/New_York'")
@@ -58,28 +80,30 @@ def raw(events: list[Event]) -> Iterator[duckdb.DuckDBPyConnection]:
         if events:
             connection.executemany(f"INSERT INTO raw VALUES ({', '.join('?' * len(EVENTS))})", events)
         for step in features.STEPS:
-            connection.execute(f"CREATE TABLE {step} AS {features.sql('duckdb', step, '')}")
+            connection.execute(f"CREATE TABLE {step} AS {queries(few)[step]}")
         yield connection
 
 
-def on_duckdb(events: list[Event]) -> list[dict[str, Any]]:
+def on_duckdb(events: list[Event], few: int = features._FEW) -> list[dict[str, Any]]:
     """The primary table that the project makes of these events, in the order of the reference."""
-    with raw(events) as connection:
-        result = connection.execute(f"FROM ({features.sql('duckdb', 'primary', '')}) ORDER BY {', '.join(KEYS)}")
+    with raw(events, few) as connection:
+        result = connection.execute(f"FROM ({queries(few)['primary']}) ORDER BY {', '.join(KEYS)}")
         names = [name for name, *_ in result.description or []]
         return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
 
+@WAYS
 @PROPERTY
-@given(SHOPS)
-def test_every_column_is_what_plain_python_computes(events: list[Event]) -> None:
-    assert on_duckdb(events) == reference.primary(events)
+@given(events=SHOPS)
+def test_every_column_is_what_plain_python_computes(few: int, events: list[Event]) -> None:
+    assert on_duckdb(events, few) == reference.primary(events)
 
 
-def test_a_thousand_shops_in_one_table_are_what_plain_python_computes() -> None:
+@WAYS
+def test_a_thousand_shops_in_one_table_are_what_plain_python_computes(few: int) -> None:
     """Rare constellations are found by number; what hypothesis finds above, it makes small."""
     events = many_shops(1000)
-    assert on_duckdb(events) == reference.primary(events)
+    assert on_duckdb(events, few) == reference.primary(events)
 
 
 @PROPERTY
@@ -95,7 +119,7 @@ def test_repetitions_are_dropped_once_each_and_counted(events: list[Event]) -> N
         return bool(later) or bought
 
     with raw(events) as connection:
-        (repeated,) = connection.execute(features.sql("duckdb", "repeated", "")).fetchone() or ()
+        (repeated,) = connection.execute(queries(features._FEW)["repeated"]).fetchone() or ()
         usable = connection.execute(f"SELECT {', '.join(acts)} FROM usable").fetchall()
     assert repeated == len(in_session) - len(set(in_session))
     once = [tuple(getattr(event, name) for name in acts) for event in set(filter(is_usable, in_session))]
@@ -172,7 +196,7 @@ def test_a_crawler_costs_no_more_than_as_many_users(at_once: bool) -> None:
                 FROM range(100_000) AS numbers(i)"""
         )
         connection.execute("CREATE TABLE carts AS FROM usable WHERE event_type = 'cart'")
-        made = f"({features.sql('duckdb', 'primary', '')})"
+        made = f"({queries(features._FEW)['primary']})"
         last = connection.execute(
             f"SELECT num_prev_sessions, num_prev_purchases, event_time FROM {made} ORDER BY event_time DESC LIMIT 1"
         ).fetchone()
