@@ -169,6 +169,7 @@ class _Writer:
                 # Readers skip rows by the least and greatest number; those of texts take long to find, and help nobody.
                 write_statistics=[name for name, type_ in named.items() if pa.types.is_primitive(type_)],
                 store_schema=False,
+                write_batch_size=16_384,
             )
         self.files[bucket].write_table(rows)
 
@@ -322,7 +323,7 @@ def _uuids(text: pa.StringArray) -> pa.Array:
     if np.any(digits & _CASE == _UPPER):
         raise NotUuids
     try:
-        held = pa.py_buffer(binascii.a2b_hex(digits))
+        held = pa.py_buffer(binascii.a2b_hex(digits.data))
     except binascii.Error as error:
         raise NotUuids from error
     return pa.ExtensionArray.from_storage(pa.uuid(), pa.Array.from_buffers(pa.binary(16), len(text), [None, held]))

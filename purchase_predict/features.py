@@ -83,11 +83,12 @@ def _in_session(events: ir.Table) -> ir.Table:
 
 
 def alike(events: ir.Table) -> ir.Table:
-    """User, second and product of the events of a session that share them with another one: few, as a rule.
+    """User, second and product that events share: few, as a rule.
 
-    Repetitions are alike in all nine columns, so in these first of all. The candidates are the events that are alike.
+    Repetitions are alike in all nine columns, so in these first of all. The candidates are the events of a session that
+    are alike; whether an event has a session is not asked here, where it would be one more column to read.
     """
-    counted = _in_session(events).group_by(_ALIKE).agg(events=ibis._.count())
+    counted = events.group_by(_ALIKE).agg(events=ibis._.count())
     return counted.filter(counted.events > 1).select(_ALIKE)
 
 
