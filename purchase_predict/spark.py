@@ -22,9 +22,9 @@ _TYPES = {"TIMESTAMP": "timestamp_ntz", "VARCHAR": "string", "BIGINT": "bigint",
 _PART_EVENTS, _LEAST_PARTS = 500_000, 4
 _PREFIX = "purchase_predict_"
 
-#: Everything a row needs belongs to one user, so one shuffle by user serves every join and window after it.
 _SETTINGS = {
     "spark.sql.session.timeZone": "UTC",
+    # Everything a row needs belongs to one user: tables in parts by user need no shuffle for a join or window by more.
     "spark.sql.requireAllClusterKeysForCoPartition": "false",
 }
 
@@ -61,24 +61,41 @@ def primary_from_events(source: str, session_type: str, target: str) -> Made:
         click.ClickException: PySpark or Java is missing, the cluster cannot be reached, or cannot read or write there.
     """
     with session_of("engine=spark", "engine=duckdb") as session:
-        for name, value in _SETTINGS.items():
-            session.conf.set(name, value)
+        for setting, value in _SETTINGS.items():
+            session.conf.set(setting, value)
         raw = _read(session, source, session_type)
         (total, with_session) = _one(raw.selectExpr("count(*)", "count(user_session)"))
         parts = max(_LEAST_PARTS, -(-total // _PART_EVENTS))
-        made: dict[str, DataFrame] = {"raw": raw.repartition(parts, "user_id")}
-        made["raw"].createOrReplaceTempView(f"{_PREFIX}raw")
+        session.conf.set("spark.sql.shuffle.partitions", str(parts))
+        tables: dict[str, DataFrame] = {}
+
+        def name(table: str, rows: "DataFrame") -> None:
+            tables[table] = rows
+            rows.createOrReplaceTempView(_PREFIX + table)
+
+        def keep(table: str, rows: "DataFrame") -> None:
+            name(table, rows.persist())
+            rows.count()  # what is few goes to all events, not all events to what is few: Spark knows when it is there
+
+        def ask(table: str, prefix: str = _PREFIX) -> "DataFrame":
+            return session.sql(features.sql("pyspark", table, prefix))
+
         try:
-            for step in features.STEPS:
-                made[step] = session.sql(features.sql("pyspark", step, _PREFIX)).persist()
-                made[step].createOrReplaceTempView(_PREFIX + step)
-            (repeated,) = _one(session.sql(features.sql("pyspark", "repeated", _PREFIX)))
-            session.sql(features.sql("pyspark", "primary", _PREFIX)).write.mode("overwrite").parquet(target)
+            name("raw", raw)
+            # To find what is alike, three columns of all events go to their users' parts; of the other tables only what
+            # is left of the events goes there.
+            name("by_user_raw", raw.repartition(parts, "user_id"))
+            keep("alike", ask("alike", f"{_PREFIX}by_user_"))
+            for step in features.STEPS[1:]:
+                keep(step, ask(step).repartition(parts, "user_id"))
+            (repeated,) = _one(ask("repeated"))
+            _as_text(ask("primary"), session_type).write.mode("overwrite").parquet(target)
             rows = session.read.parquet(target).count()
         finally:
-            for name, table in made.items():
-                table.unpersist()
-                session.catalog.dropTempView(_PREFIX + name)
+            # The last first: Spark Connect looks a table's sources up anew to let it go.
+            for table in reversed(tables):
+                tables[table].unpersist()
+                session.catalog.dropTempView(_PREFIX + table)
     counts = {"events": total, "events_without_session": total - with_session, "events_repeated": repeated}
     return Made(rows, counts)
 
@@ -90,14 +107,17 @@ def _one(table: "DataFrame") -> tuple[int, ...]:
 
 
 def _read(session: "SparkSession", source: str, session_type: str) -> "DataFrame":
-    """The events at `source`, their session ids as text."""
+    """The events at `source`, UUIDs as their bytes: Spark knows no such type, and joins bytes quicker than text."""
     types = {column.name: _TYPES[column.type] for column in EVENTS}
-    columns = {name: name for name in types}
-    if session_type == "UUID":  # Spark knows no such type, but reads the bytes
+    if session_type == "UUID":
         types["user_session"] = "binary"
-        columns["user_session"] = (
-            "regexp_replace(lower(hex(user_session)), '^(.{8})(.{4})(.{4})(.{4})(.{12})$', '$1-$2-$3-$4-$5')"
-        )
     schema = ", ".join(f"{name} {type_}" for name, type_ in types.items())
-    events = session.read.schema(schema).parquet(source)
-    return events.selectExpr(*(f"{value} AS {name}" for name, value in columns.items()))
+    return session.read.schema(schema).parquet(source)
+
+
+def _as_text(table: "DataFrame", session_type: str) -> "DataFrame":
+    """The table with UUIDs as others write them."""
+    if session_type != "UUID":
+        return table
+    uuid = "regexp_replace(lower(hex(user_session)), '^(.{8})(.{4})(.{4})(.{4})(.{12})$', '$1-$2-$3-$4-$5')"
+    return table.selectExpr(*(f"{uuid} AS {name}" if name == "user_session" else name for name in table.columns))

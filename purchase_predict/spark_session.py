@@ -15,6 +15,9 @@ import click
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+#: Seconds that a server of Spark Connect has to take a connection.
+_REACHED_WITHIN = 30
+
 
 @contextmanager
 def session_of(asked: str, instead: str) -> Iterator["SparkSession"]:
@@ -38,12 +41,15 @@ def session_of(asked: str, instead: str) -> Iterator["SparkSession"]:
         ) from error
     remote, master = os.environ.get("SPARK_REMOTE"), os.environ.get("SPARK_MASTER")
     builder = SparkSession.builder.appName("purchase-predict")
-    if master and not remote:
-        builder = builder.master(master)
-    if not sys.stderr.isatty():  # in a log, its bars are noise
-        builder = builder.config("spark.ui.showConsoleProgress", "false")
+    if not remote:  # a server that others use, too, has its own
+        if master:
+            builder = builder.master(master)
+        if not sys.stderr.isatty():  # in a log, its bars are noise
+            builder = builder.config("spark.ui.showConsoleProgress", "false")
     where = f"Spark at {remote or master or 'the master that its configuration names'}"
     already = SparkSession.getActiveSession()
+    if remote and not already:
+        _reached(remote, where)
     try:
         session = already or builder.getOrCreate()
     except (PySparkException, Py4JError, RuntimeError) as error:
@@ -56,6 +62,30 @@ def session_of(asked: str, instead: str) -> Iterator["SparkSession"]:
     finally:
         if already is None:
             session.stop()
+
+
+def _reached(remote: str, where: str) -> None:
+    """Waits for a server of Spark Connect: Spark itself would for ten minutes, and then say nothing of the address."""
+    if not remote.startswith("sc://"):
+        return  # Spark starts a server of its own
+    try:
+        import grpc
+        from pyspark.errors import PySparkException
+        from pyspark.sql.connect.client import DefaultChannelBuilder
+    except ImportError as error:
+        raise click.ClickException(
+            f"{where}: Spark Connect needs more than PySpark: pip install 'pyspark[connect]>=4.0,<4.1'"
+        ) from error
+    try:
+        with DefaultChannelBuilder(remote).toChannel() as channel:
+            grpc.channel_ready_future(channel).result(timeout=_REACHED_WITHIN)
+    except PySparkException as error:
+        raise click.ClickException(f"{where}: {_reason(error)}") from error
+    except grpc.FutureTimeoutError as error:
+        raise click.ClickException(
+            f"{where}: no answer within {_REACHED_WITHIN} seconds; is the address right (SPARK_REMOTE), and a server "
+            "of Spark Connect running there?"
+        ) from error
 
 
 def _reason(error: Exception) -> str:

@@ -1,0 +1,79 @@
+"""`mlflow run -P engine=spark` through a real server of Spark Connect, and without one."""
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.workflow.runner import Workflow
+from tools.server import free_port
+
+pyspark = pytest.importorskip("pyspark")
+pytest.importorskip("grpc", reason="Spark Connect's client is not here")
+pytestmark = pytest.mark.workflow
+
+SOURCE = "source=sample:20000"
+
+
+@pytest.fixture(scope="module")
+def connect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a server of Spark Connect that lives in another time zone."""
+    folder = tmp_path_factory.mktemp("connect")
+    port = free_port()
+    settings = {
+        "spark.connect.grpc.binding.port": port,
+        "spark.connect.grpc.binding.address": "127.0.0.1",
+        "spark.ui.enabled": "false",
+        "spark.sql.session.timeZone": "America/New_York",
+    }
+    command = [
+        str(Path(pyspark.__file__).parent / "bin" / "spark-submit"), "--master", "local[2]",
+        *(word for name, value in settings.items() for word in ("--conf", f"{name}={value}")),
+        "--class", "org.apache.spark.sql.connect.service.SparkConnectServer", "spark-internal",
+    ]  # fmt: skip
+    environment = os.environ | {"SPARK_LOCAL_IP": "127.0.0.1", "TZ": "Asia/Tokyo"}
+    log = folder / "server.log"
+    with log.open("wb") as file:
+        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=file, stderr=file)
+    try:
+        for _ in range(600):
+            if "Spark Connect server started" in log.read_text():
+                break
+            assert server.poll() is None, log.read_text()
+            time.sleep(0.1)
+        else:
+            pytest.fail(log.read_text())
+        yield f"sc://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def test_a_server_of_spark_connect_makes_the_dataset_that_duckdb_makes(workflow: Workflow, connect: str) -> None:
+    outcome = workflow.run("-P", SOURCE, "-P", "max_evals=1", "-P", "engine=spark", SPARK_REMOTE=connect)
+    assert outcome.code == 0, outcome.err
+    assert "promoted" in outcome.out
+    by_spark = workflow.runs("process")[0]
+
+    outcome = workflow.run("-e", "process", "-P", f"data=runs:/{workflow.runs('load')[0].info.run_id}/events")
+    assert outcome.code == 0, outcome.err
+    by_duckdb = workflow.runs("process")[0]
+    assert by_duckdb.info.run_id != by_spark.info.run_id
+    assert by_duckdb.data.tags["step.digest"] == by_spark.data.tags["step.digest"]
+    assert by_duckdb.data.metrics == by_spark.data.metrics
+
+
+def test_a_server_that_is_not_there_is_one_line(workflow: Workflow) -> None:
+    remote = f"sc://127.0.0.1:{free_port()}"
+    outcome = workflow.run("-P", SOURCE, "-P", "engine=spark", SPARK_REMOTE=remote)
+    assert outcome.code == 1
+    (line,) = [line for line in outcome.error if "Spark at" in line]
+    assert remote in line
+    assert "no answer within" in line
+    (run,) = workflow.runs("process")
+    assert run.info.status == "FAILED"
+    assert "no answer within" in run.data.tags["error"]
+    assert "Traceback" not in outcome.err
