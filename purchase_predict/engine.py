@@ -45,6 +45,9 @@ def quoted(text: object) -> str:
 def table_digest(connection: duckdb.DuckDBPyConnection, relation: str) -> str:
     """SHA-256 over the column names and the sum of the rows' hashes: the same for the same rows in any order.
 
+    A session id that is stored as a UUID has another hash than its text: which of both it is follows from the content
+    of the table alone, whoever reads or makes it.
+
     Args:
         relation: what stands behind FROM; its columns may come in any order.
     """
@@ -53,8 +56,10 @@ def table_digest(connection: duckdb.DuckDBPyConnection, relation: str) -> str:
 
 def digest_and_counts(connection: duckdb.DuckDBPyConnection, relation: str, condition: str) -> tuple[str, int, int]:
     """The digest of a table, its rows, and how many of them meet the condition, all in one pass."""
-    columns = sorted(name for name, *_ in connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall())
-    row = ", ".join(f'"{name}"' for name in columns)
+    columns = dict(
+        sorted((name, type_) for name, type_, *_ in connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall())
+    )
+    row = ", ".join(_hashed(f'"{name}"', type_) for name, type_ in columns.items())
     # Two sums, of the rows' hashes and of the hashes of those: rows would have to meet both by chance.
     ((rows, first, second, meeting),) = connection.execute(
         f"""SELECT count(*), sum(hashed::HUGEINT), sum(hash(hashed)::HUGEINT), count(*) FILTER (WHERE meets)
@@ -62,3 +67,8 @@ def digest_and_counts(connection: duckdb.DuckDBPyConnection, relation: str, cond
     ).fetchall()
     digest = hashlib.sha256(f"{','.join(columns)}|{(rows, first, second)}".encode()).hexdigest()
     return digest, rows, meeting
+
+
+def _hashed(column: str, type_: str) -> str:
+    # DuckDB's hash of a UUID is the same when its halves change places, and of any whose halves are alike.
+    return f"{column}, ({column}::UHUGEINT >> 64)::UBIGINT" if type_ == "UUID" else column

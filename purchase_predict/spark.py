@@ -1,6 +1,8 @@
 """The features on Spark: executors read the events and write the primary table, no row passes through the driver."""
 
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -60,13 +62,10 @@ def primary_from_events(source: str, session_type: str, target: str) -> Made:
     Raises:
         click.ClickException: PySpark or Java is missing, the cluster cannot be reached, or cannot read or write there.
     """
-    with session_of("engine=spark", "engine=duckdb") as session:
-        for setting, value in _SETTINGS.items():
-            session.conf.set(setting, value)
+    with session_of("engine=spark", "engine=duckdb") as session, _set(session, _SETTINGS):
         raw = _read(session, source, session_type)
         (total, with_session) = _one(raw.selectExpr("count(*)", "count(user_session)"))
         parts = max(_LEAST_PARTS, -(-total // _PART_EVENTS))
-        session.conf.set("spark.sql.shuffle.partitions", str(parts))
         tables: dict[str, DataFrame] = {}
 
         def name(table: str, rows: "DataFrame") -> None:
@@ -75,12 +74,12 @@ def primary_from_events(source: str, session_type: str, target: str) -> Made:
 
         def keep(table: str, rows: "DataFrame") -> None:
             name(table, rows.persist())
-            rows.count()  # what is few goes to all events, not all events to what is few: Spark knows when it is there
+            rows.count()  # made now, so that its size is known: joins send what is small to all events, and not these
 
         def ask(table: str, prefix: str = _PREFIX) -> "DataFrame":
             return session.sql(features.sql("pyspark", table, prefix))
 
-        try:
+        with _set(session, {"spark.sql.shuffle.partitions": str(parts)}), _released(session, tables):
             name("raw", raw)
             # To find what is alike, three columns of all events go to their users' parts; of the other tables only what
             # is left of the events goes there.
@@ -91,13 +90,35 @@ def primary_from_events(source: str, session_type: str, target: str) -> Made:
             (repeated,) = _one(ask("repeated"))
             _as_text(ask("primary"), session_type).write.mode("overwrite").parquet(target)
             rows = session.read.parquet(target).count()
-        finally:
-            # The last first: Spark Connect looks a table's sources up anew to let it go.
-            for table in reversed(tables):
-                tables[table].unpersist()
-                session.catalog.dropTempView(_PREFIX + table)
     counts = {"events": total, "events_without_session": total - with_session, "events_repeated": repeated}
     return Made(rows, counts)
+
+
+@contextmanager
+def _set(session: "SparkSession", settings: Mapping[str, str]) -> Iterator[None]:
+    """The session with these settings, and after that with those it had: it may be another's."""
+    before = {name: session.conf.get(name, None) for name in settings}
+    for name, value in settings.items():
+        session.conf.set(name, value)
+    try:
+        yield
+    finally:
+        for name, had in before.items():
+            if had is None:
+                session.conf.unset(name)
+            else:
+                session.conf.set(name, had)
+
+
+@contextmanager
+def _released(session: "SparkSession", tables: Mapping[str, "DataFrame"]) -> Iterator[None]:
+    """Lets go of what was named and kept, the last first: Spark Connect looks up a table's sources to let go of it."""
+    try:
+        yield
+    finally:
+        for table in reversed(list(tables)):
+            tables[table].unpersist()
+            session.catalog.dropTempView(_PREFIX + table)
 
 
 def _one(table: "DataFrame") -> tuple[int, ...]:

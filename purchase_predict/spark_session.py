@@ -46,7 +46,9 @@ def session_of(asked: str, instead: str) -> Iterator["SparkSession"]:
             builder = builder.master(master)
         if not sys.stderr.isatty():  # in a log, its bars are noise
             builder = builder.config("spark.ui.showConsoleProgress", "false")
-    where = f"Spark at {remote or master or 'the master that its configuration names'}"
+    # A Connect URL may go on with a token.
+    named = remote.partition(";")[0] if remote else master
+    where = f"Spark at {named or 'the master that its configuration names'}"
     already = SparkSession.getActiveSession()
     if remote and not already:
         _reached(remote, where)

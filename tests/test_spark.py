@@ -92,7 +92,7 @@ def on_cluster(cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """A user's configuration that names the cluster, with a session time zone that is not UTC."""
     (tmp_path / "spark-defaults.conf").write_text(
         "spark.sql.session.timeZone America/New_York\nspark.ui.enabled false\nspark.executor.memory 768m\n"
-        "spark.driver.host 127.0.0.1\nspark.driver.bindAddress 127.0.0.1\nspark.sql.shuffle.partitions 4\n"
+        "spark.driver.host 127.0.0.1\nspark.driver.bindAddress 127.0.0.1\n"
     )
     monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path))
     monkeypatch.setenv("SPARK_MASTER", cluster)
@@ -171,6 +171,14 @@ def test_without_pyspark_one_line_says_what_to_install(monkeypatch: pytest.Monke
     with pytest.raises(click.ClickException, match=r"needs PySpark.*pip install 'pyspark>=4.0,<4.1'") as refused:
         spark.primary_from_events("file:///nowhere", "UUID", "file:///nowhere")
     assert "\n" not in refused.value.message
+
+
+def test_without_its_client_one_line_says_what_spark_connect_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    monkeypatch.setenv("SPARK_REMOTE", "sc://127.0.0.1:1/;token=secret")
+    with pytest.raises(click.ClickException, match=r"pip install 'pyspark\[connect\]>=4.0,<4.1'") as refused:
+        spark.primary_from_events("file:///nowhere", "UUID", "file:///nowhere")
+    assert "secret" not in refused.value.message
 
 
 @pytest.mark.usefixtures("on_cluster")

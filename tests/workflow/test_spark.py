@@ -53,7 +53,9 @@ def connect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def test_a_server_of_spark_connect_makes_the_dataset_that_duckdb_makes(workflow: Workflow, connect: str) -> None:
-    outcome = workflow.run("-P", SOURCE, "-P", "max_evals=1", "-P", "engine=spark", SPARK_REMOTE=connect)
+    # Without Java here, it is the server that works.
+    spark = {"SPARK_REMOTE": connect, "JAVA_HOME": "/nonexistent"}
+    outcome = workflow.run("-P", SOURCE, "-P", "max_evals=1", "-P", "engine=spark", **spark)
     assert outcome.code == 0, outcome.err
     assert "promoted" in outcome.out
     by_spark = workflow.runs("process")[0]
@@ -68,7 +70,7 @@ def test_a_server_of_spark_connect_makes_the_dataset_that_duckdb_makes(workflow:
 
 def test_a_server_that_is_not_there_is_one_line(workflow: Workflow) -> None:
     remote = f"sc://127.0.0.1:{free_port()}"
-    outcome = workflow.run("-P", SOURCE, "-P", "engine=spark", SPARK_REMOTE=remote)
+    outcome = workflow.run("-P", SOURCE, "-P", "engine=spark", SPARK_REMOTE=f"{remote}/;token=secret")
     assert outcome.code == 1
     (line,) = [line for line in outcome.error if "Spark at" in line]
     assert remote in line
@@ -77,3 +79,4 @@ def test_a_server_that_is_not_there_is_one_line(workflow: Workflow) -> None:
     assert run.info.status == "FAILED"
     assert "no answer within" in run.data.tags["error"]
     assert "Traceback" not in outcome.err
+    assert "secret" not in outcome.err + run.data.tags["error"]
