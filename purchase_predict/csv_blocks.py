@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from purchase_predict.csv_records import LONGEST
+from purchase_predict.csv_records import BOM, LONGEST
 
 #: Bytes that are parsed at once: about 60,000 events.
 _BLOCK = 8 * 2**20
@@ -217,9 +217,11 @@ def look(block: bytes) -> tuple[int, bool]:
     """How many lines a block of whole lines has, and whether anything in it is quoted.
 
     Raises:
-        NotPlain: a NUL byte, a line that may be too long, line ends that are not all alike, what may be a number in
-            base 16, or a quote that is anything but the first or the last character of a value, in turns.
+        NotPlain: a byte order mark, a NUL byte, a line that may be too long, line ends that are not all alike, what may
+            be a number in base 16, or a quote that is not the first or the last character of a value, in turns.
     """
+    if block.startswith(BOM):
+        raise NotPlain("a byte order mark behind the header")  # Arrow leaves it out
     quoted = returned = False
     lines = 0 if block.endswith(b"\n") else 1
     without_end = 0

@@ -22,7 +22,7 @@ import numpy as np
 LONGEST = 2_000_000
 #: Small enough to stay in a core's cache: blocks of 4 MiB take three times as long.
 _BLOCK = 2**18
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 _BLANK = re.compile(rb"\n(?=\r?\n)")
 #: Spaces between quote and comma: readers disagree on whose they are.
 _LOOSE_QUOTES = re.compile(rb'" +[,\r\n]|[,\n] +"')
@@ -36,7 +36,8 @@ class Outline:
 
     Attributes:
         records: lines that are neither the header nor blank.
-        plain: no line holds what readers understand differently: NUL, mixed line ends, space around quotes.
+        plain: no line holds what readers understand differently: NUL, mixed line ends, space around quotes, what is no
+            UTF-8, more fields than columns of which the last are empty.
     """
 
     records: int
@@ -89,7 +90,7 @@ def header(path: Path, name: str) -> list[str]:
         raise click.ClickException(f"{name}: is UTF-16; UTF-8 is expected")
     if b"\0" in first:
         raise click.ClickException(f"{name}: is no CSV text: NUL bytes in its first line")
-    line = _without_end(first.removeprefix(_BOM))
+    line = _without_end(first.removeprefix(BOM))
     if b"\r" in line:
         raise click.ClickException(f"{name}: lines end in carriage returns alone; line feeds are expected")
     try:
@@ -100,8 +101,12 @@ def header(path: Path, name: str) -> list[str]:
     return [name.strip() for name in names]
 
 
-def outline(path: Path) -> Outline:
-    """Counts a file's data lines, at the speed of the disk."""
+def outline(path: Path, columns: int) -> Outline:
+    """Counts a file's data lines, at the speed of the disk.
+
+    Args:
+        columns: how many fields a record must have.
+    """
     lines = blank = 0
     plain = True
     ends = set()
@@ -123,7 +128,23 @@ def outline(path: Path) -> Outline:
             spaced = b" " in block and b'"' in block and (b'" ' in block or b' "' in block)
             if b"\0" in block or (spaced and _LOOSE_QUOTES.search(block)):
                 plain = False
+            plain = plain and _is_text(block) and not _has_surplus(block, columns)
     return Outline(max(0, lines - 1 - blank), plain and len(ends) < 2)
+
+
+def _is_text(block: bytes) -> bool:
+    try:
+        block.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _has_surplus(block: bytes, columns: int) -> bool:
+    """Whether a line ends in a comma and may have more fields than there are columns, commas within quotes counted."""
+    if b",\n" not in block and b",\r\n" not in block and not block.endswith(b","):
+        return False
+    return any(line.endswith(b",") and line.count(b",") >= columns for line in map(_without_end, block.split(b"\n")))
 
 
 def records(path: Path, columns: int) -> Iterator[Record | Refused]:
@@ -225,7 +246,7 @@ class _Lines:
             while (rest := self.file.readline(LONGEST)) and not rest.endswith(b"\n"):
                 pass
         if self.number == 1:
-            line = line.removeprefix(_BOM)
+            line = line.removeprefix(BOM)
         return self.number, _without_end(line)
 
     def give_back(self, lines: list[tuple[int, bytes]]) -> None:

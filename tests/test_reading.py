@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from purchase_predict import reading, sample
+from purchase_predict import csv_records, reading, sample
 from purchase_predict.engine import quoted
 from purchase_predict.reading import Loaded
 from purchase_predict.schema import TABLES
@@ -250,6 +250,9 @@ def bad(**values: str) -> str:
         (bad(event_time="soon"), "event_time", "soon", "must be a UTC time"),
         ("1,2", "", "1,2", "has 2 columns, not 9"),
         (GOOD + ",x", "", GOOD + ",x", "has 10 columns, not 9"),
+        (GOOD + ",", "", GOOD + ",", "has 10 columns, not 9"),
+        (GOOD + ",,", "", GOOD + ",,", "has 11 columns, not 9"),
+        (bad(brand="not a UUID") + ",x", "", bad(brand="not a UUID") + ",x", "has 10 columns, not 9"),
         (bad(brand='"acme'), "", bad(brand='"acme'), "a quoted field does not end"),
         (bad(brand='"a"b'), "", bad(brand='"a"b'), "wrong quoting"),
         (bad(brand="a\0b"), "", bad(brand="a\ufffdb"), "holds a NUL byte"),
@@ -271,6 +274,38 @@ def test_a_line_that_is_not_utf_8_is_refused_alone(box: Box) -> None:
     box.write(f"{HEADER}\n{GOOD}\n".encode() + bad(brand="café").encode("latin-1") + f"\n{GOOD}\n".encode())
     assert box.load().rows == 2
     assert box.rejects() == [("part-0.csv", 3, "", bad(brand="caf\ufffd"), "is not UTF-8")]
+
+
+@pytest.mark.parametrize("name", ["part-0.csv", "part-0.csv.gz"])
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"\xef\xbb\xbf" + GOOD.encode() + b",note", "must be a UTC time"),
+        (GOOD.encode() + b",caf\xe9", "is not UTF-8"),
+        (GOOD.encode() + b",note,", "has 11 columns, not 10"),
+        (GOOD.encode() + b',"a,b",', "has 11 columns, not 10"),
+    ],
+    ids=["BOM", "Latin-1 in an ignored column", "an empty field more", "an empty field more behind quotes"],
+)
+def test_a_row_is_refused_though_no_other_one_is(line: bytes, reason: str, name: str, box: Box) -> None:
+    text = b"\n".join([f"{HEADER},ignored".encode(), line, f"{GOOD},note".encode()])
+    box.write(gzip.compress(text) if name.endswith(".gz") else text, name)
+    loaded = box.load()
+    ((file, number, *_, told),) = box.rejects()
+    assert (loaded.rows, loaded.rejected, file, number) == (1, 1, name, 2)
+    assert told == reason
+
+
+def test_a_comma_at_the_end_is_an_empty_last_value(box: Box) -> None:
+    box.write(gzip.compress(f"{HEADER},ignored\n{GOOD},\n".encode()), "part-0.csv.gz")
+    assert (box.load().rows, box.rejects()) == (1, [])
+
+
+def test_the_longest_line_is_read_beside_one_that_is_refused(box: Box) -> None:
+    row = bad(brand="y" * (csv_records.LONGEST - len(bad(brand="")) - 1))
+    box.write(f"{HEADER}\n{row}\n{bad(price='cheap')}\n")
+    loaded = box.load()
+    assert (loaded.rows, loaded.rejected) == (1, 1)
 
 
 def test_a_row_of_parquet_is_refused_by_the_same_rules(box: Box) -> None:
