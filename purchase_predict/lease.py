@@ -222,12 +222,12 @@ def claim(
     while others:
         first = min(others, key=_order)
         run_id = first.info.run_id
+        if announced and _order(first) < _order(run):
+            release(run)  # before it is said: who reads that this run waits finds no claim of its
+            announced = False
         if run_id not in told:
             told.add(run_id)
             say(f"waiting for run {run_id} of {first.data.tags.get(MLFLOW_USER, '?')}, which computes the same")
-        if announced and _order(first) < _order(run):
-            release(run)
-            announced = False
         time.sleep(_POLL_SECONDS)
         if found := completed():
             break

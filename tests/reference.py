@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Any, NamedTuple
 
 
@@ -101,7 +102,7 @@ def _seconds(since: datetime | None, until: datetime) -> int | None:
 
 def _cents(price: float | None) -> int:
     # Half a cent up: Python's own `round` goes to the even one.
-    return 0 if price is None else int(price * 100 + 0.5)
+    return 0 if price is None else int(Decimal(price * 100).to_integral_value(ROUND_HALF_UP))
 
 
 def _nulls_last(value: Any) -> tuple[bool, Any]:

@@ -28,7 +28,7 @@ VALUES = {
     "category_id": [None, 7, 8],
     "category_code": [None, "electronics", "electronics.audio", "a.b.c.d", ".", "a.", ".b", "a..b", "", "naïve.ünï"],
     "brand": [None, "acme", "Zeta", ""],
-    "price": [None, 0.0, 0.005, 0.125, 0.285, 1.005, 9.99, 4.35, 1234567.895],
+    "price": [None, 0.0, 0.0049999999999999994, 0.005, 0.125, 0.285, 1.005, 9.99, 4.35, 1234567.895],
     "user_id": [1, 2],
     "user_session": [None, "s1", "s1", "s2", "s3"],
 }
