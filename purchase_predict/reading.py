@@ -484,13 +484,14 @@ def _csv(paths: Sequence[Path], columns: Sequence[str], numbered: bool) -> str:
     types = {name if name in known else f"_ignored_{index}": "VARCHAR" for index, name in enumerate(columns)}
     if numbered:
         types = {"_line": "BIGINT"} | types
-    # The number of its line and quotes around all its fields make the longest line longer.
+    # The number of its line and quotes around all its fields make the longest line longer, but no buffer has to grow.
     longest = 4 * csv_records.LONGEST if numbered else csv_records.LONGEST
+    buffer = 16 * csv_records.LONGEST
     struct = ", ".join(f"{quoted(name)}: {quoted(type_)}" for name, type_ in types.items())
     return (
         f"read_csv([{', '.join(map(quoted, paths))}], columns={{{struct}}}, header=true, auto_detect=false, "
-        f"delim=',', quote='\"', escape='\"', max_line_size={longest}, hive_partitioning=false, "
-        f"filename={quoted(_PATH)})"
+        f"delim=',', quote='\"', escape='\"', max_line_size={longest}, buffer_size={buffer}, "
+        f"hive_partitioning=false, filename={quoted(_PATH)})"
     )
 
 
