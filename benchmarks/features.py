@@ -86,13 +86,13 @@ def _uuids(session: np.ndarray) -> list[str]:
 
 def run_duckdb(source: str, scratch: Path) -> int:
     """Load and process together, in the project's own functions."""
-    from purchase_predict import dataset, engine, reading
+    from purchase_predict import database, dataset, reading
 
     target, spill = scratch / "loaded", scratch / "spill"
     target.mkdir()
     spill.mkdir()
     reading.load(source, target, spill, 0.01)
-    with engine.connect(spill) as connection:
+    with database.connect(spill) as connection:
         dataset.primary_from_events(connection, target / "events")
         connection.execute(f"COPY primary_table TO '{scratch / 'primary.parquet'}'")
     return int(pq.read_metadata(scratch / "primary.parquet").num_rows)

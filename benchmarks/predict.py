@@ -20,8 +20,8 @@ import mlflow
 import numpy as np
 import pandas as pd
 
-from purchase_predict import dataset, engine, model, packaging, reading, scoring
-from purchase_predict.engine import quoted
+from purchase_predict import database, dataset, model, packaging, reading, scoring
+from purchase_predict.database import quoted
 from purchase_predict.schema import LABEL, features_of
 
 
@@ -30,7 +30,7 @@ def _prepare(folder: Path, rows: int, rounds: int) -> str:
     (folder / "scratch").mkdir()
     (folder / "events").mkdir()
     reading.load("sample", folder / "events", folder / "scratch", 0)
-    with engine.connect(folder) as connection:
+    with database.connect(folder) as connection:
         dataset.primary_from_events(connection, folder / "events" / "events")
         frame = connection.sql("FROM primary_table").df()
         copies = -(-rows // len(frame))
@@ -72,7 +72,7 @@ def _bare(folder: Path, uri: str) -> dict[str, float]:
 
 def _scored(folder: Path, uri: str, ending: str) -> dict[str, float]:
     packaged = packaging.load(uri, checked=False)
-    with engine.connect(folder) as connection:
+    with database.connect(folder) as connection:
         before = _peak_mb()
         started, cpu = time.perf_counter(), time.process_time()
         relation = f"read_parquet({quoted(folder / 'rows.parquet')})"

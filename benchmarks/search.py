@@ -37,7 +37,7 @@ from hyperopt.pyll.base import scope
 from sklearn.metrics import f1_score
 from sklearn.model_selection import RepeatedKFold
 
-from purchase_predict import dataset, engine, evaluation, model, reading, search
+from purchase_predict import database, dataset, evaluation, model, reading, search
 from purchase_predict.schema import LABEL
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -284,7 +284,7 @@ def _prepare(source: str) -> dict[str, np.ndarray]:
         for part in ("table", "scratch", "dataset"):
             (folder / part).mkdir()
         loaded = reading.load(source, folder / "table", folder / "scratch", MAX_REJECT_RATIO)
-        with engine.connect(folder / "scratch") as connection:
+        with database.connect(folder / "scratch") as connection:
             build = dataset.primary_from_events if loaded.table == "events" else dataset.primary_as_is
             build(connection, folder / "table" / loaded.table)
             made = dataset.split(connection, TEST_RATIO, folder / "dataset").description

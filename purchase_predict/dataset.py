@@ -11,7 +11,7 @@ import click
 import duckdb
 
 from purchase_predict import drift
-from purchase_predict.engine import quoted, table_digest
+from purchase_predict.database import one_row, quoted, table_digest
 from purchase_predict.schema import CATEGORICAL, KEYS, LABEL, MOMENT, features_of
 
 #: Rows of each class that train and test must have at least, for their numbers to mean anything.
@@ -35,7 +35,7 @@ def primary_from_events(connection: duckdb.DuckDBPyConnection, folder: Path) -> 
     from purchase_predict import features
 
     buckets = sorted(folder.iterdir())
-    (threads,) = _one(connection, "SELECT current_setting('threads')")
+    (threads,) = one_row(connection, "SELECT current_setting('threads')")
     workers = min(threads, len(buckets))
     # A bucket a thread takes less of the processor than all threads at one bucket, and none of them waits.
     connection.execute(f"SET threads = {threads // workers}")
@@ -71,8 +71,8 @@ def _primary_of_bucket(
     tables = [name for name in sql if name not in ("repeated", "primary")]
     for table in tables:
         connection.execute(f"CREATE TEMP TABLE bucket_{table} AS {sql[table].result()}")
-    total, with_session = _one(connection, "SELECT count(*), count(user_session) FROM bucket_raw")
-    (repeated,) = _one(connection, sql["repeated"].result())
+    total, with_session = one_row(connection, "SELECT count(*), count(user_session) FROM bucket_raw")
+    (repeated,) = one_row(connection, sql["repeated"].result())
     connection.execute(f"CREATE TABLE primary_{number} AS {sql['primary'].result()}")
     connection.close()  # and with it go the bucket's tables
     return total, with_session, repeated
@@ -118,12 +118,12 @@ def split(connection: duckdb.DuckDBPyConnection, test_ratio: float, target: Path
         f"""CREATE TABLE rows AS SELECT {keys}, {values}, {", ".join(label)}
             FROM primary_table QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {order}) = 1"""
     )
-    read, kept = _one(connection, "SELECT (SELECT count(*) FROM primary_table), (SELECT count(*) FROM rows)")
+    read, kept = one_row(connection, "SELECT (SELECT count(*) FROM primary_table), (SELECT count(*) FROM rows)")
     if not read:
         raise click.ClickException("no product was put in the cart in these events: there is nothing to learn from")
     cut = None
     if by_time:
-        (cut,) = _one(
+        (cut,) = one_row(
             connection,
             f"SELECT {MOMENT} FROM rows ORDER BY {MOMENT} LIMIT 1 OFFSET {min(kept - 1, int(kept * (1 - test_ratio)))}",
         )
@@ -145,7 +145,7 @@ def split(connection: duckdb.DuckDBPyConnection, test_ratio: float, target: Path
     numbers = {}
     for side, condition in sides.items():
         relation = f"(SELECT rows.* FROM rows JOIN sides USING (user_id, user_session) WHERE {condition})"
-        numbers[side] = _one(
+        numbers[side] = one_row(
             connection, f"SELECT count(*), coalesce(sum({LABEL}), 0)::BIGINT, count(DISTINCT user_id) FROM {relation}"
         )
         connection.execute(
@@ -178,12 +178,6 @@ def split(connection: duckdb.DuckDBPyConnection, test_ratio: float, target: Path
     digests = [table_digest(connection, f"read_parquet({quoted(target / f'{side}.parquet')})") for side in sides]
     text = json.dumps([description, *digests], sort_keys=True)
     return Dataset(description, hashlib.sha256(text.encode()).hexdigest())
-
-
-def _one(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[Any, ...]:
-    row = connection.execute(sql).fetchone()
-    assert row is not None
-    return row
 
 
 def _enough(numbers: dict[str, tuple[Any, ...]], rows: int) -> None:

@@ -7,21 +7,8 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from purchase_predict.parameters import METRICS
+from purchase_predict.metrics import REPORTED, Difference, Score, utility
 
-#: All that is told of a model: f1, precision and recall at the chosen threshold and at a probability of 0.5.
-REPORTED = (
-    *METRICS,
-    "precision",
-    "recall",
-    "f1_at_half",
-    "precision_at_half",
-    "recall_at_half",
-    "brier",
-    "calibration_error",
-)
-#: Metrics of which less is better.
-LOSSES = ("log_loss", "brier", "calibration_error")
 _RESAMPLES = 500
 _EPSILON = 1e-15
 _BINS = 10
@@ -31,35 +18,11 @@ _MOST_CATEGORIES = 8
 
 
 @dataclass(frozen=True)
-class Score:
-    """A metric on the test set, its 95 % bootstrap interval, and the same metric of a constant answer."""
-
-    value: float
-    low: float
-    high: float
-    baseline: float
-
-
-@dataclass(frozen=True)
 class Answers:
     """What a model said of some rows: probabilities (0 to 1), and the threshold from which on it says "will buy"."""
 
     probability: np.ndarray
     threshold: float
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How much better (above 0) or worse (below 0) a model scores than another, and the 95 % bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-def utility(metric: str, value: float) -> float:
-    """The metric with the sign that makes more better."""
-    return -value if metric in LOSSES else value
 
 
 def score(metric: str, y: np.ndarray, probability: np.ndarray, threshold: float | None = None) -> float:

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from purchase_predict.evaluation import LOSSES, Score
+from purchase_predict.metrics import LOSSES, Score
 
 #: Columns of the trials' table that no point has.
 _NOT_PARAMETERS = ("number", "state", "score", "first_folds_score", "rounds", "seconds")

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from purchase_predict import csv_blocks, csv_records, sample, sources
 from purchase_predict.csv_records import Refused
-from purchase_predict.engine import connect, digest_and_counts, quoted, table_digest
+from purchase_predict.database import connect, digest_and_counts, quoted, table_digest
 from purchase_predict.errors import first_line
 from purchase_predict.schema import TABLES, Column
 from purchase_predict.sources import Part

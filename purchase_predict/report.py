@@ -11,7 +11,8 @@ import pandas as pd
 
 from purchase_predict import plots
 from purchase_predict.calibration import Calibration
-from purchase_predict.evaluation import LOSSES, Score, Slice, Tradeoff
+from purchase_predict.evaluation import Slice, Tradeoff
+from purchase_predict.metrics import LOSSES, Score
 
 #: Shares of codes that the table of the trade-off tells.
 _TOLD = (0.1, 0.2, 0.3, 0.5, 0.7)

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from hyperopt import hp
 
-from purchase_predict import evaluation
+from purchase_predict import evaluation, metrics
 
 #: Folds, and those of a table where half the rows are enough to learn from: six searches of 30 s on 50,000 rows of
 #: the real primary table made 42 trials with two folds and ended at a median test ROC AUC of 0.8593, with four 26 and
@@ -460,7 +460,7 @@ class Objective:
         first = evaluation.score(self.metric, y[seen], out_of_fold[seen])
         trial = replace(trial, first_score=first, fold_bests=fold_bests)
         if best and best.loss is not None and best.first_score is not None:
-            ahead, mine = (evaluation.utility(self.metric, x) for x in (best.first_score, first))
+            ahead, mine = (metrics.utility(self.metric, x) for x in (best.first_score, first))
             if mine < self._clearly_below(ahead, self.metric, seen):
                 return replace(trial, state="pruned", loss=best.loss + ahead - mine, rounds=round(np.mean(rounds)))
         more_rounds, more_bests = self._fit(trial.params, numbers[_FIRST_FOLDS:], out_of_fold, best)
@@ -470,7 +470,7 @@ class Objective:
         return replace(
             trial,
             state="finished",
-            loss=-evaluation.utility(self.metric, score),
+            loss=-metrics.utility(self.metric, score),
             score=score,
             fold_bests=fold_bests + more_bests,
             rounds=max(1, round(np.mean(rounds + more_rounds))),
@@ -480,7 +480,7 @@ class Objective:
     def _clearly_below(self, ahead: float, metric: str, rows: np.ndarray) -> float:
         """Below which utility a trial clearly trails one that has `ahead` on these rows."""
         y = self.table.y
-        constant = evaluation.utility(metric, evaluation.baselines(float(y.mean()), y[rows])[metric])
+        constant = metrics.utility(metric, evaluation.baselines(float(y.mean()), y[rows])[metric])
         return ahead - _CLEARLY * max(0.0, ahead - constant)
 
     def _fit(

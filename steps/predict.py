@@ -21,7 +21,7 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from purchase_predict import dataset, drift, engine, packaging, reading, scoring
+from purchase_predict import database, dataset, drift, packaging, reading, scoring
 from purchase_predict.schema import SCORED_TABLES
 from purchase_predict.workflow import INPUTS, command, run_of, scratch_folder
 
@@ -37,7 +37,7 @@ def predict(
     packaged = packaging.load(model, checked=False)
     with scratch_folder() as scratch:
         loaded = _read(input, scratch, max_reject_ratio, memory_limit, gcp_project)
-        with engine.connect(scratch, memory_limit) as connection:
+        with database.connect(scratch, memory_limit) as connection:
             build = dataset.primary_from_events if loaded.table == "events" else dataset.primary_as_is
             build(connection, scratch / "input" / loaded.table)
             started = time.monotonic()

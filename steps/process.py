@@ -18,7 +18,7 @@ import duckdb
 import mlflow
 
 from purchase_predict import dataset, lineage
-from purchase_predict.engine import connect
+from purchase_predict.database import connect
 from purchase_predict.workflow import Output, StepRun, run_of, step
 
 

@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
-from purchase_predict import dataset, engine, model, packaging
-from purchase_predict.engine import quoted
+from purchase_predict import database, dataset, model, packaging
+from purchase_predict.database import quoted
 from purchase_predict.schema import LABEL
 from purchase_predict.workflow import ARTIFACTS, COMPLETE, DIGEST, INPUTS, OUTPUT
 from tests.conftest import new_store
@@ -80,7 +80,7 @@ def process(rows: pd.DataFrame, folder: Path) -> str:
     rows.to_parquet(folder / "rows.parquet")
     target = folder / "dataset"
     target.mkdir()
-    with engine.connect(folder) as connection:
+    with database.connect(folder) as connection:
         connection.execute(f"CREATE VIEW primary_table AS FROM read_parquet({quoted(folder / 'rows.parquet')})")
         made = dataset.split(connection, 0.3, target)
     (target / "dataset.json").write_text(json.dumps(made.description))

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from purchase_predict import dataset, engine, reading
+from purchase_predict import database, dataset, reading
 from purchase_predict.dataset import Dataset
 
 START = datetime(2019, 10, 1)
@@ -159,7 +159,7 @@ def process(source: str, folder: Path, memory_limit: str | None = None) -> tuple
     for name in ("loaded", "scratch", "made"):
         (folder / name).mkdir(parents=True)
     reading.load(source, folder / "loaded", folder / "scratch", 0.01)
-    with engine.connect(folder / "scratch") as connection:
+    with database.connect(folder / "scratch") as connection:
         if memory_limit:
             connection.execute(f"SET memory_limit = '{memory_limit}'")
         counts = dataset.primary_from_events(connection, folder / "loaded" / "events")

@@ -9,8 +9,6 @@ from sklearn import metrics
 from purchase_predict import evaluation, search
 from purchase_predict.evaluation import (
     METRICS,
-    REPORTED,
-    Score,
     baselines,
     best_threshold,
     evaluate,
@@ -19,6 +17,7 @@ from purchase_predict.evaluation import (
     suspicious,
     tradeoff,
 )
+from purchase_predict.metrics import REPORTED, Score
 
 
 @st.composite

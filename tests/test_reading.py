@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from purchase_predict import csv_records, reading, sample
-from purchase_predict.engine import quoted
+from purchase_predict.database import quoted
 from purchase_predict.reading import Loaded
 from purchase_predict.schema import TABLES
 from tests.conftest import REAL_DATA, needs_real_data

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from purchase_predict import evaluation, report
+from purchase_predict import evaluation, metrics, report
 from purchase_predict.calibration import Calibration
 
 SCRIPT = "<script>alert('x')</script>"
@@ -43,7 +43,7 @@ def contents(
         metric="roc_auc",
         scores=evaluation.evaluate(y, probability, users, 0.4, 0.5),
         threshold=0.4,
-        calibration=Calibration(correction, evaluation.Difference(0.0123, -0.001, 0.03)),
+        calibration=Calibration(correction, metrics.Difference(0.0123, -0.001, 0.03)),
         calibration_error_before=0.2222,
         y=y,
         probability=probability,

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from purchase_predict import dataset, engine, reading, search, spark, spark_trials, workflow
+from purchase_predict import database, dataset, reading, search, spark, spark_trials, workflow
 from purchase_predict.schema import KEYS
 from steps.train import train
 from tests import reference, registered
@@ -111,7 +111,7 @@ def assert_engines_agree(source: str, folder: Path) -> tuple[int, dict[str, int]
     for name in ("loaded", "scratch"):
         (folder / name).mkdir()
     reading.load(source, folder / "loaded", folder / "scratch", 0.01)
-    with engine.connect(folder) as connection:
+    with database.connect(folder) as connection:
         counts = dataset.primary_from_events(connection, folder / "loaded" / "events")
         connection.execute("ALTER TABLE primary_table RENAME TO by_duckdb")
         made = by_spark(connection, folder / "loaded", folder / "primary")

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -72,3 +73,10 @@ def digest_and_counts(connection: duckdb.DuckDBPyConnection, relation: str, cond
 def _hashed(column: str, type_: str) -> str:
     # DuckDB's hash of a UUID is the same when its halves change places, and of any whose halves are alike.
     return f"{column}, ({column}::UHUGEINT >> 64)::UBIGINT" if type_ == "UUID" else column
+
+
+def one_row(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[Any, ...]:
+    """The first row of a query that has one."""
+    row = connection.execute(sql).fetchone()
+    assert row is not None
+    return row

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from purchase_predict.engine import table_digest
+from purchase_predict.database import table_digest
 
 #: Halves of UUIDs that shops count up: in the one, in the other, in both.
 HALVES = st.sampled_from([0, 1, 2, 2**32, 2**63, 2**63 + 1, 2**64 - 1])
