@@ -37,7 +37,8 @@ from hyperopt.pyll.base import scope
 from sklearn.metrics import f1_score
 from sklearn.model_selection import RepeatedKFold
 
-from purchase_predict import database, dataset, evaluation, model, reading, search
+from purchase_predict import database, dataset, model, reading, search
+from purchase_predict.evaluation import scores
 from purchase_predict.schema import LABEL
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -337,14 +338,14 @@ def result(study: str, who: str, source: str, folder: Path, seconds: float, seed
 
 
 def area(data: Data, made: Result) -> float:
-    return evaluation.score("roc_auc", data.test.y, made.probability)
+    return scores.score("roc_auc", data.test.y, made.probability)
 
 
 def lead(data: Data, first: list[Result], second: list[Result]) -> str:
     """How much the first scores above the second in the seed whose difference is the median, with its interval."""
     pairs = sorted(zip(first, second, strict=True), key=lambda pair: area(data, pair[0]) - area(data, pair[1]))
-    ahead, behind = (evaluation.Answers(made.probability, 0.5) for made in pairs[len(pairs) // 2])
-    told = evaluation.difference("roc_auc", data.test.y, data.test.user, ahead, behind)
+    ahead, behind = (scores.Answers(made.probability, 0.5) for made in pairs[len(pairs) // 2])
+    told = scores.difference("roc_auc", data.test.y, data.test.user, ahead, behind)
     return f"{told.value:+.4f} ({told.low:+.4f} to {told.high:+.4f})"
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import click
 import duckdb
 
-from purchase_predict import drift
 from purchase_predict.database import one_row, quoted, table_digest
+from purchase_predict.evaluation import drift
 from purchase_predict.schema import CATEGORICAL, KEYS, LABEL, MOMENT, features_of
 
 #: Rows of each class that train and test must have at least, for their numbers to mean anything.

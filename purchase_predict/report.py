@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from purchase_predict import plots
-from purchase_predict.calibration import Calibration
-from purchase_predict.evaluation import Slice, Tradeoff
+from purchase_predict.evaluation.calibration import Calibration
+from purchase_predict.evaluation.weaknesses import Slice, Tradeoff
 from purchase_predict.metrics import LOSSES, Score
 
 #: Shares of codes that the table of the trade-off tells.

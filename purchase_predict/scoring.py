@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from purchase_predict.evaluation import Answers
+from purchase_predict.evaluation.scores import Answers
 from purchase_predict.schema import KEYS, MOMENT
 
 #: Rows that are in memory at once, about 40 MB of them.

@@ -19,7 +19,8 @@ import numpy as np
 import pandas as pd
 from hyperopt import hp
 
-from purchase_predict import evaluation, metrics
+from purchase_predict import metrics
+from purchase_predict.evaluation import scores
 
 #: Folds, and those of a table where half the rows are enough to learn from: six searches of 30 s on 50,000 rows of
 #: the real primary table made 42 trials with two folds and ended at a median test ROC AUC of 0.8593, with four 26 and
@@ -213,7 +214,7 @@ def search(
         trials[best.number] = replace(best, seconds=trials[best.number].seconds)
     assert best.out_of_fold is not None
     booster = _last_fit(best, objective, table, started + max_seconds)
-    threshold = evaluation.best_threshold(searched.y, best.out_of_fold)
+    threshold = scores.best_threshold(searched.y, best.out_of_fold)
     return Found(trials, best, booster, threshold, searched)
 
 
@@ -457,14 +458,14 @@ class Objective:
         numbers = range(len(self.folds))
         rounds, fold_bests = self._fit(trial.params, numbers[:_FIRST_FOLDS], out_of_fold, best)
         seen = np.concatenate([check for _, check in self.folds[:_FIRST_FOLDS]])
-        first = evaluation.score(self.metric, y[seen], out_of_fold[seen])
+        first = scores.score(self.metric, y[seen], out_of_fold[seen])
         trial = replace(trial, first_score=first, fold_bests=fold_bests)
         if best and best.loss is not None and best.first_score is not None:
             ahead, mine = (metrics.utility(self.metric, x) for x in (best.first_score, first))
             if mine < self._clearly_below(ahead, self.metric, seen):
                 return replace(trial, state="pruned", loss=best.loss + ahead - mine, rounds=round(np.mean(rounds)))
         more_rounds, more_bests = self._fit(trial.params, numbers[_FIRST_FOLDS:], out_of_fold, best)
-        score = evaluation.score(self.metric, y, out_of_fold)
+        score = scores.score(self.metric, y, out_of_fold)
         if not math.isfinite(score):
             raise ValueError(f"{self.metric} of the out-of-fold predictions is {score}")
         return replace(
@@ -480,7 +481,7 @@ class Objective:
     def _clearly_below(self, ahead: float, metric: str, rows: np.ndarray) -> float:
         """Below which utility a trial clearly trails one that has `ahead` on these rows."""
         y = self.table.y
-        constant = metrics.utility(metric, evaluation.baselines(float(y.mean()), y[rows])[metric])
+        constant = metrics.utility(metric, scores.baselines(float(y.mean()), y[rows])[metric])
         return ahead - _CLEARLY * max(0.0, ahead - constant)
 
     def _fit(

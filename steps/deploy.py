@@ -15,7 +15,8 @@ import mlflow
 import pandas as pd
 from mlflow.entities.model_registry import ModelVersion
 
-from purchase_predict import evaluation, packaging, registry, scoring
+from purchase_predict import packaging, registry, scoring
+from purchase_predict.evaluation.scores import Answers, difference, evaluate
 from purchase_predict.model_card import card
 from purchase_predict.registry import Contest, Decision, Standing
 from purchase_predict.schema import LABEL
@@ -43,7 +44,7 @@ def deploy(
 
     version = registry.ensure_version(registry_name, trained, trained.data.tags[DIGEST])
     answers = _answers(version, test)
-    scores = evaluation.evaluate(y, answers.probability, users, answers.threshold, description["base_rate"]["train"])
+    scores = evaluate(y, answers.probability, users, answers.threshold, description["base_rate"]["train"])
     standings = {name: Standing(**asdict(score)) for name, score in scores.items()}
 
     # Another deploy may promote while this one judges: what it promotes now must beat what it would replace.
@@ -89,7 +90,7 @@ def deploy(
     return Output("promotion.json", trained.data.tags[DIGEST])
 
 
-def _answers(version: ModelVersion, test: pd.DataFrame) -> evaluation.Answers:
+def _answers(version: ModelVersion, test: pd.DataFrame) -> Answers:
     """What the challenger says, loaded as its users will load it; where it does not load, that is on record."""
     try:
         return scoring.answers(packaging.load(registry.uri(version)), test)
@@ -106,7 +107,7 @@ def _contest(
     test: pd.DataFrame,
     metric: str,
     value: float,
-    answers: evaluation.Answers,
+    answers: Answers,
 ) -> tuple[Contest | None, str]:
     """The challenger against the champion on the test rows; where there is no such thing, why."""
     if champion is None:
@@ -119,7 +120,7 @@ def _contest(
         # One that nobody can use must not keep a sound one out for ever.
         return None, f"the champion does not answer: {error.format_message()}"
     y, users = test[LABEL].to_numpy(), test["user_id"].to_numpy()
-    gain = evaluation.difference(metric, y, users, answers, rival)
+    gain = difference(metric, y, users, answers, rival)
     rated = value - gain.value if metric != "log_loss" else value + gain.value
     return Contest(int(champion.version), rated, gain.value, gain.low, gain.high), ""
 

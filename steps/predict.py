@@ -21,7 +21,8 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from purchase_predict import database, dataset, drift, packaging, reading, scoring
+from purchase_predict import database, dataset, packaging, reading, scoring
+from purchase_predict.evaluation import drift
 from purchase_predict.schema import SCORED_TABLES
 from purchase_predict.workflow import INPUTS, command, run_of, scratch_folder
 

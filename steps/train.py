@@ -15,19 +15,10 @@ import mlflow
 import numpy as np
 import pandas as pd
 
-from purchase_predict import (
-    calibration,
-    evaluation,
-    lineage,
-    model,
-    packaging,
-    pipeline,
-    plots,
-    report,
-    search,
-    spark_trials,
-)
+from purchase_predict import lineage, model, packaging, pipeline, plots, report, search, spark_trials
 from purchase_predict import trials as trial_runs
+from purchase_predict.evaluation import calibration, weaknesses
+from purchase_predict.evaluation.scores import as_metrics, evaluate, score, share_of_gain
 from purchase_predict.progress import progress
 from purchase_predict.schema import LABEL
 from purchase_predict.workflow import DIGEST, Output, StepRun, run_of, step
@@ -95,12 +86,12 @@ def train(
     probability = model.calibrated(said, correction)
     # The correction keeps the order, so the threshold goes through it like any probability.
     threshold = float(model.calibrated(np.array([found.threshold]), correction)[0])
-    scores = evaluation.evaluate(y, probability, users, threshold, float(table.y.mean()))
+    scores = evaluate(y, probability, users, threshold, float(table.y.mean()))
     mlflow.log_params({f"best_{name}": value for name, value in found.best.params.items()})
 
     outputs = run.folder()
     (outputs / "plots").mkdir()
-    importance = evaluation.share_of_gain(features, found.booster.feature_importance("gain"))
+    importance = share_of_gain(features, found.booster.feature_importance("gain"))
     plots.model(y, probability, threshold, scores, importance, outputs / "plots")
     tried = search.trials_frame(found.trials)
     plots.search(tried, metric, outputs / "plots")
@@ -111,12 +102,12 @@ def train(
         scores=scores,
         threshold=threshold,
         calibration=measured,
-        calibration_error_before=evaluation.score("calibration_error", y, said),
+        calibration_error_before=score("calibration_error", y, said),
         y=y,
         probability=probability,
-        slices=evaluation.slices(test, y, probability),
-        tradeoff=evaluation.tradeoff(y, probability, users),
-        suspicious=evaluation.suspicious(table.x, table.y, features, list(categories)),
+        slices=weaknesses.slices(test, y, probability),
+        tradeoff=weaknesses.tradeoff(y, probability, users),
+        suspicious=weaknesses.suspicious(table.x, table.y, features, list(categories)),
         contributions=pushes,
         values=values,
         trials=tried,
@@ -128,7 +119,7 @@ def train(
     digest = packaging.log(found.booster, threshold, features, categories, learn, run.folder(), correction)
     # After the model, to which MLflow then gives them, too: for each that is there before it, it asks the server alone.
     mlflow.log_metrics(
-        evaluation.as_metrics(scores)
+        as_metrics(scores)
         | {
             "train_rows": len(learn),
             "test_rows": len(test),

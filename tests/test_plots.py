@@ -4,7 +4,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from purchase_predict import evaluation, plots, search
+from purchase_predict import plots, search
+from purchase_predict.evaluation.scores import evaluate
 from tests.test_search import table
 
 
@@ -19,7 +20,7 @@ def test_the_model_is_drawn(tmp_path: Path) -> None:
     rng = np.random.default_rng(4)
     probability = rng.random(500)
     y = (rng.random(500) < probability).astype(int)
-    scores = evaluation.evaluate(y, probability, rng.integers(0, 200, 500), 0.5, 0.5)
+    scores = evaluate(y, probability, rng.integers(0, 200, 500), 0.5, 0.5)
     plots.model(y, probability, 0.5, scores, {"price": 0.7, "hour": 0.3}, tmp_path)
     assert set(drawn(tmp_path)) == {"precision_recall.png", "roc.png", "calibration.png", "importance.png"}
 

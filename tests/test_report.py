@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from purchase_predict import evaluation, metrics, report
-from purchase_predict.calibration import Calibration
+from purchase_predict import metrics, report
+from purchase_predict.evaluation import scores, weaknesses
+from purchase_predict.evaluation.calibration import Calibration
 
 SCRIPT = "<script>alert('x')</script>"
 
@@ -41,14 +42,14 @@ def contents(
     pushes, values = report.contributions(booster, x, features, [SCRIPT])
     return report.Contents(
         metric="roc_auc",
-        scores=evaluation.evaluate(y, probability, users, 0.4, 0.5),
+        scores=scores.evaluate(y, probability, users, 0.4, 0.5),
         threshold=0.4,
         calibration=Calibration(correction, metrics.Difference(0.0123, -0.001, 0.03)),
         calibration_error_before=0.2222,
         y=y,
         probability=probability,
-        slices=evaluation.slices(frame, y, probability),
-        tradeoff=evaluation.tradeoff(y, probability, users),
+        slices=weaknesses.slices(frame, y, probability),
+        tradeoff=weaknesses.tradeoff(y, probability, users),
         suspicious=suspicious or {},
         contributions=pushes,
         values=values,

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from purchase_predict import evaluation, metrics, search
+from purchase_predict import metrics, search
+from purchase_predict.evaluation import scores
 from purchase_predict.search import DEFAULTS, SPACE, STARTS, Table
 
 
@@ -173,10 +174,7 @@ def test_what_a_trial_is_held_against_is_what_lightgbm_stops_on(metric: str) -> 
     trial = search.Objective(rows, folds, metric, 1)(0, DEFAULTS, None)
     stop_on = "log_loss" if metric == "f1" else metric
     assert list(trial.fold_bests) == pytest.approx(
-        [
-            metrics.utility(stop_on, evaluation.score(stop_on, rows.y[check], trial.out_of_fold[check]))
-            for _, check in folds
-        ]
+        [metrics.utility(stop_on, scores.score(stop_on, rows.y[check], trial.out_of_fold[check])) for _, check in folds]
     )
 
 
@@ -205,9 +203,7 @@ def test_a_fold_ends_at_the_best_of_its_looks_and_one_that_trails_is_given_up_so
     looks = range(search._EVERY, took + 1, search._EVERY)
     score = {"auc": "roc_auc", "binary_logloss": "log_loss"}[metric]
     by_hand = {
-        at: metrics.utility(
-            score, evaluation.score(score, rows.y[check], plain.predict(rows.x[check], num_iteration=at))
-        )
+        at: metrics.utility(score, scores.score(score, rows.y[check], plain.predict(rows.x[check], num_iteration=at)))
         for at in looks
     }
     assert (rounds, took) == (max(by_hand, key=by_hand.__getitem__), rounds + search._PATIENCE)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from purchase_predict import drift
+from purchase_predict.evaluation import drift
 from tests.registered import carts
 
 FEATURES = ["price", "num_views_product", "brand", "category"]

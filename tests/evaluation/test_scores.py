@@ -6,18 +6,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn import metrics
 
-from purchase_predict import evaluation, search
-from purchase_predict.evaluation import (
-    METRICS,
-    baselines,
-    best_threshold,
-    evaluate,
-    score,
-    slices,
-    suspicious,
-    tradeoff,
-)
+from purchase_predict import search
+from purchase_predict.evaluation import scores
+from purchase_predict.evaluation.scores import baselines, best_threshold, evaluate, score
+from purchase_predict.evaluation.weaknesses import slices, suspicious, tradeoff
 from purchase_predict.metrics import REPORTED, Score
+from purchase_predict.parameters import METRICS
 
 
 @st.composite
@@ -36,7 +30,7 @@ def answers(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 @settings(max_examples=200, deadline=None)
 def test_the_weighted_metrics_are_scikit_learns(drawn: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     y, probability, weights = drawn
-    ranked = evaluation._Ranked(y, probability, 0.7)
+    ranked = scores.Ranked(y, probability, 0.7)
     bins = np.floor(probability * 10)
     gaps = [abs(np.sum((weights * (y - probability))[bins == number])) for number in range(10)]
     expected = {
@@ -69,7 +63,7 @@ def test_the_baselines_are_what_constant_answers_score(rate: float) -> None:
     rng = np.random.default_rng(0)
     y = (rng.random(2000) < rate + 0.04).astype(int)
     # "Always buys" is a threshold at the constant itself; at 0.5 a rate of 0.14 never does.
-    scored = evaluation._Ranked(y, np.full(len(y), rate), rate).scores(REPORTED)
+    scored = scores.Ranked(y, np.full(len(y), rate), rate).scores(REPORTED)
     assert baselines(rate, y) == pytest.approx(scored)
     assert set(baselines(rate, y)) == set(REPORTED)
     assert scored["log_loss"] == pytest.approx(metrics.log_loss(y, np.full(len(y), rate)))
@@ -107,7 +101,7 @@ def test_random_answers_have_half_in_their_interval() -> None:
 
 
 def test_the_names_others_rely_on() -> None:
-    assert evaluation.as_metrics({"roc_auc": Score(0.8, 0.7, 0.9, 0.5)}) == {
+    assert scores.as_metrics({"roc_auc": Score(0.8, 0.7, 0.9, 0.5)}) == {
         "test_roc_auc": 0.8,
         "test_roc_auc_low": 0.7,
         "test_roc_auc_high": 0.9,

@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
-from purchase_predict.evaluation import Answers, difference
+from purchase_predict.evaluation.scores import Answers, difference
 from purchase_predict.metrics import Difference
 
 _FOLDS = 4

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss
 
-from purchase_predict import calibration, model
+from purchase_predict import model
+from purchase_predict.evaluation import calibration
 
 
 def answered(rows: int, slope: float, intercept: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
