@@ -24,6 +24,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from purchase_predict.features import on_duckdb, on_spark
+
 PROJECT = Path(__file__).resolve().parent.parent
 MILLION = 1_000_000
 ENGINES = ("duckdb", "pandas", "spark")
@@ -86,28 +88,30 @@ def _uuids(session: np.ndarray) -> list[str]:
 
 def run_duckdb(source: str, scratch: Path) -> int:
     """Load and process together, in the project's own functions."""
-    from purchase_predict import database, dataset, reading
+    from purchase_predict import database, reading
 
     target, spill = scratch / "loaded", scratch / "spill"
     target.mkdir()
     spill.mkdir()
     reading.load(source, target, spill, 0.01)
     with database.connect(spill) as connection:
-        dataset.primary_from_events(connection, target / "events")
+        on_duckdb.primary_from_events(connection, target / "events")
         connection.execute(f"COPY primary_table TO '{scratch / 'primary.parquet'}'")
     return int(pq.read_metadata(scratch / "primary.parquet").num_rows)
 
 
 def run_spark(source: str, scratch: Path) -> int:
     """Load with DuckDB, the features on Spark with two local cores."""
-    from purchase_predict import reading, spark
+    from purchase_predict import reading
 
     target, spill = scratch / "loaded", scratch / "spill"
     target.mkdir()
     spill.mkdir()
     reading.load(source, target, spill, 0.01)
     session_type = json.loads((target / "source.json").read_text())["session_type"]
-    return spark.primary_from_events(f"file://{target / 'events'}", session_type, f"file://{scratch / 'primary'}").rows
+    return on_spark.primary_from_events(
+        f"file://{target / 'events'}", session_type, f"file://{scratch / 'primary'}"
+    ).rows
 
 
 def run_pandas(source: str, scratch: Path) -> int:

@@ -20,8 +20,9 @@ import mlflow
 import numpy as np
 import pandas as pd
 
-from purchase_predict import database, dataset, model, packaging, reading, scoring
+from purchase_predict import database, model, packaging, reading, scoring
 from purchase_predict.database import quoted
+from purchase_predict.features import on_duckdb
 from purchase_predict.schema import LABEL, features_of
 
 
@@ -31,7 +32,7 @@ def _prepare(folder: Path, rows: int, rounds: int) -> str:
     (folder / "events").mkdir()
     reading.load("sample", folder / "events", folder / "scratch", 0)
     with database.connect(folder) as connection:
-        dataset.primary_from_events(connection, folder / "events" / "events")
+        on_duckdb.primary_from_events(connection, folder / "events" / "events")
         frame = connection.sql("FROM primary_table").df()
         copies = -(-rows // len(frame))
         connection.execute(

@@ -37,8 +37,9 @@ from hyperopt.pyll.base import scope
 from sklearn.metrics import f1_score
 from sklearn.model_selection import RepeatedKFold
 
-from purchase_predict import database, dataset, model, reading, search
+from purchase_predict import database, model, reading, search
 from purchase_predict.evaluation import scores
+from purchase_predict.features import on_duckdb, split
 from purchase_predict.schema import LABEL
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -286,9 +287,9 @@ def _prepare(source: str) -> dict[str, np.ndarray]:
             (folder / part).mkdir()
         loaded = reading.load(source, folder / "table", folder / "scratch", MAX_REJECT_RATIO)
         with database.connect(folder / "scratch") as connection:
-            build = dataset.primary_from_events if loaded.table == "events" else dataset.primary_as_is
+            build = on_duckdb.primary_from_events if loaded.table == "events" else on_duckdb.primary_as_is
             build(connection, folder / "table" / loaded.table)
-            made = dataset.split(connection, TEST_RATIO, folder / "dataset").description
+            made = split.split(connection, TEST_RATIO, folder / "dataset").description
         features, categories = made["features"], made["categories"]
         for side in ("train", "test"):
             rows = pd.read_parquet(folder / "dataset" / f"{side}.parquet")

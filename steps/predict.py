@@ -21,8 +21,9 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from purchase_predict import database, dataset, packaging, reading, scoring
+from purchase_predict import database, packaging, reading, scoring
 from purchase_predict.evaluation import drift
+from purchase_predict.features import on_duckdb
 from purchase_predict.schema import SCORED_TABLES
 from purchase_predict.workflow import INPUTS, command, run_of, scratch_folder
 
@@ -39,7 +40,7 @@ def predict(
     with scratch_folder() as scratch:
         loaded = _read(input, scratch, max_reject_ratio, memory_limit, gcp_project)
         with database.connect(scratch, memory_limit) as connection:
-            build = dataset.primary_from_events if loaded.table == "events" else dataset.primary_as_is
+            build = on_duckdb.primary_from_events if loaded.table == "events" else on_duckdb.primary_as_is
             build(connection, scratch / "input" / loaded.table)
             started = time.monotonic()
             marks = {"model_version": version, "run_id": run.info.run_id}

@@ -17,8 +17,9 @@ import click
 import duckdb
 import mlflow
 
-from purchase_predict import dataset, lineage
+from purchase_predict import lineage
 from purchase_predict.database import connect
+from purchase_predict.features import on_duckdb, on_spark, split
 from purchase_predict.workflow import Output, StepRun, run_of, step
 
 
@@ -30,7 +31,7 @@ def process(run: StepRun, data: str, test_ratio: float, memory_limit: str, engin
     outputs = run.folder()
     with connect(run.scratch, memory_limit) as connection:
         counts = _primary(connection, run, data, engine, manifest)
-        made = dataset.split(connection, test_ratio, outputs)
+        made = split.split(connection, test_ratio, outputs)
     description = made.description | {"events": counts} if counts else made.description
     (outputs / "dataset.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     rows = description["rows"]
@@ -50,28 +51,28 @@ def _primary(
     if engine == "spark" and data.endswith("/events"):
         return _primary_by_spark(connection, run, data, manifest["session_type"])
     table = run.fetch(data)
-    build = dataset.primary_from_events if table.name == "events" else dataset.primary_as_is
+    build = on_duckdb.primary_from_events if table.name == "events" else on_duckdb.primary_as_is
     return build(connection, table)
 
 
 def _primary_by_spark(
     connection: duckdb.DuckDBPyConnection, run: StepRun, data: str, session_type: str
 ) -> dict[str, int]:
-    from purchase_predict import spark  # with it comes Ibis, which a primary table, split as it is, does not need
+    pass  # with it comes Ibis, which a primary table, split as it is, does not need
 
     # Executors read and write where the artifacts are stored. Behind a server that hands artifacts out itself, files
     # take the way over this machine's disk, which a cluster has to share.
-    source = spark.location(f"{run_of(data).info.artifact_uri}/events")
-    target = spark.location(mlflow.get_artifact_uri("primary"))
+    source = on_spark.location(f"{run_of(data).info.artifact_uri}/events")
+    target = on_spark.location(mlflow.get_artifact_uri("primary"))
     direct = source is not None and target is not None
     copied = run.folder() / "primary"
-    made = spark.primary_from_events(
+    made = on_spark.primary_from_events(
         source if source and direct else f"file://{run.fetch(data)}",
         session_type,
         target if target and direct else f"file://{copied}",
     )
     folder = run.fetch(f"runs:/{run.run_id}/primary") if direct else copied
-    dataset.primary_from_spark(connection, folder, session_type)
+    on_duckdb.primary_from_spark(connection, folder, session_type)
     found = connection.execute("SELECT count(*) FROM primary_table").fetchone()
     if found != (made.rows,):
         raise click.ClickException(

@@ -14,8 +14,9 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
-from purchase_predict import database, dataset, model, packaging
+from purchase_predict import database, model, packaging
 from purchase_predict.database import quoted
+from purchase_predict.features import split
 from purchase_predict.schema import LABEL
 from purchase_predict.workflow import ARTIFACTS, COMPLETE, DIGEST, INPUTS, OUTPUT
 from tests.conftest import new_store
@@ -82,7 +83,7 @@ def process(rows: pd.DataFrame, folder: Path) -> str:
     target.mkdir()
     with database.connect(folder) as connection:
         connection.execute(f"CREATE VIEW primary_table AS FROM read_parquet({quoted(folder / 'rows.parquet')})")
-        made = dataset.split(connection, 0.3, target)
+        made = split.split(connection, 0.3, target)
     (target / "dataset.json").write_text(json.dumps(made.description))
     with mlflow.start_run() as run:
         mlflow.log_artifacts(str(target), "dataset")

@@ -16,12 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from purchase_predict import database, dataset, reading, search, spark, spark_trials, workflow
+from purchase_predict import database, reading, search, spark_trials, workflow
+from purchase_predict.features import on_duckdb, on_spark
 from purchase_predict.schema import KEYS
 from steps.train import train
-from tests import reference, registered
-from tests.reference import Event
-from tests.test_features import joined_up_to, many_shops
+from tests import registered
+from tests.features import reference
+from tests.features.reference import Event
+from tests.features.test_expressions import joined_up_to, many_shops
 from tests.test_search import table
 from tools.server import free_port
 
@@ -98,11 +100,11 @@ def on_cluster(cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("SPARK_MASTER", cluster)
 
 
-def by_spark(connection: duckdb.DuckDBPyConnection, loaded: Path, target: Path) -> spark.Made:
+def by_spark(connection: duckdb.DuckDBPyConnection, loaded: Path, target: Path) -> on_spark.Made:
     """Makes `primary_table` of what load wrote with Spark."""
     session_type = json.loads((loaded / "source.json").read_text())["session_type"]
-    made = spark.primary_from_events(f"file://{loaded / 'events'}", session_type, f"file://{target}")
-    dataset.primary_from_spark(connection, target, session_type)
+    made = on_spark.primary_from_events(f"file://{loaded / 'events'}", session_type, f"file://{target}")
+    on_duckdb.primary_from_spark(connection, target, session_type)
     return made
 
 
@@ -112,7 +114,7 @@ def assert_engines_agree(source: str, folder: Path) -> tuple[int, dict[str, int]
         (folder / name).mkdir()
     reading.load(source, folder / "loaded", folder / "scratch", 0.01)
     with database.connect(folder) as connection:
-        counts = dataset.primary_from_events(connection, folder / "loaded" / "events")
+        counts = on_duckdb.primary_from_events(connection, folder / "loaded" / "events")
         connection.execute("ALTER TABLE primary_table RENAME TO by_duckdb")
         made = by_spark(connection, folder / "loaded", folder / "primary")
         assert made.counts == counts
@@ -169,7 +171,7 @@ def test_random_shops_on_two_workers_are_what_plain_python_computes(tmp_path: Pa
 def test_without_pyspark_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyspark.sql", None)
     with pytest.raises(click.ClickException, match=r"needs PySpark.*pip install 'pyspark>=4.0,<4.1'") as refused:
-        spark.primary_from_events("file:///nowhere", "UUID", "file:///nowhere")
+        on_spark.primary_from_events("file:///nowhere", "UUID", "file:///nowhere")
     assert "\n" not in refused.value.message
 
 
@@ -177,14 +179,14 @@ def test_without_its_client_one_line_says_what_spark_connect_needs(monkeypatch: 
     monkeypatch.setitem(sys.modules, "grpc", None)
     monkeypatch.setenv("SPARK_REMOTE", "sc://127.0.0.1:1/;token=secret")
     with pytest.raises(click.ClickException, match=r"pip install 'pyspark\[connect\]>=4.0,<4.1'") as refused:
-        spark.primary_from_events("file:///nowhere", "UUID", "file:///nowhere")
+        on_spark.primary_from_events("file:///nowhere", "UUID", "file:///nowhere")
     assert "secret" not in refused.value.message
 
 
 @pytest.mark.usefixtures("on_cluster")
 def test_what_spark_cannot_read_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(click.ClickException, match=r"PATH_NOT_FOUND.*nothing-here") as refused:
-        spark.primary_from_events(f"file://{tmp_path}/nothing-here", "UUID", f"file://{tmp_path}/out")
+        on_spark.primary_from_events(f"file://{tmp_path}/nothing-here", "UUID", f"file://{tmp_path}/out")
     assert "\n" not in refused.value.message
 
 
@@ -201,7 +203,7 @@ def test_what_spark_cannot_read_is_one_line(tmp_path: Path) -> None:
     ],
 )
 def test_spark_goes_to_the_artifact_store_itself_where_it_can(artifact: str, expected: str | None) -> None:
-    assert spark.location(artifact) == expected
+    assert on_spark.location(artifact) == expected
 
 
 def test_the_engine_is_no_part_of_the_key() -> None:

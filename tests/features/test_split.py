@@ -13,8 +13,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from purchase_predict import database, dataset, reading
-from purchase_predict.dataset import Dataset
+from purchase_predict import database, reading
+from purchase_predict.features import on_duckdb
+from purchase_predict.features import split as splitting
+from purchase_predict.features.split import Dataset
 
 START = datetime(2019, 10, 1)
 
@@ -43,7 +45,7 @@ def split(rows: list[dict[str, Any]], target: Path, ratio: float = 0.3, by_time:
         connection.execute("SET preserve_insertion_order = false")
         connection.register("given", table if by_time else table.drop_columns(["event_time"]))
         connection.execute("CREATE TABLE primary_table AS FROM given")
-        return dataset.split(connection, ratio, target)
+        return splitting.split(connection, ratio, target)
 
 
 def side(target: Path, name: str) -> list[dict[str, Any]]:
@@ -162,8 +164,8 @@ def process(source: str, folder: Path, memory_limit: str | None = None) -> tuple
     with database.connect(folder / "scratch") as connection:
         if memory_limit:
             connection.execute(f"SET memory_limit = '{memory_limit}'")
-        counts = dataset.primary_from_events(connection, folder / "loaded" / "events")
-        return counts, dataset.split(connection, 0.3, folder / "made")
+        counts = on_duckdb.primary_from_events(connection, folder / "loaded" / "events")
+        return counts, splitting.split(connection, 0.3, folder / "made")
 
 
 def test_buckets_and_memory_change_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,6 +196,6 @@ def test_dropped_events_are_counted(tmp_path: Path) -> None:
             "category_code, brand::VARCHAR AS brand) FROM given"
         )
         connection.execute(f"COPY typed TO '{tmp_path}/bucket=0/events.parquet'")
-        counts = dataset.primary_from_events(connection, tmp_path)
+        counts = on_duckdb.primary_from_events(connection, tmp_path)
         assert counts == {"events": 4, "events_without_session": 1, "events_repeated": 1}
         assert connection.execute("SELECT count(*) FROM primary_table").fetchone() == (1,)

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from purchase_predict import features
+from purchase_predict.features import expressions
 from purchase_predict.schema import BEHAVIOUR, EVENTS, FEATURES, KEYS, LABEL, MOMENT
-from tests import reference
-from tests.reference import Event
+from tests.features import reference
+from tests.features.reference import Event
 
 MIDNIGHT = datetime(2019, 10, 7)  # a Monday's
 #: Few seconds and few ids around midnight, so that ties, repetitions, shared ids and visits at once are the rule.
@@ -38,23 +38,23 @@ PROPERTY = settings(deadline=None, max_examples=50, suppress_health_check=[Healt
 
 
 #: Earlier sessions are looked at by joins or, where a user has many pairs, by running sums.
-WAYS = pytest.mark.parametrize("few", [0, 2, features._FEW], ids=["by running sums", "by both", "by joins"])
+WAYS = pytest.mark.parametrize("few", [0, 2, expressions._FEW], ids=["by running sums", "by both", "by joins"])
 
 
 @contextmanager
 def joined_up_to(few: int) -> Iterator[None]:
     """Users of more pairs than that have their earlier sessions looked at by running sums."""
-    features.sql.cache_clear()
-    with mock.patch.object(features, "_FEW", few):
+    expressions.sql.cache_clear()
+    with mock.patch.object(expressions, "_FEW", few):
         yield
-    features.sql.cache_clear()
+    expressions.sql.cache_clear()
 
 
 @functools.cache
 def queries(few: int) -> dict[str, str]:
     """The SQL of all tables, for DuckDB: to make it takes longer than to run it on a small shop."""
     with joined_up_to(few):
-        return {name: features.sql("duckdb", name, "") for name in (*features.STEPS, "repeated", "primary")}
+        return {name: expressions.sql("duckdb", name, "") for name in (*expressions.STEPS, "repeated", "primary")}
 
 
 def many_shops(number: int) -> list[Event]:
@@ -72,19 +72,19 @@ def many_shops(number: int) -> list[Event]:
 
 
 @contextmanager
-def raw(events: list[Event], few: int = features._FEW) -> Iterator[duckdb.DuckDBPyConnection]:
+def raw(events: list[Event], few: int = expressions._FEW) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection with these events in the table `raw`, and all that is made ready of them."""
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'America/New_York'")
         connection.execute(f"CREATE TABLE raw ({', '.join(f'{column.name} {column.type}' for column in EVENTS)})")
         if events:
             connection.executemany(f"INSERT INTO raw VALUES ({', '.join('?' * len(EVENTS))})", events)
-        for step in features.STEPS:
+        for step in expressions.STEPS:
             connection.execute(f"CREATE TABLE {step} AS {queries(few)[step]}")
         yield connection
 
 
-def on_duckdb(events: list[Event], few: int = features._FEW) -> list[dict[str, Any]]:
+def on_duckdb(events: list[Event], few: int = expressions._FEW) -> list[dict[str, Any]]:
     """The primary table that the project makes of these events, in the order of the reference."""
     with raw(events, few) as connection:
         result = connection.execute(f"FROM ({queries(few)['primary']}) ORDER BY {', '.join(KEYS)}")
@@ -119,7 +119,7 @@ def test_repetitions_are_dropped_once_each_and_counted(events: list[Event]) -> N
         return bool(later) or bought
 
     with raw(events) as connection:
-        (repeated,) = connection.execute(queries(features._FEW)["repeated"]).fetchone() or ()
+        (repeated,) = connection.execute(queries(expressions._FEW)["repeated"]).fetchone() or ()
         usable = connection.execute(f"SELECT {', '.join(acts)} FROM usable").fetchall()
     assert repeated == len(in_session) - len(set(in_session))
     once = [tuple(getattr(event, name) for name in acts) for event in set(filter(is_usable, in_session))]
@@ -196,7 +196,7 @@ def test_a_crawler_costs_no_more_than_as_many_users(at_once: bool) -> None:
                 FROM range(100_000) AS numbers(i)"""
         )
         connection.execute("CREATE TABLE carts AS FROM usable WHERE event_type = 'cart'")
-        made = f"({queries(features._FEW)['primary']})"
+        made = f"({queries(expressions._FEW)['primary']})"
         last = connection.execute(
             f"SELECT num_prev_sessions, num_prev_purchases, event_time FROM {made} ORDER BY event_time DESC LIMIT 1"
         ).fetchone()

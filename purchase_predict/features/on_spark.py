@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from purchase_predict import features
+from purchase_predict.features import expressions
 from purchase_predict.schema import EVENTS
 from purchase_predict.spark_session import session_of
 
@@ -77,7 +77,7 @@ def primary_from_events(source: str, session_type: str, target: str) -> Made:
             rows.count()  # made now, so that its size is known: joins send what is small to all events, and not these
 
         def ask(table: str, prefix: str = _PREFIX) -> "DataFrame":
-            return session.sql(features.sql("pyspark", table, prefix))
+            return session.sql(expressions.sql("pyspark", table, prefix))
 
         with _set(session, {"spark.sql.shuffle.partitions": str(parts)}), _released(session, tables):
             name("raw", raw)
@@ -85,7 +85,7 @@ def primary_from_events(source: str, session_type: str, target: str) -> Made:
             # is left of the events goes there.
             name("by_user_raw", raw.repartition(parts, "user_id"))
             keep("alike", ask("alike", f"{_PREFIX}by_user_"))
-            for step in features.STEPS[1:]:
+            for step in expressions.STEPS[1:]:
                 keep(step, ask(step).repartition(parts, "user_id"))
             (repeated,) = _one(ask("repeated"))
             _as_text(ask("primary"), session_type).write.mode("overwrite").parquet(target)
