@@ -20,9 +20,10 @@ import mlflow
 import numpy as np
 import pandas as pd
 
-from purchase_predict import database, model, packaging, reading, scoring
+from purchase_predict import database, reading
 from purchase_predict.database import quoted
 from purchase_predict.features import on_duckdb
+from purchase_predict.models import packaging, purchase_model, scoring
 from purchase_predict.schema import LABEL, features_of
 
 
@@ -46,7 +47,7 @@ def _prepare(folder: Path, rows: int, rounds: int) -> str:
         name: sorted(frame[name].dropna().unique()) for name in ("brand", "category", "sub_category") if name in frame
     }
     learning = lightgbm.Dataset(
-        model.encode(frame, features, categories),
+        purchase_model.encode(frame, features, categories),
         frame[LABEL].to_numpy(),
         feature_name=features,
         categorical_feature=list(categories),
@@ -64,7 +65,7 @@ def _bare(folder: Path, uri: str) -> dict[str, float]:
     python_model = mlflow.pyfunc.load_model(uri).unwrap_python_model()
     spec = python_model.spec
     frames = pd.read_parquet(folder / "rows.parquet", columns=spec["features"])
-    encoded = np.ascontiguousarray(model.encode(frames, spec["features"], spec["categories"]))
+    encoded = np.ascontiguousarray(purchase_model.encode(frames, spec["features"], spec["categories"]))
     del frames
     started, cpu = time.perf_counter(), time.process_time()
     python_model.booster.predict(encoded)

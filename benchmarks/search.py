@@ -37,9 +37,10 @@ from hyperopt.pyll.base import scope
 from sklearn.metrics import f1_score
 from sklearn.model_selection import RepeatedKFold
 
-from purchase_predict import database, model, reading, search
+from purchase_predict import database, reading, search
 from purchase_predict.evaluation import scores
 from purchase_predict.features import on_duckdb, split
+from purchase_predict.models import purchase_model
 from purchase_predict.schema import LABEL
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -293,7 +294,7 @@ def _prepare(source: str) -> dict[str, np.ndarray]:
         features, categories = made["features"], made["categories"]
         for side in ("train", "test"):
             rows = pd.read_parquet(folder / "dataset" / f"{side}.parquet")
-            arrays[f"{side}_x"] = model.encode(rows, features, categories)
+            arrays[f"{side}_x"] = purchase_model.encode(rows, features, categories)
             arrays[f"{side}_y"], arrays[f"{side}_user"] = rows[LABEL].to_numpy(), rows["user_id"].to_numpy()
     return arrays | {"features": np.array(features), "categorical": np.array(list(categories))}
 

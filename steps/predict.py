@@ -21,9 +21,10 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from purchase_predict import database, packaging, reading, scoring
+from purchase_predict import database, reading
 from purchase_predict.evaluation import drift
 from purchase_predict.features import on_duckdb
+from purchase_predict.models import packaging, scoring
 from purchase_predict.schema import SCORED_TABLES
 from purchase_predict.workflow import INPUTS, command, run_of, scratch_folder
 

@@ -12,7 +12,8 @@ import click
 import mlflow
 from mlflow.entities import Run
 
-from purchase_predict import packaging, registry
+from purchase_predict import registry
+from purchase_predict.models import packaging
 from purchase_predict.settings import Settings
 from purchase_predict.workflow import command
 

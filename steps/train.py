@@ -15,10 +15,11 @@ import mlflow
 import numpy as np
 import pandas as pd
 
-from purchase_predict import lineage, model, packaging, pipeline, plots, report, search, spark_trials
+from purchase_predict import lineage, pipeline, plots, report, search, spark_trials
 from purchase_predict import trials as trial_runs
 from purchase_predict.evaluation import calibration, weaknesses
 from purchase_predict.evaluation.scores import as_metrics, evaluate, score, share_of_gain
+from purchase_predict.models import packaging, purchase_model
 from purchase_predict.progress import progress
 from purchase_predict.schema import LABEL
 from purchase_predict.workflow import DIGEST, Output, StepRun, run_of, step
@@ -46,7 +47,7 @@ def train(
     learn, test = (pd.read_parquet(folder / f"{side}.parquet") for side in ("train", "test"))
 
     table = search.Table(
-        model.encode(learn, features, categories),
+        purchase_model.encode(learn, features, categories),
         learn[LABEL].to_numpy(),
         learn["user_id"].to_numpy(),
         features,
@@ -79,13 +80,17 @@ def train(
             parallelism=at_once,
         )
 
-    encoded, y, users = model.encode(test, features, categories), test[LABEL].to_numpy(), test["user_id"].to_numpy()
+    encoded, y, users = (
+        purchase_model.encode(test, features, categories),
+        test[LABEL].to_numpy(),
+        test["user_id"].to_numpy(),
+    )
     assert found.best.out_of_fold is not None
     measured = calibration.measure(found.searched.y, found.best.out_of_fold, found.searched.user)
     said, correction = found.booster.predict(encoded), measured.correction
-    probability = model.calibrated(said, correction)
+    probability = purchase_model.calibrated(said, correction)
     # The correction keeps the order, so the threshold goes through it like any probability.
-    threshold = float(model.calibrated(np.array([found.threshold]), correction)[0])
+    threshold = float(purchase_model.calibrated(np.array([found.threshold]), correction)[0])
     scores = evaluate(y, probability, users, threshold, float(table.y.mean()))
     mlflow.log_params({f"best_{name}": value for name, value in found.best.params.items()})
 

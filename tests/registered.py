@@ -14,9 +14,10 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
-from purchase_predict import database, model, packaging
+from purchase_predict import database
 from purchase_predict.database import quoted
 from purchase_predict.features import split
+from purchase_predict.models import packaging, purchase_model
 from purchase_predict.schema import LABEL
 from purchase_predict.workflow import ARTIFACTS, COMPLETE, DIGEST, INPUTS, OUTPUT
 from tests.conftest import new_store
@@ -122,7 +123,10 @@ def fit(
 ) -> lightgbm.Booster:
     """A small booster."""
     learning = lightgbm.Dataset(
-        model.encode(rows, features, categories), y, feature_name=features, categorical_feature=list(categories)
+        purchase_model.encode(rows, features, categories),
+        y,
+        feature_name=features,
+        categorical_feature=list(categories),
     )
     return lightgbm.train(
         {"objective": "binary", "num_leaves": 7, "num_threads": 1, "seed": 1, "verbosity": -1}, learning, rounds

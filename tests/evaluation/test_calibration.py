@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss
 
-from purchase_predict import model
 from purchase_predict.evaluation import calibration
+from purchase_predict.models import purchase_model
 
 
 def answered(rows: int, slope: float, intercept: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -20,7 +20,7 @@ def test_a_model_too_sure_of_itself_is_corrected() -> None:
     assert measured.correction == pytest.approx({"slope": 0.5, "intercept": 0.4}, abs=0.1)
     assert 0 < measured.gain.low < measured.gain.value < measured.gain.high
     others, theirs, _ = answered(4000, 0.5, 0.4, seed=1)
-    assert log_loss(others, model.calibrated(theirs, measured.correction)) < log_loss(others, theirs) - 0.01
+    assert log_loss(others, purchase_model.calibrated(theirs, measured.correction)) < log_loss(others, theirs) - 0.01
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -41,5 +41,5 @@ def test_a_correction_that_would_turn_the_order_round_is_none() -> None:
 def test_certain_answers_do_no_harm() -> None:
     y, probability, users = answered(500, 0.5, 0)
     probability[:5], probability[5:10] = 0.0, 1.0
-    corrected = model.calibrated(probability, calibration.measure(y, probability, users).correction)
+    corrected = purchase_model.calibrated(probability, calibration.measure(y, probability, users).correction)
     assert np.isfinite(corrected).all()

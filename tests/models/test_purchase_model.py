@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.exceptions import MlflowException
 
-from purchase_predict import model
+from purchase_predict.models import purchase_model
 
 FEATURES = ["brand", "price", "num_views_product"]
 CATEGORIES = {"brand": ["acme", "umbra"]}
@@ -16,7 +16,7 @@ CATEGORIES = {"brand": ["acme", "umbra"]}
 
 def encode(**columns: object) -> list[list[float | None]]:
     """The encoded rows, None for NaN."""
-    encoded = model.encode(pd.DataFrame(columns), FEATURES, CATEGORIES)
+    encoded = purchase_model.encode(pd.DataFrame(columns), FEATURES, CATEGORIES)
     return [[None if np.isnan(value) else float(value) for value in row] for row in encoded]
 
 
@@ -50,14 +50,14 @@ def test_a_value_of_the_wrong_kind_names_its_column(column: dict[str, list[objec
 
 @given(st.lists(st.one_of(st.none(), st.sampled_from(["acme", "umbra", "", "x"]), st.text()), max_size=20))
 def test_each_row_is_encoded_as_if_it_were_alone(brands: list[str | None]) -> None:
-    together = model.encode(pd.DataFrame({"brand": pd.Series(brands, dtype=object)}), FEATURES, CATEGORIES)
+    together = purchase_model.encode(pd.DataFrame({"brand": pd.Series(brands, dtype=object)}), FEATURES, CATEGORIES)
     for row, brand in enumerate(brands):
         expected = CATEGORIES["brand"].index(brand) if brand in CATEGORIES["brand"] else np.nan
         np.testing.assert_equal(together[row, 0], float(expected))
 
 
 @pytest.fixture(scope="module")
-def python_model() -> model.PurchaseModel:
+def python_model() -> purchase_model.PurchaseModel:
     rng = np.random.default_rng(0)
     frame = pd.DataFrame(
         {
@@ -67,8 +67,8 @@ def python_model() -> model.PurchaseModel:
         }
     )
     y = (frame.price < 50).to_numpy().astype(int)
-    made = model.PurchaseModel()
-    learning = lightgbm.Dataset(model.encode(frame, FEATURES, CATEGORIES), y, feature_name=FEATURES)
+    made = purchase_model.PurchaseModel()
+    learning = lightgbm.Dataset(purchase_model.encode(frame, FEATURES, CATEGORIES), y, feature_name=FEATURES)
     made.booster = lightgbm.train({"objective": "binary", "verbosity": -1, "num_threads": 1}, learning, 10)
     made.spec = {"features": FEATURES, "categories": CATEGORIES, "threshold": 0.5, "calibration": None}
     return made
@@ -80,7 +80,7 @@ def rows(*prices: float) -> pd.DataFrame:
     )
 
 
-def test_it_decides_at_its_threshold_or_at_the_callers(python_model: model.PurchaseModel) -> None:
+def test_it_decides_at_its_threshold_or_at_the_callers(python_model: purchase_model.PurchaseModel) -> None:
     answered = python_model.predict(None, rows(10, 90))
     assert list(answered.index) == [7, 8]
     assert answered.probability.between(0, 1).all()
@@ -92,24 +92,28 @@ def test_it_decides_at_its_threshold_or_at_the_callers(python_model: model.Purch
         python_model.predict(None, rows(10), {"threshold": 50.0})
 
 
-def test_a_correction_moves_probabilities_and_keeps_their_order(python_model: model.PurchaseModel) -> None:
-    corrected = model.PurchaseModel()
+def test_a_correction_moves_probabilities_and_keeps_their_order(python_model: purchase_model.PurchaseModel) -> None:
+    corrected = purchase_model.PurchaseModel()
     corrected.booster = python_model.booster
     corrected.spec = python_model.spec | {"calibration": {"slope": 0.5, "intercept": 1.0}}
     before, after = (each.predict(None, rows(10, 40, 60, 90)).probability for each in (python_model, corrected))
     log_odds = np.log(before / (1 - before))
     assert after.to_numpy() == pytest.approx((1 / (1 + np.exp(-(0.5 * log_odds + 1)))).to_numpy())
     assert (np.diff(after.to_numpy()[np.argsort(before)]) >= 0).all()
-    assert list(model.calibrated(np.array([0.0, 0.5, 1.0]), {"slope": 2.0, "intercept": 0.0})) == [0.0, 0.5, 1.0]
+    assert list(purchase_model.calibrated(np.array([0.0, 0.5, 1.0]), {"slope": 2.0, "intercept": 0.0})) == [
+        0.0,
+        0.5,
+        1.0,
+    ]
 
 
-def test_no_rows_give_no_answers(python_model: model.PurchaseModel) -> None:
+def test_no_rows_give_no_answers(python_model: purchase_model.PurchaseModel) -> None:
     answered = python_model.predict(None, rows())
     assert len(answered) == 0
     assert dict(answered.dtypes.astype(str)) == {"probability": "float64", "will_buy": "int64"}
 
 
 def test_it_imports_nothing_of_the_project() -> None:
-    text = Path(model.__file__).read_text(encoding="utf-8")
+    text = Path(purchase_model.__file__).read_text(encoding="utf-8")
     assert "import purchase_predict" not in text
     assert "from purchase_predict" not in text

@@ -1,4 +1,4 @@
-"""Packs a trained booster as the MLflow model that `model.py` describes, and reads it back for scoring."""
+"""Packs a trained booster as the MLflow model that `purchase_model.py` describes, and reads it back for scoring."""
 
 import hashlib
 import importlib.metadata
@@ -16,7 +16,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 from mlflow.types.schema import AnyType
 
-from purchase_predict import model
+from purchase_predict.models import purchase_model
 from purchase_predict.schema import BEHAVIOUR
 
 #: All that scoring needs.
@@ -56,7 +56,7 @@ def log(
     files["spec"].write_text(json.dumps(spec, ensure_ascii=False), encoding="utf-8")
     mlflow.pyfunc.log_model(
         name="model",
-        python_model=str(Path(model.__file__).resolve()),
+        python_model=str(Path(purchase_model.__file__).resolve()),
         artifacts={name: str(path) for name, path in files.items()},
         signature=signature(features),
         input_example=_example(rows, features, categories),

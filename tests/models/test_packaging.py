@@ -15,7 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from purchase_predict import packaging
+from purchase_predict.models import packaging
 from purchase_predict.schema import BEHAVIOUR, CATEGORICAL, FEATURES
 from tests import registered
 from tests.registered import Trained, carts

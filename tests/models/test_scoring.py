@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow.parquet
 import pytest
 
-from purchase_predict import packaging, scoring
+from purchase_predict.models import packaging, scoring
 from purchase_predict.schema import LABEL
 from steps.deploy import deploy
 from steps.predict import predict
@@ -175,7 +175,7 @@ import sys, time, duckdb
 from pathlib import Path
 sys.path.insert(0, {project!r})
 from purchase_predict import scoring
-from tests.test_scoring import Constant
+from tests.models.test_scoring import Constant
 with duckdb.connect() as c:
     c.execute("CREATE TABLE rows AS SELECT i AS user_id, i AS user_session, i AS product_id, 1.5 AS price, "
               "'b' AS brand FROM range(2000000) r(i)")
