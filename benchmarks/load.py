@@ -13,10 +13,12 @@ from pathlib import Path
 
 import duckdb
 
+from purchase_predict.sources import sample
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from purchase_predict import reading, sample  # noqa: E402
+from purchase_predict import reading  # noqa: E402
 from purchase_predict.database import connect, quoted  # noqa: E402
 
 _VISITORS = 1_000_000  # events of one sample; more are the same visits of other users

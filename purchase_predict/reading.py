@@ -22,12 +22,13 @@ import pyarrow as pa
 import pyarrow.lib
 import pyarrow.parquet as pq
 
-from purchase_predict import csv_blocks, csv_records, sample, sources
+from purchase_predict import csv_blocks, csv_records
 from purchase_predict.csv_records import Refused
 from purchase_predict.database import connect, digest_and_counts, quoted, table_digest
 from purchase_predict.errors import first_line
 from purchase_predict.schema import TABLES, Column
-from purchase_predict.sources import Part
+from purchase_predict.sources import local, sample, sources
+from purchase_predict.sources.part import Part
 
 #: Rows of a bucket, about: what a later pass holds in memory at once.
 _BUCKET_ROWS = 1_000_000
@@ -111,7 +112,7 @@ def load(
     folder.mkdir()
     if events is not None:
         sample.write(folder / "sample.parquet", events)
-        parts = [sources.local_part(folder / "sample.parquet", "sample.parquet")]
+        parts = [local.local_part(folder / "sample.parquet", "sample.parquet")]
     else:
         parts = sources.parts(source, gcp_project)
     paths = sources.fetch(parts, folder, gcp_project)

@@ -34,10 +34,11 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from requests import RequestException
 
-from purchase_predict import lease, parameters, sources
+from purchase_predict import lease, parameters
 from purchase_predict.errors import first_line
 from purchase_predict.parameters import PROJECT, STEPS
 from purchase_predict.settings import Settings, server_conflict, shown_uri
+from purchase_predict.sources import sources
 
 KEY_FORMAT = 1
 

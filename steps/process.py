@@ -19,7 +19,7 @@ import mlflow
 
 from purchase_predict import lineage
 from purchase_predict.database import connect
-from purchase_predict.features import on_duckdb, on_spark, split
+from purchase_predict.features import on_duckdb, split
 from purchase_predict.workflow import Output, StepRun, run_of, step
 
 
@@ -62,6 +62,8 @@ def _primary_by_spark(
 
     # Executors read and write where the artifacts are stored. Behind a server that hands artifacts out itself, files
     # take the way over this machine's disk, which a cluster has to share.
+    from purchase_predict.features import on_spark  # with it comes Ibis, which a primary table does not need
+
     source = on_spark.location(f"{run_of(data).info.artifact_uri}/events")
     target = on_spark.location(mlflow.get_artifact_uri("primary"))
     direct = source is not None and target is not None

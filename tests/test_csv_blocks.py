@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from purchase_predict import csv_blocks, csv_records, reading, sample
+from purchase_predict import csv_blocks, csv_records, reading
 from purchase_predict.schema import EVENTS
+from purchase_predict.sources import sample
 
 COLUMNS = [column.name for column in EVENTS]
 SESSION = "00005eed-0000-4000-8000-00000000000a"

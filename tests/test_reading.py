@@ -15,10 +15,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from purchase_predict import csv_records, reading, sample
+from purchase_predict import csv_records, reading
 from purchase_predict.database import quoted
 from purchase_predict.reading import Loaded
 from purchase_predict.schema import TABLES
+from purchase_predict.sources import sample
 from tests.conftest import REAL_DATA, needs_real_data
 
 EVENTS = [column.name for column in TABLES["events"]]

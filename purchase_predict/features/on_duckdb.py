@@ -6,7 +6,6 @@ from pathlib import Path
 import duckdb
 
 from purchase_predict.database import one_row, quoted
-from purchase_predict.features import expressions
 
 
 def primary_from_events(connection: duckdb.DuckDBPyConnection, folder: Path) -> dict[str, int]:
@@ -15,7 +14,7 @@ def primary_from_events(connection: duckdb.DuckDBPyConnection, folder: Path) -> 
     Returns:
         How many events there were, and how many were dropped and why.
     """
-    pass
+    from purchase_predict.features import expressions
 
     buckets = sorted(folder.iterdir())
     (threads,) = one_row(connection, "SELECT current_setting('threads')")

@@ -11,7 +11,8 @@ from gcp_storage_emulator.server import Server, create_server
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
-from purchase_predict import cloud_storage, reading, sample, sources
+from purchase_predict import reading
+from purchase_predict.sources import cloud_storage, sample, sources
 from tests.conftest import REAL_DATA
 from tests.servers.misbehaving_storage import BUCKET, Storage, serving
 

@@ -10,7 +10,7 @@ import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
-from purchase_predict import sample
+from purchase_predict.sources import sample
 from tests.conftest import checkout
 from tests.servers.conftest import started
 from tests.workflow.runner import Outcome, Workflow, clean_environ

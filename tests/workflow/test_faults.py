@@ -8,6 +8,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
+from purchase_predict.sources import sample
 from tests.conftest import checkout
 from tests.workflow.processes import LONG, alive, main_and_step, until_training, wait_for
 from tests.workflow.runner import Workflow, clean_environ
@@ -56,7 +57,7 @@ def test_a_step_whose_main_died_before_it_began_ends_too(workflow: Workflow) -> 
 
 
 def test_values_arrive_as_typed_and_reach_no_shell(workflow: Workflow, tmp_path: Path) -> None:
-    from purchase_predict import sample
+    pass
 
     name = "a b'c\"d $(touch pwned) `touch pwned` ; é {x} -- \\n"
     folder = tmp_path / name

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from purchase_predict.errors import first_line
-from purchase_predict.sources import CLOUD, Part, is_data
+from purchase_predict.sources.part import CLOUD, Part, is_data
 
 if TYPE_CHECKING:
     from google.cloud import storage

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from purchase_predict import sources
+from purchase_predict.sources import part, sources
 
 
 @pytest.fixture
@@ -97,4 +97,4 @@ def test_hidden_names_are_no_data_and_places_are_not_hidden(stem: str) -> None:
     hidden = any(
         segment.startswith("_") or (segment.startswith(".") and segment not in (".", "..")) for segment in segments
     )
-    assert sources.is_data(name) == (not hidden)
+    assert part.is_data(name) == (not hidden)

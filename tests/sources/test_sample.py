@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from purchase_predict import reading, sample, sources
+from purchase_predict import reading
 from purchase_predict.schema import EVENT_TYPES, EVENTS
+from purchase_predict.sources import sample, sources
 
 
 @settings(max_examples=30, deadline=None)

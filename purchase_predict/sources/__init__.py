@@ -1,0 +1,1 @@
+"""Where data comes from: local files, Cloud Storage, and the built-in sample."""
