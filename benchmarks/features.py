@@ -24,8 +24,6 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from purchase_predict.features import on_duckdb, on_spark
-
 PROJECT = Path(__file__).resolve().parent.parent
 MILLION = 1_000_000
 ENGINES = ("duckdb", "pandas", "spark")
@@ -88,12 +86,14 @@ def _uuids(session: np.ndarray) -> list[str]:
 
 def run_duckdb(source: str, scratch: Path) -> int:
     """Load and process together, in the project's own functions."""
-    from purchase_predict import database, reading
+    from purchase_predict import database
+    from purchase_predict.features import on_duckdb
+    from purchase_predict.reading.load import load_source
 
     target, spill = scratch / "loaded", scratch / "spill"
     target.mkdir()
     spill.mkdir()
-    reading.load(source, target, spill, 0.01)
+    load_source(source, target, spill, 0.01)
     with database.connect(spill) as connection:
         on_duckdb.primary_from_events(connection, target / "events")
         connection.execute(f"COPY primary_table TO '{scratch / 'primary.parquet'}'")
@@ -102,12 +102,13 @@ def run_duckdb(source: str, scratch: Path) -> int:
 
 def run_spark(source: str, scratch: Path) -> int:
     """Load with DuckDB, the features on Spark with two local cores."""
-    from purchase_predict import reading
+    from purchase_predict.features import on_spark
+    from purchase_predict.reading.load import load_source
 
     target, spill = scratch / "loaded", scratch / "spill"
     target.mkdir()
     spill.mkdir()
-    reading.load(source, target, spill, 0.01)
+    load_source(source, target, spill, 0.01)
     session_type = json.loads((target / "source.json").read_text())["session_type"]
     return on_spark.primary_from_events(
         f"file://{target / 'events'}", session_type, f"file://{scratch / 'primary'}"

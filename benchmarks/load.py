@@ -1,6 +1,6 @@
 """load against DuckDB's bare copy of the same CSV, in alternation, and the memory that load takes at its peak.
 
-python benchmarks/load.py [events, 10000000] [memory_limit, 2GB] [rounds, 3]
+python -m benchmarks.load [events, 10000000] [memory_limit, 2GB] [rounds, 3]
 """
 
 import os
@@ -13,13 +13,9 @@ from pathlib import Path
 
 import duckdb
 
+from purchase_predict.database import connect, quoted
+from purchase_predict.reading.load import load_source
 from purchase_predict.sources import sample
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from purchase_predict import reading  # noqa: E402
-from purchase_predict.database import connect, quoted  # noqa: E402
 
 _VISITORS = 1_000_000  # events of one sample; more are the same visits of other users
 
@@ -49,7 +45,7 @@ def load(file: Path, folder: Path, memory_limit: str) -> None:
     target, scratch = folder / "target", folder / "scratch"
     target.mkdir()
     scratch.mkdir()
-    reading.load(str(file), target, scratch, 0.01, memory_limit)
+    load_source(str(file), target, scratch, 0.01, memory_limit)
 
 
 def peak_megabytes() -> float:
@@ -60,7 +56,7 @@ def peak_megabytes() -> float:
 def measured(what: str, file: Path, memory_limit: str) -> tuple[float, float, float]:
     """Seconds, processor seconds and peak MB of one of the two, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, __file__, what, str(file), folder, memory_limit]
+        command = [sys.executable, "-m", "benchmarks.load", what, str(file), folder, memory_limit]
         printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     seconds, processor, megabytes = map(float, printed.split())
     return seconds, processor, megabytes

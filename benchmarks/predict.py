@@ -20,10 +20,11 @@ import mlflow
 import numpy as np
 import pandas as pd
 
-from purchase_predict import database, reading
+from purchase_predict import database
 from purchase_predict.database import quoted
 from purchase_predict.features import on_duckdb
 from purchase_predict.models import packaging, purchase_model, scoring
+from purchase_predict.reading.load import load_source
 from purchase_predict.schema import LABEL, features_of
 
 
@@ -31,7 +32,7 @@ def _prepare(folder: Path, rows: int, rounds: int) -> str:
     """A packaged model and `rows` rows to score in `folder`; the model's URI."""
     (folder / "scratch").mkdir()
     (folder / "events").mkdir()
-    reading.load("sample", folder / "events", folder / "scratch", 0)
+    load_source("sample", folder / "events", folder / "scratch", 0)
     with database.connect(folder) as connection:
         on_duckdb.primary_from_events(connection, folder / "events" / "events")
         frame = connection.sql("FROM primary_table").df()

@@ -37,10 +37,11 @@ from hyperopt.pyll.base import scope
 from sklearn.metrics import f1_score
 from sklearn.model_selection import RepeatedKFold
 
-from purchase_predict import database, reading, search
+from purchase_predict import database, search
 from purchase_predict.evaluation import scores
 from purchase_predict.features import on_duckdb, split
 from purchase_predict.models import purchase_model
+from purchase_predict.reading.load import load_source
 from purchase_predict.schema import LABEL
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -286,7 +287,7 @@ def _prepare(source: str) -> dict[str, np.ndarray]:
         folder = Path(name)
         for part in ("table", "scratch", "dataset"):
             (folder / part).mkdir()
-        loaded = reading.load(source, folder / "table", folder / "scratch", MAX_REJECT_RATIO)
+        loaded = load_source(source, folder / "table", folder / "scratch", MAX_REJECT_RATIO)
         with database.connect(folder / "scratch") as connection:
             build = on_duckdb.primary_from_events if loaded.table == "events" else on_duckdb.primary_as_is
             build(connection, folder / "table" / loaded.table)

@@ -9,7 +9,7 @@ refused.
 import click
 import mlflow
 
-from purchase_predict import reading
+from purchase_predict.reading.load import load_source
 from purchase_predict.workflow import Output, StepRun, step
 
 
@@ -17,7 +17,7 @@ from purchase_predict.workflow import Output, StepRun, step
 def load(run: StepRun, source: str, max_reject_ratio: float, gcp_project: str, memory_limit: str) -> Output:
     """Read the source into Parquet."""
     outputs = run.folder()
-    loaded = reading.load(source, outputs, run.folder(), max_reject_ratio, memory_limit, gcp_project)
+    loaded = load_source(source, outputs, run.folder(), max_reject_ratio, memory_limit, gcp_project)
     mlflow.log_metrics({"rows": loaded.rows, "rejected_rows": loaded.rejected})
     mlflow.log_artifacts(str(outputs))
     click.echo(f"load: {loaded.rows} rows of the {loaded.table} table, {loaded.rejected} refused")

@@ -21,10 +21,11 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from purchase_predict import database, reading
+from purchase_predict import database
 from purchase_predict.evaluation import drift
 from purchase_predict.features import on_duckdb
 from purchase_predict.models import packaging, scoring
+from purchase_predict.reading.load import Loaded, load_source
 from purchase_predict.schema import SCORED_TABLES
 from purchase_predict.workflow import INPUTS, command, run_of, scratch_folder
 
@@ -82,12 +83,12 @@ def _pinned(model: str) -> tuple[str, str]:
     return model, match[1] if match else ""
 
 
-def _read(source: str, scratch: Path, max_reject_ratio: float, memory_limit: str, gcp_project: str) -> reading.Loaded:
+def _read(source: str, scratch: Path, max_reject_ratio: float, memory_limit: str, gcp_project: str) -> Loaded:
     """The input as Parquet in `scratch/input`; what was read and refused is logged."""
     folder, working = scratch / "input", scratch / "reading"
     folder.mkdir()
     working.mkdir()
-    loaded = reading.load(source, folder, working, max_reject_ratio, memory_limit, gcp_project, tables=SCORED_TABLES)
+    loaded = load_source(source, folder, working, max_reject_ratio, memory_limit, gcp_project, tables=SCORED_TABLES)
     for name in ("source.json", "rejects.csv"):
         if (folder / name).exists():
             mlflow.log_artifact(str(folder / name))

@@ -58,12 +58,10 @@ def _primary(
 def _primary_by_spark(
     connection: duckdb.DuckDBPyConnection, run: StepRun, data: str, session_type: str
 ) -> dict[str, int]:
-    pass  # with it comes Ibis, which a primary table, split as it is, does not need
+    from purchase_predict.features import on_spark  # it needs Ibis, which a ready primary table does without
 
     # Executors read and write where the artifacts are stored. Behind a server that hands artifacts out itself, files
     # take the way over this machine's disk, which a cluster has to share.
-    from purchase_predict.features import on_spark  # with it comes Ibis, which a primary table does not need
-
     source = on_spark.location(f"{run_of(data).info.artifact_uri}/events")
     target = on_spark.location(mlflow.get_artifact_uri("primary"))
     direct = source is not None and target is not None

@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from purchase_predict import database, reading, search, spark_trials, workflow
+from purchase_predict import database, search, spark_trials, workflow
 from purchase_predict.features import on_duckdb, on_spark
+from purchase_predict.reading.load import load_source
 from purchase_predict.schema import KEYS
 from steps.train import train
 from tests import registered
@@ -112,7 +113,7 @@ def assert_engines_agree(source: str, folder: Path) -> tuple[int, dict[str, int]
     """Loads the source, makes the features with both engines, and compares every row and column."""
     for name in ("loaded", "scratch"):
         (folder / name).mkdir()
-    reading.load(source, folder / "loaded", folder / "scratch", 0.01)
+    load_source(source, folder / "loaded", folder / "scratch", 0.01)
     with database.connect(folder) as connection:
         counts = on_duckdb.primary_from_events(connection, folder / "loaded" / "events")
         connection.execute("ALTER TABLE primary_table RENAME TO by_duckdb")

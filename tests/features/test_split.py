@@ -13,10 +13,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from purchase_predict import database, reading
+from purchase_predict import database
 from purchase_predict.features import on_duckdb
 from purchase_predict.features import split as splitting
 from purchase_predict.features.split import Dataset
+from purchase_predict.reading import load
+from purchase_predict.reading.load import load_source
 
 START = datetime(2019, 10, 1)
 
@@ -160,7 +162,7 @@ def process(source: str, folder: Path, memory_limit: str | None = None) -> tuple
     """Load and process in the project's own functions; both files are in `folder/made`."""
     for name in ("loaded", "scratch", "made"):
         (folder / name).mkdir(parents=True)
-    reading.load(source, folder / "loaded", folder / "scratch", 0.01)
+    load_source(source, folder / "loaded", folder / "scratch", 0.01)
     with database.connect(folder / "scratch") as connection:
         if memory_limit:
             connection.execute(f"SET memory_limit = '{memory_limit}'")
@@ -170,7 +172,7 @@ def process(source: str, folder: Path, memory_limit: str | None = None) -> tuple
 
 def test_buckets_and_memory_change_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = process("sample:60000", tmp_path / "whole")
-    monkeypatch.setattr(reading, "_BUCKET_ROWS", 1000)
+    monkeypatch.setattr(load, "_BUCKET_ROWS", 1000)
     pieces = process("sample:60000", tmp_path / "pieces", memory_limit="200MiB")
     assert len(list((tmp_path / "pieces/loaded/events").iterdir())) > 4
     assert pieces == whole

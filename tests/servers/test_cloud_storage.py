@@ -11,7 +11,7 @@ from gcp_storage_emulator.server import Server, create_server
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
-from purchase_predict import reading
+from purchase_predict.reading.load import Loaded, load_source
 from purchase_predict.sources import cloud_storage, sample, sources
 from tests.conftest import REAL_DATA
 from tests.servers.misbehaving_storage import BUCKET, Storage, serving
@@ -65,12 +65,12 @@ def emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Server, storage.
     running.stop()
 
 
-def load(source: str, tmp_path: Path, ratio: float = 0.0) -> reading.Loaded:
+def load(source: str, tmp_path: Path, ratio: float = 0.0) -> Loaded:
     number = len(list(tmp_path.iterdir()))
     target, scratch = tmp_path / f"target-{number}", tmp_path / f"scratch-{number}"
     target.mkdir()
     scratch.mkdir()
-    return reading.load(source, target, scratch, ratio)
+    return load_source(source, target, scratch, ratio)
 
 
 def names(source: str) -> list[str]:

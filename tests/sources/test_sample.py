@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from purchase_predict import reading
+from purchase_predict.reading.load import load_source
 from purchase_predict.schema import EVENT_TYPES, EVENTS
 from purchase_predict.sources import sample, sources
 
@@ -43,7 +43,7 @@ def test_a_small_sample_loads(count: int, tmp_path: Path) -> None:
     target, scratch = tmp_path / "target", tmp_path / "scratch"
     target.mkdir()
     scratch.mkdir()
-    loaded = reading.load(f"sample:{count}", target, scratch, 0.0)
+    loaded = load_source(f"sample:{count}", target, scratch, 0.0)
     assert (loaded.table, loaded.rows, loaded.rejected) == ("events", count, 0)
 
 

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from purchase_predict.csv_records import BOM, LONGEST
+from purchase_predict.reading.csv_records import BOM, LONGEST
 
 #: Bytes that are parsed at once: about 60,000 events.
 _BLOCK = 8 * 2**20

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from purchase_predict import csv_records, reading
 from purchase_predict.database import quoted
-from purchase_predict.reading import Loaded
+from purchase_predict.reading import csv_records
+from purchase_predict.reading.load import Loaded, load_source
 from purchase_predict.schema import TABLES
 from purchase_predict.sources import sample
 from tests.conftest import REAL_DATA, needs_real_data
@@ -47,7 +47,7 @@ class Box:
         self.target, scratch = self.folder / f"target-{self.count}", self.folder / f"scratch-{self.count}"
         self.target.mkdir()
         scratch.mkdir()
-        return reading.load(str(source or self.source), self.target, scratch, ratio)
+        return load_source(str(source or self.source), self.target, scratch, ratio)
 
     def table(self) -> list[dict[str, object]]:
         kept = next(self.target / name for name in ("events", "primary") if (self.target / name).exists())

@@ -22,10 +22,10 @@ import pyarrow as pa
 import pyarrow.lib
 import pyarrow.parquet as pq
 
-from purchase_predict import csv_blocks, csv_records
-from purchase_predict.csv_records import Refused
 from purchase_predict.database import connect, digest_and_counts, quoted, table_digest
 from purchase_predict.errors import first_line
+from purchase_predict.reading import csv_blocks, csv_records
+from purchase_predict.reading.csv_records import Refused
 from purchase_predict.schema import TABLES, Column
 from purchase_predict.sources import local, sample, sources
 from purchase_predict.sources.part import Part
@@ -85,7 +85,7 @@ class _File:
         return self.path.suffix != ".parquet"
 
 
-def load(
+def load_source(
     source: str,
     target: Path,
     scratch: Path,

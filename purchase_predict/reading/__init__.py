@@ -1,0 +1,1 @@
+"""From a source to typed Parquet, with every malformed row accounted for."""
