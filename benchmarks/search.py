@@ -37,12 +37,15 @@ from hyperopt.pyll.base import scope
 from sklearn.metrics import f1_score
 from sklearn.model_selection import RepeatedKFold
 
-from purchase_predict import database, search
+from purchase_predict import database
 from purchase_predict.evaluation import scores
 from purchase_predict.features import on_duckdb, split
 from purchase_predict.models import purchase_model
 from purchase_predict.reading.load import load_source
 from purchase_predict.schema import LABEL
+from purchase_predict.search import search
+from purchase_predict.search.folds import grouped_folds
+from purchase_predict.search.trial import Table
 
 PROJECT = Path(__file__).resolve().parent.parent
 REAL = PROJECT.parent / "shared" / "data"
@@ -56,8 +59,8 @@ OURS, AT_ONCE = "this search", "this search, in a twentieth of the time"
 
 @dataclass(frozen=True)
 class Data:
-    learn: search.Table
-    test: search.Table
+    learn: Table
+    test: Table
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,7 @@ def optuna(data: Data, seconds: float, seed: int) -> Ended:
     end = time.monotonic() + seconds
     library.logging.set_verbosity(library.logging.ERROR)
     table = data.learn
-    folds = search.grouped_folds(table, 4, seed)
+    folds = grouped_folds(table, 4, seed)
     params = {"objective": "binary", "metric": "auc", "verbosity": -1, "seed": seed}
     patience = 30
 
@@ -275,7 +278,7 @@ def prepared(source: str, folder: Path) -> Data:
     with np.load(file) as kept:
         names, categorical = list(kept["features"]), list(kept["categorical"])
         learn, test = (
-            search.Table(kept[f"{side}_x"], kept[f"{side}_y"], kept[f"{side}_user"], names, categorical)
+            Table(kept[f"{side}_x"], kept[f"{side}_y"], kept[f"{side}_user"], names, categorical)
             for side in ("train", "test")
         )
     return Data(learn, test)

@@ -6,7 +6,8 @@ import time
 import mlflow
 from mlflow.entities import Metric, Param, Run, RunTag
 
-from purchase_predict.search import Trial, lightgbm_params
+from purchase_predict.search.space import lightgbm_params
+from purchase_predict.search.trial import Trial
 from purchase_predict.workflow import SEARCH_KEY
 
 _TRIAL = "trial"

@@ -15,13 +15,14 @@ import mlflow
 import numpy as np
 import pandas as pd
 
-from purchase_predict import lineage, pipeline, plots, report, search, spark_trials
+from purchase_predict import lineage, pipeline, plots, report
 from purchase_predict import trials as trial_runs
 from purchase_predict.evaluation import calibration, weaknesses
 from purchase_predict.evaluation.scores import as_metrics, evaluate, score, share_of_gain
 from purchase_predict.models import packaging, purchase_model
-from purchase_predict.progress import progress
 from purchase_predict.schema import LABEL
+from purchase_predict.search import objective, on_spark, search, trial
+from purchase_predict.search.progress import progress
 from purchase_predict.workflow import DIGEST, Output, StepRun, run_of, step
 
 
@@ -46,7 +47,7 @@ def train(
         lineage.log_input(f"{dataset}/{side}.parquet", digest, description["rows"][side], context)
     learn, test = (pd.read_parquet(folder / f"{side}.parquet") for side in ("train", "test"))
 
-    table = search.Table(
+    table = trial.Table(
         purchase_model.encode(learn, features, categories),
         learn[LABEL].to_numpy(),
         learn["user_id"].to_numpy(),
@@ -64,7 +65,7 @@ def train(
         progress(int(max_evals), metric, earlier) as tell,
     ):
 
-        def ended(trial: search.Trial) -> None:
+        def ended(trial: trial.Trial) -> None:
             trial_runs.record(trial, run.search_key, this_run)
             tell(trial)
 
@@ -98,7 +99,7 @@ def train(
     (outputs / "plots").mkdir()
     importance = share_of_gain(features, found.booster.feature_importance("gain"))
     plots.model(y, probability, threshold, scores, importance, outputs / "plots")
-    tried = search.trials_frame(found.trials)
+    tried = trial.trials_frame(found.trials)
     plots.search(tried, metric, outputs / "plots")
     tried.to_parquet(outputs / "trials.parquet", index=False)
     pushes, values = report.contributions(found.booster, encoded, features, list(categories))
@@ -140,10 +141,10 @@ def train(
     return Output("model", digest)
 
 
-def _where(trials: str, parallelism: int) -> AbstractContextManager[tuple[search.Runner, int]]:
+def _where(trials: str, parallelism: int) -> AbstractContextManager[tuple[objective.Runner, int]]:
     """What runs the trials, and how many at the same time."""
     if trials == "spark":
-        return spark_trials.cluster(parallelism)
+        return on_spark.cluster(parallelism)
     if parallelism > 1:
         raise click.ClickException(
             f"parallelism={parallelism} needs trials=spark: here the folds of one trial take all cores"

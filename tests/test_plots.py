@@ -4,9 +4,10 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from purchase_predict import plots, search
+from purchase_predict import plots
 from purchase_predict.evaluation.scores import evaluate
-from tests.test_search import table
+from purchase_predict.search import search, space, trial
+from tests.search.test_search import table
 
 
 def drawn(folder: Path) -> dict[str, np.ndarray]:
@@ -28,10 +29,10 @@ def test_the_model_is_drawn(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("trials", "metric"), [(1, "roc_auc"), (6, "log_loss")])
 def test_the_search_is_drawn_whatever_became_of_its_trials(tmp_path: Path, trials: int, metric: str) -> None:
     made = search.search(table(), trials, metric, 1).trials
-    failed = search.Trial(trials, "failed", made[0].point, made[0].params, None, None, 0, 0.1, "no such luck")
+    failed = trial.Trial(trials, "failed", made[0].point, made[0].params, None, None, 0, 0.1, "no such luck")
     for number, some in enumerate((made, [*made, failed])):
         (folder := tmp_path / str(number)).mkdir()
-        plots.search(search.trials_frame(some), metric, folder)
+        plots.search(trial.trials_frame(some), metric, folder)
         assert set(drawn(folder)) == {"search.png", "parameters.png"}
     without, with_failed = (drawn(tmp_path / name)["search.png"] for name in ("0", "1"))
     assert (without != with_failed).any()
@@ -45,5 +46,5 @@ def test_the_best_so_far_never_falls_back() -> None:
 
 def test_a_parameter_is_drawn_where_it_was_tried_at_more_than_one_value() -> None:
     made = search.search(table(), 20, "roc_auc", 1).trials
-    assert plots.tried_parameters(search.trials_frame(made[:1])) == []
-    assert set(plots.tried_parameters(search.trials_frame(made))) == set(search.SPACE)
+    assert plots.tried_parameters(trial.trials_frame(made[:1])) == []
+    assert set(plots.tried_parameters(trial.trials_frame(made))) == set(space.SPACE)

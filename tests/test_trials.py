@@ -3,8 +3,9 @@ from dataclasses import replace
 import mlflow
 import pytest
 
-from purchase_predict import search, trials
-from tests.test_search import table
+from purchase_predict import trials
+from purchase_predict.search import search
+from tests.search.test_search import table
 
 
 @pytest.mark.usefixtures("store")

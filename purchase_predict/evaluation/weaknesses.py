@@ -12,8 +12,6 @@ from purchase_predict.metrics import Score
 
 #: From this ROC AUC on a single feature all but tells the label.
 _SUSPICIOUS = 0.99
-
-
 _MOST_CATEGORIES = 8
 
 

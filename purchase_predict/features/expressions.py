@@ -40,8 +40,6 @@ _FEW = 64
 
 #: Binary digits of the number of things that one user can do.
 _DIGITS = 40
-
-
 #: The tables that are made ready for `primary`, in their order: it scans them several times.
 STEPS = ("alike", "candidates", "carts", "usable")
 

@@ -6,11 +6,7 @@ from pathlib import Path
 from typing import Any
 
 CLOUD = "gs://"
-
-
 ENDINGS = (".csv", ".csv.gz", ".parquet")
-
-
 #: A name or a folder that starts with `_` or `.`, though `..` is a place.
 _HIDDEN = re.compile(r"(^|/)(_|\.(?!\.?/))")
 

@@ -16,16 +16,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from purchase_predict import database, search, spark_trials, workflow
+from purchase_predict import database, workflow
 from purchase_predict.features import on_duckdb, on_spark
 from purchase_predict.reading.load import load_source
 from purchase_predict.schema import KEYS
+from purchase_predict.search import on_spark as trials_on_spark
+from purchase_predict.search import search
+from purchase_predict.search.trial import Trial
 from steps.train import train
 from tests import registered
 from tests.features import reference
 from tests.features.reference import Event
 from tests.features.test_expressions import joined_up_to, many_shops
-from tests.test_search import table
+from tests.search.test_search import table
 from tools.server import free_port
 
 pyspark = pytest.importorskip("pyspark")
@@ -218,7 +221,7 @@ def test_the_trials_of_two_workers_are_those_of_this_process() -> None:
     here = search.search(table(), 4, "roc_auc", 1, parallelism=2)
     told: list[int] = []
     kept = [dataclasses.replace(here.trials[0], out_of_fold=None)]
-    with spark_trials.cluster(0) as (run, parallelism):
+    with trials_on_spark.cluster(0) as (run, parallelism):
         assert parallelism == 2  # the cores of the cluster
         there = search.search(
             table(), 4, "roc_auc", 1, lambda trial: told.append(trial.number), kept, run=run, parallelism=parallelism
@@ -235,13 +238,13 @@ def test_the_trials_of_two_workers_are_those_of_this_process() -> None:
 @pytest.mark.usefixtures("on_cluster")
 def test_what_fails_on_the_cluster_is_said_and_what_fails_here_ends_the_search() -> None:
     broken = dataclasses.replace(table(), features=["a"])
-    with spark_trials.cluster(2) as (run, parallelism):
+    with trials_on_spark.cluster(2) as (run, parallelism):
         with pytest.raises(
             click.ClickException, match=r"all 2 trials of the search failed, the first with: \w+Error: "
         ):
             search.search(broken, 2, "roc_auc", 1, run=run, parallelism=parallelism)
 
-        def refuse(trial: search.Trial) -> None:
+        def refuse(trial: Trial) -> None:
             raise ConnectionError("the tracking server is gone")
 
         with pytest.raises(ConnectionError, match="is gone"):
@@ -286,6 +289,6 @@ def test_without_pyspark_trials_say_what_to_install(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "pyspark.sql", None)
     with (
         pytest.raises(click.ClickException, match=r"trials=spark needs PySpark.*or take trials=local"),
-        spark_trials.cluster(2),
+        trials_on_spark.cluster(2),
     ):
         pass

@@ -20,7 +20,9 @@ import numpy as np
 from hyperopt import hp
 
 from purchase_predict.parameters import PROJECT
-from purchase_predict.search import Objective, Runner, Trial, lightgbm_params
+from purchase_predict.search.objective import Objective, Runner
+from purchase_predict.search.space import lightgbm_params
+from purchase_predict.search.trial import Trial
 from purchase_predict.spark_session import session_of
 
 if TYPE_CHECKING:

@@ -9,9 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from purchase_predict import metrics, search
+from purchase_predict import metrics
 from purchase_predict.evaluation import scores
-from purchase_predict.search import DEFAULTS, SPACE, STARTS, Table
+from purchase_predict.search import finish, folds, search
+from purchase_predict.search import objective as trying
+from purchase_predict.search.folds import grouped_folds
+from purchase_predict.search.objective import Objective
+from purchase_predict.search.space import DEFAULTS, SPACE, STARTS
+from purchase_predict.search.suggest import next_point
+from purchase_predict.search.trial import Table, Trial, best_of, trials_frame
 
 
 def table(rows: int = 600, users: int = 150, seed: int = 0) -> Table:
@@ -42,7 +48,7 @@ def test_folds_that_run_at_once_leave_the_number_of_threads_that_they_share_alon
     # LightGBM keeps it for the whole process; changed while another fold works, it has ended the process.
     shared = ctypes.c_int.in_dll(lightgbm.basic._LIB, "LGBM_DEFAULT_NUM_THREADS")
     whole = table()
-    trial = search.Objective(whole, search.grouped_folds(whole, 4, 1), "roc_auc", 1)(0, DEFAULTS, None)
+    trial = Objective(whole, grouped_folds(whole, 4, 1), "roc_auc", 1)(0, DEFAULTS, None)
     assert (trial.state, shared.value) == ("finished", 1)
 
 
@@ -79,15 +85,13 @@ def test_of_many_trials_the_best_is_the_leader_that_does_best_on_other_folds() -
     rows, many = table(), 30
     found = search.search(rows, many, "roc_auc", 1)
     finished = [trial for trial in found.trials if trial.state == "finished"]
-    leaders = sorted(finished, key=lambda trial: trial.loss)[: many // search._TRIALS_OF_A_LEADER]
+    leaders = sorted(finished, key=lambda trial: trial.loss)[: many // finish._TRIALS_OF_A_LEADER]
 
-    def elsewhere(leader: search.Trial) -> float:
+    def elsewhere(leader: Trial) -> float:
         return float(
             np.mean(
                 [
-                    search.Objective(rows, search.grouped_folds(rows, 4, [1, again]), "roc_auc", 1)(
-                        0, leader.point, None
-                    ).score
+                    Objective(rows, grouped_folds(rows, 4, [1, again]), "roc_auc", 1)(0, leader.point, None).score
                     for again in (1, 2)
                 ]
             )
@@ -101,17 +105,17 @@ def test_of_many_trials_the_best_is_the_leader_that_does_best_on_other_folds() -
     resumed = search.search(rows, many, "roc_auc", 1, earlier=kept)
     assert resumed.booster.model_to_string() == found.booster.model_to_string()
 
-    objective = search.Objective(rows, search.grouped_folds(rows, 4, 1), "roc_auc", 1)
+    objective = Objective(rows, grouped_folds(rows, 4, 1), "roc_auc", 1)
     for seconds, chosen in ((1000.0, best.number), (0.0, leaders[0].number)):
-        in_time = search._confirmed(found.trials, objective, rows, time.monotonic() + seconds)
+        in_time = finish.confirmed_best(found.trials, objective, rows, time.monotonic() + seconds)
         assert in_time is not None
         assert in_time.number == chosen
 
 
 def test_with_many_rows_no_leader_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "MANY_ROWS", 600)
+    monkeypatch.setattr(folds, "MANY_ROWS", 600)
     found = search.search(table(), 30, "roc_auc", 2)
-    assert found.best is search.best_of(found.trials)
+    assert found.best is best_of(found.trials)
 
 
 def test_no_point_is_tried_twice() -> None:
@@ -120,14 +124,14 @@ def test_no_point_is_tried_twice() -> None:
 
 
 def test_a_trial_that_fails_does_not_end_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = search._fit_until_no_gain
+    real = trying._fit_until_no_gain
 
     def sometimes(params: dict[str, object], *args: object, **kwargs: object) -> object:
         if params["feature_fraction"] != 1:
             raise RuntimeError("no such luck")
         return real(params, *args, **kwargs)
 
-    monkeypatch.setattr(search, "_fit_until_no_gain", sometimes)
+    monkeypatch.setattr(trying, "_fit_until_no_gain", sometimes)
     found = search.search(table(), 3, "roc_auc", 1)
     assert [trial.state for trial in found.trials] == ["finished", "failed", "failed"]
     assert found.trials[1].error == "RuntimeError: no such luck"
@@ -138,7 +142,7 @@ def test_a_search_whose_trials_all_fail_says_why(monkeypatch: pytest.MonkeyPatch
     def never(*_: object, **__: object) -> None:
         raise RuntimeError("no such luck")
 
-    monkeypatch.setattr(search, "_fit_until_no_gain", never)
+    monkeypatch.setattr(trying, "_fit_until_no_gain", never)
     with pytest.raises(
         click.ClickException, match="all 2 trials of the search failed, the first with: RuntimeError: no such"
     ):
@@ -150,7 +154,7 @@ def test_a_pruned_trial_trailed_the_best_and_took_less() -> None:
     pruned = [trial for trial in found.trials if trial.state == "pruned"]
     assert pruned
     for trial in pruned:
-        best = search.best_of(found.trials[: trial.number])
+        best = best_of(found.trials[: trial.number])
         assert best is not None
         assert trial.first_score < best.first_score
         assert trial.loss > best.loss
@@ -159,7 +163,7 @@ def test_a_pruned_trial_trailed_the_best_and_took_less() -> None:
 @pytest.mark.parametrize("metric", ["roc_auc", "log_loss"])
 def test_a_trial_that_all_but_equals_the_best_is_not_pruned(metric: str) -> None:
     rows = table()
-    objective = search.Objective(rows, search.grouped_folds(rows, 4, 1), metric, 1)
+    objective = Objective(rows, grouped_folds(rows, 4, 1), metric, 1)
     best = objective(0, DEFAULTS, None)
     better = -1 if metric == "log_loss" else 1
     for ahead, state in ((0.001, "finished"), (0.05, "pruned")):
@@ -170,8 +174,8 @@ def test_a_trial_that_all_but_equals_the_best_is_not_pruned(metric: str) -> None
 @pytest.mark.parametrize("metric", ["roc_auc", "average_precision", "log_loss", "f1"])
 def test_what_a_trial_is_held_against_is_what_lightgbm_stops_on(metric: str) -> None:
     rows = table()
-    folds = search.grouped_folds(rows, 4, 1)
-    trial = search.Objective(rows, folds, metric, 1)(0, DEFAULTS, None)
+    folds = grouped_folds(rows, 4, 1)
+    trial = Objective(rows, folds, metric, 1)(0, DEFAULTS, None)
     stop_on = "log_loss" if metric == "f1" else metric
     assert list(trial.fold_bests) == pytest.approx(
         [metrics.utility(stop_on, scores.score(stop_on, rows.y[check], trial.out_of_fold[check])) for _, check in folds]
@@ -183,7 +187,7 @@ def test_a_fold_ends_at_the_best_of_its_looks_and_one_that_trails_is_given_up_so
     metric: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = table()
-    (learn, check), *_ = search.grouped_folds(rows, 4, 1)
+    (learn, check), *_ = grouped_folds(rows, 4, 1)
     params = {"objective": "binary", "metric": metric, "verbosity": -1, "num_threads": 1}
     ran: list[int] = []
     update = lightgbm.Booster.update
@@ -191,35 +195,35 @@ def test_a_fold_ends_at_the_best_of_its_looks_and_one_that_trails_is_given_up_so
 
     def fitted(clearly_below: float | None) -> tuple[int, int, float, np.ndarray]:
         """The rounds that it took, the best of them, its utility and probabilities."""
-        whole = search._lightgbm_dataset(rows)
+        whole = trying.lightgbm_dataset(rows)
         ran.clear()
-        rounds, utility, predicted = search._fit_until_no_gain(
+        rounds, utility, predicted = trying._fit_until_no_gain(
             params, whole.subset(learn), whole.subset(check), clearly_below
         )
         return len(ran), rounds, utility, predicted
 
     took, rounds, utility, predicted = fitted(None)
-    plain = lightgbm.train(params, search._lightgbm_dataset(rows).subset(learn), took)
-    looks = range(search._EVERY, took + 1, search._EVERY)
+    plain = lightgbm.train(params, trying.lightgbm_dataset(rows).subset(learn), took)
+    looks = range(trying._EVERY, took + 1, trying._EVERY)
     score = {"auc": "roc_auc", "binary_logloss": "log_loss"}[metric]
     by_hand = {
         at: metrics.utility(score, scores.score(score, rows.y[check], plain.predict(rows.x[check], num_iteration=at)))
         for at in looks
     }
-    assert (rounds, took) == (max(by_hand, key=by_hand.__getitem__), rounds + search._PATIENCE)
+    assert (rounds, took) == (max(by_hand, key=by_hand.__getitem__), rounds + trying.PATIENCE)
     assert utility == pytest.approx(by_hand[rounds])
     np.testing.assert_allclose(predicted, plain.predict(rows.x[check], num_iteration=rounds))
     assert fitted(utility - 0.1)[:3] == (took, rounds, utility)
-    assert fitted(utility + 0.1)[:3] == (rounds + search._PATIENCE_BEHIND, rounds, utility)
+    assert fitted(utility + 0.1)[:3] == (rounds + trying.PATIENCE_BEHIND, rounds, utility)
 
 
 def test_rows_are_binned_once_and_no_trial_leaves_a_trace_on_the_next() -> None:
     rows = table()
-    folds = search.grouped_folds(rows, 4, 1)
-    used = search.Objective(rows, folds, "roc_auc", 1)
+    folds = grouped_folds(rows, 4, 1)
+    used = Objective(rows, folds, "roc_auc", 1)
     points = [{**DEFAULTS, "min_child_samples": samples, "num_leaves": 7.0} for samples in (100.0, 5.0, 40.0)]
     for number, point in enumerate(points):
-        one, fresh = used(number, point, None), search.Objective(rows, folds, "roc_auc", 1)(number, point, None)
+        one, fresh = used(number, point, None), Objective(rows, folds, "roc_auc", 1)(number, point, None)
         assert one.error is None
         assert replace(one, seconds=0.0) == replace(fresh, seconds=0.0)
         assert np.array_equal(one.out_of_fold, fresh.out_of_fold)
@@ -231,8 +235,8 @@ def test_time_ends_the_search_but_never_before_the_first_trial() -> None:
 
 def test_the_last_fit_goes_in_coarser_steps_where_the_time_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     # A clock that each of the last fit's rounds moves on by a second, and nothing else.
-    clock, last_fit = [0.0], search._last_fit
-    monkeypatch.setattr(search.time, "monotonic", lambda: clock[0])
+    clock, last_fit = [0.0], finish.final_fit
+    monkeypatch.setattr(finish.time, "monotonic", lambda: clock[0])
     steps: list[tuple[float, int]] = []
 
     def train(params, dataset, num_boost_round, callbacks=()):  # type: ignore[no-untyped-def]
@@ -243,9 +247,9 @@ def test_the_last_fit_goes_in_coarser_steps_where_the_time_asks_for_it(monkeypat
         return lightgbm_train(params, dataset, num_boost_round, callbacks=[tick, *callbacks])
 
     lightgbm_train = lightgbm.train
-    monkeypatch.setattr(search.lightgbm, "train", train)
+    monkeypatch.setattr(finish.lightgbm, "train", train)
     whole = table()
-    objective = search.Objective(whole, search.grouped_folds(whole, 4, 1), "roc_auc", 1)
+    objective = Objective(whole, grouped_folds(whole, 4, 1), "roc_auc", 1)
     best = objective(0, DEFAULTS, None)
     rounds = best.rounds * (4 / 3) ** (1 / 3)
 
@@ -254,11 +258,11 @@ def test_the_last_fit_goes_in_coarser_steps_where_the_time_asks_for_it(monkeypat
         booster = last_fit(best, objective, whole, clock[0] + seconds)
         return *steps[-1], booster.current_iteration()
 
-    for seconds, finer in ((np.inf, 2.0), (search._PROBED + 10 * rounds, 2.0), (search._PROBED + 1.5 * rounds, 1.5)):
+    for seconds, finer in ((np.inf, 2.0), (finish._PROBED + 10 * rounds, 2.0), (finish._PROBED + 1.5 * rounds, 1.5)):
         rate, asked, made = fitted(seconds)
         assert (rate, asked) == (pytest.approx(0.1 / finer), round(rounds * finer))
         assert made >= asked - 1
-    for seconds, share in ((search._PROBED + 0.4 * rounds, 0.8), (0.0, 0.5)):
+    for seconds, share in ((finish._PROBED + 0.4 * rounds, 0.8), (0.0, 0.5)):
         rate, asked, made = fitted(seconds)
         assert (rate, asked) == (pytest.approx(0.2), round(rounds / 2))
         assert made == pytest.approx(asked * share, abs=2)
@@ -267,7 +271,7 @@ def test_the_last_fit_goes_in_coarser_steps_where_the_time_asks_for_it(monkeypat
 def test_row_by_row_or_feature_by_feature_the_model_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     models = []
     for share in (0.0, 2.0):
-        monkeypatch.setattr(search, "_ROW_WISE_FROM", share)
+        monkeypatch.setattr(trying, "_ROW_WISE_FROM", share)
         model = search.search(table(), 2, "roc_auc", 1).booster.model_to_string()
         models.append([line for line in model.splitlines() if "_wise" not in line])
     assert models[0] == models[1]
@@ -281,10 +285,10 @@ def test_a_trial_that_would_not_end_in_time_is_not_begun() -> None:
 
 
 def test_the_number_of_cores_does_not_change_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "_ROWS_OF_A_THREAD", 2000)
+    monkeypatch.setattr(finish, "_ROWS_OF_A_THREAD", 2000)
     trees = []
     for cores in (1, 3):
-        monkeypatch.setattr(search, "_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(finish, "available_cores", lambda cores=cores: cores)
         found = search.search(table(6000, 1000), 2, "roc_auc", 1)
         assert found.booster.params["num_threads"] == cores
         trees.append(found.booster.model_to_string().partition("\nparameters:")[0])
@@ -299,13 +303,13 @@ def test_trials_of_a_batch_know_nothing_of_each_other_and_an_interrupted_batch_g
     assert [trial.point for trial in wider.trials[:3]] == [trial.point for trial in whole.trials[:3]]
     assert {trial.state for trial in wider.trials} == {"finished"}  # there was no best to prune against
     kept = [replace(trial, out_of_fold=None) for trial in whole.trials[:5]]
-    suggest, asked = search._next_point, []
+    suggest, asked = next_point, []
 
-    def noted(known: list[search.Trial], number: int, seed: int) -> dict[str, float]:
+    def noted(known: list[Trial], number: int, seed: int) -> dict[str, float]:
         asked.append((len(known), number))
         return suggest(known, number, seed)
 
-    monkeypatch.setattr(search, "_next_point", noted)
+    monkeypatch.setattr(search, "next_point", noted)
     resumed = search.search(table(), 7, "roc_auc", 5, earlier=kept, parallelism=3)
     assert asked == [(3, 5), (6, 6)]  # the rest of the batch knows no more than its first trials did
     assert [trial.point for trial in resumed.trials] == [trial.point for trial in whole.trials]
@@ -338,7 +342,7 @@ def test_integers_are_integers_and_lie_in_their_bounds() -> None:
 @settings(max_examples=20, deadline=None)
 def test_no_user_is_in_two_folds_and_every_row_is_checked_once(seed: int) -> None:
     rows = table(120, 30, seed)
-    folds = search.grouped_folds(rows, 4, seed)
+    folds = grouped_folds(rows, 4, seed)
     checked = np.concatenate([check for _, check in folds])
     assert sorted(checked) == list(range(120))
     for learn, check in folds:
@@ -350,7 +354,7 @@ def test_folds_are_alike_in_users_rows_and_purchases(count: int, seed: int) -> N
     rows = table(3000, 400)
     _, first = np.unique(rows.user, return_index=True)
     rows = replace(rows, y=np.isin(np.arange(3000), first[::50]).astype(int))
-    checks = [check for _, check in search.grouped_folds(rows, count, seed)]
+    checks = [check for _, check in grouped_folds(rows, count, seed)]
     assert len(checks) == count
     for each in (lambda check: len(set(rows.user[check])), lambda check: rows.y[check].sum()):
         assert np.ptp([each(check) for check in checks]) <= 1
@@ -359,11 +363,11 @@ def test_folds_are_alike_in_users_rows_and_purchases(count: int, seed: int) -> N
 
 
 def test_a_table_with_many_rows_takes_fewer_folds(monkeypatch: pytest.MonkeyPatch) -> None:
-    for many, folds in ((601, search.FOLDS), (600, search.FOLDS_OF_MANY)):
-        monkeypatch.setattr(search, "MANY_ROWS", many)
+    for many, count in ((601, folds.FOLDS), (600, folds.FOLDS_OF_MANY)):
+        monkeypatch.setattr(folds, "MANY_ROWS", many)
         found = search.search(table(), 1, "roc_auc", 1)
-        assert len(found.best.fold_bests) == folds
-        rounds = round(found.best.rounds * search._FINER * (folds / (folds - 1)) ** (1 / 3))
+        assert len(found.best.fold_bests) == count
+        rounds = round(found.best.rounds * finish._FINER * (count / (count - 1)) ** (1 / 3))
         assert found.booster.current_iteration() == rounds
 
 
@@ -378,6 +382,6 @@ def test_every_metric_can_be_searched(metric: str) -> None:
     sign = -1 if metric == "log_loss" else 1
     finished = [trial.score for trial in found.trials if trial.state == "finished"]
     assert sign * found.best.score == max(sign * value for value in finished)
-    frame = search.trials_frame(found.trials)
+    frame = trials_frame(found.trials)
     assert list(frame["number"]) == [0, 1]
     assert {"state", "score", "rounds", "seconds", *SPACE} <= set(frame.columns)

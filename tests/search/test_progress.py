@@ -6,8 +6,8 @@ import sys
 from tests.conftest import PROJECT
 
 SEARCH = """
-from purchase_predict.progress import progress
-from purchase_predict.search import Trial
+from purchase_predict.search.progress import progress
+from purchase_predict.search.trial import Trial
 
 def trial(number, score):
     state = "failed" if score is None else "finished"

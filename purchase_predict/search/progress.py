@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import click
 
-from purchase_predict.search import Trial, best_of
+from purchase_predict.search.trial import Trial, best_of
 
 
 @contextmanager
