@@ -17,9 +17,9 @@ from mlflow.entities.model_registry import ModelVersion
 
 from purchase_predict import registry
 from purchase_predict.evaluation.scores import Answers, difference, evaluate
-from purchase_predict.model_card import card
 from purchase_predict.models import packaging, scoring
 from purchase_predict.registry import Contest, Decision, Standing
+from purchase_predict.report.model_card import card
 from purchase_predict.schema import LABEL
 from purchase_predict.workflow import DIGEST, Output, StepRun, run_of, step
 

@@ -15,14 +15,18 @@ import mlflow
 import numpy as np
 import pandas as pd
 
-from purchase_predict import lineage, pipeline, plots, report
+from purchase_predict import lineage, pipeline
 from purchase_predict import trials as trial_runs
 from purchase_predict.evaluation import calibration, weaknesses
 from purchase_predict.evaluation.scores import as_metrics, evaluate, score, share_of_gain
 from purchase_predict.models import packaging, purchase_model
+from purchase_predict.report import page, plots
+from purchase_predict.report.contents import Contents, contributions
 from purchase_predict.schema import LABEL
-from purchase_predict.search import objective, on_spark, search, trial
+from purchase_predict.search import on_spark, search
+from purchase_predict.search.objective import Runner
 from purchase_predict.search.progress import progress
+from purchase_predict.search.trial import Table, Trial, trials_frame
 from purchase_predict.workflow import DIGEST, Output, StepRun, run_of, step
 
 
@@ -47,7 +51,7 @@ def train(
         lineage.log_input(f"{dataset}/{side}.parquet", digest, description["rows"][side], context)
     learn, test = (pd.read_parquet(folder / f"{side}.parquet") for side in ("train", "test"))
 
-    table = trial.Table(
+    table = Table(
         purchase_model.encode(learn, features, categories),
         learn[LABEL].to_numpy(),
         learn["user_id"].to_numpy(),
@@ -65,7 +69,7 @@ def train(
         progress(int(max_evals), metric, earlier) as tell,
     ):
 
-        def ended(trial: trial.Trial) -> None:
+        def ended(trial: Trial) -> None:
             trial_runs.record(trial, run.search_key, this_run)
             tell(trial)
 
@@ -99,11 +103,11 @@ def train(
     (outputs / "plots").mkdir()
     importance = share_of_gain(features, found.booster.feature_importance("gain"))
     plots.model(y, probability, threshold, scores, importance, outputs / "plots")
-    tried = trial.trials_frame(found.trials)
+    tried = trials_frame(found.trials)
     plots.search(tried, metric, outputs / "plots")
     tried.to_parquet(outputs / "trials.parquet", index=False)
-    pushes, values = report.contributions(found.booster, encoded, features, list(categories))
-    contents = report.Contents(
+    pushes, values = contributions(found.booster, encoded, features, list(categories))
+    contents = Contents(
         metric=metric,
         scores=scores,
         threshold=threshold,
@@ -120,7 +124,7 @@ def train(
         description=description,
         steps=pipeline.steps(run.run_id, dataset),
     )
-    (outputs / "report.html").write_text(report.page(contents), encoding="utf-8")
+    (outputs / "report.html").write_text(page.render(contents), encoding="utf-8")
     mlflow.log_artifacts(str(outputs))
     digest = packaging.log(found.booster, threshold, features, categories, learn, run.folder(), correction)
     # After the model, to which MLflow then gives them, too: for each that is there before it, it asks the server alone.
@@ -141,7 +145,7 @@ def train(
     return Output("model", digest)
 
 
-def _where(trials: str, parallelism: int) -> AbstractContextManager[tuple[objective.Runner, int]]:
+def _where(trials: str, parallelism: int) -> AbstractContextManager[tuple[Runner, int]]:
     """What runs the trials, and how many at the same time."""
     if trials == "spark":
         return on_spark.cluster(parallelism)

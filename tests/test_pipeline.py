@@ -6,7 +6,7 @@ import mlflow
 import pytest
 
 from purchase_predict import pipeline
-from purchase_predict.report import Step
+from purchase_predict.report.contents import Step
 from purchase_predict.workflow import COMPLETE, INPUTS
 from tests import registered
 

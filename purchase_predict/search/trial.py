@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from purchase_predict.metrics import LOSSES
+
 
 @dataclass(frozen=True)
 class Table:
@@ -72,3 +74,26 @@ def trials_frame(trials: Sequence[Trial]) -> pd.DataFrame:
             for trial in trials
         ]
     )
+
+
+#: Columns of the trials' table that no point has.
+_NOT_PARAMETERS = ("number", "state", "score", "first_folds_score", "rounds", "seconds")
+
+
+def best_so_far(scores: np.ndarray, metric: str) -> np.ndarray:
+    """The best of the scores up to each."""
+    better = np.minimum if metric in LOSSES else np.maximum
+    best: np.ndarray = better.accumulate(scores)
+    return best
+
+
+def tried_parameters(trials: pd.DataFrame) -> list[str]:
+    """The parameters that differ between finished trials."""
+    finished = trials[trials["state"] == "finished"]
+    return [name for name in trials.columns if name not in _NOT_PARAMETERS and finished[name].nunique() > 1]
+
+
+def spans_decades(name: str, values: np.ndarray) -> bool:
+    """Whether a parameter is looked at on a scale of powers of ten; `max_depth` is not, -1 means no limit there."""
+    positive = values[values > 0]
+    return name != "max_depth" and len(positive) > 0 and bool(positive.max() > 20 * positive.min())

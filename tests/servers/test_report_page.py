@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from purchase_predict import report
-from tests.test_report import contents
+from purchase_predict.report import page
+from tests.report.test_page import contents
 
 CHROMIUM = shutil.which("chromium")
 if CHROMIUM is None:
@@ -28,7 +28,7 @@ def browser() -> Iterator[object]:
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("report") / "report.html"
-    file.write_text(report.page(contents(suspicious={"price": 0.9999})), encoding="utf-8")
+    file.write_text(page.render(contents(suspicious={"price": 0.9999})), encoding="utf-8")
     return file
 
 

@@ -1,87 +1,23 @@
 """The page a marketing lead reads: one HTML file with its styles and drawings inside, no script, no outside request."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from html import escape
-from typing import Any
 
-import lightgbm
 import numpy as np
-import pandas as pd
 
-from purchase_predict import plots
-from purchase_predict.evaluation.calibration import Calibration
 from purchase_predict.evaluation.weaknesses import Slice, Tradeoff
-from purchase_predict.metrics import LOSSES, Score
+from purchase_predict.metrics import LOSSES
+from purchase_predict.report.contents import Contents, Step
+from purchase_predict.report.drawing import WIDTH, chart, figure, interval, scatter, thin
+from purchase_predict.search.trial import best_so_far, spans_decades, tried_parameters
 
 #: Shares of codes that the table of the trade-off tells.
 _TOLD = (0.1, 0.2, 0.3, 0.5, 0.7)
-#: Rows and features of the drawing of contributions, and points a feature.
-_EXPLAINED = 2000
 _MOST_FEATURES = 10
 _MOST_POINTS = 120
-_WIDTH, _HEIGHT = 420, 280
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 10, 40
 
 
-@dataclass(frozen=True)
-class Step:
-    """A step of the pipeline as it was when the page was made: what it did, its run, and where that can be seen."""
-
-    name: str
-    what: str
-    run_id: str = ""
-    link: str = ""
-
-
-@dataclass(frozen=True)
-class Contents:
-    """What the page tells. `y`, `probability` and `contributions` are of the test rows; `description` is dataset.json's.
-
-    `calibration_error_before` is that of the probabilities on the test rows as they were without a correction.
-    """
-
-    metric: str
-    scores: Mapping[str, Score]
-    threshold: float
-    calibration: Calibration
-    calibration_error_before: float
-    y: np.ndarray
-    probability: np.ndarray
-    slices: Sequence[Slice]
-    tradeoff: Sequence[Tradeoff]
-    suspicious: Mapping[str, float]
-    contributions: pd.DataFrame
-    values: pd.DataFrame
-    trials: pd.DataFrame
-    description: Mapping[str, Any]
-    steps: Sequence[Step]
-
-
-def contributions(
-    booster: lightgbm.Booster, x: np.ndarray, features: Sequence[str], categorical: Sequence[str], seed: int = 0
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """How much each feature moves each answer, in log-odds (LightGBM's SHAP values), for up to 2,000 rows.
-
-    Args:
-        booster: the model.
-        x: encoded rows, rows by features.
-        features: the columns of `x`.
-        categorical: those of them that are codes without an order.
-        seed: of the choice of rows.
-
-    Returns:
-        The contributions, and beside each the rank of the feature's value among the rows (0 to 1; NaN for a null and
-        for a category).
-    """
-    rows = np.random.default_rng(seed).permutation(len(x))[:_EXPLAINED]
-    moved = np.asarray(booster.predict(x[rows], pred_contrib=True))[:, :-1]  # the last column is the mean answer
-    values = pd.DataFrame(x[rows], columns=list(features)).rank(pct=True)
-    values[list(categorical)] = np.nan
-    return pd.DataFrame(moved, columns=list(features)), values
-
-
-def page(contents: Contents) -> str:
+def render(contents: Contents) -> str:
     """The page, as one self-contained HTML document."""
     body = "".join(
         [
@@ -146,7 +82,7 @@ def _tradeoff(points: Sequence[Tradeoff]) -> str:
         f"{_percent(p.high)}</small></td><td>{100 * (1 - p.codes):.0f}&nbsp;%</td><td>{_percent(p.others_reached)}</td></tr>"
         for p in told
     )
-    chart = _chart(
+    drawn = chart(
         [("model", [p.codes for p in points], [p.buyers_kept for p in points])],
         "share of carts that get a code",
         "buyers who keep the full price",
@@ -158,7 +94,7 @@ def _tradeoff(points: Sequence[Tradeoff]) -> str:
         f"codes for half of the carts, {_percent(half.buyers_kept)} of the buyers are kept at the full price (drawn at random: "
         f"50&nbsp;%), and {_percent(half.others_reached)} of those who would have left are reached. Whether a code changes "
         "their mind, these data cannot tell: that takes a trial.</p>"
-        f'<div class="pair">{_figure(chart, "Buyers kept at the full price; dashed: codes drawn at random")}'
+        f'<div class="pair">{figure(drawn, "Buyers kept at the full price; dashed: codes drawn at random")}'
         '<div class="scroll"><table><thead><tr><th>codes</th><th>buyers kept</th><th>at random</th><th>others reached</th>'
         f"</tr></thead><tbody>{rows}</tbody></table></div></div></section>"
     )
@@ -217,21 +153,21 @@ def _curves(contents: Contents) -> str:
     base = float(y.mean())
     charts = [
         (
-            _chart([("model", *_thin(false, true))], "false positive rate", "true positive rate", [(0, 0), (1, 1)]),
+            chart([("model", *thin(false, true))], "false positive rate", "true positive rate", [(0, 0), (1, 1)]),
             "ROC",
         ),
         (
-            _chart([("model", *_thin(recall, precision))], "recall", "precision", [(0, base), (1, base)]),
+            chart([("model", *thin(recall, precision))], "recall", "precision", [(0, base), (1, base)]),
             "Precision and recall",
         ),
         (
-            _chart([("model", said, share)], "predicted probability", "share that bought", [(0, 0), (1, 1)], dots=True),
+            chart([("model", said, share)], "predicted probability", "share that bought", [(0, 0), (1, 1)], dots=True),
             "Calibration, by tenths of the rows",
         ),
     ]
     figures = "".join(
-        _figure(chart, f"{name}; dashed: {dashed}")
-        for (chart, name), dashed in zip(charts, ("any constant", "any constant", "perfect"), strict=True)
+        figure(drawn, f"{name}; dashed: {dashed}")
+        for (drawn, name), dashed in zip(charts, ("any constant", "any constant", "perfect"), strict=True)
     )
     return f'<section><h2>Curves</h2><div class="grid">{figures}</div></section>'
 
@@ -246,22 +182,12 @@ def _slices(parts: Sequence[Slice]) -> str:
         told = "one class only" if area is None else f"{area.value:.3f}<small>{area.low:.3f} to {area.high:.3f}</small>"
         rows.append(
             f'<tr><td class="name">{escape(part.name)}</td><td>{part.rows:,}</td><td>{_percent(part.base_rate)}</td>'
-            f"<td>{told}{_interval(area)}</td></tr>"
+            f"<td>{told}{interval(area)}</td></tr>"
         )
     return (
         "<section><h2>Where it is weak</h2><p>ROC AUC within each part of the test rows; 0.5, the dashed line, is a coin.</p>"
         '<div class="scroll"><table><thead><tr><th>part</th><th>carts</th><th>bought</th><th>ROC AUC</th></tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div></section>"
-    )
-
-
-def _interval(area: Score | None) -> str:
-    if area is None:
-        return ""
-    return (
-        '<svg class="interval" viewBox="0 0 100 10" aria-hidden="true"><line class="reference" x1="50" x2="50" y1="0" y2="10"/>'
-        f'<line class="line" x1="{100 * area.low:.1f}" x2="{100 * area.high:.1f}" y1="5" y2="5"/>'
-        f'<circle class="dot" cx="{100 * area.value:.1f}" cy="5" r="2.5"/></svg>'
     )
 
 
@@ -280,7 +206,7 @@ def _looks_at(contents: Contents) -> str:
         "values). In the drawing each dot is a cart: to the right the feature speaks for a purchase; dark dots are high values "
         "of the feature, pale ones low, hollow ones categories or missing.</p>"
         f'<div class="pair"><div class="scroll"><table><thead><tr><th>feature</th><th>push</th><th></th></tr></thead><tbody>{bars}'
-        f"</tbody></table></div>{_figure(_swarm(contents, names), 'Push of each feature, cart by cart')}</div></section>"
+        f"</tbody></table></div>{figure(_swarm(contents, names), 'Push of each feature, cart by cart')}</div></section>"
     )
 
 
@@ -290,20 +216,18 @@ def _swarm(contents: Contents, names: Sequence[str]) -> str:
     left, step = 150, 26
     height = step * len(names) + 34
     shift = np.random.default_rng(0).uniform(-8, 8, len(moved))
-    parts = [
-        f'<line class="reference" x1="{(left + _WIDTH) / 2}" x2="{(left + _WIDTH) / 2}" y1="4" y2="{height - 28}"/>'
-    ]
+    parts = [f'<line class="reference" x1="{(left + WIDTH) / 2}" x2="{(left + WIDTH) / 2}" y1="4" y2="{height - 28}"/>']
     for place, name in enumerate(names):
         middle = 16 + place * step
         short = name if len(name) <= 24 else name[:23] + "…"
         parts.append(f'<text x="{left - 8}" y="{middle + 4}" text-anchor="end">{escape(short)}</text>')
         for push, rank, off in zip(moved[name], contents.values[name], shift, strict=False):
-            x = (left + _WIDTH) / 2 + push / most * ((_WIDTH - left) / 2 - 6)
+            x = (left + WIDTH) / 2 + push / most * ((WIDTH - left) / 2 - 6)
             kind = "hollow" if np.isnan(rank) else f"rank{min(4, int(rank * 5))}"
             parts.append(f'<circle class="{kind}" cx="{x:.1f}" cy="{middle + off:.1f}" r="2.2"/>')
     parts.append(f'<text x="{left}" y="{height - 8}">against</text>')
-    parts.append(f'<text x="{_WIDTH - 6}" y="{height - 8}" text-anchor="end">for a purchase</text>')
-    return f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="Push of each feature">{"".join(parts)}</svg>'
+    parts.append(f'<text x="{WIDTH - 6}" y="{height - 8}" text-anchor="end">for a purchase</text>')
+    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="Push of each feature">{"".join(parts)}</svg>'
 
 
 def _search(contents: Contents) -> str:
@@ -312,19 +236,17 @@ def _search(contents: Contents) -> str:
     scores = finished["score"].astype(float)
     states = ", ".join(f"{count} {escape(str(state))}" for state, count in trials["state"].value_counts().items())
     numbers = finished["number"].astype(float).to_numpy() + 1
-    figures = _figure(
-        _scatter(
-            numbers, scores.to_numpy(), "trial", contents.metric, plots.best_so_far(scores.to_numpy(), contents.metric)
-        ),
+    figures = figure(
+        scatter(numbers, scores.to_numpy(), "trial", contents.metric, best_so_far(scores.to_numpy(), contents.metric)),
         "Finished trials, out of fold; line: the best so far",
     )
-    for name in plots.tried_parameters(trials):
+    for name in tried_parameters(trials):
         values = finished[name].astype(float).to_numpy()
-        if plots.spans_decades(name, values):
+        if spans_decades(name, values):
             values, label = np.log10(np.maximum(values, values[values > 0].min())), f"{name}, power of ten"
         else:
             label = name
-        figures += _figure(_scatter(values, scores.to_numpy(), label, contents.metric), name)
+        figures += figure(scatter(values, scores.to_numpy(), label, contents.metric), name)
     return (
         f"<section><h2>The search</h2><p>{len(trials)} trials ({states}), {trials['seconds'].sum():.0f} seconds; the first is "
         f'LightGBM\'s defaults.</p><div class="grid small">{figures}</div></section>'
@@ -362,99 +284,6 @@ def _run(step: Step) -> str:
 
 
 # ---- drawings ----------------------------------------------------------------------------------------------------
-
-
-def _figure(svg: str, caption: str) -> str:
-    return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
-
-
-def _thin(x: np.ndarray, y: np.ndarray, most: int = 200) -> tuple[np.ndarray, np.ndarray]:
-    """At most so many points of a curve: more cannot be seen."""
-    keep = np.unique(np.linspace(0, len(x) - 1, most).astype(int))
-    return x[keep], y[keep]
-
-
-def _x(share: float) -> float:
-    return _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
-
-
-def _y(share: float) -> float:
-    return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
-
-
-def _points(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) -> str:
-    return " ".join(f"{_x(float(a)):.1f},{_y(float(b)):.1f}" for a, b in zip(x, y, strict=True))
-
-
-def _axes(
-    x_label: str, y_label: str, x_ticks: Sequence[tuple[float, str]], y_ticks: Sequence[tuple[float, str]]
-) -> str:
-    grid = "".join(
-        f'<line class="grid" x1="{_x(0)}" x2="{_x(1)}" y1="{_y(at):.1f}" y2="{_y(at):.1f}"/>'
-        f'<text x="{_LEFT - 6}" y="{_y(at) + 4:.1f}" text-anchor="end">{text}</text>'
-        for at, text in y_ticks
-    )
-    grid += "".join(
-        f'<text x="{_x(at):.1f}" y="{_y(0) + 16}" text-anchor="middle">{text}</text>' for at, text in x_ticks
-    )
-    return (
-        f'{grid}<text x="{_x(0.5)}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>'
-        f'<text transform="translate(11 {_y(0.5)}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>'
-    )
-
-
-def _svg(inside: str, label: str) -> str:
-    return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(label)}">{inside}</svg>'
-
-
-def _chart(
-    lines: Sequence[tuple[str, Any, Any]],
-    x_label: str,
-    y_label: str,
-    reference: Sequence[tuple[float, float]],
-    dots: bool = False,
-    band: tuple[Sequence[float], Sequence[float], Sequence[float]] | None = None,
-) -> str:
-    """Lines between 0 and 1 on both axes, with a dashed reference and a shaded interval."""
-    ticks = [(share, f"{share:g}") for share in (0, 0.25, 0.5, 0.75, 1)]
-    inside = _axes(x_label, y_label, ticks, ticks)
-    if band:
-        x, low, high = band
-        inside += f'<polygon class="band" points="{_points(x, low)} {_points(x[::-1], high[::-1])}"/>'
-    inside += f'<polyline class="reference" points="{_points(*zip(*reference, strict=True))}"/>'
-    for _, x, y in lines:
-        inside += f'<polyline class="line" points="{_points(x, y)}"/>'
-        if dots:
-            inside += "".join(
-                f'<circle class="dot" cx="{_x(float(a)):.1f}" cy="{_y(float(b)):.1f}" r="3.5"/>'
-                for a, b in zip(x, y, strict=True)
-            )
-    return _svg(inside, f"{y_label} over {x_label}")
-
-
-def _scatter(x: np.ndarray, y: np.ndarray, x_label: str, y_label: str, line: np.ndarray | None = None) -> str:
-    """Points in the range that they have, and a line through `line` at the same x."""
-
-    def scaled(values: np.ndarray) -> tuple[float, float]:
-        low, high = float(values.min()), float(values.max())
-        return (low, high) if high > low else (low - 0.5, high + 0.5)
-
-    (left, right), (low, high) = scaled(x), scaled(y)
-    across, up = (x - left) / (right - left), (y - low) / (high - low)
-    inside = _axes(
-        x_label,
-        y_label,
-        [(share, f"{left + share * (right - left):.3g}") for share in (0, 0.5, 1)],
-        [(share, f"{low + share * (high - low):.4f}"[:6]) for share in (0, 0.5, 1)],
-    )
-    if line is not None:
-        inside += f'<polyline class="line" points="{_points(across, (line - low) / (high - low))}"/>'
-    inside += "".join(
-        f'<circle class="dot" cx="{_x(a):.1f}" cy="{_y(b):.1f}" r="3.5"/>' for a, b in zip(across, up, strict=True)
-    )
-    return _svg(inside, f"{y_label} over {x_label}")
-
-
 _STYLE = """
 :root{color-scheme:light dark;--back:#fff;--ink:#1c2330;--soft:#5b6575;--rule:#dde2ea;--card:#f4f6fa;--line:#1f5fbf;
 --band:#1f5fbf2e;--warn:#fff1d6;--warn-ink:#6b4300;--r0:#b9cdf0;--r1:#8dabdf;--r2:#5f88cc;--r3:#3765b1;--r4:#143f86}

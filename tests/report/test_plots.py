@@ -4,8 +4,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from purchase_predict import plots
 from purchase_predict.evaluation.scores import evaluate
+from purchase_predict.report import plots
 from purchase_predict.search import search, space, trial
 from tests.search.test_search import table
 
@@ -40,11 +40,11 @@ def test_the_search_is_drawn_whatever_became_of_its_trials(tmp_path: Path, trial
 
 def test_the_best_so_far_never_falls_back() -> None:
     scores = np.array([0.5, 0.4, 0.6, 0.55])
-    assert list(plots.best_so_far(scores, "roc_auc")) == [0.5, 0.5, 0.6, 0.6]
-    assert list(plots.best_so_far(scores, "log_loss")) == [0.5, 0.4, 0.4, 0.4]
+    assert list(trial.best_so_far(scores, "roc_auc")) == [0.5, 0.5, 0.6, 0.6]
+    assert list(trial.best_so_far(scores, "log_loss")) == [0.5, 0.4, 0.4, 0.4]
 
 
 def test_a_parameter_is_drawn_where_it_was_tried_at_more_than_one_value() -> None:
     made = search.search(table(), 20, "roc_auc", 1).trials
-    assert plots.tried_parameters(trial.trials_frame(made[:1])) == []
-    assert set(plots.tried_parameters(trial.trials_frame(made))) == set(space.SPACE)
+    assert trial.tried_parameters(trial.trials_frame(made[:1])) == []
+    assert set(trial.tried_parameters(trial.trials_frame(made))) == set(space.SPACE)

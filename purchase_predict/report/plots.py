@@ -8,10 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from purchase_predict.metrics import LOSSES, Score
-
-#: Columns of the trials' table that no point has.
-_NOT_PARAMETERS = ("number", "state", "score", "first_folds_score", "rounds", "seconds")
+from purchase_predict.metrics import Score
+from purchase_predict.search.trial import best_so_far, spans_decades, tried_parameters
 
 
 def model(
@@ -100,29 +98,6 @@ def search(trials: pd.DataFrame, metric: str, folder: Path) -> None:
     figure.savefig(folder / "parameters.png", dpi=110, metadata={"Software": None})
 
 
-def best_so_far(scores: np.ndarray, metric: str) -> np.ndarray:
-    """The best of the scores up to each."""
-    better = np.minimum if metric in LOSSES else np.maximum
-    best: np.ndarray = better.accumulate(scores)
-    return best
-
-
-def tried_parameters(trials: pd.DataFrame) -> list[str]:
-    """The parameters that differ between finished trials."""
-    finished = trials[trials["state"] == "finished"]
-    return [name for name in trials.columns if name not in _NOT_PARAMETERS and finished[name].nunique() > 1]
-
-
-def spans_decades(name: str, values: np.ndarray) -> bool:
-    """Whether a parameter is looked at on a scale of powers of ten; `max_depth` is not, -1 means no limit there."""
-    positive = values[values > 0]
-    return name != "max_depth" and len(positive) > 0 and bool(positive.max() > 20 * positive.min())
-
-
-def _least_positive(values: np.ndarray) -> float:
-    return float(values[values > 0].min())
-
-
 def _axes(height: float = 4.5) -> Axes:
     return Figure(figsize=(6, height), layout="tight").subplots()
 
@@ -135,3 +110,7 @@ def _save(axes: Axes, folder: Path, name: str, title: str, x: str, y: str) -> No
     figure = axes.get_figure(root=True)
     assert figure
     figure.savefig(folder / f"{name}.png", dpi=110, metadata={"Software": None})
+
+
+def _least_positive(values: np.ndarray) -> float:
+    return float(values[values > 0].min())

@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from purchase_predict import metrics, report
+from purchase_predict import metrics
 from purchase_predict.evaluation import scores, weaknesses
 from purchase_predict.evaluation.calibration import Calibration
+from purchase_predict.report.contents import Contents, Step, contributions
+from purchase_predict.report.page import render
 
 SCRIPT = "<script>alert('x')</script>"
 
@@ -18,7 +20,7 @@ def contents(
     random: bool = False,
     suspicious: dict[str, float] | None = None,
     correction: dict[str, float] | None = None,
-) -> report.Contents:
+) -> Contents:
     """What a page is made of, from a real booster; a category, a feature and a run are named like an attack."""
     rng = np.random.default_rng(0)
     price, views = rng.random(rows) * 100, rng.integers(0, 9, rows).astype(float)
@@ -39,8 +41,8 @@ def contents(
             "num_prev_sessions": rng.integers(0, 2, rows),
         }
     )
-    pushes, values = report.contributions(booster, x, features, [SCRIPT])
-    return report.Contents(
+    pushes, values = contributions(booster, x, features, [SCRIPT])
+    return Contents(
         metric="roc_auc",
         scores=scores.evaluate(y, probability, users, 0.4, 0.5),
         threshold=0.4,
@@ -74,8 +76,8 @@ def contents(
             "features": features,
         },
         steps=[
-            report.Step("load", "reused", "0123456789abcdef0123456789abcdef", "https://mlflow.example.org/#/x?a=1&b=2"),
-            report.Step(SCRIPT, "ran", "fedc", "javascript:alert(1)"),
+            Step("load", "reused", "0123456789abcdef0123456789abcdef", "https://mlflow.example.org/#/x?a=1&b=2"),
+            Step(SCRIPT, "ran", "fedc", "javascript:alert(1)"),
         ],
     )
 
@@ -100,51 +102,51 @@ class _Elements(HTMLParser):
 
 
 def test_names_from_the_data_cannot_become_markup() -> None:
-    page = report.page(contents())
-    elements = _Elements(page)
+    text = render(contents())
+    elements = _Elements(text)
     assert elements.open == []
     assert "script" not in {tag for tag, _ in elements.seen}
-    assert page.count("&lt;script&gt;") >= 4  # a slice, the features, the drawing, the step
+    assert text.count("&lt;script&gt;") >= 4  # a slice, the features, the drawing, the step
     links = [attributes["href"] for tag, attributes in elements.seen if tag == "a"]
     assert links == ["https://mlflow.example.org/#/x?a=1&b=2"]
 
 
 def test_the_page_asks_nothing_of_the_outside() -> None:
-    elements = _Elements(report.page(contents()))
+    elements = _Elements(render(contents()))
     assert [attributes for _, attributes in elements.seen if "src" in attributes] == []
     assert [attributes["href"] for tag, attributes in elements.seen if tag == "link"] == ["data:,"]
-    assert "url(" not in report._STYLE
-    assert "@import" not in report._STYLE
+    assert "url(" not in page._STYLE
+    assert "@import" not in page._STYLE
 
 
 def test_the_answer_states_its_uncertainty_and_a_coin_is_called_one() -> None:
     told = contents()
     area = told.scores["roc_auc"]
-    page = report.page(told)
-    assert "Yes, better than chance" in page
-    assert f"{100 * area.value:.1f}&nbsp;% of all pairs" in page
-    assert f"interval {100 * area.low:.1f}&nbsp;% to {100 * area.high:.1f}&nbsp;%" in page
-    assert "Not surely" in report.page(contents(random=True))
+    text = render(told)
+    assert "Yes, better than chance" in text
+    assert f"{100 * area.value:.1f}&nbsp;% of all pairs" in text
+    assert f"interval {100 * area.low:.1f}&nbsp;% to {100 * area.high:.1f}&nbsp;%" in text
+    assert "Not surely" in render(contents(random=True))
 
 
 def test_every_metric_stands_beside_its_baseline() -> None:
     told = contents()
-    page = report.page(told)
+    text = render(told)
     for score in told.scores.values():
-        assert f"<td>{score.low:.4f} to {score.high:.4f}</td><td>{score.baseline:.4f}</td>" in page
+        assert f"<td>{score.low:.4f} to {score.high:.4f}</td><td>{score.baseline:.4f}</td>" in text
 
 
 def test_the_page_says_whether_the_probabilities_were_corrected_and_what_for() -> None:
-    assert "a correction would not surely help (log loss out of fold better by 0.01230" in report.page(contents())
+    assert "a correction would not surely help (log loss out of fold better by 0.01230" in render(contents())
     told = contents(correction={"slope": 1.2, "intercept": 0.0})
     after = told.scores["calibration_error"].value
-    assert f"the calibration error on the test rows goes from 0.2222 to {after:.4f}." in report.page(told)
+    assert f"the calibration error on the test rows goes from 0.2222 to {after:.4f}." in render(told)
 
 
 def test_a_suspicious_feature_is_named_before_the_answer() -> None:
-    page = report.page(contents(suspicious={"num_views_<b>": 1.0}))
-    assert page.index("Suspicious: num_views_&lt;b&gt;.") < page.index('class="answer"')
-    assert "Suspicious" not in report.page(contents())
+    text = render(contents(suspicious={"num_views_<b>": 1.0}))
+    assert text.index("Suspicious: num_views_&lt;b&gt;.") < text.index('class="answer"')
+    assert "Suspicious" not in render(contents())
 
 
 def test_the_pushes_and_the_mean_answer_add_up_to_each_answer() -> None:
@@ -152,7 +154,7 @@ def test_the_pushes_and_the_mean_answer_add_up_to_each_answer() -> None:
     x = rng.random((300, 2))
     data = lightgbm.Dataset(x, (x[:, 0] + rng.random(300) > 1).astype(int))
     booster = lightgbm.train({"objective": "binary", "verbosity": -1, "num_threads": 1}, data, 10)
-    pushes, values = report.contributions(booster, x, ["strong", "noise"], [])
+    pushes, values = contributions(booster, x, ["strong", "noise"], [])
     answers = np.sort(booster.predict(x, raw_score=True)) - np.sort(pushes.sum(axis=1))
     assert np.ptp(answers) == pytest.approx(0, abs=1e-9)
     assert pushes["strong"].abs().mean() > 3 * pushes["noise"].abs().mean()
@@ -160,8 +162,8 @@ def test_the_pushes_and_the_mean_answer_add_up_to_each_answer() -> None:
 
 
 def test_the_best_so_far_never_falls_back() -> None:
-    page = report.page(contents())
-    after = page[page.index("<h2>The search</h2>") :]
+    text = render(contents())
+    after = text[text.index("<h2>The search</h2>") :]
     line = re.search(r'<polyline class="line" points="([^"]+)"', after)
     assert line
     heights = [float(point.split(",")[1]) for point in line.group(1).split()]

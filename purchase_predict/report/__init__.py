@@ -1,0 +1,1 @@
+"""The report of a training: what is in it, the page, its drawings, plots for MLflow, and the model card."""
