@@ -9,7 +9,8 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
-from purchase_predict import provenance, registry
+from purchase_predict import provenance
+from purchase_predict.registry import versions
 from purchase_predict.summary import description, steps_table, what_came_out
 from purchase_predict.workflow import Chain, command
 
@@ -44,7 +45,7 @@ def main(
             reuse=reuse == "true",
             force=force,
             dry_run=dry_run == "true",
-            still_valid={"deploy": registry.version_gone},
+            still_valid={"deploy": versions.version_gone},
         )
         load = chain.step(
             "load",

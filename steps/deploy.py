@@ -15,10 +15,10 @@ import mlflow
 import pandas as pd
 from mlflow.entities.model_registry import ModelVersion
 
-from purchase_predict import registry
 from purchase_predict.evaluation.scores import Answers, difference, evaluate
 from purchase_predict.models import packaging, scoring
-from purchase_predict.registry import Contest, Decision, Standing
+from purchase_predict.registry import gate, promotion, versions
+from purchase_predict.registry.gate import Contest, Decision, Standing
 from purchase_predict.report.model_card import card
 from purchase_predict.schema import LABEL
 from purchase_predict.workflow import DIGEST, Output, StepRun, run_of, step
@@ -43,30 +43,30 @@ def deploy(
     test = pd.read_parquet(folder / "test.parquet")
     y, users = test[LABEL].to_numpy(), test["user_id"].to_numpy()
 
-    version = registry.ensure_version(registry_name, trained, trained.data.tags[DIGEST])
+    version = versions.ensure_version(registry_name, trained, trained.data.tags[DIGEST])
     answers = _answers(version, test)
     scores = evaluate(y, answers.probability, users, answers.threshold, description["base_rate"]["train"])
     standings = {name: Standing(**asdict(score)) for name, score in scores.items()}
 
     # Another deploy may promote while this one judges: what it promotes now must beat what it would replace.
-    champion, judged = registry.champion(registry_name, env) if env else None, False
+    champion, judged = versions.champion(registry_name, env) if env else None, False
     while not judged:
         contest, without = _contest(champion, version, env, test, metric, standings[metric].value, answers)
-        decision = registry.decide(
+        decision = gate.decide(
             metric, standings, contest, without_contest=without, tolerance=tolerance, min_roc_auc=min_roc_auc
         )
-        before, champion = champion, registry.champion(registry_name, env) if env else None
+        before, champion = champion, versions.champion(registry_name, env) if env else None
         judged = (before and before.version) == (champion and champion.version)
-    if decision.passed and promote_rolled_back != "true" and (said := registry.rolled_back(version)):
+    if decision.passed and promote_rolled_back != "true" and (said := promotion.rolled_back(version)):
         decision = Decision(False, f"rolled back {'; '.join(said.values())}; force=deploy promotes it all the same")
 
     promoted = bool(env) and decision.passed
     outcome = f"{env}: {'promoted' if promoted else 'not promoted'}" if env else "registered only, ENV is empty"
     links = {"train": _link(trained.info.run_id), "deploy": _link(run.run_id)}
     text = card({n: asdict(s) for n, s in scores.items()}, f"{outcome} ({decision.reason}).", description, links)
-    registry.record(version, decision, text, _numbers(metric, standings[metric], contest))
+    promotion.record(version, decision, text, _numbers(metric, standings[metric], contest))
     if promoted:
-        registry.promote(version, env, champion)
+        promotion.promote(version, env, champion)
 
     click.echo(f"deploy: {registry_name} version {version.version}, {outcome} ({decision.reason})")
     mlflow.log_dict(
@@ -94,10 +94,10 @@ def deploy(
 def _answers(version: ModelVersion, test: pd.DataFrame) -> Answers:
     """What the challenger says, loaded as its users will load it; where it does not load, that is on record."""
     try:
-        return scoring.answers(packaging.load(registry.uri(version)), test)
+        return scoring.answers(packaging.load(versions.uri(version)), test)
     except click.ClickException as error:
         reason = error.format_message()
-        registry.record(version, Decision(False, reason), f"Not promoted: {reason}.", {})
+        promotion.record(version, Decision(False, reason), f"Not promoted: {reason}.", {})
         raise
 
 
@@ -116,7 +116,7 @@ def _contest(
     if champion.version == version.version:
         return None, f"it holds {env} already"
     try:
-        rival = scoring.answers(packaging.load(registry.uri(champion)), test)
+        rival = scoring.answers(packaging.load(versions.uri(champion)), test)
     except click.ClickException as error:
         # One that nobody can use must not keep a sound one out for ever.
         return None, f"the champion does not answer: {error.format_message()}"

@@ -12,8 +12,8 @@ import click
 import mlflow
 from mlflow.entities import Run
 
-from purchase_predict import registry
 from purchase_predict.models import packaging
+from purchase_predict.registry import promotion, versions
 from purchase_predict.settings import Settings
 from purchase_predict.workflow import command
 
@@ -24,22 +24,22 @@ def rollback(run: Run, registry_name: str, env: str, version: str, reason: str) 
     env = env or Settings.read().env or ""
     if not env:
         raise click.ClickException("env is empty and so is ENV: say where, with -P env=staging or -P env=production")
-    holder = registry.champion(registry_name, env)
+    holder = versions.champion(registry_name, env)
     if holder is None:
         raise click.ClickException(f"no version of {registry_name} holds {env}: there is nothing to go back from")
-    target = registry.get_version(registry_name, int(version)) if version else registry.version_before(holder, env)
+    target = versions.get_version(registry_name, int(version)) if version else promotion.version_before(holder, env)
     if target is None:
-        numbers = ", ".join(sorted((str(v.version) for v in registry.versions(registry_name)), key=int))
+        numbers = ", ".join(sorted((str(v.version) for v in versions.versions(registry_name)), key=int))
         raise click.ClickException(f"{registry_name} has no version {version}; it has {numbers}")
     if target.version == holder.version:
         raise click.ClickException(f"{registry_name} version {version} holds {env} already")
-    packaging.load(registry.uri(target))  # an environment is never given a version that cannot be loaded
+    packaging.load(versions.uri(target))  # an environment is never given a version that cannot be loaded
 
     who = run.data.tags.get("mlflow.user", "unknown")
     when = datetime.now(UTC).isoformat(timespec="seconds")
     forward = bool(version) and int(target.version) > int(holder.version)
     said = f"from {env} to version {target.version} by {who} at {when}" + (f": {reason}" if reason else "")
-    registry.roll_back(holder, target, env, None if forward else said)
+    promotion.roll_back(holder, target, env, None if forward else said)
     mlflow.log_dict(
         {
             "registry_name": registry_name,

@@ -9,6 +9,7 @@ import pytest
 from purchase_predict import metrics
 from purchase_predict.evaluation import scores, weaknesses
 from purchase_predict.evaluation.calibration import Calibration
+from purchase_predict.report import page
 from purchase_predict.report.contents import Contents, Step, contributions
 from purchase_predict.report.page import render
 

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.entities.model_registry import ModelVersion
 
-from purchase_predict import registry
-from purchase_predict.registry import Contest, Standing
+from purchase_predict.registry import gate, promotion, versions
+from purchase_predict.registry.gate import Contest, Standing
 from steps.deploy import deploy
 from steps.rollback import rollback
 from tests import registered
@@ -40,7 +40,7 @@ def models(shared_store: str, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return {"weak": train("weak", 1), "good": train("good", 40), "shuffled": train("shuffled", 40, shuffled=True)}
 
 
-def promotion(run_output: str) -> dict[str, object]:
+def promotion_json(run_output: str) -> dict[str, object]:
     """promotion.json of the newest deploy run."""
     run = mlflow.search_runs(
         filter_string="tags.`mlflow.project.entryPoint` = 'deploy'", max_results=1, output_format="list"
@@ -52,7 +52,7 @@ def promotion(run_output: str) -> dict[str, object]:
 def holders(name: str) -> dict[str, object]:
     """Who holds what: aliases, and the versions in each stage."""
     stages: dict[str, list[int]] = {}
-    for version in registry.versions(name):
+    for version in versions.versions(name):
         stages.setdefault(version.current_stage, []).append(int(version.version))
     aliases = mlflow.MlflowClient().get_registered_model(name).aliases
     return {alias: int(version) for alias, version in aliases.items()} | stages
@@ -62,10 +62,10 @@ def test_each_version_carries_both_numbers_and_only_a_better_one_is_promoted(mod
     name = "two-versions"
     first = invoke(deploy, model=models["weak"].uri, registry_name=name, env="staging")
     assert first.exit_code == 0, first.output
-    assert promotion(first.output)["champion"] is None
+    assert promotion_json(first.output)["champion"] is None
     second = invoke(deploy, model=models["good"].uri, registry_name=name, env="staging")
     assert second.exit_code == 0, second.output
-    said = promotion(second.output)
+    said = promotion_json(second.output)
     assert said["promoted"] is True
     contest, challenger = said["champion"], said["challenger"]
     assert contest["version"] == 1
@@ -74,7 +74,7 @@ def test_each_version_carries_both_numbers_and_only_a_better_one_is_promoted(mod
     assert contest["low"] < contest["gain"] < contest["high"]
     assert holders(name) == {"staging": 2, "Staging": [2], "Archived": [1]}
 
-    version = registry.get_version(name, 2)
+    version = versions.get_version(name, 2)
     assert version
     assert version.tags["gate"] == "passed"
     assert version.tags["previous.staging"] == "1"
@@ -87,7 +87,7 @@ def test_each_version_carries_both_numbers_and_only_a_better_one_is_promoted(mod
     # The weaker one again: no new version, not promoted, the alias stays.
     third = invoke(deploy, model=models["weak"].uri, registry_name=name, env="staging")
     assert third.exit_code == 0
-    assert promotion(third.output)["promoted"] is False
+    assert promotion_json(third.output)["promoted"] is False
     assert holders(name) == {"staging": 2, "Staging": [2], "Archived": [1]}
     assert "DeprecationWarning" not in first.output + second.output
     assert "FutureWarning" not in first.output + second.output
@@ -98,7 +98,7 @@ def test_a_model_of_shuffled_labels_is_registered_and_not_promoted(models: dict[
     invoke(deploy, model=models["weak"].uri, registry_name=name, env="staging")
     result = invoke(deploy, model=models["shuffled"].uri, registry_name=name, env="staging")
     assert result.exit_code == 0
-    bad = registry.get_version(name, 2)
+    bad = versions.get_version(name, 2)
     assert bad
     assert bad.tags["gate"] == "failed"
     assert "not surely better than the constant answer's 0.5000" in bad.tags["gate.reason"]
@@ -108,8 +108,8 @@ def test_a_model_of_shuffled_labels_is_registered_and_not_promoted(models: dict[
 def test_min_roc_auc_keeps_a_model_out(models: dict[str, Trained]) -> None:
     result = invoke(deploy, model=models["good"].uri, registry_name="strict", env="staging", min_roc_auc=0.99)
     assert result.exit_code == 0
-    assert promotion(result.output)["reason"].endswith("is below min_roc_auc 0.99")
-    assert registry.champion("strict", "staging") is None
+    assert promotion_json(result.output)["reason"].endswith("is below min_roc_auc 0.99")
+    assert versions.champion("strict", "staging") is None
 
 
 def test_staging_goes_to_production_without_retraining(models: dict[str, Trained]) -> None:
@@ -118,7 +118,7 @@ def test_staging_goes_to_production_without_retraining(models: dict[str, Trained
     result = invoke(deploy, model=f"models:/{name}@staging", registry_name=name, env="production")
     assert result.exit_code == 0, result.output
     assert holders(name) == {"staging": 1, "production": 1, "Production": [1]}
-    assert promotion(result.output)["version"] == 1
+    assert promotion_json(result.output)["version"] == 1
 
 
 def test_no_environment_means_registered_only(models: dict[str, Trained]) -> None:
@@ -138,7 +138,7 @@ def test_rollback_goes_back_and_the_workflow_does_not_undo_it(models: dict[str, 
     assert back.exit_code == 0, back.output
     assert "production of back moved from version 2 to 1" in back.output
     assert holders(name) == {"production": 1, "Production": [1], "Archived": [2]}
-    left = registry.get_version(name, 2)
+    left = versions.get_version(name, 2)
     assert left
     said = left.tags["rolled_back.production"]
     assert re.fullmatch(r"from production to version 1 by \S+ at \S+: coupons for everyone", said)
@@ -156,9 +156,9 @@ def test_rollback_goes_back_and_the_workflow_does_not_undo_it(models: dict[str, 
     forced = invoke(deploy, model=models["good"].uri, registry_name=name, env="production", promote_rolled_back="true")
     assert forced.exit_code == 0
     assert holders(name) == {"production": 2, "Production": [2], "Archived": [1]}
-    promoted = registry.get_version(name, 2)
+    promoted = versions.get_version(name, 2)
     assert promoted
-    assert registry.rolled_back(promoted) == {}
+    assert promotion.rolled_back(promoted) == {}
 
 
 def test_roll_forward_to_a_named_version_blames_nobody(models: dict[str, Trained]) -> None:
@@ -169,8 +169,8 @@ def test_roll_forward_to_a_named_version_blames_nobody(models: dict[str, Trained
     result = invoke(rollback, registry_name=name, env="staging", version=2)
     assert result.exit_code == 0, result.output
     assert holders(name) == {"staging": 2, "Staging": [2], "Archived": [1]}
-    for version in registry.versions(name):
-        assert registry.rolled_back(version) == {}
+    for version in versions.versions(name):
+        assert promotion.rolled_back(version) == {}
     # And the way back is there again.
     assert invoke(rollback, registry_name=name, env="staging").exit_code == 0
     assert holders(name) == {"staging": 1, "Staging": [1], "Archived": [2]}
@@ -212,7 +212,7 @@ def test_a_champion_that_cannot_be_loaded_gives_way(models: dict[str, Trained], 
     damage(broken)
     result = invoke(deploy, model=models["weak"].uri, registry_name=name, env="staging")
     assert result.exit_code == 0, result.output
-    assert "the champion does not answer" in promotion(result.output)["reason"]
+    assert "the champion does not answer" in promotion_json(result.output)["reason"]
     assert holders(name)["staging"] == 2
 
     back = invoke(rollback, registry_name=name, env="staging")
@@ -233,7 +233,7 @@ def test_a_challenger_that_cannot_be_loaded_is_on_record_and_not_promoted(
     result = invoke(deploy, model=broken.uri, registry_name=name, env="staging")
     assert result.exit_code == 1
     assert len([line for line in result.stderr.splitlines() if line.startswith("Error")]) == 1
-    tagged = registry.get_version(name, 2)
+    tagged = versions.get_version(name, 2)
     assert tagged
     assert tagged.tags["gate"] == "failed"
     assert "cannot be loaded" in tagged.tags["gate.reason"]
@@ -244,7 +244,7 @@ def test_the_alias_loads_at_every_instant_of_20_promotions(models: dict[str, Tra
     name = "swings"
     for model in ("weak", "good"):
         invoke(deploy, model=models[model].uri, registry_name=name, env="staging")
-    one, two = (registry.get_version(name, number) for number in (1, 2))
+    one, two = (versions.get_version(name, number) for number in (1, 2))
     assert one
     assert two
     done, failures, loads = threading.Event(), [], 0
@@ -263,7 +263,7 @@ def test_the_alias_loads_at_every_instant_of_20_promotions(models: dict[str, Tra
     loader.start()
     for number in range(20):
         target, before = (one, two) if number % 2 == 0 else (two, one)
-        registry.promote(target, "staging", before)
+        promotion.promote(target, "staging", before)
         assert holders(name) == {
             "staging": int(target.version),
             "Staging": [int(target.version)],
@@ -277,11 +277,11 @@ def test_the_alias_loads_at_every_instant_of_20_promotions(models: dict[str, Tra
 
 _RACE = """
 import sys, mlflow
-from purchase_predict import registry
+from purchase_predict.registry import promotion, versions
 name, run_id, digest = sys.argv[1:]
 sys.stdin.readline()
-version = registry.ensure_version(name, mlflow.get_run(run_id), digest)
-registry.promote(version, "staging", registry.champion(name, "staging"))
+version = versions.ensure_version(name, mlflow.get_run(run_id), digest)
+promotion.promote(version, "staging", versions.champion(name, "staging"))
 print(version.version)
 """
 
@@ -311,12 +311,12 @@ def test_deploys_at_once_make_one_version_a_model_and_one_holder(shared_store: s
     weak, good = models["weak"], models["good"]
     ended = race(shared_store, "race", [weak, good, weak])
     assert ended[0] == ended[2]
-    found = {version.tags["model.digest"]: int(version.version) for version in registry.versions("race")}
+    found = {version.tags["model.digest"]: int(version.version) for version in versions.versions("race")}
     assert found == {weak.digest: ended[0], good.digest: ended[1]}
-    assert len(registry.versions("race")) == 2
-    holder = registry.champion("race", "staging")
+    assert len(versions.versions("race")) == 2
+    holder = versions.champion("race", "staging")
     assert holder
-    assert [int(v.version) for v in registry.versions("race") if v.current_stage == "Staging"] == [int(holder.version)]
+    assert [int(v.version) for v in versions.versions("race") if v.current_stage == "Staging"] == [int(holder.version)]
 
 
 def test_a_registry_without_stages_has_the_alias_alone(
@@ -349,11 +349,11 @@ def test_a_failing_stage_move_is_not_taken_for_a_registry_without_stages(
 
 def test_promotion_warns_of_nothing(models: dict[str, Trained]) -> None:
     invoke(deploy, model=models["good"].uri, registry_name="quiet")
-    version = registry.get_version("quiet", 1)
+    version = versions.get_version("quiet", 1)
     assert version
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        registry.promote(version, "staging", None)
+        promotion.promote(version, "staging", None)
 
 
 # ---- the rule of the gate ----------------------------------------------------------------------------------------
@@ -362,12 +362,12 @@ SURE = {"roc_auc": Standing(0.8, 0.75, 0.85, 0.5), "log_loss": Standing(0.4, 0.3
 
 
 def test_a_tie_does_not_promote() -> None:
-    assert not registry.decide("roc_auc", SURE, Contest(1, 0.8, 0.0, 0.0, 0.0)).passed
+    assert not gate.decide("roc_auc", SURE, Contest(1, 0.8, 0.0, 0.0, 0.0)).passed
 
 
 @given(gain=st.floats(-1, 1), tolerance=st.floats(0, 1), metric=st.sampled_from(["roc_auc", "log_loss"]))
 def test_the_gate_lets_pass_what_is_better_or_within_the_tolerance(gain: float, tolerance: float, metric: str) -> None:
-    decision = registry.decide(metric, SURE, Contest(3, 0.7, gain, gain, gain), tolerance=tolerance)
+    decision = gate.decide(metric, SURE, Contest(3, 0.7, gain, gain, gain), tolerance=tolerance)
     assert decision.passed == (gain > 0 or (tolerance > 0 and gain >= -tolerance))
     assert "version 3" in decision.reason
 
@@ -375,12 +375,12 @@ def test_the_gate_lets_pass_what_is_better_or_within_the_tolerance(gain: float, 
 @given(low=st.floats(0, 1), baseline=st.floats(0, 1))
 def test_the_gate_asks_for_a_metric_surely_above_the_constant_answer(low: float, baseline: float) -> None:
     standing = Standing(1.0, low, 1.0, baseline)
-    assert registry.decide("roc_auc", {"roc_auc": standing}, None).passed == (low > baseline)
+    assert gate.decide("roc_auc", {"roc_auc": standing}, None).passed == (low > baseline)
     loss = {"log_loss": Standing(0.0, 0.0, low, baseline), "roc_auc": standing}
-    assert registry.decide("log_loss", loss, None).passed == (low < baseline)
+    assert gate.decide("log_loss", loss, None).passed == (low < baseline)
 
 
 def test_a_metric_that_is_no_number_passes_nothing() -> None:
     nan = float("nan")
-    assert not registry.decide("roc_auc", {"roc_auc": Standing(nan, nan, nan, 0.5)}, None).passed
-    assert not registry.decide("roc_auc", SURE, Contest(1, 0.8, nan, nan, nan), tolerance=0.1).passed
+    assert not gate.decide("roc_auc", {"roc_auc": Standing(nan, nan, nan, 0.5)}, None).passed
+    assert not gate.decide("roc_auc", SURE, Contest(1, 0.8, nan, nan, nan), tolerance=0.1).passed

@@ -1,0 +1,1 @@
+"""The model registry: versions, the gate, and moving alias and stage."""

@@ -1,0 +1,118 @@
+"""Versions of the registered model: made once per model, found again, and addressed."""
+
+import click
+import mlflow
+from mlflow.entities import Run
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from purchase_predict.collisions import through_collisions
+from purchase_predict.settings import shown_uri
+
+MODEL_DIGEST = "model.digest"
+_READY_SECONDS = 300
+
+
+def ensure_version(name: str, run: Run, digest: str) -> ModelVersion:
+    """The version of `name` that holds the model with this digest: the one that is there, or a new one, READY.
+
+    Args:
+        name: the registered model, created where it is missing.
+        run: the train run that logged the model.
+        digest: the model's.
+
+    Raises:
+        click.ClickException: the run has logged no model, or the new version did not become READY.
+    """
+    present = find_version(name, digest)
+    if present:
+        return present
+    if not run.outputs or not run.outputs.model_outputs:
+        raise click.ClickException(f"run {run.info.run_id} has logged no model")
+    client = mlflow.MlflowClient()
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    version = _create_version(name, run.info.run_id, run.outputs.model_outputs[-1].model_id, digest)
+    # Another deploy of the same model may have registered it meanwhile: all keep the oldest and withdraw their own.
+    oldest = find_version(name, digest)
+    if oldest and int(oldest.version) < int(version.version):
+        client.delete_model_version(name, version.version)
+        return oldest
+    return version
+
+
+def _create_version(name: str, run_id: str, model_id: str, digest: str) -> ModelVersion:
+    # Two that took the same next number: the registry refuses one of them, which takes the number after it.
+    version = through_collisions(
+        lambda: mlflow.MlflowClient().create_model_version(
+            name,
+            source=f"models:/{model_id}",
+            run_id=run_id,
+            model_id=model_id,
+            tags={MODEL_DIGEST: digest},
+            await_creation_for=_READY_SECONDS,
+        )
+    )
+    if version.status != "READY":
+        raise click.ClickException(f"version {version.version} of {name} is {version.status}: {version.status_message}")
+    return version
+
+
+def find_version(name: str, digest: str) -> ModelVersion | None:
+    """The oldest version of `name` that holds the model with this digest."""
+    matching = [version for version in versions(name) if version.tags.get(MODEL_DIGEST) == digest]
+    return min(matching, key=lambda version: int(version.version), default=None)
+
+
+def versions(name: str) -> list[ModelVersion]:
+    """All versions of `name`."""
+    client = mlflow.MlflowClient()
+    page = client.search_model_versions(f"name='{name}'")
+    found = list(page)
+    while page.token:
+        page = client.search_model_versions(f"name='{name}'", page_token=page.token)
+        found += page
+    return found
+
+
+def get_version(name: str, version: int | str) -> ModelVersion | None:
+    """The version of `name` with this number, or None where there is none."""
+    try:
+        return mlflow.MlflowClient().get_model_version(name, str(version))
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+
+
+def version_gone(deployed: Run) -> str | None:
+    """What is wrong where the version that a deploy run made is no longer in the registry, or None."""
+    name, version = deployed.data.tags["deploy.registry_name"], deployed.data.tags["deploy.version"]
+    return None if get_version(name, version) else f"version {version} of {name} is gone"
+
+
+def champion(name: str, env: str) -> ModelVersion | None:
+    """The version that holds the environment's alias, or None.
+
+    Raises:
+        click.ClickException: there is no registered model `name`.
+    """
+    client = mlflow.MlflowClient()
+    try:
+        model = client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            raise click.ClickException(
+                f"there is no registered model {name} on {shown_uri(mlflow.get_tracking_uri())}: deploy makes it"
+            ) from error
+        raise
+    version = model.aliases.get(env)
+    return get_version(name, version) if version else None
+
+
+def uri(version: ModelVersion) -> str:
+    """The URI by which a version's users load it."""
+    return f"models:/{version.name}/{version.version}"
