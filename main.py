@@ -9,10 +9,11 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
-from purchase_predict import provenance
 from purchase_predict.registry import versions
-from purchase_predict.summary import description, steps_table, what_came_out
-from purchase_predict.workflow import Chain, command
+from purchase_predict.workflow import uncommitted
+from purchase_predict.workflow.chain import Chain
+from purchase_predict.workflow.command import command
+from purchase_predict.workflow.summary import description, steps_table, what_came_out
 
 
 @command("main")
@@ -39,7 +40,7 @@ def main(
     engine: str,
 ) -> None:
     """Run the workflow from the data to a promoted model."""
-    with provenance.recorded(run.info.run_id):
+    with uncommitted.recorded(run.info.run_id):
         chain = Chain(
             run,
             reuse=reuse == "true",

@@ -21,7 +21,8 @@ from purchase_predict.registry import gate, promotion, versions
 from purchase_predict.registry.gate import Contest, Decision, Standing
 from purchase_predict.report.model_card import card
 from purchase_predict.schema import LABEL
-from purchase_predict.workflow import DIGEST, Output, StepRun, run_of, step
+from purchase_predict.workflow.completed import DIGEST, run_of
+from purchase_predict.workflow.step import Output, StepRun, step
 
 
 @step("deploy")

@@ -10,7 +10,7 @@ import click
 import mlflow
 
 from purchase_predict.reading.load import load_source
-from purchase_predict.workflow import Output, StepRun, step
+from purchase_predict.workflow.step import Output, StepRun, step
 
 
 @step("load")

@@ -27,7 +27,9 @@ from purchase_predict.features import on_duckdb
 from purchase_predict.models import packaging, scoring
 from purchase_predict.reading.load import Loaded, load_source
 from purchase_predict.schema import SCORED_TABLES
-from purchase_predict.workflow import INPUTS, command, run_of, scratch_folder
+from purchase_predict.workflow.command import command
+from purchase_predict.workflow.completed import INPUTS, run_of
+from purchase_predict.workflow.stopping import scratch_folder
 
 
 @command("predict")

@@ -17,17 +17,18 @@ import click
 import duckdb
 import mlflow
 
-from purchase_predict import lineage
 from purchase_predict.database import connect
 from purchase_predict.features import on_duckdb, split
-from purchase_predict.workflow import Output, StepRun, run_of, step
+from purchase_predict.workflow import datasets
+from purchase_predict.workflow.completed import run_of
+from purchase_predict.workflow.step import Output, StepRun, step
 
 
 @step("process")
 def process(run: StepRun, data: str, test_ratio: float, memory_limit: str, engine: str) -> Output:
     """Make the features and split the rows."""
     manifest = json.loads(run.fetch(f"{data.rpartition('/')[0]}/source.json").read_text(encoding="utf-8"))
-    lineage.log_input(manifest["source"], manifest["digest"], manifest["rows"], "source")
+    datasets.log_input(manifest["source"], manifest["digest"], manifest["rows"], "source")
     outputs = run.folder()
     with connect(run.scratch, memory_limit) as connection:
         counts = _primary(connection, run, data, engine, manifest)

@@ -15,7 +15,7 @@ from mlflow.entities import Run
 from purchase_predict.models import packaging
 from purchase_predict.registry import promotion, versions
 from purchase_predict.settings import Settings
-from purchase_predict.workflow import command
+from purchase_predict.workflow.command import command
 
 
 @command("rollback")

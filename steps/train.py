@@ -15,8 +15,6 @@ import mlflow
 import numpy as np
 import pandas as pd
 
-from purchase_predict import lineage, pipeline
-from purchase_predict import trials as trial_runs
 from purchase_predict.evaluation import calibration, weaknesses
 from purchase_predict.evaluation.scores import as_metrics, evaluate, score, share_of_gain
 from purchase_predict.models import packaging, purchase_model
@@ -27,7 +25,10 @@ from purchase_predict.search import on_spark, search
 from purchase_predict.search.objective import Runner
 from purchase_predict.search.progress import progress
 from purchase_predict.search.trial import Table, Trial, trials_frame
-from purchase_predict.workflow import DIGEST, Output, StepRun, run_of, step
+from purchase_predict.workflow import datasets, history
+from purchase_predict.workflow import trials as trial_runs
+from purchase_predict.workflow.completed import DIGEST, run_of
+from purchase_predict.workflow.step import Output, StepRun, step
 
 
 @step("train")
@@ -48,7 +49,7 @@ def train(
     features, categories = description["features"], description["categories"]
     digest = run_of(dataset).data.tags[DIGEST]
     for side, context in (("train", "training"), ("test", "testing")):
-        lineage.log_input(f"{dataset}/{side}.parquet", digest, description["rows"][side], context)
+        datasets.log_input(f"{dataset}/{side}.parquet", digest, description["rows"][side], context)
     learn, test = (pd.read_parquet(folder / f"{side}.parquet") for side in ("train", "test"))
 
     table = Table(
@@ -122,7 +123,7 @@ def train(
         values=values,
         trials=tried,
         description=description,
-        steps=pipeline.steps(run.run_id, dataset),
+        steps=history.steps(run.run_id, dataset),
     )
     (outputs / "report.html").write_text(page.render(contents), encoding="utf-8")
     mlflow.log_artifacts(str(outputs))

@@ -19,7 +19,7 @@ from purchase_predict.database import quoted
 from purchase_predict.features import split
 from purchase_predict.models import packaging, purchase_model
 from purchase_predict.schema import LABEL
-from purchase_predict.workflow import ARTIFACTS, COMPLETE, DIGEST, INPUTS, OUTPUT
+from purchase_predict.workflow.completed import ARTIFACTS, COMPLETE, DIGEST, INPUTS, OUTPUT
 from tests.conftest import new_store
 
 

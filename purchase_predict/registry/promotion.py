@@ -8,9 +8,9 @@ import click
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
 
-from purchase_predict.collisions import ATTEMPTS, through_collisions
 from purchase_predict.registry.gate import Decision
 from purchase_predict.registry.versions import get_version, versions
+from purchase_predict.workflow.collisions import ATTEMPTS, through_collisions
 
 GATE, GATE_REASON = "gate", "gate.reason"
 #: With `.<env>` appended: the version that held the environment before, and when and why a version was rolled back.

@@ -6,8 +6,8 @@ from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from purchase_predict.collisions import through_collisions
 from purchase_predict.settings import shown_uri
+from purchase_predict.workflow.collisions import through_collisions
 
 MODEL_DIGEST = "model.digest"
 _READY_SECONDS = 300

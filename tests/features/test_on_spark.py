@@ -16,13 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from purchase_predict import database, workflow
+from purchase_predict import database
 from purchase_predict.features import on_duckdb, on_spark
 from purchase_predict.reading.load import load_source
 from purchase_predict.schema import KEYS
 from purchase_predict.search import on_spark as trials_on_spark
 from purchase_predict.search import search
 from purchase_predict.search.trial import Trial
+from purchase_predict.workflow import key
 from steps.train import train
 from tests import registered
 from tests.features import reference
@@ -33,7 +34,7 @@ from tools.server import free_port
 
 pyspark = pytest.importorskip("pyspark")
 
-REAL = Path(__file__).parents[2] / "shared/data/events"
+REAL = Path(__file__).parents[3] / "shared/data/events"
 SCHEMA = pa.schema(
     {
         "event_time": pa.timestamp("us"),
@@ -212,8 +213,8 @@ def test_spark_goes_to_the_artifact_store_itself_where_it_can(artifact: str, exp
 
 def test_the_engine_is_no_part_of_the_key() -> None:
     values = {"data": "runs:/x/events", "test_ratio": 0.3}
-    duck, spark_ = (workflow.key_parts("process", values | {"engine": name}, {}) for name in ("duckdb", "spark"))
-    assert workflow.key_of(duck) == workflow.key_of(spark_)
+    duck, spark_ = (key.key_parts("process", values | {"engine": name}, {}) for name in ("duckdb", "spark"))
+    assert key.key_of(duck) == key.key_of(spark_)
 
 
 @pytest.mark.usefixtures("on_cluster")

@@ -185,7 +185,7 @@ with duckdb.connect() as c:
 
 def test_killed_in_the_middle_nothing_stands_under_the_final_name(tmp_path: Path) -> None:
     target = tmp_path / "out.parquet"
-    code = _SLOW.format(project=str(Path(__file__).parents[1]), target=str(target))
+    code = _SLOW.format(project=str(Path(__file__).parents[2]), target=str(target))
     process = subprocess.Popen([sys.executable, "-c", code], env=os.environ)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".out.parquet.*")) and time.monotonic() < deadline:

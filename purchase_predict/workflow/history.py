@@ -5,7 +5,7 @@ import json
 import mlflow
 
 from purchase_predict.report.contents import Step
-from purchase_predict.workflow import INPUTS, run_of
+from purchase_predict.workflow.completed import INPUTS, run_of
 
 
 def steps(train_run_id: str, dataset: str) -> list[Step]:

@@ -10,7 +10,7 @@ from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.exceptions import MlflowException
 
-from purchase_predict.collisions import through_collisions
+from purchase_predict.workflow.collisions import through_collisions
 
 #: What MLflow keeps of a name and of a digest.
 _NAME, _DIGEST = 500, 36

@@ -7,7 +7,7 @@ from mlflow.entities import Run
 
 from purchase_predict.parameters import METRICS
 from purchase_predict.settings import shown_uri
-from purchase_predict.workflow import Done
+from purchase_predict.workflow.chain import Done
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

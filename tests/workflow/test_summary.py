@@ -1,7 +1,7 @@
 from mlflow.entities import Run, RunData, RunInfo
 
-from purchase_predict.summary import description
-from purchase_predict.workflow import Done
+from purchase_predict.workflow.chain import Done
+from purchase_predict.workflow.summary import description
 
 
 def run(run_id: str) -> Run:

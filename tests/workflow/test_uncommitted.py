@@ -4,8 +4,8 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from purchase_predict import provenance
-from purchase_predict.provenance import UNCOMMITTED, uncommitted
+from purchase_predict.workflow import uncommitted as recording
+from purchase_predict.workflow.uncommitted import UNCOMMITTED, uncommitted
 from tests.conftest import checkout
 
 
@@ -47,7 +47,7 @@ def test_differences_of_any_size_are_cut(project: Path) -> None:
     (project / "README.md").write_text("much\n" * 1_000_000)
     found = uncommitted(project)
     assert found is not None
-    assert len(found) < provenance._MOST + 100_000
+    assert len(found) < recording._MOST + 100_000
     assert found.endswith("[cut after 1000000 bytes]\n")
 
 
@@ -76,13 +76,13 @@ def test_without_git_or_a_repository_or_a_commit_nothing_is_said(
 def test_the_run_tells_whether_its_source_was_committed(
     store: str, project: Path, edited: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(provenance, "PROJECT", project)
-    monkeypatch.setattr(provenance, "_SECONDS", 60)
+    monkeypatch.setattr(recording, "PROJECT", project)
+    monkeypatch.setattr(recording, "_SECONDS", 60)
     if edited:
         (project / "README.md").write_text("edited\n")
     client = mlflow.MlflowClient()
     run_id = client.create_run(client.get_experiment_by_name("tests").experiment_id).info.run_id
-    with provenance.recorded(run_id):
+    with recording.recorded(run_id):
         pass
     assert client.get_run(run_id).data.tags["mlflow.source.git.dirty"] == str(edited).lower()
     artifacts = [entry.path for entry in client.list_artifacts(run_id, "source")]

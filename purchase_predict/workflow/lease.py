@@ -22,7 +22,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import click
 import mlflow
@@ -30,10 +29,12 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_USER
 
+from purchase_predict.workflow.processes import ended_here, process_name
+
 HEARTBEAT, CLAIM, CLOSED = "lease.heartbeat", "lease.key", "lease.closed"
 
 #: A beat is one small write; a loaded machine or a server that restarts may leave out several before the run counts as
-#: dead. Longer than a step goes on after its launcher has died (`workflow._GRACE_SECONDS`).
+#: dead. Longer than a step goes on after its launcher has died (`stopping._GRACE_SECONDS`).
 _BEAT_SECONDS = 5.0
 _LEASE_SECONDS = 30.0
 #: What a waiting workflow adds at most to the time of the step that it waits for.
@@ -75,43 +76,6 @@ def heartbeat(run: Run, *, sweep: bool) -> Iterator[None]:
         finished.set()
         # Not longer: it may be waiting for a server that is away.
         thread.join(_POLL_SECONDS)
-
-
-def process_name(pid: int) -> str:
-    """What names a process of this machine for ever: the boot, the namespace of process ids, the id and its start."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}/{Path('/proc/self/ns/pid').stat().st_ino} {pid} {process_stat(pid)[19]}"
-    except OSError:  # only Linux tells; elsewhere the heartbeat alone counts
-        return f"- {pid} -"
-
-
-def process_stat(pid: int) -> list[str]:
-    """The fields of /proc/<pid>/stat after the name: state, parent's id, ... and as the twentieth the start.
-
-    Raises:
-        OSError: there is no such process, or this is not Linux.
-    """
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-
-
-def ended_here(name: str) -> bool:
-    """Whether the process of this name, or heartbeat, was on this machine and is there no longer."""
-    machine, _, process = name.partition(" ")
-    if machine != process_name(os.getpid()).split()[0] or machine == "-":
-        return False
-    pid, started = process.split()[:2]
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    try:
-        stat = process_stat(int(pid))
-    except OSError:  # other users' processes may be hidden
-        return False
-    return stat[0] == "Z" or stat[19] != started
 
 
 # ---- runs that died ----------------------------------------------------------------------------------------------

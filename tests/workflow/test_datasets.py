@@ -5,7 +5,7 @@ from threading import Barrier
 import mlflow
 import pytest
 
-from purchase_predict import lineage
+from purchase_predict.workflow import datasets
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,7 @@ from purchase_predict import lineage
 def test_the_dataset_column_names_source_digest_and_rows(name: str, store: str) -> None:
     mlflow.set_experiment("tests")
     with mlflow.start_run() as run:
-        lineage.log_input(name, "0123456789abcdef" * 4, 125_872, "training")
+        datasets.log_input(name, "0123456789abcdef" * 4, 125_872, "training")
     (found,) = mlflow.get_run(run.info.run_id).inputs.dataset_inputs
     assert found.dataset.name == name
     assert found.dataset.digest == ("0123456789abcdef" * 4)[:36]
@@ -36,7 +36,7 @@ def test_runs_that_read_the_same_table_at_the_same_time_all_record_it(store: str
         def read(run_id: str, name: str = f"/data/{number}", together: Barrier = together) -> None:
             with mlflow.start_run(run_id):
                 together.wait()
-                lineage.log_input(name, "0123456789abcdef" * 4, 1, "training")
+                datasets.log_input(name, "0123456789abcdef" * 4, 1, "training")
 
         with ThreadPoolExecutor(at_once) as pool:
             list(pool.map(read, runs))

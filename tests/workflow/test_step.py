@@ -10,19 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from purchase_predict import workflow
 from purchase_predict.parameters import PROJECT, STEPS
-from purchase_predict.workflow import (
-    artifacts_of,
-    environment,
-    find_completed,
-    key_of,
-    key_parts,
-    newest_completed,
-    run_of,
-    source_closure,
-    what_differs,
-)
+from purchase_predict.workflow import completed, plan
+from purchase_predict.workflow.completed import artifacts_of, find_completed, newest_completed, run_of, what_differs
+from purchase_predict.workflow.key import environment, key_of, key_parts, source_closure
 from tests.conftest import checkout
 
 json_values = st.recursive(
@@ -64,16 +55,16 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("README.md", set()),
         ("main.py", set()),
         ("MLproject", set()),
-        ("purchase_predict/summary.py", set()),
-        ("purchase_predict/provenance.py", set()),
+        ("purchase_predict/workflow/summary.py", set()),
+        ("purchase_predict/workflow/uncommitted.py", set()),
         ("steps/deploy.py", {"deploy"}),
         ("steps/train.py", {"train"}),
-        ("purchase_predict/registry.py", {"deploy"}),
-        ("purchase_predict/search.py", {"train"}),
-        ("purchase_predict/features.py", {"process"}),  # imported inside a function of dataset.py
-        ("purchase_predict/reading.py", {"load"}),
-        ("purchase_predict/evaluation.py", {"train", "deploy"}),
-        ("purchase_predict/workflow.py", set(STEPS)),
+        ("purchase_predict/registry/promotion.py", {"deploy"}),
+        ("purchase_predict/search/search.py", {"train"}),
+        ("purchase_predict/features/expressions.py", {"process"}),  # imported inside a function of on_duckdb.py
+        ("purchase_predict/reading/load.py", {"load"}),
+        ("purchase_predict/evaluation/scores.py", {"train", "deploy"}),
+        ("purchase_predict/workflow/step.py", set(STEPS)),
     ],
 )
 def test_an_edit_changes_the_closure_of_the_steps_that_import_it(copy: Path, edited: str, changed: set[str]) -> None:
@@ -126,11 +117,11 @@ class TestFinding:
         run_id = client.create_run(experiment, tags={"mlflow.project.entryPoint": "process"}).info.run_id
         client.log_text(run_id, "rows", "dataset/train.parquet")
         client.log_text(run_id, "{}", "source.json")
-        tags = {workflow.KEY: key, workflow.DIGEST: "d", workflow.OUTPUT: "dataset"}
-        for name, value in (tags | workflow._as_tags(artifacts_of(run_id))).items():
+        tags = {completed.KEY: key, completed.DIGEST: "d", completed.OUTPUT: "dataset"}
+        for name, value in (tags | completed.artifact_tags(artifacts_of(run_id))).items():
             client.set_tag(run_id, name, value)
         if complete:
-            client.set_tag(run_id, workflow.COMPLETE, "true")
+            client.set_tag(run_id, completed.COMPLETE, "true")
         client.set_terminated(run_id, status)
         return run_id
 
@@ -179,9 +170,9 @@ class TestFinding:
         client = mlflow.MlflowClient()
         run_id = client.create_run(experiment).info.run_id
         listing = {f"events/bucket={number}/data_0.parquet": number for number in range(1000)}
-        for name, value in workflow._as_tags(listing).items():
+        for name, value in completed.artifact_tags(listing).items():
             client.set_tag(run_id, name, value)
-        assert workflow._recorded(client.get_run(run_id)) == listing
+        assert completed._recorded(client.get_run(run_id)) == listing
 
     @pytest.mark.parametrize(
         "uri", ["/tmp/x", "runs:/", "runs:/nosuchrun/dataset", "models:/nosuch@staging", "models:/nosuch/1", ""]
@@ -202,9 +193,9 @@ class TestFinding:
         its_own = f"runs:/{self.make(experiment)}/dataset"
         train = self.make(experiment)
         client.set_tag(train, "mlflow.project.entryPoint", "train")
-        client.set_tag(train, workflow.INPUTS, json.dumps({"dataset": its_own}))
+        client.set_tag(train, completed.INPUTS, json.dumps({"dataset": its_own}))
         self.make(experiment)  # a later dataset, which holds other rows
-        filled = workflow.with_inputs({"model": "", "dataset": "", "env": "staging"}, experiment)
+        filled = plan.with_inputs({"model": "", "dataset": "", "env": "staging"}, experiment)
         assert filled["dataset"] == its_own
 
     def test_what_differs_names_it(self, experiment: str) -> None:
@@ -217,7 +208,7 @@ class TestFinding:
             "environment": {"lightgbm": "4.6.0"},
         }
         run_id = self.make(experiment)
-        client.set_tag(run_id, workflow.KEY_PARTS, json.dumps(old))
+        client.set_tag(run_id, completed.KEY_PARTS, json.dumps(old))
         earlier = client.get_run(run_id)
         for change, said in (
             ({"parameters": {"seed": 2}}, "seed: 1 -> 2"),
@@ -306,12 +297,12 @@ while True:
 def test_a_step_that_is_to_stop_stops_wherever_it_is_and_its_run_says_so(store: str, body: str, said: str) -> None:
     code = f"""
 import ctypes, os, signal, subprocess, sys, time
-from purchase_predict import workflow
+from purchase_predict.workflow import command, stopping
 
-workflow._WATCH_SECONDS, workflow._AGAIN_SECONDS, workflow._GRACE_SECONDS = 0.1, 2, 6
+stopping._WATCH_SECONDS, stopping._AGAIN_SECONDS, stopping._GRACE_SECONDS = 0.1, 2, 6
 launcher = os.getppid()
 
-@workflow.command("load")
+@command.command("load")
 def load(run, **parameters):
     {"    ".join(body.splitlines(keepends=True))}
 

@@ -3,8 +3,8 @@ from dataclasses import replace
 import mlflow
 import pytest
 
-from purchase_predict import trials
 from purchase_predict.search import search
+from purchase_predict.workflow import trials
 from tests.search.test_search import table
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from purchase_predict import pipeline
 from purchase_predict.report.contents import Step
-from purchase_predict.workflow import COMPLETE, INPUTS
+from purchase_predict.workflow import history
+from purchase_predict.workflow.completed import COMPLETE, INPUTS
 from tests import registered
 
 
@@ -27,7 +27,7 @@ def test_the_drawing_tells_what_main_ran_and_what_it_reused(client: mlflow.Mlflo
     process = run(client, **{COMPLETE: "true", INPUTS: json.dumps({"data": f"runs:/{load}/events"})})
     main = run(client, **{"reused.load": load})
     train = run(client, **{"mlflow.parentRunId": main})
-    assert pipeline.steps(train, f"runs:/{process}/dataset") == [
+    assert history.steps(train, f"runs:/{process}/dataset") == [
         Step("load", "reused", load),
         Step("process", "ran", process),
         Step("train", "ran, and made this page", train),
@@ -38,7 +38,7 @@ def test_the_drawing_tells_what_main_ran_and_what_it_reused(client: mlflow.Mlflo
 def test_a_train_alone_comes_after_earlier_runs_and_before_nothing(client: mlflow.MlflowClient) -> None:
     process = run(client, **{COMPLETE: "true", INPUTS: json.dumps({"data": "runs:/gone/events"})})
     train = run(client)
-    assert [(step.what, step.run_id) for step in pipeline.steps(train, f"runs:/{process}/dataset")] == [
+    assert [(step.what, step.run_id) for step in history.steps(train, f"runs:/{process}/dataset")] == [
         ("an earlier run", "gone"),  # its run may have been deleted
         ("an earlier run", process),
         ("ran, and made this page", train),

@@ -9,8 +9,8 @@ import pytest
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from purchase_predict import lease
-from purchase_predict.lease import CLAIM, CLOSED, HEARTBEAT, Watch, claim, heartbeat, release
+from purchase_predict.workflow import lease, processes
+from purchase_predict.workflow.lease import CLAIM, CLOSED, HEARTBEAT, Watch, claim, heartbeat, release
 
 ELSEWHERE = "another-machine/1 4711 99 {}"
 
@@ -49,8 +49,8 @@ def never() -> None:
 def dead_process() -> str:
     """The heartbeat of a process of this machine that has ended."""
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    beat = f"{lease.process_name(process.pid)} 0"
-    assert not lease.ended_here(beat)
+    beat = f"{processes.process_name(process.pid)} 0"
+    assert not processes.ended_here(beat)
     process.communicate()
     return beat
 
@@ -178,7 +178,7 @@ def test_the_next_workflow_closes_what_killed_processes_left_running_and_nothing
     client.set_terminated(ended.info.run_id, "FAILED")
     left_below = open_run(client, ended)
 
-    living = open_run(client, lease_heartbeat=f"{lease.process_name(os.getpid())} 0")
+    living = open_run(client, lease_heartbeat=f"{processes.process_name(os.getpid())} 0")
     its_step, others = open_run(client, living), open_run(client)
     others_ended = open_run(client)
     client.set_terminated(others_ended.info.run_id)

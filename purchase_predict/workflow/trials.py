@@ -8,7 +8,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 
 from purchase_predict.search.space import lightgbm_params
 from purchase_predict.search.trial import Trial
-from purchase_predict.workflow import SEARCH_KEY
+from purchase_predict.workflow.completed import SEARCH_KEY
 
 _TRIAL = "trial"
 _MOST = 10_000

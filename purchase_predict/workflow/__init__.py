@@ -1,0 +1,1 @@
+"""What an MLflow run is here: opened, keyed, completed, found again, waited for; never a table."""

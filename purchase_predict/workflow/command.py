@@ -1,0 +1,174 @@
+"""A click command for each entry point: its run, its parameters, and errors in one line."""
+
+import errno
+import logging
+import os
+import re
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+import mlflow
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from requests import RequestException
+
+from purchase_predict import parameters
+from purchase_predict.errors import first_line
+from purchase_predict.settings import Settings, server_conflict, shown_uri
+from purchase_predict.workflow import lease
+from purchase_predict.workflow.completed import ERROR
+from purchase_predict.workflow.stopping import Stopped, closing, stop_with_launcher
+
+
+class _OneLineErrors(click.Command):
+    """Ends what the user did wrong with one line on stderr, exit code 1, and the same text in the run's tag."""
+
+    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
+        kwargs["standalone_mode"] = False
+        try:
+            sys.exit(super().main(*args, **kwargs) or 0)
+        except StepFailed:
+            sys.exit(1)
+        except click.ClickException as error:
+            _fail(error.format_message())
+        except click.Abort as abort:  # what click makes of a KeyboardInterrupt
+            sys.exit(128 + (signal.SIGTERM if isinstance(abort.__cause__, Stopped) else signal.SIGINT))
+        except (MlflowException, RequestException) as error:
+            if isinstance(error, MlflowException) and error.error_code not in _SERVER_ERRORS:
+                raise
+            _fail(f"tracking server {shown_uri(mlflow.get_tracking_uri())}: {first_line(error)}")
+
+
+#: What MLflow says of a server that cannot be reached, refuses, or fails; anything else is a bug worth a traceback.
+_SERVER_ERRORS = {
+    "INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "UNAUTHENTICATED", "PERMISSION_DENIED", "REQUEST_LIMIT_EXCEEDED",
+}  # fmt: skip
+
+
+def _fail(message: str) -> NoReturn:
+    message = " ".join(message.split())
+    click.echo(f"Error: {message}", err=True)
+    run_id = os.environ.get("MLFLOW_RUN_ID")
+    if run_id:  # the command line was refused before the run that the launcher opened was entered
+        try:
+            mlflow.MlflowClient().set_tag(run_id, ERROR, message[:5000])
+        except MlflowException:
+            logging.getLogger(__name__).debug("the error could not be recorded", exc_info=True)
+    sys.exit(1)
+
+
+def command(entry_point: str) -> Callable[[Callable[..., None]], click.Command]:
+    """Makes a click command of `function(run, **parameters)`: the entry point's, with MLproject's parameters.
+
+    The run that the launcher opened, or a new one, is active while the function runs, and ends as the function does:
+    FINISHED, FAILED with the message in the tag `error`, or KILLED.
+    """
+
+    def decorate(function: Callable[..., None]) -> click.Command:
+        def callback(**given: str) -> None:
+            # Its own lines say what happens; MLflow's of every launch and download would bury them.
+            logging.getLogger("mlflow").setLevel(logging.WARNING)
+            os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+            os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+            sweep = entry_point == "main"
+            with stop_with_launcher(), _open_run(sweep=sweep) as run, _full_disk_explained():
+                function(run, **parameters.resolve(entry_point, given))
+
+        options: list[click.Parameter] = [
+            click.Option(
+                [f"--{name}", name],
+                default=str(declared["default"]),
+                show_default=True,
+                help=declared.get("description"),
+            )
+            for name, declared in parameters.declared(entry_point).items()
+        ]
+        return _OneLineErrors(entry_point, callback=callback, params=options, help=function.__doc__)
+
+    return decorate
+
+
+@contextmanager
+def _open_run(*, sweep: bool) -> Iterator[Run]:
+    launched = os.environ.get("MLFLOW_RUN_ID")
+    if launched:
+        _refuse_relative_store()
+    settings = Settings.read()
+    if launched:
+        conflict = server_conflict(settings, mlflow.get_tracking_uri())
+        if conflict:
+            raise click.ClickException(conflict)
+    settings.export()
+    if not launched and settings.experiment_name:
+        mlflow.set_experiment(settings.experiment_name)
+    try:
+        run = mlflow.start_run()
+    except MlflowException as error:
+        server = shown_uri(mlflow.get_tracking_uri())
+        raise click.ClickException(f"tracking server {server}: no run can be opened: {first_line(error)}") from error
+    client = mlflow.MlflowClient()
+    try:
+        with lease.heartbeat(run, sweep=sweep):
+            yield run
+    except click.ClickException as error:
+        client.set_tag(run.info.run_id, ERROR, " ".join(error.format_message().split())[:5000])
+        mlflow.end_run("FAILED")
+        raise
+    except KeyboardInterrupt:
+        closing.set()
+        mlflow.end_run("KILLED")
+        raise
+    except BaseException as error:
+        client.set_tag(run.info.run_id, ERROR, f"{type(error).__name__}: {first_line(error)}"[:5000])
+        mlflow.end_run("FAILED")
+        raise
+    mlflow.end_run("FINISHED")
+
+
+@contextmanager
+def _full_disk_explained() -> Iterator[None]:
+    try:
+        yield
+    except (click.ClickException, MlflowException):
+        raise
+    except Exception as error:
+        # Each library has its own exception for a full disk; all quote the system's words.
+        if os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        raise click.ClickException(
+            f"the disk is full ({first_line(error)}): scratch files go to {tempfile.gettempdir()}; make room, "
+            "or set TMPDIR to a folder that has it"
+        ) from error
+
+
+def _refuse_relative_store() -> None:
+    uri = mlflow.get_tracking_uri()
+    match = re.fullmatch(r"(sqlite:///)([^/].*)", uri)
+    if match and not _holds(Path(match[2]), os.environ["MLFLOW_RUN_ID"]):
+        del os.environ["MLFLOW_RUN_ID"]
+        raise click.ClickException(
+            f"MLFLOW_TRACKING_URI={uri} is relative to the folder where `mlflow run` was called, but the project runs "
+            f"in {Path.cwd()}. Set an absolute one: MLFLOW_TRACKING_URI={match[1]}/<folder>/{match[2]}"
+        )
+
+
+def _holds(database: Path, run_id: str) -> bool:
+    import sqlite3
+
+    if not database.is_file():
+        return False
+    with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+        try:
+            return bool(connection.execute("SELECT 1 FROM runs WHERE run_uuid = ?", (run_id,)).fetchone())
+        except sqlite3.Error:
+            return False
+
+
+class StepFailed(click.ClickException):
+    """A step ended with an error that it has already shown: main records it and stays silent."""

@@ -1,0 +1,167 @@
+"""Completed runs: how a run is marked complete, found again by its key, and checked."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+import mlflow
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from purchase_predict.errors import first_line
+from purchase_predict.settings import shown_uri
+
+KEY, KEY_PARTS, DIGEST, COMPLETE = "step.key", "step.key_parts", "step.digest", "step.complete"
+SEARCH_KEY = "search.key"
+OUTPUT, INPUTS, ARTIFACTS, ERROR = "step.output", "step.inputs", "step.artifacts", "error"
+_TAG_LENGTH = 5000
+
+
+#: The completed runs that this process has seen: they do not change any more, and each is asked for several times.
+_completed: dict[str, Run] = {}
+
+
+def run_of(uri: str) -> Run:
+    """The step's run that made what stands at `runs:/<run id>/<path>` or `models:/<name>@<alias or /version>`.
+
+    Raises:
+        click.ClickException: there is no such run, or it is no completed run of this workflow.
+    """
+    client = mlflow.MlflowClient()
+    try:
+        if match := re.fullmatch(r"runs:/([^/]+)/.+", uri):
+            run = _completed.get(match[1]) or client.get_run(match[1])
+        elif match := re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri):
+            name, alias, version = match.groups()
+            found = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, version)
+            run = client.get_run(str(found.run_id))
+        else:
+            raise click.ClickException(f"{uri}: must be runs:/<run id>/<path>, or for a model models:/<name>@<alias>")
+    except MlflowException as error:
+        raise click.ClickException(
+            f"{uri}: not found on {shown_uri(mlflow.get_tracking_uri())}: {first_line(error)}"
+        ) from error
+    if run.data.tags.get(COMPLETE) != "true":
+        raise click.ClickException(f"{uri}: run {run.info.run_id} is no completed step of this workflow")
+    _completed[run.info.run_id] = run
+    return run
+
+
+def output_uri(run: Run) -> str:
+    """`runs:/<run id>/<path>` of what a completed step made."""
+    return f"runs:/{run.info.run_id}/{run.data.tags[OUTPUT]}"
+
+
+def artifacts_of(run_id: str, roots: list[str] | None = None) -> dict[str, int]:
+    """Path and bytes of each artifact file of a run.
+
+    Args:
+        roots: names at the root to look at; None looks at all that is listed there.
+    """
+    client = mlflow.MlflowClient()
+    # A model is no entry of its run's root, though it can be listed by its name.
+    top = {entry.path: entry for entry in client.list_artifacts(run_id)}
+    sizes: dict[str, int] = {}
+    for name in roots if roots is not None else top:
+        if name in top and not top[name].is_dir:
+            sizes[name] = int(top[name].file_size or 0)
+            continue
+        folders = [name]
+        while folders:
+            for entry in client.list_artifacts(run_id, folders.pop()):
+                if entry.is_dir:
+                    folders.append(entry.path)
+                else:
+                    sizes[entry.path] = int(entry.file_size or 0)
+    return sizes
+
+
+def artifact_tags(artifacts: Mapping[str, int]) -> dict[str, str]:
+    """The listing as JSON, in as many tags as its length takes."""
+    text = json.dumps(artifacts)
+    pieces = [text[start : start + _TAG_LENGTH] for start in range(0, len(text), _TAG_LENGTH)]
+    return {f"{ARTIFACTS}.{number}": piece for number, piece in enumerate(pieces)}
+
+
+def _recorded(run: Run) -> dict[str, int]:
+    tags = run.data.tags
+    pieces = [tags[name] for number in range(len(tags)) if (name := f"{ARTIFACTS}.{number}") in tags]
+    recorded: dict[str, int] = json.loads("".join(pieces))
+    return recorded
+
+
+def _search(experiment_id: str, condition: str, most: int) -> list[Run]:
+    return list(
+        mlflow.MlflowClient().search_runs(
+            [experiment_id],
+            f"{condition} and tags.\"{COMPLETE}\" = 'true' and attributes.status = 'FINISHED'",
+            max_results=most,
+            order_by=["attributes.start_time DESC"],
+        )
+    )
+
+
+def newest_completed(experiment_id: str, entry_point: str) -> Run | None:
+    """The newest completed run of a step, whatever its key.
+
+    Newest as the clocks of the machines said that started them: MLflow knows no other order. What it decides is only
+    what an empty input stands for, and the words about what differs; never which run is a hit.
+    """
+    runs = _search(experiment_id, f"tags.\"mlflow.project.entryPoint\" = '{entry_point}'", 1)
+    return runs[0] if runs else None
+
+
+def find_completed(
+    experiment_id: str, key: str, still_valid: Callable[[Run], str | None] = lambda run: None
+) -> tuple[Run | None, str | None]:
+    """The newest run with this key whose artifacts are all there, and if there is none, why the newest does not do.
+
+    Args:
+        still_valid: a further condition; answers with what is wrong, or None.
+    """
+    reason = None
+    for run in _search(experiment_id, f"tags.\"{KEY}\" = '{key}'", 10):
+        problem = _missing_artifact(run) or still_valid(run)
+        if not problem:
+            _completed[run.info.run_id] = run
+            return run, None
+        reason = reason or problem
+    return None, reason
+
+
+def _missing_artifact(run: Run) -> str | None:
+    # Files that came later are none of our business: MLflow itself adds one to a model that is loaded by its version.
+    recorded = _recorded(run)
+    try:
+        present = artifacts_of(run.info.run_id, sorted({path.partition("/")[0] for path in recorded}))
+    except MlflowException as error:
+        return f"artifacts of run {run.info.run_id[:8]} cannot be listed: {first_line(error)}"
+    for path, size in recorded.items():
+        if path not in present:
+            return f"artifact {path} of run {run.info.run_id[:8]} is gone"
+        if present[path] != size:
+            return f"artifact {path} of run {run.info.run_id[:8]} has {present[path]} bytes, not {size}"
+    return None
+
+
+def what_differs(parts: Mapping[str, Any], earlier: Run | None) -> str:
+    """In a few words, why a step with these key parts cannot reuse the newest completed run of its kind."""
+    if earlier is None:
+        return "no completed run yet"
+    old = json.loads(earlier.data.tags.get(KEY_PARTS, "{}"))
+    differences = []
+    for group, said in (("parameters", "{}: {} -> {}"), ("environment", "{} {} -> {}")):
+        before, now = old.get(group, {}), parts[group]
+        for name in sorted(set(before) | set(now)):
+            if before.get(name) != now.get(name):
+                differences.append(said.format(name, before.get(name, "unset"), now.get(name, "unset")))
+    before, now = old.get("inputs", {}), parts["inputs"]
+    differences += [f"content of {name} changed" for name in sorted(now) if before.get(name) != now[name]]
+    before, now = old.get("source", {}), parts["source"]
+    differences += [f"{name} changed" for name in sorted(set(before) | set(now)) if before.get(name) != now.get(name)]
+    if old.get("format") != parts["format"]:
+        differences.append("key format changed")
+    more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
+    return "; ".join(differences[:3]) + more or "no completed run left"
