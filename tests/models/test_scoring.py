@@ -174,7 +174,7 @@ _SLOW = """
 import sys, time, duckdb
 from pathlib import Path
 sys.path.insert(0, {project!r})
-from purchase_predict import scoring
+from purchase_predict.models import scoring
 from tests.models.test_scoring import Constant
 with duckdb.connect() as c:
     c.execute("CREATE TABLE rows AS SELECT i AS user_id, i AS user_session, i AS product_id, 1.5 AS price, "
