@@ -1,0 +1,80 @@
+"""The careful way: line by line, so that each refused row is found in its place."""
+
+from dataclasses import replace
+
+import click
+import duckdb
+
+from purchase_predict.database import quoted
+from purchase_predict.errors import first_line
+from purchase_predict.reading import csv_records
+from purchase_predict.reading.csv_records import Refused
+from purchase_predict.reading.files import File, Scan, scans
+from purchase_predict.reading.rejects import VALUE_LENGTH, RefusedRows
+from purchase_predict.reading.scan import Copied, Reading, broken, copy, typed
+
+_EXPECTED = {
+    "BIGINT": "must be a whole number",
+    "DOUBLE": "must be a number",
+    "TIMESTAMP": "must be a UTC time",
+    "VARCHAR": "must be text",
+}
+
+
+def carefully(reading: Reading) -> Copied:
+    """Reads line by line, puts what must be refused into `rejects`, and copies the others."""
+    refused = RefusedRows(reading.scratch / "refused.parquet")
+    with refused:
+        files = [_numbered(reading, file, refused) if file.is_csv else file for file in reading.files]
+    try:
+        reading.connection.execute(f"INSERT INTO rejects FROM read_parquet({quoted(refused.path)})")
+        for scan in scans(files):
+            reading.connection.execute(f"INSERT INTO rejects {_broken_rows(reading, scan)}")
+        rows, session_type = copy(reading, files, "NULL")
+    except duckdb.Error as error:
+        raise click.ClickException(f"source {reading.source}: cannot be read: {first_line(error)}") from error
+    return Copied(rows, {file.number: file.records for file in files}, session_type)
+
+
+def _numbered(reading: Reading, file: File, refused: RefusedRows) -> File:
+    """Writes the records of a file, each after the number of its line, and hands over what is none."""
+    path = reading.scratch / f"numbered-{file.number:06d}.csv"
+    count = 0
+    try:
+        with path.open("wb") as out:
+            out.write(b"\n")  # in place of the header
+            for record in csv_records.records(file.path, len(file.columns)):
+                count += 1
+                if isinstance(record, Refused):
+                    refused.add(file.number, record)
+                    continue
+                text = record.text
+                if record.fields is not None:
+                    text = ",".join('"' + field.replace('"', '""') + '"' for field in record.fields).encode()
+                out.write(b"%d,%b\n" % (record.line, text))
+    except csv_records.UNPACK_ERRORS as error:
+        raise click.ClickException(f"{file.part.name}: cannot be read: {first_line(error)}") from error
+    return replace(file, path=path, records=count, numbered=True)
+
+
+def _broken_rows(reading: Reading, scan: Scan) -> str:
+    """SQL of the rows that break a rule of the schema: part, line, and the first column that is wrong."""
+    columns = reading.columns
+    first = " ".join(
+        f"WHEN {condition} THEN {number}" for number, column in enumerate(columns) if (condition := broken(column))
+    )
+    raw = ", ".join(f"{column.name}_raw::VARCHAR" for column in columns)
+    names = ", ".join(quoted(column.name) for column in columns)
+    types = ", ".join(quoted(_EXPECTED[column.type]) for column in columns)
+    rules = ", ".join(quoted(column.reason or _EXPECTED[column.type]) for column in columns)
+    nulls = ", ".join(f"{column.name} IS NULL" for column in columns)
+    numbers = ", ".join(f"{quoted(file.path)}: {file.number}" for file in scan.files)
+    return f"""
+        SELECT MAP {{{numbers}}}[path], line, [{names}][broken + 1], coalesce(value[:{VALUE_LENGTH}], ''),
+            CASE WHEN coalesce(value, '') = '' THEN 'must not be empty'
+                 WHEN unreadable THEN [{types}][broken + 1] ELSE [{rules}][broken + 1] END
+        FROM (
+            SELECT path, line, broken, [{raw}][broken + 1] AS value, [{nulls}][broken + 1] AS unreadable FROM (
+                SELECT *, CASE {first} END AS broken FROM ({typed(scan, columns, with_place=True)})
+            ) WHERE broken IS NOT NULL
+        )"""
