@@ -19,7 +19,7 @@ from typing import Any
 import ibis
 import ibis.expr.types as ir
 
-from purchase_predict.schema import EVENTS
+from purchase_predict.schema import EVENTS, TYPES
 
 SESSION = ["user_id", "user_session"]
 PAIR = [*SESSION, "product_id"]
@@ -28,8 +28,6 @@ PAIR = [*SESSION, "product_id"]
 _ALIKE = ["user_id", "event_time", "product_id"]
 #: What is looked at of every event; the others are of the cart events only.
 _ACT = ["event_time", "event_type", "product_id", "price", "user_id", "user_session"]
-
-_IBIS_TYPES = {"TIMESTAMP": "timestamp", "VARCHAR": "string", "BIGINT": "int64", "DOUBLE": "float64"}
 
 #: What is counted over a user's earlier sessions, and of what: of a product, or of any.
 _WEIGHTS = ["views", "purchases"]
@@ -55,7 +53,7 @@ def sql(dialect: str, made: str, prefix: str) -> str:
     """
 
     def named(name: str, columns: Iterable[str] | None = None) -> ir.Table:
-        types = {column.name: _IBIS_TYPES[column.type] for column in EVENTS}
+        types = {column.name: TYPES[column.type].ibis for column in EVENTS}
         return ibis.table({column: types[column] for column in columns or types}, name=prefix + name)
 
     raw, candidates, carts = named("raw"), named("candidates"), named("carts")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from purchase_predict.features import expressions
-from purchase_predict.schema import EVENTS
+from purchase_predict.schema import EVENTS, TYPES
 from purchase_predict.spark_session import session_of
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ _SCHEMES = {"s3": "s3a"}
 #: Artifact stores whose files Spark reads and writes without MLflow in between.
 _FILE_SYSTEMS = {"file", "gs", "hdfs", "s3", "s3a", "abfss", "wasbs", "dbfs", "viewfs"}
 
-_TYPES = {"TIMESTAMP": "timestamp_ntz", "VARCHAR": "string", "BIGINT": "bigint", "DOUBLE": "double"}
 #: Events of a task, about, and the fewest tasks: Spark's own 200 for every stage cost minutes where events are few.
 _PART_EVENTS, _LEAST_PARTS = 500_000, 4
 _PREFIX = "purchase_predict_"
@@ -129,7 +128,7 @@ def _one(table: "DataFrame") -> tuple[int, ...]:
 
 def _read(session: "SparkSession", source: str, session_type: str) -> "DataFrame":
     """The events at `source`, UUIDs as their bytes: Spark knows no such type, and joins bytes quicker than text."""
-    types = {column.name: _TYPES[column.type] for column in EVENTS}
+    types = {column.name: TYPES[column.type].spark for column in EVENTS}
     if session_type == "UUID":
         types["user_session"] = "binary"
     schema = ", ".join(f"{name} {type_}" for name, type_ in types.items())

@@ -2,23 +2,13 @@
 
 from dataclasses import replace
 
-import click
-import duckdb
-
-from purchase_predict.database import quoted
-from purchase_predict.errors import first_line
+from purchase_predict.database import explained, quoted
 from purchase_predict.reading import csv_records
 from purchase_predict.reading.csv_records import Refused
 from purchase_predict.reading.files import File, Scan, scans
 from purchase_predict.reading.rejects import VALUE_LENGTH, RefusedRows
 from purchase_predict.reading.scan import Copied, Reading, broken, copy, typed
-
-_EXPECTED = {
-    "BIGINT": "must be a whole number",
-    "DOUBLE": "must be a number",
-    "TIMESTAMP": "must be a UTC time",
-    "VARCHAR": "must be text",
-}
+from purchase_predict.schema import TYPES
 
 
 def carefully(reading: Reading) -> Copied:
@@ -26,13 +16,11 @@ def carefully(reading: Reading) -> Copied:
     refused = RefusedRows(reading.scratch / "refused.parquet")
     with refused:
         files = [_numbered(reading, file, refused) if file.is_csv else file for file in reading.files]
-    try:
+    with explained(f"source {reading.source}: cannot be read"):
         reading.connection.execute(f"INSERT INTO rejects FROM read_parquet({quoted(refused.path)})")
         for scan in scans(files):
             reading.connection.execute(f"INSERT INTO rejects {_broken_rows(reading, scan)}")
         rows, session_type = copy(reading, files, "NULL")
-    except duckdb.Error as error:
-        raise click.ClickException(f"source {reading.source}: cannot be read: {first_line(error)}") from error
     return Copied(rows, {file.number: file.records for file in files}, session_type)
 
 
@@ -40,20 +28,17 @@ def _numbered(reading: Reading, file: File, refused: RefusedRows) -> File:
     """Writes the records of a file, each after the number of its line, and hands over what is none."""
     path = reading.scratch / f"numbered-{file.number:06d}.csv"
     count = 0
-    try:
-        with path.open("wb") as out:
-            out.write(b"\n")  # in place of the header
-            for record in csv_records.records(file.path, len(file.columns)):
-                count += 1
-                if isinstance(record, Refused):
-                    refused.add(file.number, record)
-                    continue
-                text = record.text
-                if record.fields is not None:
-                    text = ",".join('"' + field.replace('"', '""') + '"' for field in record.fields).encode()
-                out.write(b"%d,%b\n" % (record.line, text))
-    except csv_records.UNPACK_ERRORS as error:
-        raise click.ClickException(f"{file.part.name}: cannot be read: {first_line(error)}") from error
+    with csv_records.explained(file.part.name), path.open("wb") as out:
+        out.write(b"\n")  # in place of the header
+        for record in csv_records.records(file.path, len(file.columns)):
+            count += 1
+            if isinstance(record, Refused):
+                refused.add(file.number, record)
+                continue
+            text = record.text
+            if record.fields is not None:
+                text = ",".join('"' + field.replace('"', '""') + '"' for field in record.fields).encode()
+            out.write(b"%d,%b\n" % (record.line, text))
     return replace(file, path=path, records=count, numbered=True)
 
 
@@ -65,8 +50,8 @@ def _broken_rows(reading: Reading, scan: Scan) -> str:
     )
     raw = ", ".join(f"{column.name}_raw::VARCHAR" for column in columns)
     names = ", ".join(quoted(column.name) for column in columns)
-    types = ", ".join(quoted(_EXPECTED[column.type]) for column in columns)
-    rules = ", ".join(quoted(column.reason or _EXPECTED[column.type]) for column in columns)
+    types = ", ".join(quoted(TYPES[column.type].reason) for column in columns)
+    rules = ", ".join(quoted(column.reason or TYPES[column.type].reason) for column in columns)
     nulls = ", ".join(f"{column.name} IS NULL" for column in columns)
     numbers = ", ".join(f"{quoted(file.path)}: {file.number}" for file in scan.files)
     return f"""

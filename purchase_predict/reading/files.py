@@ -7,11 +7,8 @@ from typing import Any
 
 import click
 import duckdb
-import pyarrow.lib
-import pyarrow.parquet as pq
 
-from purchase_predict.database import quoted
-from purchase_predict.errors import first_line
+from purchase_predict.database import explained, one_row, quoted
 from purchase_predict.reading import csv_records
 from purchase_predict.schema import TABLES, Column
 from purchase_predict.sources.part import Part
@@ -92,12 +89,9 @@ def file_of(
     if not path.stat().st_size:
         return None
     if path.suffix == ".parquet":
-        try:
-            # The types are DuckDB's, which is what reads them.
+        with explained(f"{part.name}: no Parquet file"):
             described = connection.execute(f"DESCRIBE FROM {_parquet([path])}").fetchall()
-            records = pq.read_metadata(path).num_rows
-        except (duckdb.Error, pyarrow.lib.ArrowException, OSError) as error:
-            raise click.ClickException(f"{part.name}: no Parquet file: {first_line(error)}") from error
+            (records,) = one_row(connection, f"SELECT num_rows FROM parquet_file_metadata({quoted(path)})")
         types = {name: type_ for name, type_, *_ in described if name not in (PATH, ROW)}
         return File(number, part, path, tuple(types), tuple(types.values()), records)
     columns = csv_records.header(path, part.name)
