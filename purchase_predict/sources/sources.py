@@ -72,7 +72,7 @@ def fetch(found: Sequence[Part], folder: Path, gcp_project: str = "") -> list[Pa
         if isinstance(part.place, Path):
             path.symlink_to(part.place.resolve())
     if remote:
-        from purchase_predict.sources import cloud_storage
+        from purchase_predict.sources import cloud_download
 
-        cloud_storage.download(remote, gcp_project)
+        cloud_download.download(remote, gcp_project)
     return paths
