@@ -1,4 +1,4 @@
-"""Objects of Google Cloud Storage: downloaded in parallel, checked, and retried."""
+"""Google Cloud Storage: objects are downloaded in parallel, checked against the listing, and retried."""
 
 import base64
 import sys
@@ -18,47 +18,33 @@ from purchase_predict.sources.part import CLOUD, Part
 if TYPE_CHECKING:
     from google.cloud import storage
 
-#: Rounds over the objects that did not arrive whole, and seconds before the second one, doubled each time.
+#: Attempts for an object that arrives broken.
 ROUNDS = 4
+#: Seconds before the second attempt, doubled before each further one.
 PAUSE = 1.0
 
+Wanted = Sequence[tuple[Part, Path]]
 
-def download(wanted: Sequence[tuple[Part, Path]], gcp_project: str) -> None:
-    """Downloads each part to its path: to a temporary name first, renamed when its size and crc32c are the listing's.
 
-    What arrives broken is downloaded again, alone, up to `ROUNDS` times.
+def download(wanted: Wanted, gcp_project: str) -> None:
+    """Downloads each part to its path, and repeats those that arrive broken, up to `ROUNDS` times.
+
+    A download gets a temporary name. It is renamed once its size and crc32c equal those of the listing.
+
+    Args:
+        wanted: the parts, each with the path that it gets.
+        gcp_project: the Google Cloud project to read as; empty: that of the credentials.
 
     Raises:
-        click.ClickException: an object may not be read, has changed since it was listed, or does not arrive whole.
+        click.ClickException: an object may not be read, has changed since it was listed, or is broken every time.
     """
-    from google.cloud.storage import transfer_manager
-    from google.cloud.storage.retry import DEFAULT_RETRY
-
-    retry = DEFAULT_RETRY.with_timeout(cloud_storage.PATIENCE)
     waiting = list(wanted)
+    broken: dict[tuple[Part, Path], str] = {}
     with _progress(wanted):
         for attempt in range(ROUNDS):
             if attempt:
                 time.sleep(PAUSE * 2 ** (attempt - 1))
-            results = transfer_manager.download_many(
-                [(_blob(part, gcp_project), str(_temporary(path))) for part, path in waiting],
-                # The bytes as they are stored: those are what the listing's checksum is of.
-                download_kwargs={
-                    "raw_download": True,
-                    "checksum": None,
-                    "retry": retry,
-                    "timeout": cloud_storage.TIMEOUT,
-                },
-                worker_type=transfer_manager.THREAD,
-                max_workers=cloud_storage.WORKERS,
-            )
-            broken: dict[tuple[Part, Path], str] = {}
-            for (part, path), error in zip(waiting, results, strict=True):
-                problem = _problem(part, _temporary(path), error, gcp_project)
-                if problem is None:
-                    _temporary(path).rename(path)
-                else:
-                    broken[part, path] = problem
+            broken = _attempt(waiting, gcp_project)
             if not broken:
                 return
             waiting = list(broken)
@@ -67,11 +53,38 @@ def download(wanted: Sequence[tuple[Part, Path]], gcp_project: str) -> None:
     raise click.ClickException(f"{_uri(part)}: {problem}, in each of {ROUNDS} downloads{more}; try again later")
 
 
+def _attempt(wanted: Wanted, project: str) -> dict[tuple[Part, Path], str]:
+    """Downloads each part once; returns those that arrived broken, with the problem of each."""
+    from google.cloud.storage import transfer_manager
+    from google.cloud.storage.retry import DEFAULT_RETRY
+
+    errors = transfer_manager.download_many(
+        [(_blob(part, project), str(_temporary(path))) for part, path in wanted],
+        # Raw bytes, because the listing's checksum is of the bytes as they are stored.
+        download_kwargs={
+            "raw_download": True,
+            "checksum": None,
+            "retry": DEFAULT_RETRY.with_timeout(cloud_storage.PATIENCE),
+            "timeout": cloud_storage.TIMEOUT,
+        },
+        worker_type=transfer_manager.THREAD,
+        max_workers=cloud_storage.WORKERS,
+    )
+    broken = {}
+    for (part, path), error in zip(wanted, errors, strict=True):
+        problem = _problem(part, _temporary(path), error, project)
+        if problem is None:
+            _temporary(path).rename(path)
+        else:
+            broken[part, path] = problem
+    return broken
+
+
 def _problem(part: Part, file: Path, error: BaseException | None, project: str) -> str | None:
-    """What is wrong with a download that another one may mend, or None.
+    """The problem of a download that another attempt may solve, or None.
 
     Raises:
-        click.ClickException: what no repetition mends.
+        click.ClickException: another attempt cannot solve it.
     """
     if error is not None:
         from google.api_core.exceptions import ClientError, NotFound, RequestRangeNotSatisfiable, TooManyRequests
@@ -81,7 +94,8 @@ def _problem(part: Part, file: Path, error: BaseException | None, project: str) 
         if isinstance(error, RequestRangeNotSatisfiable) and part.size == 0:
             file.touch()
         elif isinstance(error, ClientError) and not isinstance(error, TooManyRequests):
-            raise cloud_storage.explained(error, _uri(part), "get", project) from error
+            with cloud_storage.explained(_uri(part), "get", project):
+                raise error
         else:
             return first_line(error)
     if file.stat().st_size != part.size:
@@ -104,7 +118,7 @@ def _crc32c(file: Path) -> str:
 def _blob(part: Part, project: str) -> "storage.Blob":
     assert isinstance(part.place, tuple)
     bucket, name = part.place
-    # The generation pins what was listed: an object that is replaced meanwhile is not found, rather than mixed in.
+    # The generation names the listed content: if the object is replaced meanwhile, the download fails as not found.
     return cloud_storage.connection(project).client.bucket(bucket).blob(name, generation=part.generation)
 
 
@@ -117,12 +131,12 @@ def _uri(part: Part) -> str:
     return CLOUD + "/".join(part.place)
 
 
-# ---- progress -----------------------------------------------------------------------------------------------------
+# ---- progress -------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _progress(wanted: Sequence[tuple[Part, Path]]) -> Iterator[None]:
-    """A bar of objects and bytes on stderr, where that is a terminal."""
+def _progress(wanted: Wanted) -> Iterator[None]:
+    """Shows a bar of objects and bytes on stderr during the block, if stderr is a terminal."""
     if not sys.stderr.isatty():
         yield
         return
@@ -130,6 +144,7 @@ def _progress(wanted: Sequence[tuple[Part, Path]]) -> Iterator[None]:
     total = sum(part.size for part, _ in wanted)
 
     def arrived() -> tuple[int, int]:
+        """Complete objects, and bytes of all, complete or not."""
         objects = bytes_ = 0
         for _, path in wanted:
             for file in (path, _temporary(path)):
