@@ -1,9 +1,13 @@
-"""Reading a source into Parquet, with every malformed row accounted for.
+"""Reading a source into Parquet, so that every row is either loaded or refused, with file, line and reason.
 
-The quick ways read all files in one pass as if nothing were wrong, and stop at the first thing that is, or where the
-rows do not add up to the files' lines: plain CSV text goes through Arrow (`csv_blocks`), the rest through DuckDB. Then
-the careful way goes through the files line by line (`csv_records`), so that each refused row is found in its place. A
-clean source never pays for it.
+Three ways are tried, the quickest first:
+
+1. Arrow, block by block (`csv_blocks`): only for plain CSV text that is not gzipped.
+2. One scan by DuckDB (`scan`): for CSV, gzipped CSV and Parquet.
+3. Line by line (`careful`): for sources with malformed rows or doubtful lines.
+
+The first two write all rows of the source or step aside, so a clean source never pays for the third. In the end, rows
+read and rows refused must add up to the rows in the files.
 """
 
 import json
@@ -13,23 +17,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+import duckdb
 
 from purchase_predict.database import connect, digest_and_counts, one_row, table_digest
 from purchase_predict.reading import careful, csv_blocks, rejects, scan
-from purchase_predict.reading.files import File, common_table, file_of
+from purchase_predict.reading.files import File, common_table, open_file
 from purchase_predict.reading.scan import Copied, Reading
 from purchase_predict.schema import TABLES, Column
 from purchase_predict.sources import local, sample, sources
 from purchase_predict.sources.part import Part
 
-#: Rows of a bucket, about: what a later pass holds in memory at once.
+#: Events in a bucket, roughly: the number that a later step holds in memory at once.
 _BUCKET_ROWS = 1_000_000
 _MAX_BUCKETS = 64
+#: Bytes of an event in a CSV file, and in a gzipped CSV (about 20) or Parquet file (about 30).
+_CSV_EVENT, _PACKED_EVENT = 130, 20
+#: Ignored columns that the message names.
+_NAMED_COLUMNS = 20
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What reading a source gave: the table's name, rows read and refused, and the digest of those read."""
+    """What was loaded: the table's name, the rows read and refused, and the digest of the rows read."""
 
     table: str
     rows: int
@@ -46,18 +55,19 @@ def load_source(
     gcp_project: str = "",
     tables: Mapping[str, tuple[Column, ...]] = TABLES,
 ) -> Loaded:
-    """Reads a source into Parquet: `target/events/bucket=*/` or `target/primary/`, with manifest and rejects beside it.
+    """Loads a source as Parquet: `target/events/bucket=*/` or `target/primary/`, with manifest and rejects beside it.
 
     Args:
-        target: an empty folder for `events` or `primary`, `source.json` and, where rows were refused, `rejects.csv`.
-        scratch: an empty folder for what does not stay.
+        source: `sample`, `sample:<events>`, `gs://...`, or a local file, folder or glob.
+        target: an empty folder; gets `events` or `primary`, `source.json`, and `rejects.csv` if rows were refused.
+        scratch: an empty folder for temporary files.
         max_reject_ratio: the share of refused rows, 0 to 1, above which nothing is loaded.
-        memory_limit: what DuckDB may take, as `2GB`; empty: a quarter of the machine's memory.
+        memory_limit: DuckDB's memory, as `2GB`; empty: a quarter of the machine's memory.
         gcp_project: the Google Cloud project to read as; empty: that of the credentials.
-        tables: the columns that are read, of each table that the source may hold.
+        tables: the tables that the source may hold, and the columns to read of each.
 
     Raises:
-        click.ClickException: the source cannot be read, is none of the two tables, or has too many malformed rows.
+        click.ClickException: the source cannot be read, holds none of the tables, or has too many malformed rows.
     """
     events = sources.sample_events(source)
     folder = scratch / "parts"
@@ -69,24 +79,88 @@ def load_source(
         parts = sources.parts(source, gcp_project)
     paths = sources.fetch(parts, folder, gcp_project)
     with connect(scratch, memory_limit) as connection:
-        found = [
-            file
-            for number, part in enumerate(parts)
-            if (file := file_of(connection, number, part, paths[number], tables)) is not None
-        ]
-        if not found:
-            raise click.ClickException(f"source {source}: {parts[0].name}: empty file, a header is expected")
-        table = common_table(found, tables)
-        _say_ignored(found, table, tables[table])
-        rejects.create_table(connection)
-        reading = Reading(connection, source, table, tables[table], tuple(found), _bucket_count(found, table), scratch)
-        copied = _in_blocks(reading) or scan.in_one_scan(reading) or careful.carefully(reading)
+        reading = _opened(connection, source, parts, paths, scratch, tables)
+        copied = _in_blocks(reading) or scan.in_one_scan(reading) or careful.line_by_line(reading)
         return _kept(reading, copied, parts, target, max_reject_ratio)
 
 
+def _opened(
+    connection: duckdb.DuckDBPyConnection,
+    source: str,
+    parts: Sequence[Part],
+    paths: Sequence[Path],
+    scratch: Path,
+    tables: Mapping[str, tuple[Column, ...]],
+) -> Reading:
+    """Finds out which table the files hold, and prints the columns that are ignored."""
+    opened = (
+        open_file(connection, number, part, path, tables)
+        for number, (part, path) in enumerate(zip(parts, paths, strict=True))
+    )
+    files = tuple(file for file in opened if file is not None)
+    if not files:
+        raise click.ClickException(f"source {source}: {parts[0].name}: empty file, a header is expected")
+    table = common_table(files, tables)
+    _print_ignored(files, table, tables[table])
+    rejects.create_table(connection)
+    return Reading(connection, source, table, tables[table], files, _bucket_count(files, table), scratch)
+
+
+def _print_ignored(files: Sequence[File], table: str, columns: Sequence[Column]) -> None:
+    known = {column.name for column in columns}
+    extra = list(dict.fromkeys(name for file in files for name in file.columns if name not in known))
+    if extra:
+        more = f" and {len(extra) - _NAMED_COLUMNS} more" if len(extra) > _NAMED_COLUMNS else ""
+        named = ", ".join(extra[:_NAMED_COLUMNS])
+        click.echo(f"load: ignored, because no column of the {table} table: {named}{more}")
+
+
+def _bucket_count(files: Sequence[File], table: str) -> int:
+    if table != "events":
+        return 1
+    events = sum(file.part.size // (_CSV_EVENT if file.path.suffix == ".csv" else _PACKED_EVENT) for file in files)
+    return min(_MAX_BUCKETS, max(1, events // _BUCKET_ROWS))
+
+
+def _in_blocks(reading: Reading) -> Copied | None:
+    """Copies CSV files by Arrow; None if a file is gzipped or Parquet, or anything in it is malformed or doubtful."""
+    if any(file.path.suffix != ".csv" for file in reading.files):
+        return None  # DuckDB unpacks several files at the same time
+    files = {file.path: file.columns for file in reading.files}
+    types = {column.name: column.type for column in reading.columns}
+    (threads,) = one_row(reading.connection, "SELECT current_setting('threads')")
+    for session_type in ("UUID", "VARCHAR"):
+        shutil.rmtree(reading.written, ignore_errors=True)
+        try:
+            counted = csv_blocks.copy(
+                files,
+                types,
+                ids=["user_session"],
+                as_uuids=session_type == "UUID",
+                bucket_of="user_id",
+                buckets=reading.buckets,
+                target=reading.written,
+                threads=threads,
+            )
+            break
+        except csv_blocks.NotPlain:
+            return None
+        except csv_blocks.NotUuids:
+            continue
+    records = {file.number: count for file, count in zip(reading.files, counted, strict=True)}
+    if not any(counted):
+        return Copied(0, records, session_type)
+    broken = " OR ".join(filter(None, map(scan.breaks_rule, reading.columns)))
+    digest, rows, refused = digest_and_counts(reading.connection, scan.parquet_below(reading.written), broken)
+    if refused or rows != sum(counted):
+        return None
+    return Copied(rows, records, session_type, digest)
+
+
 def _kept(reading: Reading, copied: Copied, parts: Sequence[Part], target: Path, max_reject_ratio: float) -> Loaded:
-    counts = rejects.counts(reading.connection)
-    rows, rejected, total = copied.rows, sum(counts.values()), sum(copied.records.values())
+    """Checks that no row is lost and not too many are refused; then fills `target`."""
+    refused = rejects.counts(reading.connection)
+    rows, rejected, total = copied.rows, sum(refused.values()), sum(copied.records.values())
     if rows + rejected != total:
         raise click.ClickException(
             f"source {reading.source}: {total} rows are there, but {rows} were read and {rejected} refused: nothing "
@@ -96,87 +170,45 @@ def _kept(reading: Reading, copied: Copied, parts: Sequence[Part], target: Path,
         raise click.ClickException(rejects.too_many(reading.connection, parts, rejected, total, max_reject_ratio))
     if not rows:
         raise click.ClickException(f"source {reading.source}: {len(parts)} file(s), not one row in them")
-    digest = copied.digest or table_digest(reading.connection, scan.kept(reading.written))
-    _move(reading, target)
-    _write_manifest(reading, copied, parts, counts, digest, target)
+    digest = copied.digest or table_digest(reading.connection, scan.parquet_below(reading.written))
+    _move_rows(reading, target / reading.table)
+    _write_manifest(reading, copied, parts, refused, digest, target / "source.json")
     if rejected:
         rejects.write(reading.connection, parts, target / "rejects.csv")
     return Loaded(reading.table, rows, rejected, digest)
 
 
-def _say_ignored(files: Sequence[File], table: str, columns: Sequence[Column]) -> None:
-    known = {column.name for column in columns}
-    extra = list(dict.fromkeys(name for file in files for name in file.columns if name not in known))
-    if extra:
-        more = f" and {len(extra) - 20} more" if len(extra) > 20 else ""
-        click.echo(f"load: ignored, because no column of the {table} table: {', '.join(extra[:20])}{more}")
-
-
-def _bucket_count(files: Sequence[File], table: str) -> int:
-    rows = sum(file.part.size // _row_bytes(file) for file in files)
-    return min(_MAX_BUCKETS, max(1, rows // _BUCKET_ROWS)) if table == "events" else 1
-
-
-def _row_bytes(file: File) -> int:
-    # 130 bytes is what a click event takes as CSV; gzip shrinks it to about 20, Parquet to about 30.
-    return 130 if file.path.suffix == ".csv" else 20
-
-
-def _in_blocks(reading: Reading) -> Copied | None:
-    """Reads CSV files with Arrow; None where there are others, or anything is wrong or doubtful with them."""
-    if any(file.path.suffix != ".csv" for file in reading.files):
-        return None  # DuckDB unpacks several files at the same time
-    files = {file.path: file.columns for file in reading.files}
-    types = {column.name: column.type for column in reading.columns}
-    (threads,) = one_row(reading.connection, "SELECT current_setting('threads')")
-    for session in ("UUID", "VARCHAR"):
-        shutil.rmtree(reading.written, ignore_errors=True)
-        try:
-            counted = csv_blocks.copy(
-                files, types, ["user_session"], session == "UUID", "user_id", reading.buckets, reading.written, threads
-            )
-            break
-        except csv_blocks.NotPlain:
-            return None
-        except csv_blocks.NotUuids:
-            continue
-    records = {file.number: count for file, count in zip(reading.files, counted, strict=True)}
-    if not any(counted):
-        return Copied(0, records, session)
-    broken = " OR ".join(filter(None, map(scan.breaks_rule, reading.columns)))
-    digest, rows, refused = digest_and_counts(reading.connection, scan.kept(reading.written), broken)
-    if refused or rows != sum(counted):
-        return None
-    return Copied(rows, records, session, digest)
-
-
-def _move(reading: Reading, target: Path) -> None:
-    kept = target / reading.table
+def _move_rows(reading: Reading, folder: Path) -> None:
     if reading.table == "events":
-        shutil.move(reading.written, kept)
+        shutil.move(reading.written, folder)
         return
-    kept.mkdir()
+    folder.mkdir()
     for number, file in enumerate(sorted(reading.written.rglob("*.parquet"))):
-        shutil.move(file, kept / f"part-{number}.parquet")
+        shutil.move(file, folder / f"part-{number}.parquet")
 
 
 def _write_manifest(
-    reading: Reading, copied: Copied, parts: Sequence[Part], rejected: Mapping[int, int], digest: str, target: Path
+    reading: Reading, copied: Copied, parts: Sequence[Part], refused: Mapping[int, int], digest: str, path: Path
 ) -> None:
+    """Writes the source, the table's digest, and the rows of each part.
+
+    Args:
+        refused: refused rows of each part that has any, by its number.
+    """
     manifest = {
         "source": reading.source,
         "table": reading.table,
         "rows": copied.rows,
-        "rejected": sum(rejected.values()),
+        "rejected": sum(refused.values()),
         "rows_there": sum(copied.records.values()),
         "digest": digest,
-        # How the files hold `user_session`: who reads them with Spark, which has no type UUID, must know.
+        # Spark has no type UUID, so the step that reads with Spark must know how `user_session` is stored.
         "session_type": copied.session_type,
         "parts": [
             part.described()
-            | {"rows": copied.records.get(number, 0) - rejected.get(number, 0), "rejected": rejected.get(number, 0)}
+            | {"rows": copied.records.get(number, 0) - refused.get(number, 0), "rejected": refused.get(number, 0)}
             for number, part in enumerate(parts)
         ],
     }
     text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-    (target / "source.json").write_text(text, encoding="utf-8", errors="replace")
+    path.write_text(text, encoding="utf-8", errors="replace")
