@@ -170,7 +170,7 @@ def _times(text: pa.StringArray) -> pa.Array:
     """Times from text such as `2019-10-01 00:00:00`, all with ` UTC` at the end or all without.
 
     Raises:
-        NotPlain: another form. DuckDB accepts some of those.
+        NotPlain: they have another form, which DuckDB may accept.
     """
     characters = _characters(text)
     if characters is None:
