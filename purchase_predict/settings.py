@@ -9,7 +9,10 @@ from urllib.parse import unquote, urlsplit
 import click
 from dotenv import dotenv_values
 
-from purchase_predict.parameters import ENVIRONMENTS, PROJECT
+#: The checkout's folder.
+PROJECT = Path(__file__).resolve().parent.parent
+#: What a version can be promoted to; both are MLflow aliases and, in capitals, stages.
+ENVIRONMENTS = ("staging", "production")
 
 _DEFAULT_STORE = "mlflow.db"
 

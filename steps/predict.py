@@ -10,7 +10,6 @@ data (`psi_<column>`, `drift.json`, `drift.png`).
 """
 
 import json
-import re
 import time
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from purchase_predict.evaluation import drift
 from purchase_predict.features import on_duckdb
 from purchase_predict.models import packaging, scoring
 from purchase_predict.reading.load import Loaded, load_source
+from purchase_predict.registry import versions
 from purchase_predict.schema import SCORED_TABLES
 from purchase_predict.workflow.command import command
 from purchase_predict.workflow.completed import INPUTS, run_of
@@ -38,7 +38,7 @@ def predict(
 ) -> None:
     """Score every row of an input into one file."""
     target = Path(output).expanduser().resolve()
-    model, version = _pinned(model)
+    model, version = versions.pinned(model)
     trained = run_of(model)
     packaged = packaging.load(model, checked=False)
     with scratch_folder() as scratch:
@@ -69,20 +69,6 @@ def predict(
         f"predict: {loaded.rows} rows of the {loaded.table} table, {loaded.rejected} refused; {scored.rows} carts "
         f"scored by {model}, {scored.will_buy} of them will buy: {target}"
     )
-
-
-def _pinned(model: str) -> tuple[str, str]:
-    """The model's URI with its alias replaced by the version that holds it now, and the version ("" for a run's)."""
-    if match := re.fullmatch(r"models:/([^/@]+)@([^/@]+)", model):
-        try:
-            found = mlflow.MlflowClient().get_model_version_by_alias(*match.groups())
-        except MlflowException as error:
-            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                raise
-            raise click.ClickException(f"{model}: no version of {match[1]} holds the alias {match[2]}") from error
-        model = f"models:/{match[1]}/{found.version}"
-    match = re.fullmatch(r"models:/[^/@]+/(\d+)", model)
-    return model, match[1] if match else ""
 
 
 def _read(source: str, scratch: Path, max_reject_ratio: float, memory_limit: str, gcp_project: str) -> Loaded:

@@ -35,13 +35,13 @@ from purchase_predict.workflow.step import Output, StepRun, step
 def train(
     run: StepRun,
     dataset: str,
-    max_evals: float,
+    max_evals: int,
     max_minutes: float,
     metric: str,
-    seed: float,
+    seed: int,
     trials: str,
-    parallelism: float,
-    reuse: str,
+    parallelism: int,
+    reuse: bool,
 ) -> Output:
     """Search the hyperparameters, train the model, score it on the test set."""
     folder = run.fetch(dataset)
@@ -60,14 +60,12 @@ def train(
         list(categories),
     )
     this_run = mlflow.get_run(run.run_id)
-    earlier = (
-        trial_runs.earlier(run.search_key, this_run.info.experiment_id)[: int(max_evals)] if reuse == "true" else []
-    )
+    earlier = trial_runs.earlier(run.search_key, this_run.info.experiment_id)[:max_evals] if reuse else []
     if earlier:
         click.echo(f"train: {len(earlier)} trials of an earlier search with the same key are taken over")
     with (
-        _where(trials, int(parallelism)) as (runner, at_once),
-        progress(int(max_evals), metric, earlier) as tell,
+        _where(trials, parallelism) as (runner, at_once),
+        progress(max_evals, metric, earlier) as tell,
     ):
 
         def ended(trial: Trial) -> None:
@@ -76,9 +74,9 @@ def train(
 
         found = search.search(
             table,
-            int(max_evals),
+            max_evals,
             metric,
-            int(seed),
+            seed,
             ended,
             earlier,
             max_seconds=max_minutes * 60 or math.inf,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from purchase_predict.parameters import PROJECT
+from purchase_predict.settings import PROJECT
 
 CLOUD_BUILD = yaml.safe_load((PROJECT / "cloudbuild.yaml").read_text())
 ACTIONS = yaml.safe_load((PROJECT / ".github/workflows/ci.yml").read_text())

@@ -13,7 +13,7 @@ import yaml
 from mlflow.utils.environment import _PythonEnv
 
 from purchase_predict import parameters
-from purchase_predict.parameters import PROJECT
+from purchase_predict.settings import PROJECT
 from tests.conftest import new_store
 
 CONDA = yaml.safe_load((PROJECT / "conda.yaml").read_text())

@@ -6,7 +6,9 @@ from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from purchase_predict import mlflow_errors
 from purchase_predict.settings import shown_uri
+from purchase_predict.workflow.addresses import ModelUri, parse
 from purchase_predict.workflow.collisions import through_collisions
 
 MODEL_DIGEST = "model.digest"
@@ -33,7 +35,7 @@ def ensure_version(name: str, run: Run, digest: str) -> ModelVersion:
     try:
         client.create_registered_model(name)
     except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+        if not mlflow_errors.is_there_already(error):
             raise
     version = _create_version(name, run.info.run_id, run.outputs.model_outputs[-1].model_id, digest)
     # Another deploy of the same model may have registered it meanwhile: all keep the oldest and withdraw their own.
@@ -83,7 +85,7 @@ def get_version(name: str, version: int | str) -> ModelVersion | None:
     try:
         return mlflow.MlflowClient().get_model_version(name, str(version))
     except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+        if mlflow_errors.is_missing(error):
             return None
         raise
 
@@ -104,7 +106,7 @@ def champion(name: str, env: str) -> ModelVersion | None:
     try:
         model = client.get_registered_model(name)
     except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+        if mlflow_errors.is_missing(error):
             raise click.ClickException(
                 f"there is no registered model {name} on {shown_uri(mlflow.get_tracking_uri())}: deploy makes it"
             ) from error
@@ -115,4 +117,25 @@ def champion(name: str, env: str) -> ModelVersion | None:
 
 def uri(version: ModelVersion) -> str:
     """The URI by which a version's users load it."""
-    return f"models:/{version.name}/{version.version}"
+    return str(ModelUri(version.name, version=str(version.version)))
+
+
+def pinned(model: str) -> tuple[str, str]:
+    """The model's URI with its alias replaced by the version that holds it now, and the version ("" for a run's model).
+
+    Raises:
+        click.ClickException: no version holds the alias.
+    """
+    named = parse(model)
+    if not isinstance(named, ModelUri):
+        return model, ""
+    version = named.version
+    if named.alias:
+        try:
+            found = mlflow.MlflowClient().get_model_version_by_alias(named.name, named.alias)
+        except MlflowException as error:
+            if not mlflow_errors.is_missing(error):
+                raise
+            raise click.ClickException(f"{model}: no version of {named.name} holds the alias {named.alias}") from error
+        version = str(found.version)
+    return str(ModelUri(named.name, version=version)), version

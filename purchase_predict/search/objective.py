@@ -31,13 +31,6 @@ _EVERY = 5
 #: The share of the features from which on a tree's rows are summed up row by row, and not feature by feature: with one
 #: thread the model is the same, byte for byte, in 0.80 to 0.99 of the time; with fewer, in up to 1.28 times it.
 _ROW_WISE_FROM = 0.7
-#: What a fold stops early on, and LightGBM's name for it: the metric of the search, save f1, which needs a threshold.
-_STOP_ON = {
-    "roc_auc": ("roc_auc", "auc"),
-    "average_precision": ("average_precision", "average_precision"),
-    "log_loss": ("log_loss", "binary_logloss"),
-    "f1": ("log_loss", "binary_logloss"),
-}
 
 
 def available_cores() -> int:
@@ -110,7 +103,7 @@ class Objective:
 
         def fit(number: int) -> tuple[int, float, np.ndarray]:
             learning, checking = self.binned[number]
-            (stop_on, _), (_, check) = _STOP_ON[self.metric], self.folds[number]
+            stop_on, (_, check) = metrics.early_stopping(self.metric).name, self.folds[number]
             behind = self._clearly_below(best.fold_bests[number], stop_on, check) if best and best.fold_bests else None
             return _fit_until_no_gain(training_params(params, self.metric, self.seed), learning, checking, behind)
 
@@ -176,7 +169,7 @@ def training_params(params: dict[str, Any], metric: str, seed: int, threads: int
     return {
         **params,
         "objective": "binary",
-        "metric": _STOP_ON[metric][1],
+        "metric": metrics.early_stopping(metric).lightgbm,
         "bagging_freq": 1,  # without it bagging_fraction does nothing
         "seed": seed,
         "deterministic": True,

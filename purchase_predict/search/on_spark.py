@@ -19,7 +19,7 @@ import hyperopt
 import numpy as np
 from hyperopt import hp
 
-from purchase_predict.parameters import PROJECT
+import purchase_predict
 from purchase_predict.search.objective import Objective, Runner
 from purchase_predict.search.space import lightgbm_params
 from purchase_predict.search.trial import Trial
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 _PLACE = "place"
+_PROJECT = Path(purchase_predict.__file__).parents[1]
 
 
 @contextmanager
@@ -51,7 +52,7 @@ def cluster(parallelism: int) -> Iterator[tuple[Runner, int]]:
         )
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     with session_of("trials=spark", "trials=local") as session, tempfile.TemporaryDirectory() as folder:
-        package = shutil.make_archive(str(Path(folder) / "purchase_predict"), "zip", PROJECT, "purchase_predict")
+        package = shutil.make_archive(str(Path(folder) / "purchase_predict"), "zip", _PROJECT, "purchase_predict")
         session.sparkContext.addPyFile(package)
 
         def run(

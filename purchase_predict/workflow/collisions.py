@@ -6,8 +6,8 @@ from typing import TypeVar
 
 from mlflow.exceptions import MlflowException
 
-#: What a store answers to a write that collides with another one.
-_CODES = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")
+from purchase_predict.mlflow_errors import is_collision
+
 #: How often a write is tried.
 ATTEMPTS = 20
 
@@ -20,8 +20,7 @@ def through_collisions(write: Callable[[], _Written]) -> _Written:
         try:
             return write()
         except MlflowException as error:
-            collided = error.error_code in _CODES or "unique constraint" in str(error).lower()
-            if not collided:
+            if not is_collision(error):
                 raise
             time.sleep(0.1 * (attempt + 1))
     return write()

@@ -18,7 +18,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from requests import RequestException
 
-from purchase_predict import parameters
+from purchase_predict import mlflow_errors, parameters
 from purchase_predict.errors import first_line
 from purchase_predict.settings import Settings, server_conflict, shown_uri
 from purchase_predict.workflow import lease
@@ -40,15 +40,9 @@ class _OneLineErrors(click.Command):
         except click.Abort as abort:  # what click makes of a KeyboardInterrupt
             sys.exit(128 + (signal.SIGTERM if isinstance(abort.__cause__, Stopped) else signal.SIGINT))
         except (MlflowException, RequestException) as error:
-            if isinstance(error, MlflowException) and error.error_code not in _SERVER_ERRORS:
+            if isinstance(error, MlflowException) and not mlflow_errors.is_of_the_server(error):
                 raise
             _fail(f"tracking server {shown_uri(mlflow.get_tracking_uri())}: {first_line(error)}")
-
-
-#: What MLflow says of a server that cannot be reached, refuses, or fails; anything else is a bug worth a traceback.
-_SERVER_ERRORS = {
-    "INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "UNAUTHENTICATED", "PERMISSION_DENIED", "REQUEST_LIMIT_EXCEEDED",
-}  # fmt: skip
 
 
 def _fail(message: str) -> NoReturn:
@@ -80,16 +74,9 @@ def command(entry_point: str) -> Callable[[Callable[..., None]], click.Command]:
             with stop_with_launcher(), _open_run(sweep=sweep) as run, _full_disk_explained():
                 function(run, **parameters.resolve(entry_point, given))
 
-        options: list[click.Parameter] = [
-            click.Option(
-                [f"--{name}", name],
-                default=str(declared["default"]),
-                show_default=True,
-                help=declared.get("description"),
-            )
-            for name, declared in parameters.declared(entry_point).items()
-        ]
-        return _OneLineErrors(entry_point, callback=callback, params=options, help=function.__doc__)
+        return _OneLineErrors(
+            entry_point, callback=callback, params=parameters.options(entry_point), help=function.__doc__
+        )
 
     return decorate
 

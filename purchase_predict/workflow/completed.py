@@ -1,9 +1,7 @@
 """Completed runs: how a run is marked complete, found again by its key, and checked."""
 
 import json
-import re
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import click
 import mlflow
@@ -12,6 +10,7 @@ from mlflow.exceptions import MlflowException
 
 from purchase_predict.errors import first_line
 from purchase_predict.settings import shown_uri
+from purchase_predict.workflow import addresses
 
 KEY, KEY_PARTS, DIGEST, COMPLETE = "step.key", "step.key_parts", "step.digest", "step.complete"
 SEARCH_KEY = "search.key"
@@ -30,15 +29,16 @@ def run_of(uri: str) -> Run:
         click.ClickException: there is no such run, or it is no completed run of this workflow.
     """
     client = mlflow.MlflowClient()
+    named = addresses.parse(uri)
+    if named is None:
+        raise click.ClickException(f"{uri}: must be runs:/<run id>/<path>, or for a model models:/<name>@<alias>")
     try:
-        if match := re.fullmatch(r"runs:/([^/]+)/.+", uri):
-            run = _completed.get(match[1]) or client.get_run(match[1])
-        elif match := re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri):
-            name, alias, version = match.groups()
-            found = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, version)
-            run = client.get_run(str(found.run_id))
+        if isinstance(named, addresses.RunUri):
+            run = _completed.get(named.run_id) or client.get_run(named.run_id)
+        elif named.alias:
+            run = client.get_run(str(client.get_model_version_by_alias(named.name, named.alias).run_id))
         else:
-            raise click.ClickException(f"{uri}: must be runs:/<run id>/<path>, or for a model models:/<name>@<alias>")
+            run = client.get_run(str(client.get_model_version(named.name, named.version).run_id))
     except MlflowException as error:
         raise click.ClickException(
             f"{uri}: not found on {shown_uri(mlflow.get_tracking_uri())}: {first_line(error)}"
@@ -51,7 +51,7 @@ def run_of(uri: str) -> Run:
 
 def output_uri(run: Run) -> str:
     """`runs:/<run id>/<path>` of what a completed step made."""
-    return f"runs:/{run.info.run_id}/{run.data.tags[OUTPUT]}"
+    return str(addresses.RunUri(run.info.run_id, run.data.tags[OUTPUT]))
 
 
 def artifacts_of(run_id: str, roots: list[str] | None = None) -> dict[str, int]:
@@ -144,24 +144,3 @@ def _missing_artifact(run: Run) -> str | None:
         if present[path] != size:
             return f"artifact {path} of run {run.info.run_id[:8]} has {present[path]} bytes, not {size}"
     return None
-
-
-def what_differs(parts: Mapping[str, Any], earlier: Run | None) -> str:
-    """In a few words, why a step with these key parts cannot reuse the newest completed run of its kind."""
-    if earlier is None:
-        return "no completed run yet"
-    old = json.loads(earlier.data.tags.get(KEY_PARTS, "{}"))
-    differences = []
-    for group, said in (("parameters", "{}: {} -> {}"), ("environment", "{} {} -> {}")):
-        before, now = old.get(group, {}), parts[group]
-        for name in sorted(set(before) | set(now)):
-            if before.get(name) != now.get(name):
-                differences.append(said.format(name, before.get(name, "unset"), now.get(name, "unset")))
-    before, now = old.get("inputs", {}), parts["inputs"]
-    differences += [f"content of {name} changed" for name in sorted(now) if before.get(name) != now[name]]
-    before, now = old.get("source", {}), parts["source"]
-    differences += [f"{name} changed" for name in sorted(set(before) | set(now)) if before.get(name) != now.get(name)]
-    if old.get("format") != parts["format"]:
-        differences.append("key format changed")
-    more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
-    return "; ".join(differences[:3]) + more or "no completed run left"

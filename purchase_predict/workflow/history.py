@@ -5,6 +5,7 @@ import json
 import mlflow
 
 from purchase_predict.report.contents import Step
+from purchase_predict.workflow import addresses
 from purchase_predict.workflow.completed import INPUTS, run_of
 
 
@@ -30,9 +31,7 @@ def steps(train_run_id: str, dataset: str) -> list[Step]:
         return Step(name, "reused" if f"reused.{name}" in workflow else "ran", run_id, link(run_id))
 
     def link(run_id: str) -> str:
-        server = mlflow.get_tracking_uri()
-        place = f"#/experiments/{train.info.experiment_id}/runs/{run_id}"
-        return f"{server.rstrip('/')}/{place}" if server.startswith("http") and run_id else ""
+        return addresses.link(train.info.experiment_id, run_id)
 
     after = Step("deploy", "follows, and decides on the promotion" if parent else "not part of this run")
     return [

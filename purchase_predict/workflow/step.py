@@ -32,8 +32,7 @@ from purchase_predict.workflow.completed import (
     artifact_tags,
     artifacts_of,
 )
-from purchase_predict.workflow.key import key_of, key_parts, search_key_of
-from purchase_predict.workflow.plan import MADE_BY, input_digests, with_inputs
+from purchase_predict.workflow.plan import Fingerprint, Plan
 from purchase_predict.workflow.stopping import scratch_folder
 
 
@@ -41,9 +40,14 @@ from purchase_predict.workflow.stopping import scratch_folder
 class StepRun:
     """The run of a step while the step works: inputs come from it, outputs go to it."""
 
-    run_id: str
+    run: Run
     scratch: Path
     search_key: str
+
+    @property
+    def run_id(self) -> str:
+        """MLflow's id of the run."""
+        return str(self.run.info.run_id)
 
     def fetch(self, uri: str) -> Path:
         """Downloads what stands at `runs:/<run id>/<path>` into the scratch folder."""
@@ -66,40 +70,40 @@ class Output:
     digest: str
 
 
-def step(entry_point: str) -> Callable[[Callable[..., Output]], click.Command]:
+def step(entry_point: str, fingerprint: Fingerprint | None = None) -> Callable[[Callable[..., Output]], click.Command]:
     """Makes the click command of a step of `function(run: StepRun, **parameters) -> Output`.
 
     An empty input stands for the newest completed run of the step that makes it. The run is tagged with its key
     first, and with its completion last.
+
+    Args:
+        entry_point: the step.
+        fingerprint: what gives the content digest of a source; for a step that reads one.
     """
 
     def decorate(function: Callable[..., Output]) -> click.Command:
         @command(entry_point)
         @functools.wraps(function)
         def run_step(run: Run, **values: Any) -> None:
-            values = with_inputs(values, run.info.experiment_id)
-            parts = key_parts(entry_point, values, input_digests(values))
-            client = mlflow.MlflowClient()
-            uris = {name: value for name, value in values.items() if name in MADE_BY}
-            key = key_of(parts)
-            # A step of main's is claimed by main; one that runs alone does not wait, but others wait for it.
-            alone = {} if MLFLOW_PARENT_RUN_ID in run.data.tags else {lease.CLAIM: key}
+            plan = Plan.make(entry_point, values, run.info.experiment_id, fingerprint)
+            # A step of main's is claimed by main. One that runs alone does not wait, but others wait for it.
+            claim = {} if MLFLOW_PARENT_RUN_ID in run.data.tags else {lease.CLAIM: plan.key}
             mlflow.set_tags(
                 {
                     "mlflow.project.entryPoint": entry_point,
-                    KEY: key,
-                    KEY_PARTS: json.dumps(parts, sort_keys=True),
-                    INPUTS: json.dumps(uris),
+                    KEY: plan.key,
+                    KEY_PARTS: json.dumps(plan.parts, sort_keys=True),
+                    INPUTS: json.dumps(plan.inputs),
                 }
-                | alone
+                | claim
             )
             with scratch_folder() as scratch:
-                output = function(StepRun(run.info.run_id, scratch, search_key_of(parts)), **values)
+                output = function(StepRun(run, scratch, plan.search_key), **plan.values)
             artifacts = artifacts_of(run.info.run_id)
             if not any(path.partition("/")[0] == output.path for path in artifacts):
                 artifacts |= artifacts_of(run.info.run_id, [output.path])
             mlflow.set_tags({DIGEST: output.digest, OUTPUT: output.path} | artifact_tags(artifacts))
-            client.set_tag(run.info.run_id, COMPLETE, "true")
+            mlflow.set_tag(COMPLETE, "true")  # last: without it nothing of this run is reused
 
         return run_step
 

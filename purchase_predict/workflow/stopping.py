@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import mlflow
+import psutil
 from mlflow.exceptions import MlflowException
 
 from purchase_predict.workflow import processes
@@ -106,14 +107,12 @@ def _end_from_within(run_id: str | None) -> NoReturn:
 
 
 def _launchers() -> tuple[int, ...]:
-    """The parent, and where that is the shell in which an environment was activated, its parent too.
-
-    Only Linux tells about the second; elsewhere the parent alone is watched.
-    """
+    """The parent's process id; where the parent is the shell that activated an environment, its parent's too."""
     parent = os.getppid()
     try:
-        if Path(f"/proc/{parent}/comm").read_text().strip() in ("bash", "sh"):
-            return parent, int(processes.process_stat(parent)[1])
-    except OSError:
+        shell = psutil.Process(parent)
+        if shell.name() in ("bash", "sh"):
+            return parent, shell.ppid()
+    except psutil.Error:
         pass
     return (parent,)

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import mlflow
 from mlflow.entities import Run
 
-from purchase_predict.parameters import METRICS
+from purchase_predict.metrics import SEARCHABLE
 from purchase_predict.settings import shown_uri
+from purchase_predict.workflow import addresses
 from purchase_predict.workflow.chain import Done
 
 
@@ -34,8 +35,7 @@ def description(steps: Sequence[Done]) -> str:
     for done in steps:
         if done.run is None:
             continue
-        # Relative to MLflow's page: under whatever name its server is reached.
-        page = f"#/experiments/{done.run.info.experiment_id}/runs/{done.run.info.run_id}"
+        page = addresses.page(done.run.info.experiment_id, done.run.info.run_id)
         lines.append(f"| {done.step} | {'reused' if done.reused else 'ran'} | [{done.run.info.run_id}]({page}) |")
         if done.step == "train":
             report = f"[Report of the model]({page}/artifacts/report.html)\n\n"
@@ -48,7 +48,7 @@ def what_came_out(train: Run | None, deploy: Run | None, metric: str) -> str:
         return ""
     numbers = train.data.metrics
     rows = [("test metric", "model", "95 % interval", "constant answer")]
-    for name in METRICS:
+    for name in SEARCHABLE:
         mark = " (searched)" if name == metric else ""
         rows.append(
             (

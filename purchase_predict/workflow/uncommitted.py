@@ -15,7 +15,7 @@ from pathlib import Path
 import mlflow
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_DIRTY
 
-from purchase_predict.parameters import PROJECT
+from purchase_predict.settings import PROJECT
 
 UNCOMMITTED = "source/uncommitted.diff"
 
