@@ -1,4 +1,4 @@
-"""How other libraries' errors are told: in one line."""
+"""Errors of other libraries in one line."""
 
 
 def first_line(error: BaseException) -> str:

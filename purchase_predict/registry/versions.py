@@ -11,17 +11,19 @@ from purchase_predict.settings import shown_uri
 from purchase_predict.workflow.addresses import ModelUri, parse
 from purchase_predict.workflow.collisions import through_collisions
 
+#: Tag of a version: the digest of its model.
 MODEL_DIGEST = "model.digest"
+#: Seconds to wait for a new version to become READY.
 _READY_SECONDS = 300
 
 
 def ensure_version(name: str, run: Run, digest: str) -> ModelVersion:
-    """The version of `name` that holds the model with this digest: the one that is there, or a new one, READY.
+    """The version of `name` that holds the model with this digest: an existing one, or a new one that is READY.
 
     Args:
-        name: the registered model, created where it is missing.
+        name: the registered model; created if it is missing.
         run: the train run that logged the model.
-        digest: the model's.
+        digest: the digest of the model.
 
     Raises:
         click.ClickException: the run has logged no model, or the new version did not become READY.
@@ -38,7 +40,7 @@ def ensure_version(name: str, run: Run, digest: str) -> ModelVersion:
         if not mlflow_errors.is_there_already(error):
             raise
     version = _create_version(name, run.info.run_id, run.outputs.model_outputs[-1].model_id, digest)
-    # Another deploy of the same model may have registered it meanwhile: all keep the oldest and withdraw their own.
+    # Another deploy may have registered the same model meanwhile. Both keep the oldest version and delete their own.
     oldest = find_version(name, digest)
     if oldest and int(oldest.version) < int(version.version):
         client.delete_model_version(name, version.version)
@@ -47,7 +49,7 @@ def ensure_version(name: str, run: Run, digest: str) -> ModelVersion:
 
 
 def _create_version(name: str, run_id: str, model_id: str, digest: str) -> ModelVersion:
-    # Two that took the same next number: the registry refuses one of them, which takes the number after it.
+    # If two processes take the same next number, the registry refuses one of them, which then tries again.
     version = through_collisions(
         lambda: mlflow.MlflowClient().create_model_version(
             name,
@@ -91,7 +93,7 @@ def get_version(name: str, version: int | str) -> ModelVersion | None:
 
 
 def version_gone(deployed: Run) -> str | None:
-    """What is wrong where the version that a deploy run made is no longer in the registry, or None."""
+    """Why a deploy run cannot be reused: its version is no longer in the registry. None if it is."""
     name, version = deployed.data.tags["deploy.registry_name"], deployed.data.tags["deploy.version"]
     return None if get_version(name, version) else f"version {version} of {name} is gone"
 

@@ -31,7 +31,7 @@ from purchase_predict.workflow.stopping import MAIN_PROCESS, closing
 
 @dataclass(frozen=True)
 class Done:
-    """A step of the chain: its run (None where a dry run ran nothing), why it ran, and how long it took."""
+    """A step of the chain: its run (None in a dry run that would run it), why it ran, and how many seconds it took."""
 
     step: str
     run: Run | None
@@ -41,7 +41,7 @@ class Done:
 
     @property
     def uri(self) -> str:
-        """What the next step takes."""
+        """The URI of its output, which the next step takes; empty if it did not run."""
         return output_uri(self.run) if self.run else ""
 
 
@@ -123,7 +123,7 @@ class Chain:
         return find_completed(self.run.info.experiment_id, plan.key, valid)
 
     def _claim(self, plan: Plan) -> Run | None:
-        """Claims the step's key; returns a completed run instead where another workflow has made one meanwhile."""
+        """Claims the step's key. Returns a completed run instead if another workflow has made one meanwhile."""
         if self.forces(plan.entry_point):
             lease.announce(self.run, plan.key)
             return None
@@ -135,12 +135,12 @@ class Chain:
         )
 
     def _launch(self, plan: Plan) -> Run:
-        import mlflow.projects  # not needed where all is reused
+        import mlflow.projects  # slow to import, and not needed if every step is reused
 
-        if self.reused:  # said at the end, too: but this step may fail
+        if self.reused:  # main tags them at the end, too, but this step may fail
             mlflow.set_tags(self.reused)
         os.environ[MAIN_PROCESS] = processes.process_name(os.getpid())
-        # The step's `python` is the one that runs this: also where its environment is not activated.
+        # The step's `python` must be this one, even if its environment is not activated.
         folder = str(Path(sys.executable).parent)
         if os.environ.get("PATH", "").split(os.pathsep)[0] != folder:
             os.environ["PATH"] = folder + os.pathsep + os.environ.get("PATH", "")
@@ -164,8 +164,8 @@ class Chain:
         return mlflow.MlflowClient().get_run(submitted.run_id)
 
     def _close_interrupted(self) -> None:
-        # MLflow's launcher calls a step FAILED that it has interrupted, even where the step has said KILLED. Of all
-        # children, not of the newest: the clock may have been set back. Those of earlier steps are complete.
+        # MLflow's launcher marks an interrupted step FAILED, even if the step marked itself KILLED. Looks at all children,
+        # not at the newest one: the clock may have been set back. The runs of earlier steps are complete.
         client = mlflow.MlflowClient()
         children = client.search_runs(
             [self.run.info.experiment_id], f"tags.{MLFLOW_PARENT_RUN_ID} = '{self.run.info.run_id}'"

@@ -1,4 +1,4 @@
-"""Writes to MLflow's store that collide with those of another process: both looked first, and both wrote."""
+"""Writes to MLflow's store, tried again when they collide with the write of another process."""
 
 import time
 from collections.abc import Callable
@@ -15,7 +15,7 @@ _Written = TypeVar("_Written")
 
 
 def through_collisions(write: Callable[[], _Written]) -> _Written:
-    """Writes, and again where the write of another process came between."""
+    """Writes; after a collision waits a moment and writes again, up to `ATTEMPTS` times."""
     for attempt in range(ATTEMPTS - 1):
         try:
             return write()

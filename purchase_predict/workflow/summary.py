@@ -1,4 +1,4 @@
-"""What main says at the end: the steps, the numbers beside their baselines, the version, and how to use it."""
+"""What main prints at the end: the steps, the metrics beside their baselines, the version, and how to use it."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def steps_table(steps: Sequence[Done]) -> str:
-    """One line per step: ran or reused, the run, seconds, and why it was not reused."""
+    """One line per step: ran or reused, the run, seconds, and why it could not be reused."""
     rows = [("step", "", "run", "seconds", "why")]
     for done in steps:
         what = "reused" if done.reused else "ran" if done.run else "would run"
@@ -29,7 +29,7 @@ def steps_table(steps: Sequence[Done]) -> str:
 
 
 def description(steps: Sequence[Done]) -> str:
-    """The Markdown that MLflow's page shows of main's run: what ran and what was reused, and where the report is."""
+    """The description of main's run on MLflow's page, in Markdown: which steps ran or were reused, and the report."""
     lines = ["| step | | run |", "|---|---|---|"]
     report = ""
     for done in steps:
@@ -43,7 +43,7 @@ def description(steps: Sequence[Done]) -> str:
 
 
 def what_came_out(train: Run | None, deploy: Run | None, metric: str) -> str:
-    """The test metrics beside what a constant answer scores, the version, and the commands that open and serve it."""
+    """The test metrics beside those of a constant answer, the version, and the commands that open and serve it."""
     if train is None or deploy is None:
         return ""
     numbers = train.data.metrics

@@ -185,7 +185,7 @@ def test_a_step_that_is_to_stop_stops_wherever_it_is_and_its_run_says_so(store: 
 import ctypes, os, signal, subprocess, sys, time
 from purchase_predict.workflow import command, stopping
 
-stopping._WATCH_SECONDS, stopping._AGAIN_SECONDS, stopping._GRACE_SECONDS = 0.1, 2, 6
+stopping._WATCH_SECONDS, stopping._REPEAT_SECONDS, stopping.GRACE_SECONDS = 0.1, 2, 6
 launcher = os.getppid()
 
 @command.command("load")
