@@ -164,8 +164,8 @@ class Chain:
         return mlflow.MlflowClient().get_run(submitted.run_id)
 
     def _close_interrupted(self) -> None:
-        # MLflow's launcher marks an interrupted step FAILED, even if the step marked itself KILLED. Looks at all children,
-        # not at the newest one: the clock may have been set back. The runs of earlier steps are complete.
+        # MLflow's launcher marks an interrupted step FAILED, even if it marked itself KILLED. All children
+        # are looked at, not the newest one: the clock may have been set back. The runs of earlier steps are complete.
         client = mlflow.MlflowClient()
         children = client.search_runs(
             [self.run.info.experiment_id], f"tags.{MLFLOW_PARENT_RUN_ID} = '{self.run.info.run_id}'"

@@ -32,7 +32,7 @@ _completed: dict[str, Run] = {}
 
 
 def run_of(uri: str) -> Run:
-    """The completed run that made an output, named by `runs:/<run id>/<path>` or `models:/<name>@<alias>` or `/<version>`.
+    """The completed run that made the output at a `runs:/` or `models:/` URI.
 
     Raises:
         click.ClickException: there is no such run, or it is not a completed run of this workflow.
