@@ -7,8 +7,9 @@ import numpy as np
 
 from purchase_predict.evaluation.weaknesses import Slice, Tradeoff
 from purchase_predict.metrics import LOSSES
-from purchase_predict.report.contents import Contents, Step
+from purchase_predict.report.contents import Contents
 from purchase_predict.report.drawing import WIDTH, chart, figure, interval, scatter, thin
+from purchase_predict.report.lineage import Step
 from purchase_predict.search.trial import best_so_far, spans_decades, tried_parameters
 
 #: Shares of codes that the table of the trade-off tells.
@@ -48,7 +49,7 @@ def _percent(value: float) -> str:
 
 def _answer(contents: Contents) -> str:
     area = contents.scores["roc_auc"]
-    rows, users = len(contents.y), contents.description["users"]["test"]
+    rows, users = (contents.description[name]["test"] for name in ("rows", "users"))
     if area.low > 0.5:
         sentence = (
             f"<strong>Yes, better than chance.</strong> Of a buyer and a visitor who leaves the cart, the model gives the "
@@ -70,7 +71,7 @@ def _answer(contents: Contents) -> str:
         f"it in this session?</h1></header>{warnings}"
         f'<section class="answer"><p>{sentence} (95&nbsp;% interval {_percent(area.low)} to {_percent(area.high)}; a coin: '
         f"50&nbsp;%).</p><p>Measured on {rows:,} carts that the training did not hold, of {users:,} users; "
-        f"{_percent(float(contents.y.mean()))} of the carts were bought.</p></section>"
+        f"{_percent(contents.description['base_rate']['test'])} of the carts were bought.</p></section>"
     )
 
 
@@ -143,25 +144,34 @@ def _calibration(contents: Contents) -> str:
 
 
 def _curves(contents: Contents) -> str:
-    from sklearn.calibration import calibration_curve
-    from sklearn.metrics import precision_recall_curve, roc_curve
-
-    y, probability = contents.y, np.clip(contents.probability, 0, 1)
-    false, true, _ = roc_curve(y, probability)
-    precision, recall, _ = precision_recall_curve(y, probability)
-    share, said = calibration_curve(y, probability, n_bins=10, strategy="quantile")
-    base = float(y.mean())
+    roc, precision_recall, calibration = (
+        contents.curves.roc,
+        contents.curves.precision_recall,
+        contents.curves.calibration,
+    )
+    base = contents.description["base_rate"]["test"]
     charts = [
         (
-            chart([("model", *thin(false, true))], "false positive rate", "true positive rate", [(0, 0), (1, 1)]),
+            chart([("model", *thin(roc.x, roc.y))], "false positive rate", "true positive rate", [(0, 0), (1, 1)]),
             "ROC",
         ),
         (
-            chart([("model", *thin(recall, precision))], "recall", "precision", [(0, base), (1, base)]),
+            chart(
+                [("model", *thin(precision_recall.x, precision_recall.y))],
+                "recall",
+                "precision",
+                [(0, base), (1, base)],
+            ),
             "Precision and recall",
         ),
         (
-            chart([("model", said, share)], "predicted probability", "share that bought", [(0, 0), (1, 1)], dots=True),
+            chart(
+                [("model", calibration.x, calibration.y)],
+                "predicted probability",
+                "share that bought",
+                [(0, 0), (1, 1)],
+                dots=True,
+            ),
             "Calibration, by tenths of the rows",
         ),
     ]
@@ -221,7 +231,7 @@ def _swarm(contents: Contents, names: Sequence[str]) -> str:
         middle = 16 + place * step
         short = name if len(name) <= 24 else name[:23] + "…"
         parts.append(f'<text x="{left - 8}" y="{middle + 4}" text-anchor="end">{escape(short)}</text>')
-        for push, rank, off in zip(moved[name], contents.values[name], shift, strict=False):
+        for push, rank, off in zip(moved[name], contents.feature_ranks[name], shift, strict=False):
             x = (left + WIDTH) / 2 + push / most * ((WIDTH - left) / 2 - 6)
             kind = "hollow" if np.isnan(rank) else f"rank{min(4, int(rank * 5))}"
             parts.append(f'<circle class="{kind}" cx="{x:.1f}" cy="{middle + off:.1f}" r="2.2"/>')

@@ -9,8 +9,10 @@ import pytest
 from purchase_predict import metrics
 from purchase_predict.evaluation import scores, weaknesses
 from purchase_predict.evaluation.calibration import Calibration
+from purchase_predict.evaluation.curves import curves
 from purchase_predict.report import page
-from purchase_predict.report.contents import Contents, Step, contributions
+from purchase_predict.report.contents import Contents, contributions
+from purchase_predict.report.lineage import Step
 from purchase_predict.report.page import render
 
 SCRIPT = "<script>alert('x')</script>"
@@ -42,20 +44,20 @@ def contents(
             "num_prev_sessions": rng.integers(0, 2, rows),
         }
     )
-    pushes, values = contributions(booster, x, features, [SCRIPT])
+    pushes, ranks = contributions(booster, x, features, [SCRIPT])
     return Contents(
         metric="roc_auc",
         scores=scores.evaluate(y, probability, users, 0.4, 0.5),
         threshold=0.4,
         calibration=Calibration(correction, metrics.Difference(0.0123, -0.001, 0.03)),
         calibration_error_before=0.2222,
-        y=y,
-        probability=probability,
+        curves=curves(y, probability),
         slices=weaknesses.slices(frame, y, probability),
         tradeoff=weaknesses.tradeoff(y, probability, users),
         suspicious=suspicious or {},
+        importance=scores.share_of_gain(features, booster.feature_importance("gain")),
         contributions=pushes,
-        values=values,
+        feature_ranks=ranks,
         trials=pd.DataFrame(
             {
                 "number": [0, 1, 2, 3],
@@ -155,11 +157,11 @@ def test_the_pushes_and_the_mean_answer_add_up_to_each_answer() -> None:
     x = rng.random((300, 2))
     data = lightgbm.Dataset(x, (x[:, 0] + rng.random(300) > 1).astype(int))
     booster = lightgbm.train({"objective": "binary", "verbosity": -1, "num_threads": 1}, data, 10)
-    pushes, values = contributions(booster, x, ["strong", "noise"], [])
+    pushes, ranks = contributions(booster, x, ["strong", "noise"], [])
     answers = np.sort(booster.predict(x, raw_score=True)) - np.sort(pushes.sum(axis=1))
     assert np.ptp(answers) == pytest.approx(0, abs=1e-9)
     assert pushes["strong"].abs().mean() > 3 * pushes["noise"].abs().mean()
-    assert values["strong"].between(0, 1).all()
+    assert ranks["strong"].between(0, 1).all()
 
 
 def test_the_best_so_far_never_falls_back() -> None:
