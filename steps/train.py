@@ -15,11 +15,11 @@ import mlflow
 import numpy as np
 import pandas as pd
 
-from purchase_predict.evaluation import calibration, weaknesses
-from purchase_predict.evaluation.scores import as_metrics, evaluate, score, share_of_gain
+from purchase_predict.evaluation import calibration
+from purchase_predict.evaluation.scores import as_metrics, evaluate
 from purchase_predict.models import packaging, purchase_model
-from purchase_predict.report import page, plots
-from purchase_predict.report.contents import Contents, contributions
+from purchase_predict.report import report
+from purchase_predict.report.contents import gather
 from purchase_predict.schema import LABEL
 from purchase_predict.search import on_spark, search
 from purchase_predict.search.objective import Runner
@@ -91,39 +91,30 @@ def train(
     )
     assert found.best.out_of_fold is not None
     measured = calibration.measure(found.searched.y, found.best.out_of_fold, found.searched.user)
-    said, correction = found.booster.predict(encoded), measured.correction
-    probability = purchase_model.calibrated(said, correction)
+    uncorrected, correction = found.booster.predict(encoded), measured.correction
+    probability = purchase_model.calibrated(uncorrected, correction)
     # The correction keeps the order, so the threshold goes through it like any probability.
     threshold = float(purchase_model.calibrated(np.array([found.threshold]), correction)[0])
     scores = evaluate(y, probability, users, threshold, float(table.y.mean()))
     mlflow.log_params({f"best_{name}": value for name, value in found.best.params.items()})
 
     outputs = run.folder()
-    (outputs / "plots").mkdir()
-    importance = share_of_gain(features, found.booster.feature_importance("gain"))
-    plots.model(y, probability, threshold, scores, importance, outputs / "plots")
-    tried = trials_frame(found.trials)
-    plots.search(tried, metric, outputs / "plots")
-    tried.to_parquet(outputs / "trials.parquet", index=False)
-    pushes, values = contributions(found.booster, encoded, features, list(categories))
-    contents = Contents(
+    contents = gather(
+        found.booster,
+        table,
+        test,
+        encoded,
+        uncorrected,
+        probability,
         metric=metric,
         scores=scores,
         threshold=threshold,
         calibration=measured,
-        calibration_error_before=score("calibration_error", y, said),
-        y=y,
-        probability=probability,
-        slices=weaknesses.slices(test, y, probability),
-        tradeoff=weaknesses.tradeoff(y, probability, users),
-        suspicious=weaknesses.suspicious(table.x, table.y, features, list(categories)),
-        contributions=pushes,
-        values=values,
-        trials=tried,
+        trials=trials_frame(found.trials),
         description=description,
         steps=history.steps(run.run_id, dataset),
     )
-    (outputs / "report.html").write_text(page.render(contents), encoding="utf-8")
+    report.write(contents, outputs)
     mlflow.log_artifacts(str(outputs))
     digest = packaging.log(found.booster, threshold, features, categories, learn, run.folder(), correction)
     # After the model, to which MLflow then gives them, too: for each that is there before it, it asks the server alone.

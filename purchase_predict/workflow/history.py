@@ -4,7 +4,7 @@ import json
 
 import mlflow
 
-from purchase_predict.report.contents import Step
+from purchase_predict.report.lineage import Step
 from purchase_predict.workflow import addresses
 from purchase_predict.workflow.completed import INPUTS, run_of
 
