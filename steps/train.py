@@ -12,19 +12,16 @@ from contextlib import AbstractContextManager, nullcontext
 
 import click
 import mlflow
-import numpy as np
 import pandas as pd
 
-from purchase_predict.evaluation import calibration
-from purchase_predict.evaluation.scores import as_metrics, evaluate
-from purchase_predict.models import packaging, purchase_model
+from purchase_predict import training
+from purchase_predict.models import packaging
 from purchase_predict.report import report
 from purchase_predict.report.contents import gather
-from purchase_predict.schema import LABEL
 from purchase_predict.search import on_spark, search
 from purchase_predict.search.objective import Runner
 from purchase_predict.search.progress import progress
-from purchase_predict.search.trial import Table, Trial, trials_frame
+from purchase_predict.search.trial import Trial
 from purchase_predict.workflow import datasets, history
 from purchase_predict.workflow import trials as trial_runs
 from purchase_predict.workflow.completed import DIGEST, run_of
@@ -44,32 +41,20 @@ def train(
     reuse: bool,
 ) -> Output:
     """Search the hyperparameters, train the model, score it on the test set."""
-    folder = run.fetch(dataset)
+    folder, digest = run.fetch(dataset), run_of(dataset).data.tags[DIGEST]
     description = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     features, categories = description["features"], description["categories"]
-    digest = run_of(dataset).data.tags[DIGEST]
-    for side, context in (("train", "training"), ("test", "testing")):
-        datasets.log_input(f"{dataset}/{side}.parquet", digest, description["rows"][side], context)
+    datasets.log_sides(dataset, digest, description["rows"])
     learn, test = (pd.read_parquet(folder / f"{side}.parquet") for side in ("train", "test"))
+    table = training.encoded(learn, features, categories)
 
-    table = Table(
-        purchase_model.encode(learn, features, categories),
-        learn[LABEL].to_numpy(),
-        learn["user_id"].to_numpy(),
-        features,
-        list(categories),
-    )
-    this_run = mlflow.get_run(run.run_id)
-    earlier = trial_runs.earlier(run.search_key, this_run.info.experiment_id)[:max_evals] if reuse else []
+    earlier = trial_runs.earlier(run.search_key, run.run.info.experiment_id)[:max_evals] if reuse else []
     if earlier:
         click.echo(f"train: {len(earlier)} trials of an earlier search with the same key are taken over")
-    with (
-        _where(trials, parallelism) as (runner, at_once),
-        progress(max_evals, metric, earlier) as tell,
-    ):
+    with _where(trials, parallelism) as (runner, at_once), progress(max_evals, metric, earlier) as tell:
 
         def ended(trial: Trial) -> None:
-            trial_runs.record(trial, run.search_key, this_run)
+            trial_runs.record(trial, run.search_key, run.run)
             tell(trial)
 
         found = search.search(
@@ -83,55 +68,16 @@ def train(
             run=runner,
             parallelism=at_once,
         )
-
-    encoded, y, users = (
-        purchase_model.encode(test, features, categories),
-        test[LABEL].to_numpy(),
-        test["user_id"].to_numpy(),
-    )
-    assert found.best.out_of_fold is not None
-    measured = calibration.measure(found.searched.y, found.best.out_of_fold, found.searched.user)
-    uncorrected, correction = found.booster.predict(encoded), measured.correction
-    probability = purchase_model.calibrated(uncorrected, correction)
-    # The correction keeps the order, so the threshold goes through it like any probability.
-    threshold = float(purchase_model.calibrated(np.array([found.threshold]), correction)[0])
-    scores = evaluate(y, probability, users, threshold, float(table.y.mean()))
+    trained = training.finish(found, table, test, categories)
     mlflow.log_params({f"best_{name}": value for name, value in found.best.params.items()})
 
     outputs = run.folder()
-    contents = gather(
-        found.booster,
-        table,
-        test,
-        encoded,
-        uncorrected,
-        probability,
-        metric=metric,
-        scores=scores,
-        threshold=threshold,
-        calibration=measured,
-        trials=trials_frame(found.trials),
-        description=description,
-        steps=history.steps(run.run_id, dataset),
-    )
-    report.write(contents, outputs)
+    report.write(gather(trained, metric, description, history.steps(run.run_id, dataset)), outputs)
     mlflow.log_artifacts(str(outputs))
-    digest = packaging.log(found.booster, threshold, features, categories, learn, run.folder(), correction)
-    # After the model, to which MLflow then gives them, too: for each that is there before it, it asks the server alone.
-    mlflow.log_metrics(
-        as_metrics(scores)
-        | {
-            "train_rows": len(learn),
-            "test_rows": len(test),
-            "cv_score": found.best.score or math.nan,
-            "rounds": found.booster.current_iteration(),
-            "threshold": threshold,
-            "calibrated": correction is not None,
-            "calibration_gain": measured.gain.value,
-            "trials": len(found.trials),
-            "trials_taken_over": len(earlier),
-        }
-    )
+    correction = trained.calibration.correction
+    digest = packaging.log(found.booster, trained.threshold, features, categories, learn, run.folder(), correction)
+    # After the model is logged: before that, MLflow would copy them to the model with one request each.
+    mlflow.log_metrics(trained.metrics | {"trials_taken_over": len(earlier)})
     return Output("model", digest)
 
 

@@ -16,7 +16,8 @@ from purchase_predict.evaluation.weaknesses import Slice, Tradeoff
 from purchase_predict.metrics import Score
 from purchase_predict.report.lineage import Step
 from purchase_predict.schema import LABEL
-from purchase_predict.search.trial import Table
+from purchase_predict.search.trial import trials_frame
+from purchase_predict.training import Training
 
 #: Rows whose SHAP values are computed.
 EXPLAINED_ROWS = 2000
@@ -52,55 +53,32 @@ class Contents:
     steps: Sequence[Step]
 
 
-def gather(
-    booster: lightgbm.Booster,
-    train: Table,
-    test: pd.DataFrame,
-    encoded: np.ndarray,
-    uncorrected: np.ndarray,
-    probability: np.ndarray,
-    *,
-    metric: str,
-    scores: Mapping[str, Score],
-    threshold: float,
-    calibration: Calibration,
-    trials: pd.DataFrame,
-    description: Mapping[str, Any],
-    steps: Sequence[Step],
-) -> Contents:
+def gather(training: Training, metric: str, description: Mapping[str, Any], steps: Sequence[Step]) -> Contents:
     """Computes what the report shows beside the scores.
 
     Args:
-        booster: the trained model.
-        train: the encoded training rows.
-        test: the raw test rows, with label and `user_id`.
-        encoded: the encoded test rows, rows by features.
-        uncorrected: the booster's own probability of each test row, 0 to 1.
-        probability: the same after the correction, 0 to 1.
+        training: the finished training.
         metric: the metric of the search.
-        scores: the metrics of `probability`.
-        threshold: the decision threshold, a probability.
-        calibration: the correction of the probabilities.
-        trials: one row per trial.
         description: the content of dataset.json.
         steps: the pipeline.
     """
+    train, booster, test = training.train, training.found.booster, training.test
     y, users = test[LABEL].to_numpy(), test["user_id"].to_numpy()
-    pushes, ranks = contributions(booster, encoded, train.features, train.categorical)
+    pushes, ranks = contributions(booster, training.encoded, train.features, train.categorical)
     return Contents(
         metric=metric,
-        scores=scores,
-        threshold=threshold,
-        calibration=calibration,
-        calibration_error_before=score("calibration_error", y, uncorrected),
-        curves=curves(y, probability),
-        slices=weaknesses.slices(test, y, probability),
-        tradeoff=weaknesses.tradeoff(y, probability, users),
+        scores=training.scores,
+        threshold=training.threshold,
+        calibration=training.calibration,
+        calibration_error_before=score("calibration_error", y, training.uncorrected),
+        curves=curves(y, training.probability),
+        slices=weaknesses.slices(test, y, training.probability),
+        tradeoff=weaknesses.tradeoff(y, training.probability, users),
         suspicious=weaknesses.suspicious(train.x, train.y, train.features, train.categorical),
         importance=share_of_gain(train.features, booster.feature_importance("gain")),
         contributions=pushes,
         feature_ranks=ranks,
-        trials=trials,
+        trials=trials_frame(training.found.trials),
         description=description,
         steps=steps,
     )

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from purchase_predict.evaluation.curves import Curve, Curves
 from purchase_predict.evaluation.weaknesses import Tradeoff
-from purchase_predict.metrics import LOSSES
+from purchase_predict.metrics import METRICS
 from purchase_predict.report.contents import Contents
 from purchase_predict.report.drawing import chart, scatter, swarm
 from purchase_predict.search.trial import best_so_far, spans_decades, tried_parameters
@@ -22,20 +22,6 @@ from purchase_predict.search.trial import best_so_far, spans_decades, tried_para
 TRADEOFF_ROWS = (0.1, 0.2, 0.3, 0.5, 0.7)
 #: Features in the table and the drawing of contributions, the strongest ones.
 SHOWN_FEATURES = 10
-
-_NAMES = {
-    "roc_auc": "ROC AUC",
-    "average_precision": "average precision",
-    "log_loss": "log loss",
-    "f1": "F1 at the threshold",
-    "precision": "precision at the threshold",
-    "recall": "recall at the threshold",
-    "f1_at_half": "F1 at 0.5",
-    "precision_at_half": "precision at 0.5",
-    "recall_at_half": "recall at 0.5",
-    "brier": "Brier score",
-    "calibration_error": "calibration error",
-}
 
 
 def render(contents: Contents) -> str:
@@ -50,8 +36,7 @@ def render(contents: Contents) -> str:
     return environment.get_template("page.html.jinja").render(
         contents=contents,
         description=contents.description,
-        labels=_NAMES,
-        losses=LOSSES,
+        metrics=METRICS,
         tradeoff=_tradeoff(contents.tradeoff),
         curves=_curves(contents.curves, contents.description["base_rate"]["test"]),
         contributions=_contributions(contents),

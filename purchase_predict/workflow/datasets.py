@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from collections.abc import Mapping
 
 import mlflow
 from mlflow.data.code_dataset_source import CodeDatasetSource
@@ -52,3 +53,15 @@ def log_input(name: str, digest: str, rows: int, context: str) -> None:
     table = DescribedTable(source, name[-_NAME_LENGTH:], digest[:_DIGEST_LENGTH], rows)
     # MLflow keeps one record of a dataset per experiment, so runs that read the same table at once collide.
     through_collisions(lambda: mlflow.log_input(table, context=context))
+
+
+def log_sides(dataset: str, digest: str, rows: Mapping[str, int]) -> None:
+    """Records on the active run that it read both sides of a dataset.
+
+    Args:
+        dataset: `runs:/<run id>/dataset` of a process run.
+        digest: the digest of its content.
+        rows: how many rows `train` and `test` have.
+    """
+    for side, context in (("train", "training"), ("test", "testing")):
+        log_input(f"{dataset}/{side}.parquet", digest, rows[side], context)
