@@ -62,7 +62,7 @@ ui: setup  ## MLflow's web page over the runs made here
 	mlflow ui
 
 # STATE is the folder of its data, HOST, PORT, ARTIFACT_BUCKET and AUTH=true as in docs/deployment.md.
-SERVER = $(BIN)/python tools/server.py $(if $(STATE),--state '$(STATE)')
+SERVER = $(BIN)/python -m tools.server $(if $(STATE),--state '$(STATE)')
 
 server: setup .venv/.ready-tests  ## A tracking server on PostgreSQL and Cloud Storage (or its emulator), AUTH=true with a password
 	@$(SERVER) start $(if $(HOST),--host '$(HOST)') $(if $(PORT),--port '$(PORT)') \

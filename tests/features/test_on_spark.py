@@ -30,7 +30,7 @@ from tests.features import reference
 from tests.features.reference import Event
 from tests.features.test_expressions import joined_up_to, many_shops
 from tests.search.test_search import table
-from tools.server import free_port
+from tools.machine import free_port
 
 pyspark = pytest.importorskip("pyspark")
 

@@ -9,7 +9,8 @@ import pytest
 
 from tests.conftest import checkout
 from tests.workflow.runner import Workflow
-from tools.server import Server, program
+from tools.machine import program
+from tools.server import Server
 
 
 @contextmanager

@@ -20,7 +20,8 @@ from tests.conftest import checkout
 from tests.servers.conftest import with_password
 from tests.servers.front import Front, standing
 from tests.workflow.runner import Outcome, Workflow, clean_environ
-from tools.server import Server, free_port
+from tools.machine import free_port
+from tools.server import Server
 
 pytestmark = pytest.mark.workflow
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import mlflow
 
-from tools.server import answers, free_port
+from tools.machine import answers, free_port
 
 
 def clean_environ() -> dict[str, str]:

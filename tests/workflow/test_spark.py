@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.workflow.runner import Workflow
-from tools.server import free_port
+from tools.machine import free_port
 
 pyspark = pytest.importorskip("pyspark")
 pytest.importorskip("grpc", reason="Spark Connect's client is not here")
