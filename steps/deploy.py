@@ -44,7 +44,9 @@ def deploy(
     verdict = f"{judgement.outcome} ({judgement.decision.reason})"
     metrics = {name: asdict(score) for name, score in judgement.scores.items()}
     links = {"train": markdown_link(trained), "deploy": markdown_link(run.run)}
-    promotion.record(version, judgement.decision, card(metrics, f"{verdict}.", description, links), judgement.numbers)
+    promotion.record(
+        version, env, judgement.decision, card(metrics, f"{verdict}.", description, links), judgement.numbers
+    )
     if judgement.promoted:
         promotion.promote(version, env, judgement.champion)
 

@@ -30,6 +30,11 @@ class HeldOutRows:
         """The rows of a Parquet file."""
         return cls(pd.read_parquet(file), train_rate)
 
+    @property
+    def users_of_the_rarer_class(self) -> int:
+        """How many different users have rows that were bought, or rows that were not, whichever is less."""
+        return min(len(set(self.users[self.y == label])) for label in (0, 1))
+
     def scores(self, uri: str) -> dict[str, Score]:
         """Every metric of the model at `uri`.
 

@@ -20,6 +20,11 @@ class Contest:
     high: float
 
 
+#: Different users of each class, buyers and others, below which test rows prove nothing. With unrelated labels, an
+#: interval by resampling users lies above the baseline in more than 2.5 % of draws where fewer users bought.
+MIN_USERS = 10
+
+
 @dataclass(frozen=True)
 class Decision:
     """Whether a challenger passed the gate, and why."""
@@ -34,6 +39,7 @@ def decide(
     contest: Contest | None,
     *,
     no_contest: str = "no champion",
+    users: int | None = None,
     tolerance: float = 0.0,
     min_roc_auc: float = 0.0,
 ) -> Decision:
@@ -44,10 +50,16 @@ def decide(
         scores: the challenger's on the test set: those of `metric` and of roc_auc.
         contest: against the champion on the same rows, or None.
         no_contest: why there is no contest, for the reason.
+        users: how many different users bought in the test rows, or did not, whichever is less; None: not counted.
         tolerance: 0: only a challenger that is strictly better passes. Above 0: one that is worse by no more than this
             passes, too.
         min_roc_auc: the least roc_auc that passes, 0 to 1.
     """
+    if users is not None and users < MIN_USERS:
+        return Decision(
+            False,
+            f"too few buyers to tell: {users} users of one class in the test rows, at least {MIN_USERS} are needed",
+        )
     score, auc = scores[metric], scores["roc_auc"].value
     worst = score.high if METRICS[metric].less_is_better else score.low
     # `not >` and not `<=`: a metric that is NaN passes nothing.

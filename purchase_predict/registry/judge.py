@@ -15,6 +15,10 @@ from purchase_predict.registry.gate import Contest, Decision
 class Rows(Protocol):
     """Labelled rows that models, named by URI, are compared on (`models/held_out.py`)."""
 
+    @property
+    def users_of_the_rarer_class(self) -> int:
+        """How many different users have rows that were bought, or rows that were not, whichever is less."""
+
     def scores(self, uri: str) -> Mapping[str, Score]:
         """Every metric of a model."""
 
@@ -113,7 +117,7 @@ def judge(version: ModelVersion, env: str, rows: Rows, rules: Rules) -> Judgemen
     Raises:
         click.ClickException: the challenger cannot be loaded or cannot answer; its version then says so.
     """
-    scores = _scores(version, rows)
+    scores = _scores(version, env, rows)
     champion = _champion(version, env)
     while True:
         contest, no_contest = _contest(champion, version, env, rows, rules.metric, scores[rules.metric].value)
@@ -122,6 +126,7 @@ def judge(version: ModelVersion, env: str, rows: Rows, rules: Rules) -> Judgemen
             scores,
             contest,
             no_contest=no_contest,
+            users=rows.users_of_the_rarer_class,
             tolerance=rules.tolerance,
             min_roc_auc=rules.min_roc_auc,
         )
@@ -136,12 +141,12 @@ def judge(version: ModelVersion, env: str, rows: Rows, rules: Rules) -> Judgemen
     return Judgement(version, env, rules, scores, contest, decision, champion)
 
 
-def _scores(version: ModelVersion, rows: Rows) -> Mapping[str, Score]:
+def _scores(version: ModelVersion, env: str, rows: Rows) -> Mapping[str, Score]:
     try:
         return rows.scores(versions.uri(version))
     except click.ClickException as error:
         reason = error.format_message()
-        promotion.record(version, Decision(False, reason), f"Not promoted: {reason}.", {})
+        promotion.record(version, env, Decision(False, reason), f"Not promoted: {reason}.", {})
         raise
 
 

@@ -22,12 +22,28 @@ _ARCHIVED = "Archived"
 _TAG_LENGTH = 5000
 
 
-def record(version: ModelVersion, decision: Decision, description: str, tags: Mapping[str, str]) -> None:
-    """Writes the gate's decision to the version, before anything is promoted."""
+def record(version: ModelVersion, env: str, decision: Decision, description: str, tags: Mapping[str, str]) -> None:
+    """Writes the gate's decision to the version, before anything is promoted.
+
+    The verdict belongs to one environment: the tags `gate.<env>` and `gate.reason.<env>`. The tags `gate` and
+    `gate.reason` and the description are those of the latest verdict, but a version that holds an alias keeps them if
+    it fails for another environment.
+
+    Args:
+        version: the version that was judged.
+        env: the environment that it was judged for; empty: none.
+        decision: the gate's.
+        description: the version's, as Markdown.
+        tags: further ones.
+    """
     client = mlflow.MlflowClient()
-    client.update_model_version(version.name, version.version, description)
-    gate = {GATE: "passed" if decision.passed else "failed", GATE_REASON: decision.reason}
-    for key, value in {**tags, **gate}.items():
+    verdict = {GATE: "passed" if decision.passed else "failed", GATE_REASON: decision.reason}
+    written = {f"{key}.{env}": value for key, value in verdict.items()} if env else {}
+    holders = client.get_registered_model(version.name).aliases.values()
+    if decision.passed or str(version.version) not in map(str, holders):
+        client.update_model_version(version.name, version.version, description)
+        written |= {**tags, **verdict}
+    for key, value in written.items():
         client.set_model_version_tag(version.name, version.version, key, value[:_TAG_LENGTH])
 
 

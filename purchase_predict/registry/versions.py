@@ -10,6 +10,7 @@ from purchase_predict import mlflow_errors
 from purchase_predict.settings import shown_uri
 from purchase_predict.workflow.addresses import ModelUri, parse
 from purchase_predict.workflow.collisions import through_collisions
+from purchase_predict.workflow.completed import DIGEST
 
 #: Tag of a version: the digest of its model.
 MODEL_DIGEST = "model.digest"
@@ -93,9 +94,15 @@ def get_version(name: str, version: int | str) -> ModelVersion | None:
 
 
 def version_gone(deployed: Run) -> str | None:
-    """Why a deploy run cannot be reused: its version is no longer in the registry. None if it is."""
-    name, version = deployed.data.tags["deploy.registry_name"], deployed.data.tags["deploy.version"]
-    return None if get_version(name, version) else f"version {version} of {name} is gone"
+    """Why a deploy run cannot be reused: its version is gone, or holds another model. None if neither is so."""
+    name, number = deployed.data.tags["deploy.registry_name"], deployed.data.tags["deploy.version"]
+    version = get_version(name, number)
+    if version is None:
+        return f"version {number} of {name} is gone"
+    # The number alone proves nothing: a registry that was emptied counts from 1 again.
+    if version.tags.get(MODEL_DIGEST) != deployed.data.tags[DIGEST]:
+        return f"version {number} of {name} holds another model"
+    return None
 
 
 def champion(name: str, env: str) -> ModelVersion | None:

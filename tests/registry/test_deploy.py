@@ -351,3 +351,34 @@ def test_promotion_warns_of_nothing(models: dict[str, Trained]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         promotion.promote(version, "staging", None)
+
+
+def test_a_verdict_belongs_to_one_environment_and_a_holder_is_not_stamped_failed(models: dict[str, Trained]) -> None:
+    name = "two-environments"
+    invoke(deploy, model=models["good"].uri, registry_name=name, env="production")
+    invoke(deploy, model=models["weak"].uri, registry_name=name, env="staging")
+    result = invoke(deploy, model=f"models:/{name}@staging", registry_name=name, env="production")
+    assert result.exit_code == 0, result.output
+    assert promotion_json(result.output)["promoted"] is False
+    weak = versions.get_version(name, 2)
+    assert weak
+    assert (weak.tags["gate"], weak.tags["gate.staging"], weak.tags["gate.production"]) == (
+        "passed",
+        "passed",
+        "failed",
+    )
+    assert "staging: promoted" in weak.description
+    assert "no better" in weak.tags["gate.reason.production"]
+
+
+def test_a_version_of_the_same_number_that_holds_another_model_is_not_reused(models: dict[str, Trained]) -> None:
+    name, client = "emptied", mlflow.MlflowClient()
+    invoke(deploy, model=models["weak"].uri, registry_name=name, env="")
+    (deployed, *_) = mlflow.search_runs(
+        filter_string=f"tags.`deploy.registry_name` = '{name}'", output_format="list", order_by=["start_time DESC"]
+    )
+    assert versions.version_gone(deployed) is None
+    client.delete_registered_model(name)
+    assert versions.version_gone(deployed) == f"version 1 of {name} is gone"
+    invoke(deploy, model=models["good"].uri, registry_name=name, env="")
+    assert versions.version_gone(deployed) == f"version 1 of {name} holds another model"

@@ -87,3 +87,10 @@ def test_another_loss_becomes_searchable_by_one_line(tmp_path: Path) -> None:
     assert before in text
     file.write_text(text.replace(before, before[:-1] + ', searchable=True, early_stopping="log_loss")'))
     subprocess.run([sys.executable, "-c", _ANOTHER_LOSS], cwd=project, check=True)
+
+
+@pytest.mark.parametrize(("users", "passed"), [(0, False), (1, False), (9, False), (10, True), (None, True)])
+def test_few_buyers_prove_nothing(users: int | None, passed: bool) -> None:
+    decision = decide("roc_auc", sure("roc_auc"), None, users=users)
+    assert decision.passed == passed
+    assert passed or decision.reason.startswith(f"too few buyers to tell: {users} users")
