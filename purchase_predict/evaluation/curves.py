@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 #: Points of the calibration curve; each stands for the same number of rows.
-CALIBRATION_BINS = 10
+CALIBRATION_POINTS = 10
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def curves(y: np.ndarray, probability: np.ndarray) -> Curves:
 
     false_positives, true_positives, _ = roc_curve(y, probability)
     precision, recall, _ = precision_recall_curve(y, probability)
-    bought, predicted = calibration_curve(y, probability, n_bins=CALIBRATION_BINS, strategy="quantile")
+    bought, predicted = calibration_curve(y, probability, n_bins=CALIBRATION_POINTS, strategy="quantile")
     return Curves(
         roc=Curve(false_positives, true_positives),
         precision_recall=Curve(recall, precision),

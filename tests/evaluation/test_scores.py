@@ -88,7 +88,7 @@ def test_rows_of_one_user_do_not_count_as_independent() -> None:
     user = np.arange(100)
     once = evaluate(y, probability, user, 0.5, 0.5)["roc_auc"]
     tenfold = evaluate(np.tile(y, 10), np.tile(probability, 10), np.tile(user, 10), 0.5, 0.5)["roc_auc"]
-    # The same hundred users told ten times over know no more than once.
+    # Ten copies of the same 100 users hold no more information than one.
     assert tenfold.high - tenfold.low == pytest.approx(once.high - once.low, rel=0.25)
 
 
@@ -146,9 +146,9 @@ def test_a_slice_without_signal_shows_as_weak() -> None:
     cheapest = next(part for part in found.values() if part.by == "price")
     assert cheapest.rows == (frame["price"] <= frame["price"].quantile(0.25)).sum()
     assert found["category", "no category"].rows == (frame["category"].isna()).sum()
-    of = frame["category"] == "phones"
-    assert strong.value == pytest.approx(metrics.roc_auc_score(y[of], signal[of]))
-    assert found["category", "phones"].base_rate == pytest.approx(y[of].mean())
+    phones = frame["category"] == "phones"
+    assert strong.value == pytest.approx(metrics.roc_auc_score(y[phones], signal[phones]))
+    assert found["category", "phones"].base_rate == pytest.approx(y[phones].mean())
 
 
 def test_a_slice_of_buyers_only_has_no_area() -> None:
@@ -157,7 +157,7 @@ def test_a_slice_of_buyers_only_has_no_area() -> None:
     assert [(part.name, part.roc_auc is None) for part in found] == [("a", True), ("b", False)]
 
 
-def test_rare_categories_are_told_together() -> None:
+def test_rare_categories_share_one_slice() -> None:
     names = [f"c{number}" for number in range(12) for _ in range(20 - number)]
     frame = pd.DataFrame({"user_id": range(len(names)), "category": names})
     found = slices(frame, np.arange(len(names)) % 2, np.zeros(len(names)))

@@ -1,3 +1,4 @@
+import dataclasses
 import re
 from html.parser import HTMLParser
 
@@ -174,3 +175,19 @@ def test_the_best_so_far_never_falls_back() -> None:
     heights = [float(point.split(",")[1]) for point in line.group(1).split()]
     assert heights == sorted(heights, reverse=True)  # SVG counts downwards
     assert "learning_rate, power of ten" in after
+
+
+def test_a_split_by_user_and_a_part_of_one_class_are_named() -> None:
+    shown = contents()
+    part = dataclasses.replace(shown.slices[0], name="only buyers", roc_auc=None)
+    by_user = dataclasses.replace(
+        shown,
+        slices=[part],
+        description={**shown.description, "split": "user", "cut": None},
+        steps=[Step("load", "ran")],
+    )
+    text = render(by_user)
+    assert _Elements(text).open == []
+    assert "one class only" in text
+    assert '<td class="name">by user</td>' in text
+    assert "<code>" not in text
