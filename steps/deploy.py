@@ -44,9 +44,8 @@ def deploy(
     verdict = f"{judgement.outcome} ({judgement.decision.reason})"
     metrics = {name: asdict(score) for name, score in judgement.scores.items()}
     links = {"train": markdown_link(trained), "deploy": markdown_link(run.run)}
-    promotion.record(
-        version, env, judgement.decision, card(metrics, f"{verdict}.", description, links), judgement.numbers
-    )
+    text = card(metrics, f"{verdict}.", description, links)
+    promotion.record(version, env, judgement.decision, text, judgement.numbers)
     if judgement.promoted:
         promotion.promote(version, env, judgement.champion)
 

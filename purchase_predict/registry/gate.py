@@ -56,10 +56,8 @@ def decide(
         min_roc_auc: the least roc_auc that passes, 0 to 1.
     """
     if users is not None and users < MIN_USERS:
-        return Decision(
-            False,
-            f"too few buyers to tell: {users} users of one class in the test rows, at least {MIN_USERS} are needed",
-        )
+        reason = f"too few buyers to tell: {users} users of one class in the test rows, at least {MIN_USERS} are needed"
+        return Decision(False, reason)
     score, auc = scores[metric], scores["roc_auc"].value
     worst = score.high if METRICS[metric].less_is_better else score.low
     # `not >` and not `<=`: a metric that is NaN passes nothing.
