@@ -295,7 +295,7 @@ def _prepare(source: str) -> dict[str, np.ndarray]:
             build = on_duckdb.primary_from_events if loaded.table == "events" else on_duckdb.primary_as_is
             build(connection, folder / "table" / loaded.table)
             made = split.split(connection, TEST_RATIO, folder / "dataset").description
-        features, categories = made["features"], made["categories"]
+        features, categories = made.features, made.categories
         for side in ("train", "test"):
             rows = pd.read_parquet(folder / "dataset" / f"{side}.parquet")
             arrays[f"{side}_x"] = purchase_model.encode(rows, features, categories)

@@ -6,7 +6,6 @@ In: `runs:/<run id>/model` of a train run, or `models:/<name>@<alias>`. Out: a v
     mlflow run . -e deploy --env-manager local -P model=models:/purchase_predict@staging -P env=production
 """
 
-import json
 from dataclasses import asdict
 from typing import Any
 
@@ -16,6 +15,7 @@ import pandas as pd
 from mlflow.entities.model_registry import ModelVersion
 
 from purchase_predict.evaluation.scores import Answers, difference, evaluate
+from purchase_predict.features.description import Description
 from purchase_predict.models import packaging, scoring
 from purchase_predict.registry import gate, promotion, versions
 from purchase_predict.registry.gate import Contest, Decision, Standing
@@ -40,13 +40,13 @@ def deploy(
     """Register the model and promote it where the gate lets it pass."""
     trained = run_of(model)
     folder = run.fetch(dataset)
-    description = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    description = Description.read(folder)
     test = pd.read_parquet(folder / "test.parquet")
     y, users = test[LABEL].to_numpy(), test["user_id"].to_numpy()
 
     version = versions.ensure_version(registry_name, trained, trained.data.tags[DIGEST])
     answers = _answers(version, test)
-    scores = evaluate(y, answers.probability, users, answers.threshold, description["base_rate"]["train"])
+    scores = evaluate(y, answers.probability, users, answers.threshold, description.base_rate.train)
     standings = {name: Standing(**asdict(score)) for name, score in scores.items()}
 
     # Another deploy may promote while this one judges: what it promotes now must beat what it would replace.

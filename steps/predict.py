@@ -13,7 +13,6 @@ import json
 import re
 import time
 from pathlib import Path
-from typing import Any
 
 import click
 import duckdb
@@ -24,6 +23,7 @@ from mlflow.exceptions import MlflowException
 from purchase_predict import database
 from purchase_predict.evaluation import drift
 from purchase_predict.features import on_duckdb
+from purchase_predict.features.description import Description
 from purchase_predict.models import packaging, scoring
 from purchase_predict.reading.load import Loaded, load_source
 from purchase_predict.schema import SCORED_TABLES
@@ -102,8 +102,8 @@ def _log_drift(connection: duckdb.DuckDBPyConnection, trained: dict[str, str], s
     uri = json.loads(trained[INPUTS])["dataset"]
     try:
         file = mlflow.artifacts.download_artifacts(artifact_uri=f"{uri}/dataset.json", dst_path=str(scratch))
-        reference: dict[str, Any] = json.loads(Path(file).read_text(encoding="utf-8"))["profile"]
-    except (MlflowException, OSError, KeyError):
+        reference = Description.read(Path(file)).profile
+    except (MlflowException, OSError, click.ClickException):
         click.echo(f"predict: drift is not measured, {uri} no longer describes the training data", err=True)
         return
     indices = drift.population_stability(connection, "primary_table", reference)

@@ -6,7 +6,6 @@ the metrics `test_<metric>`, `test_<metric>_low`, `test_<metric>_high`, `baselin
     mlflow run . -e train --env-manager local -P max_evals=50
 """
 
-import json
 import math
 from contextlib import AbstractContextManager, nullcontext
 
@@ -17,6 +16,7 @@ import pandas as pd
 
 from purchase_predict.evaluation import calibration, weaknesses
 from purchase_predict.evaluation.scores import as_metrics, evaluate, score, share_of_gain
+from purchase_predict.features.description import Description
 from purchase_predict.models import packaging, purchase_model
 from purchase_predict.report import page, plots
 from purchase_predict.report.contents import Contents, contributions
@@ -45,11 +45,14 @@ def train(
 ) -> Output:
     """Search the hyperparameters, train the model, score it on the test set."""
     folder = run.fetch(dataset)
-    description = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-    features, categories = description["features"], description["categories"]
+    description = Description.read(folder)
+    features, categories = description.features, description.categories
     digest = run_of(dataset).data.tags[DIGEST]
-    for side, context in (("train", "training"), ("test", "testing")):
-        datasets.log_input(f"{dataset}/{side}.parquet", digest, description["rows"][side], context)
+    for side, rows, context in (
+        ("train", description.rows.train, "training"),
+        ("test", description.rows.test, "testing"),
+    ):
+        datasets.log_input(f"{dataset}/{side}.parquet", digest, rows, context)
     learn, test = (pd.read_parquet(folder / f"{side}.parquet") for side in ("train", "test"))
 
     table = Table(

@@ -11,6 +11,7 @@ import duckdb
 
 from purchase_predict.database import one_row, quoted, table_digest
 from purchase_predict.evaluation import drift
+from purchase_predict.features.description import BaseRate, Description, Rows, Users
 from purchase_predict.schema import CATEGORICAL, KEYS, LABEL, MOMENT, features_of
 
 #: Rows of each class that train and test must have at least, for their numbers to mean anything.
@@ -21,7 +22,7 @@ MIN_ROWS_PER_CLASS = 5
 class Dataset:
     """What `dataset.json` says, and the digest of the rows."""
 
-    description: dict[str, Any]
+    description: Description
     digest: str
 
 
@@ -97,19 +98,19 @@ def split(connection: duckdb.DuckDBPyConnection, test_ratio: float, target: Path
         for name in CATEGORICAL
         if name in features
     }
-    description = {
-        "split": "time" if by_time else "user",
-        "test_ratio": test_ratio,
-        "cut": str(cut) if cut else None,
-        "rows": {"read": read, "repeated": read - kept, "train": numbers["train"][0], "test": numbers["test"][0]},
-        "users": {side: numbers[side][2] for side in sides},
-        "base_rate": {side: numbers[side][1] / numbers[side][0] for side in sides},
-        "features": features,
-        "categories": categories,
-        "profile": drift.profile(connection, train, features),
-    }
+    description = Description(
+        split="time" if by_time else "user",
+        test_ratio=test_ratio,
+        cut=str(cut) if cut else None,
+        rows=Rows(read, read - kept, numbers["train"][0], numbers["test"][0]),
+        users=Users(*(numbers[side][2] for side in sides)),
+        base_rate=BaseRate(*(numbers[side][1] / numbers[side][0] for side in sides)),
+        features=features,
+        categories=categories,
+        profile=drift.profile(connection, train, features),
+    )
     digests = [table_digest(connection, f"read_parquet({quoted(target / f'{side}.parquet')})") for side in sides]
-    text = json.dumps([description, *digests], sort_keys=True)
+    text = json.dumps([description.as_json(), *digests], sort_keys=True)
     return Dataset(description, hashlib.sha256(text.encode()).hexdigest())
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import lightgbm
 import numpy as np
@@ -10,6 +9,7 @@ import pandas as pd
 
 from purchase_predict.evaluation.calibration import Calibration
 from purchase_predict.evaluation.weaknesses import Slice, Tradeoff
+from purchase_predict.features.description import Description
 from purchase_predict.metrics import Score
 
 #: Rows and features of the drawing of contributions, and points a feature.
@@ -46,7 +46,7 @@ class Contents:
     contributions: pd.DataFrame
     values: pd.DataFrame
     trials: pd.DataFrame
-    description: Mapping[str, Any]
+    description: Description
     steps: Sequence[Step]
 
 

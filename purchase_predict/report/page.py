@@ -48,7 +48,7 @@ def _percent(value: float) -> str:
 
 def _answer(contents: Contents) -> str:
     area = contents.scores["roc_auc"]
-    rows, users = len(contents.y), contents.description["users"]["test"]
+    rows, users = len(contents.y), contents.description.users.test
     if area.low > 0.5:
         sentence = (
             f"<strong>Yes, better than chance.</strong> Of a buyer and a visitor who leaves the cart, the model gives the "
@@ -254,20 +254,20 @@ def _search(contents: Contents) -> str:
 
 
 def _lineage(contents: Contents) -> str:
-    told = contents.description
+    data = contents.description
     steps = "".join(
         f"<li><strong>{escape(step.name)}</strong><span>{escape(step.what)}</span>{_run(step)}</li>"
         for step in contents.steps
     )
-    rows = told["rows"]
-    split = f"by time, from {escape(str(told['cut']))} on" if told["split"] == "time" else "by user"
+    rows = data.rows
+    split = f"by time, from {escape(str(data.cut))} on" if data.split == "time" else "by user"
     facts = {
-        "rows read": f"{rows['read']:,}",
-        "repeated rows dropped": f"{rows['repeated']:,}",
-        "training": f"{rows['train']:,} carts of {told['users']['train']:,} users, {_percent(told['base_rate']['train'])} bought",
-        "test": f"{rows['test']:,} carts of {told['users']['test']:,} users, {_percent(told['base_rate']['test'])} bought",
+        "rows read": f"{rows.read:,}",
+        "repeated rows dropped": f"{rows.repeated:,}",
+        "training": f"{rows.train:,} carts of {data.users.train:,} users, {_percent(data.base_rate.train)} bought",
+        "test": f"{rows.test:,} carts of {data.users.test:,} users, {_percent(data.base_rate.test)} bought",
         "split": split,
-        "features": escape(", ".join(told["features"])),
+        "features": escape(", ".join(data.features)),
     }
     table = "".join(f"<tr><th>{name}</th><td class='name'>{value}</td></tr>" for name, value in facts.items())
     return (
