@@ -45,7 +45,7 @@ from purchase_predict.reading.load import load_source
 from purchase_predict.schema import LABEL
 from purchase_predict.search import search
 from purchase_predict.search.folds import grouped_folds
-from purchase_predict.search.trial import Table
+from purchase_predict.search.trial import LabelledRows
 
 PROJECT = Path(__file__).resolve().parent.parent
 REAL = PROJECT.parent / "shared" / "data"
@@ -59,8 +59,8 @@ OURS, AT_ONCE = "this search", "this search, in a twentieth of the time"
 
 @dataclass(frozen=True)
 class Data:
-    learn: Table
-    test: Table
+    learn: LabelledRows
+    test: LabelledRows
 
 
 @dataclass(frozen=True)
@@ -278,7 +278,7 @@ def prepared(source: str, folder: Path) -> Data:
     with np.load(file) as kept:
         names, categorical = list(kept["features"]), list(kept["categorical"])
         learn, test = (
-            Table(kept[f"{side}_x"], kept[f"{side}_y"], kept[f"{side}_user"], names, categorical)
+            LabelledRows(kept[f"{side}_x"], kept[f"{side}_y"], kept[f"{side}_user"], names, categorical)
             for side in ("train", "test")
         )
     return Data(learn, test)

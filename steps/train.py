@@ -24,7 +24,7 @@ from purchase_predict.schema import LABEL
 from purchase_predict.search import on_spark, search
 from purchase_predict.search.objective import Runner
 from purchase_predict.search.progress import progress
-from purchase_predict.search.trial import Table, Trial, trials_frame
+from purchase_predict.search.trial import LabelledRows, Trial, trials_frame
 from purchase_predict.workflow import datasets, history
 from purchase_predict.workflow import trials as trial_runs
 from purchase_predict.workflow.completed import DIGEST, run_of
@@ -55,7 +55,7 @@ def train(
         datasets.log_input(f"{dataset}/{side}.parquet", digest, rows, context)
     learn, test = (pd.read_parquet(folder / f"{side}.parquet") for side in ("train", "test"))
 
-    table = Table(
+    table = LabelledRows(
         purchase_model.encode(learn, features, categories),
         learn[LABEL].to_numpy(),
         learn["user_id"].to_numpy(),
@@ -85,7 +85,7 @@ def train(
             ended,
             earlier,
             max_seconds=max_minutes * 60 or math.inf,
-            run=runner,
+            run_batch=runner,
             parallelism=at_once,
         )
 
@@ -157,7 +157,7 @@ def _where(trials: str, parallelism: int) -> AbstractContextManager[tuple[Runner
         raise click.ClickException(
             f"parallelism={parallelism} needs trials=spark: here the folds of one trial take all cores"
         )
-    return nullcontext((search.one_after_the_other, 1))
+    return nullcontext((search.run_in_process, 1))
 
 
 if __name__ == "__main__":

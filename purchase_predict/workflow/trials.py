@@ -1,4 +1,4 @@
-"""Trials as nested runs: written as they finish, and taken over by a later search under the same search key."""
+"""Trials as nested runs: recorded when they end, and read by a later search with the same search key."""
 
 import json
 import time
@@ -10,21 +10,23 @@ from purchase_predict.search.space import lightgbm_params
 from purchase_predict.search.trial import Trial
 from purchase_predict.workflow.completed import SEARCH_KEY
 
+#: The tag that holds a trial as JSON.
 _TRIAL = "trial"
-_MOST = 10_000
+#: The highest number of runs that are read.
+_MAX_RUNS = 10_000
 
 
 def record(trial: Trial, search_key: str, parent: Run) -> None:
-    """Writes a trial as a finished run below `parent`; all of it in one batch, the tag that counts it among it."""
+    """Records a trial as a run below `parent`, in one batch, so that a run has either all of the trial or nothing."""
     client = mlflow.MlflowClient()
     experiment = parent.info.experiment_id
     started = int((time.time() - trial.seconds) * 1000)
     tags = {"mlflow.parentRunId": parent.info.run_id, "mlflow.user": parent.data.tags.get("mlflow.user", "")}
     run = client.create_run(experiment, started, tags, run_name=f"trial {trial.number}")
     now = int(time.time() * 1000)
-    numbers = {
+    metrics = {
         "score": trial.score,
-        "first_folds_score": trial.first_score,
+        "first_folds_score": trial.first_folds_score,
         "rounds": trial.rounds,
         "seconds": trial.seconds,
     }
@@ -37,12 +39,12 @@ def record(trial: Trial, search_key: str, parent: Run) -> None:
         "rounds": trial.rounds,
         "seconds": trial.seconds,
         "error": trial.error,
-        "first_score": trial.first_score,
-        "fold_bests": trial.fold_bests,
+        "first_folds_score": trial.first_folds_score,
+        "fold_utilities": trial.fold_utilities,
     }
     client.log_batch(
         run.info.run_id,
-        metrics=[Metric(name, value, now, 0) for name, value in numbers.items() if value is not None],
+        metrics=[Metric(name, value, now, 0) for name, value in metrics.items() if value is not None],
         params=[Param(name, str(value)) for name, value in trial.params.items()],
         tags=[
             RunTag("trial.state", trial.state),
@@ -54,11 +56,15 @@ def record(trial: Trial, search_key: str, parent: Run) -> None:
 
 
 def earlier(search_key: str, experiment_id: str) -> list[Trial]:
-    """The trials that were made under this search key, in this run or a killed one: 0, 1, 2, ... without a gap."""
+    """Reads the trials that were recorded with this search key, by any run of the experiment.
+
+    Returns:
+        Trials 0, 1, 2, ... up to the first number that is missing; of several with one number the oldest.
+    """
     runs = mlflow.MlflowClient().search_runs(
         [experiment_id],
         f"tags.\"{SEARCH_KEY}\" = '{search_key}' and tags.\"{_TRIAL}\" LIKE '%'",
-        max_results=_MOST,
+        max_results=_MAX_RUNS,
         order_by=["attributes.start_time ASC"],
     )
     by_number: dict[int, Trial] = {}

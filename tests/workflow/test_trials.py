@@ -5,7 +5,7 @@ import pytest
 
 from purchase_predict.search import search
 from purchase_predict.workflow import trials
-from tests.search.test_search import table
+from tests.search.tables import table
 
 
 @pytest.mark.usefixtures("store")
