@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from purchase_predict.features import expressions
+from purchase_predict.features import earlier_sessions, expressions
 from purchase_predict.schema import BEHAVIOUR, EVENTS, FEATURES, KEYS, LABEL, MOMENT
 from tests.features import reference
 from tests.features.reference import Event
@@ -38,14 +38,14 @@ PROPERTY = settings(deadline=None, max_examples=50, suppress_health_check=[Healt
 
 
 #: Earlier sessions are looked at by joins or, where a user has many pairs, by running sums.
-WAYS = pytest.mark.parametrize("few", [0, 2, expressions._FEW], ids=["by running sums", "by both", "by joins"])
+WAYS = pytest.mark.parametrize("few", [0, 2, earlier_sessions._FEW], ids=["by running sums", "by both", "by joins"])
 
 
 @contextmanager
 def joined_up_to(few: int) -> Iterator[None]:
     """Users of more pairs than that have their earlier sessions looked at by running sums."""
     expressions.sql.cache_clear()
-    with mock.patch.object(expressions, "_FEW", few):
+    with mock.patch.object(earlier_sessions, "_FEW", few):
         yield
     expressions.sql.cache_clear()
 
@@ -72,7 +72,7 @@ def many_shops(number: int) -> list[Event]:
 
 
 @contextmanager
-def raw(events: list[Event], few: int = expressions._FEW) -> Iterator[duckdb.DuckDBPyConnection]:
+def raw(events: list[Event], few: int = earlier_sessions._FEW) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection with these events in the table `raw`, and all that is made ready of them."""
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'America/New_York'")
@@ -84,7 +84,7 @@ def raw(events: list[Event], few: int = expressions._FEW) -> Iterator[duckdb.Duc
         yield connection
 
 
-def on_duckdb(events: list[Event], few: int = expressions._FEW) -> list[dict[str, Any]]:
+def on_duckdb(events: list[Event], few: int = earlier_sessions._FEW) -> list[dict[str, Any]]:
     """The primary table that the project makes of these events, in the order of the reference."""
     with raw(events, few) as connection:
         result = connection.execute(f"FROM ({queries(few)['primary']}) ORDER BY {', '.join(KEYS)}")
@@ -119,7 +119,7 @@ def test_repetitions_are_dropped_once_each_and_counted(events: list[Event]) -> N
         return bool(later) or bought
 
     with raw(events) as connection:
-        (repeated,) = connection.execute(queries(expressions._FEW)["repeated"]).fetchone() or ()
+        (repeated,) = connection.execute(queries(earlier_sessions._FEW)["repeated"]).fetchone() or ()
         usable = connection.execute(f"SELECT {', '.join(acts)} FROM usable").fetchall()
     assert repeated == len(in_session) - len(set(in_session))
     once = [tuple(getattr(event, name) for name in acts) for event in set(filter(is_usable, in_session))]
@@ -196,7 +196,7 @@ def test_a_crawler_costs_no_more_than_as_many_users(at_once: bool) -> None:
                 FROM range(100_000) AS numbers(i)"""
         )
         connection.execute("CREATE TABLE carts AS FROM usable WHERE event_type = 'cart'")
-        made = f"({queries(expressions._FEW)['primary']})"
+        made = f"({queries(earlier_sessions._FEW)['primary']})"
         last = connection.execute(
             f"SELECT num_prev_sessions, num_prev_purchases, event_time FROM {made} ORDER BY event_time DESC LIMIT 1"
         ).fetchone()
