@@ -1,90 +1,118 @@
-"""What a user had done in earlier sessions."""
+"""Counts over a user's earlier sessions: views and purchases, of the row's product or of all products.
+
+Two kinds of rows are compared. A *fact* is an event to count: a session's first view of a product, or a purchase. A
+*question* is a row of the primary table that asks for a count. A fact counts for a question of the same subject when
+it came at the question's moment or before (`at`) and its session started earlier (`start`). Sessions of a user may
+overlap, so both times are compared.
+
+Columns of both:
+
+- the pair that it comes from
+- `of_product` (1: about one product, 0: about all products) and `subject` (the product, or 0)
+- `at`, `start`: the times of the event and of its session
+- `views`, `purchases`: what a fact adds to each count; 0 in a question
+- `fact`: 1 in a fact, 0 in a question
+"""
 
 import ibis
 import ibis.expr.types as ir
 
 from purchase_predict.features.keys import PAIR, SESSION, join
 
-#: What is counted over a user's earlier sessions, and of what: of a product, or of any.
-_WEIGHTS = ["views", "purchases"]
+_COUNTS = ["views", "purchases"]
 _SUBJECT = ["user_id", "of_product", "subject"]
-_ROW = [*PAIR, "of_product", "subject", "at", "start"]
-#: Pairs of a user up to which each is joined with all the facts about its subjects.
-_FEW = 64
+_COLUMNS = [*PAIR, "of_product", "subject", "at", "start"]
 
-#: Binary digits of the number of things that one user can do.
-_DIGITS = 40
+#: Pairs of a user up to which questions are joined with facts. Users with more pairs, such as crawlers, would make too
+#: many joined rows; their facts are counted by running sums.
+MAX_JOINED_PAIRS = 64
 
 
-def earlier(events: ir.Table, visits: ir.Table, known: ir.Table) -> ir.Table:
-    """For each pair, what the user had done in earlier sessions by the moment.
+def earlier_sessions(events: ir.Table, visits: ir.Table, pairs: ir.Table) -> ir.Table:
+    """Counts what each user had done in earlier sessions by the moment of each pair.
 
-    A fact counts where it came `at` the moment or before and its session has an earlier `start`. Sessions of a user may
-    overlap, so both times are compared.
+    Args:
+        events: as `expressions.usable` returns them.
+        visits: the first second of each session, `visit_start`.
+        pairs: the pairs with their moment `at` and the `start` of their session.
+
+    Returns:
+        One row per pair: `num_prev_product_views`, `num_prev_purchases` and `num_prev_product_purchases`.
     """
-    facts, asked = _facts(events, visits, known), _asked(known)
-    counted = known.group_by("user_id").agg(rows=known.count())
-    often = counted.filter(counted.rows > _FEW).select("user_id")
-    answers = _joined(asked.anti_join(often, "user_id"), facts)
-    answers = answers.union(_running(asked.semi_join(often, "user_id"), facts.semi_join(often, "user_id")))
-    of_product = answers.of_product == 1
-    return answers.group_by(PAIR).agg(
-        num_prev_product_views=answers.views.sum(),
-        num_prev_purchases=answers.purchases.sum(where=~of_product),
-        num_prev_product_purchases=answers.purchases.sum(where=of_product),
+    facts, questions = _facts(events, visits, pairs), _questions(pairs)
+    per_user = pairs.group_by("user_id").agg(rows=pairs.count())
+    heavy = per_user.filter(per_user.rows > MAX_JOINED_PAIRS).select("user_id")
+    counts = _counted_by_join(questions.anti_join(heavy, "user_id"), facts)
+    counts = counts.union(
+        _counted_by_running_sums(questions.semi_join(heavy, "user_id"), facts.semi_join(heavy, "user_id"))
+    )
+    of_product = counts.of_product == 1
+    return counts.group_by(PAIR).agg(
+        num_prev_product_views=counts.views.sum(),
+        num_prev_purchases=counts.purchases.sum(where=~of_product),
+        num_prev_product_purchases=counts.purchases.sum(where=of_product),
     )
 
 
-def _joined(asked: ir.Table, facts: ir.Table) -> ir.Table:
-    """The facts that count for each row, by a join: no more than `_FEW` times as many as there are."""
+def _counted_by_join(questions: ir.Table, facts: ir.Table) -> ir.Table:
+    """Each question with each fact that counts for it: at most MAX_JOINED_PAIRS rows per fact and kind of subject."""
     facts = facts.rename(fact_at="at", fact_start="start").drop("user_session", "product_id")
-    both = asked.select(*_ROW).inner_join(facts, _SUBJECT)
+    both = questions.select(*_COLUMNS).inner_join(facts, _SUBJECT)
     both = both.filter((both.fact_start < both.start) & (both.fact_at <= both["at"]))
-    return both.select(*PAIR, "of_product", *_WEIGHTS)
+    return both.select(*PAIR, "of_product", *_COUNTS)
 
 
-def _running(asked: ir.Table, facts: ir.Table) -> ir.Table:
-    """Sums of the facts that count for each row, where a join would be too much: a crawler's.
+def _counted_by_running_sums(questions: ir.Table, facts: ir.Table) -> ir.Table:
+    """Parts of each question's counts, whose sum counts the facts earlier in both `at` and `start`.
 
-    Facts and rows are numbered in the order of `at`. A number smaller than another one shares its upper binary digits,
-    then has a 0 where the other has a 1. So for each digit a running sum over those that share the digits above it, in
-    the order of `start`, counts the zeros before each one: n log n work for the n facts and rows of a user.
+    This is two-dimensional dominance counting. The n facts and questions of a subject are numbered in the order of
+    `at`. For two numbers, m is smaller than k exactly if m has a 0 and k a 1 at their highest differing bit. So for
+    each bit, rows that agree in all higher bits form a group. Within it, in the order of `start`, a running sum over
+    the facts with a 0 gives each question with a 1 the facts that count for it at this bit. The work is n log n.
     """
-    both = asked.union(facts)
-    # A fact in the second of the moment is known; a session that started in the same second is not earlier.
-    in_time = ibis.window(group_by=_SUBJECT, order_by=[both["at"], both.fact.desc()])
-    numbered = both.mutate(nth=ibis.row_number().over(in_time), last=both.count().over(group_by=_SUBJECT) - 1)
-    first, end = (ibis.literal(number, "int32") for number in (0, _DIGITS))  # Spark shifts by 32-bit numbers alone
-    digits = ibis.range(first, end).unnest().name("digit").as_table()
-    split = numbered.join(digits, (numbered["last"] >> digits.digit) > 0)
+    both = questions.union(facts)
+    # In the same second, a fact comes before a question in `at` (it is known at the moment) but after it in `start` (a
+    # session that started in the same second is not earlier).
+    by_at = ibis.window(group_by=_SUBJECT, order_by=[both["at"], both.fact.desc()])
+    numbered = both.mutate(nth=ibis.row_number().over(by_at), last=both.count().over(group_by=_SUBJECT) - 1)
+    # Bits of the highest row number: one user has fewer than 2^40 facts and questions. Spark shifts by 32-bit integers
+    # only.
+    first, end = (ibis.literal(number, "int32") for number in (0, 40))
+    bits = ibis.range(first, end).unnest().name("digit").as_table()
+    split = numbered.join(bits, (numbered["last"] >> bits.digit) > 0)
     split = split.filter(((split.nth >> split.digit) & 1) == 1 - split.fact)
     split = split.mutate(above=split.nth >> (split.digit + 1))
     by_start = ibis.window(group_by=[*_SUBJECT, "digit", "above"], order_by=[split.start, split.fact], rows=(None, 0))
-    summed = split.mutate(**{name: split[name].sum().over(by_start) for name in _WEIGHTS})
-    return summed.filter(summed.fact == 0).select(*PAIR, "of_product", *_WEIGHTS)
+    summed = split.mutate(**{name: split[name].sum().over(by_start) for name in _COUNTS})
+    return summed.filter(summed.fact == 0).select(*PAIR, "of_product", *_COUNTS)
 
 
-def _facts(events: ir.Table, visits: ir.Table, known: ir.Table) -> ir.Table:
-    of_product = events.semi_join(known, ["user_id", "product_id"])
-    views = of_product.filter(of_product.event_type == "view")
-    seen = views.group_by(PAIR).agg(at=views.event_time.min())  # a session that viewed a product often counts once
+def _facts(events: ir.Table, visits: ir.Table, pairs: ir.Table) -> ir.Table:
+    """The facts: first views and purchases of products that the user carted, and all purchases."""
+    of_carted_products = events.semi_join(pairs, ["user_id", "product_id"])
+    views = of_carted_products.filter(of_carted_products.event_type == "view")
+    first_views = views.group_by(PAIR).agg(at=views.event_time.min())  # sessions that viewed the product are counted
 
-    def bought(events: ir.Table) -> ir.Table:
+    def purchases(events: ir.Table) -> ir.Table:
         return events.filter(events.event_type == "purchase").select(*PAIR, at="event_time")
 
-    facts = [_about(seen, True, views=1), _about(bought(events), False, purchases=1)]
-    facts.append(_about(bought(of_product), True, purchases=1))
-    started = visits.select(*SESSION, start="visit_start")
-    return join(facts[0].union(*facts[1:]), started, SESSION).select(*_ROW, *_WEIGHTS, fact=_integer(1))
+    facts = [
+        _about(first_views, of_product=True, views=1),
+        _about(purchases(events), of_product=False, purchases=1),
+        _about(purchases(of_carted_products), of_product=True, purchases=1),
+    ]
+    starts = visits.select(*SESSION, start="visit_start")
+    return join(facts[0].union(*facts[1:]), starts, SESSION).select(*_COLUMNS, *_COUNTS, fact=_integer(1))
 
 
-def _asked(known: ir.Table) -> ir.Table:
-    asked = _about(known, True).union(_about(known, False))
-    return asked.select(*_ROW, *_WEIGHTS, fact=_integer(0))
+def _questions(pairs: ir.Table) -> ir.Table:
+    """Two questions per pair: about its product and about all products."""
+    questions = _about(pairs, of_product=True).union(_about(pairs, of_product=False))
+    return questions.select(*_COLUMNS, *_COUNTS, fact=_integer(0))
 
 
 def _about(table: ir.Table, of_product: bool, views: int = 0, purchases: int = 0) -> ir.Table:
-    """Rows for what is counted of the row's own product, or of any."""
+    """Adds the subject (each row's own product, or all products) and what a row adds to each count."""
     subject = table.product_id if of_product else _integer(0)
     return table.mutate(
         of_product=_integer(of_product), subject=subject, views=_integer(views), purchases=_integer(purchases)

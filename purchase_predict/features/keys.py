@@ -3,6 +3,7 @@
 import ibis.expr.types as ir
 
 SESSION = ["user_id", "user_session"]
+#: A pair is a product in a session.
 PAIR = [*SESSION, "product_id"]
 
 

@@ -28,7 +28,7 @@ from steps.train import train
 from tests import registered
 from tests.features import reference
 from tests.features.reference import Event
-from tests.features.test_expressions import joined_up_to, many_shops
+from tests.features.shops import joined_up_to, many_shops
 from tests.search.tables import table
 from tools.server import free_port
 
@@ -105,7 +105,7 @@ def on_cluster(cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("SPARK_MASTER", cluster)
 
 
-def by_spark(connection: duckdb.DuckDBPyConnection, loaded: Path, target: Path) -> on_spark.Made:
+def by_spark(connection: duckdb.DuckDBPyConnection, loaded: Path, target: Path) -> on_spark.Written:
     """Makes `primary_table` of what load wrote with Spark."""
     session_type = json.loads((loaded / "source.json").read_text())["session_type"]
     made = on_spark.primary_from_events(f"file://{loaded / 'events'}", session_type, f"file://{target}")
