@@ -37,7 +37,7 @@ from purchase_predict.models import purchase_model
 from purchase_predict.reading.load import load_source
 from purchase_predict.schema import LABEL
 from purchase_predict.search import search
-from purchase_predict.search.trial import Table
+from purchase_predict.search.trial import LabelledRows
 
 PROJECT = Path(__file__).resolve().parent.parent
 REAL = PROJECT.parent / "shared" / "data"
@@ -94,7 +94,7 @@ def prepared(source: str, folder: Path) -> Data:
     with np.load(file) as kept:
         names, categorical = list(kept["features"]), list(kept["categorical"])
         learn, test = (
-            Table(kept[f"{side}_x"], kept[f"{side}_y"], kept[f"{side}_user"], names, categorical)
+            LabelledRows(kept[f"{side}_x"], kept[f"{side}_y"], kept[f"{side}_user"], names, categorical)
             for side in ("train", "test")
         )
     return Data(learn, test)
@@ -111,7 +111,7 @@ def _prepare(source: str) -> dict[str, np.ndarray]:
             build = on_duckdb.primary_from_events if loaded.table == "events" else on_duckdb.primary_as_is
             build(connection, folder / "table" / loaded.table)
             made = split.split(connection, TEST_RATIO, folder / "dataset").description
-        features, categories = made["features"], made["categories"]
+        features, categories = made.features, made.categories
         for side in ("train", "test"):
             rows = pd.read_parquet(folder / "dataset" / f"{side}.parquet")
             arrays[f"{side}_x"] = purchase_model.encode(rows, features, categories)

@@ -17,13 +17,13 @@ from sklearn.metrics import f1_score
 from sklearn.model_selection import RepeatedKFold
 
 from purchase_predict.search.folds import grouped_folds
-from purchase_predict.search.trial import Table
+from purchase_predict.search.trial import LabelledRows
 
 
 @dataclass(frozen=True)
 class Data:
-    learn: Table
-    test: Table
+    learn: LabelledRows
+    test: LabelledRows
 
 
 @dataclass(frozen=True)

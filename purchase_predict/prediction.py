@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import click
+import mlflow
+from mlflow.exceptions import MlflowException
 
 from purchase_predict.database import connect
 from purchase_predict.evaluation import drift
 from purchase_predict.features import primary
+from purchase_predict.features.description import Description
 from purchase_predict.models import scoring
 from purchase_predict.models.scoring import Model, Scored
 from purchase_predict.reading.load import Loaded, load_source
@@ -52,6 +56,21 @@ class Prediction:
         return drift.warning(self.drift, self.scored.rows)
 
 
+def training_profile(dataset: str) -> dict[str, Any] | None:
+    """The profile of the rows that a model was trained on; None, with a line, if they are no longer described.
+
+    Args:
+        dataset: `runs:/<run id>/dataset` of the process run.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            file = mlflow.artifacts.download_artifacts(f"{dataset}/dataset.json", dst_path=folder)
+            return Description.read(Path(file)).profile
+        except (MlflowException, OSError, click.ClickException):
+            click.echo(f"predict: drift is not measured, {dataset} no longer describes the training data", err=True)
+            return None
+
+
 def predict(
     source: str,
     target: Path,
@@ -60,10 +79,9 @@ def predict(
     reference: Mapping[str, Mapping[str, Any]] | None,
     scratch: Path,
     record: Path,
-    *,
     max_reject_ratio: float,
-    memory_limit: str,
     gcp_project: str,
+    memory_limit: str,
 ) -> Prediction:
     """Scores every row of a source into `target`.
 

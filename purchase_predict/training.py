@@ -1,8 +1,9 @@
 """From a search to a model that answers: its probabilities corrected, its threshold, its scores on the test rows."""
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,11 +11,12 @@ import pandas as pd
 from purchase_predict.evaluation import calibration
 from purchase_predict.evaluation.calibration import Calibration
 from purchase_predict.evaluation.scores import as_metrics, evaluate
+from purchase_predict.features.description import Description
 from purchase_predict.metrics import Score
 from purchase_predict.models import purchase_model
 from purchase_predict.schema import LABEL
-from purchase_predict.search.search import Found
-from purchase_predict.search.trial import Table
+from purchase_predict.search.search import SearchResult
+from purchase_predict.search.trial import LabelledRows
 
 
 @dataclass(frozen=True)
@@ -31,17 +33,30 @@ class Training:
         uncorrected: the booster's own probability of each test row, 0 to 1.
         probability: the same after the correction, 0 to 1.
         scores: the metrics of `probability`.
+        description: of the train and the test set.
     """
 
-    train: Table
+    train: LabelledRows
     test: pd.DataFrame
     encoded: np.ndarray
-    found: Found
+    found: SearchResult
     calibration: Calibration
     threshold: float
     uncorrected: np.ndarray
     probability: np.ndarray
     scores: dict[str, Score]
+    description: Description
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """All that decides an answer, as `models.packaging.log` takes it."""
+        return {
+            "booster": self.found.booster,
+            "threshold": self.threshold,
+            "features": self.description.features,
+            "categories": self.description.categories,
+            "correction": self.calibration.correction,
+        }
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -58,33 +73,33 @@ class Training:
         }
 
 
-def encoded(rows: pd.DataFrame, features: Sequence[str], categories: Mapping[str, Sequence[str]]) -> Table:
-    """Raw training rows as the search takes them.
+def read(folder: Path) -> tuple[Description, pd.DataFrame, pd.DataFrame]:
+    """A dataset that process made: its description, the training rows and the test rows."""
+    learn, test = (pd.read_parquet(folder / f"{side}.parquet") for side in ("train", "test"))
+    return Description.read(folder), learn, test
 
-    Args:
-        rows: the features, the label and `user_id`.
-        features: the columns to learn from.
-        categories: the known values of each categorical feature.
-    """
-    return Table(
-        purchase_model.encode(rows, features, categories),
+
+def encoded(rows: pd.DataFrame, description: Description) -> LabelledRows:
+    """Raw training rows, with label and `user_id`, as the search takes them."""
+    return LabelledRows(
+        purchase_model.encode(rows, description.features, description.categories),
         rows[LABEL].to_numpy(),
         rows["user_id"].to_numpy(),
-        tuple(features),
-        tuple(categories),
+        description.features,
+        list(description.categories),
     )
 
 
-def finish(found: Found, train: Table, test: pd.DataFrame, categories: Mapping[str, Sequence[str]]) -> Training:
+def finish(found: SearchResult, train: LabelledRows, test: pd.DataFrame, description: Description) -> Training:
     """Corrects the probabilities of what the search found, and scores it on the test rows.
 
     Args:
         found: what the search ended with.
         train: the encoded training rows.
         test: the raw test rows, with label and `user_id`.
-        categories: the known values of each categorical feature.
+        description: of both.
     """
-    rows = purchase_model.encode(test, train.features, categories)
+    rows = purchase_model.encode(test, description.features, description.categories)
     assert found.best.out_of_fold is not None
     measured = calibration.measure(found.searched.y, found.best.out_of_fold, found.searched.user)
     uncorrected = np.asarray(found.booster.predict(rows))
@@ -93,4 +108,4 @@ def finish(found: Found, train: Table, test: pd.DataFrame, categories: Mapping[s
     threshold = float(purchase_model.calibrated(np.array([found.threshold]), measured.correction)[0])
     y, users = test[LABEL].to_numpy(), test["user_id"].to_numpy()
     scores = evaluate(y, probability, users, threshold, float(train.y.mean()))
-    return Training(train, test, rows, found, measured, threshold, uncorrected, probability, scores)
+    return Training(train, test, rows, found, measured, threshold, uncorrected, probability, scores, description)

@@ -6,12 +6,10 @@ In: `runs:/<run id>/model` of a train run, or `models:/<name>@<alias>`. Out: a v
     mlflow run . -e deploy --env-manager local -P model=models:/purchase_predict@staging -P env=production
 """
 
-import json
-from dataclasses import asdict
-
 import click
 import mlflow
 
+from purchase_predict.features.description import Description
 from purchase_predict.models.held_out import HeldOutRows
 from purchase_predict.registry import promotion, versions
 from purchase_predict.registry.judge import Rules, judge
@@ -36,28 +34,21 @@ def deploy(
     """Register the model and promote it where the gate lets it pass."""
     trained, folder = run_of(model), run.fetch(dataset)
     digest = trained.data.tags[DIGEST]
-    description = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-    rows = HeldOutRows.read(folder / "test.parquet", description["base_rate"]["train"])
+    description = Description.read(folder)
+    rows = HeldOutRows.read(folder / "test.parquet", description.base_rate.train)
 
     version = versions.ensure_version(registry_name, trained, digest)
     judgement = judge(version, env, rows, Rules(metric, tolerance, min_roc_auc, promote_rolled_back))
     verdict = f"{judgement.outcome} ({judgement.decision.reason})"
-    metrics = {name: asdict(score) for name, score in judgement.scores.items()}
     links = {"train": markdown_link(trained), "deploy": markdown_link(run.run)}
-    text = card(metrics, f"{verdict}.", description, links)
+    text = card(judgement.scores, f"{verdict}.", description, links)
     promotion.record(version, env, judgement.decision, text, judgement.numbers)
     if judgement.promoted:
         promotion.promote(version, env, judgement.champion)
 
     click.echo(f"deploy: {registry_name} version {version.version}, {verdict}")
     mlflow.log_dict(judgement.facts, "promotion.json")
-    mlflow.set_tags(
-        {
-            "deploy.registry_name": registry_name,
-            "deploy.version": version.version,
-            "deploy.outcome": judgement.outcome,
-        }
-    )
+    mlflow.set_tags(judgement.tags)
     return Output("promotion.json", digest)
 
 

@@ -11,12 +11,10 @@ data (`psi_<column>`, `drift.json`, `drift.png`).
 
 import json
 from pathlib import Path
-from typing import Any
 
 import click
 import mlflow
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 
 from purchase_predict import prediction
 from purchase_predict.models import packaging
@@ -27,15 +25,19 @@ from purchase_predict.workflow.stopping import scratch_folder
 
 
 @command("predict")
-def predict(run: Run, model: str, input: str, output: str, **reading: Any) -> None:
+def predict(
+    run: Run, model: str, input: str, output: str, max_reject_ratio: float, gcp_project: str, memory_limit: str
+) -> None:
     """Score every row of an input into one file."""
     target = Path(output).expanduser().resolve()
     model, version = versions.pinned(model)
     trained, packaged = run_of(model), packaging.load(model, checked=False)
     marks = {"model_version": version, "run_id": run.info.run_id}
     with scratch_folder() as scratch, scratch_folder() as record:
-        reference = _training_profile(json.loads(trained.data.tags[INPUTS])["dataset"])
-        made = prediction.predict(input, target, packaged, marks, reference, scratch, record, **reading)
+        reference = prediction.training_profile(json.loads(trained.data.tags[INPUTS])["dataset"])
+        made = prediction.predict(
+            input, target, packaged, marks, reference, scratch, record, max_reject_ratio, gcp_project, memory_limit
+        )
         mlflow.log_artifacts(str(record))
 
     mlflow.log_metrics(made.metrics)
@@ -47,17 +49,6 @@ def predict(run: Run, model: str, input: str, output: str, **reading: Any) -> No
         f"predict: {made.loaded.rows} rows of the {made.loaded.table} table, {made.loaded.rejected} refused; "
         f"{made.scored.rows} carts scored by {model}, {made.scored.will_buy} of them will buy: {target}"
     )
-
-
-def _training_profile(dataset: str) -> dict[str, Any] | None:
-    """The profile of the rows that the model was trained on; None, with a line, if they are no longer described."""
-    with scratch_folder() as folder:
-        try:
-            file = mlflow.artifacts.download_artifacts(f"{dataset}/dataset.json", dst_path=str(folder))
-            return dict(json.loads(Path(file).read_text(encoding="utf-8"))["profile"])
-        except (MlflowException, OSError, KeyError):
-            click.echo(f"predict: drift is not measured, {dataset} no longer describes the training data", err=True)
-            return None
 
 
 if __name__ == "__main__":

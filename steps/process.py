@@ -10,6 +10,7 @@ this run, without a row in this process; what came out is split by DuckDB in bot
 """
 
 import json
+from dataclasses import asdict, replace
 
 import click
 import mlflow
@@ -38,14 +39,14 @@ def process(run: StepRun, data: str, test_ratio: float, memory_limit: str, engin
         else:
             counts = primary.make(connection, run.fetch(data))
         made = split.split(connection, test_ratio, outputs)
-    description = made.description | {"events": counts} if counts else made.description
-    (outputs / "dataset.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-    rows = description["rows"]
-    mlflow.log_metrics({f"{name}_rows": count for name, count in rows.items()} | counts)
+    description = replace(made.description, events=counts)
+    description.write(outputs)
+    rows = description.rows
+    mlflow.log_metrics({f"{name}_rows": count for name, count in asdict(rows).items()} | counts)
     mlflow.log_artifacts(str(outputs), "dataset")
     click.echo(
-        f"process: {rows['read']} rows, {rows['repeated']} repeated ones dropped; "
-        f"by {description['split']}: {rows['train']} to train, {rows['test']} to test"
+        f"process: {rows.read} rows, {rows.repeated} repeated ones dropped; "
+        f"by {description.split}: {rows.train} to train, {rows.test} to test"
     )
     return Output("dataset", made.digest)
 

@@ -88,6 +88,15 @@ class Judgement:
         return numbers
 
     @property
+    def tags(self) -> dict[str, str]:
+        """What the deploy run is tagged with."""
+        return {
+            "deploy.registry_name": self.version.name,
+            "deploy.version": str(self.version.version),
+            "deploy.outcome": self.outcome,
+        }
+
+    @property
     def facts(self) -> dict[str, Any]:
         """All of it, for promotion.json."""
         return {

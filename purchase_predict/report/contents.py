@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import lightgbm
 import numpy as np
@@ -13,6 +12,7 @@ from purchase_predict.evaluation.calibration import Calibration
 from purchase_predict.evaluation.curves import Curves, curves
 from purchase_predict.evaluation.scores import score, share_of_gain
 from purchase_predict.evaluation.weaknesses import Slice, Tradeoff
+from purchase_predict.features.description import Description
 from purchase_predict.metrics import Score
 from purchase_predict.report.lineage import Step
 from purchase_predict.schema import LABEL
@@ -49,11 +49,11 @@ class Contents:
     contributions: pd.DataFrame
     feature_ranks: pd.DataFrame
     trials: pd.DataFrame
-    description: Mapping[str, Any]
+    description: Description
     steps: Sequence[Step]
 
 
-def gather(training: Training, metric: str, description: Mapping[str, Any], steps: Sequence[Step]) -> Contents:
+def gather(training: Training, metric: str, description: Description, steps: Sequence[Step]) -> Contents:
     """Computes what the report shows beside the scores.
 
     Args:

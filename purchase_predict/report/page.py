@@ -38,7 +38,7 @@ def render(contents: Contents) -> str:
         description=contents.description,
         metrics=METRICS,
         tradeoff=_tradeoff(contents.tradeoff),
-        curves=_curves(contents.curves, contents.description["base_rate"]["test"]),
+        curves=_curves(contents.curves, contents.description.base_rate.test),
         contributions=_contributions(contents),
         search=_search(contents.trials, contents.metric),
     )

@@ -1,9 +1,24 @@
 """Writes the report of a training: the page, the plots and the table of trials."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from purchase_predict.report import page, plots
-from purchase_predict.report.contents import Contents
+from purchase_predict.report.contents import Contents, gather
+from purchase_predict.report.lineage import Step
+from purchase_predict.training import Training
+
+
+def write_report(training: Training, metric: str, steps: Sequence[Step], folder: Path) -> None:
+    """Measures what the report shows, and writes it.
+
+    Args:
+        training: the finished training.
+        metric: the metric of the search.
+        steps: the pipeline.
+        folder: an empty folder.
+    """
+    write(gather(training, metric, training.description, steps), folder)
 
 
 def write(contents: Contents, folder: Path) -> None:

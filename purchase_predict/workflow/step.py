@@ -55,6 +55,11 @@ class StepRun:
         """MLflow's id of the run."""
         return str(self.run.info.run_id)
 
+    @property
+    def experiment_id(self) -> str:
+        """MLflow's id of the run's experiment."""
+        return str(self.run.info.experiment_id)
+
     def fetch(self, uri: str) -> Path:
         """Downloads the artifact at `runs:/<run id>/<path>` into the scratch folder.
 

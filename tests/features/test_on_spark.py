@@ -28,8 +28,8 @@ from steps.train import train
 from tests import registered
 from tests.features import reference
 from tests.features.reference import Event
-from tests.features.test_expressions import joined_up_to, many_shops
-from tests.search.test_search import table
+from tests.features.shops import joined_up_to, many_shops
+from tests.search.tables import table
 from tools.machine import free_port
 
 pyspark = pytest.importorskip("pyspark")
@@ -105,7 +105,7 @@ def on_cluster(cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("SPARK_MASTER", cluster)
 
 
-def by_spark(connection: duckdb.DuckDBPyConnection, loaded: Path, target: Path) -> on_spark.Made:
+def by_spark(connection: duckdb.DuckDBPyConnection, loaded: Path, target: Path) -> on_spark.Written:
     """Makes `primary_table` of what load wrote with Spark."""
     session_type = json.loads((loaded / "source.json").read_text())["session_type"]
     made = on_spark.primary_from_events(f"file://{loaded / 'events'}", session_type, f"file://{target}")
@@ -225,7 +225,14 @@ def test_the_trials_of_two_workers_are_those_of_this_process() -> None:
     with trials_on_spark.cluster(0) as (run, parallelism):
         assert parallelism == 2  # the cores of the cluster
         there = search.search(
-            table(), 4, "roc_auc", 1, lambda trial: told.append(trial.number), kept, run=run, parallelism=parallelism
+            table(),
+            4,
+            "roc_auc",
+            1,
+            lambda trial: told.append(trial.number),
+            kept,
+            run_batch=run,
+            parallelism=parallelism,
         )
     assert sorted(told) == [1, 2, 3]  # the first was taken over
     assert [(t.number, t.state, t.point, t.loss) for t in there.trials] == [
@@ -243,13 +250,13 @@ def test_what_fails_on_the_cluster_is_said_and_what_fails_here_ends_the_search()
         with pytest.raises(
             click.ClickException, match=r"all 2 trials of the search failed, the first with: \w+Error: "
         ):
-            search.search(broken, 2, "roc_auc", 1, run=run, parallelism=parallelism)
+            search.search(broken, 2, "roc_auc", 1, run_batch=run, parallelism=parallelism)
 
         def refuse(trial: Trial) -> None:
             raise ConnectionError("the tracking server is gone")
 
         with pytest.raises(ConnectionError, match="is gone"):
-            search.search(table(), 2, "roc_auc", 1, refuse, run=run, parallelism=parallelism)
+            search.search(table(), 2, "roc_auc", 1, refuse, run_batch=run, parallelism=parallelism)
 
 
 @pytest.mark.usefixtures("on_cluster")

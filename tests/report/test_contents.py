@@ -1,13 +1,17 @@
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from purchase_predict import metrics, training
 from purchase_predict.evaluation import scores
 from purchase_predict.evaluation.calibration import Calibration
+from purchase_predict.features.description import Description
 from purchase_predict.models import purchase_model
 from purchase_predict.report.contents import gather
 from purchase_predict.schema import LABEL
-from purchase_predict.search.search import Found
+from purchase_predict.search.search import SearchResult
 from purchase_predict.training import Training
 from tests.registered import carts, fit
 
@@ -22,11 +26,14 @@ def test_the_contents_are_measured_on_the_test_rows() -> None:
     probability = purchase_model.calibrated(uncorrected, correction)
     y, users = test[LABEL].to_numpy(), test["user_id"].to_numpy()
     measured = scores.evaluate(y, probability, users, 0.5, 0.5)
-    table = training.encoded(train, features, categories)
-    found = Found([], None, booster, 0.5, table)  # type: ignore[arg-type]  # the best trial plays no part here
+    description = Description.read(Path(__file__).parents[1] / "features/expected/dataset_by_user.json")
+    table = training.encoded(train, replace(description, features=features, categories=categories))
+    found = SearchResult([], None, booster, 0.5, table)  # type: ignore[arg-type]  # the best trial plays no part here
     measured_correction = Calibration(correction, metrics.Difference(0.1, 0.05, 0.15))
-    done = Training(table, test, encoded, found, measured_correction, 0.5, uncorrected, probability, measured)
-    made = gather(done, "roc_auc", description={}, steps=[])
+    done = Training(
+        table, test, encoded, found, measured_correction, 0.5, uncorrected, probability, measured, description
+    )
+    made = gather(done, "roc_auc", description=description, steps=[])
     # This correction is a wrong one on purpose: only the uncorrected probabilities are well calibrated.
     assert made.calibration_error_before < measured["calibration_error"].value / 2
     assert np.trapezoid(made.curves.roc.y, made.curves.roc.x) == pytest.approx(measured["roc_auc"].value)

@@ -11,6 +11,7 @@ from purchase_predict import metrics
 from purchase_predict.evaluation import scores, weaknesses
 from purchase_predict.evaluation.calibration import Calibration
 from purchase_predict.evaluation.curves import curves
+from purchase_predict.features.description import BaseRate, Description, Rows, Users
 from purchase_predict.report.contents import Contents, contributions
 from purchase_predict.report.lineage import Step
 from purchase_predict.report.page import render
@@ -70,14 +71,17 @@ def contents(
                 "lambda_l1": [0.0, 1.0, 0.1, 0.1],
             }
         ),
-        description={
-            "split": "time",
-            "cut": "2019-10-24 00:00:00",
-            "rows": {"read": 2010, "repeated": 10, "train": 1400, "test": rows},
-            "users": {"train": 500, "test": 200},
-            "base_rate": {"train": 0.5, "test": float(y.mean())},
-            "features": features,
-        },
+        description=Description(
+            split="time",
+            test_ratio=0.3,
+            cut="2019-10-24 00:00:00",
+            rows=Rows(2010, 10, 1400, rows),
+            users=Users(500, 200),
+            base_rate=BaseRate(0.5, float(y.mean())),
+            features=features,
+            categories={},
+            profile={},
+        ),
         steps=[
             Step("load", "reused", "0123456789abcdef0123456789abcdef", "https://mlflow.example.org/#/x?a=1&b=2"),
             Step(SCRIPT, "ran", "fedc", "javascript:alert(1)"),

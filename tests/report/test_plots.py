@@ -8,7 +8,7 @@ from purchase_predict.evaluation.curves import curves
 from purchase_predict.evaluation.scores import evaluate
 from purchase_predict.report import plots
 from purchase_predict.search import search, space, trial
-from tests.search.test_search import table
+from tests.search.tables import table
 
 
 def drawn(folder: Path) -> dict[str, np.ndarray]:
