@@ -22,9 +22,9 @@ def progress(
         earlier: the trials taken over from an interrupted search.
         record: keeps each new trial, before it is shown.
     """
-    if earlier:
-        click.echo(f"train: {len(earlier)} trials of an earlier search with the same key are taken over")
     if not sys.stderr.isatty():
+        if earlier:
+            click.echo(f"train: {len(earlier)} trials of an earlier search with the same key are taken over")
 
         def show(trial: Trial) -> None:
             record(trial.facts)

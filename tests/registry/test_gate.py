@@ -67,7 +67,7 @@ from purchase_predict.metrics import SEARCHABLE, Score
 from purchase_predict.parameters import typed
 from purchase_predict.registry.gate import Contest, decide
 from purchase_predict.search.search import search
-from tests.search.test_search import table
+from tests.search.tables import table
 
 assert typed("metric", "brier") == "brier"
 found = search(table(), 2, "brier", 1)

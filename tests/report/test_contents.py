@@ -29,10 +29,8 @@ def test_the_contents_are_measured_on_the_test_rows() -> None:
     description = Description.read(Path(__file__).parents[1] / "features/expected/dataset_by_user.json")
     table = training.encoded(train, replace(description, features=features, categories=categories))
     found = SearchResult([], None, booster, 0.5, table)  # type: ignore[arg-type]  # the best trial plays no part here
-    measured_correction = Calibration(correction, metrics.Difference(0.1, 0.05, 0.15))
-    done = Training(
-        table, test, encoded, found, measured_correction, 0.5, uncorrected, probability, measured, description
-    )
+    measured_gain = Calibration(correction, metrics.Difference(0.1, 0.05, 0.15))
+    done = Training(table, test, encoded, found, measured_gain, 0.5, uncorrected, probability, measured, description)
     made = gather(done, "roc_auc", description=description, steps=[])
     # This correction is a wrong one on purpose: only the uncorrected probabilities are well calibrated.
     assert made.calibration_error_before < measured["calibration_error"].value / 2
