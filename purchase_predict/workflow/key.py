@@ -3,17 +3,13 @@
 import ast
 import functools
 import hashlib
-import importlib.metadata
 import json
-import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from purchase_predict.parameters import PROJECT
+from purchase_predict.workflow.environment import environment
 from purchase_predict.workflow.plan import MADE_BY
 
 KEY_FORMAT = 1
@@ -88,18 +84,3 @@ def _imported_files(modules: Sequence[str], project: Path) -> Iterator[str]:
                 for name in ("/".join(parts[:depth]) + ".py", "/".join(parts[:depth]) + "/__init__.py"):
                     if (project / name).is_file():
                         yield name
-
-
-@functools.cache
-def environment() -> dict[str, str]:
-    """Python's minor version, and the installed version of each package that conda.yaml names."""
-    conda = yaml.safe_load((PROJECT / "conda.yaml").read_text(encoding="utf-8"))
-    pip: list[str] = next(item["pip"] for item in conda["dependencies"] if isinstance(item, dict))
-    versions = {"python": f"{sys.version_info.major}.{sys.version_info.minor}"}
-    for requirement in pip:
-        name = re.split(r"[\[=<>!~ ;]", requirement)[0]
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "none"
-    return versions
