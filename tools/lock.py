@@ -1,7 +1,7 @@
 """Writes requirements.lock and requirements-dev.lock from the pins of pyproject.toml: `make lock`.
 
-Both locks list every package behind the pins, with its version and the hashes of its files, and hold for each Python that
-the project supports. A version in a lock stays until a pin asks for another one. Two options ask for newer versions:
+Both locks list every package behind the pins, with its version and the hashes of its files, for all Pythons that the
+project supports. A version in a lock stays until a pin asks for another one. Two options ask for newer versions:
 `make lock UPGRADE="--upgrade"` of all packages, `make lock UPGRADE="--upgrade-package scipy"` of one.
 """
 

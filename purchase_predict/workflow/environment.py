@@ -16,9 +16,8 @@ def environment() -> dict[str, str]:
     """What a step's key holds of the environment.
 
     Returns:
-        `python`: its minor version, as 3.11; the installed version of each package that pyproject.toml pins, by its name;
-        `lock`: a digest of the installed versions of all packages that requirements.lock holds. The version of a package
-        that is not installed is `none`.
+        `python`: its minor version, as 3.11. Each package that pyproject.toml pins, by name: its installed version, or
+        `none`. `lock`: a digest of the installed versions of all packages that requirements.lock lists.
     """
     versions = _installed_versions()
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
