@@ -1,18 +1,12 @@
 """The key of a step: what can change its result, as one digest."""
 
-import functools
 import hashlib
-import importlib.metadata
 import json
-import re
-import sys
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from purchase_predict.parameters import PARAMETERS
-from purchase_predict.settings import PROJECT
+from purchase_predict.workflow.environment import environment
 from purchase_predict.workflow.source import source_closure
 
 #: Goes up when the parts of a key change their meaning. 2: source files count by their syntax tree.
@@ -70,18 +64,3 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     found += [f"{name} changed" for name in sorted(set(old) | set(new)) if old.get(name) != new.get(name)]
     more = f" and {len(found) - _NAMED_DIFFERENCES} more" if len(found) > _NAMED_DIFFERENCES else ""
     return "; ".join(found[:_NAMED_DIFFERENCES]) + more
-
-
-@functools.cache
-def environment() -> dict[str, str]:
-    """Python's minor version, and the installed version of each package that conda.yaml names."""
-    conda = yaml.safe_load((PROJECT / "conda.yaml").read_text(encoding="utf-8"))
-    pip: list[str] = next(item["pip"] for item in conda["dependencies"] if isinstance(item, dict))
-    versions = {"python": f"{sys.version_info.major}.{sys.version_info.minor}"}
-    for requirement in pip:
-        name = re.split(r"[\[=<>!~ ;]", requirement)[0]
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "none"
-    return versions
