@@ -1,11 +1,16 @@
-"""DuckDB on one machine: a connection bounded in memory, and a table's digest."""
+"""DuckDB on one machine: a connection bounded in memory, its errors in one line, and a table's digest."""
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import click
 import duckdb
+
+from purchase_predict.errors import first_line
 
 
 def machine_memory() -> int:
@@ -36,6 +41,22 @@ def connect(scratch: Path, memory_limit: str = "") -> duckdb.DuckDBPyConnection:
     )
     connection.execute("SET TimeZone = 'UTC'")
     return connection
+
+
+@contextmanager
+def explained(problem: str) -> Iterator[None]:
+    """Turns an error of DuckDB inside the block into one line for the user.
+
+    Args:
+        problem: what could not be done, as `source data: cannot be read`; the error's first line follows it.
+
+    Raises:
+        click.ClickException: in place of the error.
+    """
+    try:
+        yield
+    except duckdb.Error as error:
+        raise click.ClickException(f"{problem}: {first_line(error)}") from error
 
 
 def quoted(text: object) -> str:

@@ -1,13 +1,36 @@
-"""The two tables, their columns, types and rules: the one place where they are written."""
+"""The two tables, their columns, types and rules: each is written here and nowhere else."""
 
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Type:
+    """A column type: its name in each engine, and the reason given when a value cannot be one."""
+
+    arrow: str
+    ibis: str
+    spark: str
+    reason: str
+
+
+#: Column types by DuckDB's name. Times are UTC, in microseconds, without a time zone.
+TYPES = {
+    "BIGINT": Type("int64", "int64", "bigint", "must be a whole number"),
+    "DOUBLE": Type("float64", "float64", "double", "must be a number"),
+    "TIMESTAMP": Type("timestamp[us]", "timestamp", "timestamp_ntz", "must be a UTC time"),
+    "VARCHAR": Type("string", "string", "string", "must be text"),
+}
 
 
 @dataclass(frozen=True)
 class Column:
     """A column of a source table.
 
-    `type` is DuckDB's; `rule`, an SQL condition, must hold for every value that is there; `reason` says what it asks.
+    Attributes:
+        type: a key of `TYPES`.
+        required: whether every row must have a value.
+        rule: an SQL condition that every value must meet.
+        reason: what the rule demands, as users read it; None: the type's reason.
     """
 
     name: str
@@ -18,8 +41,8 @@ class Column:
 
 
 def _not_negative(name: str, reason: str = "must be 0 or more", limit: str = "9e18") -> Column:
-    # NaN is asked for by name: Parquet's smallest and largest values leave it out, and where those meet a comparison,
-    # DuckDB takes it for granted.
+    # `isfinite` is needed for NaN: Parquet's minimum and maximum leave NaN out, and DuckDB skips a comparison that both
+    # of them meet.
     return Column(name, "DOUBLE", rule=f"isfinite({name}) AND {name} >= 0 AND {name} < {limit}", reason=reason)
 
 
@@ -52,7 +75,7 @@ EVENTS = (
     Column("user_session", "VARCHAR", required=True),
 )
 
-#: A ready feature table: one row per product put in the cart. Counts are doubles because Spark leaves them as `1.0`.
+#: A ready feature table: one row per product put in the cart. Counts are doubles because Spark writes them as `1.0`.
 PRIMARY = (
     Column("product_id", "BIGINT", required=True),
     Column("brand", "VARCHAR"),
@@ -76,18 +99,18 @@ TABLES = {"events": EVENTS, "primary": PRIMARY}
 
 LABEL = "purchased"
 
-#: The tables as they come to be scored: what is to be predicted need not be there.
+#: The tables that can be scored: the same, but the label may be missing.
 SCORED_TABLES = {"events": EVENTS, "primary": tuple(column for column in PRIMARY if column.name != LABEL)}
 
-#: What names a row of the primary table: a product in the cart of one user's session.
+#: The columns that identify a row of the primary table: a product in the cart of one user's session.
 KEYS = ("user_id", "user_session", "product_id")
 
-#: When the product entered the cart; only a primary table made from events has it.
+#: The time at which the product was put in the cart; only a primary table made from events has this column.
 MOMENT = "event_time"
 
 CATEGORICAL = ("brand", "category", "sub_category")
 
-#: The features every source gives.
+#: Features of every primary table.
 FEATURES = (
     "product_id",
     "brand",
@@ -104,7 +127,7 @@ FEATURES = (
     "num_prev_product_views",
 )
 
-#: The features that only events give; a ready primary table lacks them.
+#: Features of a primary table made from events only; a ready one lacks them.
 BEHAVIOUR = (
     "num_carts_session",
     "cart_value_session",
@@ -119,5 +142,5 @@ BEHAVIOUR = (
 
 
 def features_of(columns: list[str]) -> list[str]:
-    """The features that a primary table with these columns gives, in the order the model sees them."""
+    """The features among the columns of a primary table, in the model's order."""
     return [name for name in FEATURES + BEHAVIOUR if name in columns]

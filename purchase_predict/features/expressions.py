@@ -23,14 +23,12 @@ import ibis.expr.types as ir
 
 from purchase_predict.features.earlier_sessions import earlier_sessions
 from purchase_predict.features.keys import PAIR, SESSION, join
-from purchase_predict.schema import EVENTS
+from purchase_predict.schema import EVENTS, TYPES
 
 #: Columns that are never null. Events that repeat each other agree in these at least.
 _ALIKE = ["user_id", "event_time", "product_id"]
 #: The columns that `primary` uses of every event. The others it uses of cart events only.
 _USED = ["event_time", "event_type", "product_id", "price", "user_id", "user_session"]
-
-_IBIS_TYPES = {"TIMESTAMP": "timestamp", "VARCHAR": "string", "BIGINT": "int64", "DOUBLE": "float64"}
 
 #: The tables that `primary` needs, in the order in which they are made. They are stored, because it scans them several
 #: times.
@@ -48,7 +46,7 @@ def sql(dialect: str, table: str, prefix: str) -> str:
     """
 
     def named(name: str, columns: Iterable[str] | None = None) -> ir.Table:
-        types = {column.name: _IBIS_TYPES[column.type] for column in EVENTS}
+        types = {column.name: TYPES[column.type].ibis for column in EVENTS}
         return ibis.table({column: types[column] for column in columns or types}, name=prefix + name)
 
     raw, candidates, carts = named("raw"), named("candidates"), named("carts")

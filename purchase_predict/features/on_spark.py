@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from purchase_predict.features import expressions
-from purchase_predict.schema import EVENTS
+from purchase_predict.schema import EVENTS, TYPES
 from purchase_predict.spark_session import session_of
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ _SPARK_SCHEMES = {"s3": "s3a"}
 #: URI schemes of artifact stores that Spark reads and writes without MLflow's server.
 _DIRECT_SCHEMES = {"file", "gs", "hdfs", "s3", "s3a", "abfss", "wasbs", "dbfs", "viewfs"}
 
-_TYPES = {"TIMESTAMP": "timestamp_ntz", "VARCHAR": "string", "BIGINT": "bigint", "DOUBLE": "double"}
 #: Events per partition, about.
 _PARTITION_EVENTS = 500_000
 #: The lowest number of partitions. Spark's default of 200 cost minutes on small inputs.
@@ -134,7 +133,7 @@ def _first_row(table: "DataFrame") -> tuple[int, ...]:
 
 def _read(session: "SparkSession", source: str, session_type: str) -> "DataFrame":
     """The events at `source`. Spark has no type for UUIDs; they are read as bytes, which it joins faster than text."""
-    types = {column.name: _TYPES[column.type] for column in EVENTS}
+    types = {column.name: TYPES[column.type].spark for column in EVENTS}
     if session_type == "UUID":
         types["user_session"] = "binary"
     schema = ", ".join(f"{name} {type_}" for name, type_ in types.items())

@@ -18,6 +18,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from purchase_predict.reading.csv_records import BOM, LONGEST
+from purchase_predict.schema import TYPES
 
 #: Bytes that are parsed at once: about 60,000 events.
 _BLOCK = 8 * 2**20
@@ -29,15 +30,10 @@ _GROUP, _WAITING = 120_000, 3_000_000
 _FEW = 500
 #: Values that are written in one go: Arrow's own 1,024 take 7 % longer.
 _BATCH = 16_384
-_ARROW_TYPES = {
-    "BIGINT": pa.int64(),
-    "DOUBLE": pa.float64(),
-    "VARCHAR": pa.dictionary(pa.int32(), pa.string()),
-}
 _FEED, _RETURN, _QUOTE, _COMMA, _ZERO, _X = b'\n\r",0x'
 _LOWER = ord("a") - ord("A")
 _TIME = 19  # characters of 2019-10-01 00:00:00
-_UTC, _MOMENT = b" UTC", pa.timestamp("us")
+_UTC, _MOMENT = b" UTC", pa.type_for_alias(TYPES["TIMESTAMP"].arrow)
 #: Of a UUID: its characters, where dashes must stand, and where its digits begin and end, after how many dashes.
 _UUID, _DASHES = 36, (8, 13, 18, 23)
 _DIGITS = ((0, 8, 0), (9, 13, 1), (14, 18, 2), (19, 23, 3), (24, 36, 4))
@@ -272,8 +268,7 @@ def _parsed(block: bytes, columns: Sequence[str], types: Mapping[str, str], ids:
     """The block as Arrow parses it: times and ids as text, other text with a dictionary."""
     lines, quoted = look(block)
     names = [name if name in types else f"_ignored_{number}" for number, name in enumerate(columns)]
-    text = pa.string()
-    arrow = {name: text if name not in types or name in ids else _ARROW_TYPES.get(types[name], text) for name in names}
+    arrow = {name: _arrow_type(types[name]) if name in types and name not in ids else pa.string() for name in names}
     try:
         table = pa.csv.read_csv(
             pa.BufferReader(block),
@@ -288,6 +283,13 @@ def _parsed(block: bytes, columns: Sequence[str], types: Mapping[str, str], ids:
     if table.num_rows != lines and table.num_rows != lines - blank(block):
         raise NotPlain(f"{lines} lines are {table.num_rows} records")
     return table.select(list(types)).combine_chunks()
+
+
+def _arrow_type(type_: str) -> pa.DataType:
+    """The type as which Arrow parses a column: text with a dictionary, and times as text, for `_times`."""
+    if type_ == "VARCHAR":
+        return pa.dictionary(pa.int32(), pa.string())
+    return pa.string() if type_ == "TIMESTAMP" else pa.type_for_alias(TYPES[type_].arrow)
 
 
 def _replaced(rows: pa.Table, name: str, convert: Callable[[pa.StringArray], pa.Array]) -> pa.Table:

@@ -11,12 +11,15 @@ import re
 import zlib
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import click
 import numpy as np
+
+from purchase_predict.errors import first_line
 
 #: Bytes of the longest line, and characters of the longest quoted field; also what DuckDB's reader takes.
 LONGEST = 2_000_000
@@ -75,17 +78,27 @@ def open_bytes(path: Path) -> IO[bytes]:
 UNPACK_ERRORS = (OSError, EOFError, zlib.error)
 
 
+@contextmanager
+def explained(name: str) -> Iterator[None]:
+    """Turns an error from opening or unpacking the file `name` inside the block into one line for the user.
+
+    Raises:
+        click.ClickException: in place of the error.
+    """
+    try:
+        yield
+    except UNPACK_ERRORS as error:
+        raise click.ClickException(f"{name}: cannot be read: {first_line(error)}") from error
+
+
 def header(path: Path, name: str) -> list[str]:
     """The column names in a file's first line; none where the file is empty.
 
     Raises:
         click.ClickException: it is no UTF-8 text, or its first line is no list of names.
     """
-    try:
-        with open_bytes(path) as file:
-            first = file.readline(LONGEST)
-    except UNPACK_ERRORS as error:
-        raise click.ClickException(f"{name}: cannot be read: {error}") from error
+    with explained(name), open_bytes(path) as file:
+        first = file.readline(LONGEST)
     if first.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise click.ClickException(f"{name}: is UTF-16; UTF-8 is expected")
     if b"\0" in first:

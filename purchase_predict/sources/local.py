@@ -15,7 +15,11 @@ from purchase_predict.sources.part import Part, is_data
 
 
 def local_parts(source: str) -> list[Part]:
-    """The data files of a local file, folder or glob, in no order."""
+    """The data files of a local file, folder or glob, in any order.
+
+    Raises:
+        click.ClickException: nothing is there, or a file cannot be read.
+    """
     root = Path(source)
     if source.startswith("file://"):
         root = Path(url2pathname(urlsplit(source).path))
@@ -39,7 +43,11 @@ def local_parts(source: str) -> list[Part]:
 
 
 def local_part(path: Path, name: str) -> Part:
-    """The file at `path` as a part of a source."""
+    """The file at `path` as a part of a source, called `name` in lists and errors.
+
+    Raises:
+        click.ClickException: the file cannot be read.
+    """
     try:
         status = path.stat()
         digest = _hashed(path, status.st_size, status.st_mtime_ns, status.st_ino)
@@ -50,8 +58,9 @@ def local_part(path: Path, name: str) -> Part:
 
 @functools.lru_cache(maxsize=100_000)
 def _hashed(path: Path, *_state: int) -> str:
-    # A step asks twice: for its key and when it reads. A file that has changed in between has another state.
-    # XXH3 has 128 bits that no two files share by chance, in a third of the time of SHA-256, which main and load would
-    # pay of every local source, a reused one too.
+    # Cached, because a step needs the digest twice: for its key, and when it reads. A changed file has another state
+    # (size, time, inode), and so is hashed again.
+    # XXH3 takes a third of SHA-256's time, which every run would spend on a local source, even when all steps are
+    # reused. Its 128 bits are enough against chance.
     with path.open("rb") as file:
         return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()

@@ -1,4 +1,4 @@
-"""One file or object of a source, and which names are data."""
+"""A part is one file or object of a source; its name decides whether it is data."""
 
 import re
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 CLOUD = "gs://"
 ENDINGS = (".csv", ".csv.gz", ".parquet")
-#: A name or a folder that starts with `_` or `.`, though `..` is a place.
+#: A file or folder name that starts with `_` or `.`; `.` and `..` themselves are places, so they do not count.
 _HIDDEN = re.compile(r"(^|/)(_|\.(?!\.?/))")
 
 
@@ -16,12 +16,12 @@ class Part:
     """One file or object of a source.
 
     Attributes:
-        name: its name relative to the source, as lists and errors show it. Never a path to write to.
+        name: its name relative to the source, for lists and errors; never used as a path to write to.
         size: bytes.
-        checksum: of its content, with the method in front: `xxh3_128:<hex>` or `crc32c:<base64>`.
-        place: the path of a local file; bucket and object name of one in Cloud Storage.
-        generation: Cloud Storage's number of this content of the object.
-        gzipped: the object is stored compressed, whatever its name says.
+        checksum: of the content, after the method's name: `xxh3_128:<hex>` or `crc32c:<base64>`.
+        place: the path of a local file, or bucket and object name in Cloud Storage.
+        generation: Cloud Storage's version number of the content; None for a local file.
+        gzipped: whether Cloud Storage keeps it compressed although its name does not end in `.gz`.
     """
 
     name: str
@@ -33,12 +33,12 @@ class Part:
 
     @property
     def ending(self) -> str:
-        """What a local copy's name must end with."""
+        """The ending that a local copy's name must have, so that readers know its format."""
         ending = next(ending for ending in (".csv.gz", *ENDINGS) if self.name.lower().endswith(ending))
         return ".csv.gz" if self.gzipped and ending == ".csv" else ending
 
     def described(self) -> dict[str, Any]:
-        """What the store knows of it, without its place: so a copy elsewhere is the same source."""
+        """Name, size, checksum and generation. The place is left out, so that a copy elsewhere is the same source."""
         known = {"name": self.name, "size": self.size, "checksum": self.checksum}
         return known if self.generation is None else known | {"generation": self.generation}
 

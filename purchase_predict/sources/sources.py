@@ -1,7 +1,7 @@
-"""Where data comes from: local files, Cloud Storage, and the built-in sample; listing, fingerprint, fetching.
+"""The three kinds of source behind one interface: local files, Cloud Storage, and the built-in sample.
 
-A folder is read as a Spark job leaves it: data files by their ending, in name order; names that start with `_` or `.`,
-as `_SUCCESS`, are no data.
+In a folder, the data files are those with a data ending, in name order. Names that start with `_` or `.` are skipped,
+such as Spark's `_SUCCESS`.
 """
 
 import hashlib
@@ -16,23 +16,24 @@ from purchase_predict.sources.local import local_parts
 from purchase_predict.sources.part import CLOUD, ENDINGS, Part
 
 SAMPLE = re.compile(r"sample(?::(?P<events>\d+))?")
+#: Events of the source `sample`.
 SAMPLE_EVENTS = 200_000
 
 
 def sample_events(source: str) -> int | None:
-    """How many events the built-in sample is asked for, or None where `source` is a place."""
+    """The number of events if `source` is the built-in sample (`sample` or `sample:<events>`), else None."""
     match = SAMPLE.fullmatch(source)
     return int(match["events"] or SAMPLE_EVENTS) if match else None
 
 
 def parts(source: str, gcp_project: str = "") -> list[Part]:
-    """The data files of a file, folder or glob, in name order; `gs://` is listed, not read.
+    """The data files of a file, folder or glob, in name order; objects in `gs://` are listed, not read.
 
     Args:
         gcp_project: the Google Cloud project to read as; empty: that of the credentials.
 
     Raises:
-        click.ClickException: nothing is there, nothing that is data, or it may not be listed.
+        click.ClickException: the source is missing, holds no data file, or may not be listed.
     """
     if source.startswith(CLOUD):
         from purchase_predict.sources import cloud_storage
@@ -46,9 +47,9 @@ def parts(source: str, gcp_project: str = "") -> list[Part]:
 
 
 def fingerprint(source: str, gcp_project: str = "") -> str:
-    """The digest of the source's content as the store knows it: names, sizes, checksums, not the folder's own place.
+    """SHA-256 of the source's content: the parts' names, sizes and checksums, whatever the folder's own place.
 
-    Of Cloud Storage only the listing is read.
+    Local files are hashed; Cloud Storage already knows its checksums, so only the listing is read.
     """
     events = sample_events(source)
     known = {"sample": events} if events is not None else [part.described() for part in parts(source, gcp_project)]
@@ -56,15 +57,15 @@ def fingerprint(source: str, gcp_project: str = "") -> str:
 
 
 def fetch(found: Sequence[Part], folder: Path, gcp_project: str = "") -> list[Path]:
-    """Puts the parts into `folder` under names of our own: local files as links, objects as checked downloads.
+    """Puts the parts into `folder` under numbered names: local files as links, objects as checked downloads.
 
-    A file's or object's name decides nothing about where it is written, nor what a reader makes of it.
+    The parts' own names could lead out of the folder, or mean a glob or a partition to a reader.
 
     Returns:
         The path of each part.
 
     Raises:
-        click.ClickException: a part cannot be read, or differs from what the listing said.
+        click.ClickException: a part cannot be read, or differs from the listing.
     """
     paths = [folder / f"{number:06d}{part.ending}" for number, part in enumerate(found)]
     remote = [(part, path) for part, path in zip(found, paths, strict=True) if isinstance(part.place, tuple)]
@@ -72,7 +73,7 @@ def fetch(found: Sequence[Part], folder: Path, gcp_project: str = "") -> list[Pa
         if isinstance(part.place, Path):
             path.symlink_to(part.place.resolve())
     if remote:
-        from purchase_predict.sources import cloud_storage
+        from purchase_predict.sources import cloud_download
 
-        cloud_storage.download(remote, gcp_project)
+        cloud_download.download(remote, gcp_project)
     return paths

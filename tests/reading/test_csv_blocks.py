@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from purchase_predict.reading import csv_blocks, csv_records, load
+from purchase_predict.reading import csv_blocks, csv_records, load, scan
 from purchase_predict.reading.load import load_source
 from purchase_predict.schema import EVENTS
 from purchase_predict.sources import sample
@@ -85,7 +85,7 @@ def test_any_text_comes_out_as_without_blocks(text: str, tmp_path_factory: pytes
     file.write_bytes(text.encode())
     with _small_blocks():
         with_blocks = _outcome(file, folder / "with")
-    with mock.patch.object(load._Reading, "_in_blocks", return_value=None):
+    with mock.patch.object(load, "_in_blocks", return_value=None):
         without = _outcome(file, folder / "without")
     assert with_blocks == without
 
@@ -107,7 +107,7 @@ def test_a_single_odd_value_is_taken_or_refused_as_without_blocks(column: str, v
     file = tmp_path / "events.csv"
     file.write_text("\n".join([",".join(COLUMNS), *(",".join(row.values()) for row in rows)]), newline="")
     with_blocks = _outcome(file, tmp_path / "with")
-    with mock.patch.object(load._Reading, "_in_blocks", return_value=None):
+    with mock.patch.object(load, "_in_blocks", return_value=None):
         assert with_blocks == _outcome(file, tmp_path / "without")
 
 
@@ -151,9 +151,9 @@ def test_plain_text_takes_the_quick_way(quoted: bool, ending: str, suffix: str, 
     ]
     file = tmp_path / "events.csv"
     file.write_text(ending.join([",".join(COLUMNS), *rows, ""]), newline="")
-    with _small_blocks(), mock.patch.object(load._Reading, "_in_one_scan", side_effect=AssertionError):
+    with _small_blocks(), mock.patch.object(scan, "in_one_scan", side_effect=AssertionError):
         outcome = _outcome(file, tmp_path / "with")
-    with mock.patch.object(load._Reading, "_in_blocks", return_value=None):
+    with mock.patch.object(load, "_in_blocks", return_value=None):
         assert outcome == _outcome(file, tmp_path / "without")
 
 
@@ -214,7 +214,7 @@ def test_many_events_have_one_digest_by_both_ways(tmp_path: Path) -> None:
     seconds = events["event_time"].cast(pa.timestamp("s"))
     file = tmp_path / "events.csv"
     pyarrow.csv.write_csv(events.set_column(events.column_names.index("event_time"), "event_time", seconds), file)
-    with mock.patch.object(load._Reading, "_in_one_scan", side_effect=AssertionError):
+    with mock.patch.object(scan, "in_one_scan", side_effect=AssertionError):
         outcome = _outcome(file, tmp_path / "with")
-    with mock.patch.object(load._Reading, "_in_blocks", return_value=None):
+    with mock.patch.object(load, "_in_blocks", return_value=None):
         assert outcome == _outcome(file, tmp_path / "without")

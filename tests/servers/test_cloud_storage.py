@@ -12,7 +12,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
 from purchase_predict.reading.load import Loaded, load_source
-from purchase_predict.sources import cloud_storage, sample, sources
+from purchase_predict.sources import cloud_download, cloud_storage, sample, sources
 from tests.conftest import REAL_DATA
 from tests.servers.misbehaving_storage import BUCKET, Storage, serving
 
@@ -41,10 +41,10 @@ FOLDER = {
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(cloud_storage, "PATIENCE", 6.0)
-    monkeypatch.setattr(cloud_storage, "PAUSE", 0.01)
-    cloud_storage._connection.cache_clear()
+    monkeypatch.setattr(cloud_download, "PAUSE", 0.01)
+    cloud_storage.connection.cache_clear()
     yield
-    cloud_storage._connection.cache_clear()
+    cloud_storage.connection.cache_clear()
 
 
 @pytest.fixture
@@ -227,7 +227,7 @@ def test_an_object_that_never_arrives_whole_ends_the_step(server: Storage, tmp_p
     server.fault = lambda kind, name, number: "garbled" if name == "clicks/part-1.csv" else None
     with pytest.raises(click.ClickException, match=r"gs://shop/clicks/part-1.csv: .* another checksum"):
         load("gs://shop/clicks", tmp_path)
-    assert server.requests["read", "clicks/part-1.csv"] == cloud_storage.ROUNDS
+    assert server.requests["read", "clicks/part-1.csv"] == cloud_download.ROUNDS
     assert not list((tmp_path / "scratch-0/parts").glob("000002.csv"))
 
 

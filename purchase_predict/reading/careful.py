@@ -1,0 +1,70 @@
+"""Reading line by line: slower, but every refused row is found, with its line, column and reason.
+
+CSV is split into records first (`csv_records`). They are written to numbered files, in which each line starts with the
+number of its original line, so that DuckDB can name the line of a row that breaks a rule.
+"""
+
+from dataclasses import replace
+
+from purchase_predict.database import explained, quoted
+from purchase_predict.reading import csv_records, rejects
+from purchase_predict.reading.files import File, Scan, scans
+from purchase_predict.reading.scan import Copied, Reading, broken, copy, typed
+from purchase_predict.schema import TYPES
+
+
+def line_by_line(reading: Reading) -> Copied:
+    """Adds each malformed row to the table `rejects`, and copies all others.
+
+    Raises:
+        click.ClickException: a file is broken inside, so that it cannot be read to its end.
+    """
+    with rejects.RefusedLines(reading.scratch / "refused.parquet") as refused:
+        files = [_numbered(reading, file, refused) if file.is_csv else file for file in reading.files]
+    with explained(f"source {reading.source}: cannot be read"):
+        reading.connection.execute(f"INSERT INTO rejects FROM read_parquet({quoted(refused.path)})")
+        for scan in scans(files):
+            reading.connection.execute(f"INSERT INTO rejects {_broken_rows(reading, scan)}")
+        rows, session_type = copy(reading, files, leave_out_broken=True)
+    return Copied(rows, {file.number: file.records for file in files}, session_type)
+
+
+def _numbered(reading: Reading, file: File, refused: rejects.RefusedLines) -> File:
+    """Writes the numbered file of a CSV file, and adds the lines that are not records to `refused`."""
+    path = reading.scratch / f"numbered-{file.number:06d}.csv"
+    count = 0
+    with csv_records.explained(file.part.name), path.open("wb") as out:
+        out.write(b"\n")  # in place of the header
+        for record in csv_records.records(file.path, len(file.columns)):
+            count += 1
+            if isinstance(record, csv_records.Refused):
+                refused.add(file.number, record)
+                continue
+            text = record.text
+            if record.fields is not None:
+                text = ",".join('"' + field.replace('"', '""') + '"' for field in record.fields).encode()
+            out.write(b"%d,%b\n" % (record.line, text))
+    return replace(file, path=path, records=count, numbered=True)
+
+
+def _broken_rows(reading: Reading, scan: Scan) -> str:
+    """SELECT of the rows that break a rule, as the table `rejects` holds them: each with its first broken column."""
+    columns = reading.columns
+    first = " ".join(
+        f"WHEN {condition} THEN {number}" for number, column in enumerate(columns) if (condition := broken(column))
+    )
+    raw = ", ".join(f"{column.name}_raw::VARCHAR" for column in columns)
+    names = ", ".join(quoted(column.name) for column in columns)
+    types = ", ".join(quoted(TYPES[column.type].reason) for column in columns)
+    rules = ", ".join(quoted(column.reason or TYPES[column.type].reason) for column in columns)
+    nulls = ", ".join(f"{column.name} IS NULL" for column in columns)
+    numbers = ", ".join(f"{quoted(file.path)}: {file.number}" for file in scan.files)
+    return f"""
+        SELECT MAP {{{numbers}}}[path], line, [{names}][broken + 1], coalesce(value[:{rejects.VALUE_LENGTH}], ''),
+            CASE WHEN coalesce(value, '') = '' THEN 'must not be empty'
+                 WHEN unreadable THEN [{types}][broken + 1] ELSE [{rules}][broken + 1] END
+        FROM (
+            SELECT path, line, broken, [{raw}][broken + 1] AS value, [{nulls}][broken + 1] AS unreadable FROM (
+                SELECT *, CASE {first} END AS broken FROM ({typed(scan, columns, with_place=True)})
+            ) WHERE broken IS NOT NULL
+        )"""

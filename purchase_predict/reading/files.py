@@ -1,0 +1,166 @@
+"""The files of a source: which columns each has, which table they hold, and how DuckDB reads them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import duckdb
+
+from purchase_predict.database import explained, one_row, quoted
+from purchase_predict.reading import csv_records
+from purchase_predict.schema import TABLES, Column
+from purchase_predict.sources.part import Part
+
+#: Columns that DuckDB adds to a scan: the file's path and, for Parquet, the row's number from 0.
+PATH, ROW = "_part_path", "file_row_number"
+#: The column of numbered CSV files that holds the line's number in the original file.
+_LINE = "_line"
+
+
+@dataclass(frozen=True)
+class File:
+    """A part on this machine.
+
+    Attributes:
+        number: the part's position in the source.
+        path: the local file, whose ending names its format.
+        columns: the names in the file, in order.
+        types: DuckDB's type of each column; VARCHAR for all columns of CSV.
+        records: rows of a Parquet file, or records of a numbered CSV file; otherwise not yet known, and 0.
+        numbered: whether each CSV line starts with the number of the line that it came from (see `careful`).
+    """
+
+    number: int
+    part: Part
+    path: Path
+    columns: tuple[str, ...]
+    types: tuple[str, ...]
+    records: int = 0
+    numbered: bool = False
+
+    @property
+    def is_csv(self) -> bool:
+        """Whether the file is CSV text, gzipped or not; otherwise it is Parquet."""
+        return self.path.suffix != ".parquet"
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Files that DuckDB reads in one scan.
+
+    Attributes:
+        relation: their FROM item in SQL.
+        line: SQL of a row's line in its file (Parquet: the row, from 1); NULL where it is not known.
+        types: DuckDB's type of each column.
+    """
+
+    files: list[File]
+    relation: str
+    line: str
+    types: dict[str, str]
+
+
+def open_file(
+    connection: duckdb.DuckDBPyConnection,
+    number: int,
+    part: Part,
+    path: Path,
+    tables: Mapping[str, tuple[Column, ...]],
+) -> File | None:
+    """Reads the header of a part, or Parquet's metadata; None if the file is empty.
+
+    Args:
+        tables: the columns of each table that the file may hold.
+
+    Raises:
+        click.ClickException: it is neither CSV with a header nor Parquet, or has one of the columns twice.
+    """
+    if not path.stat().st_size:
+        return None
+    if path.suffix == ".parquet":
+        with explained(f"{part.name}: no Parquet file"):
+            described = connection.execute(f"DESCRIBE FROM {_parquet([path])}").fetchall()
+            (records,) = one_row(connection, f"SELECT num_rows FROM parquet_file_metadata({quoted(path)})")
+        types = {name: type_ for name, type_, *_ in described if name not in (PATH, ROW)}
+        return File(number, part, path, tuple(types), tuple(types.values()), records)
+    columns = csv_records.header(path, part.name)
+    if not columns:
+        raise click.ClickException(f"{part.name}: its first line is blank, a header is expected")
+    known = {column.name for table in tables.values() for column in table}
+    repeated = next((name for name in columns if name in known and columns.count(name) > 1), None)
+    if repeated:
+        raise click.ClickException(f"{part.name}: column {repeated} stands twice in the header")
+    return File(number, part, path, tuple(columns), ("VARCHAR",) * len(columns))
+
+
+def common_table(files: Sequence[File], tables: Mapping[str, tuple[Column, ...]]) -> str:
+    """The name of the table that all files hold.
+
+    Args:
+        tables: the columns of each table that the files may hold.
+
+    Raises:
+        click.ClickException: a file lacks a column of every table, or two files hold different tables.
+    """
+    held = {file.part.name: _table_of(file, tables) for file in files}
+    first, common = next(iter(held.items()))
+    for name, table in held.items():
+        if table != common:
+            raise click.ClickException(f"{first} holds the {common} table but {name} the {table} table")
+    return common
+
+
+def _table_of(file: File, tables: Mapping[str, tuple[Column, ...]]) -> str:
+    missing = {
+        table: [column.name for column in columns if column.name not in file.columns]
+        for table, columns in tables.items()
+    }
+    # The table with the smallest share of missing columns is the one that the user most likely meant.
+    table = min(missing, key=lambda name: len(missing[name]) / len(tables[name]))
+    if missing[table]:
+        plural = "column" if len(missing[table]) == 1 else "columns"
+        raise click.ClickException(
+            f"{file.part.name}: {plural} {', '.join(missing[table])} missing; the {table} table has "
+            f"{', '.join(column.name for column in tables[table])}"
+        )
+    return table
+
+
+def scans(files: Sequence[File]) -> list[Scan]:
+    """Groups files of the same format and columns, each group for one scan."""
+    groups: dict[tuple[Any, ...], list[File]] = {}
+    for file in files:
+        groups.setdefault((file.is_csv, file.numbered, file.columns, file.types), []).append(file)
+    scans = []
+    for (is_csv, numbered, columns, types), members in groups.items():
+        paths = [file.path for file in members]
+        relation = _csv(paths, columns, numbered) if is_csv else _parquet(paths)
+        line = _LINE if numbered else "NULL" if is_csv else f"{ROW} + 1"
+        scans.append(Scan(members, relation, line, dict(zip(columns, types, strict=True))))
+    return scans
+
+
+def _parquet(paths: Sequence[Path]) -> str:
+    return (
+        f"read_parquet([{', '.join(map(quoted, paths))}], hive_partitioning=false, filename={quoted(PATH)}, {ROW}=true)"
+    )
+
+
+def _csv(paths: Sequence[Path], columns: Sequence[str], numbered: bool) -> str:
+    """All columns are read as text: `scan` alone decides how values are typed, for CSV and Parquet alike."""
+    known = {column.name for table in TABLES.values() for column in table}
+    types = {name if name in known else f"_ignored_{index}": "VARCHAR" for index, name in enumerate(columns)}
+    if numbered:
+        types = {_LINE: "BIGINT"} | types
+    # A numbered line is longer than the original: it starts with a number and may have quotes around every field.
+    longest = 4 * csv_records.LONGEST if numbered else csv_records.LONGEST
+    # Large enough for both, so that DuckDB never has to enlarge a buffer.
+    buffer = 16 * csv_records.LONGEST
+    struct = ", ".join(f"{quoted(name)}: {quoted(type_)}" for name, type_ in types.items())
+    return (
+        f"read_csv([{', '.join(map(quoted, paths))}], columns={{{struct}}}, header=true, auto_detect=false, "
+        f"delim=',', quote='\"', escape='\"', max_line_size={longest}, buffer_size={buffer}, "
+        f"hive_partitioning=false, filename={quoted(PATH)})"
+    )

@@ -1,0 +1,107 @@
+"""Refused rows: the table `rejects` in DuckDB, the file `rejects.csv`, and the message if there are too many."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from purchase_predict.reading.csv_records import Refused
+from purchase_predict.sources.part import Part
+
+#: Characters of a refused value that are kept.
+VALUE_LENGTH = 200
+#: Rows that are held in memory at once, to be written or read.
+_BATCH_ROWS = 10_000
+#: The columns of the table `rejects`; `part` is the part's number.
+_SCHEMA = pa.schema(
+    [
+        ("part", pa.int32()),
+        ("line", pa.int64()),
+        ("column", pa.string()),
+        ("value", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
+
+
+class RefusedLines:
+    """Collects refused lines in a Parquet file, so that any number of them fits in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, Any]] = []
+
+    def __enter__(self) -> "RefusedLines":
+        self.writer = pq.ParquetWriter(self.path, _SCHEMA)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flush()
+        self.writer.close()
+
+    def add(self, part: int, refused: Refused) -> None:
+        """Adds a line of the part with this number."""
+        # A character has up to 4 bytes.
+        value = refused.text[: 4 * VALUE_LENGTH].decode(errors="replace")[:VALUE_LENGTH].replace("\0", "\ufffd")
+        row = {"part": part, "line": refused.line, "column": "", "value": value, "reason": refused.reason}
+        self.rows.append(row)
+        if len(self.rows) >= _BATCH_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        self.writer.write_table(pa.Table.from_pylist(self.rows, _SCHEMA))
+        self.rows = []
+
+
+def create_table(connection: duckdb.DuckDBPyConnection) -> None:
+    """Creates the empty table `rejects`."""
+    connection.execute(
+        """CREATE TABLE rejects
+           (part INTEGER, line BIGINT, "column" VARCHAR, value VARCHAR, reason VARCHAR)"""
+    )
+
+
+def counts(connection: duckdb.DuckDBPyConnection) -> dict[int, int]:
+    """The number of refused rows of each part that has any, by the part's number."""
+    return dict(connection.execute("SELECT part, count(*) FROM rejects GROUP BY part").fetchall())
+
+
+def write(connection: duckdb.DuckDBPyConnection, parts: Sequence[Part], path: Path) -> None:
+    """Writes the table `rejects` as CSV (file, line, column, value, reason), in the order of parts and lines."""
+    found = connection.execute('SELECT part, line, "column", value, reason FROM rejects ORDER BY part, line, "column"')
+    with path.open("w", newline="", encoding="utf-8", errors="replace") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "line", "column", "value", "reason"])
+        while rows := found.fetchmany(_BATCH_ROWS):
+            writer.writerows((parts[number].name, *rest) for number, *rest in rows)
+
+
+def too_many(
+    connection: duckdb.DuckDBPyConnection, parts: Sequence[Part], rejected: int, total: int, allowed: float
+) -> str:
+    """The message for more malformed rows than allowed, with an example of each of the 3 most frequent reasons.
+
+    Args:
+        rejected: refused rows, of `total`.
+        allowed: the share of refused rows that is allowed, 0 to 1.
+    """
+    frequent = connection.execute(
+        """SELECT count(*), "column", reason, first((part, line, value) ORDER BY part, line) FROM rejects
+           GROUP BY "column", reason ORDER BY count(*) DESC, "column", reason LIMIT 3"""
+    ).fetchall()
+    reasons = "; ".join(
+        f"{count} x {column + ' ' if column else ''}{reason}, as {_shortened(value)} in {parts[part].name} line {line}"
+        for count, column, reason, (part, line, value) in frequent
+    )
+    return (
+        f"{rejected} of {total} rows are malformed ({rejected / total:.2%}, max_reject_ratio allows "
+        f"{allowed:.2%}): {reasons}"
+    )
+
+
+def _shortened(value: str) -> str:
+    return repr(value if len(value) <= 60 else value[:60] + "…")

@@ -1,0 +1,173 @@
+"""Google Cloud Storage: objects are downloaded in parallel, checked against the listing, and retried."""
+
+import base64
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from purchase_predict.errors import first_line
+from purchase_predict.sources import cloud_storage
+from purchase_predict.sources.part import CLOUD, Part
+
+if TYPE_CHECKING:
+    from google.cloud import storage
+
+#: Attempts for an object that arrives broken.
+ROUNDS = 4
+#: Seconds before the second attempt, doubled before each further one.
+PAUSE = 1.0
+
+Wanted = Sequence[tuple[Part, Path]]
+
+
+def download(wanted: Wanted, gcp_project: str) -> None:
+    """Downloads each part to its path, and repeats those that arrive broken, up to `ROUNDS` times.
+
+    A download gets a temporary name. It is renamed once its size and crc32c equal those of the listing.
+
+    Args:
+        wanted: the parts, each with the path that it gets.
+        gcp_project: the Google Cloud project to read as; empty: that of the credentials.
+
+    Raises:
+        click.ClickException: an object may not be read, has changed since it was listed, or is broken every time.
+    """
+    waiting = list(wanted)
+    broken: dict[tuple[Part, Path], str] = {}
+    with _progress(wanted):
+        for attempt in range(ROUNDS):
+            if attempt:
+                time.sleep(PAUSE * 2 ** (attempt - 1))
+            broken = _attempt(waiting, gcp_project)
+            if not broken:
+                return
+            waiting = list(broken)
+    (part, _), problem = next(iter(broken.items()))
+    more = f", and {len(broken) - 1} more" if len(broken) > 1 else ""
+    raise click.ClickException(f"{_uri(part)}: {problem}, in each of {ROUNDS} downloads{more}; try again later")
+
+
+def _attempt(wanted: Wanted, project: str) -> dict[tuple[Part, Path], str]:
+    """Downloads each part once; returns those that arrived broken, with the problem of each."""
+    from google.cloud.storage import transfer_manager
+    from google.cloud.storage.retry import DEFAULT_RETRY
+
+    errors = transfer_manager.download_many(
+        [(_blob(part, project), str(_temporary(path))) for part, path in wanted],
+        # Raw bytes, because the listing's checksum is of the bytes as they are stored.
+        download_kwargs={
+            "raw_download": True,
+            "checksum": None,
+            "retry": DEFAULT_RETRY.with_timeout(cloud_storage.PATIENCE),
+            "timeout": cloud_storage.TIMEOUT,
+        },
+        worker_type=transfer_manager.THREAD,
+        max_workers=cloud_storage.WORKERS,
+    )
+    broken = {}
+    for (part, path), error in zip(wanted, errors, strict=True):
+        problem = _problem(part, _temporary(path), error, project)
+        if problem is None:
+            _temporary(path).rename(path)
+        else:
+            broken[part, path] = problem
+    return broken
+
+
+def _problem(part: Part, file: Path, error: BaseException | None, project: str) -> str | None:
+    """The problem of a download that another attempt may solve, or None.
+
+    Raises:
+        click.ClickException: another attempt cannot solve it.
+    """
+    if error is not None:
+        from google.api_core.exceptions import ClientError, NotFound, RequestRangeNotSatisfiable, TooManyRequests
+
+        if isinstance(error, NotFound):
+            raise click.ClickException(f"{_uri(part)}: replaced or deleted since it was listed: run again") from error
+        if isinstance(error, RequestRangeNotSatisfiable) and part.size == 0:
+            file.touch()
+        elif isinstance(error, ClientError) and not isinstance(error, TooManyRequests):
+            with cloud_storage.explained(_uri(part), "get", project):
+                raise error
+        else:
+            return first_line(error)
+    if file.stat().st_size != part.size:
+        return f"{file.stat().st_size} bytes arrived, not {part.size}"
+    if f"crc32c:{_crc32c(file)}" != part.checksum:
+        return f"what arrived has another checksum than the object ({part.checksum})"
+    return None
+
+
+def _crc32c(file: Path) -> str:
+    import google_crc32c
+
+    checksum = google_crc32c.Checksum()
+    with file.open("rb") as opened:
+        while block := opened.read(2**20):
+            checksum.update(block)
+    return base64.b64encode(checksum.digest()).decode()
+
+
+def _blob(part: Part, project: str) -> "storage.Blob":
+    assert isinstance(part.place, tuple)
+    bucket, name = part.place
+    # The generation names the listed content: if the object is replaced meanwhile, the download fails as not found.
+    return cloud_storage.connection(project).client.bucket(bucket).blob(name, generation=part.generation)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(path.name + ".part")
+
+
+def _uri(part: Part) -> str:
+    assert isinstance(part.place, tuple)
+    return CLOUD + "/".join(part.place)
+
+
+# ---- progress -------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _progress(wanted: Wanted) -> Iterator[None]:
+    """Shows a bar of objects and bytes on stderr during the block, if stderr is a terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    finished = threading.Event()
+    total = sum(part.size for part, _ in wanted)
+
+    def arrived() -> tuple[int, int]:
+        """Complete objects, and bytes of all, complete or not."""
+        objects = bytes_ = 0
+        for _, path in wanted:
+            for file in (path, _temporary(path)):
+                try:
+                    bytes_ += file.stat().st_size
+                except FileNotFoundError:
+                    continue
+                objects += file is path
+        return objects, bytes_
+
+    def draw() -> None:
+        with click.progressbar(length=max(1, total), file=sys.stderr, item_show_func=str) as bar:
+            over = False
+            while not over:
+                over = finished.wait(0.3)
+                objects, bytes_ = arrived()
+                text = f"{objects}/{len(wanted)} objects, {bytes_ / 1e6:.1f} of {total / 1e6:.1f} MB"
+                bar.update(bytes_ - bar.pos, text)
+
+    thread = threading.Thread(target=draw, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        thread.join()
