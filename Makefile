@@ -12,7 +12,7 @@ COMPILE := @$(BIN)/python -m compileall -qq .venv/lib || true
 # A virtual environment of the caller's would otherwise be preferred by some tools.
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 
-.PHONY: help packages setup run test lint format ui server server-stop server-status clean
+.PHONY: help packages setup run test test-core test-servers lint format ui server server-stop server-status clean
 
 help:  ## What there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -45,8 +45,17 @@ setup: .venv/.ready  ## The virtual environment .venv, with conda.yaml's version
 run: setup  ## The whole workflow on the built-in sample, one trial; ARGS="-P source=..." for anything else
 	mlflow run . --env-manager local $(ARGS)
 
-test: setup .venv/.ready-tests  ## Every test
-	$(BIN)/python -m pytest -n auto --dist loadfile $(TESTS)
+# The tests of a file stay on one worker, in their order; tests/conftest.py has the longest files started first.
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --cov $(TESTS)
+
+test: setup .venv/.ready-tests  ## Every test, and how much of the code they run
+	$(PYTEST)
+
+test-core: setup .venv/.ready-tests  ## The tests that need no server, no Spark and no chain of processes
+	$(PYTEST) -m 'not servers'
+
+test-servers: setup .venv/.ready-tests  ## The other ones; CI may run both side by side
+	$(PYTEST) -m servers
 
 lint: setup .venv/.ready-tests  ## Style, types, and the direction of imports
 	ruff check .

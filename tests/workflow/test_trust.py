@@ -4,24 +4,26 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
-import pytest
 
+from purchase_predict.parameters import STEPS
 from purchase_predict.schema import LABEL
 from steps.train import train
 from tests import registered
-from tests.conftest import checkout, new_store
 from tests.workflow.runner import Workflow
 
-pytestmark = pytest.mark.workflow
 
-
-def test_labels_by_lot_score_like_a_coin_and_are_not_promoted(empty_store: Path, tmp_path: Path) -> None:
+def test_labels_by_lot_score_like_a_coin_and_are_not_promoted(workflow: Workflow, tmp_path: Path) -> None:
     rows = registered.carts(3000)
     rows[LABEL] = np.random.default_rng(1).permutation(rows[LABEL])
     rows.to_csv(tmp_path / "primary.csv", index=False)
-    workflow = Workflow(checkout(tmp_path / "project"), new_store(empty_store, tmp_path / "store"))
-    outcome = workflow.run("-P", f"source={tmp_path / 'primary.csv'}", "-P", "max_evals=2", "-P", "env=staging")
+    source = ("-P", f"source={tmp_path / 'primary.csv'}")
+    workflow.prepare(*source)
+    for step, given in (("train", ("-P", "max_evals=2")), ("deploy", ("-P", "env=staging"))):
+        alone = workflow.step_here(step, *given)
+        assert alone.code == 0, alone.err
+    outcome = workflow.main_here(*source, "-P", "max_evals=2", "-P", "env=staging")
     assert outcome.code == 0, outcome.err
+    assert outcome.steps == dict.fromkeys(STEPS, "reused")
 
     numbers = workflow.runs("train")[0].data.metrics
     assert numbers["test_roc_auc_low"] < 0.5 < numbers["test_roc_auc_high"]
