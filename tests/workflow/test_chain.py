@@ -161,7 +161,7 @@ def test_a_dry_run_runs_nothing(workflow: Workflow) -> None:
 
 
 def test_more_trials_run_train(workflow: Workflow) -> None:
-    outcome = workflow.main(*SOURCE, "-P", "max_evals=2")
+    outcome = workflow.main_here(*SOURCE, "-P", "max_evals=2")
     assert outcome.steps["load"] == outcome.steps["process"] == "reused"
     assert outcome.steps["train"] == "ran"
     assert "max_evals: 1 -> 2" in outcome.reason("train")
