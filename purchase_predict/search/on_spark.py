@@ -4,6 +4,7 @@ SparkTrials takes neither earlier trials nor starting points, so `search` makes 
 over SparkTrials, whose "suggestions" are the trials of the batch in their order.
 """
 
+import atexit
 import os
 import shutil
 import sys
@@ -52,8 +53,12 @@ def cluster(parallelism: int) -> Iterator[tuple[Runner, int]]:
             "SPARK_MASTER, or take trials=local"
         )
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    with session_of("trials=spark", "trials=local") as session, tempfile.TemporaryDirectory() as folder:
-        package = shutil.make_archive(str(Path(folder) / "purchase_predict"), "zip", _PROJECT, "purchase_predict")
+    # A session that outlives the search refuses a second file of the same name, and hands the file to new executors: so
+    # each search has a name of its own, and the file stays until this process ends.
+    folder = Path(tempfile.mkdtemp(prefix="purchase-predict-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with session_of("trials=spark", "trials=local") as session:
+        package = shutil.make_archive(str(folder / folder.name), "zip", _PROJECT, "purchase_predict")
         session.sparkContext.addPyFile(package)
 
         def run_batch(

@@ -3,7 +3,7 @@ from pathlib import Path
 import pandas as pd
 
 from purchase_predict.report import report
-from tests.report.test_page import contents
+from tests.report.pages import contents
 
 
 def test_the_report_is_a_page_plots_and_the_trials(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from purchase_predict.report import page
-from tests.report.test_page import contents
+from tests.report.pages import contents
 
 CHROMIUM = shutil.which("chromium")
 if CHROMIUM is None:
