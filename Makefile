@@ -4,17 +4,19 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # The Python of .venv stays until PYTHON names another one.
 PYTHON ?= $(shell for p in $(BIN)/python python3.11 python3.12 python3.13 python3.14 python3; do \
 	$$p -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done)
-VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
-# Says that .venv exists and of which Python it is: of another version, this file is missing, and .venv is made anew.
+SHOW_VERSION := print("%d.%d" % sys.version_info[:2])
+VERSION := $(shell $(PYTHON) -c 'import sys; $(SHOW_VERSION)' 2>/dev/null)
+# Stands for a .venv of this version of Python. With another version the file is missing, and .venv is created anew.
 CREATED := .venv/.python-$(VERSION)
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 ARGS ?= -P max_evals=1
 # Programs that tests start, and the packages of Debian and Ubuntu that bring them.
 NEEDS := java=default-jre-headless chromium=chromium initdb=postgresql ip=iproute2 ps=procps faketime=faketime
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# uv leaves byte code out, and PYTHONDONTWRITEBYTECODE keeps Python from adding it: then each process of a run compiles
-# 2,000 modules of its imports anew. What cannot be compiled stays as it is.
-COMPILE := @$(BIN)/python -m compileall -qq .venv/lib || true
+# Without byte code each process of a run compiles the 2,000 modules of its imports anew: uv writes none, and
+# PYTHONDONTWRITEBYTECODE keeps Python from it. Here all cores write it after pip, which takes one. What cannot be compiled
+# stays without.
+COMPILE := @$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 # A virtual environment of the caller's would otherwise be preferred by some tools.
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 
@@ -38,23 +40,23 @@ setup: .venv/.ready  ## The virtual environment .venv, with the locked versions 
 $(CREATED):
 	@$(or $(PYTHON),false) -c '$(NEW_ENOUGH)' 2>/dev/null || { \
 		echo "Python 3.11 or newer is needed$(if $(VERSION),; $(PYTHON) is $(VERSION)): make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@echo ".venv: created with Python $(VERSION)"
-	@$(PYTHON) -m venv --clear .venv
+	@test "$$($(BIN)/python -c 'import pip, sys; $(SHOW_VERSION)' 2>/dev/null)" = '$(VERSION)' || { \
+		echo "creating .venv with Python $(VERSION)"; $(PYTHON) -m venv --clear .venv; }
 	@$(PIP_INSTALL) 'pip==26.3'
 	@touch $@
 
 # pip checks the hash of every file that it installs, because the locks hold hashes.
 .venv/.ready: $(CREATED) requirements.lock requirements-dev.lock pyproject.toml Makefile
-	@echo ".venv: the packages of a run (requirements.lock)"
+	@echo "installing the packages of a run (requirements.lock)"
 	@$(PIP_INSTALL) -r requirements.lock
-	@echo ".venv: the tools of development (requirements-dev.lock)"
+	@echo "installing the development tools (requirements-dev.lock)"
 	@$(PIP_INSTALL) --group dev -c requirements.lock -c requirements-dev.lock
-	@echo ".venv: byte code"
+	@echo "compiling byte code"
 	$(COMPILE)
 	@touch $@
 
 .venv/.ready-tests: .venv/.ready
-	@echo ".venv: what tests start: servers, Spark (requirements-dev.lock)"
+	@echo "installing what the tests start: servers, Spark (requirements-dev.lock)"
 	@$(PIP_INSTALL) --group servers --group spark -c requirements.lock -c requirements-dev.lock
 	$(COMPILE)
 	@touch $@
