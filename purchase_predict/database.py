@@ -1,4 +1,4 @@
-"""DuckDB on one machine: a connection bounded in memory, its errors in one line, and a table's digest."""
+"""DuckDB: a connection with limited memory, its errors in one line, and the digest of a table."""
 
 import hashlib
 import os
@@ -14,7 +14,7 @@ from purchase_predict.errors import first_line
 
 
 def machine_memory() -> int:
-    """Bytes of memory that this machine, or the container around this process, has."""
+    """Bytes of memory of this machine, or of the container that this process runs in."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for limit in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
         try:
@@ -25,9 +25,10 @@ def machine_memory() -> int:
 
 
 def connect(scratch: Path, memory_limit: str = "") -> duckdb.DuckDBPyConnection:
-    """A connection that keeps to `memory_limit`, spills to `scratch`, and reads times as UTC.
+    """A connection to an empty database, with limited memory, whose times are UTC.
 
     Args:
+        scratch: the folder for what does not fit in memory.
         memory_limit: as `2GB` or `512MiB`; empty: a quarter of the machine's memory.
     """
     connection = duckdb.connect(
@@ -35,7 +36,7 @@ def connect(scratch: Path, memory_limit: str = "") -> duckdb.DuckDBPyConnection:
             "memory_limit": memory_limit or f"{machine_memory() // 4 // 2**20}MiB",
             "temp_directory": str(scratch / "spill"),
             "preserve_insertion_order": "false",
-            # Rows that each thread holds back for each bucket it writes: DuckDB's default takes half a gigabyte more.
+            # Rows that each thread holds in memory for each bucket it writes. DuckDB's default takes 0.5 GB more.
             "partitioned_write_flush_threshold": "32768",
         }
     )
@@ -65,24 +66,33 @@ def quoted(text: object) -> str:
 
 
 def table_digest(connection: duckdb.DuckDBPyConnection, relation: str) -> str:
-    """SHA-256 over the column names and the sum of the rows' hashes: the same for the same rows in any order.
+    """SHA-256 over column names and row hashes: the same for the same rows, whatever the order of rows and columns.
 
-    A session id that is stored as a UUID has another hash than its text: which of both it is follows from the content
-    of the table alone, whoever reads or makes it.
+    A UUID and its text have different hashes. That does no harm to session ids: they are stored as UUIDs exactly if all
+    ids of the table are UUIDs, so the same rows always have the same type.
 
     Args:
-        relation: what stands behind FROM; its columns may come in any order.
+        relation: the FROM item of the table.
     """
     return digest_and_counts(connection, relation, "false")[0]
 
 
 def digest_and_counts(connection: duckdb.DuckDBPyConnection, relation: str, condition: str) -> tuple[str, int, int]:
-    """The digest of a table, its rows, and how many of them meet the condition, all in one pass."""
+    """Reads a table once for three results.
+
+    Args:
+        relation: the FROM item of the table.
+        condition: an SQL condition on a row.
+
+    Returns:
+        The digest as `table_digest` gives it, the number of rows, and the number of rows that meet the condition.
+    """
     columns = dict(
         sorted((name, type_) for name, type_, *_ in connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall())
     )
     row = ", ".join(_hashed(f'"{name}"', type_) for name, type_ in columns.items())
-    # Two sums, of the rows' hashes and of the hashes of those: rows would have to meet both by chance.
+    # Sums do not depend on the order of rows. There are two, of the hashes and of the hashes' hashes, because different
+    # rows might have one sum in common by chance.
     ((rows, first, second, meeting),) = connection.execute(
         f"""SELECT count(*), sum(hashed::HUGEINT), sum(hash(hashed)::HUGEINT), count(*) FILTER (WHERE meets)
             FROM (SELECT hash({row}) AS hashed, {condition} AS meets FROM {relation})"""
@@ -92,12 +102,13 @@ def digest_and_counts(connection: duckdb.DuckDBPyConnection, relation: str, cond
 
 
 def _hashed(column: str, type_: str) -> str:
-    # DuckDB's hash of a UUID is the same when its halves change places, and of any whose halves are alike.
+    # DuckDB's hash of a UUID stays the same if its halves are swapped, and is the same for all with equal halves. So
+    # its upper half is hashed, too.
     return f"{column}, ({column}::UHUGEINT >> 64)::UBIGINT" if type_ == "UUID" else column
 
 
 def one_row(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[Any, ...]:
-    """The first row of a query that has one."""
+    """The first row of a query that returns at least one."""
     row = connection.execute(sql).fetchone()
     assert row is not None
     return row

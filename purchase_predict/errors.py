@@ -1,6 +1,6 @@
-"""Errors of other libraries in one line."""
+"""Other libraries' errors in one line."""
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its kind where it has none."""
+    """The first line of an error's text, or the name of its class if the text is empty."""
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,7 +1,7 @@
-"""Spark's session, on the cluster that the user's Spark configuration names.
+"""A Spark session on the cluster that the user's Spark configuration names.
 
-That is SPARK_MASTER, SPARK_REMOTE (Spark Connect), or `spark.master` in `spark-defaults.conf`; without any, Spark runs
-in this process's own JVM. PySpark is an extra that conda.yaml lacks: docs/scaling.md says how to add it.
+The cluster comes from SPARK_REMOTE (Spark Connect), SPARK_MASTER, or `spark.master` in `spark-defaults.conf`. Without
+any of them, Spark runs on this machine. PySpark is not in conda.yaml; docs/scaling.md says how to add it.
 """
 
 import os
@@ -15,17 +15,17 @@ import click
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-#: Seconds that a server of Spark Connect has to take a connection.
-_REACHED_WITHIN = 30
+#: Seconds within which a Spark Connect server must accept a connection.
+_CONNECT_SECONDS = 30
 
 
 @contextmanager
 def session_of(asked: str, instead: str) -> Iterator["SparkSession"]:
-    """The session of the user's configuration; one that was there before stays open.
+    """Provides a session of the user's configuration, and stops it after the block unless it existed before.
 
     Args:
-        asked: the parameter that asks for Spark, as the user gave it.
-        instead: what it can be given for a way without Spark.
+        asked: the user's setting that needs Spark, as `engine=spark`.
+        instead: the setting that works without Spark, as `engine=duckdb`.
 
     Raises:
         click.ClickException: PySpark or Java is missing, or Spark cannot be started, reached, or fails.
@@ -41,17 +41,17 @@ def session_of(asked: str, instead: str) -> Iterator["SparkSession"]:
         ) from error
     remote, master = os.environ.get("SPARK_REMOTE"), os.environ.get("SPARK_MASTER")
     builder = SparkSession.builder.appName("purchase-predict")
-    if not remote:  # a server that others use, too, has its own
+    if not remote:  # a Spark Connect server, which others may use, has settings of its own
         if master:
             builder = builder.master(master)
-        if not sys.stderr.isatty():  # in a log, its bars are noise
+        if not sys.stderr.isatty():  # progress bars would fill a log
             builder = builder.config("spark.ui.showConsoleProgress", "false")
-    # A Connect URL may go on with a token.
+    # Only up to the first semicolon: a Spark Connect URL may contain a token behind it.
     named = remote.partition(";")[0] if remote else master
     where = f"Spark at {named or 'the master that its configuration names'}"
     already = SparkSession.getActiveSession()
     if remote and not already:
-        _reached(remote, where)
+        _wait_for_server(remote, where)
     try:
         session = already or builder.getOrCreate()
     except (PySparkException, Py4JError, RuntimeError) as error:
@@ -66,10 +66,10 @@ def session_of(asked: str, instead: str) -> Iterator["SparkSession"]:
             session.stop()
 
 
-def _reached(remote: str, where: str) -> None:
-    """Waits for a server of Spark Connect: Spark itself would for ten minutes, and then say nothing of the address."""
+def _wait_for_server(remote: str, where: str) -> None:
+    """Waits for a Spark Connect server. Spark itself would wait 10 minutes, and its error does not name the address."""
     if not remote.startswith("sc://"):
-        return  # Spark starts a server of its own
+        return  # such as `local`: Spark starts the server itself
     try:
         import grpc
         from pyspark.errors import PySparkException
@@ -80,18 +80,20 @@ def _reached(remote: str, where: str) -> None:
         ) from error
     try:
         with DefaultChannelBuilder(remote).toChannel() as channel:
-            grpc.channel_ready_future(channel).result(timeout=_REACHED_WITHIN)
+            grpc.channel_ready_future(channel).result(timeout=_CONNECT_SECONDS)
     except PySparkException as error:
         raise click.ClickException(f"{where}: {_reason(error)}") from error
     except grpc.FutureTimeoutError as error:
         raise click.ClickException(
-            f"{where}: no answer within {_REACHED_WITHIN} seconds; is the address right (SPARK_REMOTE), and a server "
+            f"{where}: no answer within {_CONNECT_SECONDS} seconds; is the address right (SPARK_REMOTE), and a server "
             "of Spark Connect running there?"
         ) from error
 
 
 def _reason(error: Exception) -> str:
-    """The line of Spark's long message that says what happened."""
+    """The line of Spark's long message that names the error: the first with an error class in brackets, or the last
+    cause; the first line of all if there are neither.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if line.startswith(("Caused by:", "["))]
     return (telling or lines or [type(error).__name__])[-1 if telling and telling[0].startswith("Caused") else 0]

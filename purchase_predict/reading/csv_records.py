@@ -1,8 +1,8 @@
-"""The records of a CSV file, line by line, where nothing may be lost and nothing is assumed.
+"""The records of a CSV file, line by line, so that no line is lost.
 
-A record is a line, or several where a quoted field (RFC 4180) holds line breaks. What cannot be a record is refused one
-line at a time and reading goes on with the next line, so an unclosed quote costs its own line, not those after it.
-Every line of a file is thus the header, blank, part of one record, or refused, and the four add up.
+A record is one line, or several if a quoted field (RFC 4180) contains line breaks. A line that cannot start a record is
+refused alone, and reading continues with the next line: an unclosed quote costs its own line, not those after it. So
+every line of a file is the header, blank, part of one record, or refused.
 """
 
 import csv
@@ -21,13 +21,14 @@ import numpy as np
 
 from purchase_predict.errors import first_line
 
-#: Bytes of the longest line, and characters of the longest quoted field; also what DuckDB's reader takes.
+#: Bytes of the longest line, and characters of the longest quoted field; also the limit given to DuckDB's reader.
 LONGEST = 2_000_000
-#: Small enough to stay in a core's cache: blocks of 4 MiB take three times as long.
-_BLOCK = 2**18
+#: Bytes that are read at once: few enough to stay in a core's cache. Blocks of 4 MiB take three times as long.
+_BLOCK_BYTES = 2**18
+#: The byte order mark of UTF-8.
 BOM = b"\xef\xbb\xbf"
 _BLANK = re.compile(rb"\n(?=\r?\n)")
-#: Spaces between quote and comma: readers disagree on whose they are.
+#: Spaces between a quote and a separator: readers disagree whether they belong to the value.
 _LOOSE_QUOTES = re.compile(rb'" +[,\r\n]|[,\n] +"')
 
 csv.field_size_limit(LONGEST)
@@ -35,12 +36,12 @@ csv.field_size_limit(LONGEST)
 
 @dataclass(frozen=True)
 class Outline:
-    """A file seen without parsing: its data lines, and whether a line is for certain a record.
+    """What can be known of a file without parsing it.
 
     Attributes:
         records: lines that are neither the header nor blank.
-        plain: no line holds what readers understand differently: NUL, mixed line ends, space around quotes, what is no
-            UTF-8, more fields than columns of which the last are empty.
+        plain: whether all readers agree on what each line means. False if a line has a NUL byte, bytes that are not
+            UTF-8, spaces around quotes, or empty fields beyond the last column, and if line ends are mixed.
     """
 
     records: int
@@ -49,9 +50,13 @@ class Outline:
 
 @dataclass(frozen=True)
 class Record:
-    """A record and the lines it stands on (1 is the first of the file). `text` has no line end; `fields` are parsed.
+    """A record of a file.
 
-    `fields` is None where nothing is quoted: then the text is split at each comma.
+    Attributes:
+        line: its first line; the file's first line is 1.
+        lines: the number of its lines.
+        text: its bytes, without the line end.
+        fields: its values; None if nothing is quoted, so that the text can be split at each comma.
     """
 
     line: int
@@ -62,7 +67,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Refused:
-    """A line that is no record, and why."""
+    """A line that is not a record, and the reason."""
 
     line: int
     text: bytes
@@ -70,11 +75,11 @@ class Refused:
 
 
 def open_bytes(path: Path) -> IO[bytes]:
-    """The file's bytes, unpacked where its name ends in .gz."""
+    """Opens a file, unpacking it if its name ends in `.gz`."""
     return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
-#: What a broken gzip file raises.
+#: Errors from reading a file: of the file system, or of a broken gzip file.
 UNPACK_ERRORS = (OSError, EOFError, zlib.error)
 
 
@@ -92,10 +97,13 @@ def explained(name: str) -> Iterator[None]:
 
 
 def header(path: Path, name: str) -> list[str]:
-    """The column names in a file's first line; none where the file is empty.
+    """The column names in a file's first line; empty if the line is blank.
+
+    Args:
+        name: the file's name for messages.
 
     Raises:
-        click.ClickException: it is no UTF-8 text, or its first line is no list of names.
+        click.ClickException: the file cannot be read or is UTF-16, or its first line is not a CSV header.
     """
     with explained(name), open_bytes(path) as file:
         first = file.readline(LONGEST)
@@ -107,7 +115,7 @@ def header(path: Path, name: str) -> list[str]:
     if b"\r" in line:
         raise click.ClickException(f"{name}: lines end in carriage returns alone; line feeds are expected")
     try:
-        # A name that is not UTF-8 belongs to a column that is not ours.
+        # A name that is not UTF-8 can only belong to a column that is ignored.
         names = next(csv.reader([line.decode(errors="replace")], strict=True), [])
     except csv.Error as error:
         raise click.ClickException(f"{name}: its first line is no CSV header: {error}") from error
@@ -115,17 +123,20 @@ def header(path: Path, name: str) -> list[str]:
 
 
 def outline(path: Path, columns: int) -> Outline:
-    """Counts a file's data lines, at the speed of the disk.
+    """Counts a file's data lines without parsing them, at the speed of the disk.
 
     Args:
-        columns: how many fields a record must have.
+        columns: the number of fields of a record.
+
+    Raises:
+        OSError, EOFError, zlib.error: the file cannot be read, or its gzip is broken.
     """
     lines = blank = 0
     plain = True
     ends = set()
     with open_bytes(path) as file:
         block = b""
-        while piece := file.read(_BLOCK):
+        while piece := file.read(_BLOCK_BYTES):
             block = piece + file.readline(LONGEST)  # whole lines
             feed = np.frombuffer(block, np.uint8) == ord("\n")
             feeds = int(np.count_nonzero(feed))
@@ -137,7 +148,7 @@ def outline(path: Path, columns: int) -> Outline:
             ends.add(bool(returns))
             blank += block.startswith((b"\n", b"\r\n"))
             blank += len(_BLANK.findall(block)) if returns else int(np.count_nonzero(feed[1:] & feed[:-1]))
-            # The expression is slow, and few files have a space beside a quote at all.
+            # Searching for the expression is slow, and rarely needed: few files have a space beside a quote.
             spaced = b" " in block and b'"' in block and (b'" ' in block or b' "' in block)
             if b"\0" in block or (spaced and _LOOSE_QUOTES.search(block)):
                 plain = False
@@ -154,20 +165,20 @@ def _is_text(block: bytes) -> bool:
 
 
 def _has_surplus(block: bytes, columns: int) -> bool:
-    """Whether a line ends in a comma and may have more fields than there are columns, commas within quotes counted."""
+    """Whether a line ends in a comma and may have too many fields. Commas within quotes count, to be safe."""
     if b",\n" not in block and b",\r\n" not in block and not block.endswith(b","):
         return False
     return any(line.endswith(b",") and line.count(b",") >= columns for line in map(_without_end, block.split(b"\n")))
 
 
 def records(path: Path, columns: int) -> Iterator[Record | Refused]:
-    """The records of a file below its header, and what is none, in the order of lines.
+    """Yields the records and the refused lines below a file's header, in order.
 
     Args:
-        columns: how many fields a record must have.
+        columns: the number of fields of a record.
 
     Raises:
-        OSError, EOFError, zlib.error: the file is gone, or broken inside its gzip.
+        OSError, EOFError, zlib.error: the file cannot be read, or its gzip is broken.
     """
     with open_bytes(path) as file:
         lines = _Lines(file)
@@ -188,7 +199,7 @@ def records(path: Path, columns: int) -> Iterator[Record | Refused]:
 
 
 def _quoted(number: int, line: bytes, lines: "_Lines", columns: int) -> Record | Refused:
-    """The record that starts on this line; where there is none, the lines taken after it are given back."""
+    """The record that starts on this line. If none does, the line is refused and those after it are given back."""
     further: list[tuple[int, bytes]] = []
 
     def feed() -> Iterator[str]:
@@ -240,7 +251,7 @@ def _without_end(line: bytes) -> bytes:
 
 
 class _Lines:
-    """Numbered lines of a file, without their ends, that can be given back."""
+    """The lines of a file, each with its number and without its end; lines can be given back to be taken again."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
@@ -255,7 +266,7 @@ class _Lines:
             return None
         self.number += 1
         if len(line) > LONGEST + 2 and not line.endswith(b"\n"):
-            # Only its beginning is kept: it is refused for its length.
+            # The line will be refused for its length, so its rest is skipped.
             while (rest := self.file.readline(LONGEST)) and not rest.endswith(b"\n"):
                 pass
         if self.number == 1:

@@ -20,7 +20,7 @@ import click
 import duckdb
 
 from purchase_predict.database import connect, digest_and_counts, one_row, table_digest
-from purchase_predict.reading import careful, csv_blocks, rejects, scan
+from purchase_predict.reading import careful, csv_blocks, plain, rejects, scan
 from purchase_predict.reading.files import File, common_table, open_file
 from purchase_predict.reading.scan import Copied, Reading
 from purchase_predict.schema import TABLES, Column
@@ -143,7 +143,7 @@ def _in_blocks(reading: Reading) -> Copied | None:
                 threads=threads,
             )
             break
-        except csv_blocks.NotPlain:
+        except plain.NotPlain:
             return None
         except csv_blocks.NotUuids:
             continue

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from purchase_predict.reading import csv_blocks, csv_records, load, scan
+from purchase_predict.reading import bucket_files, csv_blocks, csv_records, load, plain, scan
 from purchase_predict.reading.load import load_source
 from purchase_predict.schema import EVENTS
 from purchase_predict.sources import sample
@@ -59,9 +59,9 @@ def _texts(draw: st.DrawFn) -> str:
 @contextmanager
 def _small_blocks(bytes_: int = 200) -> Iterator[None]:
     with (
-        mock.patch.object(csv_blocks, "_BLOCK", bytes_),
-        mock.patch.object(csv_blocks, "_PIECE", 64),
-        mock.patch.object(csv_blocks, "_GROUP", 3),
+        mock.patch.object(csv_blocks, "_BLOCK_BYTES", bytes_),
+        mock.patch.object(plain, "_PIECE_BYTES", 64),
+        mock.patch.object(bucket_files, "_GROUP_ROWS", 3),
     ):
         yield
 
@@ -122,16 +122,16 @@ def test_a_block_that_is_plain_has_the_records_that_line_by_line_has(
     block = b"".join(pieces)
     if not block:
         return
-    with mock.patch.object(csv_blocks, "_PIECE", piece):
+    with mock.patch.object(plain, "_PIECE_BYTES", piece):
         try:
-            count, quoted = csv_blocks.look(block)
-        except csv_blocks.NotPlain:
+            count, quoted = plain.check(block)
+        except plain.NotPlain:
             return
     file = tmp_path_factory.mktemp("look") / "block.csv"
     file.write_bytes(b"header\n" + block)
     assert quoted == (b'"' in block)
     lines = [line for line in block.replace(b"\r\n", b"\n").split(b"\n") if line]
-    assert count - csv_blocks.blank(block) == len(lines)
+    assert count - plain.blank_lines(block) == len(lines)
     for line in lines:
         if b'"' not in line and b"\xff" not in line:
             fields = line.count(b",") + 1
