@@ -73,7 +73,3 @@ def utility(metric: str, value: float) -> float:
 def early_stopping(metric: str) -> Metric:
     """The metric by which the folds of a search for `metric` stop early: one that LightGBM knows."""
     return METRICS[METRICS[metric].early_stopping or metric]
-
-
-REPORTED = tuple(METRICS)
-LOSSES = tuple(name for name, metric in METRICS.items() if metric.less_is_better)

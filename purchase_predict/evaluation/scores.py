@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from purchase_predict.metrics import REPORTED, Difference, Score, utility
+from purchase_predict.metrics import METRICS, Difference, Score, utility
 
 #: Bootstrap resamples behind an interval.
 RESAMPLES = 500
@@ -29,7 +29,7 @@ def score(metric: str, y: np.ndarray, probability: np.ndarray, threshold: float 
     """Computes one metric.
 
     Args:
-        metric: a name from `metrics.REPORTED`.
+        metric: a name from `metrics.METRICS`.
         y: labels, 0 or 1.
         probability: predicted probabilities, 0 to 1.
         threshold: decision threshold of f1, precision and recall. Without one, f1 is that of the best threshold, and
@@ -163,10 +163,10 @@ def evaluate(
         seed: seed of the resampling.
     """
     ranked = Ranked(y, probability, threshold)
-    resamples = [ranked.scores(REPORTED, weights) for weights in resampled_weights(users, seed)]
+    resamples = [ranked.scores(list(METRICS), weights) for weights in resampled_weights(users, seed)]
     baseline = baselines(train_rate, y)
     scores = {}
-    for metric, value in ranked.scores(REPORTED).items():
+    for metric, value in ranked.scores(list(METRICS)).items():
         low, high = np.nanquantile([resample[metric] for resample in resamples], INTERVAL_QUANTILES)
         scores[metric] = Score(value, float(low), float(high), float(baseline[metric]))
     return scores
@@ -181,7 +181,7 @@ def difference(
     both models, so that this part of the noise cancels out.
 
     Args:
-        metric: a name from `metrics.REPORTED`.
+        metric: a name from `metrics.METRICS`.
         y: labels, 0 or 1.
         users: each row's user.
         challenger: the challenger's predictions for these rows.

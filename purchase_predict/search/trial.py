@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from purchase_predict.metrics import LOSSES
+from purchase_predict.metrics import METRICS
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ _RESULT_COLUMNS = ("number", "state", "score", "first_folds_score", "rounds", "s
 
 def best_so_far(scores: np.ndarray, metric: str) -> np.ndarray:
     """For each score the best among it and those before it."""
-    better = np.minimum if metric in LOSSES else np.maximum
+    better = np.minimum if METRICS[metric].less_is_better else np.maximum
     best: np.ndarray = better.accumulate(scores)
     return best
 
