@@ -1,17 +1,18 @@
-"""The digest of a table: the same for the same rows in any order, another for others."""
+"""DuckDB's errors in one line, and the digest of a table: equal exactly if the rows are, in whatever order."""
 
 import uuid
 from collections import Counter
 from collections.abc import Iterator
 
+import click
 import duckdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from purchase_predict.database import table_digest
+from purchase_predict.database import explained, table_digest
 
-#: Halves of UUIDs that shops count up: in the one, in the other, in both.
+#: Halves of UUIDs from shops that use them as counters, in either half or in both.
 HALVES = st.sampled_from([0, 1, 2, 2**32, 2**63, 2**63 + 1, 2**64 - 1])
 ROW = st.tuples(
     st.builds(lambda first, second: uuid.UUID(int=first << 64 | second), HALVES, HALVES),
@@ -38,13 +39,21 @@ def digest(connection: duckdb.DuckDBPyConnection, rows: Rows) -> str:
 
 @settings(deadline=None)
 @given(one=ROWS, other=ROWS)
-def test_tables_have_one_digest_where_they_have_the_same_rows(
+def test_digests_are_equal_exactly_if_the_rows_are(
     connection: duckdb.DuckDBPyConnection, one: Rows, other: Rows
 ) -> None:
     assert (digest(connection, one) == digest(connection, other)) == (Counter(one) == Counter(other))
     assert digest(connection, one[::-1]) == digest(connection, one)
 
 
-def test_uuids_whose_halves_change_places_are_others(connection: duckdb.DuckDBPyConnection) -> None:
+def test_uuids_with_swapped_halves_have_different_digests(connection: duckdb.DuckDBPyConnection) -> None:
     ids = [uuid.UUID(int=first << 64 | second | 1 << 63) for first in range(10) for second in range(10)]
     assert len({digest(connection, [(id_, 1, "a")]) for id_ in ids}) == len(ids)
+
+
+def test_an_error_of_duckdb_is_one_line(connection: duckdb.DuckDBPyConnection) -> None:
+    with pytest.raises(click.ClickException) as caught, explained("source data: cannot be read"):
+        connection.execute("SELECT\nnothing\nFROM rows")
+    message = caught.value.format_message()
+    assert message.startswith("source data: cannot be read: Binder Error")
+    assert "\n" not in message

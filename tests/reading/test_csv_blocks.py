@@ -1,4 +1,4 @@
-"""The quick way of plain CSV text: it gives what the other ways give, or steps aside."""
+"""The fast path for plain CSV text: it gives the result of the slower ways, or steps aside."""
 
 import uuid
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ ODD = [
 
 @st.composite
 def _texts(draw: st.DrawFn) -> str:
-    """Rows as they usually are, some of them with an odd value or a blank line, or quoted throughout."""
+    """Ordinary rows; some have an odd value or a blank line after them, and some texts are quoted throughout."""
     ending, quote = draw(st.sampled_from(["\n", "\n", "\r\n"])), draw(st.sampled_from(["", "", '"']))
     rows = []
     for _ in range(draw(st.integers(0, 12))):
@@ -79,7 +79,7 @@ def _outcome(file: Path, folder: Path) -> object:
 
 @settings(max_examples=150, deadline=None)
 @given(text=_texts())
-def test_any_text_comes_out_as_without_blocks(text: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_fast_path_gives_the_result_of_the_slower_ways(text: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("blocks")
     file = folder / "events.csv"
     file.write_bytes(text.encode())
@@ -101,7 +101,7 @@ def test_any_text_comes_out_as_without_blocks(text: str, tmp_path_factory: pytes
         ("brand", 'b"'),
     ],
 )  # fmt: skip
-def test_a_single_odd_value_is_taken_or_refused_as_without_blocks(column: str, value: str, tmp_path: Path) -> None:
+def test_the_fast_path_treats_an_odd_value_like_the_slower_ways(column: str, value: str, tmp_path: Path) -> None:
     usual = {name: values[0] for name, values in USUAL.items()}
     rows = [usual, usual | {column: value}, usual]
     file = tmp_path / "events.csv"
@@ -116,7 +116,7 @@ def test_a_single_odd_value_is_taken_or_refused_as_without_blocks(column: str, v
     pieces=st.lists(st.sampled_from([b'"', b",", b"\n", b"\r\n", b"\r", b"\0", b" ", b"a", b"0", b"x", b"\xff"])),
     piece=st.integers(3, 8),
 )
-def test_a_block_that_is_plain_has_the_records_that_line_by_line_has(
+def test_a_plain_block_has_the_same_records_line_by_line(
     pieces: list[bytes], piece: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     block = b"".join(pieces)
@@ -143,7 +143,7 @@ def test_a_block_that_is_plain_has_the_records_that_line_by_line_has(
 @pytest.mark.parametrize("quoted", [False, True])
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
 @pytest.mark.parametrize("suffix", ["", " UTC"])
-def test_plain_text_takes_the_quick_way(quoted: bool, ending: str, suffix: str, tmp_path: Path) -> None:
+def test_plain_text_takes_the_fast_path(quoted: bool, ending: str, suffix: str, tmp_path: Path) -> None:
     quote = '"' if quoted else ""
     rows = [
         f"{quote}2019-10-01 00:00:{n:02d}{suffix}{quote},view,{n},,{quote}a.b{quote},,1.5,{n % 7},{SESSION}"
@@ -157,7 +157,7 @@ def test_plain_text_takes_the_quick_way(quoted: bool, ending: str, suffix: str, 
         assert outcome == _outcome(file, tmp_path / "without")
 
 
-def test_users_keep_to_their_buckets_and_rows_to_their_order(tmp_path: Path) -> None:
+def test_a_user_is_in_one_bucket_and_rows_keep_their_order(tmp_path: Path) -> None:
     text = ["product_id,user_id,note,user_session"]
     text += [f"{n},{n * n % 101},ignored,s{n}" for n in range(1000)]
     file = tmp_path / "rows.csv"
@@ -189,7 +189,7 @@ def test_users_keep_to_their_buckets_and_rows_to_their_order(tmp_path: Path) -> 
         ("0" * 36, False),
     ],
 )
-def test_a_uuid_is_what_is_spelled_as_one(value: str, uuid_: bool, tmp_path: Path) -> None:
+def test_only_the_spelling_of_duckdb_is_stored_as_a_uuid(value: str, uuid_: bool, tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     file.write_text(f"user_id,user_session\n1,{SESSION}\n2,{value}\n")
     types = {"user_id": "BIGINT", "user_session": "VARCHAR"}
@@ -209,7 +209,7 @@ def test_a_uuid_is_what_is_spelled_as_one(value: str, uuid_: bool, tmp_path: Pat
     ]
 
 
-def test_many_events_have_one_digest_by_both_ways(tmp_path: Path) -> None:
+def test_many_events_have_the_same_digest_with_and_without_the_fast_path(tmp_path: Path) -> None:
     events = sample.events(30_000)
     seconds = events["event_time"].cast(pa.timestamp("s"))
     file = tmp_path / "events.csv"

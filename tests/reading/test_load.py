@@ -1,4 +1,4 @@
-"""Reading: formats, types, refused rows, and the sum that must come out."""
+"""Reading: formats, types, refused rows; rows read and rows refused add up to the rows in the files."""
 
 import csv
 import gzip
@@ -74,7 +74,7 @@ def box(tmp_path: Path) -> Box:
 
 
 @needs_real_data
-def test_the_real_primary_table_has_one_digest_in_every_form(box: Box) -> None:
+def test_the_real_primary_table_has_the_same_digest_in_every_format(box: Box) -> None:
     as_it_is = box.load(REAL_DATA / "primary.csv", 0.0)
     assert (as_it_is.table, as_it_is.rows, as_it_is.rejected) == ("primary", 125_872, 0)
     connection = duckdb.connect()
@@ -94,7 +94,7 @@ def test_the_real_primary_table_has_one_digest_in_every_form(box: Box) -> None:
 
 
 @needs_real_data
-def test_the_real_events_have_one_digest_in_every_form(box: Box) -> None:
+def test_the_real_events_have_the_same_digest_in_every_format(box: Box) -> None:
     as_it_is = box.load(REAL_DATA / "events", 0.0)
     assert (as_it_is.table, as_it_is.rows, as_it_is.rejected) == ("events", 141_465, 0)
     text = gzip.decompress((REAL_DATA / "events/events-2016-08_09.csv.gz").read_bytes()).splitlines(keepends=True)
@@ -135,7 +135,7 @@ def as_rows(box: Box) -> list[tuple[object, ...]]:
         "extra column not in UTF-8", "quoted", "whole floats",
     ],
 )  # fmt: skip
-def test_the_same_rows_however_they_are_written(text: bytes, box: Box) -> None:
+def test_the_form_of_the_text_does_not_change_the_rows(text: bytes, box: Box) -> None:
     box.write(text)
     packed = box.folder / "packed.csv.gz"
     packed.write_bytes(gzip.compress(text))
@@ -146,7 +146,7 @@ def test_the_same_rows_however_they_are_written(text: bytes, box: Box) -> None:
     assert as_rows(box) == [(1, "acme", 1.5)] * 2
 
 
-def test_each_file_may_order_its_columns_and_formats_may_mix(box: Box) -> None:
+def test_files_may_differ_in_column_order_and_format(box: Box) -> None:
     box.write(f"{HEADER}\n{GOOD}\n")
     backwards = ",".join(reversed(EVENTS)) + "\n" + ",".join(reversed(GOOD.split(","))) + "\n"
     box.write(gzip.compress(backwards.encode()), "part-1.csv.gz")
@@ -166,12 +166,12 @@ def test_extra_columns_are_named_once(box: Box, capsys: pytest.CaptureFixture[st
     for number in range(3):
         box.write(f"{HEADER},campaign\n{GOOD},x\n", f"part-{number}.csv")
     box.load()
-    said = capsys.readouterr().out
-    assert said.count("campaign") == 1
-    assert "ignored" in said
+    printed = capsys.readouterr().out
+    assert printed.count("campaign") == 1
+    assert "ignored" in printed
 
 
-def test_files_with_no_rows_count_as_none(box: Box) -> None:
+def test_a_file_without_rows_counts_zero_rows(box: Box) -> None:
     box.write("", "part-0.csv")
     box.write(HEADER, "part-1.csv")
     box.write(f"{HEADER}\n", "part-2.csv")
@@ -180,7 +180,7 @@ def test_files_with_no_rows_count_as_none(box: Box) -> None:
     assert [part["rows"] for part in box.manifest()["parts"]] == [0, 0, 0, 1]  # type: ignore[attr-defined]
 
 
-def test_names_that_look_like_globs_or_partitions_are_only_names(box: Box) -> None:
+def test_names_that_look_like_globs_or_partitions_are_read_as_plain_names(box: Box) -> None:
     folder = box.source / "event_type=cart"
     folder.mkdir()
     (folder / "part-[1]*.csv").write_text(f"{HEADER}\n{GOOD}\n")
@@ -213,7 +213,7 @@ def test_a_file_that_is_neither_table_is_refused_in_one_line(text: bytes, messag
 
 
 @pytest.mark.parametrize("name", ["part-0.csv.gz", "part-0.parquet"])
-def test_a_file_broken_off_is_refused_in_one_line(name: str, box: Box) -> None:
+def test_a_truncated_file_is_refused_in_one_line(name: str, box: Box) -> None:
     table = box.folder / "whole.parquet"
     sample.write(table, 1000)
     text = f"{HEADER}\n{GOOD}\n".encode() + random.Random(0).randbytes(10_000).hex().encode()
@@ -260,7 +260,9 @@ def bad(**values: str) -> str:
         (bad(brand="a\rb"), "", bad(brand="a\rb"), "holds a carriage return"),
     ],
 )
-def test_a_malformed_row_is_refused_in_its_place(line: str, column: str, value: str, reason: str, box: Box) -> None:
+def test_a_malformed_row_is_refused_with_its_line_and_column(
+    line: str, column: str, value: str, reason: str, box: Box
+) -> None:
     box.write(f"{HEADER}\n{GOOD}\n", "part-0.csv")
     box.write(f"{HEADER}\n{GOOD}\n\n{line}\n{GOOD}\n", "part-1.csv")
     loaded = box.load()
@@ -288,13 +290,13 @@ def test_a_line_that_is_not_utf_8_is_refused_alone(box: Box) -> None:
     ],
     ids=["BOM", "Latin-1 in an ignored column", "an empty field more", "an empty field more behind quotes"],
 )
-def test_a_row_is_refused_though_no_other_one_is(line: bytes, reason: str, name: str, box: Box) -> None:
+def test_a_single_doubtful_row_is_refused(line: bytes, reason: str, name: str, box: Box) -> None:
     text = b"\n".join([f"{HEADER},ignored".encode(), line, f"{GOOD},note".encode()])
     box.write(gzip.compress(text) if name.endswith(".gz") else text, name)
     loaded = box.load()
-    ((file, number, *_, told),) = box.rejects()
+    ((file, number, *_, given_reason),) = box.rejects()
     assert (loaded.rows, loaded.rejected, file, number) == (1, 1, name, 2)
-    assert told == reason
+    assert given_reason == reason
 
 
 def test_a_comma_at_the_end_is_an_empty_last_value(box: Box) -> None:
@@ -302,7 +304,7 @@ def test_a_comma_at_the_end_is_an_empty_last_value(box: Box) -> None:
     assert (box.load().rows, box.rejects()) == (1, [])
 
 
-def test_the_longest_line_is_read_beside_one_that_is_refused(box: Box) -> None:
+def test_the_longest_line_is_read_line_by_line_too(box: Box) -> None:
     row = bad(brand="y" * (csv_records.LONGEST - len(bad(brand="")) - 1))
     box.write(f"{HEADER}\n{row}\n{bad(price='cheap')}\n")
     loaded = box.load()
@@ -377,7 +379,7 @@ def test_a_session_is_a_uuid_where_every_value_is_one(
     assert sorted(found) == sorted((session, type_) for session in sessions)
 
 
-def test_the_careful_way_reads_what_the_quick_way_reads(box: Box) -> None:
+def test_reading_line_by_line_gives_the_same_rows(box: Box) -> None:
     connection = duckdb.connect()
     table = sample.events(5_000)
     connection.register("events", table)
@@ -405,7 +407,7 @@ _fields = st.sampled_from(["", "acme", '"a,b"', '"a ""quoted"" b"', '"two\nlines
 
 @st.composite
 def _broken_csv(draw: st.DrawFn) -> bytes:
-    """Good rows into which pieces are put at random places below the header, cut off somewhere."""
+    """Good rows with odd pieces at random places below the header, sometimes truncated."""
     ending = draw(st.sampled_from(["\n", "\r\n"]))
     rows = draw(st.lists(_fields, min_size=1, max_size=12))
     body = bytearray((ending.join(bad(brand=field) for field in rows) + ending).encode())
@@ -418,7 +420,7 @@ def _broken_csv(draw: st.DrawFn) -> bytes:
 
 
 def lines_there(text: bytes) -> int:
-    """Lines below the header that are not blank, as a person counts them: by line feeds."""
+    """The number of lines below the header that are not blank; lines end at a line feed."""
     lines = text.split(b"\n")[1:]
     return sum(line not in (b"", b"\r") for line in lines)
 
@@ -441,18 +443,18 @@ def test_rows_and_rejects_add_up_to_the_lines(text: bytes, tmp_path_factory: pyt
     assert len(rows) == loaded.rows
     rejects = box.rejects()
     assert len(rejects) == loaded.rejected
-    # A row stands on one line more for each line break that a field of it has kept.
+    # Each line break within a value makes a row one line longer.
     further = sum(str(value).count("\n") for row in rows for value in row.values())
-    # Blank lines inside of quotes are not blank lines of the file.
+    # Blank lines inside quotes are part of a value, and `lines_there` leaves them out.
     inside = sum(len(re.findall(r"\n(?=\n)", str(value))) for row in rows for value in row.values())
-    # A line break in a refused field stands in the record's line too; its record is refused at its first line.
+    # A record with line breaks that breaks a rule is refused once, at its first line.
     refused_further = sum(_lines_of_refused(text, line) - 1 for _, line, column, _, _ in rejects if column)
     assert loaded.rows + further - inside + loaded.rejected + refused_further == lines_there(text)
     assert len({line for _, line, _, _, _ in rejects}) == len(rejects)
 
 
 def _lines_of_refused(text: bytes, line: int) -> int:
-    """On how many lines, blank ones left out, a record stands that is well-formed but breaks a rule of its column."""
+    """The number of lines, without blank ones, of the refused record that starts on this line."""
     following = text.decode(errors="replace").split("\n")[line - 1 :]
     reader = csv.reader(piece.rstrip("\r") + "\n" for piece in following)
     next(reader)

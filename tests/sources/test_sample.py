@@ -13,7 +13,7 @@ from purchase_predict.sources import sample, sources
 
 @settings(max_examples=30, deadline=None)
 @given(count=st.one_of(st.integers(1, 60), st.integers(61, 20_000)))
-def test_a_sample_has_the_events_asked_for_and_keeps_the_rules(count: int) -> None:
+def test_a_sample_has_the_requested_events_and_meets_the_rules(count: int) -> None:
     table = sample.events(count)
     assert table.num_rows == count
     assert table.column_names == [column.name for column in EVENTS]
@@ -34,7 +34,7 @@ def test_a_sample_is_the_same_each_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "count"), [("sample", 200_000), ("sample:1", 1), ("sample:25", 25), ("samples", None)]
 )
-def test_sample_names_a_number_of_events(source: str, count: int | None) -> None:
+def test_the_source_sample_may_name_a_number_of_events(source: str, count: int | None) -> None:
     assert sources.sample_events(source) == count
 
 
@@ -47,7 +47,7 @@ def test_a_small_sample_loads(count: int, tmp_path: Path) -> None:
     assert (loaded.table, loaded.rows, loaded.rejected) == ("events", count, 0)
 
 
-def test_who_looks_more_often_buys_more_often() -> None:
+def test_visitors_who_view_more_buy_more() -> None:
     table = sample.events(100_000)
     connection = duckdb.connect()
     connection.register("events", table)

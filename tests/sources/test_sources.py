@@ -57,7 +57,7 @@ def test_a_source_without_data_is_refused_by_name(source: str, message: str, fol
     assert "\n" not in caught.value.format_message()
 
 
-def test_the_fingerprint_is_of_names_and_content_not_of_the_place(folder: Path, tmp_path: Path) -> None:
+def test_the_fingerprint_depends_on_names_and_content_but_not_on_the_place(folder: Path, tmp_path: Path) -> None:
     first = sources.fingerprint(str(folder))
     folder.rename(tmp_path / "moved")
     moved = tmp_path / "moved"
@@ -74,7 +74,7 @@ def test_the_fingerprint_is_of_names_and_content_not_of_the_place(folder: Path, 
     assert len(seen) == 4
 
 
-def test_fetched_local_files_are_links_under_names_of_our_own(folder: Path, tmp_path: Path) -> None:
+def test_fetched_local_files_are_links_with_numbered_names(folder: Path, tmp_path: Path) -> None:
     found = sources.parts(str(folder))
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -84,14 +84,14 @@ def test_fetched_local_files_are_links_under_names_of_our_own(folder: Path, tmp_
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_may_not_be_read_is_named(folder: Path) -> None:
+def test_the_error_names_an_unreadable_file(folder: Path) -> None:
     (folder / "part-1.csv").chmod(0)
     with pytest.raises(click.ClickException, match=r"part-1\.csv: cannot be read: Permission denied"):
         sources.parts(str(folder))
 
 
 @given(st.text(st.sampled_from("a_./"), max_size=8))
-def test_hidden_names_are_no_data_and_places_are_not_hidden(stem: str) -> None:
+def test_hidden_names_are_not_data_but_dot_and_dot_dot_are_places(stem: str) -> None:
     name = stem + "x.csv"
     segments = name.split("/")
     hidden = any(
