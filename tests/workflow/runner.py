@@ -144,8 +144,8 @@ class Workflow:
             os.environ.update(before)
 
     @staticmethod
-    def outcome(process: subprocess.Popen[str], seconds: float = 300) -> Outcome:
-        """Waits for what was started."""
+    def outcome(process: subprocess.Popen[str], seconds: float = 900) -> Outcome:
+        """Waits for what was started; far longer than it takes, for the machine may be busy."""
         out, err = process.communicate(timeout=seconds)
         return Outcome(process.returncode, out, err)
 
