@@ -18,11 +18,15 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PROJECT = Path(__file__).resolve().parent.parent
 MILLION = 1_000_000
@@ -115,36 +119,48 @@ def run_spark(source: str, scratch: Path) -> int:
     ).rows
 
 
+SESSION, PAIR = ["user_id", "user_session"], ["user_id", "user_session", "product_id"]
+
+
 def run_pandas(source: str, scratch: Path) -> int:
     """What a data scientist writes: the same columns with merges, groups and cumulative sums over whole tables."""
     import pandas as pd
 
-    session, pair = ["user_id", "user_session"], ["user_id", "user_session", "product_id"]
     frames = [pd.read_csv(file, parse_dates=["event_time"]) for file in sorted(Path(source).glob("*.csv"))]
     events = pd.concat(frames, ignore_index=True)
     del frames
     events = events.drop_duplicates().dropna(subset=["user_session"]).sort_values("event_time", kind="stable")
-    kind = events["event_type"]
 
     order = ["event_time", "price", "brand", "category_code", "category_id"]
-    carts = events[kind == "cart"].sort_values(order, na_position="last").drop_duplicates(pair)
-    rows = carts[[*pair, *order[:4]]].reset_index(drop=True)
-    inside = events.merge(rows[session].drop_duplicates(), on=session)
+    carts = events[events["event_type"] == "cart"].sort_values(order, na_position="last").drop_duplicates(PAIR)
+    rows = carts[[*PAIR, *order[:4]]].reset_index(drop=True)
+    inside = events.merge(rows[SESSION].drop_duplicates(), on=SESSION)
     mine = events[events["user_id"].isin(rows["user_id"])]
+    rows = _with_session(rows, inside)
+    rows = _with_product(rows, inside)
+    rows = _with_earlier_sessions(rows, mine)
+    _add_moment(rows)
+    rows.drop(columns="visit_start").to_parquet(scratch / "primary.parquet", index=False)
+    return len(rows)
+
+
+def _with_session(rows: "pd.DataFrame", inside: "pd.DataFrame") -> "pd.DataFrame":
+    """What happened in the session by the moment."""
+    import pandas as pd
 
     # Running counts by second of each carted session, and what they were before the second.
     act = inside["event_type"] != "remove_from_cart"
-    counted = inside[[*session, "event_time"]].assign(
+    counted = inside[[*SESSION, "event_time"]].assign(
         views=inside["event_type"] == "view",
         carts=inside["event_type"] == "cart",
         removed=~act,
         purchases=inside["event_type"] == "purchase",
         cents=(inside["price"].fillna(0) * 100).round().where(inside["event_type"] == "cart", 0),
-        products=~inside.assign(act=act).duplicated([*pair, "act"]) & act,
+        products=~inside.assign(act=act).duplicated([*PAIR, "act"]) & act,
     )
     names = ["views", "carts", "removed", "purchases", "cents", "products"]
-    by_second = counted.groupby([*session, "event_time"], sort=True)[names].sum()
-    so_far = by_second.groupby(level=session).cumsum()
+    by_second = counted.groupby([*SESSION, "event_time"], sort=True)[names].sum()
+    so_far = by_second.groupby(level=SESSION).cumsum()
     before = so_far - by_second
     timeline = pd.DataFrame(
         {
@@ -156,46 +172,56 @@ def run_pandas(source: str, scratch: Path) -> int:
             "num_purchases_session": before["purchases"],
         }
     ).reset_index()
-    timeline["session_start"] = timeline.groupby(session)["event_time"].transform("min")
-    acted = inside.loc[act, [*session, "event_time"]].drop_duplicates().sort_values("event_time")
-    acted["prev_event"] = acted.groupby(session)["event_time"].shift()
-    rows = rows.merge(timeline, on=[*session, "event_time"]).merge(acted, on=[*session, "event_time"], how="left")
+    timeline["session_start"] = timeline.groupby(SESSION)["event_time"].transform("min")
+    acted = inside.loc[act, [*SESSION, "event_time"]].drop_duplicates().sort_values("event_time")
+    acted["prev_event"] = acted.groupby(SESSION)["event_time"].shift()
+    return rows.merge(timeline, on=[*SESSION, "event_time"]).merge(acted, on=[*SESSION, "event_time"], how="left")
 
-    bought = inside[inside["event_type"] == "purchase"].groupby(pair)["event_time"].max().rename("last_purchase")
-    rows = rows.merge(bought, on=pair, how="left")
+
+def _with_product(rows: "pd.DataFrame", inside: "pd.DataFrame") -> "pd.DataFrame":
+    """The label, and how often the session had viewed the product by the moment."""
+    bought = inside[inside["event_type"] == "purchase"].groupby(PAIR)["event_time"].max().rename("last_purchase")
+    rows = rows.merge(bought, on=PAIR, how="left")
     rows["purchased"] = (rows.pop("last_purchase") >= rows["event_time"]).astype("int64")
-    looks = inside.loc[inside["event_type"] == "view", [*pair, "event_time"]].rename(columns={"event_time": "seen"})
-    seen = rows[[*pair, "event_time"]].merge(looks, on=pair)
-    so_far_of_product = seen[seen["seen"] <= seen["event_time"]].groupby(pair).size().rename("num_views_product")
-    rows = rows.merge(so_far_of_product, on=pair, how="left")
+    looks = inside.loc[inside["event_type"] == "view", [*PAIR, "event_time"]].rename(columns={"event_time": "seen"})
+    seen = rows[[*PAIR, "event_time"]].merge(looks, on=PAIR)
+    so_far_of_product = seen[seen["seen"] <= seen["event_time"]].groupby(PAIR).size().rename("num_views_product")
+    return rows.merge(so_far_of_product, on=PAIR, how="left")
 
-    first = mine[mine["event_type"] != "remove_from_cart"].groupby(session)["event_time"].min()
+
+def _with_earlier_sessions(rows: "pd.DataFrame", mine: "pd.DataFrame") -> "pd.DataFrame":
+    """What the user did in sessions that started earlier."""
+    first = mine[mine["event_type"] != "remove_from_cart"].groupby(SESSION)["event_time"].min()
     visits = first.rename("visit_start").reset_index()
     visits["num_prev_sessions"] = visits.groupby("user_id")["visit_start"].rank(method="min").astype("int64") - 1
     starts = visits[["user_id", "visit_start"]].drop_duplicates().sort_values("visit_start")
     starts["prev_start"] = starts.groupby("user_id")["visit_start"].shift()
     visits = visits.merge(starts, on=["user_id", "visit_start"])
-    rows = rows.merge(visits, on=session)
+    rows = rows.merge(visits, on=SESSION)
 
-    known = rows[[*pair, "event_time", "visit_start"]]
-    starts = visits[[*session, "visit_start"]].rename(columns={"visit_start": "other_start"})
+    known = rows[[*PAIR, "event_time", "visit_start"]]
+    starts = visits[[*SESSION, "visit_start"]].rename(columns={"visit_start": "other_start"})
 
-    def earlier(facts: pd.DataFrame, on: list[str]) -> pd.Series:
-        facts = facts.merge(starts, on=session).drop(columns="user_session")
+    def earlier(facts: "pd.DataFrame", on: list[str]) -> "pd.Series":
+        facts = facts.merge(starts, on=SESSION).drop(columns="user_session")
         both = known.merge(facts, on=on, suffixes=("", "_other"))
         return (
-            both[(both["other_start"] < both["visit_start"]) & (both["at"] <= both["event_time"])].groupby(pair).size()
+            both[(both["other_start"] < both["visit_start"]) & (both["at"] <= both["event_time"])].groupby(PAIR).size()
         )
 
-    views = mine[mine["event_type"] == "view"].groupby(pair)["event_time"].min().rename("at").reset_index()
-    purchases = mine.loc[mine["event_type"] == "purchase", [*pair, "event_time"]].rename(columns={"event_time": "at"})
+    views = mine[mine["event_type"] == "view"].groupby(PAIR)["event_time"].min().rename("at").reset_index()
+    purchases = mine.loc[mine["event_type"] == "purchase", [*PAIR, "event_time"]].rename(columns={"event_time": "at"})
     for name, facts, on in (
         ("num_prev_product_views", views, ["user_id", "product_id"]),
         ("num_prev_purchases", purchases, ["user_id"]),
         ("num_prev_product_purchases", purchases, ["user_id", "product_id"]),
     ):
-        rows = rows.merge(earlier(facts, on).rename(name), on=pair, how="left")
+        rows = rows.merge(earlier(facts, on).rename(name), on=PAIR, how="left")
+    return rows
 
+
+def _add_moment(rows: "pd.DataFrame") -> None:
+    """Adds what follows from the row itself: no count is null, category, clock, and times since other events."""
     counts = [str(name) for name in rows if str(name).startswith("num_")]
     rows[counts] = rows[counts].fillna(0).astype("int64")
     parts = rows.pop("category_code").str.split(".", regex=False)
@@ -205,8 +231,6 @@ def run_pandas(source: str, scratch: Path) -> int:
     rows["duration"] = (moment - rows.pop("session_start")).dt.total_seconds()
     rows["seconds_since_prev_event"] = (moment - rows.pop("prev_event")).dt.total_seconds()
     rows["seconds_since_prev_session"] = (moment - rows.pop("prev_start")).dt.total_seconds()
-    rows.drop(columns="visit_start").to_parquet(scratch / "primary.parquet", index=False)
-    return len(rows)
 
 
 # ---- measuring ---------------------------------------------------------------------------------------------------

@@ -1,24 +1,27 @@
-"""The metrics: their names, which way is better, and a value with its interval."""
+"""The metrics, each once: its name, how people read it, which way is better, and what LightGBM calls it."""
 
 from dataclasses import dataclass
 
-from purchase_predict.parameters import METRICS
 
-#: All that is told of a model: f1, precision and recall at the chosen threshold and at a probability of 0.5.
-REPORTED = (
-    *METRICS,
-    "precision",
-    "recall",
-    "f1_at_half",
-    "precision_at_half",
-    "recall_at_half",
-    "brier",
-    "calibration_error",
-)
+@dataclass(frozen=True)
+class Metric:
+    """A metric of labels (0 or 1) and probabilities (0 to 1). `evaluation/scores.py` has the formulas.
 
+    Attributes:
+        name: as in `-P metric=...` and in MLflow's `test_<name>`.
+        label: as people read it.
+        less_is_better: True for a loss.
+        searchable: whether the search may optimise it and the gate may compare by it.
+        lightgbm: LightGBM's name; empty where LightGBM has none.
+        early_stopping: the metric by which a fold of a trial stops early; empty: the metric itself.
+    """
 
-#: Metrics of which less is better.
-LOSSES = ("log_loss", "brier", "calibration_error")
+    name: str
+    label: str
+    less_is_better: bool = False
+    searchable: bool = False
+    lightgbm: str = ""
+    early_stopping: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,33 @@ class Difference:
     high: float
 
 
+#: Every metric that is reported, by name and in the order of the report. F1, precision and recall come twice: at the
+#: chosen threshold and at a probability of 0.5. F1 needs a threshold, so its folds stop on the log loss.
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("roc_auc", "ROC AUC", searchable=True, lightgbm="auc"),
+        Metric("average_precision", "average precision", searchable=True, lightgbm="average_precision"),
+        Metric("log_loss", "log loss", less_is_better=True, searchable=True, lightgbm="binary_logloss"),
+        Metric("f1", "F1 at the threshold", searchable=True, early_stopping="log_loss"),
+        Metric("precision", "precision at the threshold"),
+        Metric("recall", "recall at the threshold"),
+        Metric("f1_at_half", "F1 at 0.5"),
+        Metric("precision_at_half", "precision at 0.5"),
+        Metric("recall_at_half", "recall at 0.5"),
+        Metric("brier", "Brier score", less_is_better=True),
+        Metric("calibration_error", "calibration error", less_is_better=True),
+    )
+}
+#: The metrics that the search may optimise and the gate may compare by.
+SEARCHABLE = tuple(name for name, metric in METRICS.items() if metric.searchable)
+
+
 def utility(metric: str, value: float) -> float:
-    """The metric with the sign that makes more better."""
-    return -value if metric in LOSSES else value
+    """The value with the sign that makes more better."""
+    return -value if METRICS[metric].less_is_better else value
+
+
+def early_stopping(metric: str) -> Metric:
+    """The metric by which the folds of a search for `metric` stop early: one that LightGBM knows."""
+    return METRICS[METRICS[metric].early_stopping or metric]

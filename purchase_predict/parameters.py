@@ -1,24 +1,180 @@
-"""The parameters of the entry points: read from MLproject, typed, and checked before any work."""
+"""The parameters of the entry points, each once: its type, and what it means for the key of a step.
+
+MLproject has their defaults and descriptions; which entry point takes which is declared there, too.
+"""
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import click
 import yaml
 
-PROJECT = Path(__file__).resolve().parent.parent
+from purchase_predict.metrics import SEARCHABLE
+from purchase_predict.settings import ENVIRONMENTS, PROJECT
 
 STEPS = ("load", "process", "train", "deploy")
-ENGINES = ("duckdb", "spark")
-TRIALS = ("local", "spark")
-ENVIRONMENTS = ("staging", "production")
-METRICS = ("roc_auc", "average_precision", "log_loss", "f1")
 
-Value = str | float | bool
+
+class Engine(StrEnum):
+    """What makes the features of events."""
+
+    DUCKDB = "duckdb"
+    SPARK = "spark"
+
+
+class TrialRunner(StrEnum):
+    """Where the trials of a search run."""
+
+    LOCAL = "local"
+    SPARK = "spark"
+
+
+# ---- types: each says in its error what a value must be ----------------------------------------------------------
+
+
+class Number(click.FloatRange):
+    """A finite number in a range."""
+
+    def __init__(self, must_be: str, **bounds: Any) -> None:
+        super().__init__(**bounds)
+        self.must_be = must_be
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number; `1`, `1.0` and `"1"` are the same."""
+        try:
+            number = float(super().convert(float(str(value)), param, ctx))
+        except (click.BadParameter, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            self.fail(f"must be {self.must_be}", param, ctx)
+        return number
+
+
+class WholeNumber(click.IntRange):
+    """A whole number in a range, however it is written: MLflow hands `1` on as `1.0` where it is declared a float."""
+
+    def __init__(self, must_be: str, **bounds: Any) -> None:
+        super().__init__(**bounds)
+        self.must_be = must_be
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number as an int."""
+        text = str(value).strip()
+        if match := re.fullmatch(r"([+-]?\d+)\.0*", text):
+            text = match[1]
+        try:
+            return int(super().convert(int(text), param, ctx))
+        except (click.BadParameter, ValueError):
+            self.fail(f"must be {self.must_be}", param, ctx)
+
+
+class OneOf(click.Choice[str]):
+    """One of a few names; an enum's where it is given one."""
+
+    def __init__(self, names: type[StrEnum] | tuple[str, ...], empty: str = "") -> None:
+        """Args: `empty` is what an empty value means; without it, an empty value is refused."""
+        super().__init__([str(name) for name in names])
+        self.names, self.empty = names, empty
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name, as a member of the enum where there is one."""
+        if str(value) not in self.choices and (value or not self.empty):
+            hint = f", or empty ({self.empty})" if self.empty else ""
+            self.fail(f"must be one of {', '.join(self.choices)}{hint}", param, ctx)
+        return str(value) if isinstance(self.names, tuple) else self.names(str(value))
+
+
+class Switch(click.Choice[str]):
+    """true or false, as a bool."""
+
+    def __init__(self) -> None:
+        super().__init__(["true", "false"])
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The bool; Python's `True` is `true`."""
+        text = str(value).lower()
+        if text not in self.choices:
+            self.fail("must be one of true, false", param, ctx)
+        return text == "true"
+
+
+class Text(click.ParamType[str]):
+    """Text that a regular expression matches from its first to its last character."""
+
+    name = "text"
+
+    def __init__(self, must_be: str, pattern: str) -> None:
+        self.must_be, self.pattern = must_be, re.compile(pattern, re.DOTALL)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The text as it is."""
+        if not self.pattern.fullmatch(str(value)):
+            self.fail(f"must {self.must_be}", param, ctx)
+        return str(value)
+
+
+# ---- the table ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter, wherever it is declared.
+
+    Attributes:
+        type: checks a value and converts it.
+        in_key: whether the value can change a step's result. An input counts by its content, not by where it is.
+        made_by: the step whose output the value names; empty: none.
+        search_length: it limits how long a search goes on, and does not change which trials it makes.
+    """
+
+    type: click.ParamType[Any]
+    in_key: bool = True
+    made_by: str = ""
+    search_length: bool = False
+
+
+_URI = Text("be runs:/<run id>/<path>, models:/<name>@<alias>, models:/<name>/<version>, or empty", r".*")
+_SOME_TEXT = r".*\S.*"
+
+PARAMETERS = {
+    "source": Parameter(Text("name the data: sample, gs://, a file, folder or glob", _SOME_TEXT), in_key=False),
+    "max_reject_ratio": Parameter(Number("between 0 and 1", min=0, max=1)),
+    "gcp_project": Parameter(click.STRING, in_key=False),
+    "memory_limit": Parameter(Text("be a size, as 2GB, or empty", r"(\d+(\.\d+)? ?[KMGT]i?B)?"), in_key=False),
+    "data": Parameter(_URI, in_key=False, made_by="load"),
+    "test_ratio": Parameter(
+        Number("between 0 and 1, both excluded", min=0, max=1, min_open=True, max_open=True),
+    ),
+    # The engines agree row for row.
+    "engine": Parameter(OneOf(Engine), in_key=False),
+    "dataset": Parameter(_URI, in_key=False, made_by="process"),
+    "max_evals": Parameter(WholeNumber("a whole number, 1 or more", min=1), search_length=True),
+    "max_minutes": Parameter(Number("0 (no limit) or more", min=0), search_length=True),
+    "metric": Parameter(OneOf(SEARCHABLE)),
+    "seed": Parameter(WholeNumber("a whole number from 0 to 2147483647", min=0, max=2**31 - 1)),
+    "trials": Parameter(OneOf(TrialRunner)),
+    "parallelism": Parameter(WholeNumber("a whole number, 0 (the cluster's cores) or more", min=0)),
+    "model": Parameter(_URI, in_key=False, made_by="train"),
+    "registry_name": Parameter(Text("be a name without / : @ and quotes", r"(?=.*\S)[^/:@'\"]+")),
+    "env": Parameter(OneOf(ENVIRONMENTS, empty="take ENV")),
+    "tolerance": Parameter(Number("0 or more", min=0)),
+    "min_roc_auc": Parameter(Number("between 0 and 1", min=0, max=1)),
+    "promote_rolled_back": Parameter(Switch(), in_key=False),
+    "reuse": Parameter(Switch(), in_key=False),
+    "force": Parameter(OneOf(STEPS, empty="none")),
+    "dry_run": Parameter(Switch()),
+    "version": Parameter(Text("be a version's number", r"[0-9]*")),
+    "reason": Parameter(click.STRING),
+    "input": Parameter(Text("name the data to score: a file, a folder, a glob or sample", _SOME_TEXT)),
+    "output": Parameter(Text("be a local .csv or .parquet file", r"(?!.*://).*\.(csv|parquet)")),
+}
+#: The inputs of steps and the step that makes each. The model comes first: it decides which dataset belongs to it.
+MADE_BY = {name: PARAMETERS[name].made_by for name in ("model", "data", "dataset")}
 
 
 @cache
@@ -28,73 +184,45 @@ def declared(entry_point: str) -> dict[str, dict[str, Any]]:
     return dict(project["entry_points"][entry_point]["parameters"])
 
 
-def _one_of(names: tuple[str, ...], empty: str | None = None) -> Callable[[Any], str | None]:
-    allowed = (*names, "") if empty else names
-    wanted = f"must be one of {', '.join(names)}" + (f", or empty ({empty})" if empty else "")
-    return lambda value: None if value in allowed else wanted
+class _Option(click.Option):
+    """An option whose help shows choices, range and default. `resolve` checks the value, once the run is open."""
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        return value
 
 
-def _number(wanted: str, holds: Callable[[float], bool]) -> Callable[[Any], str | None]:
-    return lambda value: None if math.isfinite(value) and holds(value) else f"must be {wanted}"
+def options(entry_point: str) -> list[click.Parameter]:
+    """The command line of an entry point: MLproject's defaults and descriptions, this table's types."""
+    return [
+        _Option(
+            [f"--{name}", name],
+            type=PARAMETERS[name].type,
+            default=written(declaration["default"]),
+            show_default=declaration["default"] != "",
+            help=declaration.get("description"),
+        )
+        for name, declaration in declared(entry_point).items()
+    ]
 
 
-#: What each parameter must satisfy; a rule answers with what is wrong, or None.
-RULES: dict[str, Callable[[Any], str | None]] = {
-    "source": lambda value: None if value.strip() else "must name the data: sample, gs://, a file, folder or glob",
-    "max_evals": _number("a whole number, 1 or more", lambda x: x >= 1 and x == int(x)),
-    "max_minutes": _number("0 (no limit) or more", lambda x: x >= 0),
-    "metric": _one_of(METRICS),
-    "test_ratio": _number("between 0 and 1, both excluded", lambda x: 0 < x < 1),
-    "seed": _number("a whole number from 0 to 2147483647", lambda x: 0 <= x < 2**31 and x == int(x)),
-    "trials": _one_of(TRIALS),
-    "parallelism": _number("a whole number, 0 (the cluster's cores) or more", lambda x: x >= 0 and x == int(x)),
-    "registry_name": lambda value: (
-        None if value.strip() and not set("/:@'\"") & set(value) else "must be a name without / : @ and quotes"
-    ),
-    "engine": _one_of(ENGINES),
-    "env": _one_of(ENVIRONMENTS, empty="take ENV"),
-    "tolerance": _number("0 or more", lambda x: x >= 0),
-    "min_roc_auc": _number("between 0 and 1", lambda x: 0 <= x <= 1),
-    "promote_rolled_back": _one_of(("true", "false")),
-    "version": lambda value: (
-        None if not value or (value.isascii() and value.isdigit() and int(value)) else "must be a version's number"
-    ),
-    "input": lambda value: None if value.strip() else "must name the data to score: a file, a folder, a glob or sample",
-    "output": lambda value: (
-        None if value.endswith((".csv", ".parquet")) and "://" not in value else "must be a local .csv or .parquet file"
-    ),
-    "reuse": _one_of(("true", "false")),
-    "force": _one_of(STEPS, empty="none"),
-    "dry_run": _one_of(("true", "false")),
-    "memory_limit": lambda value: (
-        None if not value or re.fullmatch(r"\d+(\.\d+)? ?[KMGT]i?B", value) else "must be a size, as 2GB, or empty"
-    ),
-    "max_reject_ratio": _number("between 0 and 1", lambda x: 0 <= x <= 1),
-}
-
-
-def typed(entry_point: str, name: str, value: object) -> str | int | float:
-    """`value` as MLproject types it, so that `1`, `1.0` and `'1'` are one and the same number.
+def typed(name: str, value: object) -> Any:
+    """`value` as its parameter's type has it, so that `1`, `1.0` and `"1"` are the same number.
 
     Raises:
-        click.ClickException: it is no number where one is declared, or breaks the parameter's rule.
+        click.ClickException: the value is not one that the parameter may have.
     """
-    result: str | int | float = str(value)
-    if declared(entry_point)[name].get("type") == "float":
-        try:
-            number = float(str(value))
-        except ValueError:
-            raise click.ClickException(f"{name}={value}: must be a number") from None
-        result = int(number) if number.is_integer() else number
-    rule = RULES.get(name)
-    problem = rule(result) if rule else None
-    if problem:
-        raise click.ClickException(f"{name}={value}: {problem}")
-    return result
+    try:
+        return PARAMETERS[name].type.convert(value, None, None)
+    except click.BadParameter as error:
+        raise click.ClickException(f"{name}={value}: {error.message}") from None
 
 
 def resolve(entry_point: str, given: Mapping[str, object]) -> dict[str, Any]:
-    """All parameters of `entry_point`, typed and checked: those `given`, and the defaults of the others."""
+    """All parameters of `entry_point`, typed and checked: those `given`, and the defaults of the others.
+
+    Raises:
+        click.ClickException: a value is wrong, or the entry point has no such parameter.
+    """
     parameters = declared(entry_point)
     unknown = sorted(set(given) - set(parameters))
     if unknown:
@@ -102,6 +230,11 @@ def resolve(entry_point: str, given: Mapping[str, object]) -> dict[str, Any]:
             f"entry point {entry_point} has no parameter {', '.join(unknown)}; it has {', '.join(parameters)}"
         )
     return {
-        name: typed(entry_point, name, given.get(name, declaration.get("default")))
+        name: typed(name, given.get(name, written(declaration.get("default"))))
         for name, declaration in parameters.items()
     }
+
+
+def written(value: object) -> str:
+    """A value as a command line has it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)

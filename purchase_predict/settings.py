@@ -9,20 +9,23 @@ from urllib.parse import unquote, urlsplit
 import click
 from dotenv import dotenv_values
 
-from purchase_predict.parameters import ENVIRONMENTS, PROJECT
+#: The checkout's folder.
+PROJECT = Path(__file__).resolve().parent.parent
+#: What a version can be promoted to; both are MLflow aliases and, in capitals, stages.
+ENVIRONMENTS = ("staging", "production")
 
 _DEFAULT_STORE = "mlflow.db"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the environment says; None where it says nothing."""
+    """The settings; None for one that is not set."""
 
     env: str | None = None
     tracking_uri: str | None = None
     experiment_name: str | None = None
     credentials: str | None = None
-    #: The server that .env names, which is not `tracking_uri` where a real variable wins over it.
+    #: The server that .env names. A real environment variable overrides it, then `tracking_uri` differs.
     dotenv_tracking_uri: str | None = None
 
     @classmethod
@@ -38,7 +41,7 @@ class Settings:
             return next((value for name in names if (value := source.get(name))), None)
 
         def setting(*names: str) -> str | None:
-            # A variable that is set but empty is a choice too: `ENV= mlflow run .` promotes nothing.
+            # A variable that is set but empty counts: `ENV= mlflow run .` promotes nothing.
             if any(name in environ for name in names):
                 return first(environ, *names)
             return first(dotenv, *names)
@@ -60,7 +63,7 @@ class Settings:
     def export(self, environ: MutableMapping[str, str] = os.environ) -> None:
         """Puts the settings into the environment, where MLflow, Google's libraries and the steps look for them.
 
-        User and password of an HTTP server go into variables of their own: MLflow shows the URI in what it prints.
+        The user and password of an HTTP server go into variables of their own, since MLflow prints the URI.
         """
         uri = self.tracking_uri
         if uri and uri.startswith("http") and "@" in urlsplit(uri).netloc:
@@ -79,10 +82,10 @@ class Settings:
 
 
 def server_conflict(settings: Settings, opened_on: str) -> str | None:
-    """What to do where `mlflow run` opened its run before anyone read the server's name in .env, or None.
+    """What to do if `mlflow run` opened its run before the server's name in .env was read; None if it did not.
 
-    That is so where the run stands in MLflow's default store, the `mlflow.db` of the caller's folder. A run on any
-    other server was put there by a real variable, which wins over .env.
+    Then the run is in MLflow's default store, `mlflow.db` in the caller's folder. A run anywhere else was put there by
+    a real environment variable, which overrides .env.
     """
     if not settings.dotenv_tracking_uri:
         return None

@@ -10,10 +10,11 @@ import click
 import mlflow
 
 from purchase_predict.reading.load import load_source
+from purchase_predict.sources.sources import fingerprint
 from purchase_predict.workflow.step import Output, StepRun, step
 
 
-@step("load")
+@step("load", fingerprint)
 def load(run: StepRun, source: str, max_reject_ratio: float, gcp_project: str, memory_limit: str) -> Output:
     """Read the source into Parquet."""
     outputs = run.folder()

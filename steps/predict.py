@@ -10,23 +10,15 @@ data (`psi_<column>`, `drift.json`, `drift.png`).
 """
 
 import json
-import re
-import time
 from pathlib import Path
-from typing import Any
 
 import click
-import duckdb
 import mlflow
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 
-from purchase_predict import database
-from purchase_predict.evaluation import drift
-from purchase_predict.features import on_duckdb
-from purchase_predict.models import packaging, scoring
-from purchase_predict.reading.load import Loaded, load_source
-from purchase_predict.schema import SCORED_TABLES
+from purchase_predict import prediction
+from purchase_predict.models import packaging
+from purchase_predict.registry import versions
 from purchase_predict.workflow.command import command
 from purchase_predict.workflow.completed import INPUTS, run_of
 from purchase_predict.workflow.stopping import scratch_folder
@@ -38,84 +30,25 @@ def predict(
 ) -> None:
     """Score every row of an input into one file."""
     target = Path(output).expanduser().resolve()
-    model, version = _pinned(model)
-    trained = run_of(model)
-    packaged = packaging.load(model, checked=False)
-    with scratch_folder() as scratch:
-        loaded = _read(input, scratch, max_reject_ratio, memory_limit, gcp_project)
-        with database.connect(scratch, memory_limit) as connection:
-            build = on_duckdb.primary_from_events if loaded.table == "events" else on_duckdb.primary_as_is
-            build(connection, scratch / "input" / loaded.table)
-            started = time.monotonic()
-            marks = {"model_version": version, "run_id": run.info.run_id}
-            try:
-                scored = scoring.score(connection, "primary_table", packaged, target, marks)
-            except OSError as error:
-                raise click.ClickException(f"output {target}: cannot be written: {error.strerror or error}") from error
-            seconds = time.monotonic() - started
-            _log_drift(connection, trained.data.tags, scratch, scored.rows)
+    model, version = versions.pinned(model)
+    trained, packaged = run_of(model), packaging.load(model, checked=False)
+    marks = {"model_version": version, "run_id": run.info.run_id}
+    with scratch_folder() as scratch, scratch_folder() as record:
+        reference = prediction.training_profile(json.loads(trained.data.tags[INPUTS])["dataset"])
+        made = prediction.predict(
+            input, target, packaged, marks, reference, scratch, record, max_reject_ratio, gcp_project, memory_limit
+        )
+        mlflow.log_artifacts(str(record))
 
-    mlflow.log_metrics(
-        {
-            "input_rows": loaded.rows,
-            "rejected_rows": loaded.rejected,
-            "scored_rows": scored.rows,
-            "will_buy_rows": scored.will_buy,
-            "scoring_seconds": seconds,
-        }
-    )
+    mlflow.log_metrics(made.metrics)
     mlflow.set_tags({"predict.model": model, "predict.train_run": trained.info.run_id, "predict.output": str(target)})
+    if made.warning:
+        mlflow.set_tag("predict.drift", made.warning)
+        click.echo(f"predict: {made.warning}", err=True)
     click.echo(
-        f"predict: {loaded.rows} rows of the {loaded.table} table, {loaded.rejected} refused; {scored.rows} carts "
-        f"scored by {model}, {scored.will_buy} of them will buy: {target}"
+        f"predict: {made.loaded.rows} rows of the {made.loaded.table} table, {made.loaded.rejected} refused; "
+        f"{made.scored.rows} carts scored by {model}, {made.scored.will_buy} of them will buy: {target}"
     )
-
-
-def _pinned(model: str) -> tuple[str, str]:
-    """The model's URI with its alias replaced by the version that holds it now, and the version ("" for a run's)."""
-    if match := re.fullmatch(r"models:/([^/@]+)@([^/@]+)", model):
-        try:
-            found = mlflow.MlflowClient().get_model_version_by_alias(*match.groups())
-        except MlflowException as error:
-            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                raise
-            raise click.ClickException(f"{model}: no version of {match[1]} holds the alias {match[2]}") from error
-        model = f"models:/{match[1]}/{found.version}"
-    match = re.fullmatch(r"models:/[^/@]+/(\d+)", model)
-    return model, match[1] if match else ""
-
-
-def _read(source: str, scratch: Path, max_reject_ratio: float, memory_limit: str, gcp_project: str) -> Loaded:
-    """The input as Parquet in `scratch/input`; what was read and refused is logged."""
-    folder, working = scratch / "input", scratch / "reading"
-    folder.mkdir()
-    working.mkdir()
-    loaded = load_source(source, folder, working, max_reject_ratio, memory_limit, gcp_project, tables=SCORED_TABLES)
-    for name in ("source.json", "rejects.csv"):
-        if (folder / name).exists():
-            mlflow.log_artifact(str(folder / name))
-    return loaded
-
-
-def _log_drift(connection: duckdb.DuckDBPyConnection, trained: dict[str, str], scratch: Path, rows: int) -> None:
-    """Compares the input with the rows that the model was trained on."""
-    uri = json.loads(trained[INPUTS])["dataset"]
-    try:
-        file = mlflow.artifacts.download_artifacts(artifact_uri=f"{uri}/dataset.json", dst_path=str(scratch))
-        reference: dict[str, Any] = json.loads(Path(file).read_text(encoding="utf-8"))["profile"]
-    except (MlflowException, OSError, KeyError):
-        click.echo(f"predict: drift is not measured, {uri} no longer describes the training data", err=True)
-        return
-    indices = drift.population_stability(connection, "primary_table", reference)
-    if not indices:
-        return
-    mlflow.log_metrics({f"psi_{name}": index for name, index in indices.items()})
-    mlflow.log_dict(indices, "drift.json")
-    drift.plot(indices, scratch / "drift.png")
-    mlflow.log_artifact(str(scratch / "drift.png"))
-    if said := drift.warning(indices, rows):
-        mlflow.set_tag("predict.drift", said)
-        click.echo(f"predict: {said}", err=True)
 
 
 if __name__ == "__main__":

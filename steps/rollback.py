@@ -1,7 +1,7 @@
-"""Entry point `rollback`: an environment's alias and stage back to the version before, or to one that is named.
+"""Entry point `rollback`: moves an environment's alias and stage back to the version before, or to a given one.
 
 In: the registered model and the environment. Out: the alias and the stage at the other version, `rollback.json`, and
-the tag `rolled_back.<env>` on the version that was left, which the workflow does not promote again.
+the tag `rolled_back.<env>` on the version that lost it, which the workflow does not promote again.
 
     mlflow run . -e rollback --env-manager local -P env=production -P reason="coupons for everyone"
 """
@@ -33,13 +33,13 @@ def rollback(run: Run, registry_name: str, env: str, version: str, reason: str) 
         raise click.ClickException(f"{registry_name} has no version {version}; it has {numbers}")
     if target.version == holder.version:
         raise click.ClickException(f"{registry_name} version {version} holds {env} already")
-    packaging.load(versions.uri(target))  # an environment is never given a version that cannot be loaded
+    packaging.load(versions.uri(target))  # an environment never gets a version that cannot be loaded
 
     who = run.data.tags.get("mlflow.user", "unknown")
     when = datetime.now(UTC).isoformat(timespec="seconds")
     forward = bool(version) and int(target.version) > int(holder.version)
-    said = f"from {env} to version {target.version} by {who} at {when}" + (f": {reason}" if reason else "")
-    promotion.roll_back(holder, target, env, None if forward else said)
+    record = f"from {env} to version {target.version} by {who} at {when}" + (f": {reason}" if reason else "")
+    promotion.roll_back(holder, target, env, None if forward else record)
     mlflow.log_dict(
         {
             "registry_name": registry_name,

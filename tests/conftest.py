@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 PROJECT = Path(__file__).resolve().parent.parent
 REAL_DATA = PROJECT.parent / "shared" / "data"
@@ -17,11 +18,57 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all-outages", action="store_true", help="tests/servers/test_outages.py: all, during every step")
 
 
+#: Hypothesis tries a quarter of the examples by day: `HYPOTHESIS_PROFILE=deep make test` tries all of them. A loaded
+#: machine is no reason to fail: no example has a deadline.
+DEEP_EXAMPLES = 100
+settings.register_profile("ci", deadline=None, max_examples=DEEP_EXAMPLES // 4)
+settings.register_profile("deep", deadline=None, max_examples=DEEP_EXAMPLES)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def examples(deep: int) -> int:
+    """The `max_examples` of a test that differs from the profile: as given with `deep`, a quarter of it by day."""
+    return max(1, deep * settings().max_examples // DEEP_EXAMPLES)
+
+
+#: The longest files, the longest first. They are started first, so that no worker ends with one while others are idle.
+LONGEST = (
+    "servers/test_outages.py",
+    "features/test_on_spark.py",
+    "servers/test_together.py",
+    "servers/test_tracking.py",
+    "workflow/test_faults.py",
+    "workflow/test_chain.py",
+    "search/test_on_spark.py",
+    "workflow/test_together.py",
+    "workflow/test_clock.py",
+    "workflow/test_spark.py",
+    "servers/test_machines.py",
+    "features/test_expressions.py",
+    "workflow/test_step.py",
+    "registry/test_deploy.py",
+    "evaluation/test_scores.py",
+    "reading/test_csv_blocks.py",
+    "reading/test_load.py",
+)
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if (PROJECT / "tests" / "servers") in item.path.parents:
+            item.add_marker("servers")
+    # Stable: the tests of a file stay together and in their order.
+    ranks = {PROJECT / "tests" / name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+
+
 def pytest_configure() -> None:
     # What a developer has exported must not decide what the tests see.
     for name in list(os.environ):
         if name.startswith("MLFLOW_") or name in ("ENV", "GOOGLE_APPLICATION_CREDENTIALS", "STORAGE_EMULATOR_HOST"):
             del os.environ[name]
+    os.environ["DO_NOT_TRACK"] = "true"  # MLflow's telemetry: each process would try to send some
     os.environ["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]
 
 

@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from purchase_predict import database
 from purchase_predict.database import quoted
 from purchase_predict.features import split
+from purchase_predict.features.description import Description
 from purchase_predict.models import packaging, purchase_model
 from purchase_predict.schema import LABEL
 from purchase_predict.workflow.completed import ARTIFACTS, COMPLETE, DIGEST, INPUTS, OUTPUT
@@ -85,7 +86,7 @@ def process(rows: pd.DataFrame, folder: Path) -> str:
     with database.connect(folder) as connection:
         connection.execute(f"CREATE VIEW primary_table AS FROM read_parquet({quoted(folder / 'rows.parquet')})")
         made = split.split(connection, 0.3, target)
-    (target / "dataset.json").write_text(json.dumps(made.description))
+    made.description.write(target)
     with mlflow.start_run() as run:
         mlflow.log_artifacts(str(target), "dataset")
         mlflow.set_tags({DIGEST: made.digest, OUTPUT: "dataset", f"{ARTIFACTS}.0": "{}", COMPLETE: "true"})
@@ -95,8 +96,8 @@ def process(rows: pd.DataFrame, folder: Path) -> str:
 def train(dataset_uri: str, folder: Path, rounds: int = 30, shuffled: bool = False) -> Trained:
     """A train run's model on a dataset; `shuffled` labels make one that knows nothing."""
     downloaded = Path(mlflow.artifacts.download_artifacts(artifact_uri=dataset_uri, dst_path=str(folder)))
-    description = json.loads((downloaded / "dataset.json").read_text())
-    features, categories = description["features"], description["categories"]
+    description = Description.read(downloaded)
+    features, categories = description.features, description.categories
     rows = pd.read_parquet(downloaded / "train.parquet")
     y = rows[LABEL].to_numpy()
     if shuffled:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from purchase_predict.parameters import PROJECT
+from purchase_predict.settings import PROJECT
 
 CLOUD_BUILD = yaml.safe_load((PROJECT / "cloudbuild.yaml").read_text())
 ACTIONS = yaml.safe_load((PROJECT / ".github/workflows/ci.yml").read_text())
@@ -71,27 +71,38 @@ def commands(job: dict[str, Any]) -> list[tuple[str, dict[str, str]]]:
 
 
 def test_github_actions_call_the_same_commands(calls: Path) -> None:
-    tests, workflow = (commands(ACTIONS["jobs"][name]) for name in ("test", "workflow"))
-    for command, environ in (*tests, *workflow):
+    core, servers, workflow = (commands(ACTIONS["jobs"][name]) for name in ("core", "servers", "workflow"))
+    for command, environ in (*core, *servers, *workflow):
         values = {name: value for name, value in environ.items() if "{{" not in value}
         subprocess.run(["bash", "-euc", command], check=True, env=os.environ | values | {"SOURCE": "gs://clicks/raw"})
     called = [line.rstrip("|").split("|")[1:] for line in calls.read_text().splitlines()]
-    assert called == [*TESTS, ["run", "ARGS=-P source=gs://clicks/raw -P max_evals=20"]]
+    assert called == [
+        *(["packages"], ["lint"], ["test-core"]),
+        *(["packages"], ["test-servers"]),
+        ["run", "ARGS=-P source=gs://clicks/raw -P max_evals=20"],
+    ]
     ((_, environ),) = workflow
     assert environ["ENV"] == "${{ github.ref_name }}"
     assert environ["MLFLOW_TRACKING_PASSWORD"] == "${{ secrets.TRACKING_PASSWORD }}"
-    assert ACTIONS["jobs"]["workflow"]["needs"] == "test"
+    assert ACTIONS["jobs"]["workflow"]["needs"] == ["core", "servers"]
     assert re.findall(r"ref_name == '(\w+)'", ACTIONS["jobs"]["workflow"]["if"]) == ["staging", "production"]
 
 
+def test_github_actions_test_each_python_that_the_project_supports_and_macos() -> None:
+    matrix = ACTIONS["jobs"]["core"]["strategy"]["matrix"]
+    assert matrix["os"] == ["ubuntu-24.04"]
+    assert matrix["python"] == ["3.11", "3.12", "3.13"]
+    assert [entry["os"] for entry in matrix["include"]] == ["macos-15"]
+
+
 def test_github_actions_keep_the_screenshots_that_the_tests_make() -> None:
-    steps = ACTIONS["jobs"]["test"]["steps"]
+    steps = ACTIONS["jobs"]["servers"]["steps"]
     (made,) = (step["env"]["SCREENSHOTS"] for step in steps if "SCREENSHOTS" in step.get("env", {}))
     (kept,) = (step["with"]["path"] for step in steps if step.get("uses", "").startswith("actions/upload-artifact@"))
     assert made == kept
 
 
-@pytest.mark.parametrize("target", ["packages", "lint", "test", "run"])
+@pytest.mark.parametrize("target", ["packages", "lint", "format", "test", "test-core", "test-servers", "run"])
 def test_what_they_call_are_targets_of_the_makefile(target: str) -> None:
     shown = subprocess.run(["make", "-n", target], cwd=PROJECT, capture_output=True, text=True, check=False)
     assert shown.returncode == 0, shown.stderr
@@ -103,13 +114,24 @@ def test_run_hands_its_arguments_to_mlflow() -> None:
     assert shown.stdout.splitlines()[-1] == "mlflow run . --env-manager local -P source=gs://clicks/raw"
 
 
+def test_hooks_before_a_commit_call_the_targets_of_the_makefile() -> None:
+    (local,) = yaml.safe_load((PROJECT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert local["repo"] == "local"
+    assert [hook["entry"] for hook in local["hooks"]] == ["make format", "make lint"]
+    assert all(hook["language"] == "system" and not hook["pass_filenames"] for hook in local["hooks"])
+
+
 def test_the_containers_take_their_versions_from_the_files_that_pin_them() -> None:
     images = [service["image"] for service in COMPOSE["services"].values() if "build" not in service]
     assert all(re.fullmatch(r"\w+:\d+\.\d+[\w.-]*", image) for image in images)
     build = COMPOSE["services"]["mlflow"]["build"]
     assert build == COMPOSE["services"]["storage"]["build"]
-    expression = re.search(r"\$\((sed .*)\)", build["dockerfile_inline"])
-    assert expression
-    pins = subprocess.run(["bash", "-c", expression[1]], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
-    assert [pin.partition("==")[0] for pin in pins.split()] == ["mlflow", "google-cloud-storage"]
-    assert "--group servers" in build["dockerfile_inline"]
+    dockerfile = build["dockerfile_inline"]
+    (copied,) = re.findall(r"^COPY (.*) /pins/$", dockerfile, re.MULTILINE)
+    assert [name for name in copied.split() if not (PROJECT / name).is_file()] == []
+    assert "--group servers mlflow google-cloud-storage" in dockerfile
+    assert re.findall(r"-c (\S+)", dockerfile) == copied.split()[1:]
+    # Only pip itself has its version here, which is the Makefile's.
+    assert re.findall(r"[\w-]+==[\d.]+", dockerfile) == re.findall(
+        r"pip==[\d.]+", (PROJECT / "Makefile").read_text(encoding="utf-8")
+    )

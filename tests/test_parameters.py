@@ -1,15 +1,19 @@
 import click
 import pytest
+import yaml
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from main import main
 from purchase_predict import parameters
-from purchase_predict.parameters import STEPS, resolve, typed
+from purchase_predict.parameters import PARAMETERS, STEPS, Engine, resolve, typed, written
+from purchase_predict.settings import PROJECT
 
 
 @given(st.integers(0, 2**31 - 1))
 def test_a_number_is_the_same_however_it_is_written(number: int) -> None:
-    values = [typed("train", "seed", text) for text in (number, float(number), str(number), f"{number}.0")]
+    values = [typed("seed", text) for text in (number, float(number), str(number), f"{number}.0")]
     assert values == [number] * 4
     assert {type(value) for value in values} == {int}
 
@@ -33,11 +37,18 @@ def test_a_number_is_the_same_however_it_is_written(number: int) -> None:
         ("registry_name", " "),
         ("registry_name", "a/b"),
         ("source", ""),
+        ("parallelism", "1e9.5"),
+        ("max_minutes", "inf"),
+        ("engine", "duck"),
+        ("dry_run", "1"),
+        ("memory_limit", "2"),
+        ("version", "two"),
+        ("output", "gs://bucket/scored.csv"),
     ],
 )
 def test_a_bad_value_is_refused_in_one_line_that_names_it(name: str, value: str) -> None:
     with pytest.raises(click.ClickException) as caught:
-        typed("main", name, value)
+        typed(name, value)
     assert caught.value.message.startswith(f"{name}={value}: must ")
     assert "\n" not in caught.value.message
 
@@ -65,3 +76,42 @@ def test_main_and_the_steps_agree_on_what_they_share(step: str) -> None:
     for name, declaration in parameters.declared(step).items():
         if name in main:
             assert (declaration["type"], declaration["default"]) == (main[name]["type"], main[name]["default"]), name
+
+
+@pytest.mark.parametrize(
+    ("name", "texts", "value"),
+    [
+        ("reuse", ["true", "True", True], True),
+        ("dry_run", ["false", "False", False], False),
+        ("max_evals", ["20", "20.0", "20.", 20, 20.0], 20),
+        ("tolerance", ["0", "0.0", 0, 0.0, "-0"], 0.0),
+        ("test_ratio", ["0.3", ".3", "3e-1"], 0.3),
+        ("engine", ["spark"], Engine.SPARK),
+        ("env", [""], ""),
+        ("memory_limit", ["2GB", "2GB"], "2GB"),
+    ],
+)
+def test_steps_get_values_of_the_parameters_type(name: str, texts: list[object], value: object) -> None:
+    for text in texts:
+        found = typed(name, text)
+        assert found == value
+        assert type(found) is type(value)
+        assert typed(name, written(found)) == value  # as main hands it to a step
+
+
+def test_every_declared_parameter_is_in_the_table_and_no_other() -> None:
+    entry_points = yaml.safe_load((PROJECT / "MLproject").read_text(encoding="utf-8"))["entry_points"]
+    assert {name for entry in entry_points.values() for name in entry["parameters"]} == set(PARAMETERS)
+
+
+def test_the_help_shows_choices_ranges_and_defaults() -> None:
+    shown = " ".join(CliRunner().invoke(main, ["--help"]).output.split())
+    for text in (
+        "--metric [roc_auc|average_precision|log_loss|f1]",
+        "[default: 20; x>=1]",
+        "[default: 0.3; 0<x<1]",
+        "--engine [duckdb|spark]",
+        "--reuse [true|false]",
+        "--force [load|process|train|deploy]",
+    ):
+        assert text in shown

@@ -1,30 +1,118 @@
+import hashlib
 import importlib.metadata
 import importlib.util
 import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import mlflow.projects.utils
 import pytest
 import yaml
 from mlflow.utils.environment import _PythonEnv
+from mlflow.utils.requirements_utils import _parse_requirements
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from purchase_predict import parameters
-from purchase_predict.parameters import PROJECT
+from purchase_predict.settings import PROJECT
 from tests.conftest import new_store
+from tools.lock import DEVELOPMENT_GROUPS
 
+PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())
+PINS = {canonicalize_name(Requirement(pin).name): Requirement(pin) for pin in PYPROJECT["project"]["dependencies"]}
 CONDA = yaml.safe_load((PROJECT / "conda.yaml").read_text())
-PINS = dict(
-    re.fullmatch(r"([\w-]+)(?:\[\w+\])?==([\w.]+)", requirement).groups()  # type: ignore[union-attr]
-    for requirement in next(item["pip"] for item in CONDA["dependencies"] if isinstance(item, dict))
-)
 
 
-def test_what_is_installed_is_what_conda_yaml_pins() -> None:
-    assert {name: importlib.metadata.version(name) for name in PINS} == PINS
+def lock(name: str) -> dict[str, Requirement]:
+    """What a lock holds, by the packages' normalized names."""
+    text = (PROJECT / name).read_text()
+    return {
+        canonicalize_name(match[1]): Requirement(match[0].removesuffix(" \\"))
+        for match in re.finditer(r"^([\w.-]+)==.*", text, re.MULTILINE)
+    }
+
+
+RUN_LOCK = lock("requirements.lock")
+DEVELOPMENT_LOCK = lock("requirements-dev.lock")
+
+
+def in_this_environment(requirements: Mapping[str, Requirement]) -> dict[str, str]:
+    """The versions that this Python on this system should have."""
+    return {
+        name: str(requirement.specifier).removeprefix("==")
+        for name, requirement in requirements.items()
+        if requirement.marker is None or requirement.marker.evaluate()
+    }
+
+
+def installed(names: Iterable[str]) -> dict[str, str]:
+    return {
+        name: importlib.metadata.version(name)
+        for name in names
+        if next(importlib.metadata.distributions(name=name), None)
+    }
+
+
+def test_what_is_installed_is_what_is_locked() -> None:
+    wanted = in_this_environment(RUN_LOCK)
+    assert installed(wanted) == wanted
+
+
+def test_the_tools_that_are_installed_are_those_that_are_locked() -> None:
+    wanted = in_this_environment(DEVELOPMENT_LOCK)
+    found = installed(wanted)
+    assert "pytest" in found
+    assert found == {name: wanted[name] for name in found}
+
+
+def test_every_package_behind_the_pins_is_locked() -> None:
+    names, waiting = set(), [(name, pin.extras) for name, pin in PINS.items()]
+    while waiting:
+        name, extras = waiting.pop()
+        names.add(name)
+        for text in importlib.metadata.requires(name) or []:
+            requirement = Requirement(text)
+            needed = not requirement.marker or any(requirement.marker.evaluate({"extra": e}) for e in extras or [""])
+            if needed and canonicalize_name(requirement.name) not in names:
+                waiting.append((canonicalize_name(requirement.name), requirement.extras))
+    assert names == set(in_this_environment(RUN_LOCK))
+
+
+def test_the_locks_hold_the_pins() -> None:
+    assert {name: RUN_LOCK[name].specifier for name in PINS} == {name: pin.specifier for name, pin in PINS.items()}
+    groups = PYPROJECT["dependency-groups"]
+    tools = [Requirement(pin) for name in DEVELOPMENT_GROUPS for pin in groups[name]]
+    assert [tool for tool in tools if DEVELOPMENT_LOCK[canonicalize_name(tool.name)].specifier != tool.specifier] == []
+    assert not {canonicalize_name(tool.name) for tool in tools} & set(PINS)
+
+
+def test_every_pin_names_one_version() -> None:
+    pins = [
+        *PYPROJECT["project"]["dependencies"],
+        *(pin for group in PYPROJECT["dependency-groups"].values() for pin in group),
+    ]
+    assert [pin for pin in pins if not re.fullmatch(r"[\w-]+(\[\w+\])?==[\w.]+", pin)] == []
+
+
+def test_the_locks_agree_where_both_hold_a_package() -> None:
+    both = set(RUN_LOCK) & set(DEVELOPMENT_LOCK)
+    assert both
+    assert {name: RUN_LOCK[name].specifier for name in both} == {
+        name: DEVELOPMENT_LOCK[name].specifier for name in both
+    }
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock"])
+def test_every_locked_package_has_hashes_and_none_a_place(name: str) -> None:
+    text = (PROJECT / name).read_text()
+    assert re.findall(r"^([\w.-]+)==.*(?<!\\)$", text, re.MULTILINE) == []
+    assert len(re.findall(r"^[\w.-]+==.* \\\n    --hash=sha256:[0-9a-f]{64}", text, re.MULTILINE)) == len(lock(name))
+    assert re.findall(r"^--(?!hash)|://|^file:", text, re.MULTILINE) == []
 
 
 def test_what_is_installed_has_byte_code() -> None:
@@ -32,22 +120,93 @@ def test_what_is_installed_has_byte_code() -> None:
     assert [file for file in files if not Path(importlib.util.cache_from_source(str(file))).is_file()] == []
 
 
-def test_conda_yaml_is_one_that_mlflow_can_build_without_conda() -> None:
+def mlflows_requirements(folder: Path) -> Path:
+    """A requirements file as MLflow makes it of conda.yaml: in a folder that has links to the project's files."""
+    for entry in PROJECT.iterdir():
+        (folder / entry.name).symlink_to(entry)
+    requirements = folder / "requirements.0123.txt"
+    requirements.write_text("\n".join(_PythonEnv.from_conda_yaml(str(PROJECT / "conda.yaml")).dependencies))
+    return requirements
+
+
+def test_mlflow_reads_the_lock_from_conda_yaml() -> None:
     environment = _PythonEnv.from_conda_yaml(str(PROJECT / "conda.yaml"))
     assert environment.python == "3.11"
-    assert [line.partition("==")[2] for line in environment.dependencies] == list(PINS.values())
+    assert environment.build_dependencies == ["pip"]
+    read = [item.req_str for item in _parse_requirements(environment.dependencies, False, base_dir=str(PROJECT))]
+    assert [Requirement(line.partition(" --hash")[0].strip()) for line in read] == list(RUN_LOCK.values())
 
 
-def test_the_other_files_pin_no_runtime_package_again() -> None:
-    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())
-    others = [name for group in project["dependency-groups"].values() for name in group]
-    assert "dependencies" not in project["project"]
-    assert not {re.split(r"[=<>\[ ]", name)[0] for name in others} & set(PINS)
-    assert f">={environment_python()}" == project["project"]["requires-python"]
+@pytest.mark.parametrize(
+    "install",
+    [
+        ["uv", "pip", "install", "--offline", "--python", sys.executable],
+        [sys.executable, "-m", "pip", "install", "--no-index"],
+    ],
+    ids=["uv", "pip"],
+)
+def test_conda_yaml_would_change_nothing_in_the_environment_of_make_setup(install: list[str], tmp_path: Path) -> None:
+    command = [*install, "--dry-run", "--requirement", str(mlflows_requirements(tmp_path))]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "Would" not in (run.stdout + run.stderr).replace("Would make no changes", "")
 
 
-def environment_python() -> str:
-    return next(item for item in CONDA["dependencies"] if str(item).startswith("python=")).partition("=")[2]
+def test_a_new_lock_is_a_new_environment_for_conda() -> None:
+    digest = hashlib.sha256((PROJECT / "requirements.lock").read_bytes()).hexdigest()
+    assert f"# requirements.lock sha256: {digest}" in (PROJECT / "conda.yaml").read_text(), "make lock writes it"
+
+
+def test_the_python_of_conda_yaml_is_the_oldest_that_the_project_supports() -> None:
+    python = next(item for item in CONDA["dependencies"] if str(item).startswith("python="))
+    assert PYPROJECT["project"]["requires-python"] == f">={python.removeprefix('python=')}"
+
+
+@pytest.fixture
+def makefile(tmp_path: Path) -> Path:
+    """A folder with the Makefile and what `setup` depends on."""
+    for name in ("Makefile", "pyproject.toml", "requirements.lock", "requirements-dev.lock"):
+        shutil.copy(PROJECT / name, tmp_path)
+    return tmp_path
+
+
+def python(folder: Path, version: str) -> str:
+    """A program that takes itself for this Python, as far as the Makefile asks."""
+    program = folder / f"python-{version}"
+    too_old = int(tuple(map(int, version.split("."))) < (3, 11))
+    program.write_text(f'#!/bin/sh\ncase "$2" in *print*) echo {version};; *) exit {too_old};; esac\n')
+    program.chmod(0o755)
+    return str(program)
+
+
+def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environ = {name: value for name, value in os.environ.items() if name not in ("PYTHON", "MAKEFLAGS")}
+    command = ["make", "--no-print-directory", *arguments]
+    return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, check=False)
+
+
+def test_setup_with_a_python_that_is_too_old_says_so(makefile: Path) -> None:
+    old = python(makefile, "3.10")
+    run = make(makefile, "setup", f"PYTHON={old}")
+    assert run.returncode == 2
+    assert f"Python 3.11 or newer is needed; {old} is 3.10: make PYTHON=" in run.stderr
+    assert not (makefile / ".venv").exists()
+
+
+def test_setup_with_a_python_that_is_not_there_says_so(makefile: Path) -> None:
+    run = make(makefile, "setup", "PYTHON=python-of-nobody")
+    assert run.returncode == 2
+    assert "Python 3.11 or newer is needed: make PYTHON=" in run.stderr
+
+
+def test_setup_with_another_python_makes_the_environment_anew(makefile: Path) -> None:
+    (makefile / ".venv/bin").mkdir(parents=True)
+    (makefile / ".venv/bin/python").symlink_to(python(makefile, "3.11"))
+    for name in (".python-3.11", ".ready"):
+        (makefile / ".venv" / name).touch()
+    assert "-m venv --clear .venv" in make(makefile, "-n", "setup", f"PYTHON={python(makefile, '3.12')}").stdout
+    assert "venv" not in make(makefile, "-n", "setup", f"PYTHON={python(makefile, '3.11')}").stdout
+    assert "venv" not in make(makefile, "-n", "setup").stdout
 
 
 @pytest.mark.parametrize("entry_point", list(yaml.safe_load((PROJECT / "MLproject").read_text())["entry_points"]))

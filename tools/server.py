@@ -8,20 +8,18 @@ make server-stop
 
 import json
 import os
-import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
+
+from tools.machine import answers, born, free_port, postgres_user, program, refuse_unreachable, taken, within
 
 PROJECT = Path(__file__).resolve().parent.parent
 #: PostgreSQL does not run as root, and its own user cannot enter a folder of root's home.
@@ -104,7 +102,7 @@ class Server:
                     f"{'' if old.password else 'no '}authentication: start that one, or another with STATE=<folder>"
                 )
             return
-        if port and _taken(host, port):
+        if port and taken(host, port):
             raise click.ClickException(f"port {port} of {host} is taken: make server PORT=<another>, or 0 for any")
         self.folder.mkdir(parents=True, exist_ok=True)
         config = Config(
@@ -159,8 +157,8 @@ class Server:
             for folder in (data, self._socket):
                 folder.mkdir()
                 folder.chmod(0o700)
-                if owner := _postgres_user():
-                    _refuse_unreachable(self.folder)
+                if owner := postgres_user():
+                    refuse_unreachable(self.folder)
                     shutil.chown(folder, owner, owner)
             # No network, and the socket stands in a folder that only its owner can enter: nobody to tell apart.
             self._pg("initdb", "-U", "mlflow", "--auth=trust", "--encoding=UTF8", "--locale=C")
@@ -221,38 +219,38 @@ class Server:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self._write(f"{part}.pid", f"{process.pid}\n{_born(process.pid)}")
+        self._write(f"{part}.pid", f"{process.pid}\n{born(process.pid)}")
 
         def up() -> bool:
             if process.poll() is not None:
                 raise click.ClickException(f"{part} ended at once: see {self._file(f'{part}.log')}")
             return answers(answers_at)
 
-        if not _within(_PATIENCE, up):
+        if not within(_PATIENCE, up):
             self._end(part)
             raise click.ClickException(f"{part} does not answer at {answers_at}: see {self._file(f'{part}.log')}")
 
     def _process(self, part: str) -> int | None:
         """The process id of a part that was started here, unless the number belongs to another process by now."""
         try:
-            pid, born = self._file(f"{part}.pid").read_text().split("\n", 1)
+            pid, name = self._file(f"{part}.pid").read_text().split("\n", 1)
         except FileNotFoundError:
             return None
-        return int(pid) if born and _born(int(pid)) == born else None
+        return int(pid) if name and born(int(pid)) == name else None
 
     def _end(self, part: str) -> None:
         pid = self._process(part)
         if pid is None:
             return
         os.killpg(pid, signal.SIGTERM)
-        if not _within(10, lambda: self._process(part) is None):
+        if not within(10, lambda: self._process(part) is None):
             os.killpg(pid, signal.SIGKILL)
-            _within(10, lambda: self._process(part) is None)
+            within(10, lambda: self._process(part) is None)
         self._file(f"{part}.pid").unlink()
 
     def _pg(self, name: str, *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
         needs_data = ["-D", str(self._file("postgres"))] if name in ("initdb", "pg_ctl") else []
-        user = _postgres_user()
+        user = postgres_user()
         done: subprocess.CompletedProcess[str]
         try:
             done = subprocess.run(
@@ -285,75 +283,6 @@ class Server:
         new.touch(0o600)
         new.write_text(text)
         new.replace(self._file(name))
-
-
-# ---- the machine -------------------------------------------------------------------------------------------------
-
-
-def program(name: str) -> str:
-    """The path of one of PostgreSQL's programs; Debian keeps the server's own out of PATH."""
-    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda bin: int(bin.parent.name), reverse=True)
-    folders = [*map(str, versions), os.environ.get("PATH", "")]
-    found = shutil.which(name, path=os.pathsep.join(folders))
-    if not found:
-        raise click.ClickException(f"PostgreSQL is missing ({name}): apt-get install postgresql")
-    return found
-
-
-def _postgres_user() -> str | None:
-    """Whom PostgreSQL runs as, where that is not the caller: it refuses root."""
-    return "postgres" if os.geteuid() == 0 else None
-
-
-def _refuse_unreachable(folder: Path) -> None:
-    for parent in (folder, *folder.parents):
-        if not parent.stat().st_mode & 0o001:
-            raise click.ClickException(
-                f"{parent} is closed to PostgreSQL's own user (root cannot run it): make server STATE=<folder>"
-            )
-
-
-def _born(pid: int) -> str:
-    """When a process began, or '' where it has ended."""
-    shown = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    state, _, born = shown.stdout.strip().partition(" ")
-    return "" if re.match("Z", state) else born.strip()
-
-
-def _taken(host: str, port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return True
-    return False
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """A port on which nobody listens yet."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
-def answers(url: str) -> bool:
-    """Whether a server says 200 at this URL."""
-    try:
-        with urllib.request.urlopen(url, timeout=5) as response:
-            return bool(response.status == 200)
-    except OSError:
-        return False
-
-
-def _within(seconds: float, condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 # ---- commands ----------------------------------------------------------------------------------------------------

@@ -1,1 +1,1 @@
-"""How well a model answers: scores with intervals, weak spots, calibration and drift."""
+"""How good a model is: scores with intervals, curves, weak spots, calibration and drift."""

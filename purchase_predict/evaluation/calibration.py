@@ -1,4 +1,4 @@
-"""Whether the probabilities of a model need a correction, measured on its out-of-fold predictions."""
+"""Platt scaling: whether the predicted probabilities of a model need a correction, and which one."""
 
 from dataclasses import dataclass
 
@@ -6,19 +6,19 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
-from purchase_predict.evaluation.scores import Answers, difference
+from purchase_predict.evaluation.scores import EPSILON, Answers, difference
 from purchase_predict.metrics import Difference
 
-_FOLDS = 4
-_EPSILON = 1e-15
+#: Cross-validation folds, by user, on which the correction is measured.
+CORRECTION_FOLDS = 4
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The correction, and how much it lowers the out-of-fold log loss of users that it was not fitted on.
+    """The correction of the probabilities, and its measured gain.
 
-    `correction` is what the model keeps: the corrected log-odds are `slope` times the log-odds plus `intercept`. None
-    where it does not surely help.
+    `correction`: `slope` and `intercept`; the corrected log-odds are slope * log-odds + intercept. None if the model
+    keeps its own probabilities. `gain`: by how much the correction lowers log loss on users it was not fitted on.
     """
 
     correction: dict[str, float] | None
@@ -26,33 +26,37 @@ class Calibration:
 
 
 def measure(y: np.ndarray, probability: np.ndarray, users: np.ndarray) -> Calibration:
-    """Fits Platt's correction and keeps it where it surely helps.
+    """Fits Platt scaling, and keeps it only if it lowers log loss on users it was not fitted on.
 
-    The slope is above 0, so it changes no ranking. Isotonic regression, the usual other one, makes ties, and was worse
-    on the test rows of every data set at hand. The predictions are those of models of the folds; the last model has
-    learned from more rows, so it can be a little surer of itself than what is measured here.
+    "Lowers" means that the 95 % interval of the gain lies above 0. A correction with a slope of 0 or less is never
+    kept: it would change the ranking. Isotonic regression was tried, too; it makes ties, and scored worse on the test
+    rows of every data set at hand.
+
+    The final model learns from more rows than the models of the folds, so it may be slightly more confident than the
+    out-of-fold predictions measured here.
 
     Args:
         y: labels, 0 or 1.
         probability: out-of-fold predictions, 0 to 1.
-        users: each row's user; none is both in what a correction is fitted on and in what it is measured on.
+        users: each row's user; a correction is never measured on a user that it was fitted on.
 
-    Platt, Probabilistic Outputs for Support Vector Machines, 1999, on log-odds.
+    Source: Platt, Probabilistic Outputs for Support Vector Machines, 1999, applied to log-odds.
     """
     log_odds = _log_odds(probability)
     corrected = probability.copy()
-    for learn, check in GroupKFold(_FOLDS).split(log_odds, y, users):
-        if 0 < y[learn].sum() < len(learn):
-            corrected[check] = _fit(log_odds[learn], y[learn]).predict_proba(log_odds[check])[:, 1]
+    for fit_rows, check_rows in GroupKFold(CORRECTION_FOLDS).split(log_odds, y, users):
+        if 0 < y[fit_rows].sum() < len(fit_rows):  # a fit needs both classes
+            fold = _fit(log_odds[fit_rows], y[fit_rows])
+            corrected[check_rows] = fold.predict_proba(log_odds[check_rows])[:, 1]
     gain = difference("log_loss", y, users, Answers(corrected, 0.5), Answers(probability, 0.5))
     fitted = _fit(log_odds, y)
     slope, intercept = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
-    helps = gain.low > 0 and slope > 0
-    return Calibration({"slope": slope, "intercept": intercept} if helps else None, gain)
+    keep = gain.low > 0 and slope > 0
+    return Calibration({"slope": slope, "intercept": intercept} if keep else None, gain)
 
 
 def _log_odds(probability: np.ndarray) -> np.ndarray:
-    clipped = np.clip(probability, _EPSILON, 1 - _EPSILON)
+    clipped = np.clip(probability, EPSILON, 1 - EPSILON)
     log_odds: np.ndarray = np.log(clipped) - np.log1p(-clipped)
     return log_odds[:, np.newaxis]
 

@@ -1,8 +1,8 @@
-"""How far the columns of a table have moved from those of the training rows: the population stability index.
+"""Drift: how far the columns of a table have moved from the training rows, as the population stability index (PSI).
 
-The index of a column is the sum over its bins of (a - e) ln(a / e), with e the share of the training rows in the bin
-and a the share of the rows at hand (Siddiqi, Credit Risk Scorecards, 2006, where 0.1 is a small shift and above 0.25 a
-large one). Numbers are binned at the training rows' deciles, text by value; null is a bin of its own.
+The index of a column is the sum over its bins of (a - e) ln(a / e): e is the share of the training rows in the bin, a
+the share of the new rows (Siddiqi, Credit Risk Scorecards, 2006: 0.1 is a small shift, above 0.25 a large one). Numbers
+are binned at the deciles of the training rows, text by value; null is a bin of its own.
 """
 
 import itertools
@@ -15,39 +15,43 @@ import duckdb
 
 from purchase_predict.schema import CATEGORICAL
 
-#: The index above which a column is warned of.
+#: The index above which a column gets a warning.
 WARN_ABOVE = 0.2
-_DECILES = [tenth / 10 for tenth in range(1, 10)]
-#: The most frequent values of a text column that are bins of their own; the others share one.
-_VALUES = 100
-#: A bin that is empty on one side counts as this share, or the index would be infinite.
-_LEAST_SHARE = 1e-4
+DECILES = [tenth / 10 for tenth in range(1, 10)]
+#: Values of a text column that get a bin of their own, the most frequent ones; all others share one bin.
+VALUE_BINS = 100
+#: The share that an empty bin counts as; with 0 the index would be infinite.
+EMPTY_BIN_SHARE = 1e-4
+#: Below this number of rows the warning names the index to expect by chance.
+CHANCE_ROWS = 1000
 
 Profile = dict[str, dict[str, Any]]
 
 
 def profile(connection: duckdb.DuckDBPyConnection, relation: str, features: Sequence[str]) -> Profile:
-    """The bins of each feature, and the share of the rows in each of them.
+    """Describes the training rows: the bins of each feature, and the share of the rows in each bin.
 
     Args:
-        relation: what stands behind FROM; at least one row.
+        connection: where `relation` is known.
+        relation: the training rows, as SQL to stand after FROM; at least one row.
+        features: the columns to describe.
 
     Returns:
-        For a number `edges`, the different ones among its deciles, ascending: bin i holds what is above edge i - 1 and
-        at most edge i. For text `values`, the most frequent first. And `shares`: one per bin, then that of all other
-        values (text only), then that of null; they sum to 1.
+        By feature: `edges` for a number (its distinct deciles, ascending; bin i holds the values above edge i - 1 and
+        up to edge i), or `values` for text (the most frequent first); and `shares`, one per bin, then that of all other
+        values (text only), then that of null. The shares add up to 1.
     """
     described: Profile = {}
     for name in features:
         if name in CATEGORICAL:
-            top = f"SELECT {name} FROM {relation} WHERE {name} IS NOT NULL GROUP BY ALL"
-            found = connection.execute(f"{top} ORDER BY count(*) DESC, {name} LIMIT {_VALUES}").fetchall()
+            counted = f"SELECT {name} FROM {relation} WHERE {name} IS NOT NULL GROUP BY ALL"
+            found = connection.execute(f"{counted} ORDER BY count(*) DESC, {name} LIMIT {VALUE_BINS}").fetchall()
             described[name] = {"values": [value for (value,) in found]}
         else:
-            # Discrete: values that are there, with nothing interpolated that could differ in the last digit.
-            # All rows are fetched, here and below: a result that is not read to its end keeps the connection busy.
-            ((deciles,),) = connection.execute(f"SELECT quantile_disc({name}, {_DECILES}) FROM {relation}").fetchall()
-            # `or 0`: of 0.0 and -0.0, which are equal, the order of the rows would decide which one is written down.
+            # quantile_disc returns values of the column: an interpolated one could differ in its last digit.
+            # Results are always fetched completely: one that is not read to its end keeps the connection busy.
+            ((deciles,),) = connection.execute(f"SELECT quantile_disc({name}, {DECILES}) FROM {relation}").fetchall()
+            # `or 0` writes -0.0 as 0: the two are equal, so the order of the rows would decide which one is found.
             described[name] = {"edges": sorted({edge or 0 for edge in deciles or []})}
     for name, shares in _shares(connection, relation, described).items():
         described[name]["shares"] = shares
@@ -57,11 +61,12 @@ def profile(connection: duckdb.DuckDBPyConnection, relation: str, features: Sequ
 def population_stability(
     connection: duckdb.DuckDBPyConnection, relation: str, reference: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, float]:
-    """The population stability index of each column of `reference`, 0 or more; empty where there are no rows.
+    """The population stability index of each column of `reference`, 0 or more; empty if there are no rows.
 
     Args:
-        relation: the rows at hand; a column that is not there counts as null.
-        reference: what `profile` said of the training rows.
+        connection: where `relation` is known.
+        relation: the new rows, as SQL to stand after FROM; a missing column counts as null.
+        reference: the `profile` of the training rows.
     """
     return {
         name: _index(reference[name]["shares"], shares)
@@ -70,77 +75,84 @@ def population_stability(
 
 
 def _index(expected: Sequence[float], actual: Sequence[float]) -> float:
-    pairs = [(max(e, _LEAST_SHARE), max(a, _LEAST_SHARE)) for e, a in zip(expected, actual, strict=True)]
+    pairs = [(max(e, EMPTY_BIN_SHARE), max(a, EMPTY_BIN_SHARE)) for e, a in zip(expected, actual, strict=True)]
     return sum((a - e) * math.log(a / e) for e, a in pairs)
 
 
 def _shares(
     connection: duckdb.DuckDBPyConnection, relation: str, bins: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, list[float]]:
-    there = {name for name, *_ in connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()}
-    numbers = {name: bins[name]["edges"] for name in bins if "edges" in bins[name]}
-    # One pass for all numbers: how many rows are at most each edge, and how many are not null.
-    counts = [
-        f"count(*) FILTER ({name} <= {edge!r})" if name in there else "0" for name in numbers for edge in numbers[name]
-    ]
-    present = [f"count({name})" if name in there else "0" for name in numbers]
-    (row,) = connection.execute(f"SELECT {', '.join(['count(*)', *counts, *present])} FROM {relation}").fetchall()
-    rows, found = row[0], list(row[1:])
+    """The shares of the rows in the bins of each column; empty if there are no rows."""
+    columns = {name for name, *_ in connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()}
+    numbers = {name: described["edges"] for name, described in bins.items() if "edges" in described}
+    ((rows, *counts),) = connection.execute(_counting(relation, numbers, columns)).fetchall()
     if not rows:
         return {}
-    not_null = dict(zip(numbers, found[len(counts) :], strict=True))
+    remaining = iter(counts)
     shares: dict[str, list[float]] = {}
-    for name in bins:
+    for name, described in bins.items():
         if name in numbers:
-            upto = [0, *(found.pop(0) for _ in numbers[name]), not_null[name]]
-            inside = [high - low for low, high in itertools.pairwise(upto)]
-            null = rows - not_null[name]
+            up_to_edge = [next(remaining) for _ in numbers[name]]
+            not_null = next(remaining)
+            inside = [high - low for low, high in itertools.pairwise([0, *up_to_edge, not_null])]
+            null = rows - not_null
         else:
-            by_value = (
-                dict(connection.execute(f"SELECT {name}, count(*) FROM {relation} GROUP BY ALL").fetchall())
-                if name in there
-                else {None: rows}
-            )
+            by_value: dict[Any, int] = {None: rows}
+            if name in columns:
+                counted = connection.execute(f"SELECT {name}, count(*) FROM {relation} GROUP BY ALL")
+                by_value = dict(counted.fetchall())
             null = by_value.pop(None, 0)
-            inside = [by_value.pop(value, 0) for value in bins[name]["values"]]
+            inside = [by_value.pop(value, 0) for value in described["values"]]
             inside.append(sum(by_value.values()))
         shares[name] = [count / rows for count in (*inside, null)]
     return shares
 
 
+def _counting(relation: str, numbers: Mapping[str, Sequence[float]], columns: set[str]) -> str:
+    """The query that counts, in one pass: all rows, then per number the rows up to each edge and those not null."""
+    counts = ["count(*)"]
+    for name, edges in numbers.items():
+        if name in columns:
+            counts += [*(f"count(*) FILTER ({name} <= {edge!r})" for edge in edges), f"count({name})"]
+        else:
+            counts += ["0"] * (len(edges) + 1)
+    return f"SELECT {', '.join(counts)} FROM {relation}"
+
+
 def warning(indices: Mapping[str, float], rows: int) -> str | None:
-    """One line about the columns that have moved too far, the furthest first, or None.
+    """One line that names the columns with an index above `WARN_ABOVE`, the largest first; None if there are none.
 
     Args:
-        rows: how many were compared. Few rows lie unevenly in the bins by chance alone: by about the number of bins
-            divided by that of the rows.
+        indices: the index of each column.
+        rows: the number of new rows. The expected index without any drift is about the number of bins divided by it.
     """
     moved = sorted(((index, name) for name, index in indices.items() if index > WARN_ABOVE), reverse=True)
     if not moved:
         return None
     listed = ", ".join(f"{name} {index:.2f}" for index, name in moved)
-    few = f"; with {rows} rows chance alone gives about {10 / rows:.2f}" if rows < 1000 else ""
+    chance = f"; with {rows} rows chance alone gives about {10 / rows:.2f}" if rows < CHANCE_ROWS else ""
     return (
         f"drift: {len(moved)} of {len(indices)} columns have moved from the training data, population stability above "
-        f"{WARN_ABOVE}: {listed}{few}"
+        f"{WARN_ABOVE}: {listed}{chance}"
     )
 
 
 def plot(indices: Mapping[str, float], file: Path) -> None:
-    """Draws the index of each column, and the line above which it is warned of, as PNG."""
-    import matplotlib
+    """Draws the index of each column and the warning line, as PNG.
 
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
+    Args:
+        indices: the index of each column.
+        file: where the PNG goes.
+    """
+    from matplotlib.figure import Figure  # a Figure without pyplot needs no choice of a backend
 
     names = sorted(indices, key=lambda name: indices[name])
-    plt.figure(figsize=(6, 0.28 * len(names) + 1.2))
-    plt.barh(names, [indices[name] for name in names])
-    plt.axvline(WARN_ABOVE, ls="--", color="gray", label=f"warning above {WARN_ABOVE}")
-    plt.title("Drift from the training data")
-    plt.xlabel("population stability index")
-    plt.grid(alpha=0.3)
-    plt.legend()
-    plt.tight_layout()
-    plt.savefig(file, dpi=110, metadata={"Software": None})
-    plt.close()
+    figure = Figure(figsize=(6, 0.28 * len(names) + 1.2))
+    axes = figure.subplots()
+    axes.barh(names, [indices[name] for name in names])
+    axes.axvline(WARN_ABOVE, ls="--", color="gray", label=f"warning above {WARN_ABOVE}")
+    axes.set(title="Drift from the training data", xlabel="population stability index")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(file, dpi=110, metadata={"Software": None})

@@ -1,44 +1,62 @@
-"""Metrics beside what a constant answer scores, with intervals."""
+"""Metrics of a model on a set of rows, with baselines and 95 % bootstrap intervals."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from purchase_predict.metrics import REPORTED, Difference, Score, utility
+from purchase_predict.metrics import METRICS, Difference, Score, utility
 
-_RESAMPLES = 500
+#: Bootstrap resamples behind an interval.
+RESAMPLES = 500
+#: The quantiles of the resampled metric that bound its 95 % interval.
+INTERVAL_QUANTILES = (0.025, 0.975)
+#: The smallest probability that counts (log loss is infinite at 0), and the smallest divisor.
 EPSILON = 1e-15
-_BINS = 10
+#: Bins of the calibration error, all of the same width.
+CALIBRATION_BINS = 10
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model said of some rows: probabilities (0 to 1), and the threshold from which on it says "will buy"."""
+    """A model's predictions for a set of rows: probabilities (0 to 1), and the threshold of "will buy" (inclusive)."""
 
     probability: np.ndarray
     threshold: float
 
 
 def score(metric: str, y: np.ndarray, probability: np.ndarray, threshold: float | None = None) -> float:
-    """A metric of labels (0/1) and probabilities (0-1); f1 without a threshold is that of the best one."""
+    """Computes one metric.
+
+    Args:
+        metric: a name from `metrics.METRICS`.
+        y: labels, 0 or 1.
+        probability: predicted probabilities, 0 to 1.
+        threshold: decision threshold of f1, precision and recall. Without one, f1 is that of the best threshold, and
+            precision and recall use 0.5.
+    """
     if metric == "f1" and threshold is None:
         threshold = best_threshold(y, probability)
     return Ranked(y, probability, 0.5 if threshold is None else threshold).score(metric)
 
 
 def best_threshold(y: np.ndarray, probability: np.ndarray) -> float:
-    """The probability from which on "will buy" gives the highest F1; the highest such where several do."""
+    """The threshold (inclusive) with the highest F1; the highest threshold if several are equal.
+
+    Args:
+        y: labels, 0 or 1.
+        probability: predicted probabilities, 0 to 1.
+    """
     order = np.argsort(-probability, kind="stable")
     ranked = probability[order]
     bought = np.cumsum(y[order])
-    last = np.append(ranked[1:] != ranked[:-1], True)  # rows of equal probability are decided together
+    last = np.append(ranked[1:] != ranked[:-1], True)  # a threshold cannot separate rows of equal probability
     f1 = 2 * bought / (np.arange(1, len(y) + 1) + y.sum())
     return float(ranked[last][np.argmax(f1[last])])
 
 
 class Ranked:
-    """Labels in the order of their probabilities, so that each of many reweightings costs one pass."""
+    """Labels sorted by predicted probability once, so that each of many reweightings takes one pass without a sort."""
 
     def __init__(self, y: np.ndarray, probability: np.ndarray, threshold: float) -> None:
         self.order = np.argsort(-probability, kind="stable")
@@ -52,14 +70,14 @@ class Ranked:
             "_at_half": int(np.count_nonzero(ranked >= 0.5)),
         }
         self.residual = self.y - ranked
-        self.bin = np.clip((ranked * _BINS).astype(int), 0, _BINS - 1)
+        self.bin = np.clip((ranked * CALIBRATION_BINS).astype(int), 0, CALIBRATION_BINS - 1)
 
     def score(self, metric: str, weights: np.ndarray | None = None) -> float:
-        """The metric, each row counting `weights` times (in the order the rows were given in)."""
+        """One metric; each row counts `weights` times (in the order of the labels given at first), 1 by default."""
         return self.scores([metric], weights)[metric]
 
     def scores(self, metrics: Sequence[str], weights: np.ndarray | None = None) -> dict[str, float]:
-        """Several metrics of the same weights."""
+        """Several metrics under the same weights, by name."""
         w = np.ones(len(self.y)) if weights is None else weights[self.order].astype(float)
         return {metric: self._weighted(metric, w, w * self.y) for metric in metrics}
 
@@ -69,34 +87,38 @@ class Ranked:
         if metric == "brier":
             return float(np.sum(w * self.residual**2) / np.sum(w))
         if metric == "calibration_error":
-            # Guo et al., On Calibration of Modern Neural Networks, 2017, eq. 3, of the probability of a purchase:
-            # the gap between what was said and what was bought, over ten bins of equal width, weighted by their rows.
+            # Guo et al., On Calibration of Modern Neural Networks, 2017, eq. 3, for the probability of a purchase:
+            # the gap between mean prediction and share of purchases in each bin, averaged over bins by their rows.
             return float(np.abs(np.bincount(self.bin, w * self.residual)).sum() / np.sum(w))
         kind, at_half, _ = metric.partition("_at_half")
         if kind in ("f1", "precision", "recall"):
             first = self.decided[at_half]
             found, decided, bought = positive[:first].sum(), w[:first].sum(), positive.sum()
-            among = {"f1": (decided + bought) / 2, "precision": decided, "recall": bought}[kind]
-            return float(found / max(among, EPSILON))
-        # Cumulated over rows of equal probability at once: ties count half in roc_auc, together in the precision.
+            divisor = {"f1": (decided + bought) / 2, "precision": decided, "recall": bought}[kind]
+            return float(found / max(divisor, EPSILON))
+        # One entry per distinct probability: ties count half in roc_auc, and enter average precision together.
         hits = np.cumsum(positive)[self.last]
-        all_ = np.cumsum(w)[self.last]
-        if hits[-1] == 0 or hits[-1] == all_[-1]:
-            return float("nan")  # one class only: there is nothing to rank
+        rows = np.cumsum(w)[self.last]
+        if hits[-1] == 0 or hits[-1] == rows[-1]:
+            return float("nan")  # all rows belong to one class: there is nothing to rank
         if metric == "roc_auc":
-            misses = all_ - hits
+            misses = rows - hits
             area = np.sum(np.diff(misses, prepend=0) * (hits + np.concatenate([[0.0], hits[:-1]])) / 2)
             return float(area / (hits[-1] * misses[-1]))
-        precision = hits / np.maximum(all_, EPSILON)
+        precision = hits / np.maximum(rows, EPSILON)
         return float(np.sum(np.diff(hits, prepend=0) * precision) / hits[-1])
 
 
 def baselines(train_rate: float, y: np.ndarray) -> dict[str, float]:
-    """What constant answers score on labels `y`.
+    """The metrics of a constant prediction, by name.
 
-    roc_auc and average_precision: the same probability for every row; f1, precision and recall: "always buys"; all
-    others: the base rate of the training rows as the probability of every row (at 0.5 that is "always" or "never", and
-    the precision of "never" counts as 0).
+    The constant depends on the metric. roc_auc and average_precision: any probability. f1, precision and recall: "will
+    buy" for every row. All others: the base rate of the training rows. At the threshold 0.5 that base rate means "will
+    buy" for every row or for none; the precision of none counts as 0.
+
+    Args:
+        train_rate: share of purchases among the training rows, 0 to 1.
+        y: labels of the scored rows, 0 or 1.
     """
     rate = float(np.clip(train_rate, EPSILON, 1 - EPSILON))
     bought = float(y.mean())
@@ -116,58 +138,62 @@ def baselines(train_rate: float, y: np.ndarray) -> dict[str, float]:
 
 
 def resampled_weights(users: np.ndarray, seed: int) -> Iterator[np.ndarray]:
-    """How often each row counts in each resample: users are drawn with replacement, with all their rows."""
+    """Yields the weight of each row in each bootstrap resample: users are drawn with replacement, with all their rows.
+
+    One resample at a time, because all of them together need `RESAMPLES` times the memory of the labels.
+    """
     rng = np.random.default_rng(seed)
-    _, of = np.unique(users, return_inverse=True)
-    count = int(of.max()) + 1
-    for _ in range(_RESAMPLES):  # one at a time: together they are 500 times the table
-        yield np.bincount(rng.integers(0, count, count), minlength=count)[of]
+    _, user_number = np.unique(users, return_inverse=True)
+    count = int(user_number.max()) + 1
+    for _ in range(RESAMPLES):
+        yield np.bincount(rng.integers(0, count, count), minlength=count)[user_number]
 
 
 def evaluate(
     y: np.ndarray, probability: np.ndarray, users: np.ndarray, threshold: float, train_rate: float, seed: int = 0
 ) -> dict[str, Score]:
-    """Every metric on the test set.
+    """Computes every reported metric on the test set, with interval and baseline.
 
     Args:
         y: labels, 0 or 1.
-        probability: what the model answered, 0 to 1.
+        probability: predicted probabilities, 0 to 1.
         users: each row's user. The rows of one user resemble each other, so the intervals resample users, not rows.
-        threshold: chosen on out-of-fold predictions, never on these rows.
-        train_rate: share of purchases among the training rows.
-        seed: of the resampling.
+        threshold: decision threshold, chosen on out-of-fold predictions and never on these rows.
+        train_rate: share of purchases among the training rows, 0 to 1.
+        seed: seed of the resampling.
     """
     ranked = Ranked(y, probability, threshold)
-    resampled = [ranked.scores(REPORTED, w) for w in resampled_weights(users, seed)]
-    constant = baselines(train_rate, y)
+    resamples = [ranked.scores(list(METRICS), weights) for weights in resampled_weights(users, seed)]
+    baseline = baselines(train_rate, y)
     scores = {}
-    for metric, value in ranked.scores(REPORTED).items():
-        low, high = np.nanquantile([again[metric] for again in resampled], [0.025, 0.975])
-        scores[metric] = Score(value, float(low), float(high), float(constant[metric]))
+    for metric, value in ranked.scores(list(METRICS)).items():
+        low, high = np.nanquantile([resample[metric] for resample in resamples], INTERVAL_QUANTILES)
+        scores[metric] = Score(value, float(low), float(high), float(baseline[metric]))
     return scores
 
 
 def difference(
     metric: str, y: np.ndarray, users: np.ndarray, challenger: Answers, champion: Answers, seed: int = 0
 ) -> Difference:
-    """How much better the challenger scores than the champion on the same rows.
+    """How much better the challenger scores than the champion on the same rows (above 0: better).
 
-    The bootstrap is paired: each resample draws users, and scores both models on the same draw, so what is hard about a
-    user is hard for both and cancels out.
+    The bootstrap is paired: both models are scored on the same draw of users. A user who is hard to predict is hard for
+    both models, so that this part of the noise cancels out.
 
     Args:
+        metric: a name from `metrics.METRICS`.
         y: labels, 0 or 1.
         users: each row's user.
-        challenger: its answers to these rows.
-        champion: its answers to the same rows, in the same order.
-        seed: of the resampling.
+        challenger: the challenger's predictions for these rows.
+        champion: the champion's predictions for the same rows, in the same order.
+        seed: seed of the resampling.
     """
-    ours, theirs = (Ranked(y, answers.probability, answers.threshold) for answers in (challenger, champion))
+    new, old = (Ranked(y, answers.probability, answers.threshold) for answers in (challenger, champion))
 
     def gain(weights: np.ndarray | None = None) -> float:
-        return utility(metric, ours.score(metric, weights)) - utility(metric, theirs.score(metric, weights))
+        return utility(metric, new.score(metric, weights)) - utility(metric, old.score(metric, weights))
 
-    low, high = np.nanquantile([gain(weights) for weights in resampled_weights(users, seed)], [0.025, 0.975])
+    low, high = np.nanquantile([gain(weights) for weights in resampled_weights(users, seed)], INTERVAL_QUANTILES)
     return Difference(gain(), float(low), float(high))
 
 
@@ -178,13 +204,13 @@ def share_of_gain(features: Sequence[str], gain: np.ndarray) -> dict[str, float]
 
 
 def as_metrics(scores: Mapping[str, Score]) -> dict[str, float]:
-    """The scores under the names that others rely on: `test_<metric>`, `_low`, `_high`, and `baseline_<metric>`."""
+    """The scores by their names in MLflow: `test_<metric>`, `test_<metric>_low`, `_high`, and `baseline_<metric>`."""
     metrics: dict[str, float] = {}
-    for name, score_ in scores.items():
+    for name, measured in scores.items():
         metrics |= {
-            f"test_{name}": score_.value,
-            f"test_{name}_low": score_.low,
-            f"test_{name}_high": score_.high,
-            f"baseline_{name}": score_.baseline,
+            f"test_{name}": measured.value,
+            f"test_{name}_low": measured.low,
+            f"test_{name}_high": measured.high,
+            f"baseline_{name}": measured.baseline,
         }
     return metrics

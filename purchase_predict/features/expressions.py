@@ -1,15 +1,17 @@
 """Events to the primary table: what was known at the moment a product entered the cart, as one Ibis expression.
 
-One row per (user_id, user_session, product_id) that was put in the cart; its moment is the pair's first cart event.
-The same expression runs on DuckDB and on Spark. Three rules hold for every column:
+The table has one row per pair, that is per (user_id, user_session, product_id) that was put in the cart. The row's
+moment is the pair's first cart event. The same expression runs on DuckDB and on Spark. Three rules hold for every
+column:
 
-- *Point in time.* Nothing later than the moment is looked at; the label alone looks ahead.
-- *Ties.* Times have seconds. What happened in the second of the moment counts as known, except where a column says
-  *before*: those look at earlier seconds only. No result depends on the order of events within one second.
-- *A session is one user's.* An id that two users share stands for two sessions, so everything a row needs belongs to
-  one user, and the table of many users is the union of the tables of each.
+- *Point in time.* A feature uses events up to the moment only. Only the label uses later ones.
+- *Ties.* Times have seconds. An event in the second of the moment counts as known, except in a column whose description
+  says *before*: it uses earlier seconds only. No result depends on the order of events within a second.
+- *Sessions belong to one user.* A session id that two users share is two sessions. So everything that a row needs
+  belongs to one user, and users may be computed separately.
 
-Removals (`remove_from_cart`) count for the session's first second and for `num_removed_session`, for nothing else.
+A removal (`remove_from_cart`) counts for the first second of its session and for `num_removed_session`, for nothing
+else.
 """
 
 import functools
@@ -19,37 +21,28 @@ from typing import Any
 import ibis
 import ibis.expr.types as ir
 
+from purchase_predict.features.earlier_sessions import earlier_sessions
+from purchase_predict.features.keys import PAIR, SESSION, join
 from purchase_predict.schema import EVENTS, TYPES
 
-SESSION = ["user_id", "user_session"]
-PAIR = [*SESSION, "product_id"]
-
-#: Columns that are never null, in which repetitions are alike at least.
+#: Columns that are never null. Events that repeat each other agree in these at least.
 _ALIKE = ["user_id", "event_time", "product_id"]
-#: What is looked at of every event; the others are of the cart events only.
-_ACT = ["event_time", "event_type", "product_id", "price", "user_id", "user_session"]
+#: The columns that `primary` uses of every event. The others it uses of cart events only.
+_USED = ["event_time", "event_type", "product_id", "price", "user_id", "user_session"]
 
-#: What is counted over a user's earlier sessions, and of what: of a product, or of any.
-_WEIGHTS = ["views", "purchases"]
-_SUBJECT = ["user_id", "of_product", "subject"]
-_ROW = [*PAIR, "of_product", "subject", "at", "start"]
-#: Pairs of a user up to which each is joined with all the facts about its subjects.
-_FEW = 64
-
-#: Binary digits of the number of things that one user can do.
-_DIGITS = 40
-#: The tables that are made ready for `primary`, in their order: it scans them several times.
+#: The tables that `primary` needs, in the order in which they are made. They are stored, because it scans them several
+#: times.
 STEPS = ("alike", "candidates", "carts", "usable")
 
 
 @functools.cache
-def sql(dialect: str, made: str, prefix: str) -> str:
-    """The query that makes one of the tables of this module from the others.
+def sql(dialect: str, table: str, prefix: str) -> str:
+    """The query that makes one table of this module from the ones before it.
 
     Args:
-        dialect: of SQL, by its name in Ibis: "duckdb" or "pyspark".
-        made: one of `STEPS`, "repeated" or "primary".
-        prefix: stands before the names of the tables, of which `raw` holds the events.
+        dialect: Ibis's name of the SQL dialect: "duckdb" or "pyspark".
+        table: one of `STEPS`, "repeated" or "primary".
+        prefix: of the names of all tables. The table `<prefix>raw` holds the events.
     """
 
     def named(name: str, columns: Iterable[str] | None = None) -> ir.Table:
@@ -57,96 +50,100 @@ def sql(dialect: str, made: str, prefix: str) -> str:
         return ibis.table({column: types[column] for column in columns or types}, name=prefix + name)
 
     raw, candidates, carts = named("raw"), named("candidates"), named("carts")
-    alike_, usable_ = named("alike", _ALIKE), named("usable", _ACT)
+    alike_, usable_ = named("alike", _ALIKE), named("usable", _USED)
     expression = {
         "alike": lambda: alike(raw),
-        "candidates": lambda: _in_session(raw).semi_join(alike_, _ALIKE),
-        "carts": lambda: _in_session(raw).filter(raw.event_type == "cart"),
+        "candidates": lambda: _with_session(raw).semi_join(alike_, _ALIKE),
+        "carts": lambda: _with_session(raw).filter(raw.event_type == "cart"),
         "usable": lambda: usable(raw, alike_, candidates, carts),
         "repeated": lambda: repeated(candidates),
         "primary": lambda: primary(usable_, carts),
-    }[made]()
-    getattr(ibis, dialect)  # Ibis knows a dialect from when its backend was asked for
-    # Ibis takes the sum of integers for an int64 and casts it no more; DuckDB makes it wider.
+    }[table]()
+    getattr(ibis, dialect)  # makes Ibis load the backend, without which it does not know the dialect
+    # DuckDB's sum of integers is wider than the int64 that Ibis takes it for, so Ibis adds no cast.
     columns = ", ".join(
         f"CAST({name} AS BIGINT) AS {name}" if type_.is_int64() else name for name, type_ in expression.schema().items()
     )
     return f"SELECT {columns} FROM ({ibis.to_sql(expression, dialect=dialect)}) AS made"
 
 
-def _in_session(events: ir.Table) -> ir.Table:
+def _with_session(events: ir.Table) -> ir.Table:
     return events.filter(events.user_session.notnull())
 
 
 def alike(events: ir.Table) -> ir.Table:
-    """User, second and product that events share: few, as a rule.
+    """The (user, second, product) that several events share; usually few.
 
-    Repetitions are alike in all nine columns, so in these first of all. The candidates are the events of a session that
-    are alike; whether an event has a session is not asked here, where it would be one more column to read.
+    Events that repeat each other agree in all nine columns, so in these three. Comparing three columns first leaves few
+    events to compare in all of them: the candidates. Whether events have a session is not checked here, because that
+    would be a fourth column to read.
     """
     counted = events.group_by(_ALIKE).agg(events=ibis._.count())
     return counted.filter(counted.events > 1).select(_ALIKE)
 
 
 def repeated(candidates: ir.Table) -> ir.Table:
-    """How many events with a session repeat another one: one row, the column `repeated`."""
+    """The number of events with a session that repeat another one: one row with the column `repeated`."""
     counted = candidates.group_by(candidates.columns).agg(events=candidates.count())
     return counted.agg(repeated=(counted.events - 1).sum().fill_null(0))
 
 
 def usable(events: ir.Table, alike: ir.Table, candidates: ir.Table, carts: ir.Table) -> ir.Table:
-    """The events that `primary` looks at, each exact repetition once, in the columns that it looks at.
+    """The events that `primary` uses, without repetitions, in the columns that it uses.
 
-    They have a session, are of users who carted, and not later than what the user carted last: after it only purchases
-    count, for the label.
+    They have a session, and their user carted something. Events after the user's last cart event are left out, except
+    purchases, which the label needs.
     """
     last = carts.group_by("user_id").agg(last_moment=carts.event_time.max())
 
-    def of_carters(events: ir.Table) -> ir.Table:
-        both = events.inner_join(last, "user_id").select(*_ACT, "last_moment")
-        return both.filter((both.event_time <= both.last_moment) | (both.event_type == "purchase")).select(*_ACT)
+    def of_carting_users(events: ir.Table) -> ir.Table:
+        both = events.inner_join(last, "user_id").select(*_USED, "last_moment")
+        return both.filter((both.event_time <= both.last_moment) | (both.event_type == "purchase")).select(*_USED)
 
-    others = of_carters(_in_session(events)).anti_join(alike, _ALIKE)
-    return others.union(of_carters(candidates.distinct()))
+    others = of_carting_users(_with_session(events)).anti_join(alike, _ALIKE)
+    return others.union(of_carting_users(candidates.distinct()))
 
 
 def primary(events: ir.Table, carts: ir.Table) -> ir.Table:
-    """The primary table of what `usable` gave of a table of events, and of its carts; the moment is `event_time`.
+    """The primary table.
 
-    Columns, each at the row's moment; seconds, counts, or the shop's currency:
+    Args:
+        events: as `usable` returns them.
+        carts: the cart events, in all columns.
 
-    - `price`, `brand`, `category`, `sub_category`: of the cart event itself (the first two parts of `category_code`);
-      where several carted it in the same second, the smallest values, nulls last.
+    Returns:
+        One row per pair. Times are in seconds, prices in the shop's currency, everything else counts. The columns, each
+        as of the row's moment, which is `event_time`:
+
+    - `price`, `brand`, `category`, `sub_category`: of the cart event itself (the first two parts of `category_code`).
+      Of several cart events in the same second, the smallest values, nulls last.
     - `hour`, `minute`, `weekday` (Monday = 0): of the moment, UTC.
     - `duration`: seconds since the session's first event.
-    - `num_views_session`, `num_views_product`: views so far in the session; those of the product.
-    - `num_prev_sessions`: sessions of the user whose first view, cart or purchase is earlier than this session's.
-    - `num_prev_product_views`: how many of those had viewed the product.
-    - `num_carts_session`, `num_removed_session`, `num_purchases_session`: such events in the session before.
+    - `num_views_session`, `num_views_product`: views in the session so far; those of the product.
+    - `num_prev_sessions`: the user's sessions whose first view, cart or purchase came before this session's.
+    - `num_prev_product_views`: how many of those sessions viewed the product.
+    - `num_carts_session`, `num_removed_session`, `num_purchases_session`: carts, removals and purchases in the session
+      before.
     - `cart_value_session`: sum of the prices put in the cart in the session before, to the cent.
-    - `num_products_session`: different products viewed, carted or bought in the session before.
-    - `num_prev_purchases`, `num_prev_product_purchases`: purchases in the user's earlier sessions; of the product.
-    - `seconds_since_prev_event`: since the session's latest view, cart or purchase before; null if there is none.
-    - `seconds_since_prev_session`: since the start of the user's latest earlier session; null if there is none.
-    - `purchased` (the label): 1 where the pair is bought in the session at or after the moment, else 0.
+    - `num_products_session`: distinct products viewed, carted or bought in the session before.
+    - `num_prev_purchases`, `num_prev_product_purchases`: purchases in the user's earlier sessions; those of the
+      product.
+    - `seconds_since_prev_event`: since the session's last view, cart or purchase before; null if there is none.
+    - `seconds_since_prev_session`: since the start of the user's previous session; null if there is none.
+    - `purchased` (the label): 1 if the pair is bought in the session at or after the moment, else 0.
     """
     pairs = _pairs(carts)
-    in_carted = events.semi_join(carts, SESSION)
+    in_carting_sessions = events.semi_join(carts, SESSION)
 
     visits = _visits(events)
-    rows = _join(pairs, visits, SESSION)
-    known = rows.select(*PAIR, at="event_time", start="visit_start")
-    rows = _join(rows, _starts(visits), ["user_id", "visit_start"])
-    rows = _join(rows, _label(in_carted), PAIR)
-    rows = _join(rows, _timeline(in_carted), [*SESSION, "event_time"])
-    rows = _join(rows, _product_views(in_carted, pairs), PAIR)
-    rows = _join(rows, _earlier(events, visits, known), PAIR)
+    rows = join(pairs, visits, SESSION)
+    moments = rows.select(*PAIR, at="event_time", start="visit_start")
+    rows = join(rows, _previous_sessions(visits), ["user_id", "visit_start"])
+    rows = join(rows, _last_purchases(in_carting_sessions), PAIR)
+    rows = join(rows, _timeline(in_carting_sessions), [*SESSION, "event_time"])
+    rows = join(rows, _product_views(in_carting_sessions, pairs), PAIR)
+    rows = join(rows, earlier_sessions(events, visits, moments), PAIR)
     return _columns(rows)
-
-
-def _join(left: ir.Table, right: ir.Table, keys: list[str]) -> ir.Table:
-    added = [name for name in right.columns if name not in keys]
-    return left.left_join(right, keys).select(*left.columns, *added)
 
 
 def _pairs(carts: ir.Table) -> ir.Table:
@@ -158,23 +155,24 @@ def _pairs(carts: ir.Table) -> ir.Table:
     return first.filter(first.nth == 0).select(*PAIR, "event_time", "price", "brand", "category_code")
 
 
-def _label(events: ir.Table) -> ir.Table:
+def _last_purchases(events: ir.Table) -> ir.Table:
+    """The last purchase of each pair. If it came at or after the moment, the pair is bought."""
     bought = events.filter(events.event_type == "purchase")
     return bought.group_by(PAIR).agg(last_purchase=bought.event_time.max())
 
 
 def _timeline(events: ir.Table) -> ir.Table:
-    """Each second of each session in which something happened, with the running counts up to and before it."""
+    """The seconds of each session that have events, with counts up to and including each second, or before it."""
     kind = events.event_type
-    acts = kind != "remove_from_cart"
-    nth = ibis.row_number().over(group_by=[*PAIR, acts], order_by="event_time")
-    events = events.mutate(new_product=(acts & (nth == 0)).cast("int64"), acts=acts)
+    is_act = kind != "remove_from_cart"  # an act is a view, a cart or a purchase
+    nth = ibis.row_number().over(group_by=[*PAIR, is_act], order_by="event_time")
+    events = events.mutate(new_product=(is_act & (nth == 0)).cast("int64"), acts=is_act)
     seconds = events.group_by([*SESSION, "event_time"]).agg(
         views=(kind == "view").cast("int64").sum(),
         carts=(kind == "cart").cast("int64").sum(),
         removed=(kind == "remove_from_cart").cast("int64").sum(),
         purchases=(kind == "purchase").cast("int64").sum(),
-        # In whole cents: sums of integers do not depend on the order of the rows.
+        # In cents, because a sum of integers does not depend on the order of the rows.
         cents=ibis.ifelse(kind == "cart", (events.price * 100).round().cast("int64"), 0).sum().fill_null(0),
         products=events.new_product.sum(),
         acted=ibis.ifelse(events.acts, events.event_time, ibis.null("timestamp")).max(),
@@ -200,6 +198,7 @@ def _timeline(events: ir.Table) -> ir.Table:
 
 
 def _product_views(events: ir.Table, pairs: ir.Table) -> ir.Table:
+    """The views of each pair's product in its session up to the moment."""
     views = events.filter(events.event_type == "view").select(*PAIR, seen="event_time")
     both = pairs.select(*PAIR, "event_time").inner_join(views, PAIR)
     both = both.filter(both.seen <= both.event_time)
@@ -207,105 +206,27 @@ def _product_views(events: ir.Table, pairs: ir.Table) -> ir.Table:
 
 
 def _visits(events: ir.Table) -> ir.Table:
-    """When each session started."""
+    """The first view, cart or purchase of each session."""
     acts = events.filter(events.event_type != "remove_from_cart")
     return acts.group_by(SESSION).agg(visit_start=acts.event_time.min())
 
 
-def _starts(visits: ir.Table) -> ir.Table:
-    """For each second in which a user started sessions, how many started earlier, and when the latest of those did."""
+def _previous_sessions(visits: ir.Table) -> ir.Table:
+    """For each second in which sessions of a user started: how many started before, and when the last of those did."""
     by_start: dict[str, Any] = {"group_by": "user_id", "order_by": "visit_start"}
-    placed = visits.select(
+    ranked = visits.select(
         "user_id",
         "visit_start",
         num_prev_sessions=ibis.rank().over(**by_start),
         prev_start=visits.visit_start.lag().over(**by_start),
         nth=ibis.row_number().over(**by_start),
     )
-    # Of sessions that started in the same second, the first in line stands for all.
-    return placed.filter(placed.nth == placed.num_prev_sessions).drop("nth")
-
-
-def _earlier(events: ir.Table, visits: ir.Table, known: ir.Table) -> ir.Table:
-    """For each pair, what the user had done in earlier sessions by the moment.
-
-    A fact counts where it came `at` the moment or before and its session has an earlier `start`. Sessions of a user may
-    overlap, so both times are compared.
-    """
-    facts, asked = _facts(events, visits, known), _asked(known)
-    counted = known.group_by("user_id").agg(rows=known.count())
-    often = counted.filter(counted.rows > _FEW).select("user_id")
-    answers = _joined(asked.anti_join(often, "user_id"), facts)
-    answers = answers.union(_running(asked.semi_join(often, "user_id"), facts.semi_join(often, "user_id")))
-    of_product = answers.of_product == 1
-    return answers.group_by(PAIR).agg(
-        num_prev_product_views=answers.views.sum(),
-        num_prev_purchases=answers.purchases.sum(where=~of_product),
-        num_prev_product_purchases=answers.purchases.sum(where=of_product),
-    )
-
-
-def _joined(asked: ir.Table, facts: ir.Table) -> ir.Table:
-    """The facts that count for each row, by a join: no more than `_FEW` times as many as there are."""
-    facts = facts.rename(fact_at="at", fact_start="start").drop("user_session", "product_id")
-    both = asked.select(*_ROW).inner_join(facts, _SUBJECT)
-    both = both.filter((both.fact_start < both.start) & (both.fact_at <= both["at"]))
-    return both.select(*PAIR, "of_product", *_WEIGHTS)
-
-
-def _running(asked: ir.Table, facts: ir.Table) -> ir.Table:
-    """Sums of the facts that count for each row, where a join would be too much: a crawler's.
-
-    Facts and rows are numbered in the order of `at`. A number smaller than another one shares its upper binary digits,
-    then has a 0 where the other has a 1. So for each digit a running sum over those that share the digits above it, in
-    the order of `start`, counts the zeros before each one: n log n work for the n facts and rows of a user.
-    """
-    both = asked.union(facts)
-    # A fact in the second of the moment is known; a session that started in the same second is not earlier.
-    in_time = ibis.window(group_by=_SUBJECT, order_by=[both["at"], both.fact.desc()])
-    numbered = both.mutate(nth=ibis.row_number().over(in_time), last=both.count().over(group_by=_SUBJECT) - 1)
-    first, end = (ibis.literal(number, "int32") for number in (0, _DIGITS))  # Spark shifts by 32-bit numbers alone
-    digits = ibis.range(first, end).unnest().name("digit").as_table()
-    split = numbered.join(digits, (numbered["last"] >> digits.digit) > 0)
-    split = split.filter(((split.nth >> split.digit) & 1) == 1 - split.fact)
-    split = split.mutate(above=split.nth >> (split.digit + 1))
-    by_start = ibis.window(group_by=[*_SUBJECT, "digit", "above"], order_by=[split.start, split.fact], rows=(None, 0))
-    summed = split.mutate(**{name: split[name].sum().over(by_start) for name in _WEIGHTS})
-    return summed.filter(summed.fact == 0).select(*PAIR, "of_product", *_WEIGHTS)
-
-
-def _facts(events: ir.Table, visits: ir.Table, known: ir.Table) -> ir.Table:
-    of_product = events.semi_join(known, ["user_id", "product_id"])
-    views = of_product.filter(of_product.event_type == "view")
-    seen = views.group_by(PAIR).agg(at=views.event_time.min())  # a session that viewed a product often counts once
-
-    def bought(events: ir.Table) -> ir.Table:
-        return events.filter(events.event_type == "purchase").select(*PAIR, at="event_time")
-
-    facts = [_about(seen, True, views=1), _about(bought(events), False, purchases=1)]
-    facts.append(_about(bought(of_product), True, purchases=1))
-    started = visits.select(*SESSION, start="visit_start")
-    return _join(facts[0].union(*facts[1:]), started, SESSION).select(*_ROW, *_WEIGHTS, fact=_integer(1))
-
-
-def _asked(known: ir.Table) -> ir.Table:
-    asked = _about(known, True).union(_about(known, False))
-    return asked.select(*_ROW, *_WEIGHTS, fact=_integer(0))
-
-
-def _about(table: ir.Table, of_product: bool, views: int = 0, purchases: int = 0) -> ir.Table:
-    """Rows for what is counted of the row's own product, or of any."""
-    subject = table.product_id if of_product else _integer(0)
-    return table.mutate(
-        of_product=_integer(of_product), subject=subject, views=_integer(views), purchases=_integer(purchases)
-    )
-
-
-def _integer(number: int) -> ir.Value:
-    return ibis.literal(int(number), "int64")
+    # One row per second: the first of the sessions that started in it, whose position equals its rank.
+    return ranked.filter(ranked.nth == ranked.num_prev_sessions).drop("nth")
 
 
 def _columns(rows: ir.Table) -> ir.Table:
+    """The columns of the primary table from those that the joins have added."""
     moment = rows.event_time
     code = rows.category_code
 
@@ -315,7 +236,7 @@ def _columns(rows: ir.Table) -> ir.Table:
     def count(name: str) -> ir.Value:
         return rows[name].fill_null(0).cast("int64")
 
-    # Positions, not `split`, which takes a regular expression on Spark.
+    # By position, because `split` takes a regular expression on Spark.
     dot = code.find(".")
     rest = code.substr(dot + 1)
     second = rest.find(".")

@@ -1,128 +1,171 @@
-"""The primary table to train and test: repeats dropped, split without leakage, categories counted on train."""
+"""The primary table to a train and a test set: repeated rows dropped, no leakage, categories counted on train."""
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import duckdb
 
 from purchase_predict.database import one_row, quoted, table_digest
 from purchase_predict.evaluation import drift
+from purchase_predict.features.description import BaseRate, Description, Rows, Users
 from purchase_predict.schema import CATEGORICAL, KEYS, LABEL, MOMENT, features_of
 
-#: Rows of each class that train and test must have at least, for their numbers to mean anything.
+#: Rows of each class that train and test must each have, or their metrics mean nothing.
 MIN_ROWS_PER_CLASS = 5
+
+_SIDES = {"train": "NOT test", "test": "test"}
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What `dataset.json` says, and the digest of the rows."""
+    """The description of a train and a test set, and the digest of both with their rows."""
 
-    description: dict[str, Any]
+    description: Description
     digest: str
+
+
+class _Count(NamedTuple):
+    """Of one side: rows, rows that are purchases, distinct users."""
+
+    rows: int
+    purchases: int
+    users: int
 
 
 def split(connection: duckdb.DuckDBPyConnection, test_ratio: float, target: Path) -> Dataset:
     """Splits `primary_table` into `target/train.parquet` and `target/test.parquet`, and describes both.
 
-    Repeated (user_id, user_session, product_id) rows are dropped first: the one with the smallest values stays. With
-    moments, the test is the last `test_ratio` of them, and sessions that reach into that time; without, it is a
-    `test_ratio` of the rows by whole users, in the order of the users' MD5. No session is on both sides.
+    Rows that repeat a (user_id, user_session, product_id) are dropped first: the one with the smallest values stays.
+    With moments, the test set is the last `test_ratio` of them, and the whole of sessions that reach into that time.
+    Without, it is whole users in the order of their MD5, up to `test_ratio` of the rows. No session is on both sides.
+
+    Args:
+        connection: a database with the table or view `primary_table`.
+        test_ratio: the share of the rows for the test set, between 0 and 1.
+        target: the folder for the two files.
 
     Raises:
-        click.ClickException: too few rows of a class on one of the sides.
+        click.ClickException: there are no rows, or too few of a class on one of the sides.
     """
     columns = [name for name, *_ in connection.execute("DESCRIBE primary_table").fetchall()]
     features = features_of(columns)
     by_time = MOMENT in columns
+    read, kept = _create_rows(connection, features, by_time)
+    cut = None
+    if by_time:
+        cut = _side_by_time(connection, test_ratio, kept)
+    else:
+        _side_by_user(connection, test_ratio, kept)
+    counts = _write(connection, target, by_time)
+    _require_enough(counts, kept)
+    train, test = counts["train"], counts["test"]
+    train_file = f"read_parquet({quoted(target / 'train.parquet')})"
+    description = Description(
+        split="time" if by_time else "user",
+        test_ratio=test_ratio,
+        cut=cut,
+        rows=Rows(read, read - kept, train.rows, test.rows),
+        users=Users(train.users, test.users),
+        base_rate=BaseRate(train.purchases / train.rows, test.purchases / test.rows),
+        features=features,
+        categories=_categories(connection, train_file, features),
+        profile=drift.profile(connection, train_file, features),
+    )
+    digests = [table_digest(connection, f"read_parquet({quoted(target / f'{side}.parquet')})") for side in _SIDES]
+    text = json.dumps([description.as_json(), *digests], sort_keys=True)
+    return Dataset(description, hashlib.sha256(text.encode()).hexdigest())
+
+
+def _create_rows(connection: duckdb.DuckDBPyConnection, features: list[str], by_time: bool) -> tuple[int, int]:
+    """Creates the table `rows`, each key once; returns the number of rows before and after."""
     moment = [MOMENT] if by_time else []
-    label = [f"{LABEL}::TINYINT AS {LABEL}", *moment]
     keys = ", ".join(KEYS)
     values = ", ".join(
         name if name in (*CATEGORICAL, "product_id") else f"{name}::DOUBLE AS {name}"
         for name in features
         if name != "product_id"
     )
+    label = ", ".join([f"{LABEL}::TINYINT AS {LABEL}", *moment])
     order = ", ".join(name for name in [*moment, *features, LABEL] if name not in KEYS)
     connection.execute(
-        f"""CREATE TABLE rows AS SELECT {keys}, {values}, {", ".join(label)}
+        f"""CREATE TABLE rows AS SELECT {keys}, {values}, {label}
             FROM primary_table QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {order}) = 1"""
     )
     read, kept = one_row(connection, "SELECT (SELECT count(*) FROM primary_table), (SELECT count(*) FROM rows)")
     if not read:
         raise click.ClickException("no product was put in the cart in these events: there is nothing to learn from")
-    cut = None
-    if by_time:
-        (cut,) = one_row(
-            connection,
-            f"SELECT {MOMENT} FROM rows ORDER BY {MOMENT} LIMIT 1 OFFSET {min(kept - 1, int(kept * (1 - test_ratio)))}",
-        )
-        connection.execute(
-            f"""CREATE TABLE sides AS SELECT user_id, user_session, max({MOMENT}) >= TIMESTAMP {quoted(cut)} AS test
-                FROM rows GROUP BY ALL"""
-        )
-    else:
-        connection.execute(
-            f"""CREATE TABLE sides AS
-                WITH users AS (SELECT user_id, count(*) AS n FROM rows GROUP BY ALL),
-                     placed AS (
-                         SELECT user_id, n, sum(n) OVER (ORDER BY md5(user_id::VARCHAR), user_id) AS upto FROM users
-                     )
-                SELECT DISTINCT user_id, user_session, upto - n < {test_ratio}::DOUBLE * {kept} AS test
-                FROM rows JOIN placed USING (user_id)"""
-        )
-    sides = {"train": "NOT test", "test": "test"}
-    numbers = {}
-    for side, condition in sides.items():
+    return read, kept
+
+
+def _side_by_time(connection: duckdb.DuckDBPyConnection, test_ratio: float, row_count: int) -> str:
+    """Creates the table `sides`: for each session whether it is in the test set. Returns the test set's start."""
+    offset = min(row_count - 1, int(row_count * (1 - test_ratio)))
+    (cut,) = one_row(connection, f"SELECT {MOMENT} FROM rows ORDER BY {MOMENT} LIMIT 1 OFFSET {offset}")
+    connection.execute(
+        f"""CREATE TABLE sides AS SELECT user_id, user_session, max({MOMENT}) >= TIMESTAMP {quoted(cut)} AS test
+            FROM rows GROUP BY ALL"""
+    )
+    return str(cut)
+
+
+def _side_by_user(connection: duckdb.DuckDBPyConnection, test_ratio: float, row_count: int) -> None:
+    """Creates the table `sides`: for each session whether it is in the test set."""
+    connection.execute(
+        f"""CREATE TABLE sides AS
+            WITH users AS (SELECT user_id, count(*) AS n FROM rows GROUP BY ALL),
+                 placed AS (
+                     SELECT user_id, n, sum(n) OVER (ORDER BY md5(user_id::VARCHAR), user_id) AS upto FROM users
+                 )
+            SELECT DISTINCT user_id, user_session, upto - n < {test_ratio}::DOUBLE * {row_count} AS test
+            FROM rows JOIN placed USING (user_id)"""
+    )
+
+
+def _write(connection: duckdb.DuckDBPyConnection, target: Path, by_time: bool) -> dict[str, _Count]:
+    """Writes both sides as Parquet, sorted by moment and keys."""
+    counts = {}
+    order = ", ".join([*([MOMENT] if by_time else []), *KEYS])
+    for side, condition in _SIDES.items():
         relation = f"(SELECT rows.* FROM rows JOIN sides USING (user_id, user_session) WHERE {condition})"
-        numbers[side] = one_row(
-            connection, f"SELECT count(*), coalesce(sum({LABEL}), 0)::BIGINT, count(DISTINCT user_id) FROM {relation}"
+        counts[side] = _Count(
+            *one_row(
+                connection,
+                f"SELECT count(*), coalesce(sum({LABEL}), 0)::BIGINT, count(DISTINCT user_id) FROM {relation}",
+            )
         )
         connection.execute(
-            f"""COPY (FROM {relation} ORDER BY {", ".join([*moment, *KEYS])})
+            f"""COPY (FROM {relation} ORDER BY {order})
                 TO {quoted(target / f"{side}.parquet")} (FORMAT parquet, COMPRESSION zstd)"""
         )
-    _enough(numbers, kept)
-    train = f"read_parquet({quoted(target / 'train.parquet')})"
-    categories = {
-        name: [
-            value
-            for (value,) in connection.execute(
-                f"SELECT {name} FROM {train} WHERE {name} IS NOT NULL GROUP BY ALL ORDER BY count(*) DESC, {name}"
-            ).fetchall()
-        ]
-        for name in CATEGORICAL
-        if name in features
-    }
-    description = {
-        "split": "time" if by_time else "user",
-        "test_ratio": test_ratio,
-        "cut": str(cut) if cut else None,
-        "rows": {"read": read, "repeated": read - kept, "train": numbers["train"][0], "test": numbers["test"][0]},
-        "users": {side: numbers[side][2] for side in sides},
-        "base_rate": {side: numbers[side][1] / numbers[side][0] for side in sides},
-        "features": features,
-        "categories": categories,
-        "profile": drift.profile(connection, train, features),
-    }
-    digests = [table_digest(connection, f"read_parquet({quoted(target / f'{side}.parquet')})") for side in sides]
-    text = json.dumps([description, *digests], sort_keys=True)
-    return Dataset(description, hashlib.sha256(text.encode()).hexdigest())
+    return counts
 
 
-def _enough(numbers: dict[str, tuple[Any, ...]], rows: int) -> None:
-    bought, not_bought = (sum(n[1] for n in numbers.values()), sum(n[0] - n[1] for n in numbers.values()))
-    if rows >= 4 * MIN_ROWS_PER_CLASS and not (bought and not_bought):
+def _require_enough(counts: Mapping[str, _Count], row_count: int) -> None:
+    """Raises unless both classes have rows, and enough of them on each side."""
+    bought = sum(count.purchases for count in counts.values())
+    not_bought = sum(count.rows - count.purchases for count in counts.values())
+    if row_count >= 4 * MIN_ROWS_PER_CLASS and not (bought and not_bought):
         raise click.ClickException(
-            f"{LABEL} is {int(bool(bought))} in all {rows} rows: a model needs purchases and carts that were left"
+            f"{LABEL} is {int(bool(bought))} in all {row_count} rows: a model needs purchases and carts that were left"
         )
-    for side, (count, ones, _) in numbers.items():
-        least = min(ones, count - ones)
-        if least < MIN_ROWS_PER_CLASS:
+    for side, count in counts.items():
+        if min(count.purchases, count.rows - count.purchases) < MIN_ROWS_PER_CLASS:
             raise click.ClickException(
-                f"too little data: of {rows} rows, {count} are in {side}, {ones} of them purchases; "
-                f"{MIN_ROWS_PER_CLASS} purchases and {MIN_ROWS_PER_CLASS} others are needed there"
+                f"too little data: of {row_count} rows, {count.rows} are in {side}, {count.purchases} of them "
+                f"purchases; {MIN_ROWS_PER_CLASS} purchases and {MIN_ROWS_PER_CLASS} others are needed there"
             )
+
+
+def _categories(connection: duckdb.DuckDBPyConnection, relation: str, features: list[str]) -> dict[str, list[str]]:
+    """The values of each categorical feature, the most frequent first."""
+
+    def values(name: str) -> list[Any]:
+        query = f"SELECT {name} FROM {relation} WHERE {name} IS NOT NULL GROUP BY ALL ORDER BY count(*) DESC, {name}"
+        return [value for (value,) in connection.execute(query).fetchall()]
+
+    return {name: values(name) for name in CATEGORICAL if name in features}

@@ -1,12 +1,12 @@
-"""Packs a trained booster as the MLflow model that `purchase_model.py` describes, and reads it back for scoring."""
+"""Logs a trained booster as an MLflow model (`purchase_model.py`), and loads such a model for scoring."""
 
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import click
 import lightgbm
@@ -19,8 +19,10 @@ from mlflow.types.schema import AnyType
 from purchase_predict.models import purchase_model
 from purchase_predict.schema import BEHAVIOUR
 
-#: All that scoring needs.
-_REQUIREMENTS = ("mlflow", "lightgbm", "pandas", "numpy")
+Result = TypeVar("Result")
+
+#: The packages that the logged model needs for scoring; it gets the versions installed here.
+REQUIREMENTS = ("mlflow", "lightgbm", "pandas", "numpy")
 
 
 def log(
@@ -32,18 +34,19 @@ def log(
     folder: Path,
     correction: Mapping[str, float] | None = None,
 ) -> str:
-    """Logs the model `model` on the active run.
+    """Logs the model on the active run, under the name `model`.
 
     Args:
-        threshold: the probability from which on the model answers "will buy".
+        booster: the trained model.
+        threshold: decision threshold of "will buy" (inclusive), a probability.
         features: the model's columns, in the booster's order.
         categories: the known values of each categorical feature.
-        rows: some raw rows, for the input example.
-        folder: an empty folder for the files.
-        correction: of the booster's probabilities, as `model.calibrated` takes it.
+        rows: raw rows, of which the first become the input example.
+        folder: an empty folder for the files to log.
+        correction: Platt scaling of the booster's probabilities, as `purchase_model.calibrated` takes it.
 
     Returns:
-        The digest of what decides its answers: trees, features, categories, threshold and correction.
+        The digest of everything that decides a prediction: trees, features, categories, threshold and correction.
     """
     files = {"booster": folder / "booster.txt", "spec": folder / "spec.json"}
     booster.save_model(files["booster"])
@@ -60,57 +63,71 @@ def log(
         artifacts={name: str(path) for name, path in files.items()},
         signature=signature(features),
         input_example=_example(rows, features, categories),
-        pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in _REQUIREMENTS],
+        pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in REQUIREMENTS],
     )
-    # Beside the trees the file lists training parameters, such as the number of threads, that decide nothing.
+    # After the trees the file lists training parameters, such as the number of threads. No prediction depends on them.
     trees = files["booster"].read_text(encoding="utf-8").partition("\nparameters:")[0]
     return hashlib.sha256((trees + json.dumps(spec, sort_keys=True)).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Packaged:
-    """A packaged model that was loaded: the raw columns that it looks at, and what it answers to rows of them."""
+    """A loaded model: the raw columns that it uses, and the function that scores rows of them.
+
+    `answer` returns the columns `probability` and `will_buy`, one row per row of its argument, in the same order.
+    """
 
     columns: list[str]
     answer: Callable[[pd.DataFrame], pd.DataFrame]
 
 
 def load(uri: str, checked: bool = True) -> Packaged:
-    """The model at `uri`, as its users load it.
+    """Loads the model at `uri`.
 
     Args:
-        checked: whether each frame is checked against the signature. Rows of our own tables need no check, and may come
-            with categorical columns, which are faster.
+        uri: any model URI of MLflow.
+        checked: whether each frame is checked against the model's signature. Rows of our own tables need no check;
+            without it, text columns may be of pandas' categorical type, which is faster.
 
     Raises:
-        click.ClickException: it cannot be loaded, or, from `answer`, it cannot answer.
+        click.ClickException: the model cannot be loaded; or, raised by `answer`, it cannot score the rows.
     """
-    with _one_line(f"{uri} cannot be loaded"):
-        loaded = mlflow.pyfunc.load_model(uri)
-        columns = loaded.metadata.get_input_schema().input_names()
-        inner = None if checked else loaded.unwrap_python_model()
-
-    def answer(frame: pd.DataFrame) -> pd.DataFrame:
-        with _one_line(f"{uri} cannot answer"):
-            return loaded.predict(frame) if inner is None else inner.predict(None, frame)
-
-    return Packaged(columns, answer)
+    columns, predict = _call_foreign_code(f"{uri} cannot be loaded", lambda: _load(uri, checked))
+    return Packaged(columns, lambda frame: _call_foreign_code(f"{uri} cannot answer", lambda: predict(frame)))
 
 
-@contextmanager
-def _one_line(what: str) -> Iterator[None]:
+def _load(uri: str, checked: bool) -> tuple[list[str], Callable[[pd.DataFrame], pd.DataFrame]]:
+    loaded = mlflow.pyfunc.load_model(uri)
+    columns = loaded.metadata.get_input_schema().input_names()
+    if checked:
+        return columns, loaded.predict
+    model = loaded.unwrap_python_model()
+    return columns, lambda frame: model.predict(None, frame)
+
+
+def _call_foreign_code(problem: str, call: Callable[[], Result]) -> Result:
+    """Calls MLflow or a model; whatever exception a damaged model causes there becomes one line for the user.
+
+    Args:
+        problem: what the user reads before the first line of the exception.
+        call: the call to make.
+
+    Raises:
+        click.ClickException: `call` raised any exception.
+    """
     try:
-        yield
-    except Exception as error:  # whatever a damaged file makes the libraries raise
-        said = (str(error).splitlines() or [""])[0]
-        raise click.ClickException(f"{what}: {said or type(error).__name__}") from error
+        return call()
+    except Exception as error:
+        first_line = (str(error).splitlines() or [""])[0]
+        raise click.ClickException(f"{problem}: {first_line or type(error).__name__}") from error
 
 
 def signature(features: Sequence[str]) -> ModelSignature:
-    """Raw columns in, `probability` and `will_buy` out.
+    """The model's signature: raw columns as input, `probability` and `will_buy` as output.
 
-    Columns are declared as any type, and the model checks them itself: MLflow would refuse the ints that a JSON client
-    sends for whole doubles, and a text column of nothing but nulls, which pandas reads as numbers.
+    Input columns are declared as any type, and the model checks them itself. MLflow's own check is too strict: it
+    refuses integers, which JSON clients send for whole doubles, and text columns of nulls only, which pandas reads as
+    numbers.
     """
     columns: list[ColSpec | TensorSpec] = [
         ColSpec(AnyType(), name, required=name not in BEHAVIOUR) for name in features
@@ -118,7 +135,7 @@ def signature(features: Sequence[str]) -> ModelSignature:
     return ModelSignature(
         inputs=Schema(columns),
         outputs=Schema([ColSpec("double", "probability"), ColSpec("long", "will_buy")]),
-        # Negative stands for the model's own: a parameter cannot default to null.
+        # A negative threshold means the model's own, because a parameter cannot default to null.
         params=ParamSchema([ParamSpec("threshold", DataType.double, -1.0)]),
     )
 

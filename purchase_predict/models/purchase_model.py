@@ -1,7 +1,7 @@
-"""The packaged model, as MLflow's models-from-code: LightGBM text and JSON, no pickle.
+"""The packaged model in MLflow's models-from-code format: this file, LightGBM's text format and JSON, no pickle.
 
-MLflow runs this file where the model is loaded, on machines that have never seen the project, so it imports nothing
-of it. Training encodes with the same `encode`.
+MLflow runs a copy of this file wherever the model is loaded, also without the project installed. It must not import the
+project. Training uses the same `encode`.
 """
 
 import json
@@ -16,22 +16,25 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
+#: From this number of rows on, LightGBM scores with all threads.
+MULTITHREADED_ROWS = 1000
+
 
 def encode(frame: pd.DataFrame, features: Sequence[str], categories: Mapping[str, Sequence[str]]) -> np.ndarray:
-    """The features of a frame as LightGBM sees them.
+    """Encodes raw columns as LightGBM's input.
 
     Args:
-        frame: raw columns, any number of rows; a column that is not there counts as null. Numbers may come as text.
-        features: the columns of the result, in their order.
-        categories: for each categorical feature its known values; the position in the list is the code.
+        frame: raw columns, any number of rows; a missing column counts as null. Numbers may be given as text.
+        features: the columns of the result, in this order.
+        categories: the known values of each categorical feature; a value's code is its position in the list.
 
     Returns:
-        float64, rows by features; NaN for a null, and for a category that is not known.
+        float64, rows by features; NaN for a null and for an unknown category.
 
     Raises:
-        MlflowException: a value is no number where one is asked for; HTTP 400 where the model is served.
+        MlflowException: a value has the wrong type; a served model then responds with HTTP 400.
     """
-    # Column by column in memory, as it is filled; LightGBM takes either order.
+    # Stored column by column, because it is filled that way; LightGBM reads both orders.
     encoded = np.full((len(frame), len(features)), np.nan, order="F")
     for column, name in enumerate(features):
         if name not in frame:
@@ -46,11 +49,11 @@ def encode(frame: pd.DataFrame, features: Sequence[str], categories: Mapping[str
 
 
 def _codes(values: pd.Series, known: Sequence[str]) -> np.ndarray:
-    # The few distinct values are looked up, not every row.
-    which, distinct = pd.factorize(values)
+    # Only the distinct values are looked up; they are far fewer than the rows. A null has position -1, the last one.
+    positions, distinct = pd.factorize(values)
     codes = pd.Index(list(known), dtype=object).get_indexer(pd.Index(distinct, dtype=object)).astype(np.float64)
     codes[codes < 0] = np.nan
-    return np.append(codes, np.nan)[which]
+    return np.append(codes, np.nan)[positions]
 
 
 def _numbers(values: pd.Series) -> np.ndarray:
@@ -58,15 +61,15 @@ def _numbers(values: pd.Series) -> np.ndarray:
 
 
 def calibrated(probability: np.ndarray, correction: Mapping[str, float] | None) -> np.ndarray:
-    """Probabilities after the correction that was measured when the model was trained; as they are where it is None.
+    """Applies Platt scaling to probabilities; without a correction they are returned unchanged.
 
     Args:
-        probability: the booster's, 0 to 1.
-        correction: `slope`, above 0, and `intercept` of the corrected log-odds; it keeps the order of the rows.
+        probability: the booster's probabilities, 0 to 1.
+        correction: `slope` (above 0, so that the ranking stays the same) and `intercept` of the corrected log-odds.
     """
     if correction is None:
         return probability
-    with np.errstate(divide="ignore", over="ignore"):  # at 0 and 1 the log-odds are infinite, and the answer stays
+    with np.errstate(divide="ignore", over="ignore"):  # at 0 and 1 the log-odds are infinite; the result is 0 and 1
         log_odds = np.log(probability) - np.log1p(-probability)
         return 1 / (1 + np.exp(-(correction["slope"] * log_odds + correction["intercept"])))
 
@@ -75,22 +78,23 @@ class PurchaseModel(PythonModel):
     """Will this visitor buy this product, just put in the cart, in this session?"""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Reads the booster and what belongs to it."""
+        """Reads the booster, and features, categories, threshold and correction from `spec`."""
         self.booster = lightgbm.Booster(model_file=context.artifacts["booster"])
         self.spec = json.loads(Path(context.artifacts["spec"]).read_text(encoding="utf-8"))
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Probability of a purchase (0 to 1), and the decision (0 or 1) at the threshold, in the order of the rows.
+        """Scores rows: `probability` of a purchase (0 to 1) and the decision `will_buy` (0 or 1), in the same order.
 
         Args:
-            context: not used; MLflow's.
-            model_input: raw columns as in the primary table; behaviour columns may be absent.
-            params: `threshold` (0 to 1) in place of the model's own.
+            context: part of MLflow's interface, not used.
+            model_input: raw columns as in the primary table; behaviour columns may be missing.
+            params: `threshold` (0 to 1) replaces the model's own threshold.
 
         Raises:
-            MlflowException: a column holds what it cannot, or the threshold is above 1; HTTP 400 where it is served.
+            MlflowException: a value has the wrong type, or the threshold is above 1; a served model then responds with
+                HTTP 400.
         """
         threshold = (params or {}).get("threshold")
         if threshold is None or threshold < 0:
@@ -98,10 +102,10 @@ class PurchaseModel(PythonModel):
         elif not threshold <= 1:
             raise MlflowException.invalid_parameter_value(f"threshold {threshold} must be 0 to 1")
         encoded = encode(model_input, self.spec["features"], self.spec["categories"])
-        # A single row is scored faster by one thread than it takes to wake a second one.
-        options = {"num_threads": 1} if len(encoded) < 1000 else {}
-        said = np.asarray(self.booster.predict(encoded, **options)) if len(encoded) else np.empty(0)
-        probability = calibrated(said, self.spec["calibration"])
+        # For few rows, starting further threads takes longer than scoring.
+        options = {"num_threads": 1} if len(encoded) < MULTITHREADED_ROWS else {}
+        uncorrected = np.asarray(self.booster.predict(encoded, **options)) if len(encoded) else np.empty(0)
+        probability = calibrated(uncorrected, self.spec["calibration"])
         return pd.DataFrame(
             {"probability": probability, "will_buy": (probability >= threshold).astype(np.int64)},
             index=model_input.index,

@@ -1,4 +1,4 @@
-"""Rows of the primary table scored by a packaged model, in chunks of bounded memory, to one file."""
+"""Scores rows of the primary table with a packaged model, in chunks of bounded memory, into one file."""
 
 import contextlib
 import os
@@ -17,78 +17,87 @@ import pyarrow.parquet
 from purchase_predict.evaluation.scores import Answers
 from purchase_predict.schema import KEYS, MOMENT
 
-#: Rows that are in memory at once, about 40 MB of them.
+#: Rows in memory at once; they take about 40 MB.
 CHUNK_ROWS = 100_000
 
 
 class Model(Protocol):
-    """A model that answers to raw rows with the columns `probability` and `will_buy`."""
+    """A model that scores raw rows; `packaging.Packaged` is one."""
 
     @property
     def columns(self) -> list[str]:
-        """The raw columns that it looks at; those that are optional may be absent."""
+        """The raw columns that the model uses; a frame may lack the optional ones."""
 
     @property
     def answer(self) -> Callable[[pd.DataFrame], pd.DataFrame]:
-        """One row of answers per row, in their order."""
+        """Returns `probability` and `will_buy` of each row, in the same order."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """How many rows were scored, and how many of them "will buy"."""
+    """The number of scored rows, and the number of those with "will buy"."""
 
     rows: int
     will_buy: int
 
 
 def answers(model: Model, frame: pd.DataFrame) -> Answers:
-    """What a model says of the rows of a frame, with a threshold that decides as it does."""
-    answered = model.answer(frame[[name for name in model.columns if name in frame]])
-    probability = answered["probability"].to_numpy()
-    decided = answered["will_buy"].to_numpy().astype(bool)
-    # Every probability from the threshold on is a "will buy": the smallest of those decides alike.
-    threshold = float(probability[decided].min()) if decided.any() else float(np.nextafter(1, 2))
+    """The model's predictions for the rows of a frame, with a threshold that gives the same decisions as the model's.
+
+    Args:
+        model: the model.
+        frame: rows of the primary table.
+    """
+    scored = model.answer(frame[[name for name in model.columns if name in frame]])
+    probability = scored["probability"].to_numpy()
+    will_buy = scored["will_buy"].to_numpy().astype(bool)
+    # A model does not show its threshold. The smallest probability with "will buy" decides the same for these rows;
+    # if there is none, a threshold above 1 does.
+    threshold = float(probability[will_buy].min()) if will_buy.any() else float(np.nextafter(1, 2))
     return Answers(probability, threshold)
 
 
 def score(
     connection: duckdb.DuckDBPyConnection, relation: str, model: Model, target: Path, marks: Mapping[str, str]
 ) -> Scored:
-    """Scores every row of a relation into `target`, CSV or Parquet by its ending.
+    """Scores every row of a relation into one file.
 
-    The columns are the keys, the moment where there is one, `probability`, `will_buy`, and `marks`. The file is written
-    under a temporary name in the same folder and renamed when it is complete, so that what stands at `target` is whole.
+    Its columns are the keys, the moment if there is one, `probability`, `will_buy`, and `marks`. The file appears only
+    once it is complete: it is written under a temporary name in the same folder and then renamed.
 
     Args:
-        relation: a table or view with the columns of the primary table; the label is not needed.
-        marks: columns that are the same in every row, such as the model's version.
+        connection: where `relation` is known.
+        relation: a table or view with the columns of the primary table, with or without the label.
+        model: the model.
+        target: the file to write, `.csv` or `.parquet`; an existing one is replaced.
+        marks: columns with the same value in every row, such as the model's version.
 
     Raises:
-        OSError: the folder of `target` cannot be written to.
+        OSError: the folder of `target` is not writable.
     """
-    there = [name for name, *_ in connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()]
-    keys = [name for name in (*KEYS, MOMENT) if name in there]
-    columns = [name for name in model.columns if name in there]
-    # Session ids may be stored as UUIDs; they leave as the text they came as.
-    wanted = ", ".join(
+    present = [name for name, *_ in connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()]
+    keys = [name for name in (*KEYS, MOMENT) if name in present]
+    columns = [name for name in model.columns if name in present]
+    # Session ids may be stored as UUIDs; the file has them as text, as the source had.
+    selected = ", ".join(
         f"{name}::VARCHAR AS {name}" if name == "user_session" else name for name in dict.fromkeys([*keys, *columns])
     )
-    chunks = connection.sql(f"SELECT {wanted} FROM {relation}").to_arrow_reader(CHUNK_ROWS)
-    rows = will_buy = 0
+    chunks = connection.sql(f"SELECT {selected} FROM {relation}").to_arrow_reader(CHUNK_ROWS)
+    rows = buyers = 0
     with _complete_or_nothing(target) as partial, _writer(partial, target.suffix) as write:
         for chunk in chunks:
-            answered = model.answer(_frame(chunk, columns))
-            decided = answered["will_buy"].to_numpy().astype(np.int8)
-            write(_output(chunk, keys, answered["probability"].to_numpy(), decided, marks))
-            rows += len(decided)
-            will_buy += int(decided.sum())
-        if not rows:
+            scored = model.answer(_frame(chunk, columns))
+            will_buy = scored["will_buy"].to_numpy().astype(np.int8)
+            write(_output(chunk, keys, scored["probability"].to_numpy(), will_buy, marks))
+            rows += len(will_buy)
+            buyers += int(will_buy.sum())
+        if not rows:  # a file without rows has the same columns
             write(_output(chunks.schema.empty_table(), keys, np.empty(0), np.empty(0, np.int8), marks))
-    return Scored(rows, will_buy)
+    return Scored(rows, buyers)
 
 
 def _frame(chunk: pa.RecordBatch, columns: Sequence[str]) -> pd.DataFrame:
-    # Text as categories: one Python string per distinct value and not per row.
+    # Text becomes categorical: pandas then makes one Python string per distinct value instead of one per row.
     arrays = [
         array.dictionary_encode() if pa.types.is_string(array.type) else array
         for array in (chunk.column(name) for name in columns)
@@ -104,17 +113,17 @@ def _output(
     will_buy: np.ndarray,
     marks: Mapping[str, str],
 ) -> pa.Table:
-    same = {name: pa.repeat(pa.scalar(value), len(will_buy)) for name, value in marks.items()}
+    constants = {name: pa.repeat(pa.scalar(value), len(will_buy)) for name, value in marks.items()}
     return pa.table(
         {name: chunk.column(name) for name in keys}
         | {"probability": pa.array(probability, pa.float64()), "will_buy": pa.array(will_buy, pa.int8())}
-        | same
+        | constants
     )
 
 
 @contextlib.contextmanager
 def _writer(path: Path, ending: str) -> Iterator[Callable[[pa.Table], None]]:
-    """Writes tables of one schema to a file; the first one says which."""
+    """Yields a function that appends a table to the file; the first table determines the schema."""
     opened: Any = None
 
     def write(table: pa.Table) -> None:
@@ -135,7 +144,7 @@ def _writer(path: Path, ending: str) -> Iterator[Callable[[pa.Table], None]]:
 
 @contextlib.contextmanager
 def _complete_or_nothing(target: Path) -> Iterator[Path]:
-    """A temporary name beside `target` that becomes `target` when the block ends well, and goes where it does not."""
+    """Yields a temporary path beside `target`; it becomes `target` if the block succeeds, and is deleted otherwise."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:

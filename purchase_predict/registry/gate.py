@@ -3,15 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class Standing:
-    """A metric of a model on the test set (`value`), its 95 % interval, and the constant baseline's."""
-
-    value: float
-    low: float
-    high: float
-    baseline: float
+from purchase_predict.metrics import METRICS, Score, utility
 
 
 @dataclass(frozen=True)
@@ -28,6 +20,11 @@ class Contest:
     high: float
 
 
+#: Different users of each class, buyers and others, below which test rows prove nothing. With unrelated labels, an
+#: interval by resampling users lies above the baseline in more than 2.5 % of draws where fewer users bought.
+MIN_USERS = 10
+
+
 @dataclass(frozen=True)
 class Decision:
     """Whether a challenger passed the gate, and why."""
@@ -38,42 +35,47 @@ class Decision:
 
 def decide(
     metric: str,
-    standings: Mapping[str, Standing],
+    scores: Mapping[str, Score],
     contest: Contest | None,
     *,
-    without_contest: str = "no champion",
+    no_contest: str = "no champion",
+    users: int | None = None,
     tolerance: float = 0.0,
     min_roc_auc: float = 0.0,
 ) -> Decision:
-    """The gate: is the challenger surely better than a constant answer, good enough, and better than the champion?
+    """The gate: a challenger must beat the constant answer, be good enough, and be better than the champion.
 
     Args:
-        metric: what is compared; of log_loss less is better, of the others more.
-        standings: the challenger's, on the test set: that of `metric` and of roc_auc.
+        metric: what is compared.
+        scores: the challenger's on the test set: those of `metric` and of roc_auc.
         contest: against the champion on the same rows, or None.
-        without_contest: why there is no contest, for the reason.
-        tolerance: 0: only a challenger that is strictly better passes; above: one that is up to so much worse, too.
+        no_contest: why there is no contest, for the reason.
+        users: how many different users bought in the test rows, or did not, whichever is less; None: not counted.
+        tolerance: 0: only a challenger that is strictly better passes. Above 0: one that is worse by no more than this
+            passes, too.
         min_roc_auc: the least roc_auc that passes, 0 to 1.
     """
-    standing, auc = standings[metric], standings["roc_auc"].value
-    sign = -1.0 if metric == "log_loss" else 1.0
-    worst = standing.high if sign < 0 else standing.low
+    if users is not None and users < MIN_USERS:
+        reason = f"too few buyers to tell: {users} users of one class in the test rows, at least {MIN_USERS} are needed"
+        return Decision(False, reason)
+    score, auc = scores[metric], scores["roc_auc"].value
+    worst = score.high if METRICS[metric].less_is_better else score.low
     # `not >` and not `<=`: a metric that is NaN passes nothing.
-    if not sign * (worst - standing.baseline) > 0:
+    if not utility(metric, worst) > utility(metric, score.baseline):
         return Decision(
             False,
-            f"{metric} {standing.value:.4f} (95 % interval {standing.low:.4f} to {standing.high:.4f}) is not "
-            f"surely better than the constant answer's {standing.baseline:.4f}",
+            f"{metric} {score.value:.4f} (95 % interval {score.low:.4f} to {score.high:.4f}) is not "
+            f"surely better than the constant answer's {score.baseline:.4f}",
         )
     if min_roc_auc > 0 and not auc >= min_roc_auc:
         return Decision(False, f"roc_auc {auc:.4f} is below min_roc_auc {min_roc_auc:g}")
     if contest is None:
         return Decision(
             True,
-            f"{metric} {standing.value:.4f} beats the constant answer's {standing.baseline:.4f}; {without_contest}",
+            f"{metric} {score.value:.4f} beats the constant answer's {score.baseline:.4f}; {no_contest}",
         )
     against = (
-        f"{metric} {standing.value:.4f} against {contest.value:.4f} of the champion, version {contest.version}: "
+        f"{metric} {score.value:.4f} against {contest.value:.4f} of the champion, version {contest.version}: "
         f"better by {contest.gain:.4f} (95 % interval {contest.low:.4f} to {contest.high:.4f})"
     )
     if contest.gain > 0:

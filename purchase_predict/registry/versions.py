@@ -6,20 +6,25 @@ from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from purchase_predict import mlflow_errors
 from purchase_predict.settings import shown_uri
+from purchase_predict.workflow.addresses import ModelUri, parse
 from purchase_predict.workflow.collisions import through_collisions
+from purchase_predict.workflow.completed import DIGEST
 
+#: Tag of a version: the digest of its model.
 MODEL_DIGEST = "model.digest"
+#: Seconds to wait for a new version to become READY.
 _READY_SECONDS = 300
 
 
 def ensure_version(name: str, run: Run, digest: str) -> ModelVersion:
-    """The version of `name` that holds the model with this digest: the one that is there, or a new one, READY.
+    """The version of `name` that holds the model with this digest: an existing one, or a new one that is READY.
 
     Args:
-        name: the registered model, created where it is missing.
+        name: the registered model; created if it is missing.
         run: the train run that logged the model.
-        digest: the model's.
+        digest: the digest of the model.
 
     Raises:
         click.ClickException: the run has logged no model, or the new version did not become READY.
@@ -33,10 +38,10 @@ def ensure_version(name: str, run: Run, digest: str) -> ModelVersion:
     try:
         client.create_registered_model(name)
     except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+        if not mlflow_errors.is_there_already(error):
             raise
     version = _create_version(name, run.info.run_id, run.outputs.model_outputs[-1].model_id, digest)
-    # Another deploy of the same model may have registered it meanwhile: all keep the oldest and withdraw their own.
+    # Another deploy may have registered the same model meanwhile. Both keep the oldest version and delete their own.
     oldest = find_version(name, digest)
     if oldest and int(oldest.version) < int(version.version):
         client.delete_model_version(name, version.version)
@@ -45,7 +50,7 @@ def ensure_version(name: str, run: Run, digest: str) -> ModelVersion:
 
 
 def _create_version(name: str, run_id: str, model_id: str, digest: str) -> ModelVersion:
-    # Two that took the same next number: the registry refuses one of them, which takes the number after it.
+    # If two processes take the same next number, the registry refuses one of them, which then tries again.
     version = through_collisions(
         lambda: mlflow.MlflowClient().create_model_version(
             name,
@@ -83,15 +88,21 @@ def get_version(name: str, version: int | str) -> ModelVersion | None:
     try:
         return mlflow.MlflowClient().get_model_version(name, str(version))
     except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+        if mlflow_errors.is_missing(error):
             return None
         raise
 
 
 def version_gone(deployed: Run) -> str | None:
-    """What is wrong where the version that a deploy run made is no longer in the registry, or None."""
-    name, version = deployed.data.tags["deploy.registry_name"], deployed.data.tags["deploy.version"]
-    return None if get_version(name, version) else f"version {version} of {name} is gone"
+    """Why a deploy run cannot be reused: its version is gone, or holds another model. None if neither is so."""
+    name, number = deployed.data.tags["deploy.registry_name"], deployed.data.tags["deploy.version"]
+    version = get_version(name, number)
+    if version is None:
+        return f"version {number} of {name} is gone"
+    # The number alone proves nothing: a registry that was emptied counts from 1 again.
+    if version.tags.get(MODEL_DIGEST) != deployed.data.tags[DIGEST]:
+        return f"version {number} of {name} holds another model"
+    return None
 
 
 def champion(name: str, env: str) -> ModelVersion | None:
@@ -104,7 +115,7 @@ def champion(name: str, env: str) -> ModelVersion | None:
     try:
         model = client.get_registered_model(name)
     except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+        if mlflow_errors.is_missing(error):
             raise click.ClickException(
                 f"there is no registered model {name} on {shown_uri(mlflow.get_tracking_uri())}: deploy makes it"
             ) from error
@@ -115,4 +126,25 @@ def champion(name: str, env: str) -> ModelVersion | None:
 
 def uri(version: ModelVersion) -> str:
     """The URI by which a version's users load it."""
-    return f"models:/{version.name}/{version.version}"
+    return str(ModelUri(version.name, version=str(version.version)))
+
+
+def pinned(model: str) -> tuple[str, str]:
+    """The model's URI with its alias replaced by the version that holds it now, and the version ("" for a run's model).
+
+    Raises:
+        click.ClickException: no version holds the alias.
+    """
+    named = parse(model)
+    if not isinstance(named, ModelUri):
+        return model, ""
+    version = named.version
+    if named.alias:
+        try:
+            found = mlflow.MlflowClient().get_model_version_by_alias(named.name, named.alias)
+        except MlflowException as error:
+            if not mlflow_errors.is_missing(error):
+                raise
+            raise click.ClickException(f"{model}: no version of {named.name} holds the alias {named.alias}") from error
+        version = str(found.version)
+    return str(ModelUri(named.name, version=version)), version

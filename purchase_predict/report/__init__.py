@@ -1,1 +1,1 @@
-"""The report of a training: what is in it, the page, its drawings, plots for MLflow, and the model card."""
+"""The report of a training: its contents, the page, drawings, plots for MLflow, and the model card."""

@@ -1,36 +1,39 @@
-"""What the report of a training shows."""
+"""The values that the report of a training shows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import lightgbm
 import numpy as np
 import pandas as pd
 
+from purchase_predict.evaluation import weaknesses
 from purchase_predict.evaluation.calibration import Calibration
+from purchase_predict.evaluation.curves import Curves, curves
+from purchase_predict.evaluation.scores import score, share_of_gain
 from purchase_predict.evaluation.weaknesses import Slice, Tradeoff
+from purchase_predict.features.description import Description
 from purchase_predict.metrics import Score
+from purchase_predict.report.lineage import Step
+from purchase_predict.schema import LABEL
+from purchase_predict.search.trial import trials_frame
+from purchase_predict.training import Training
 
-#: Rows and features of the drawing of contributions, and points a feature.
-_EXPLAINED = 2000
-
-
-@dataclass(frozen=True)
-class Step:
-    """A step of the pipeline as it was when the page was made: what it did, its run, and where that can be seen."""
-
-    name: str
-    what: str
-    run_id: str = ""
-    link: str = ""
+#: Rows whose SHAP values are computed.
+EXPLAINED_ROWS = 2000
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What the page tells. `y`, `probability` and `contributions` are of the test rows; `description` is dataset.json's.
+    """The values that page and plots show; all of them were measured on the test rows unless it says otherwise.
 
-    `calibration_error_before` is that of the probabilities on the test rows as they were without a correction.
+    `metric`: the metric of the search. `threshold`: the decision threshold, a probability.
+    `calibration`: the correction of the probabilities, measured out of fold. `calibration_error_before`: the
+    calibration error without that correction.
+    `suspicious`: ROC AUC of each feature that looks like the label, on the training rows.
+    `importance`: each feature's share of the booster's gain, 0 to 1.
+    `contributions` and `feature_ranks`: what the function `contributions` returns.
+    `trials`: one row per trial, as `search.trial.trials_frame` makes them. `description`: the content of dataset.json.
     """
 
     metric: str
@@ -38,36 +41,68 @@ class Contents:
     threshold: float
     calibration: Calibration
     calibration_error_before: float
-    y: np.ndarray
-    probability: np.ndarray
+    curves: Curves
     slices: Sequence[Slice]
     tradeoff: Sequence[Tradeoff]
     suspicious: Mapping[str, float]
+    importance: Mapping[str, float]
     contributions: pd.DataFrame
-    values: pd.DataFrame
+    feature_ranks: pd.DataFrame
     trials: pd.DataFrame
-    description: Mapping[str, Any]
+    description: Description
     steps: Sequence[Step]
+
+
+def gather(training: Training, metric: str, description: Description, steps: Sequence[Step]) -> Contents:
+    """Computes what the report shows beside the scores.
+
+    Args:
+        training: the finished training.
+        metric: the metric of the search.
+        description: the content of dataset.json.
+        steps: the pipeline.
+    """
+    train, booster, test = training.train, training.found.booster, training.test
+    y, users = test[LABEL].to_numpy(), test["user_id"].to_numpy()
+    pushes, ranks = contributions(booster, training.encoded, train.features, train.categorical)
+    return Contents(
+        metric=metric,
+        scores=training.scores,
+        threshold=training.threshold,
+        calibration=training.calibration,
+        calibration_error_before=score("calibration_error", y, training.uncorrected),
+        curves=curves(y, training.probability),
+        slices=weaknesses.slices(test, y, training.probability),
+        tradeoff=weaknesses.tradeoff(y, training.probability, users),
+        suspicious=weaknesses.suspicious(train.x, train.y, train.features, train.categorical),
+        importance=share_of_gain(train.features, booster.feature_importance("gain")),
+        contributions=pushes,
+        feature_ranks=ranks,
+        trials=trials_frame(training.found.trials),
+        description=description,
+        steps=steps,
+    )
 
 
 def contributions(
     booster: lightgbm.Booster, x: np.ndarray, features: Sequence[str], categorical: Sequence[str], seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """How much each feature moves each answer, in log-odds (LightGBM's SHAP values), for up to 2,000 rows.
+    """How far each feature moves each prediction (LightGBM's SHAP values), for up to `EXPLAINED_ROWS` random rows.
 
     Args:
         booster: the model.
         x: encoded rows, rows by features.
         features: the columns of `x`.
-        categorical: those of them that are codes without an order.
-        seed: of the choice of rows.
+        categorical: the features whose values are codes without an order.
+        seed: seed of the choice of rows.
 
     Returns:
-        The contributions, and beside each the rank of the feature's value among the rows (0 to 1; NaN for a null and
-        for a category).
+        The contributions in log-odds, and the rank of each feature value among the rows (0 to 1; NaN for a null and
+        for a category). Both are tables of rows by features.
     """
-    rows = np.random.default_rng(seed).permutation(len(x))[:_EXPLAINED]
-    moved = np.asarray(booster.predict(x[rows], pred_contrib=True))[:, :-1]  # the last column is the mean answer
-    values = pd.DataFrame(x[rows], columns=list(features)).rank(pct=True)
-    values[list(categorical)] = np.nan
-    return pd.DataFrame(moved, columns=list(features)), values
+    rows = np.random.default_rng(seed).permutation(len(x))[:EXPLAINED_ROWS]
+    # LightGBM adds one last column: the mean prediction, which belongs to no feature.
+    pushes = np.asarray(booster.predict(x[rows], pred_contrib=True))[:, :-1]
+    ranks = pd.DataFrame(x[rows], columns=list(features)).rank(pct=True)
+    ranks[list(categorical)] = np.nan
+    return pd.DataFrame(pushes, columns=list(features)), ranks

@@ -1,118 +1,157 @@
-"""Drawings of the report as SVG."""
+"""SVG drawings of the report. Every text is escaped here, so the template takes a drawing as it is."""
 
 from collections.abc import Sequence
 from html import escape
-from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from purchase_predict.metrics import Score
+from purchase_predict.evaluation.curves import Curve
 
-WIDTH, _HEIGHT = 420, 280
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 10, 40
+# Lengths are in SVG units; a drawing is scaled to the width of its column.
+WIDTH, HEIGHT = 420, 280
+MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 48, 12, 10, 40
+DOT_RADIUS = 3.5
+#: Points of a drawn curve; more cannot be seen at this width.
+CURVE_POINTS = 200
 
-
-def interval(area: Score | None) -> str:
-    """A line from the low to the high end of a ROC AUC between 0 and 1, beside the 0.5 of a coin."""
-    if area is None:
-        return ""
-    return (
-        '<svg class="interval" viewBox="0 0 100 10" aria-hidden="true"><line class="reference" x1="50" x2="50" y1="0" y2="10"/>'
-        f'<line class="line" x1="{100 * area.low:.1f}" x2="{100 * area.high:.1f}" y1="5" y2="5"/>'
-        f'<circle class="dot" cx="{100 * area.value:.1f}" cy="5" r="2.5"/></svg>'
-    )
-
-
-def figure(svg: str, caption: str) -> str:
-    """A drawing with its caption."""
-    return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
-
-
-def thin(x: np.ndarray, y: np.ndarray, most: int = 200) -> tuple[np.ndarray, np.ndarray]:
-    """At most so many points of a curve: more cannot be seen."""
-    keep = np.unique(np.linspace(0, len(x) - 1, most).astype(int))
-    return x[keep], y[keep]
-
-
-def x_at(share: float) -> float:
-    """The x of a share (0 to 1) of the width between the margins."""
-    return _LEFT + share * (WIDTH - _LEFT - _RIGHT)
-
-
-def y_at(share: float) -> float:
-    """The y of a share (0 to 1) of the height between the margins."""
-    return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
-
-
-def points(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) -> str:
-    """Points of a polyline, from shares of both axes."""
-    return " ".join(f"{x_at(float(a)):.1f},{y_at(float(b)):.1f}" for a, b in zip(x, y, strict=True))
-
-
-def axes(x_label: str, y_label: str, x_ticks: Sequence[tuple[float, str]], y_ticks: Sequence[tuple[float, str]]) -> str:
-    """Grid, ticks and labels."""
-    grid = "".join(
-        f'<line class="grid" x1="{x_at(0)}" x2="{x_at(1)}" y1="{y_at(at):.1f}" y2="{y_at(at):.1f}"/>'
-        f'<text x="{_LEFT - 6}" y="{y_at(at) + 4:.1f}" text-anchor="end">{text}</text>'
-        for at, text in y_ticks
-    )
-    grid += "".join(
-        f'<text x="{x_at(at):.1f}" y="{y_at(0) + 16}" text-anchor="middle">{text}</text>' for at, text in x_ticks
-    )
-    return (
-        f'{grid}<text x="{x_at(0.5)}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>'
-        f'<text transform="translate(11 {y_at(0.5)}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>'
-    )
-
-
-def svg(inside: str, label: str) -> str:
-    """The drawing, with a label for those who do not see it."""
-    return f'<svg viewBox="0 0 {WIDTH} {_HEIGHT}" role="img" aria-label="{escape(label)}">{inside}</svg>'
+#: Carts in the drawing of contributions, per feature; more would hide each other.
+SWARM_CARTS = 120
+SWARM_LABEL_WIDTH, SWARM_ROW_HEIGHT = 150, 26
+SWARM_DOT_RADIUS = 2.2
+#: Dots of one feature are spread up and down by at most this much, so that equal values do not cover each other.
+SWARM_SPREAD = 8
+#: Characters of a feature's name that fit into its label.
+SWARM_LABEL_LENGTH = 24
+#: Shades of the dots, from low to high feature values (`rank0` to `rank4` in page.css).
+SHADES = 5
 
 
 def chart(
-    lines: Sequence[tuple[str, Any, Any]],
+    curve: Curve,
     x_label: str,
     y_label: str,
     reference: Sequence[tuple[float, float]],
     dots: bool = False,
-    band: tuple[Sequence[float], Sequence[float], Sequence[float]] | None = None,
+    interval: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> str:
-    """Lines between 0 and 1 on both axes, with a dashed reference and a shaded interval."""
+    """A curve on axes from 0 to 1, beside a dashed reference line.
+
+    Args:
+        curve: the points.
+        x_label: what the x axis shows.
+        y_label: what the y axis shows.
+        reference: the points of the dashed line.
+        dots: whether each point gets a dot.
+        interval: lower and upper end of a shaded band, at the curve's `x`.
+    """
     ticks = [(share, f"{share:g}") for share in (0, 0.25, 0.5, 0.75, 1)]
-    inside = axes(x_label, y_label, ticks, ticks)
-    if band:
-        x, low, high = band
-        inside += f'<polygon class="band" points="{points(x, low)} {points(x[::-1], high[::-1])}"/>'
-    inside += f'<polyline class="reference" points="{points(*zip(*reference, strict=True))}"/>'
-    for _, x, y in lines:
-        inside += f'<polyline class="line" points="{points(x, y)}"/>'
-        if dots:
-            inside += "".join(
-                f'<circle class="dot" cx="{x_at(float(a)):.1f}" cy="{y_at(float(b)):.1f}" r="3.5"/>'
-                for a, b in zip(x, y, strict=True)
-            )
-    return svg(inside, f"{y_label} over {x_label}")
+    inside = _axes(x_label, y_label, ticks, ticks)
+    if interval:
+        low, high = interval
+        inside += f'<polygon class="band" points="{_points(curve.x, low)} {_points(curve.x[::-1], high[::-1])}"/>'
+    inside += f'<polyline class="reference" points="{_points(*zip(*reference, strict=True))}"/>'
+    shown = np.unique(np.linspace(0, len(curve.x) - 1, CURVE_POINTS).astype(int))
+    inside += f'<polyline class="line" points="{_points(curve.x[shown], curve.y[shown])}"/>'
+    if dots:
+        inside += _dots(curve.x, curve.y)
+    return _svg(inside, f"{y_label} over {x_label}")
 
 
 def scatter(x: np.ndarray, y: np.ndarray, x_label: str, y_label: str, line: np.ndarray | None = None) -> str:
-    """Points in the range that they have, and a line through `line` at the same x."""
+    """Points on axes that span exactly their values.
 
-    def scaled(values: np.ndarray) -> tuple[float, float]:
+    Args:
+        x: one value per point.
+        y: one value per point.
+        x_label: what the x axis shows.
+        y_label: what the y axis shows.
+        line: y values of a line at the same x, within the range of `y`.
+    """
+
+    def value_range(values: np.ndarray) -> tuple[float, float]:
         low, high = float(values.min()), float(values.max())
         return (low, high) if high > low else (low - 0.5, high + 0.5)
 
-    (left, right), (low, high) = scaled(x), scaled(y)
+    (left, right), (low, high) = value_range(x), value_range(y)
     across, up = (x - left) / (right - left), (y - low) / (high - low)
-    inside = axes(
+    inside = _axes(
         x_label,
         y_label,
         [(share, f"{left + share * (right - left):.3g}") for share in (0, 0.5, 1)],
         [(share, f"{low + share * (high - low):.4f}"[:6]) for share in (0, 0.5, 1)],
     )
     if line is not None:
-        inside += f'<polyline class="line" points="{points(across, (line - low) / (high - low))}"/>'
-    inside += "".join(
-        f'<circle class="dot" cx="{x_at(a):.1f}" cy="{y_at(b):.1f}" r="3.5"/>' for a, b in zip(across, up, strict=True)
+        inside += f'<polyline class="line" points="{_points(across, (line - low) / (high - low))}"/>'
+    return _svg(inside + _dots(across, up), f"{y_label} over {x_label}")
+
+
+def swarm(contributions: pd.DataFrame, ranks: pd.DataFrame) -> str:
+    """One row of dots per feature: a dot is a cart, its x the contribution, its shade the rank of the feature's value.
+
+    Args:
+        contributions: rows by features, in log-odds.
+        ranks: the rank of each feature value, 0 to 1; a NaN is drawn hollow.
+    """
+    shown = contributions.head(SWARM_CARTS)
+    largest = max(float(shown.abs().to_numpy().max()), 1e-12)
+    height = SWARM_ROW_HEIGHT * len(shown.columns) + 34
+    middle, half_width = (SWARM_LABEL_WIDTH + WIDTH) / 2, (WIDTH - SWARM_LABEL_WIDTH) / 2 - 6
+    offsets = np.random.default_rng(0).uniform(-SWARM_SPREAD, SWARM_SPREAD, len(shown))
+    parts = [f'<line class="reference" x1="{middle}" x2="{middle}" y1="4" y2="{height - 28}"/>']
+    for row, name in enumerate(shown.columns):
+        y = 16 + row * SWARM_ROW_HEIGHT
+        label = name if len(name) <= SWARM_LABEL_LENGTH else name[: SWARM_LABEL_LENGTH - 1] + "…"
+        parts.append(f'<text x="{SWARM_LABEL_WIDTH - 8}" y="{y + 4}" text-anchor="end">{escape(label)}</text>')
+        for contribution, rank, offset in zip(shown[name], ranks[name], offsets, strict=False):
+            x = middle + contribution / largest * half_width
+            shade = "hollow" if np.isnan(rank) else f"rank{min(SHADES - 1, int(rank * SHADES))}"
+            parts.append(f'<circle class="{shade}" cx="{x:.1f}" cy="{y + offset:.1f}" r="{SWARM_DOT_RADIUS}"/>')
+    parts.append(f'<text x="{SWARM_LABEL_WIDTH}" y="{height - 8}">against</text>')
+    parts.append(f'<text x="{WIDTH - 6}" y="{height - 8}" text-anchor="end">for a purchase</text>')
+    return _svg("".join(parts), "Push of each feature", height)
+
+
+def _x_at(share: float) -> float:
+    """The x of a share (0 to 1) of the width between the margins."""
+    return MARGIN_LEFT + share * (WIDTH - MARGIN_LEFT - MARGIN_RIGHT)
+
+
+def _y_at(share: float) -> float:
+    """The y of a share (0 to 1) of the height between the margins; SVG counts downwards."""
+    return HEIGHT - MARGIN_BOTTOM - share * (HEIGHT - MARGIN_TOP - MARGIN_BOTTOM)
+
+
+def _points(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) -> str:
+    return " ".join(f"{_x_at(float(a)):.1f},{_y_at(float(b)):.1f}" for a, b in zip(x, y, strict=True))
+
+
+def _dots(x: np.ndarray, y: np.ndarray) -> str:
+    return "".join(
+        f'<circle class="dot" cx="{_x_at(float(a)):.1f}" cy="{_y_at(float(b)):.1f}" r="{DOT_RADIUS}"/>'
+        for a, b in zip(x, y, strict=True)
     )
-    return svg(inside, f"{y_label} over {x_label}")
+
+
+def _axes(
+    x_label: str, y_label: str, x_ticks: Sequence[tuple[float, str]], y_ticks: Sequence[tuple[float, str]]
+) -> str:
+    """Grid lines, ticks (each a share of the axis and its text) and the labels of both axes."""
+    grid = "".join(
+        f'<line class="grid" x1="{_x_at(0)}" x2="{_x_at(1)}" y1="{_y_at(share):.1f}" y2="{_y_at(share):.1f}"/>'
+        f'<text x="{MARGIN_LEFT - 6}" y="{_y_at(share) + 4:.1f}" text-anchor="end">{text}</text>'
+        for share, text in y_ticks
+    )
+    grid += "".join(
+        f'<text x="{_x_at(share):.1f}" y="{_y_at(0) + 16}" text-anchor="middle">{text}</text>'
+        for share, text in x_ticks
+    )
+    return (
+        f'{grid}<text x="{_x_at(0.5)}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>'
+        f'<text transform="translate(11 {_y_at(0.5)}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>'
+    )
+
+
+def _svg(inside: str, label: str, height: int = HEIGHT) -> str:
+    """The drawing with a label for screen readers."""
+    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(label)}">{inside}</svg>'

@@ -1,4 +1,4 @@
-"""The plots of a model and of the search that led to it, as PNG, and what the report draws of the search, too."""
+"""PNG plots of a model and of the search that found it, for MLflow's artifact view."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,51 +8,37 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from purchase_predict.evaluation.curves import Curves
 from purchase_predict.metrics import Score
 from purchase_predict.search.trial import best_so_far, spans_decades, tried_parameters
 
+#: Resolution of every plot in dots per inch.
+DPI = 110
+#: Plots of parameters in one row of `parameters.png`.
+PARAMETERS_PER_ROW = 3
+
 
 def model(
-    y: np.ndarray,
-    probability: np.ndarray,
-    threshold: float,
-    scores: Mapping[str, Score],
-    importance: Mapping[str, float],
-    folder: Path,
+    curves: Curves, scores: Mapping[str, Score], threshold: float, importance: Mapping[str, float], folder: Path
 ) -> None:
-    """Draws precision-recall, ROC, calibration and feature importance into `folder`."""
-    from sklearn.calibration import calibration_curve
-    from sklearn.metrics import precision_recall_curve, roc_curve
+    """Draws precision over recall, ROC, calibration and feature importance, one PNG each.
 
-    base = float(y.mean())
-    precision, recall, _ = precision_recall_curve(y, probability)
-    axes = _axes()
-    axes.plot(recall, precision, label=f"model, average precision {scores['average_precision'].value:.3f}")
-    axes.axhline(base, ls="--", color="gray", label=f"any constant, {base:.3f}")
-    decided = probability >= threshold
-    if decided.any():
-        axes.plot(
-            y[decided].sum() / y.sum(), y[decided].mean(), "o", color="black", label=f"at the threshold {threshold:.3f}"
-        )
-    _save(
-        axes,
-        folder,
-        "precision_recall",
-        "Precision and recall on the test set",
-        "share of buyers found",
-        "share of buyers among found",
-    )
+    Args:
+        curves: the model's curves on the test rows.
+        scores: its metrics on the same rows.
+        threshold: the decision threshold, a probability.
+        importance: each feature's share of the total gain, 0 to 1.
+        folder: where the files go.
+    """
+    _precision_recall(curves, scores, threshold, folder)
 
-    false, true, _ = roc_curve(y, probability)
     axes = _axes()
-    axes.plot(false, true, label=f"model, ROC AUC {scores['roc_auc'].value:.3f}")
+    axes.plot(curves.roc.x, curves.roc.y, label=f"model, ROC AUC {scores['roc_auc'].value:.3f}")
     axes.plot([0, 1], [0, 1], ls="--", color="gray", label="any constant, 0.500")
     _save(axes, folder, "roc", "ROC on the test set", "false positive rate", "true positive rate")
 
-    said = np.clip(probability, 0, 1)
-    share, mean = calibration_curve(y, said, n_bins=10, strategy="quantile")
     axes = _axes()
-    axes.plot(mean, share, "o-", label="model, tenths of the rows")
+    axes.plot(curves.calibration.x, curves.calibration.y, "o-", label="model, tenths of the rows")
     axes.plot([0, 1], [0, 1], ls="--", color="gray", label="perfect")
     _save(axes, folder, "calibration", "Calibration on the test set", "predicted probability", "share that bought")
 
@@ -62,13 +48,31 @@ def model(
     _save(axes, folder, "importance", "What the model looks at", "share of the total gain", "")
 
 
+def _precision_recall(curves: Curves, scores: Mapping[str, Score], threshold: float, folder: Path) -> None:
+    curve, area = curves.precision_recall, scores["average_precision"]
+    axes = _axes()
+    axes.plot(curve.x, curve.y, label=f"model, average precision {area.value:.3f}")
+    axes.axhline(area.baseline, ls="--", color="gray", label=f"any constant, {area.baseline:.3f}")
+    recall, precision = scores["recall"].value, scores["precision"].value
+    if recall > 0:  # otherwise no buyer is above the threshold, and there is no such point
+        axes.plot(recall, precision, "o", color="black", label=f"at the threshold {threshold:.3f}")
+    _save(
+        axes,
+        folder,
+        "precision_recall",
+        "Precision and recall on the test set",
+        "share of buyers found",
+        "share of buyers among found",
+    )
+
+
 def search(trials: pd.DataFrame, metric: str, folder: Path) -> None:
-    """Draws the score of each trial, and what each parameter did to it, into `folder`.
+    """Draws the score of each trial (`search.png`), and the scores over each parameter (`parameters.png`).
 
     Args:
-        trials: one row per trial, as `search.trials_frame` makes them; one has finished at least.
-        metric: what they are compared by.
-        folder: where `search.png` and `parameters.png` go.
+        trials: one row per trial, as `search.trial.trials_frame` makes them; at least one has finished.
+        metric: the metric of `score`.
+        folder: where the files go.
     """
     finished, pruned, failed = (trials[trials["state"] == state] for state in ("finished", "pruned", "failed"))
     scores = finished["score"].astype(float).to_numpy()
@@ -76,26 +80,28 @@ def search(trials: pd.DataFrame, metric: str, folder: Path) -> None:
     axes.step(finished["number"] + 1, best_so_far(scores, metric), where="post", color="gray", label="the best so far")
     axes.plot(finished["number"] + 1, scores, "o", label="finished")
     axes.plot(pruned["number"] + 1, pruned["first_folds_score"].astype(float), "x", label="pruned, on the first folds")
-    # A failed trial has no score: it stands at the lower edge.
+    # A failed trial has no score: its mark stands at the lower edge.
     at_edge = np.zeros(len(failed))
     axes.plot(failed["number"] + 1, at_edge, "^", label="failed", transform=axes.get_xaxis_transform(), clip_on=False)
     _save(axes, folder, "search", "The trials of the search", "trial", f"{metric}, out of fold")
 
     names = tried_parameters(trials)
-    rows = max(1, -(-len(names) // 3))
+    rows = max(1, -(-len(names) // PARAMETERS_PER_ROW))
     figure = Figure(figsize=(9, 2.6 * rows), layout="tight")
-    for name, part in zip(names, figure.subplots(rows, 3, sharey=True, squeeze=False).flat, strict=False):
-        for some, score, mark in ((finished, "score", "o"), (pruned, "first_folds_score", "x")):
-            part.plot(some[name].astype(float), some[score].astype(float), mark, markersize=4)
-        if spans_decades(name, trials[name].astype(float).to_numpy()):
-            part.set_xscale("symlog", linthresh=_least_positive(trials[name].astype(float).to_numpy()))
-            part.xaxis.get_major_locator().set_params(numticks=5)
-        part.set_title(name, fontsize=10)
-        part.grid(alpha=0.3)
-    for part in figure.axes[len(names) :]:
-        part.set_axis_off()
+    panels = figure.subplots(rows, PARAMETERS_PER_ROW, sharey=True, squeeze=False).flat
+    for name, panel in zip(names, panels, strict=False):
+        for group, score, mark in ((finished, "score", "o"), (pruned, "first_folds_score", "x")):
+            panel.plot(group[name].astype(float), group[score].astype(float), mark, markersize=4)
+        tried = trials[name].astype(float).to_numpy()
+        if spans_decades(name, tried):
+            panel.set_xscale("symlog", linthresh=float(tried[tried > 0].min()))
+            panel.xaxis.get_major_locator().set_params(numticks=5)
+        panel.set_title(name, fontsize=10)
+        panel.grid(alpha=0.3)
+    for unused in figure.axes[len(names) :]:
+        unused.set_axis_off()
     figure.supylabel(f"{metric}: o finished, x pruned", fontsize=9)
-    figure.savefig(folder / "parameters.png", dpi=110, metadata={"Software": None})
+    _write(figure, folder / "parameters.png")
 
 
 def _axes(height: float = 4.5) -> Axes:
@@ -109,8 +115,9 @@ def _save(axes: Axes, folder: Path, name: str, title: str, x: str, y: str) -> No
         axes.legend()
     figure = axes.get_figure(root=True)
     assert figure
-    figure.savefig(folder / f"{name}.png", dpi=110, metadata={"Software": None})
+    _write(figure, folder / f"{name}.png")
 
 
-def _least_positive(values: np.ndarray) -> float:
-    return float(values[values > 0].min())
+def _write(figure: Figure, file: Path) -> None:
+    # Without matplotlib's version in its metadata the file is the same for the same numbers.
+    figure.savefig(file, dpi=DPI, metadata={"Software": None})

@@ -1,4 +1,4 @@
-"""How a search ends: the best trials on other folds, then the final fit on all rows."""
+"""The end of a search: the best trials are scored on other folds, then the best one is fitted on all rows."""
 
 import math
 import time
@@ -8,124 +8,157 @@ import click
 import lightgbm
 import numpy as np
 
-from purchase_predict.search.folds import FOLDS, grouped_folds, many
+from purchase_predict.search.folds import FOLDS, grouped_folds, has_many_rows
 from purchase_predict.search.objective import PATIENCE, Objective, available_cores, lightgbm_dataset, training_params
-from purchase_predict.search.space import STARTS
-from purchase_predict.search.trial import Table, Trial, best_first, best_of
+from purchase_predict.search.space import STARTING_POINTS
+from purchase_predict.search.trial import LabelledRows, Trial, best_first, best_of
 
-#: The last fit goes in so many times as many steps, each so much smaller. Half the rate scored 0.001 to 0.002 better on
-#: the real primary table, and as well or better on the other data sets; a third of it no better than half.
-_FINER = 2
-#: Rounds that tell how long the last fit will take, where its time is bounded.
-_PROBED = 5
-#: The share of a fold's time that goes into learning, not into looking how it does: 0.6 to 0.8, as measured; and the
-#: rows that a round is as long for as for what it takes whatever their number: 20,000 to 50,000.
-_LEARNING, _ROWS_OF_A_ROUND = 0.75, 30_000
-#: One trial in so many, so many at most, is a leader, which is tried on so many other splits into folds, too.
-_TRIALS_OF_A_LEADER, _MOST_LEADERS, _CONFIRMATIONS = 10, 10, 2
-#: Rows for each thread of the last fit. Two threads that had a core each took 0.6 of the time of one; where something
-#: else ran on one of the cores, 3 to 8 times that of one, as they wait for each other at every split. One thread takes
-#: 19 s for 1,000 rounds on 280,000 rows.
-_ROWS_OF_A_THREAD = 1_000_000
+#: The final fit uses half the learning rate and twice the rounds. That scored 0.001 to 0.002 better on the real primary
+#: table, and as well or better on the other data sets. A third of the rate scored no better than half.
+FINAL_RATE_DIVISOR = 2
+#: Boosting rounds that are timed to predict how long the final fit will take. Only fits with a deadline pay for them.
+TIMED_ROUNDS = 5
+#: One trial in this many is a leader: one of the best trials, which are scored again on other folds.
+TRIALS_PER_LEADER = 10
+#: The highest number of leaders.
+MAX_LEADERS = 10
+#: Further splits into folds that each leader is scored on.
+CONFIRMATION_SPLITS = 2
+#: Rows per LightGBM thread of the final fit. One thread takes 19 s for 1,000 rounds on 280,000 rows. Two threads took
+#: 0.6 times as long with a core each, but 3 to 8 times as long where another process used one of the cores, because
+#: they wait for each other at every split.
+ROWS_PER_THREAD = 1_000_000
 
 
-def confirmed_best(trials: Sequence[Trial], objective: Objective, table: Table, end: float) -> Trial | None:
-    """The best of the leaders, by folds that none of them was chosen for doing well on; None where no trial finished.
+def confirmed_best(trials: Sequence[Trial], objective: Objective, rows: LabelledRows, deadline: float) -> Trial | None:
+    """The trial to use: the leader that scores best on folds that the search did not use.
 
-    The best of many trials owes part of its lead to the folds. Searches of 150 trials on the real events, four seeds,
-    had a mean test ROC AUC of 0.682 by the folds searched on, and 0.684 to 0.686 by others.
+    The best of many trials owes part of its lead to the folds it was chosen on. Searches of 150 trials on the real
+    events, with 4 seeds, had a mean test ROC AUC of 0.682 when chosen on the search's folds, and 0.684 to 0.686 when
+    chosen on other ones.
 
     Args:
-        end: on the monotonic clock; leaders for which there is no time before it, with the last fit, are left out.
+        trials: of the search.
+        objective: of the search.
+        rows: the rows of the final fit.
+        deadline: seconds on the monotonic clock. A leader is left out if there is no time to score it before the
+            final fit.
+
+    Returns:
+        The best trial; without leaders the one with the lowest loss; None if no trial finished.
     """
-    searched, seed = objective.table, objective.seed
+    searched, seed = objective.rows, objective.seed
     best, leaders = best_of(trials), leading_trials(trials, len(searched.y))
     if best is None or not leaders:
         return best
-    end -= _FINER * _last_fit_seconds(best, objective, table)
-    others = [
-        Objective(searched, grouped_folds(searched, FOLDS, [seed, again]), objective.metric, seed)
-        for again in range(1, _CONFIRMATIONS + 1)
+    deadline -= FINAL_RATE_DIVISOR * _final_fit_seconds(best, objective, rows)
+    confirmations = [
+        Objective(searched, grouped_folds(searched, FOLDS, [seed, split]), objective.metric, seed)
+        for split in range(1, CONFIRMATION_SPLITS + 1)
     ]
     lowest = math.inf
     for leader in leaders:
-        if time.monotonic() + _CONFIRMATIONS * leader.seconds > end:
+        if time.monotonic() + CONFIRMATION_SPLITS * leader.seconds > deadline:
             break
-        losses = [other(leader.number, leader.point, None).loss for other in others]
-        loss = sum(math.inf if made is None else made for made in losses)
-        if loss < lowest:
-            lowest, best = loss, leader
+        losses = [confirmation(leader.number, leader.point, None).loss for confirmation in confirmations]
+        total = sum(math.inf if loss is None else loss for loss in losses)
+        if total < lowest:
+            lowest, best = total, leader
     return best
 
 
-def leading_trials(trials: Sequence[Trial], rows: int) -> list[Trial]:
-    """The best of so many trials on so few rows that the best may be so by chance; else none.
+def leading_trials(trials: Sequence[Trial], row_count: int) -> list[Trial]:
+    """The best 10 % of the trials, at most 10, sorted by loss; none if that is fewer than two.
 
-    With MANY_ROWS, what this costs is better spent on more trials: three searches of the real primary table for 30 s
-    ended at a median test ROC AUC of 0.8568 with it, after 30 trials, and at 0.8593 without, after 37.
+    A table of MANY_ROWS rows or more has no leaders, because its time is better spent on more trials: three searches of
+    the real primary table for 30 s had a median test ROC AUC of 0.8568 after 30 trials with leaders scored again, and
+    of 0.8593 after 37 trials without.
     """
-    if many(rows):
+    if has_many_rows(row_count):
         return []
-    leaders = best_first(trials)[: min(len(trials) // _TRIALS_OF_A_LEADER, _MOST_LEADERS)]
+    leaders = best_first(trials)[: min(len(trials) // TRIALS_PER_LEADER, MAX_LEADERS)]
     return leaders if len(leaders) > 1 else []
 
 
-def final_fit(best: Trial, objective: Objective, table: Table, end: float) -> lightgbm.Booster:
-    """Fits the parameters on all rows, in time for `end`, on the monotonic clock, or with half the rounds it takes."""
-    dataset = lightgbm_dataset(table).construct()
-    params = training_params(best.params, objective.metric, objective.seed, _last_fit_threads(len(table.y)))
-    rounds = best.rounds * _more_rounds(table, objective)
-    finer = float(_FINER)
-    if end < math.inf:
+def final_fit(best: Trial, objective: Objective, rows: LabelledRows, deadline: float) -> lightgbm.Booster:
+    """Fits the best trial's parameters on all rows.
+
+    Without a deadline the learning rate is divided by FINAL_RATE_DIVISOR and the rounds are multiplied by it. With a
+    deadline both use the divisor that there is time for, from FINAL_RATE_DIVISOR down to 1 / FINAL_RATE_DIVISOR. If the
+    deadline passes all the same, the fit ends, but not before half its rounds.
+
+    Args:
+        best: the trial whose parameters are used.
+        objective: of the search.
+        rows: all rows to train on.
+        deadline: seconds on the monotonic clock.
+    """
+    dataset = lightgbm_dataset(rows).construct()
+    params = training_params(best.params, objective.metric, objective.seed, _final_fit_threads(len(rows.y)))
+    rounds = best.rounds * _rounds_factor(rows, objective)
+    divisor = float(FINAL_RATE_DIVISOR)
+    if deadline < math.inf:
         started = time.monotonic()
-        lightgbm.train(params, dataset, num_boost_round=_PROBED)
+        lightgbm.train(params, dataset, num_boost_round=TIMED_ROUNDS)
         now = time.monotonic()
-        finer = min(_FINER, max(1 / _FINER, (end - now) / rounds * _PROBED / (now - started)))
+        affordable = (deadline - now) / rounds * TIMED_ROUNDS / (now - started)
+        divisor = min(FINAL_RATE_DIVISOR, max(1 / FINAL_RATE_DIVISOR, affordable))
 
     def stop(env: lightgbm.callback.CallbackEnv) -> None:
-        made, asked = env.iteration + 1, env.end_iteration
-        if time.monotonic() > end and asked / 2 <= made < asked:
-            click.echo(f"search: its time is over: the last fit ends after {made} of {asked} rounds")
+        done, planned = env.iteration + 1, env.end_iteration
+        if time.monotonic() > deadline and planned / 2 <= done < planned:
+            click.echo(f"search: its time is over: the last fit ends after {done} of {planned} rounds")
             raise lightgbm.callback.EarlyStopException(env.iteration, [])
 
     return lightgbm.train(
-        params | {"learning_rate": best.params["learning_rate"] / finer},
+        params | {"learning_rate": best.params["learning_rate"] / divisor},
         dataset,
-        num_boost_round=max(1, round(rounds * finer)),
+        num_boost_round=max(1, round(rounds * divisor)),
         callbacks=[stop],
     )
 
 
-def _more_rounds(table: Table, objective: Objective) -> float:
-    """How many times the rounds of a fold the last fit takes: more rows carry more, about as the cube root of them."""
-    return float(len(table.y) / _fold_rows(objective)) ** (1 / 3)
+def remaining_seconds(trials: Sequence[Trial], objective: Objective, rows: LabelledRows) -> float:
+    """Estimates how long one more trial and the end of the search take together.
 
-
-def _fold_rows(objective: Objective) -> float:
-    return float(np.mean([len(learn) for learn, _ in objective.folds]))
-
-
-def _last_fit_threads(rows: int) -> int:
-    return min(available_cores(), 1 + rows // _ROWS_OF_A_THREAD)
-
-
-def seconds_to_come(trials: Sequence[Trial], objective: Objective, table: Table) -> float:
-    """What takes place once more and at the end, if it is like the trials so far: a trial as long as the longest."""
+    Args:
+        trials: those that ended so far, at least one. The next one is taken to be as long as the longest of them.
+        objective: of the search.
+        rows: the rows of the final fit.
+    """
     trial = max(trial.seconds for trial in trials)
     best = best_of(trials)
     if best is None:
         return trial
-    leaders = leading_trials(trials, len(objective.table.y))
-    confirming = _CONFIRMATIONS * sum(leader.seconds for leader in leaders)
-    # A trial of the points to start from is worth more than finer steps.
-    finer = 1 / _FINER if len(trials) < len(STARTS) else _FINER
-    return trial + confirming + finer * _last_fit_seconds(best, objective, table)
+    leaders = leading_trials(trials, len(objective.rows.y))
+    confirmation = CONFIRMATION_SPLITS * sum(leader.seconds for leader in leaders)
+    # Another starting point is worth more than a lower learning rate in the final fit.
+    divisor = 1 / FINAL_RATE_DIVISOR if len(trials) < len(STARTING_POINTS) else FINAL_RATE_DIVISOR
+    return trial + confirmation + divisor * _final_fit_seconds(best, objective, rows)
 
 
-def _last_fit_seconds(best: Trial, objective: Objective, table: Table) -> float:
-    """What a last fit takes in steps as large as the trial's."""
-    # A trial is a fit on each fold, as many at a time as there are cores, each with rounds in vain.
+def _final_fit_seconds(best: Trial, objective: Objective, rows: LabelledRows) -> float:
+    """Estimates how long a final fit takes at the trial's own learning rate."""
+    # Share of a fold's time that is spent on boosting rather than on evaluation. Measured: 0.6 to 0.8.
+    boosting_share = 0.75
+    # The fixed time of a boosting round, as the number of rows that take as long. Measured: 20,000 to 50,000.
+    fixed_rows = 30_000
+    # A trial fits its folds, one per core at a time, and each of them runs PATIENCE rounds past its best.
     folds = len(objective.folds)
-    one_fold = best.seconds * min(available_cores(), folds) / folds * best.rounds / (best.rounds + PATIENCE)
-    longer = (_ROWS_OF_A_ROUND + len(table.y)) / (_ROWS_OF_A_ROUND + _fold_rows(objective))
-    return _LEARNING * one_fold * longer * _more_rounds(table, objective) / _last_fit_threads(len(table.y))
+    fold_seconds = best.seconds * min(available_cores(), folds) / folds * best.rounds / (best.rounds + PATIENCE)
+    slowdown = (fixed_rows + len(rows.y)) / (fixed_rows + _mean_fold_rows(objective))
+    rounds_factor = _rounds_factor(rows, objective)
+    return boosting_share * fold_seconds * slowdown * rounds_factor / _final_fit_threads(len(rows.y))
+
+
+def _rounds_factor(rows: LabelledRows, objective: Objective) -> float:
+    """By how much the final fit exceeds the rounds of a fold: the useful rounds grow as the cube root of the rows."""
+    return float(len(rows.y) / _mean_fold_rows(objective)) ** (1 / 3)
+
+
+def _mean_fold_rows(objective: Objective) -> float:
+    return float(np.mean([len(train) for train, _ in objective.folds]))
+
+
+def _final_fit_threads(row_count: int) -> int:
+    return min(available_cores(), 1 + row_count // ROWS_PER_THREAD)

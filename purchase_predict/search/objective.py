@@ -1,11 +1,11 @@
-"""What a trial is: the folds fitted with one point of the space, pruned where it trails."""
+"""The objective of the search: fits one point of the space on the folds, with early stopping and pruning."""
 
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import joblib
 import lightgbm
@@ -14,76 +14,88 @@ import numpy as np
 from purchase_predict import metrics
 from purchase_predict.evaluation import scores
 from purchase_predict.search.space import lightgbm_params
-from purchase_predict.search.trial import Table, Trial
+from purchase_predict.search.trial import LabelledRows, Trial
 
-#: A trial that clearly trails the best after so many folds ends there: by more than this share of what the best gains
-#: over a constant answer. Where all that trail ended there, searches of the real events found 0.003 of ROC AUC less.
-_FIRST_FOLDS = 2
-_CLEARLY = 0.01
+#: A trial is pruned after this many folds if it trails the best trial by more than PRUNE_MARGIN.
+PRUNE_AFTER_FOLDS = 2
+#: Share of the best trial's gain over the baseline (a constant prediction). Pruning every trial that trails, by however
+#: little, cost searches of the real events 0.003 of ROC AUC.
+PRUNE_MARGIN = 0.01
+#: Boosting rounds after which a fold ends in any case.
 _MAX_ROUNDS = 1000
-#: Rounds without a gain that end a fold, and those that end one that clearly trails the best trial's there. With 15, a
-#: trial of the real primary table took 0.55 s and not 0.69; with 7 it took 0.43, but then one fold in two of points as
-#: good as the best was given up on a flat stretch of its curve.
-PATIENCE, PATIENCE_BEHIND = 30, 15
-#: Rounds between two looks at how a fold does. A look at each took, with the predictions made anew at the end, two
+#: Early-stopping patience of a fold, in boosting rounds.
+PATIENCE = 30
+#: Early-stopping patience of a fold that is behind the best trial's by PRUNE_MARGIN, in boosting rounds. With 15, a
+#: trial of the real primary table took 0.55 s instead of 0.69 s. With 7 it took 0.43 s, but of points as good as the
+#: best, one fold in two was stopped on a plateau.
+PATIENCE_BEHIND = 15
+#: Boosting rounds between two evaluations of a fold. Evaluating each round, and predicting again at the end, took two
 #: thirds of the time of a fold of the real primary table.
-_EVERY = 5
-#: The share of the features from which on a tree's rows are summed up row by row, and not feature by feature: with one
-#: thread the model is the same, byte for byte, in 0.80 to 0.99 of the time; with fewer, in up to 1.28 times it.
-_ROW_WISE_FROM = 0.7
-#: What a fold stops early on, and LightGBM's name for it: the metric of the search, save f1, which needs a threshold.
-_STOP_ON = {
-    "roc_auc": ("roc_auc", "auc"),
-    "average_precision": ("average_precision", "average_precision"),
-    "log_loss": ("log_loss", "binary_logloss"),
-    "f1": ("log_loss", "binary_logloss"),
-}
+EVALUATION_INTERVAL = 5
+#: Feature fraction from which on LightGBM sums up histograms row by row instead of feature by feature. With one thread
+#: the model is the same, byte for byte. Row by row took 0.80 to 0.99 times as long from this fraction on, and up to
+#: 1.28 times as long below it.
+ROW_WISE_FEATURE_FRACTION = 0.7
 
 
 def available_cores() -> int:
-    """The cores that this process may use: a container may have fewer than its machine."""
+    """The number of cores that this process may use, which in a container may be fewer than the machine has."""
     return int(joblib.cpu_count())
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Evaluates points of the space on the folds, as many folds at a time as there are `threads`."""
+    """Evaluates points of the search space by cross-validation.
 
-    table: Table
+    Attributes:
+        rows: the rows that are searched on.
+        folds: for each fold the positions of its training rows and of its validation rows.
+        metric: the metric to optimise.
+        seed: of the search.
+        threads: folds that are fitted at the same time.
+        binned: the folds' rows as LightGBM bins them, filled at the first trial and shared by all. Binning took a third
+            of the time of a short fit.
+    """
+
+    rows: LabelledRows
     folds: list[tuple[np.ndarray, np.ndarray]]
     metric: str
     seed: int
     threads: int = field(default_factory=available_cores)
-    #: The folds of the rows as LightGBM bins them, once for all trials: of a short fit that was a third.
     binned: list[tuple[lightgbm.Dataset, lightgbm.Dataset]] = field(default_factory=list, init=False, repr=False)
 
     def __call__(self, number: int, point: dict[str, float], best: Trial | None) -> Trial:
-        """Runs a trial; one that raises is a failed trial, not the end of the search.
+        """Runs a trial. An exception makes it a failed trial and does not end the search.
 
         Args:
-            best: the best trial known, against which this one is pruned; None: it is not pruned.
+            number: of the trial.
+            point: a value for each parameter of the search space.
+            best: the best trial so far, against which this one is pruned; None: it is not pruned.
         """
         started = time.monotonic()
         params = lightgbm_params(point)
         trial = Trial(number, "failed", point, params, None, None, 0, 0.0)
         try:
             return replace(self._evaluate(trial, best), seconds=time.monotonic() - started)
-        except Exception as error:  # whatever it is, it is this point's
+        except Exception as error:  # of any kind: other points may still work
             return replace(trial, seconds=time.monotonic() - started, error=f"{type(error).__name__}: {error}"[:500])
 
     def _evaluate(self, trial: Trial, best: Trial | None) -> Trial:
-        y = self.table.y
+        """The trial, finished or pruned."""
+        y = self.rows.y
         out_of_fold = np.full(len(y), y.mean())
         numbers = range(len(self.folds))
-        rounds, fold_bests = self._fit(trial.params, numbers[:_FIRST_FOLDS], out_of_fold, best)
-        seen = np.concatenate([check for _, check in self.folds[:_FIRST_FOLDS]])
-        first = scores.score(self.metric, y[seen], out_of_fold[seen])
-        trial = replace(trial, first_score=first, fold_bests=fold_bests)
-        if best and best.loss is not None and best.first_score is not None:
-            ahead, mine = (metrics.utility(self.metric, x) for x in (best.first_score, first))
-            if mine < self._clearly_below(ahead, self.metric, seen):
-                return replace(trial, state="pruned", loss=best.loss + ahead - mine, rounds=round(np.mean(rounds)))
-        more_rounds, more_bests = self._fit(trial.params, numbers[_FIRST_FOLDS:], out_of_fold, best)
+        rounds, utilities = self._fit_folds(trial.params, numbers[:PRUNE_AFTER_FOLDS], out_of_fold, best)
+        validated = np.concatenate([validation for _, validation in self.folds[:PRUNE_AFTER_FOLDS]])
+        first_folds_score = scores.score(self.metric, y[validated], out_of_fold[validated])
+        trial = replace(trial, first_folds_score=first_folds_score, fold_utilities=utilities)
+        if best and best.loss is not None and best.first_folds_score is not None:
+            utility = metrics.utility(self.metric, first_folds_score)
+            best_utility = metrics.utility(self.metric, best.first_folds_score)
+            if utility < self._prune_below(best_utility, self.metric, validated):
+                loss = best.loss + best_utility - utility
+                return replace(trial, state="pruned", loss=loss, rounds=round(np.mean(rounds)))
+        more_rounds, more_utilities = self._fit_folds(trial.params, numbers[PRUNE_AFTER_FOLDS:], out_of_fold, best)
         score = scores.score(self.metric, y, out_of_fold)
         if not math.isfinite(score):
             raise ValueError(f"{self.metric} of the out-of-fold predictions is {score}")
@@ -92,77 +104,107 @@ class Objective:
             state="finished",
             loss=-metrics.utility(self.metric, score),
             score=score,
-            fold_bests=fold_bests + more_bests,
+            fold_utilities=utilities + more_utilities,
             rounds=max(1, round(np.mean(rounds + more_rounds))),
             out_of_fold=out_of_fold,
         )
 
-    def _clearly_below(self, ahead: float, metric: str, rows: np.ndarray) -> float:
-        """Below which utility a trial clearly trails one that has `ahead` on these rows."""
-        y = self.table.y
-        constant = metrics.utility(metric, scores.baselines(float(y.mean()), y[rows])[metric])
-        return ahead - _CLEARLY * max(0.0, ahead - constant)
+    def _prune_below(self, best_utility: float, metric: str, positions: np.ndarray) -> float:
+        """The utility below which a trial trails the best one by more than PRUNE_MARGIN.
 
-    def _fit(
+        Args:
+            best_utility: the best trial's on these rows.
+            metric: of both utilities.
+            positions: the rows that both were scored on.
+        """
+        y = self.rows.y
+        baseline = metrics.utility(metric, scores.baselines(float(y.mean()), y[positions])[metric])
+        return best_utility - PRUNE_MARGIN * max(0.0, best_utility - baseline)
+
+    def _fit_folds(
         self, params: dict[str, Any], numbers: Sequence[int], out_of_fold: np.ndarray, best: Trial | None
     ) -> tuple[list[int], list[float]]:
-        """Fills in the predictions of these folds; answers with the rounds and the utility that each was best with."""
+        """Fits these folds and fills in their out-of-fold predictions; returns rounds and utility of each fold."""
 
-        def fit(number: int) -> tuple[int, float, np.ndarray]:
-            learning, checking = self.binned[number]
-            (stop_on, _), (_, check) = _STOP_ON[self.metric], self.folds[number]
-            behind = self._clearly_below(best.fold_bests[number], stop_on, check) if best and best.fold_bests else None
-            return _fit_until_no_gain(training_params(params, self.metric, self.seed), learning, checking, behind)
+        def fit(number: int) -> FoldFit:
+            train, validation = self.binned[number]
+            stop_on, (_, positions) = metrics.early_stopping(self.metric).name, self.folds[number]
+            behind_below = (
+                self._prune_below(best.fold_utilities[number], stop_on, positions)
+                if best and best.fold_utilities
+                else None
+            )
+            return fit_fold(training_params(params, self.metric, self.seed), train, validation, behind_below)
 
-        if not self.binned:
-            rows = lightgbm_dataset(self.table)
-            for fold in self.folds:
-                # Made here: a fold's thread that finds them not yet made crashes the process.
-                learning, checking = (rows.subset(side).construct() for side in fold)
-                self.binned.append((learning, checking))
-        # A thread for each fold, each with one of LightGBM's: threads that share a fold wait for each other at every
-        # split, which on a busy machine costs more than they bring.
-        rounds, bests = [], []
+        self._bin()
+        # One LightGBM thread per fold. Threads that share a fold wait for each other at every split, which costs more
+        # than it saves when other processes use the cores.
+        rounds, utilities = [], []
         with ThreadPoolExecutor(self.threads) as pool:
-            for number, (at, reached, predicted) in zip(numbers, pool.map(fit, numbers), strict=True):
-                out_of_fold[self.folds[number][1]] = predicted
-                rounds.append(at)
-                bests.append(reached)
-        return rounds, bests
+            for number, fitted in zip(numbers, pool.map(fit, numbers), strict=True):
+                out_of_fold[self.folds[number][1]] = fitted.probability
+                rounds.append(fitted.rounds)
+                utilities.append(fitted.utility)
+        return rounds, utilities
+
+    def _bin(self) -> None:
+        """Fills `binned`. Not left to the folds' threads: one that constructs a dataset crashes the process."""
+        if not self.binned:
+            dataset = lightgbm_dataset(self.rows)
+            for fold in self.folds:
+                train, validation = (dataset.subset(side).construct() for side in fold)
+                self.binned.append((train, validation))
 
 
-def _fit_until_no_gain(
-    params: dict[str, Any], learning: lightgbm.Dataset, checking: lightgbm.Dataset, clearly_below: float | None
-) -> tuple[int, float, np.ndarray]:
-    """Fits a fold; answers with the rounds that did best on the rows to check on, their utility and probabilities.
+class FoldFit(NamedTuple):
+    """The best evaluation of a fold: boosting rounds, utility, and the probability of each validation row."""
+
+    rounds: int
+    utility: float
+    probability: np.ndarray
+
+
+def fit_fold(
+    params: dict[str, Any], train: lightgbm.Dataset, validation: lightgbm.Dataset, behind_below: float | None
+) -> FoldFit:
+    """Fits a fold with early stopping.
 
     Args:
-        clearly_below: a fold whose best is a utility below this one is given up sooner; None: it is not.
+        params: LightGBM's parameters, with the one metric to stop on.
+        train: the rows to fit.
+        validation: the rows to evaluate on.
+        behind_below: a fold whose best utility is below this one has the patience PATIENCE_BEHIND instead of PATIENCE;
+            None: it always has PATIENCE.
+
+    Raises:
+        ValueError: the metric is not a number.
     """
-    booster = lightgbm.Booster(params, learning).add_valid(checking, "check")
-    rounds, reached, probability = 0, -math.inf, np.empty(0)
+    booster = lightgbm.Booster(params, train).add_valid(validation, "validation")
+    best = FoldFit(0, -math.inf, np.empty(0))
     latest: list[np.ndarray] = []
 
-    def keep(predicted: np.ndarray, of: lightgbm.Dataset) -> tuple[str, float, bool]:
-        latest[:] = [predicted]
-        return "kept", 0.0, True
+    def capture(predictions: np.ndarray, dataset: lightgbm.Dataset) -> tuple[str, float, bool]:
+        """Keeps the predictions that LightGBM evaluates; the value that it must return is not used."""
+        latest[:] = [predictions]
+        return "captured", 0.0, True
 
-    for now in range(_EVERY, _MAX_ROUNDS + 1, _EVERY):
-        for _ in range(_EVERY):
+    for rounds in range(EVALUATION_INTERVAL, _MAX_ROUNDS + 1, EVALUATION_INTERVAL):
+        for _ in range(EVALUATION_INTERVAL):
             booster.update()
-        (_, _, value, more_is_better), _ = booster.eval_valid(keep)
+        (_, _, value, more_is_better), _ = booster.eval_valid(capture)
         utility = value if more_is_better else -value
-        if utility > reached:
-            rounds, reached, probability = now, utility, latest[0].copy()  # LightGBM writes the next ones there
-        elif now - rounds >= (PATIENCE if clearly_below is None or reached >= clearly_below else PATIENCE_BEHIND):
+        patience = PATIENCE if behind_below is None or best.utility >= behind_below else PATIENCE_BEHIND
+        if utility > best.utility:
+            best = FoldFit(rounds, utility, latest[0].copy())  # LightGBM overwrites its array
+        elif rounds - best.rounds >= patience:
             break
-    if not rounds:
+    if not best.rounds:
         raise ValueError(f"LightGBM's {params['metric']} of the rows to check on is {value}")
-    return rounds, reached, probability
+    return best
 
 
-#: Runs the points of a batch, by trial number, pruned against a trial or against none; calls back with each trial as it
-#: ends, and answers with all in the order of their numbers.
+#: Runs a batch of trials. Arguments: the objective, the points by trial number, the best trial to prune against (or
+#: None), and a function that is called with each trial when it ends. Returns the trials, sorted by number.
 Runner = Callable[
     [Objective, Mapping[int, dict[str, float]], Trial | None, Callable[[Trial], None]],
     list[Trial],
@@ -170,13 +212,21 @@ Runner = Callable[
 
 
 def training_params(params: dict[str, Any], metric: str, seed: int, threads: int = 1) -> dict[str, Any]:
-    """LightGBM's parameters of a fit: those of a trial, and those that are the same for every trial."""
-    # Of several threads each sums up features of its own, so that the sums are the same for any number of them.
-    row_wise = threads == 1 and params["feature_fraction"] >= _ROW_WISE_FROM
+    """All LightGBM parameters of a fit.
+
+    Args:
+        params: those of the trial.
+        metric: the metric of the search.
+        seed: of the search.
+        threads: LightGBM threads; their number does not change the model.
+    """
+    # Several threads need feature by feature: then each sums up whole features, in an order that does not depend on
+    # the number of threads.
+    row_wise = threads == 1 and params["feature_fraction"] >= ROW_WISE_FEATURE_FRACTION
     return {
         **params,
         "objective": "binary",
-        "metric": _STOP_ON[metric][1],
+        "metric": metrics.early_stopping(metric).lightgbm,
         "bagging_freq": 1,  # without it bagging_fraction does nothing
         "seed": seed,
         "deterministic": True,
@@ -187,13 +237,13 @@ def training_params(params: dict[str, Any], metric: str, seed: int, threads: int
     }
 
 
-def lightgbm_dataset(table: Table) -> lightgbm.Dataset:
-    """The table as LightGBM takes it, not yet binned."""
+def lightgbm_dataset(rows: LabelledRows) -> lightgbm.Dataset:
+    """The rows as a LightGBM dataset that is not yet binned."""
     return lightgbm.Dataset(
-        table.x,
-        table.y,
-        feature_name=list(table.features),
-        categorical_feature=[name for name in table.features if name in table.categorical],
-        # Rows binned with the filter would do for one min_child_samples alone.
+        rows.x,
+        rows.y,
+        feature_name=list(rows.features),
+        categorical_feature=[name for name in rows.features if name in rows.categorical],
+        # Without the pre-filter, which depends on min_child_samples, the bins serve every trial.
         params={"verbosity": -1, "feature_pre_filter": False, "num_threads": 1},
     )

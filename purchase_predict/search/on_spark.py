@@ -1,9 +1,10 @@
-"""Trials on the user's Spark cluster, by hyperopt's SparkTrials: each is a task of its own on an executor.
+"""Trials on the user's Spark cluster by hyperopt's SparkTrials; each trial is a task of its own on an executor.
 
-SparkTrials takes no history and no first point, so what is tried is suggested by `search`; a batch goes through one
-`fmin` over SparkTrials, whose "suggestions" are the trials of the batch in their order.
+SparkTrials takes neither earlier trials nor starting points, so `search` makes the suggestions. A batch is one `fmin`
+over SparkTrials, whose "suggestions" are the trials of the batch in their order.
 """
 
+import atexit
 import os
 import shutil
 import sys
@@ -19,7 +20,7 @@ import hyperopt
 import numpy as np
 from hyperopt import hp
 
-from purchase_predict.parameters import PROJECT
+import purchase_predict
 from purchase_predict.search.objective import Objective, Runner
 from purchase_predict.search.space import lightgbm_params
 from purchase_predict.search.trial import Trial
@@ -28,18 +29,20 @@ from purchase_predict.spark_session import session_of
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-_PLACE = "place"
+_PROJECT = Path(purchase_predict.__file__).parents[1]
+#: The one parameter of the space that hyperopt sees: the position of a trial in its batch, from 0.
+_POSITION = "position"
 
 
 @contextmanager
 def cluster(parallelism: int) -> Iterator[tuple[Runner, int]]:
-    """What runs batches of trials on the cluster that the user's Spark configuration names, and their size.
+    """Connects to the cluster that the user's Spark configuration names; yields a runner and its batch size.
 
-    Executors get the project's code from here; the packages of conda.yaml they must have, in the Python that
-    PYSPARK_PYTHON names (else this one).
+    The project's code is sent to the executors. The packages of conda.yaml must be installed there, in the Python that
+    PYSPARK_PYTHON names (default: this one).
 
     Args:
-        parallelism: trials at a time; 0: as many as the cluster has cores.
+        parallelism: trials at a time; 0: one per core of the cluster.
 
     Raises:
         click.ClickException: PySpark or Java is missing, the cluster cannot be reached, or it is one of Spark Connect.
@@ -50,11 +53,15 @@ def cluster(parallelism: int) -> Iterator[tuple[Runner, int]]:
             "SPARK_MASTER, or take trials=local"
         )
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    with session_of("trials=spark", "trials=local") as session, tempfile.TemporaryDirectory() as folder:
-        package = shutil.make_archive(str(Path(folder) / "purchase_predict"), "zip", PROJECT, "purchase_predict")
+    # A session that outlives the search refuses a second file of the same name, and hands the file to new executors: so
+    # each search has a name of its own, and the file stays until this process ends.
+    folder = Path(tempfile.mkdtemp(prefix="purchase-predict-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with session_of("trials=spark", "trials=local") as session:
+        package = shutil.make_archive(str(folder / folder.name), "zip", _PROJECT, "purchase_predict")
         session.sparkContext.addPyFile(package)
 
-        def run(
+        def run_batch(
             objective: Objective,
             points: Mapping[int, dict[str, float]],
             best: Trial | None,
@@ -62,11 +69,11 @@ def cluster(parallelism: int) -> Iterator[tuple[Runner, int]]:
         ) -> list[Trial]:
             return _Batch(session, objective, points, best, on_trial).run()
 
-        yield run, parallelism or max(1, session.sparkContext.defaultParallelism)
+        yield run_batch, parallelism or max(1, session.sparkContext.defaultParallelism)
 
 
 class _Batch:
-    """Trials that are on the cluster together; each is handed over when SparkTrials next looks, every second."""
+    """A batch of trials on the cluster. SparkTrials polls every second; `on_trial` is called at the next poll."""
 
     def __init__(
         self,
@@ -77,70 +84,79 @@ class _Batch:
         on_trial: Callable[[Trial], None],
     ) -> None:
         self.session, self.points, self.on_trial = session, points, on_trial
-        # The table goes to each executor once and not with each trial. A task has so many cores, whatever the machine.
+        # A task has this many cores, whatever its machine has.
         threads = int(session.sparkContext.getConf().get("spark.task.cpus", "1"))
         best = best and replace(best, out_of_fold=None)
+        # Broadcast, so that each executor gets the rows once instead of with each trial.
         self.shared = session.sparkContext.broadcast((replace(objective, threads=threads), dict(points), best))
-        self.made: dict[int, Trial] = {}
-        self.problem: Exception | None = None
+        self.ended: dict[int, Trial] = {}
+        self.error: Exception | None = None
 
     def run(self) -> list[Trial]:
+        """Runs the batch; raises what `on_trial` raised."""
         numbers, shared = list(self.points), self.shared
 
-        def evaluate(chosen: dict[str, int]) -> dict[str, Any]:  # on an executor
+        def evaluate(suggestion: dict[str, int]) -> dict[str, Any]:
+            """Runs a trial on an executor."""
             objective, points, best = shared.value
-            number = numbers[chosen[_PLACE]]
+            number = numbers[suggestion[_POSITION]]
             return {"status": hyperopt.STATUS_OK, "loss": 0.0, "trial": objective(number, points[number], best)}
 
-        trials = hyperopt.SparkTrials(parallelism=len(numbers), spark_session=self.session)
+        spark_trials = hyperopt.SparkTrials(parallelism=len(numbers), spark_session=self.session)
         hyperopt.fmin(
             evaluate,
-            {_PLACE: hp.randint(_PLACE, len(numbers))},
+            {_POSITION: hp.randint(_POSITION, len(numbers))},
             algo=_in_order,
             max_evals=len(numbers),
             max_queue_len=len(numbers),
-            trials=trials,
+            trials=spark_trials,
             rstate=np.random.default_rng(0),
-            early_stop_fn=self._look,
+            early_stop_fn=self._poll,
             show_progressbar=False,
             verbose=False,
             return_argmin=False,
         )
-        self._take(trials)
+        self._collect(spark_trials)
         self.shared.destroy()
-        if self.problem:
-            raise self.problem
+        if self.error:
+            raise self.error
         for number, point in self.points.items():
-            if number not in self.made:
+            if number not in self.ended:
                 error = "Spark ended it without a result: its log says why"
-                self._hand_over(Trial(number, "failed", point, lightgbm_params(point), None, None, 0, 0.0, error))
-        return [self.made[number] for number in self.points]
+                self._add(Trial(number, "failed", point, lightgbm_params(point), None, None, 0, 0.0, error))
+        return [self.ended[number] for number in self.points]
 
-    def _look(self, trials: hyperopt.Trials, *_: Any) -> tuple[bool, list[Any]]:
-        # In a thread of SparkTrials, which would wait for ever where this raises.
+    def _poll(self, spark_trials: hyperopt.Trials, *_: Any) -> tuple[bool, list[Any]]:
+        """Collects the trials that ended; called in a thread of SparkTrials, which hangs if this raises."""
         try:
-            self._take(trials)
+            self._collect(spark_trials)
         except Exception as error:
-            self.problem = error
-        return self.problem is not None, []
+            self.error = error
+        return self.error is not None, []
 
-    def _take(self, trials: hyperopt.Trials) -> None:
-        for document in trials.trials:
+    def _collect(self, spark_trials: hyperopt.Trials) -> None:
+        for document in spark_trials.trials:
             trial = document["result"].get("trial")
-            if trial is not None and trial.number not in self.made:
-                self._hand_over(trial)
+            if trial is not None and trial.number not in self.ended:
+                self._add(trial)
 
-    def _hand_over(self, trial: Trial) -> None:
-        self.made[trial.number] = trial
+    def _add(self, trial: Trial) -> None:
+        self.ended[trial.number] = trial
         self.on_trial(trial)
 
 
 def _in_order(
     new_ids: Sequence[int], domain: hyperopt.base.Domain, trials: hyperopt.Trials, seed: int
 ) -> list[dict[str, Any]]:
-    """hyperopt's "suggestion": the place of the trial in its batch, which is its id."""
+    """A suggestion algorithm for hyperopt: trial 0 gets position 0, trial 1 position 1, and so on."""
     misc = [
-        {"tid": tid, "cmd": domain.cmd, "workdir": domain.workdir, "idxs": {_PLACE: [tid]}, "vals": {_PLACE: [tid]}}
+        {
+            "tid": tid,
+            "cmd": domain.cmd,
+            "workdir": domain.workdir,
+            "idxs": {_POSITION: [tid]},
+            "vals": {_POSITION: [tid]},
+        }
         for tid in new_ids
     ]
     return list(trials.new_trial_docs(new_ids, [None] * len(new_ids), [domain.new_result() for _ in new_ids], misc))

@@ -1,7 +1,7 @@
-"""The hyperparameter search: hyperopt's TPE over LightGBM, folds grouped by user, early stopping, pruning.
+"""The hyperparameter search: hyperopt's TPE over LightGBM, with folds grouped by user, early stopping and pruning.
 
-What is tried next depends on the trials so far, the seed and the trial's number, and on nothing else. So a search that
-was interrupted goes on from its finished trials as if it had never stopped.
+A suggestion depends on the earlier trials, the seed and the trial's number, and on nothing else. So an interrupted
+search that is resumed from its trials gives the same result as one that ran through.
 """
 
 import math
@@ -14,111 +14,116 @@ import lightgbm
 import numpy as np
 
 from purchase_predict.evaluation import scores
-from purchase_predict.search.finish import confirmed_best, final_fit, seconds_to_come
+from purchase_predict.search.finish import confirmed_best, final_fit, remaining_seconds
 from purchase_predict.search.folds import fold_count, grouped_folds
 from purchase_predict.search.objective import Objective, Runner
 from purchase_predict.search.suggest import next_point
-from purchase_predict.search.trial import Table, Trial, best_of
+from purchase_predict.search.trial import LabelledRows, Trial, best_of
 
-#: A larger table is searched on so many of its rows, by whole users, and the best parameters are fitted on all.
+#: Rows above which a table is searched on a sample of whole users of about this many rows. The final fit uses all rows.
 SEARCH_ROWS = 50_000
 
 
 @dataclass(frozen=True)
-class Found:
-    """What the search ended with: all trials in their order, the best of them, its model and threshold.
+class SearchResult:
+    """The result of a search.
 
-    Of many trials the best is the one that does best on other folds, too: not always the one with the lowest loss.
-
-    `searched` are the rows that trials were made on, those of `best.out_of_fold`.
+    Attributes:
+        trials: all trials, sorted by number.
+        best: the trial whose parameters are used. After many trials it is the best of the leaders on other folds, which
+            need not be the trial with the lowest loss.
+        booster: the final fit on all rows.
+        threshold: the probability from which on F1 is best, chosen on the best trial's out-of-fold predictions.
+        searched: the rows that the trials used, in the order of `best.out_of_fold`.
     """
 
     trials: list[Trial]
     best: Trial
     booster: lightgbm.Booster
     threshold: float
-    searched: Table
+    searched: LabelledRows
+
+
+def run_in_process(
+    objective: Objective,
+    points: Mapping[int, dict[str, float]],
+    best: Trial | None,
+    on_trial: Callable[[Trial], None],
+) -> list[Trial]:
+    """Runs a batch in this process, one trial after the other; a `Runner`."""
+    trials = []
+    for number, point in points.items():
+        trials.append(objective(number, point, best))
+        on_trial(trials[-1])
+    return trials
 
 
 def search(
-    table: Table,
+    rows: LabelledRows,
     max_evals: int,
     metric: str,
     seed: int,
     on_trial: Callable[[Trial], None] = lambda trial: None,
     earlier: Sequence[Trial] = (),
     max_seconds: float = math.inf,
-    run: Runner | None = None,
+    run_batch: Runner = run_in_process,
     parallelism: int = 1,
-) -> Found:
-    """Searches, tries the leaders of many trials on other folds, then fits the best parameters on all rows.
+) -> SearchResult:
+    """Searches, scores the best of many trials again on other folds, and fits the best parameters on all rows.
 
-    Trials go in batches of `parallelism`: each is suggested, and pruned, by what the batches before its own have told,
-    and by nothing else. So the same trials come out wherever they run, and where an interrupted search goes on.
+    Trials run in batches of `parallelism`. Suggestions and pruning use the earlier batches only, so the trials do not
+    depend on where they run. Each batch learns from the ones before it, so small batches search better.
 
     Args:
-        table: the training rows.
-        max_evals: trials; LightGBM's defaults are the first, three more are given too, then TPE suggests.
+        rows: the training rows.
+        max_evals: the number of trials. The first ones are the starting points (LightGBM's defaults and three
+            variants), then TPE suggests.
         metric: roc_auc, average_precision, log_loss or f1, of the out-of-fold predictions of all folds together.
         seed: the same seed and rows give the same model, whatever the number of cores.
-        on_trial: called after each new trial.
-        earlier: the trials of an interrupted search over the same rows, metric and seed; they are not run again.
-        max_seconds: no new trial is begun that would, as the trials so far tell, end the search and its last fit after
-            so long; the first batch is always run. What is left then bounds the last fit: it goes in coarser steps
-            where the time asks for it, and ends when it is over, but not before half its rounds.
-        run: what runs a batch; None: this process, one trial after the other.
-        parallelism: trials of a batch.
+        on_trial: called with each new trial when it ends.
+        earlier: trials of an interrupted search with the same rows, metric and seed; they are not run again.
+        max_seconds: time limit in seconds for the search and the final fit. A trial that would overrun is not started,
+            though the first batch always runs; the final fit is shortened if needed, to half its rounds at most.
+        run_batch: runs a batch of trials.
+        parallelism: trials per batch.
 
     Raises:
-        click.ClickException: fewer users than folds, or every trial failed.
+        click.ClickException: there are fewer users than folds, or every trial failed.
     """
     started = time.monotonic()
-    searched = _some_users(table, seed)
+    searched = sample_users(rows, seed)
     folds = grouped_folds(searched, fold_count(len(searched.y)), seed)
     objective = Objective(searched, folds, metric, seed)
     trials = list(earlier[:max_evals])
     while len(trials) < max_evals and (
-        not trials or time.monotonic() - started + seconds_to_come(trials, objective, table) <= max_seconds
+        not trials or time.monotonic() - started + remaining_seconds(trials, objective, rows) <= max_seconds
     ):
-        known = trials[: len(trials) - len(trials) % parallelism]
-        numbers = range(len(trials), min(len(known) + parallelism, max_evals))
-        points = {number: next_point(known, number, seed) for number in numbers}
-        trials += (run or one_after_the_other)(objective, points, best_of(known), on_trial)
-    best = confirmed_best(trials, objective, table, started + max_seconds)
+        # An interrupted search may have ended within a batch, whose other trials then complete it.
+        earlier_batches = trials[: len(trials) - len(trials) % parallelism]
+        numbers = range(len(trials), min(len(earlier_batches) + parallelism, max_evals))
+        points = {number: next_point(earlier_batches, number, seed) for number in numbers}
+        trials += run_batch(objective, points, best_of(earlier_batches), on_trial)
+    best = confirmed_best(trials, objective, rows, started + max_seconds)
     if best is None:
         raise click.ClickException(f"all {len(trials)} trials of the search failed, the first with: {trials[0].error}")
     if best.out_of_fold is None:
-        # It came from an interrupted search: its predictions, which the threshold is chosen on, are made again, held
-        # against the same trial as then.
+        # A trial of an interrupted search has no predictions. It is run again, pruned against the same trial as before.
         best = objective(best.number, best.point, best_of(trials[: best.number - best.number % parallelism]))
         trials[best.number] = replace(best, seconds=trials[best.number].seconds)
     assert best.out_of_fold is not None
-    booster = final_fit(best, objective, table, started + max_seconds)
+    booster = final_fit(best, objective, rows, started + max_seconds)
     threshold = scores.best_threshold(searched.y, best.out_of_fold)
-    return Found(trials, best, booster, threshold, searched)
+    return SearchResult(trials, best, booster, threshold, searched)
 
 
-def one_after_the_other(
-    objective: Objective,
-    points: Mapping[int, dict[str, float]],
-    best: Trial | None,
-    on_trial: Callable[[Trial], None],
-) -> list[Trial]:
-    """Runs a batch in this process."""
-    made = []
-    for number, point in points.items():
-        made.append(objective(number, point, best))
-        on_trial(made[-1])
-    return made
-
-
-def _some_users(table: Table, seed: int) -> Table:
-    if len(table.y) <= SEARCH_ROWS:
-        return table
-    users, of = np.unique(table.user, return_inverse=True)
+def sample_users(rows: LabelledRows, seed: int) -> LabelledRows:
+    """All rows of randomly chosen users, about SEARCH_ROWS rows together; every row if there are no more than that."""
+    if len(rows.y) <= SEARCH_ROWS:
+        return rows
+    users, user_of_row = np.unique(rows.user, return_inverse=True)
     order = np.random.default_rng(seed).permutation(len(users))
-    rows_of = np.bincount(of)
+    row_counts = np.bincount(user_of_row)
     chosen = np.zeros(len(users), bool)
-    chosen[order[: np.searchsorted(np.cumsum(rows_of[order]), SEARCH_ROWS) + 1]] = True
-    rows = chosen[of]
-    return replace(table, x=table.x[rows], y=table.y[rows], user=table.user[rows])
+    chosen[order[: np.searchsorted(np.cumsum(row_counts[order]), SEARCH_ROWS) + 1]] = True
+    mask = chosen[user_of_row]
+    return replace(rows, x=rows.x[mask], y=rows.y[mask], user=rows.user[mask])

@@ -1,4 +1,4 @@
-"""What is tried next: hyperopt's TPE on the trials so far."""
+"""The next point to try, suggested by hyperopt's TPE from the trials so far."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,37 +6,46 @@ from typing import Any
 import hyperopt
 import numpy as np
 
-from purchase_predict.search.space import SPACE, STARTS
+from purchase_predict.search.space import SPACE, STARTING_POINTS
 from purchase_predict.search.trial import Trial
 
 
-def next_point(known: Sequence[Trial], number: int, seed: int) -> dict[str, float]:
-    """A trial's starting point, then TPE's suggestion after the known ones, from the trial's own random numbers."""
-    if number < len(STARTS):
-        return dict(STARTS[number])
-    suggested: list[dict[str, float]] = []
+def next_point(earlier: Sequence[Trial], number: int, seed: int) -> dict[str, float]:
+    """The point of a trial: a starting point, or TPE's suggestion.
 
-    def note(point: dict[str, float]) -> dict[str, Any]:
-        suggested.append(point)
-        return {"status": hyperopt.STATUS_OK, "loss": 0.0}  # for hyperopt's eyes alone: the history is made anew
+    Args:
+        earlier: the trials that TPE learns from.
+        number: the trial's number, from 0.
+        seed: of the search. With the number it seeds TPE, so that a suggestion depends on nothing else.
+
+    Returns:
+        A value for each parameter of `SPACE`.
+    """
+    if number < len(STARTING_POINTS):
+        return dict(STARTING_POINTS[number])
+    suggestions: list[dict[str, float]] = []
+
+    def capture(point: dict[str, float]) -> dict[str, Any]:
+        suggestions.append(point)
+        return {"status": hyperopt.STATUS_OK, "loss": 0.0}  # hyperopt asks for a loss; nothing reads this one
 
     hyperopt.fmin(
-        note,
+        capture,
         SPACE,
         algo=hyperopt.tpe.suggest,
-        max_evals=len(known) + 1,
-        trials=_history(known),
+        max_evals=len(earlier) + 1,
+        trials=_hyperopt_trials(earlier),
         rstate=np.random.default_rng([seed, number]),
         show_progressbar=False,
         verbose=False,
         return_argmin=False,
     )
-    (point,) = suggested
+    (point,) = suggestions
     return {name: float(value) for name, value in point.items()}
 
 
-def _history(trials: Sequence[Trial]) -> hyperopt.Trials:
-    """hyperopt's record of these trials."""
+def _hyperopt_trials(trials: Sequence[Trial]) -> hyperopt.Trials:
+    """The trials as hyperopt's own record."""
     history = hyperopt.Trials()
     for trial in trials:
         result: dict[str, Any] = {"status": hyperopt.STATUS_FAIL}

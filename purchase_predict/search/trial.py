@@ -1,18 +1,26 @@
-"""A trial of the search, and the table that it is made on."""
+"""A trial of the search, the rows that it is scored on, and what can be asked of many trials."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from purchase_predict.metrics import LOSSES
+from purchase_predict.metrics import METRICS
 
 
 @dataclass(frozen=True)
-class Table:
-    """Rows to learn from: encoded features (float64, rows by features), labels (0/1), and each row's user."""
+class LabelledRows:
+    """Encoded rows of the primary table with their labels.
+
+    Attributes:
+        x: features, float64, rows by features.
+        y: labels, 0 or 1.
+        user: the user of each row.
+        features: the names of the columns of `x`.
+        categorical: the features that are codes of categories.
+    """
 
     x: np.ndarray
     y: np.ndarray
@@ -23,11 +31,24 @@ class Table:
 
 @dataclass(frozen=True)
 class Trial:
-    """One point of the search, what it scored, and what it took.
+    """One point of the search space and its score.
 
-    `state` is finished, pruned (it clearly trailed the best after the first folds) or failed. `loss` is what TPE
-    learns from: minus the utility of the out-of-fold score; for a pruned trial that of the best, plus how far it
-    trailed.
+    Attributes:
+        number: from 0, in the order of suggestion.
+        state: "finished", "pruned" (it trailed the best trial after the first folds) or "failed".
+        point: a value for each parameter of the search space.
+        params: the same point as LightGBM's parameters.
+        loss: what TPE learns from, less is better: minus the utility of the score. A pruned trial has the best trial's
+            loss plus the utility by which it trailed; a failed one has None.
+        score: the metric of the out-of-fold predictions of all folds together; None unless finished.
+        rounds: boosting rounds, the mean over the folds.
+        seconds: wall time.
+        error: the kind and text of the exception of a failed trial.
+        first_folds_score: the metric of the first folds together. Later trials are pruned against the best trial's.
+        fold_utilities: for each fold the best utility of the metric that it stops early on (more is better). Later
+            trials are given less patience in a fold where they are behind the best trial's.
+        out_of_fold: the probability of each row, predicted by the fold that did not train on it; None where the trial
+            was read from its run.
     """
 
     number: int
@@ -39,34 +60,36 @@ class Trial:
     rounds: int
     seconds: float
     error: str | None = None
-    #: The score of the first folds together, and how well each fold did by what LightGBM stops on (more is better):
-    #: what later trials are held against where this one is the best.
-    first_score: float | None = None
-    fold_bests: list[float] = field(default_factory=list)
-    #: The predictions, where this process made the trial.
+    first_folds_score: float | None = None
+    fold_utilities: list[float] = field(default_factory=list)
     out_of_fold: np.ndarray | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The trial without its predictions, as JSON values: `Trial(**facts)` makes it again."""
+        return {member.name: getattr(self, member.name) for member in fields(self) if member.name != "out_of_fold"}
 
 
 def best_of(trials: Sequence[Trial]) -> Trial | None:
-    """The finished trial with the lowest loss, the first of several; None where none finished."""
+    """The finished trial with the lowest loss, the earliest of equals; None if no trial finished."""
     return next(iter(best_first(trials)), None)
 
 
 def best_first(trials: Sequence[Trial]) -> list[Trial]:
-    """The finished trials, the one with the lowest loss first."""
+    """The finished trials, sorted by loss, then by number."""
     finished = [trial for trial in trials if trial.state == "finished" and trial.loss is not None]
     return sorted(finished, key=lambda trial: (trial.loss, trial.number))
 
 
 def trials_frame(trials: Sequence[Trial]) -> pd.DataFrame:
-    """One row per trial, in their order: number, state, scores, rounds, seconds, and each parameter."""
+    """The trials as a frame, one row each in their order: the columns of `_RESULT_COLUMNS`, then each parameter."""
     return pd.DataFrame(
         [
             {
                 "number": trial.number,
                 "state": trial.state,
                 "score": trial.score,
-                "first_folds_score": trial.first_score,
+                "first_folds_score": trial.first_folds_score,
                 "rounds": trial.rounds,
                 "seconds": trial.seconds,
                 **trial.params,
@@ -76,24 +99,24 @@ def trials_frame(trials: Sequence[Trial]) -> pd.DataFrame:
     )
 
 
-#: Columns of the trials' table that no point has.
-_NOT_PARAMETERS = ("number", "state", "score", "first_folds_score", "rounds", "seconds")
+#: Columns of `trials_frame` that are not parameters.
+_RESULT_COLUMNS = ("number", "state", "score", "first_folds_score", "rounds", "seconds")
 
 
 def best_so_far(scores: np.ndarray, metric: str) -> np.ndarray:
-    """The best of the scores up to each."""
-    better = np.minimum if metric in LOSSES else np.maximum
+    """For each score the best among it and those before it."""
+    better = np.minimum if METRICS[metric].less_is_better else np.maximum
     best: np.ndarray = better.accumulate(scores)
     return best
 
 
 def tried_parameters(trials: pd.DataFrame) -> list[str]:
-    """The parameters that differ between finished trials."""
+    """The parameters of `trials_frame` that differ between finished trials."""
     finished = trials[trials["state"] == "finished"]
-    return [name for name in trials.columns if name not in _NOT_PARAMETERS and finished[name].nunique() > 1]
+    return [name for name in trials.columns if name not in _RESULT_COLUMNS and finished[name].nunique() > 1]
 
 
 def spans_decades(name: str, values: np.ndarray) -> bool:
-    """Whether a parameter is looked at on a scale of powers of ten; `max_depth` is not, -1 means no limit there."""
+    """Whether a parameter's values call for a log scale; never those of `max_depth`, where -1 means no limit."""
     positive = values[values > 0]
     return name != "max_depth" and len(positive) > 0 and bool(positive.max() > 20 * positive.min())

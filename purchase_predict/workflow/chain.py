@@ -15,8 +15,7 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from purchase_predict import parameters
-from purchase_predict.parameters import STEPS
+from purchase_predict.parameters import STEPS, declared, written
 from purchase_predict.workflow import lease, processes
 from purchase_predict.workflow.command import StepFailed
 from purchase_predict.workflow.completed import (
@@ -25,16 +24,14 @@ from purchase_predict.workflow.completed import (
     find_completed,
     newest_completed,
     output_uri,
-    what_differs,
 )
-from purchase_predict.workflow.key import key_of, key_parts
-from purchase_predict.workflow.plan import input_digests, with_inputs
+from purchase_predict.workflow.plan import Fingerprint, Plan
 from purchase_predict.workflow.stopping import MAIN_PROCESS, closing
 
 
 @dataclass(frozen=True)
 class Done:
-    """A step of the chain: its run (None where a dry run ran nothing), why it ran, and how long it took."""
+    """A step of the chain: its run (None in a dry run that would run it), why it ran, and how many seconds it took."""
 
     step: str
     run: Run | None
@@ -44,7 +41,7 @@ class Done:
 
     @property
     def uri(self) -> str:
-        """What the next step takes."""
+        """The URI of its output, which the next step takes; empty if it did not run."""
         return output_uri(self.run) if self.run else ""
 
 
@@ -54,81 +51,96 @@ class Chain:
     def __init__(
         self,
         run: Run,
-        *,
-        reuse: bool,
-        force: str,
-        dry_run: bool,
+        parameters: Mapping[str, Any],
+        fingerprint: Fingerprint,
         still_valid: Mapping[str, Callable[[Run], str | None]],
-        say: Callable[[str], None] = click.echo,
     ) -> None:
+        """Makes a chain that has not run a step yet.
+
+        Args:
+            run: main's.
+            parameters: main's, typed. Each step gets those of them that it declares.
+            fingerprint: what gives the content digest of a source.
+            still_valid: for a step, a further condition on a completed run: it returns what is wrong, or None.
+        """
         self.run = run
-        self.reuse = reuse
-        self.forced = STEPS[STEPS.index(force) :] if force else ()
-        self.dry_run = dry_run
-        self.still_valid = still_valid
-        self.say = say
+        self.parameters = parameters
+        self.forced = STEPS[STEPS.index(parameters["force"]) :] if parameters["force"] else ()
+        self.dry_run: bool = parameters["dry_run"]
+        self.fingerprint, self.still_valid = fingerprint, still_valid
         self.done: list[Done] = []
 
     def step(self, entry_point: str, **given: Any) -> Done:
-        """Reuses or runs a step with the given parameters and MLproject's defaults for the others."""
+        """Reuses or runs a step.
+
+        Args:
+            entry_point: the step.
+            given: parameters that main does not have, or that differ from main's.
+        """
         started = time.monotonic()
         blocked = next((done for done in self.done if done.run is None), None)
         if blocked:
             return self._finish(Done(entry_point, None, False, f"needs what {blocked.step} makes", 0.0))
-        values = with_inputs(parameters.resolve(entry_point, given), self.run.info.experiment_id)
-        parts = key_parts(entry_point, values, input_digests(values))
-        key = key_of(parts)
-        found, reason = self._find(entry_point, key, parts)
+        parameters = self._parameters_of(entry_point) | given
+        plan = Plan.make(entry_point, parameters, self.run.info.experiment_id, self.fingerprint)
+        found, reason = self._find(plan)
         if not found and not self.dry_run:
-            found = self._claim(entry_point, key)
+            found = self._claim(plan)
             if not found:
-                self.say(f"{entry_point}: running ({reason})")
-                run = self._launch(entry_point, values)
+                click.echo(f"{entry_point}: running ({reason})")
+                run = self._launch(plan)
                 lease.release(self.run)
                 return self._finish(Done(entry_point, run, False, reason, time.monotonic() - started))
             reason = "another workflow made it at the same time"
         return self._finish(Done(entry_point, found, found is not None, reason, time.monotonic() - started))
 
+    def _parameters_of(self, entry_point: str) -> dict[str, Any]:
+        """Main's parameters that the step declares, too. A step that is forced reuses nothing within it either."""
+        shared = {name: self.parameters[name] for name in declared(entry_point) if name in self.parameters}
+        return shared | ({"reuse": not self.forces(entry_point)} if "reuse" in shared else {})
+
     def forces(self, entry_point: str) -> bool:
         """Whether the user wants the step to run, whatever could be reused."""
-        return not self.reuse or entry_point in self.forced
+        return not self.parameters["reuse"] or entry_point in self.forced
 
     @property
     def reused(self) -> dict[str, str]:
         """For each reused step so far the tag of main's run that names the step's."""
         return {f"reused.{done.step}": done.run.info.run_id for done in self.done if done.reused and done.run}
 
-    def _find(self, entry_point: str, key: str, parts: Mapping[str, Any]) -> tuple[Run | None, str]:
-        if self.forces(entry_point):
-            return None, f"force={self.forced[0]}" if self.reuse else "reuse=false"
-        found, problem = self._completed(entry_point, key)
+    def _find(self, plan: Plan) -> tuple[Run | None, str]:
+        """A completed run to reuse; where there is none, why."""
+        if self.forces(plan.entry_point):
+            return None, f"force={self.forced[0]}" if self.parameters["reuse"] else "reuse=false"
+        found, problem = self._completed(plan)
         if found:
             return found, ""
-        return None, problem or what_differs(parts, newest_completed(self.run.info.experiment_id, entry_point))
+        newest = newest_completed(self.run.info.experiment_id, plan.entry_point)
+        return None, problem or plan.differs_from(newest)
 
-    def _completed(self, entry_point: str, key: str) -> tuple[Run | None, str | None]:
-        valid = self.still_valid.get(entry_point, lambda run: None)
-        return find_completed(self.run.info.experiment_id, key, valid)
+    def _completed(self, plan: Plan) -> tuple[Run | None, str | None]:
+        valid = self.still_valid.get(plan.entry_point, lambda run: None)
+        return find_completed(self.run.info.experiment_id, plan.key, valid)
 
-    def _claim(self, entry_point: str, key: str) -> Run | None:
-        """Claims the step's key; answers with a completed run where another workflow has made one meanwhile."""
-        if self.forces(entry_point):
-            lease.announce(self.run, key)
+    def _claim(self, plan: Plan) -> Run | None:
+        """Claims the step's key. Returns a completed run instead if another workflow has made one meanwhile."""
+        if self.forces(plan.entry_point):
+            lease.announce(self.run, plan.key)
             return None
         return lease.claim(
             self.run,
-            key,
-            completed=lambda: self._completed(entry_point, key)[0],
-            say=lambda line: self.say(f"{entry_point}: {line}"),
+            plan.key,
+            completed=lambda: self._completed(plan)[0],
+            say=lambda line: click.echo(f"{plan.entry_point}: {line}"),
         )
 
-    def _launch(self, entry_point: str, values: dict[str, Any]) -> Run:
-        import mlflow.projects  # not needed where all is reused
+    def _launch(self, plan: Plan) -> Run:
+        import mlflow.projects  # slow to import, and not needed if every step is reused
 
-        if self.reused:  # said at the end, too: but this step may fail
+        if self.reused:  # main tags them at the end, too, but this step may fail
             mlflow.set_tags(self.reused)
         os.environ[MAIN_PROCESS] = processes.process_name(os.getpid())
-        # The step's `python` is the one that runs this: also where its environment is not activated.
+        # The step's `python` must be this one, even if its environment is not activated.
         folder = str(Path(sys.executable).parent)
         if os.environ.get("PATH", "").split(os.pathsep)[0] != folder:
             os.environ["PATH"] = folder + os.pathsep + os.environ.get("PATH", "")
@@ -136,15 +148,15 @@ class Chain:
             try:
                 submitted = mlflow.projects.run(  # type: ignore[no-untyped-call]
                     uri=".",
-                    entry_point=entry_point,
-                    parameters=values,
+                    entry_point=plan.entry_point,
+                    parameters={name: written(value) for name, value in plan.values.items()},
                     env_manager="local",
                     experiment_id=self.run.info.experiment_id,
-                    run_name=entry_point,
+                    run_name=plan.entry_point,
                     storage_dir=storage,
                 )
             except mlflow.exceptions.ExecutionException as error:
-                raise _step_failed(entry_point, str(error)) from error
+                raise _step_failed(plan.entry_point, str(error)) from error
             except KeyboardInterrupt:
                 closing.set()
                 self._close_interrupted()
@@ -152,8 +164,8 @@ class Chain:
         return mlflow.MlflowClient().get_run(submitted.run_id)
 
     def _close_interrupted(self) -> None:
-        # MLflow's launcher calls a step FAILED that it has interrupted, even where the step has said KILLED. Of all
-        # children, not of the newest: the clock may have been set back. Those of earlier steps are complete.
+        # MLflow's launcher marks an interrupted step FAILED, even if it marked itself KILLED. All children
+        # are looked at, not the newest one: the clock may have been set back. The runs of earlier steps are complete.
         client = mlflow.MlflowClient()
         children = client.search_runs(
             [self.run.info.experiment_id], f"tags.{MLFLOW_PARENT_RUN_ID} = '{self.run.info.run_id}'"
@@ -164,7 +176,7 @@ class Chain:
 
     def _finish(self, done: Done) -> Done:
         if done.reused and done.run:
-            self.say(f"{done.step}: reused run {done.run.info.run_id}")
+            click.echo(f"{done.step}: reused run {done.run.info.run_id}")
         self.done.append(done)
         return done
 

@@ -1,4 +1,4 @@
-"""Writes to MLflow's store that collide with those of another process: both looked first, and both wrote."""
+"""Writes to MLflow's store, tried again when they collide with the write of another process."""
 
 import time
 from collections.abc import Callable
@@ -6,8 +6,8 @@ from typing import TypeVar
 
 from mlflow.exceptions import MlflowException
 
-#: What a store answers to a write that collides with another one.
-_CODES = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")
+from purchase_predict.mlflow_errors import is_collision
+
 #: How often a write is tried.
 ATTEMPTS = 20
 
@@ -15,13 +15,12 @@ _Written = TypeVar("_Written")
 
 
 def through_collisions(write: Callable[[], _Written]) -> _Written:
-    """Writes, and again where the write of another process came between."""
+    """Writes; after a collision waits a moment and writes again, up to `ATTEMPTS` times."""
     for attempt in range(ATTEMPTS - 1):
         try:
             return write()
         except MlflowException as error:
-            collided = error.error_code in _CODES or "unique constraint" in str(error).lower()
-            if not collided:
+            if not is_collision(error):
                 raise
             time.sleep(0.1 * (attempt + 1))
     return write()

@@ -18,7 +18,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from requests import RequestException
 
-from purchase_predict import parameters
+from purchase_predict import mlflow_errors, parameters
 from purchase_predict.errors import first_line
 from purchase_predict.settings import Settings, server_conflict, shown_uri
 from purchase_predict.workflow import lease
@@ -27,7 +27,7 @@ from purchase_predict.workflow.stopping import Stopped, closing, stop_with_launc
 
 
 class _OneLineErrors(click.Command):
-    """Ends what the user did wrong with one line on stderr, exit code 1, and the same text in the run's tag."""
+    """Ends a user's mistake with one line on stderr and exit code 1; the run's tag `error` has the same text."""
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
         kwargs["standalone_mode"] = False
@@ -37,25 +37,19 @@ class _OneLineErrors(click.Command):
             sys.exit(1)
         except click.ClickException as error:
             _fail(error.format_message())
-        except click.Abort as abort:  # what click makes of a KeyboardInterrupt
+        except click.Abort as abort:  # click turns a KeyboardInterrupt into it
             sys.exit(128 + (signal.SIGTERM if isinstance(abort.__cause__, Stopped) else signal.SIGINT))
         except (MlflowException, RequestException) as error:
-            if isinstance(error, MlflowException) and error.error_code not in _SERVER_ERRORS:
+            if isinstance(error, MlflowException) and not mlflow_errors.is_of_the_server(error):
                 raise
             _fail(f"tracking server {shown_uri(mlflow.get_tracking_uri())}: {first_line(error)}")
-
-
-#: What MLflow says of a server that cannot be reached, refuses, or fails; anything else is a bug worth a traceback.
-_SERVER_ERRORS = {
-    "INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "UNAUTHENTICATED", "PERMISSION_DENIED", "REQUEST_LIMIT_EXCEEDED",
-}  # fmt: skip
 
 
 def _fail(message: str) -> NoReturn:
     message = " ".join(message.split())
     click.echo(f"Error: {message}", err=True)
     run_id = os.environ.get("MLFLOW_RUN_ID")
-    if run_id:  # the command line was refused before the run that the launcher opened was entered
+    if run_id:  # the launcher's run, if the command line was wrong and the run was not entered
         try:
             mlflow.MlflowClient().set_tag(run_id, ERROR, message[:5000])
         except MlflowException:
@@ -64,15 +58,15 @@ def _fail(message: str) -> NoReturn:
 
 
 def command(entry_point: str) -> Callable[[Callable[..., None]], click.Command]:
-    """Makes a click command of `function(run, **parameters)`: the entry point's, with MLproject's parameters.
+    """Makes the click command of an entry point from `function(run, **parameters)`, with MLproject's parameters.
 
-    The run that the launcher opened, or a new one, is active while the function runs, and ends as the function does:
+    The run that the launcher opened, or a new one, is active while the function runs. It ends as the function does:
     FINISHED, FAILED with the message in the tag `error`, or KILLED.
     """
 
     def decorate(function: Callable[..., None]) -> click.Command:
         def callback(**given: str) -> None:
-            # Its own lines say what happens; MLflow's of every launch and download would bury them.
+            # MLflow logs every launch and download, which would bury the workflow's own lines.
             logging.getLogger("mlflow").setLevel(logging.WARNING)
             os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
             os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -80,16 +74,9 @@ def command(entry_point: str) -> Callable[[Callable[..., None]], click.Command]:
             with stop_with_launcher(), _open_run(sweep=sweep) as run, _full_disk_explained():
                 function(run, **parameters.resolve(entry_point, given))
 
-        options: list[click.Parameter] = [
-            click.Option(
-                [f"--{name}", name],
-                default=str(declared["default"]),
-                show_default=True,
-                help=declared.get("description"),
-            )
-            for name, declared in parameters.declared(entry_point).items()
-        ]
-        return _OneLineErrors(entry_point, callback=callback, params=options, help=function.__doc__)
+        return _OneLineErrors(
+            entry_point, callback=callback, params=parameters.options(entry_point), help=function.__doc__
+        )
 
     return decorate
 
@@ -138,7 +125,7 @@ def _full_disk_explained() -> Iterator[None]:
     except (click.ClickException, MlflowException):
         raise
     except Exception as error:
-        # Each library has its own exception for a full disk; all quote the system's words.
+        # Each library has its own exception for a full disk, but all of them quote the system's message.
         if os.strerror(errno.ENOSPC) not in str(error):
             raise
         raise click.ClickException(
@@ -171,4 +158,4 @@ def _holds(database: Path, run_id: str) -> bool:
 
 
 class StepFailed(click.ClickException):
-    """A step ended with an error that it has already shown: main records it and stays silent."""
+    """A step ended with an error that it has already printed: main records it and prints nothing."""

@@ -1,9 +1,7 @@
 """Completed runs: how a run is marked complete, found again by its key, and checked."""
 
 import json
-import re
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import click
 import mlflow
@@ -12,33 +10,44 @@ from mlflow.exceptions import MlflowException
 
 from purchase_predict.errors import first_line
 from purchase_predict.settings import shown_uri
+from purchase_predict.workflow import addresses
 
+#: Tags of a step's run: its key and what the key is made of, the digest of its output, and, written last, the mark
+#: that it is complete.
 KEY, KEY_PARTS, DIGEST, COMPLETE = "step.key", "step.key_parts", "step.digest", "step.complete"
+#: Tags of a step's run: the artifact path of its output, the URIs of its inputs, and the listing of its artifacts.
+OUTPUT, INPUTS, ARTIFACTS = "step.output", "step.inputs", "step.artifacts"
+#: Tag of a trial's run: the search that it belongs to.
 SEARCH_KEY = "search.key"
-OUTPUT, INPUTS, ARTIFACTS, ERROR = "step.output", "step.inputs", "step.artifacts", "error"
+#: Tag of a failed run: the one line that the user saw.
+ERROR = "error"
+#: Characters of a tag, at most. MLflow allows 8,000.
 _TAG_LENGTH = 5000
+#: Completed runs of a key that are looked at for a hit, the newest first.
+_CANDIDATES = 10
 
 
-#: The completed runs that this process has seen: they do not change any more, and each is asked for several times.
+#: The completed runs that this process has fetched. They no longer change, and each is needed several times.
 _completed: dict[str, Run] = {}
 
 
 def run_of(uri: str) -> Run:
-    """The step's run that made what stands at `runs:/<run id>/<path>` or `models:/<name>@<alias or /version>`.
+    """The completed run that made the output at a `runs:/` or `models:/` URI.
 
     Raises:
-        click.ClickException: there is no such run, or it is no completed run of this workflow.
+        click.ClickException: there is no such run, or it is not a completed run of this workflow.
     """
     client = mlflow.MlflowClient()
+    named = addresses.parse(uri)
+    if named is None:
+        raise click.ClickException(f"{uri}: must be runs:/<run id>/<path>, or for a model models:/<name>@<alias>")
     try:
-        if match := re.fullmatch(r"runs:/([^/]+)/.+", uri):
-            run = _completed.get(match[1]) or client.get_run(match[1])
-        elif match := re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri):
-            name, alias, version = match.groups()
-            found = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, version)
-            run = client.get_run(str(found.run_id))
+        if isinstance(named, addresses.RunUri):
+            run = _completed.get(named.run_id) or client.get_run(named.run_id)
+        elif named.alias:
+            run = client.get_run(str(client.get_model_version_by_alias(named.name, named.alias).run_id))
         else:
-            raise click.ClickException(f"{uri}: must be runs:/<run id>/<path>, or for a model models:/<name>@<alias>")
+            run = client.get_run(str(client.get_model_version(named.name, named.version).run_id))
     except MlflowException as error:
         raise click.ClickException(
             f"{uri}: not found on {shown_uri(mlflow.get_tracking_uri())}: {first_line(error)}"
@@ -51,17 +60,18 @@ def run_of(uri: str) -> Run:
 
 def output_uri(run: Run) -> str:
     """`runs:/<run id>/<path>` of what a completed step made."""
-    return f"runs:/{run.info.run_id}/{run.data.tags[OUTPUT]}"
+    return str(addresses.RunUri(run.info.run_id, run.data.tags[OUTPUT]))
 
 
 def artifacts_of(run_id: str, roots: list[str] | None = None) -> dict[str, int]:
     """Path and bytes of each artifact file of a run.
 
     Args:
-        roots: names at the root to look at; None looks at all that is listed there.
+        run_id: the run.
+        roots: the files and folders at the root to list; None: all.
     """
     client = mlflow.MlflowClient()
-    # A model is no entry of its run's root, though it can be listed by its name.
+    # MLflow leaves a model out of the listing of its run's root, but lists it by its name.
     top = {entry.path: entry for entry in client.list_artifacts(run_id)}
     sizes: dict[str, int] = {}
     for name in roots if roots is not None else top:
@@ -79,7 +89,7 @@ def artifacts_of(run_id: str, roots: list[str] | None = None) -> dict[str, int]:
 
 
 def artifact_tags(artifacts: Mapping[str, int]) -> dict[str, str]:
-    """The listing as JSON, in as many tags as its length takes."""
+    """The listing as JSON, cut into tags."""
     text = json.dumps(artifacts)
     pieces = [text[start : start + _TAG_LENGTH] for start in range(0, len(text), _TAG_LENGTH)]
     return {f"{ARTIFACTS}.{number}": piece for number, piece in enumerate(pieces)}
@@ -92,12 +102,12 @@ def _recorded(run: Run) -> dict[str, int]:
     return recorded
 
 
-def _search(experiment_id: str, condition: str, most: int) -> list[Run]:
+def _search(experiment_id: str, condition: str, limit: int) -> list[Run]:
     return list(
         mlflow.MlflowClient().search_runs(
             [experiment_id],
             f"{condition} and tags.\"{COMPLETE}\" = 'true' and attributes.status = 'FINISHED'",
-            max_results=most,
+            max_results=limit,
             order_by=["attributes.start_time DESC"],
         )
     )
@@ -106,8 +116,8 @@ def _search(experiment_id: str, condition: str, most: int) -> list[Run]:
 def newest_completed(experiment_id: str, entry_point: str) -> Run | None:
     """The newest completed run of a step, whatever its key.
 
-    Newest as the clocks of the machines said that started them: MLflow knows no other order. What it decides is only
-    what an empty input stands for, and the words about what differs; never which run is a hit.
+    The newest by the clocks of the machines that started the runs: MLflow has no other order. It decides what an empty
+    input stands for and which run a miss is compared with, never which run is a hit.
     """
     runs = _search(experiment_id, f"tags.\"mlflow.project.entryPoint\" = '{entry_point}'", 1)
     return runs[0] if runs else None
@@ -116,13 +126,15 @@ def newest_completed(experiment_id: str, entry_point: str) -> Run | None:
 def find_completed(
     experiment_id: str, key: str, still_valid: Callable[[Run], str | None] = lambda run: None
 ) -> tuple[Run | None, str | None]:
-    """The newest run with this key whose artifacts are all there, and if there is none, why the newest does not do.
+    """The newest run with this key whose artifacts all exist; if there is none, why the newest one cannot be reused.
 
     Args:
-        still_valid: a further condition; answers with what is wrong, or None.
+        experiment_id: where runs are looked for.
+        key: the key of a step.
+        still_valid: a further condition: it returns what is wrong with a run, or None.
     """
     reason = None
-    for run in _search(experiment_id, f"tags.\"{KEY}\" = '{key}'", 10):
+    for run in _search(experiment_id, f"tags.\"{KEY}\" = '{key}'", _CANDIDATES):
         problem = _missing_artifact(run) or still_valid(run)
         if not problem:
             _completed[run.info.run_id] = run
@@ -132,7 +144,7 @@ def find_completed(
 
 
 def _missing_artifact(run: Run) -> str | None:
-    # Files that came later are none of our business: MLflow itself adds one to a model that is loaded by its version.
+    # Files that were added later do not matter: MLflow itself adds one to a model that is loaded by its version.
     recorded = _recorded(run)
     try:
         present = artifacts_of(run.info.run_id, sorted({path.partition("/")[0] for path in recorded}))
@@ -144,24 +156,3 @@ def _missing_artifact(run: Run) -> str | None:
         if present[path] != size:
             return f"artifact {path} of run {run.info.run_id[:8]} has {present[path]} bytes, not {size}"
     return None
-
-
-def what_differs(parts: Mapping[str, Any], earlier: Run | None) -> str:
-    """In a few words, why a step with these key parts cannot reuse the newest completed run of its kind."""
-    if earlier is None:
-        return "no completed run yet"
-    old = json.loads(earlier.data.tags.get(KEY_PARTS, "{}"))
-    differences = []
-    for group, said in (("parameters", "{}: {} -> {}"), ("environment", "{} {} -> {}")):
-        before, now = old.get(group, {}), parts[group]
-        for name in sorted(set(before) | set(now)):
-            if before.get(name) != now.get(name):
-                differences.append(said.format(name, before.get(name, "unset"), now.get(name, "unset")))
-    before, now = old.get("inputs", {}), parts["inputs"]
-    differences += [f"content of {name} changed" for name in sorted(now) if before.get(name) != now[name]]
-    before, now = old.get("source", {}), parts["source"]
-    differences += [f"{name} changed" for name in sorted(set(before) | set(now)) if before.get(name) != now.get(name)]
-    if old.get("format") != parts["format"]:
-        differences.append("key format changed")
-    more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
-    return "; ".join(differences[:3]) + more or "no completed run left"

@@ -1,7 +1,8 @@
-"""What a run was made from, for MLflow's Dataset column: name, digest and row count; no row is looked at."""
+"""The table that a run read, for MLflow's Dataset column: name, digest and row count. No row is read."""
 
 import json
 import warnings
+from collections.abc import Mapping
 
 import mlflow
 from mlflow.data.code_dataset_source import CodeDatasetSource
@@ -12,12 +13,12 @@ from mlflow.exceptions import MlflowException
 
 from purchase_predict.workflow.collisions import through_collisions
 
-#: What MLflow keeps of a name and of a digest.
-_NAME, _DIGEST = 500, 36
+#: Characters that MLflow keeps of a dataset's name and of its digest.
+_NAME_LENGTH, _DIGEST_LENGTH = 500, 36
 
 
-class Table(MetaDataset):
-    """A table that is described, not held."""
+class DescribedTable(MetaDataset):
+    """A table by its description alone."""
 
     def __init__(self, source: DatasetSource, name: str, digest: str, rows: int) -> None:
         self.rows = rows
@@ -44,11 +45,23 @@ def log_input(name: str, digest: str, rows: int, context: str) -> None:
     """
     try:
         with warnings.catch_warnings():
-            # A local folder can be "interpreted in multiple ways", which are one and the same.
+            # MLflow warns that a local folder can be interpreted in multiple ways. They are the same.
             warnings.simplefilter("ignore", UserWarning)
             source = resolve_dataset_source(name)
     except MlflowException:
-        source = CodeDatasetSource({"source": name})  # the built-in sample is at no address
-    table = Table(source, name[-_NAME:], digest[:_DIGEST], rows)
-    # Runs that read the same table at the same time: MLflow keeps one record of it for an experiment.
+        source = CodeDatasetSource({"source": name})  # the built-in sample has no address
+    table = DescribedTable(source, name[-_NAME_LENGTH:], digest[:_DIGEST_LENGTH], rows)
+    # MLflow keeps one record of a dataset per experiment, so runs that read the same table at once collide.
     through_collisions(lambda: mlflow.log_input(table, context=context))
+
+
+def log_sides(dataset: str, digest: str, rows: Mapping[str, int]) -> None:
+    """Records on the active run that it read both sides of a dataset.
+
+    Args:
+        dataset: `runs:/<run id>/dataset` of a process run.
+        digest: the digest of its content.
+        rows: how many rows `train` and `test` have.
+    """
+    for side, context in (("train", "training"), ("test", "testing")):
+        log_input(f"{dataset}/{side}.parquet", digest, rows[side], context)

@@ -1,18 +1,19 @@
-"""What led to a train run, as its report draws it: the runs of the steps before it, and whether they were reused."""
+"""The runs that led to a train run, for its report, and whether they were reused."""
 
 import json
 
 import mlflow
 
-from purchase_predict.report.contents import Step
+from purchase_predict.report.lineage import Step
+from purchase_predict.workflow import addresses
 from purchase_predict.workflow.completed import INPUTS, run_of
 
 
 def steps(train_run_id: str, dataset: str) -> list[Step]:
-    """The pipeline as it stands while the train run works.
+    """The steps of the workflow while the train run works.
 
     Args:
-        train_run_id: the train run; where main launched it, main's run says which steps were reused.
+        train_run_id: the train run. If main launched it, main's run knows which steps were reused.
         dataset: `runs:/<run id>/dataset` of the process run.
     """
     client = mlflow.MlflowClient()
@@ -21,22 +22,20 @@ def steps(train_run_id: str, dataset: str) -> list[Step]:
     workflow = client.get_run(parent).data.tags if parent else {}
     process = run_of(dataset)
     events = json.loads(process.data.tags.get(INPUTS, "{}")).get("data", "")
-    # The run of load is named, not asked for: it may be gone while what process made of it is still reused.
+    # The run of load is not fetched: it may have been deleted while the output of process is still reused.
     runs = {"load": events.removeprefix("runs:/").partition("/")[0], "process": process.info.run_id}
 
-    def told(name: str, run_id: str) -> Step:
+    def earlier(name: str, run_id: str) -> Step:
         if not parent:
             return Step(name, "an earlier run", run_id, link(run_id))
         return Step(name, "reused" if f"reused.{name}" in workflow else "ran", run_id, link(run_id))
 
     def link(run_id: str) -> str:
-        server = mlflow.get_tracking_uri()
-        place = f"#/experiments/{train.info.experiment_id}/runs/{run_id}"
-        return f"{server.rstrip('/')}/{place}" if server.startswith("http") and run_id else ""
+        return addresses.link(train.info.experiment_id, run_id)
 
     after = Step("deploy", "follows, and decides on the promotion" if parent else "not part of this run")
     return [
-        *(told(name, run_id) for name, run_id in runs.items()),
+        *(earlier(name, run_id) for name, run_id in runs.items()),
         Step("train", "ran, and made this page", train_run_id, link(train_run_id)),
         after,
     ]

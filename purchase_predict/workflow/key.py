@@ -1,27 +1,20 @@
 """The key of a step: what can change its result, as one digest."""
 
-import ast
-import functools
 import hashlib
-import importlib.metadata
 import json
-import re
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-import yaml
+from purchase_predict.parameters import PARAMETERS
+from purchase_predict.workflow.environment import environment
+from purchase_predict.workflow.source import source_closure
 
-from purchase_predict.parameters import PROJECT
-from purchase_predict.workflow.plan import MADE_BY
-
-KEY_FORMAT = 1
-#: Parameters that say how long a search goes on, not which trials it makes.
-HOW_LONG = ("max_evals", "max_minutes")
-#: Parameters that cannot change a step's result. Inputs count by their content, not by where they are; the engines
-#: agree row for row.
-NOT_IN_KEY = {"source", "engine", "reuse", "gcp_project", "memory_limit", "promote_rolled_back", *MADE_BY}
+#: Goes up when the parts of a key change their meaning. 2: source files count by their syntax tree.
+KEY_FORMAT = 2
+#: How many differences a reason names.
+_NAMED_DIFFERENCES = 3
+#: What draws the report of a search cannot change its trials.
+_REPORT = "purchase_predict/report/"
 
 
 def key_parts(entry_point: str, values: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Any]:
@@ -35,7 +28,7 @@ def key_parts(entry_point: str, values: Mapping[str, Any], inputs: Mapping[str, 
     return {
         "format": KEY_FORMAT,
         "entry_point": entry_point,
-        "parameters": {name: value for name, value in values.items() if name not in NOT_IN_KEY},
+        "parameters": {name: value for name, value in values.items() if PARAMETERS[name].in_key},
         "inputs": dict(inputs),
         "source": source_closure(entry_point),
         "environment": environment(),
@@ -49,57 +42,25 @@ def key_of(parts: Mapping[str, Any]) -> str:
 
 
 def search_key_of(parts: Mapping[str, Any]) -> str:
-    """The key of a step without how long it searches: under the same one, trials are the same."""
-    values = {name: value for name, value in parts["parameters"].items() if name not in HOW_LONG}
-    return key_of({**parts, "parameters": values})
+    """The key without what limits the search or draws its report: under the same search key, trials are the same."""
+    values = {name: value for name, value in parts["parameters"].items() if not PARAMETERS[name].search_length}
+    source = {name: digest for name, digest in parts["source"].items() if not name.startswith(_REPORT)}
+    return key_of({**parts, "parameters": values, "source": source})
 
 
-def source_closure(entry_point: str, project: Path = PROJECT) -> dict[str, str]:
-    """The step's file and the project's modules that it imports, directly or not, each with a digest of its text."""
-    found: dict[str, str] = {}
-    waiting = ["steps/__init__.py", f"steps/{entry_point}.py"]
-    while waiting:
-        name = waiting.pop()
-        if name in found:
-            continue
-        # A checkout with other line ends is the same source.
-        text = (project / name).read_bytes().replace(b"\r\n", b"\n")
-        found[name] = hashlib.sha256(text).hexdigest()[:16]
-        waiting += _imported_files(_imported_modules(text, name), project)
-    return dict(sorted(found.items()))
-
-
-@functools.cache  # main asks for four steps, which share most of their files; by the text, which may change meanwhile
-def _imported_modules(text: bytes, name: str) -> list[str]:
-    modules: list[str] = []
-    for node in ast.walk(ast.parse(text, name)):
-        if isinstance(node, ast.Import):
-            modules += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            modules += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return modules
-
-
-def _imported_files(modules: Sequence[str], project: Path) -> Iterator[str]:
-    for module in modules:
-        parts = module.split(".")
-        if parts[0] in ("purchase_predict", "steps"):
-            for depth in range(1, len(parts) + 1):
-                for name in ("/".join(parts[:depth]) + ".py", "/".join(parts[:depth]) + "/__init__.py"):
-                    if (project / name).is_file():
-                        yield name
-
-
-@functools.cache
-def environment() -> dict[str, str]:
-    """Python's minor version, and the installed version of each package that conda.yaml names."""
-    conda = yaml.safe_load((PROJECT / "conda.yaml").read_text(encoding="utf-8"))
-    pip: list[str] = next(item["pip"] for item in conda["dependencies"] if isinstance(item, dict))
-    versions = {"python": f"{sys.version_info.major}.{sys.version_info.minor}"}
-    for requirement in pip:
-        name = re.split(r"[\[=<>!~ ;]", requirement)[0]
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "none"
-    return versions
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """In a few words, what differs between the parts of two keys; empty where nothing does."""
+    if before.get("format") != now["format"]:
+        return "key format changed"
+    found = []
+    for group, text in (("parameters", "{}: {} -> {}"), ("environment", "{} {} -> {}")):
+        old, new = before.get(group, {}), now[group]
+        for name in sorted(set(old) | set(new)):
+            if old.get(name) != new.get(name):
+                found.append(text.format(name, old.get(name, "unset"), new.get(name, "unset")))
+    old, new = before.get("inputs", {}), now["inputs"]
+    found += [f"content of {name} changed" for name in sorted(new) if old.get(name) != new[name]]
+    old, new = before.get("source", {}), now["source"]
+    found += [f"{name} changed" for name in sorted(set(old) | set(new)) if old.get(name) != new.get(name)]
+    more = f" and {len(found) - _NAMED_DIFFERENCES} more" if len(found) > _NAMED_DIFFERENCES else ""
+    return "; ".join(found[:_NAMED_DIFFERENCES]) + more

@@ -1,17 +1,17 @@
-"""Who is at work: the heartbeat of each run, the claim on what a step computes, the closing of runs that died.
+"""The heartbeat of each run, the claim on the key of a step, and the closing of runs whose process died.
 
-Workflows that share a tracking server know of each other through tags of their runs alone. MLflow has no
-compare-and-swap on tags, so two rules stand in for it:
+Workflows that share a tracking server see each other only through the tags of their runs. MLflow has no
+compare-and-swap on tags, so two rules take its place:
 
-- Announce, then look. Who wants to compute a key tags its run with it, and only then looks for other live claims on
-  the key; it computes when it has seen none. Of two that do so at once, the one that looks last sees the other, so
-  never do both compute. Where both see each other, the one whose run is first in a fixed order keeps its claim and
-  looks again; the other withdraws and waits.
-- A claim lives as long as its run is RUNNING and its heartbeat changes. Whether it changes, each judges by its own
-  looks: the clocks of two machines are never compared. Where the process was on this machine, its end is seen at once.
+- Announce, then look. A run that wants to compute a key tags itself with the key, and only then looks for other live
+  claims on it. It computes if it sees none. Of two runs that do so at once, the one that looks last sees the other, so
+  the two never both compute. If both see each other, the run that comes first in a fixed order keeps its claim and
+  looks again; the other one withdraws its claim and waits.
+- A claim lives as long as its run is RUNNING and its heartbeat changes. Each observer counts its own looks at the
+  heartbeat, so the clocks of two machines are never compared. The end of a process on this machine is seen at once.
 
-A claim that was wrongly taken for dead (its process was suspended) costs a second computation of the same, no more: a
-step registers a model that is already there only once, and what is reused is a run that completed.
+A claim that counts as dead by mistake, because its process was suspended, costs a second computation and no more: a
+model is registered only once, and only completed runs are reused.
 """
 
 import itertools
@@ -33,13 +33,15 @@ from purchase_predict.workflow.processes import ended_here, process_name
 
 HEARTBEAT, CLAIM, CLOSED = "lease.heartbeat", "lease.key", "lease.closed"
 
-#: A beat is one small write; a loaded machine or a server that restarts may leave out several before the run counts as
-#: dead. Longer than a step goes on after its launcher has died (`stopping._GRACE_SECONDS`).
+#: Seconds between two heartbeats. Each is one small write.
 _BEAT_SECONDS = 5.0
+#: A run counts as dead after this many seconds without a heartbeat: a loaded machine or a restarting server may miss
+#: several. Longer than a step goes on after its launcher has died (`stopping.GRACE_SECONDS`).
 _LEASE_SECONDS = 30.0
-#: What a waiting workflow adds at most to the time of the step that it waits for.
+#: Seconds between two looks of a workflow that waits for another one's step.
 _POLL_SECONDS = 2.0
-_MOST = 1000
+#: Runs that are RUNNING in an experiment at the same time, at most.
+_RUNNING_RUNS = 1000
 
 
 # ---- heartbeats --------------------------------------------------------------------------------------------------
@@ -47,11 +49,11 @@ _MOST = 1000
 
 @contextmanager
 def heartbeat(run: Run, *, sweep: bool) -> Iterator[None]:
-    """Keeps the heartbeat of this process's run going while the block runs.
+    """Writes the heartbeat of this process's run while the block runs.
 
     Args:
         run: the run that this process works for.
-        sweep: also closes the runs of its experiment that died.
+        sweep: also close the runs of its experiment whose process died.
     """
     client = mlflow.MlflowClient()
     finished = threading.Event()
@@ -63,7 +65,7 @@ def heartbeat(run: Run, *, sweep: bool) -> Iterator[None]:
                 client.set_tag(run.info.run_id, HEARTBEAT, f"{process_name(os.getpid())} {count}")
                 if sweep:
                     watch.sweep(run)
-            except Exception:  # whatever ails the server, the work itself meets and reports it
+            except Exception:  # the step itself meets and reports what is wrong with the server
                 logging.getLogger(__name__).debug("no heartbeat", exc_info=True)
             if finished.wait(_BEAT_SECONDS):
                 return
@@ -74,7 +76,7 @@ def heartbeat(run: Run, *, sweep: bool) -> Iterator[None]:
         yield
     finally:
         finished.set()
-        # Not longer: it may be waiting for a server that is away.
+        # The thread may be waiting for a server that is away.
         thread.join(_POLL_SECONDS)
 
 
@@ -82,36 +84,36 @@ def heartbeat(run: Run, *, sweep: bool) -> Iterator[None]:
 
 
 class Watch:
-    """Judges by its own regular looks which runs have died, and closes them."""
+    """Finds the runs whose process died, by regular looks at their heartbeats, and closes them."""
 
     def __init__(self, client: mlflow.MlflowClient, seconds: float) -> None:
-        """Args: `seconds` is the time between two looks; the looks are counted, so that an outage kills nobody."""
+        """Args: `seconds` is the time between two looks. Looks are counted, not seconds, so an outage kills no run."""
         self._client = client
         self._needed = math.ceil(_LEASE_SECONDS / seconds)
         self._seen: dict[str, tuple[list[str | None], int]] = {}
 
     def died(self, family: Sequence[Run]) -> str | None:
-        """Why a run and those below it are dead, or None. To be asked once a look.
+        """Why a run and its children are dead; None while one of them lives. Call it once per look.
 
         Args:
-            family: a run that is RUNNING first, then its RUNNING children: a step goes on for some seconds after main
-                has died, and until it has ended nobody else may compute the same.
+            family: a RUNNING run, then its RUNNING children. A step goes on for some seconds after main has died, and
+                nobody else may compute the same before the step has ended.
         """
         run_id = family[0].info.run_id
         beats = [run.data.tags.get(HEARTBEAT) for run in family]
         before, looks = self._seen.get(run_id, ([], 0))
         looks = looks + 1 if beats == before else 0
         self._seen[run_id] = beats, looks
-        # A child without a heartbeat has not reached our code, or is a trial of a process that has one.
+        # A child without a heartbeat has not reached our code yet, or is a trial, which has no process of its own.
         if beats[0] and all(beat is None or ended_here(beat) for beat in beats):
             return "its process has ended"
         return f"no heartbeat for {_LEASE_SECONDS:.0f} s" if looks >= self._needed else None
 
     def sweep(self, mine: Run) -> None:
-        """Closes as KILLED what was left RUNNING in the experiment of this run, by processes that were killed.
+        """Closes as KILLED the runs of this experiment that killed processes left RUNNING.
 
-        A run without a heartbeat is closed only where the run above it was one of this workflow's and has ended: it
-        may be another program's, or MLflow's launcher has opened it and its process has not begun.
+        A run without a heartbeat may belong to another program, or its process has not started yet. It is closed only
+        if its parent is a run of this workflow that has ended.
         """
         condition = "attributes.status = 'RUNNING'"
         running = {run.info.run_id: run for run in self._search(mine.info.experiment_id, condition)}
@@ -132,7 +134,7 @@ class Watch:
                     self.close([run], "the run above it has ended")
 
     def close(self, family: Sequence[Run], reason: str) -> None:
-        """Closes runs as KILLED, except one that has shown itself alive since it was looked at."""
+        """Closes runs as KILLED, except a run with a new heartbeat since the last look."""
         for run in reversed(family):
             now = self._client.get_run(run.info.run_id)
             if now.info.status == "RUNNING" and now.data.tags.get(HEARTBEAT) == run.data.tags.get(HEARTBEAT):
@@ -140,7 +142,7 @@ class Watch:
                 self._client.set_terminated(run.info.run_id, "KILLED")
 
     def claims(self, key: str, mine: Run) -> list[Run]:
-        """The live claims of others on a key; those that died are closed."""
+        """The live claims of other runs on a key. Dead ones are closed."""
         experiment = mine.info.experiment_id
         alive = []
         for run in self._search(experiment, f"tags.\"{CLAIM}\" = '{key}' and attributes.status = 'RUNNING'"):
@@ -155,7 +157,7 @@ class Watch:
         return alive
 
     def _search(self, experiment_id: str, condition: str) -> list[Run]:
-        return list(self._client.search_runs([experiment_id], condition, max_results=_MOST))
+        return list(self._client.search_runs([experiment_id], condition, max_results=_RUNNING_RUNS))
 
 
 def _parent(run: Run) -> str | None:
@@ -169,28 +171,29 @@ def _parent(run: Run) -> str | None:
 def claim(
     run: Run, key: str, completed: Callable[[], Run | None], say: Callable[[str], None] = click.echo
 ) -> Run | None:
-    """Waits until no other live run computes this key; the key is this run's to compute then, until `release`.
+    """Waits until no other live run computes this key, then claims it until `release`.
 
     Args:
-        run: this process's, with its heartbeat.
+        run: this process's run, with its heartbeat.
+        key: the key of a step.
         completed: looks for a completed run of the key.
-        say: is told once of each run that is waited for.
+        say: called with one line for each run that is waited for.
 
     Returns:
-        The completed run, where another workflow has made it meanwhile: then nothing is claimed.
+        The completed run if another workflow has made it meanwhile: then nothing is claimed.
     """
     watch = Watch(mlflow.MlflowClient(), _POLL_SECONDS)
-    told = set()
+    named: set[str] = set()
     announce(run, key)
     announced, others = True, watch.claims(key, run)
     while others:
         first = min(others, key=_order)
         run_id = first.info.run_id
         if announced and _order(first) < _order(run):
-            release(run)  # before it is said: who reads that this run waits finds no claim of its
+            release(run)  # before the line is printed, so that whoever reads it finds no claim of this run
             announced = False
-        if run_id not in told:
-            told.add(run_id)
+        if run_id not in named:
+            named.add(run_id)
             say(f"waiting for run {run_id} of {first.data.tags.get(MLFLOW_USER, '?')}, which computes the same")
         time.sleep(_POLL_SECONDS)
         if found := completed():
@@ -200,7 +203,7 @@ def claim(
             announce(run, key)
             announced, others = True, watch.claims(key, run)
     else:
-        # Between the first look for a completed run and the claim, another may have come to its end.
+        # Another run may have completed between the first look and the claim.
         found = completed()
     if found and announced:
         release(run)
@@ -208,15 +211,15 @@ def claim(
 
 
 def announce(run: Run, key: str) -> None:
-    """Says to others that this run is about to compute the key."""
+    """Tags the run with the key that it is about to compute."""
     mlflow.MlflowClient().set_tag(run.info.run_id, CLAIM, key)
 
 
 def release(run: Run) -> None:
-    """Takes the claim back. A run that ends need not: its claim ends with it."""
+    """Removes the claim. The claim of a run that ends, ends with it."""
     mlflow.MlflowClient().delete_tag(run.info.run_id, CLAIM)
 
 
 def _order(run: Run) -> tuple[int, str]:
-    # Any order does on which all agree. The start is as its machine's clock says, which may be wrong.
+    # Any order will do that all observers agree on. A wrong clock does no harm here.
     return run.info.start_time, run.info.run_id

@@ -1,26 +1,86 @@
-"""The inputs of a step: filled in where they are empty, and their digests."""
+"""The plan of a step: its parameters with every input named, and the key that follows from them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import click
+from mlflow.entities import Run
 
+from purchase_predict.parameters import MADE_BY, resolve
 from purchase_predict.settings import Settings
-from purchase_predict.sources import sources
-from purchase_predict.workflow.completed import DIGEST, INPUTS, newest_completed, output_uri, run_of
+from purchase_predict.workflow.completed import DIGEST, INPUTS, KEY_PARTS, newest_completed, output_uri, run_of
+from purchase_predict.workflow.key import differences, key_of, key_parts, search_key_of
 
-#: For each parameter that is the output of another step, that step; the model first, because it decides which dataset
-#: belongs to it.
-MADE_BY = {"model": "train", "data": "load", "dataset": "process"}
+#: Gives the content digest of a source, read as a Google Cloud project: `sources.fingerprint`. Handed in, so that only
+#: the steps that read a source depend on the code that does.
+Fingerprint = Callable[[str, str], str]
 
 
-def input_digests(values: Mapping[str, Any]) -> dict[str, str]:
+@dataclass(frozen=True)
+class Plan:
+    """What a step is about to do.
+
+    Attributes:
+        entry_point: the step.
+        values: all its parameters, typed, with no empty input left.
+        parts: what its key is made of.
+    """
+
+    entry_point: str
+    values: dict[str, Any]
+    parts: dict[str, Any]
+
+    @classmethod
+    def make(
+        cls, entry_point: str, given: Mapping[str, object], experiment_id: str, fingerprint: Fingerprint | None = None
+    ) -> "Plan":
+        """Makes the plan of a step, the same in main's process and in the step's own.
+
+        Args:
+            entry_point: the step.
+            given: parameters; MLproject's defaults stand for the others. An empty input stands for the newest completed
+                run of the step that makes it, in this experiment.
+            experiment_id: where completed runs are looked for.
+            fingerprint: what gives the content digest of a source; for a step that reads one.
+
+        Raises:
+            click.ClickException: a value is wrong, or an input is missing.
+        """
+        values = with_inputs(resolve(entry_point, given), experiment_id)
+        return cls(entry_point, values, key_parts(entry_point, values, input_digests(values, fingerprint)))
+
+    @cached_property
+    def key(self) -> str:
+        """The step's key."""
+        return key_of(self.parts)
+
+    @cached_property
+    def search_key(self) -> str:
+        """The key under which the trials of a search are the same."""
+        return search_key_of(self.parts)
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The URI of each input that is another step's output."""
+        return {name: value for name, value in self.values.items() if name in MADE_BY}
+
+    def differs_from(self, earlier: Run | None) -> str:
+        """In a few words, why a run of this step cannot be reused."""
+        if earlier is None:
+            return "no completed run yet"
+        return differences(json.loads(earlier.data.tags.get(KEY_PARTS, "{}")), self.parts) or "no completed run left"
+
+
+def input_digests(values: Mapping[str, Any], fingerprint: Fingerprint | None) -> dict[str, str]:
     """The content digest of each input among a step's parameters."""
     digests = {}
     for name, value in values.items():
         if name == "source":
-            digests[name] = sources.fingerprint(value, values.get("gcp_project", ""))
+            assert fingerprint, "a step that reads a source needs its fingerprint"
+            digests[name] = fingerprint(value, values.get("gcp_project", ""))
         elif name in MADE_BY:
             digests[name] = run_of(value).data.tags[DIGEST]
     return digests
@@ -29,7 +89,7 @@ def input_digests(values: Mapping[str, Any]) -> dict[str, str]:
 def with_inputs(values: Mapping[str, Any], experiment_id: str) -> dict[str, Any]:
     """The parameters of a step with each empty input replaced by the newest that there is, and ENV for an empty env.
 
-    deploy judges a model on the dataset that it was trained with, unless it is told another.
+    deploy judges a model on the dataset that it was trained with, unless another one is given.
     """
     filled = dict(values)
     for name, maker in MADE_BY.items():

@@ -1,33 +1,27 @@
 """Whether a process of this machine still lives."""
 
 import os
+import socket
 from pathlib import Path
+
+import psutil
 
 
 def process_name(pid: int) -> str:
-    """What names a process of this machine for ever: the boot, the namespace of process ids, the id and its start."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}/{Path('/proc/self/ns/pid').stat().st_ino} {pid} {process_stat(pid)[19]}"
-    except OSError:  # only Linux tells; elsewhere the heartbeat alone counts
-        return f"- {pid} -"
-
-
-def process_stat(pid: int) -> list[str]:
-    """The fields of /proc/<pid>/stat after the name: state, parent's id, ... and as the twentieth the start.
+    """What names a process for ever: `<machine> <process id> <start>`.
 
     Raises:
-        OSError: there is no such process, or this is not Linux.
+        psutil.NoSuchProcess: there is none with this id.
     """
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return f"{_machine()} {pid} {_start(psutil.Process(pid))}"
 
 
 def ended_here(name: str) -> bool:
     """Whether the process of this name, or heartbeat, was on this machine and is there no longer."""
     machine, _, process = name.partition(" ")
-    if machine != process_name(os.getpid()).split()[0] or machine == "-":
+    if machine != _machine():
         return False
-    pid, started = process.split()[:2]
+    pid, start = process.split()[:2]
     try:
         os.kill(int(pid), 0)
     except ProcessLookupError:
@@ -35,7 +29,24 @@ def ended_here(name: str) -> bool:
     except PermissionError:
         pass
     try:
-        stat = process_stat(int(pid))
-    except OSError:  # other users' processes may be hidden
+        now = psutil.Process(int(pid))
+        return now.status() == psutil.STATUS_ZOMBIE or _start(now) != start
+    except psutil.Error:  # other users' processes may be hidden
         return False
-    return stat[0] == "Z" or stat[19] != started
+
+
+def _machine() -> str:
+    """This machine since it booted; where process ids have namespaces (containers on Linux), this namespace of it."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{Path('/proc/self/ns/pid').stat().st_ino}"
+    except OSError:  # not Linux
+        return socket.gethostname().replace(" ", "-")
+
+
+def _start(process: psutil.Process) -> str:
+    """When a process started, in seconds, as no change of the clock moves it.
+
+    Linux counts from the boot, to which psutil adds the time of the boot by today's clock: it is taken off again.
+    """
+    return f"{process.create_time() - (psutil.boot_time() if psutil.LINUX else 0):.2f}"

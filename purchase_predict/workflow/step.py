@@ -1,8 +1,8 @@
-"""Runs of the workflow's steps: opened, keyed, completed, found again, and reused where nothing changed.
+"""The run of a step: tagged with its key, given to the step's function, and marked complete at the end.
 
-The key of a step is the SHA-256 of what can change its result: entry point, parameters, content of its inputs, source
-files, installed packages. A run is a hit when it has the key, finished, carries the completion tag, which is written
-last, and still has the artifacts that it wrote.
+The key of a step is the SHA-256 of all that can change its result: entry point, parameters, content of its inputs,
+source files, installed packages. A run is a hit if it has the key, is FINISHED, has the completion tag, which is
+written last, and still has all artifacts that it wrote.
 """
 
 import functools
@@ -32,21 +32,40 @@ from purchase_predict.workflow.completed import (
     artifact_tags,
     artifacts_of,
 )
-from purchase_predict.workflow.key import key_of, key_parts, search_key_of
-from purchase_predict.workflow.plan import MADE_BY, input_digests, with_inputs
+from purchase_predict.workflow.plan import Fingerprint, Plan
 from purchase_predict.workflow.stopping import scratch_folder
 
 
 @dataclass(frozen=True)
 class StepRun:
-    """The run of a step while the step works: inputs come from it, outputs go to it."""
+    """The run of a step while the step works.
 
-    run_id: str
+    Attributes:
+        run: MLflow's.
+        scratch: a folder that is removed at the end.
+        search_key: the key under which the trials of a search are the same.
+    """
+
+    run: Run
     scratch: Path
     search_key: str
 
+    @property
+    def run_id(self) -> str:
+        """MLflow's id of the run."""
+        return str(self.run.info.run_id)
+
+    @property
+    def experiment_id(self) -> str:
+        """MLflow's id of the run's experiment."""
+        return str(self.run.info.experiment_id)
+
     def fetch(self, uri: str) -> Path:
-        """Downloads what stands at `runs:/<run id>/<path>` into the scratch folder."""
+        """Downloads the artifact at `runs:/<run id>/<path>` into the scratch folder.
+
+        Raises:
+            click.ClickException: it cannot be downloaded.
+        """
         folder = Path(tempfile.mkdtemp(dir=self.scratch))
         try:
             return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
@@ -54,52 +73,52 @@ class StepRun:
             raise click.ClickException(f"{uri}: cannot be fetched: {first_line(error)}") from error
 
     def folder(self) -> Path:
-        """A new empty folder that does not outlive the step."""
+        """A new empty folder, removed at the end of the step."""
         return Path(tempfile.mkdtemp(dir=self.scratch))
 
 
 @dataclass(frozen=True)
 class Output:
-    """What a step made: the artifact path that the next step takes, and the digest of its content."""
+    """What a step made: the path of the artifact that the next step takes, and the digest of its content."""
 
     path: str
     digest: str
 
 
-def step(entry_point: str) -> Callable[[Callable[..., Output]], click.Command]:
-    """Makes the click command of a step of `function(run: StepRun, **parameters) -> Output`.
+def step(entry_point: str, fingerprint: Fingerprint | None = None) -> Callable[[Callable[..., Output]], click.Command]:
+    """Makes the click command of a step from `function(run: StepRun, **parameters) -> Output`.
 
     An empty input stands for the newest completed run of the step that makes it. The run is tagged with its key
     first, and with its completion last.
+
+    Args:
+        entry_point: the step.
+        fingerprint: what gives the content digest of a source; for a step that reads one.
     """
 
     def decorate(function: Callable[..., Output]) -> click.Command:
         @command(entry_point)
         @functools.wraps(function)
         def run_step(run: Run, **values: Any) -> None:
-            values = with_inputs(values, run.info.experiment_id)
-            parts = key_parts(entry_point, values, input_digests(values))
-            client = mlflow.MlflowClient()
-            uris = {name: value for name, value in values.items() if name in MADE_BY}
-            key = key_of(parts)
-            # A step of main's is claimed by main; one that runs alone does not wait, but others wait for it.
-            alone = {} if MLFLOW_PARENT_RUN_ID in run.data.tags else {lease.CLAIM: key}
+            plan = Plan.make(entry_point, values, run.info.experiment_id, fingerprint)
+            # Main claims the key of its steps. A step that runs alone does not wait for others, but others wait for it.
+            claim = {} if MLFLOW_PARENT_RUN_ID in run.data.tags else {lease.CLAIM: plan.key}
             mlflow.set_tags(
                 {
                     "mlflow.project.entryPoint": entry_point,
-                    KEY: key,
-                    KEY_PARTS: json.dumps(parts, sort_keys=True),
-                    INPUTS: json.dumps(uris),
+                    KEY: plan.key,
+                    KEY_PARTS: json.dumps(plan.parts, sort_keys=True),
+                    INPUTS: json.dumps(plan.inputs),
                 }
-                | alone
+                | claim
             )
             with scratch_folder() as scratch:
-                output = function(StepRun(run.info.run_id, scratch, search_key_of(parts)), **values)
+                output = function(StepRun(run, scratch, plan.search_key), **plan.values)
             artifacts = artifacts_of(run.info.run_id)
             if not any(path.partition("/")[0] == output.path for path in artifacts):
                 artifacts |= artifacts_of(run.info.run_id, [output.path])
             mlflow.set_tags({DIGEST: output.digest, OUTPUT: output.path} | artifact_tags(artifacts))
-            client.set_tag(run.info.run_id, COMPLETE, "true")
+            mlflow.set_tag(COMPLETE, "true")  # last: without it nothing of this run is reused
 
         return run_step
 

@@ -13,34 +13,38 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import mlflow
+import psutil
 from mlflow.exceptions import MlflowException
 
 from purchase_predict.workflow import processes
 
+#: Seconds between two looks at the launching process.
 _WATCH_SECONDS = 0.5
-#: A process that is to stop is told so again after some seconds, and ended from within after more.
-_AGAIN_SECONDS, _GRACE_SECONDS = 3, 15
-#: Tells a step the name of main's process: main may die before the step has begun to watch its parent.
+#: SIGTERM is repeated after this many seconds.
+_REPEAT_SECONDS = 3
+#: After this many seconds from the first SIGTERM, the process exits by itself.
+GRACE_SECONDS = 15
+#: The variable with the name of main's process. Main may die before a step starts to watch its parent.
 MAIN_PROCESS = "PURCHASE_PREDICT_MAIN"
 
 
 class Stopped(KeyboardInterrupt):
-    """SIGTERM, or the death of the process that launched this one. MLflow's launcher cancels its children on it."""
+    """SIGTERM, or the launching process has died. MLflow's launcher cancels its children on a KeyboardInterrupt."""
 
 
-#: Scratch folders to remove where a process has to end at once.
+#: Scratch folders to remove if the process must end at once.
 _scratch: list[str] = []
 
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A new empty folder that does not outlive the block, nor the process."""
+    """A new empty folder, removed at the end of the block or of the process."""
     with tempfile.TemporaryDirectory(prefix="purchase-predict-", ignore_cleanup_errors=True) as folder:
         _scratch.append(folder)
         yield Path(folder)
 
 
-#: Set once a Stopped has arrived where it is dealt with: another one would interrupt what closes the run.
+#: Set while a run is being closed; further signals are then ignored.
 closing = threading.Event()
 
 
@@ -49,8 +53,8 @@ def stop_with_launcher() -> Iterator[None]:
     """Raises Stopped on SIGTERM, and when the process that launched this one has died.
 
     Python drops an exception that a signal raises in a destructor or in a callback of native code, and some libraries
-    catch all there are: so it is raised until it has arrived. Native code may not let it be raised at all: after the
-    grace period the process ends itself, its run closed as KILLED.
+    catch every exception. So the signal is repeated until `closing` is set. Native code may block signals altogether:
+    after the grace period the process closes its run as KILLED and exits.
     """
     asked, finished = threading.Event(), threading.Event()
     closing.clear()
@@ -74,9 +78,9 @@ def stop_with_launcher() -> Iterator[None]:
             if launcher_died():
                 os.kill(os.getpid(), signal.SIGTERM)
                 break
-        deadline = time.monotonic() + _GRACE_SECONDS
+        deadline = time.monotonic() + GRACE_SECONDS
         while time.monotonic() < deadline:
-            if finished.wait(_AGAIN_SECONDS):
+            if finished.wait(_REPEAT_SECONDS):
                 return
             os.kill(os.getpid(), signal.SIGTERM)
         _end_from_within(launched)
@@ -99,21 +103,19 @@ def _end_from_within(run_id: str | None) -> NoReturn:
     if run_id:
         closing = threading.Thread(target=close, args=[run_id], daemon=True)
         closing.start()
-        closing.join(_AGAIN_SECONDS)  # the server may be away, too
+        closing.join(_REPEAT_SECONDS)  # the server may be away, too
     for folder in _scratch:
         shutil.rmtree(folder, ignore_errors=True)
     os._exit(128 + signal.SIGTERM)
 
 
 def _launchers() -> tuple[int, ...]:
-    """The parent, and where that is the shell in which an environment was activated, its parent too.
-
-    Only Linux tells about the second; elsewhere the parent alone is watched.
-    """
+    """The parent's process id; where the parent is the shell that activated an environment, its parent's too."""
     parent = os.getppid()
     try:
-        if Path(f"/proc/{parent}/comm").read_text().strip() in ("bash", "sh"):
-            return parent, int(processes.process_stat(parent)[1])
-    except OSError:
+        shell = psutil.Process(parent)
+        if shell.name() in ("bash", "sh"):
+            return parent, shell.ppid()
+    except psutil.Error:
         pass
     return (parent,)

@@ -1,12 +1,13 @@
-"""What main says at the end: the steps, the numbers beside their baselines, the version, and how to use it."""
+"""What main prints at the end: the steps, the metrics beside their baselines, the version, and how to use it."""
 
 from collections.abc import Sequence
 
 import mlflow
 from mlflow.entities import Run
 
-from purchase_predict.parameters import METRICS
+from purchase_predict.metrics import SEARCHABLE
 from purchase_predict.settings import shown_uri
+from purchase_predict.workflow import addresses
 from purchase_predict.workflow.chain import Done
 
 
@@ -18,7 +19,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def steps_table(steps: Sequence[Done]) -> str:
-    """One line per step: ran or reused, the run, seconds, and why it was not reused."""
+    """One line per step: ran or reused, the run, seconds, and why it could not be reused."""
     rows = [("step", "", "run", "seconds", "why")]
     for done in steps:
         what = "reused" if done.reused else "ran" if done.run else "would run"
@@ -28,14 +29,13 @@ def steps_table(steps: Sequence[Done]) -> str:
 
 
 def description(steps: Sequence[Done]) -> str:
-    """The Markdown that MLflow's page shows of main's run: what ran and what was reused, and where the report is."""
+    """The description of main's run on MLflow's page, in Markdown: which steps ran or were reused, and the report."""
     lines = ["| step | | run |", "|---|---|---|"]
     report = ""
     for done in steps:
         if done.run is None:
             continue
-        # Relative to MLflow's page: under whatever name its server is reached.
-        page = f"#/experiments/{done.run.info.experiment_id}/runs/{done.run.info.run_id}"
+        page = addresses.page(done.run.info.experiment_id, done.run.info.run_id)
         lines.append(f"| {done.step} | {'reused' if done.reused else 'ran'} | [{done.run.info.run_id}]({page}) |")
         if done.step == "train":
             report = f"[Report of the model]({page}/artifacts/report.html)\n\n"
@@ -43,12 +43,12 @@ def description(steps: Sequence[Done]) -> str:
 
 
 def what_came_out(train: Run | None, deploy: Run | None, metric: str) -> str:
-    """The test metrics beside what a constant answer scores, the version, and the commands that open and serve it."""
+    """The test metrics beside those of a constant answer, the version, and the commands that open and serve it."""
     if train is None or deploy is None:
         return ""
     numbers = train.data.metrics
     rows = [("test metric", "model", "95 % interval", "constant answer")]
-    for name in METRICS:
+    for name in SEARCHABLE:
         mark = " (searched)" if name == metric else ""
         rows.append(
             (

@@ -1,7 +1,7 @@
-"""Which source main's run was made from, where that is more than its commit says.
+"""The uncommitted changes of the checkout, kept with main's run.
 
-MLflow itself records the commit (`mlflow.source.git.commit`). What has not been committed is kept beside it: whether
-there is any, and what it is.
+MLflow itself records the commit (`mlflow.source.git.commit`). The tag `mlflow.source.git.dirty` says whether there were
+uncommitted changes, and an artifact holds them.
 """
 
 import logging
@@ -15,19 +15,19 @@ from pathlib import Path
 import mlflow
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_DIRTY
 
-from purchase_predict.parameters import PROJECT
+from purchase_predict.settings import PROJECT
 
 UNCOMMITTED = "source/uncommitted.diff"
 
-#: Bytes kept of the differences: enough for what a person has edited, not for data that was added by mistake.
-_MOST = 1_000_000
-#: How long the end of the run is held up at most for it.
-_SECONDS = 10
+#: Bytes of changes that are kept: enough for edits by hand, not for data that was added by mistake.
+_MAX_BYTES = 1_000_000
+#: Seconds that the end of the run waits for the recording, at most.
+_MAX_WAIT = 10
 
 
 @contextmanager
 def recorded(run_id: str) -> Iterator[None]:
-    """Records the source's state in the run while the block runs, at no cost to what runs in the block."""
+    """Records the checkout's uncommitted changes in the run, in a thread beside the block."""
     client = mlflow.MlflowClient()
 
     def record() -> None:
@@ -37,22 +37,24 @@ def recorded(run_id: str) -> Iterator[None]:
                 client.set_tag(run_id, MLFLOW_GIT_DIRTY, "true" if changes else "false")
             if changes:
                 client.log_text(run_id, changes, UNCOMMITTED)
-        except Exception:  # whatever ails the server, the work itself meets and reports it
-            logging.getLogger(__name__).debug("the source's state is not recorded", exc_info=True)
+        except Exception:  # the work itself meets and reports what is wrong with the server
+            logging.getLogger(__name__).debug("uncommitted changes are not recorded", exc_info=True)
 
-    thread = threading.Thread(target=record, name="provenance", daemon=True)
+    thread = threading.Thread(target=record, name="uncommitted", daemon=True)
     thread.start()
     try:
         yield
     finally:
-        thread.join(_SECONDS)
+        thread.join(_MAX_WAIT)
 
 
 def uncommitted(project: Path) -> str | None:
-    """What the project's folder holds that is not committed: the names (`git status`), then the differences.
+    """The uncommitted changes of the project's folder: the names (`git status`), then the differences (`git diff`).
 
-    Files whose name starts with `.env` hold secrets where people put them there: they are named, no more. So are files
-    that git does not follow. "" where all is committed; None where there is no git, no repository, or no commit.
+    Untracked files are only named. So are files whose name starts with `.env`, since people keep secrets in them.
+
+    Returns:
+        "" if everything is committed; None without git, a repository or a commit.
     """
     status = _git(project, "status", "--porcelain", "--", ".")
     if not status:
@@ -77,10 +79,10 @@ def _git(folder: Path, *arguments: str) -> str | None:
             stderr=subprocess.DEVNULL,
         ) as process:
             assert process.stdout
-            kept = process.stdout.read(_MOST)
+            kept = process.stdout.read(_MAX_BYTES)
             if process.stdout.read(1):
                 process.kill()
-                return kept.decode(errors="replace") + f"\n[cut after {_MOST} bytes]\n"
+                return kept.decode(errors="replace") + f"\n[cut after {_MAX_BYTES} bytes]\n"
     except OSError:
         return None
     return kept.decode(errors="replace") if process.returncode == 0 else None

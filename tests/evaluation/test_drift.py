@@ -6,7 +6,7 @@ import duckdb
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from purchase_predict.evaluation import drift
@@ -42,11 +42,11 @@ def test_what_has_moved_is_named_the_furthest_first(connection: duckdb.DuckDBPyC
     frame["brand"] = "newcomer"
     moved = drift.population_stability(connection, table(connection, "other", frame), reference)
     assert moved["brand"] > moved["price"] > 0.2
-    said = drift.warning(moved, 5000)
-    assert said
-    assert said.index("brand") < said.index("price")
-    assert "num_views_product" not in said
-    assert "chance" not in said
+    line = drift.warning(moved, 5000)
+    assert line
+    assert line.index("brand") < line.index("price")
+    assert "num_views_product" not in line
+    assert "chance" not in line
     assert "with 40 rows chance alone gives about 0.25" in str(drift.warning(moved, 40))
 
 
@@ -80,6 +80,7 @@ def test_the_index_is_the_formula_s(connection: duckdb.DuckDBPyConnection) -> No
         max_size=60,
     )
 )
+@settings(deadline=None)  # each example opens a database, which takes long on a busy machine
 def test_the_bins_hold_every_row_once_whatever_its_order(values: list[float | None]) -> None:
     connection = duckdb.connect()
     frame = pd.DataFrame({"price": pd.Series(values, dtype="Float64")})

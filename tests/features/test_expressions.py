@@ -1,109 +1,42 @@
 """Features against the plain-Python reference, on small random shops, and against the future."""
 
-import functools
-import random
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
-from unittest import mock
 
 import duckdb
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from purchase_predict.features import expressions
-from purchase_predict.schema import BEHAVIOUR, EVENTS, FEATURES, KEYS, LABEL, MOMENT
+from purchase_predict.schema import BEHAVIOUR, FEATURES, KEYS, LABEL, MOMENT
 from tests.features import reference
 from tests.features.reference import Event
+from tests.features.shops import MAX_JOINED_PAIRS, MIDNIGHT, VALUES, many_shops, on_duckdb, prepared, queries
 
-MIDNIGHT = datetime(2019, 10, 7)  # a Monday's
-#: Few seconds and few ids around midnight, so that ties, repetitions, shared ids and visits at once are the rule.
-VALUES = {
-    "event_time": [MIDNIGHT + timedelta(seconds=seconds) for seconds in range(-6, 7)],
-    "event_type": ["view", "view", "cart", "cart", "remove_from_cart", "purchase"],
-    "product_id": [1, 2, 3],
-    "category_id": [None, 7, 8],
-    "category_code": [None, "electronics", "electronics.audio", "a.b.c.d", ".", "a.", ".b", "a..b", "", "naïve.ünï"],
-    "brand": [None, "acme", "Zeta", ""],
-    "price": [None, 0.0, 0.0049999999999999994, 0.005, 0.125, 0.285, 1.005, 9.99, 4.35, 1234567.895],
-    "user_id": [1, 2],
-    "user_session": [None, "s1", "s1", "s2", "s3"],
-}
 EVENT = st.builds(Event, **{name: st.sampled_from(values) for name, values in VALUES.items()})
 SHOPS = st.lists(EVENT, max_size=40)
 PROPERTY = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 
 
-#: Earlier sessions are looked at by joins or, where a user has many pairs, by running sums.
-WAYS = pytest.mark.parametrize("few", [0, 2, expressions._FEW], ids=["by running sums", "by both", "by joins"])
-
-
-@contextmanager
-def joined_up_to(few: int) -> Iterator[None]:
-    """Users of more pairs than that have their earlier sessions looked at by running sums."""
-    expressions.sql.cache_clear()
-    with mock.patch.object(expressions, "_FEW", few):
-        yield
-    expressions.sql.cache_clear()
-
-
-@functools.cache
-def queries(few: int) -> dict[str, str]:
-    """The SQL of all tables, for DuckDB: to make it takes longer than to run it on a small shop."""
-    with joined_up_to(few):
-        return {name: expressions.sql("duckdb", name, "") for name in (*expressions.STEPS, "repeated", "primary")}
-
-
-def many_shops(number: int) -> list[Event]:
-    """Events of so many small shops in one table, each with two users of its own; some events are repeated."""
-    draw = random.Random(20191001)
-    events = [
-        Event(
-            **{name: draw.choice(values) for name, values in VALUES.items()}
-            | {"user_id": 10 * shop + draw.choice([1, 2])}
-        )
-        for shop in range(number)
-        for _ in range(draw.randrange(1, 40))
-    ]
-    return events + draw.choices(events, k=len(events) // 10)
-
-
-@contextmanager
-def raw(events: list[Event], few: int = expressions._FEW) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection with these events in the table `raw`, and all that is made ready of them."""
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'America/New_York'")
-        connection.execute(f"CREATE TABLE raw ({', '.join(f'{column.name} {column.type}' for column in EVENTS)})")
-        if events:
-            connection.executemany(f"INSERT INTO raw VALUES ({', '.join('?' * len(EVENTS))})", events)
-        for step in expressions.STEPS:
-            connection.execute(f"CREATE TABLE {step} AS {queries(few)[step]}")
-        yield connection
-
-
-def on_duckdb(events: list[Event], few: int = expressions._FEW) -> list[dict[str, Any]]:
-    """The primary table that the project makes of these events, in the order of the reference."""
-    with raw(events, few) as connection:
-        result = connection.execute(f"FROM ({queries(few)['primary']}) ORDER BY {', '.join(KEYS)}")
-        names = [name for name, *_ in result.description or []]
-        return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+#: Earlier sessions are counted by joins or, for users with many pairs, by running sums.
+WAYS = pytest.mark.parametrize(
+    "max_joined_pairs", [0, 2, MAX_JOINED_PAIRS], ids=["by running sums", "by both", "by joins"]
+)
 
 
 @WAYS
 @PROPERTY
 @given(events=SHOPS)
-def test_every_column_is_what_plain_python_computes(few: int, events: list[Event]) -> None:
-    assert on_duckdb(events, few) == reference.primary(events)
+def test_every_column_is_what_plain_python_computes(max_joined_pairs: int, events: list[Event]) -> None:
+    assert on_duckdb(events, max_joined_pairs) == reference.primary(events)
 
 
 @WAYS
-def test_a_thousand_shops_in_one_table_are_what_plain_python_computes(few: int) -> None:
-    """Rare constellations are found by number; what hypothesis finds above, it makes small."""
+def test_a_thousand_shops_in_one_table_are_what_plain_python_computes(max_joined_pairs: int) -> None:
+    """Many shops hit rare cases; for those that hypothesis hits above, it finds a small example."""
     events = many_shops(1000)
-    assert on_duckdb(events, few) == reference.primary(events)
+    assert on_duckdb(events, max_joined_pairs) == reference.primary(events)
 
 
 @PROPERTY
@@ -118,8 +51,8 @@ def test_repetitions_are_dropped_once_each_and_counted(events: list[Event]) -> N
         bought = event.event_type == "purchase" and any(cart.user_id == event.user_id for cart in carts)
         return bool(later) or bought
 
-    with raw(events) as connection:
-        (repeated,) = connection.execute(queries(expressions._FEW)["repeated"]).fetchone() or ()
+    with prepared(events) as connection:
+        (repeated,) = connection.execute(queries(MAX_JOINED_PAIRS)["repeated"]).fetchone() or ()
         usable = connection.execute(f"SELECT {', '.join(acts)} FROM usable").fetchall()
     assert repeated == len(in_session) - len(set(in_session))
     once = [tuple(getattr(event, name) for name in acts) for event in set(filter(is_usable, in_session))]
@@ -196,7 +129,7 @@ def test_a_crawler_costs_no_more_than_as_many_users(at_once: bool) -> None:
                 FROM range(100_000) AS numbers(i)"""
         )
         connection.execute("CREATE TABLE carts AS FROM usable WHERE event_type = 'cart'")
-        made = f"({queries(expressions._FEW)['primary']})"
+        made = f"({queries(MAX_JOINED_PAIRS)['primary']})"
         last = connection.execute(
             f"SELECT num_prev_sessions, num_prev_purchases, event_time FROM {made} ORDER BY event_time DESC LIMIT 1"
         ).fetchone()

@@ -1,6 +1,7 @@
 """Train and test: never a session on both sides, nothing repeated, the same bytes for the same rows."""
 
 import random
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -62,10 +63,10 @@ def sessions(rows: list[dict[str, Any]]) -> set[tuple[int, str]]:
 def test_the_test_set_is_the_last_part_of_the_time(tmp_path: Path) -> None:
     made = split(some_rows(), tmp_path)
     train, test = side(tmp_path, "train"), side(tmp_path, "test")
-    assert made.description["split"] == "time"
+    assert made.description.split == "time"
     assert len(train) + len(test) == 200
     assert 0.3 <= len(test) / 200 < 0.4
-    cut = datetime.fromisoformat(made.description["cut"])
+    cut = datetime.fromisoformat(made.description.cut)
     assert all(row["event_time"] < cut for row in train)
     assert not sessions(train) & sessions(test)
 
@@ -81,7 +82,7 @@ def test_a_session_that_reaches_into_the_test_time_is_whole_in_the_test(tmp_path
 def test_without_moments_whole_users_go_to_one_side(tmp_path: Path) -> None:
     made = split(some_rows(), tmp_path, by_time=False)
     train, test = side(tmp_path, "train"), side(tmp_path, "test")
-    assert made.description["split"] == "user"
+    assert made.description.split == "user"
     assert len(train) + len(test) == 200
     assert 0.3 <= len(test) / 200 < 0.36
     assert not {row["user_id"] for row in train} & {row["user_id"] for row in test}
@@ -114,8 +115,8 @@ def test_a_repeated_row_stays_once_and_is_counted(tmp_path: Path) -> None:
     # Another session of a user may have the same id as another user's: those are two rows, not one.
     dearer = [row | {"price": 5.0} for row in rows[:20]]
     made = split(rows + dearer, tmp_path)
-    assert made.description["rows"]["read"] == 220
-    assert made.description["rows"]["repeated"] == 20
+    assert made.description.rows.read == 220
+    assert made.description.rows.repeated == 20
     assert {row["price"] for row in side(tmp_path, "train")} == {1.0}
 
 
@@ -128,11 +129,20 @@ def test_the_same_rows_in_any_order_give_the_same_bytes(tmp_path: Path) -> None:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
 
 
+@pytest.mark.parametrize("by_time", [True, False], ids=["by_time", "by_user"])
+def test_the_same_rows_are_described_by_the_same_file(by_time: bool, tmp_path: Path) -> None:
+    made = split(some_rows(), tmp_path, by_time=by_time)
+    counts = {"events": 900, "events_without_session": 3, "events_repeated": 20} if by_time else {}
+    replace(made.description, events=counts).write(tmp_path)
+    expected = Path(__file__).parent / "expected" / f"dataset_by_{'time' if by_time else 'user'}.json"
+    assert (tmp_path / "dataset.json").read_text() == expected.read_text()
+
+
 def test_categories_are_those_of_train_alone(tmp_path: Path) -> None:
     rows = some_rows()
     rows[-1]["brand"] = "of the test"
     made = split(rows, tmp_path)
-    assert set(made.description["categories"]["brand"]) == {"brand-0", "brand-1", "brand-2"}
+    assert set(made.description.categories["brand"]) == {"brand-0", "brand-1", "brand-2"}
 
 
 @pytest.mark.parametrize(

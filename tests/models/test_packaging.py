@@ -57,7 +57,7 @@ def test_the_correction_is_part_of_the_model_and_of_its_digest(trained: Trained,
 
 def test_no_file_of_it_is_a_pickle(files: Path) -> None:
     names = {path.relative_to(files).as_posix() for path in files.rglob("*") if path.is_file()}
-    assert {"artifacts/booster.txt", "artifacts/spec.json", "model.py"} <= names
+    assert {"artifacts/booster.txt", "artifacts/spec.json", "purchase_model.py"} <= names
     assert not [name for name in names if name.endswith((".pkl", ".pickle", ".joblib", ".cloudpickle"))]
     for path in files.rglob("*"):
         if path.is_file():

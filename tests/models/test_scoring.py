@@ -74,7 +74,7 @@ def test_events_are_turned_into_carts_first(trained: Trained, tmp_path: Path) ->
     assert len(scored) == run.data.metrics["scored_rows"] > 1000
     assert scored["event_time"].str.startswith("2019-").all()
     assert not scored.duplicated(["user_id", "user_session", "product_id"]).any()
-    # The shop is another one than the model's: that is said, measured and drawn.
+    # The shop is not the one that the model was trained on: a warning, numbers and a plot show the drift.
     assert run.data.metrics["psi_brand"] > 0.2
     assert "have moved from the training data" in result.stderr
     assert {"drift.json", "drift.png", "source.json"} <= {
@@ -95,7 +95,7 @@ def test_the_training_rows_themselves_have_not_moved(trained: Trained, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("parameters", "said"),
+    ("parameters", "message"),
     [
         ({"model": "models:/scorer@staging"}, "no version of scorer holds the alias staging"),
         ({"model": "models:/scorer/9"}, "models:/scorer/9: not found"),
@@ -105,20 +105,20 @@ def test_the_training_rows_themselves_have_not_moved(trained: Trained, tmp_path:
         ({"output": "/proc/scored.csv"}, "cannot be written"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(
-    trained: Trained, tmp_path: Path, parameters: dict[str, str], said: str
+def test_what_is_wrong_is_reported_in_one_line(
+    trained: Trained, tmp_path: Path, parameters: dict[str, str], message: str
 ) -> None:
     carts(50).to_parquet(tmp_path / "in.parquet")
     given = {"model": MODEL, "input": tmp_path / "in.parquet", "output": tmp_path / "out.csv"} | parameters
     result = invoke(predict, **given)
     assert result.exit_code == 1
-    assert said in result.stderr
+    assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "out.csv").exists()
 
 
 class Constant:
-    """A model that says the same of every row, and may fail."""
+    """A model that gives every row the same probability, and may fail."""
 
     columns = ("price", "brand")
 

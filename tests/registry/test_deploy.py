@@ -10,12 +10,9 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from mlflow.entities.model_registry import ModelVersion
 
-from purchase_predict.registry import gate, promotion, versions
-from purchase_predict.registry.gate import Contest, Standing
+from purchase_predict.registry import promotion, versions
 from steps.deploy import deploy
 from steps.rollback import rollback
 from tests import registered
@@ -356,31 +353,32 @@ def test_promotion_warns_of_nothing(models: dict[str, Trained]) -> None:
         promotion.promote(version, "staging", None)
 
 
-# ---- the rule of the gate ----------------------------------------------------------------------------------------
-
-SURE = {"roc_auc": Standing(0.8, 0.75, 0.85, 0.5), "log_loss": Standing(0.4, 0.35, 0.45, 0.69)}
-
-
-def test_a_tie_does_not_promote() -> None:
-    assert not gate.decide("roc_auc", SURE, Contest(1, 0.8, 0.0, 0.0, 0.0)).passed
-
-
-@given(gain=st.floats(-1, 1), tolerance=st.floats(0, 1), metric=st.sampled_from(["roc_auc", "log_loss"]))
-def test_the_gate_lets_pass_what_is_better_or_within_the_tolerance(gain: float, tolerance: float, metric: str) -> None:
-    decision = gate.decide(metric, SURE, Contest(3, 0.7, gain, gain, gain), tolerance=tolerance)
-    assert decision.passed == (gain > 0 or (tolerance > 0 and gain >= -tolerance))
-    assert "version 3" in decision.reason
-
-
-@given(low=st.floats(0, 1), baseline=st.floats(0, 1))
-def test_the_gate_asks_for_a_metric_surely_above_the_constant_answer(low: float, baseline: float) -> None:
-    standing = Standing(1.0, low, 1.0, baseline)
-    assert gate.decide("roc_auc", {"roc_auc": standing}, None).passed == (low > baseline)
-    loss = {"log_loss": Standing(0.0, 0.0, low, baseline), "roc_auc": standing}
-    assert gate.decide("log_loss", loss, None).passed == (low < baseline)
+def test_a_verdict_belongs_to_one_environment_and_a_holder_is_not_stamped_failed(models: dict[str, Trained]) -> None:
+    name = "two-environments"
+    invoke(deploy, model=models["good"].uri, registry_name=name, env="production")
+    invoke(deploy, model=models["weak"].uri, registry_name=name, env="staging")
+    result = invoke(deploy, model=f"models:/{name}@staging", registry_name=name, env="production")
+    assert result.exit_code == 0, result.output
+    assert promotion_json(result.output)["promoted"] is False
+    weak = versions.get_version(name, 2)
+    assert weak
+    assert (weak.tags["gate"], weak.tags["gate.staging"], weak.tags["gate.production"]) == (
+        "passed",
+        "passed",
+        "failed",
+    )
+    assert "staging: promoted" in weak.description
+    assert "no better" in weak.tags["gate.reason.production"]
 
 
-def test_a_metric_that_is_no_number_passes_nothing() -> None:
-    nan = float("nan")
-    assert not gate.decide("roc_auc", {"roc_auc": Standing(nan, nan, nan, 0.5)}, None).passed
-    assert not gate.decide("roc_auc", SURE, Contest(1, 0.8, nan, nan, nan), tolerance=0.1).passed
+def test_a_version_of_the_same_number_that_holds_another_model_is_not_reused(models: dict[str, Trained]) -> None:
+    name, client = "emptied", mlflow.MlflowClient()
+    invoke(deploy, model=models["weak"].uri, registry_name=name, env="")
+    (deployed, *_) = mlflow.search_runs(
+        filter_string=f"tags.`deploy.registry_name` = '{name}'", output_format="list", order_by=["start_time DESC"]
+    )
+    assert versions.version_gone(deployed) is None
+    client.delete_registered_model(name)
+    assert versions.version_gone(deployed) == f"version 1 of {name} is gone"
+    invoke(deploy, model=models["good"].uri, registry_name=name, env="")
+    assert versions.version_gone(deployed) == f"version 1 of {name} holds another model"

@@ -4,10 +4,11 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from purchase_predict.evaluation.curves import curves
 from purchase_predict.evaluation.scores import evaluate
 from purchase_predict.report import plots
 from purchase_predict.search import search, space, trial
-from tests.search.test_search import table
+from tests.search.tables import table
 
 
 def drawn(folder: Path) -> dict[str, np.ndarray]:
@@ -22,7 +23,7 @@ def test_the_model_is_drawn(tmp_path: Path) -> None:
     probability = rng.random(500)
     y = (rng.random(500) < probability).astype(int)
     scores = evaluate(y, probability, rng.integers(0, 200, 500), 0.5, 0.5)
-    plots.model(y, probability, 0.5, scores, {"price": 0.7, "hour": 0.3}, tmp_path)
+    plots.model(curves(y, probability), scores, 0.5, {"price": 0.7, "hour": 0.3}, tmp_path)
     assert set(drawn(tmp_path)) == {"precision_recall.png", "roc.png", "calibration.png", "importance.png"}
 
 

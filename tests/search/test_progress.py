@@ -13,24 +13,26 @@ def trial(number, score):
     state = "failed" if score is None else "finished"
     return Trial(number, state, {}, {}, None if score is None else -score, score, 7, 1.5, "no such luck")
 
-with progress(4, "roc_auc", [trial(0, 0.61)]) as tell:
+with progress(4, "roc_auc", [trial(0, 0.61)]) as advance:
     for number, score in enumerate((0.65, None, 0.63), 1):
-        tell(trial(number, score))
+        advance(trial(number, score))
 """
 
 
 def test_a_person_sees_a_bar_with_the_best_so_far_and_standard_output_nothing() -> None:
     master, slave = pty.openpty()
-    told = subprocess.run([sys.executable, "-c", SEARCH], cwd=PROJECT, stdout=subprocess.PIPE, stderr=slave, check=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", SEARCH], cwd=PROJECT, stdout=subprocess.PIPE, stderr=slave, check=True
+    )
     os.close(slave)
     screen = b""
     try:
         while piece := os.read(master, 1000):
             screen += piece
-    except OSError:  # so Linux says that nobody writes any more
+    except OSError:  # Linux's end of file on a terminal
         pass
     os.close(master)
-    assert told.stdout == b""
+    assert ended.stdout == b""
     shown = screen.decode().split("\r")
     assert any("1/4" in line and "best roc_auc 0.6100" in line for line in shown)
     assert "4/4" in shown[-2] + shown[-1]
@@ -38,9 +40,10 @@ def test_a_person_sees_a_bar_with_the_best_so_far_and_standard_output_nothing() 
 
 
 def test_a_log_gets_a_line_for_each_new_trial() -> None:
-    told = subprocess.run([sys.executable, "-c", SEARCH], cwd=PROJECT, capture_output=True, text=True, check=True)
-    assert told.stderr == ""
-    assert told.stdout.splitlines() == [
+    ended = subprocess.run([sys.executable, "-c", SEARCH], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert ended.stderr == ""
+    assert ended.stdout.splitlines() == [
+        "train: 1 trials of an earlier search with the same key are taken over",
         "train: trial 2/4, roc_auc 0.6500 out of fold, 7 rounds, 1.5 s",
         "train: trial 3/4, failed: no such luck, 1.5 s",
         "train: trial 4/4, roc_auc 0.6300 out of fold, 7 rounds, 1.5 s",

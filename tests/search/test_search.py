@@ -11,29 +11,20 @@ from hypothesis import strategies as st
 
 from purchase_predict import metrics
 from purchase_predict.evaluation import scores
-from purchase_predict.search import finish, folds, search
-from purchase_predict.search import objective as trying
+from purchase_predict.search import finish, folds, objective, search
 from purchase_predict.search.folds import grouped_folds
 from purchase_predict.search.objective import Objective
-from purchase_predict.search.space import DEFAULTS, SPACE, STARTS
+from purchase_predict.search.space import DEFAULTS, SPACE, STARTING_POINTS
 from purchase_predict.search.suggest import next_point
-from purchase_predict.search.trial import Table, Trial, best_of, trials_frame
-
-
-def table(rows: int = 600, users: int = 150, seed: int = 0) -> Table:
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=(rows, 4))
-    x[:, 3] = rng.integers(0, 5, rows)
-    x[rng.random((rows, 4)) < 0.1] = np.nan
-    y = (np.nan_to_num(x[:, 0]) + (np.nan_to_num(x[:, 3]) == 2) + rng.normal(0, 0.7, rows) > 0.3).astype(int)
-    return Table(x, y, rng.integers(0, users, rows), ["a", "b", "c", "kind"], ["kind"])
+from purchase_predict.search.trial import Trial, best_of, trials_frame
+from tests.search.tables import table
 
 
 def test_the_first_trial_is_lightgbms_defaults_and_the_best_is_no_worse() -> None:
     found = search.search(table(), 6, "roc_auc", 1)
     assert [trial.number for trial in found.trials] == list(range(6))
-    assert [trial.point for trial in found.trials[:4]] == list(STARTS)
-    assert all(trial.point not in STARTS for trial in found.trials[4:])
+    assert [trial.point for trial in found.trials[:4]] == list(STARTING_POINTS)
+    assert all(trial.point not in STARTING_POINTS for trial in found.trials[4:])
     assert found.trials[0].params == {
         **DEFAULTS,
         "max_depth": -1,
@@ -44,8 +35,8 @@ def test_the_first_trial_is_lightgbms_defaults_and_the_best_is_no_worse() -> Non
     assert found.best.score > 0.75
 
 
-def test_folds_that_run_at_once_leave_the_number_of_threads_that_they_share_alone() -> None:
-    # LightGBM keeps it for the whole process; changed while another fold works, it has ended the process.
+def test_folds_that_run_at_once_do_not_change_lightgbms_global_thread_number() -> None:
+    # LightGBM has one number for the whole process. Changing it while another fold was fitted crashed the process.
     shared = ctypes.c_int.in_dll(lightgbm.basic._LIB, "LGBM_DEFAULT_NUM_THREADS")
     whole = table()
     trial = Objective(whole, grouped_folds(whole, 4, 1), "roc_auc", 1)(0, DEFAULTS, None)
@@ -53,23 +44,23 @@ def test_folds_that_run_at_once_leave_the_number_of_threads_that_they_share_alon
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_as_many_trials_as_asked_for(count: int) -> None:
+def test_max_evals_is_the_number_of_trials(count: int) -> None:
     seen: list[int] = []
     found = search.search(table(), count, "log_loss", 1, lambda trial: seen.append(trial.number))
     assert seen == [trial.number for trial in found.trials] == list(range(count))
 
 
 def test_the_same_seed_gives_the_same_model_and_another_another() -> None:
-    count = len(STARTS) + 2
+    count = len(STARTING_POINTS) + 2
     one, again, other = (search.search(table(), count, "roc_auc", seed) for seed in (7, 7, 8))
     assert one.booster.model_to_string() == again.booster.model_to_string()
     assert one.threshold == again.threshold
-    suggested = [[trial.params for trial in found.trials[len(STARTS) :]] for found in (one, again, other)]
+    suggested = [[trial.params for trial in found.trials[len(STARTING_POINTS) :]] for found in (one, again, other)]
     assert suggested[0] == suggested[1] != suggested[2]
 
 
 @pytest.mark.parametrize("after", [1, 4, 7, 9])
-def test_a_search_that_was_interrupted_ends_as_if_it_had_not_been(after: int) -> None:
+def test_an_interrupted_search_that_is_resumed_gives_the_same_result(after: int) -> None:
     whole = search.search(table(), 9, "roc_auc", 5)
     kept = [replace(trial, out_of_fold=None) for trial in whole.trials[:after]]
     made: list[int] = []
@@ -81,38 +72,38 @@ def test_a_search_that_was_interrupted_ends_as_if_it_had_not_been(after: int) ->
     assert resumed.threshold == whole.threshold
 
 
-def test_of_many_trials_the_best_is_the_leader_that_does_best_on_other_folds() -> None:
+def test_after_many_trials_the_leader_that_scores_best_on_other_folds_is_used() -> None:
     rows, many = table(), 30
     found = search.search(rows, many, "roc_auc", 1)
     finished = [trial for trial in found.trials if trial.state == "finished"]
-    leaders = sorted(finished, key=lambda trial: trial.loss)[: many // finish._TRIALS_OF_A_LEADER]
+    leaders = sorted(finished, key=lambda trial: trial.loss)[: many // finish.TRIALS_PER_LEADER]
 
-    def elsewhere(leader: Trial) -> float:
+    def score_on_other_folds(leader: Trial) -> float:
         return float(
             np.mean(
                 [
-                    Objective(rows, grouped_folds(rows, 4, [1, again]), "roc_auc", 1)(0, leader.point, None).score
-                    for again in (1, 2)
+                    Objective(rows, grouped_folds(rows, 4, [1, split]), "roc_auc", 1)(0, leader.point, None).score
+                    for split in (1, 2)
                 ]
             )
         )
 
     assert len(leaders) == 3
-    best = max(leaders, key=elsewhere)
-    assert best.number != leaders[0].number, "these rows and this seed shall tell the two apart"
+    best = max(leaders, key=score_on_other_folds)
+    assert best.number != leaders[0].number, "these rows and this seed must tell the two apart"
     assert found.best.number == best.number
     kept = [replace(trial, out_of_fold=None) for trial in found.trials[:25]]
     resumed = search.search(rows, many, "roc_auc", 1, earlier=kept)
     assert resumed.booster.model_to_string() == found.booster.model_to_string()
 
-    objective = Objective(rows, grouped_folds(rows, 4, 1), "roc_auc", 1)
+    evaluate = Objective(rows, grouped_folds(rows, 4, 1), "roc_auc", 1)
     for seconds, chosen in ((1000.0, best.number), (0.0, leaders[0].number)):
-        in_time = finish.confirmed_best(found.trials, objective, rows, time.monotonic() + seconds)
+        in_time = finish.confirmed_best(found.trials, evaluate, rows, time.monotonic() + seconds)
         assert in_time is not None
         assert in_time.number == chosen
 
 
-def test_with_many_rows_no_leader_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_many_rows_no_leader_is_scored_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folds, "MANY_ROWS", 600)
     found = search.search(table(), 30, "roc_auc", 2)
     assert found.best is best_of(found.trials)
@@ -124,14 +115,14 @@ def test_no_point_is_tried_twice() -> None:
 
 
 def test_a_trial_that_fails_does_not_end_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = trying._fit_until_no_gain
+    real = objective.fit_fold
 
     def sometimes(params: dict[str, object], *args: object, **kwargs: object) -> object:
         if params["feature_fraction"] != 1:
             raise RuntimeError("no such luck")
         return real(params, *args, **kwargs)
 
-    monkeypatch.setattr(trying, "_fit_until_no_gain", sometimes)
+    monkeypatch.setattr(objective, "fit_fold", sometimes)
     found = search.search(table(), 3, "roc_auc", 1)
     assert [trial.state for trial in found.trials] == ["finished", "failed", "failed"]
     assert found.trials[1].error == "RuntimeError: no such luck"
@@ -142,7 +133,7 @@ def test_a_search_whose_trials_all_fail_says_why(monkeypatch: pytest.MonkeyPatch
     def never(*_: object, **__: object) -> None:
         raise RuntimeError("no such luck")
 
-    monkeypatch.setattr(trying, "_fit_until_no_gain", never)
+    monkeypatch.setattr(objective, "fit_fold", never)
     with pytest.raises(
         click.ClickException, match="all 2 trials of the search failed, the first with: RuntimeError: no such"
     ):
@@ -156,65 +147,67 @@ def test_a_pruned_trial_trailed_the_best_and_took_less() -> None:
     for trial in pruned:
         best = best_of(found.trials[: trial.number])
         assert best is not None
-        assert trial.first_score < best.first_score
+        assert trial.first_folds_score < best.first_folds_score
         assert trial.loss > best.loss
 
 
 @pytest.mark.parametrize("metric", ["roc_auc", "log_loss"])
-def test_a_trial_that_all_but_equals_the_best_is_not_pruned(metric: str) -> None:
+def test_a_trial_within_the_margin_of_the_best_is_not_pruned(metric: str) -> None:
     rows = table()
-    objective = Objective(rows, grouped_folds(rows, 4, 1), metric, 1)
-    best = objective(0, DEFAULTS, None)
-    better = -1 if metric == "log_loss" else 1
-    for ahead, state in ((0.001, "finished"), (0.05, "pruned")):
-        ahead_of_it = replace(best, first_score=best.first_score + better * ahead, fold_bests=[])
-        assert objective(1, DEFAULTS, ahead_of_it).state == state
+    evaluate = Objective(rows, grouped_folds(rows, 4, 1), metric, 1)
+    best = evaluate(0, DEFAULTS, None)
+    sign = -1 if metric == "log_loss" else 1
+    for lead, state in ((0.001, "finished"), (0.05, "pruned")):
+        better = replace(best, first_folds_score=best.first_folds_score + sign * lead, fold_utilities=[])
+        assert evaluate(1, DEFAULTS, better).state == state
 
 
 @pytest.mark.parametrize("metric", ["roc_auc", "average_precision", "log_loss", "f1"])
-def test_what_a_trial_is_held_against_is_what_lightgbm_stops_on(metric: str) -> None:
+def test_a_fold_is_compared_by_the_metric_that_lightgbm_stops_on(metric: str) -> None:
     rows = table()
     folds = grouped_folds(rows, 4, 1)
     trial = Objective(rows, folds, metric, 1)(0, DEFAULTS, None)
     stop_on = "log_loss" if metric == "f1" else metric
-    assert list(trial.fold_bests) == pytest.approx(
+    assert list(trial.fold_utilities) == pytest.approx(
         [metrics.utility(stop_on, scores.score(stop_on, rows.y[check], trial.out_of_fold[check])) for _, check in folds]
     )
 
 
 @pytest.mark.parametrize("metric", ["auc", "binary_logloss"])
-def test_a_fold_ends_at_the_best_of_its_looks_and_one_that_trails_is_given_up_sooner(
+def test_a_fold_stops_at_its_best_evaluation_and_has_less_patience_when_behind(
     metric: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = table()
-    (learn, check), *_ = grouped_folds(rows, 4, 1)
+    (train, validation), *_ = grouped_folds(rows, 4, 1)
     params = {"objective": "binary", "metric": metric, "verbosity": -1, "num_threads": 1}
     ran: list[int] = []
     update = lightgbm.Booster.update
     monkeypatch.setattr(lightgbm.Booster, "update", lambda booster, **more: ran.append(1) or update(booster, **more))
 
-    def fitted(clearly_below: float | None) -> tuple[int, int, float, np.ndarray]:
-        """The rounds that it took, the best of them, its utility and probabilities."""
-        whole = trying.lightgbm_dataset(rows)
+    def fitted(behind_below: float | None) -> tuple[int, int, float, np.ndarray]:
+        """Rounds run, then the best evaluation: rounds, utility, probabilities."""
+        whole = objective.lightgbm_dataset(rows)
         ran.clear()
-        rounds, utility, predicted = trying._fit_until_no_gain(
-            params, whole.subset(learn), whole.subset(check), clearly_below
+        rounds, utility, probability = objective.fit_fold(
+            params, whole.subset(train), whole.subset(validation), behind_below
         )
-        return len(ran), rounds, utility, predicted
+        return len(ran), rounds, utility, probability
 
-    took, rounds, utility, predicted = fitted(None)
-    plain = lightgbm.train(params, trying.lightgbm_dataset(rows).subset(learn), took)
-    looks = range(trying._EVERY, took + 1, trying._EVERY)
+    run, rounds, utility, probability = fitted(None)
+    plain = lightgbm.train(params, objective.lightgbm_dataset(rows).subset(train), run)
+    evaluations = range(objective.EVALUATION_INTERVAL, run + 1, objective.EVALUATION_INTERVAL)
     score = {"auc": "roc_auc", "binary_logloss": "log_loss"}[metric]
     by_hand = {
-        at: metrics.utility(score, scores.score(score, rows.y[check], plain.predict(rows.x[check], num_iteration=at)))
-        for at in looks
+        at: metrics.utility(
+            score, scores.score(score, rows.y[validation], plain.predict(rows.x[validation], num_iteration=at))
+        )
+        for at in evaluations
     }
-    assert (rounds, took) == (max(by_hand, key=by_hand.__getitem__), rounds + trying.PATIENCE)
+    assert (rounds, run) == (max(by_hand, key=by_hand.__getitem__), rounds + objective.PATIENCE)
     assert utility == pytest.approx(by_hand[rounds])
-    np.testing.assert_allclose(predicted, plain.predict(rows.x[check], num_iteration=rounds))
-    assert fitted(utility - 0.1)[:3] == (took, rounds, utility)
-    assert fitted(utility + 0.1)[:3] == (rounds + trying.PATIENCE_BEHIND, rounds, utility)
+    np.testing.assert_allclose(probability, plain.predict(rows.x[validation], num_iteration=rounds))
+    assert fitted(utility - 0.1)[:3] == (run, rounds, utility)
+    assert fitted(utility + 0.1)[:3] == (rounds + objective.PATIENCE_BEHIND, rounds, utility)
 
 
 def test_rows_are_binned_once_and_no_trial_leaves_a_trace_on_the_next() -> None:
@@ -229,55 +222,59 @@ def test_rows_are_binned_once_and_no_trial_leaves_a_trace_on_the_next() -> None:
         assert np.array_equal(one.out_of_fold, fresh.out_of_fold)
 
 
-def test_time_ends_the_search_but_never_before_the_first_trial() -> None:
+def test_the_time_limit_ends_the_search_but_never_before_the_first_trial() -> None:
     assert len(search.search(table(), 5, "roc_auc", 1, max_seconds=0).trials) == 1
 
 
-def test_the_last_fit_goes_in_coarser_steps_where_the_time_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A clock that each of the last fit's rounds moves on by a second, and nothing else.
-    clock, last_fit = [0.0], finish.final_fit
+def test_the_final_fit_is_shortened_when_time_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A clock that advances by one second with each boosting round, and not otherwise.
+    clock = [0.0]
     monkeypatch.setattr(finish.time, "monotonic", lambda: clock[0])
-    steps: list[tuple[float, int]] = []
+    fits: list[tuple[float, int]] = []  # learning rate and rounds
 
     def train(params, dataset, num_boost_round, callbacks=()):  # type: ignore[no-untyped-def]
         def tick(env: lightgbm.callback.CallbackEnv) -> None:
             clock[0] += 1
 
-        steps.append((params["learning_rate"], num_boost_round))
+        fits.append((params["learning_rate"], num_boost_round))
         return lightgbm_train(params, dataset, num_boost_round, callbacks=[tick, *callbacks])
 
     lightgbm_train = lightgbm.train
     monkeypatch.setattr(finish.lightgbm, "train", train)
     whole = table()
-    objective = Objective(whole, grouped_folds(whole, 4, 1), "roc_auc", 1)
-    best = objective(0, DEFAULTS, None)
+    evaluate = Objective(whole, grouped_folds(whole, 4, 1), "roc_auc", 1)
+    best = evaluate(0, DEFAULTS, None)
     rounds = best.rounds * (4 / 3) ** (1 / 3)
 
     def fitted(seconds: float) -> tuple[float, int, int]:
-        steps.clear()
-        booster = last_fit(best, objective, whole, clock[0] + seconds)
-        return *steps[-1], booster.current_iteration()
+        fits.clear()
+        booster = finish.final_fit(best, evaluate, whole, clock[0] + seconds)
+        return *fits[-1], booster.current_iteration()
 
-    for seconds, finer in ((np.inf, 2.0), (finish._PROBED + 10 * rounds, 2.0), (finish._PROBED + 1.5 * rounds, 1.5)):
-        rate, asked, made = fitted(seconds)
-        assert (rate, asked) == (pytest.approx(0.1 / finer), round(rounds * finer))
-        assert made >= asked - 1
-    for seconds, share in ((finish._PROBED + 0.4 * rounds, 0.8), (0.0, 0.5)):
-        rate, asked, made = fitted(seconds)
-        assert (rate, asked) == (pytest.approx(0.2), round(rounds / 2))
-        assert made == pytest.approx(asked * share, abs=2)
+    for seconds, divisor in (
+        (np.inf, 2.0),
+        (finish.TIMED_ROUNDS + 10 * rounds, 2.0),
+        (finish.TIMED_ROUNDS + 1.5 * rounds, 1.5),
+    ):
+        rate, planned, done = fitted(seconds)
+        assert (rate, planned) == (pytest.approx(0.1 / divisor), round(rounds * divisor))
+        assert done >= planned - 1
+    for seconds, share in ((finish.TIMED_ROUNDS + 0.4 * rounds, 0.8), (0.0, 0.5)):
+        rate, planned, done = fitted(seconds)
+        assert (rate, planned) == (pytest.approx(0.2), round(rounds / 2))
+        assert done == pytest.approx(planned * share, abs=2)
 
 
 def test_row_by_row_or_feature_by_feature_the_model_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     models = []
     for share in (0.0, 2.0):
-        monkeypatch.setattr(trying, "_ROW_WISE_FROM", share)
+        monkeypatch.setattr(objective, "ROW_WISE_FEATURE_FRACTION", share)
         model = search.search(table(), 2, "roc_auc", 1).booster.model_to_string()
         models.append([line for line in model.splitlines() if "_wise" not in line])
     assert models[0] == models[1]
 
 
-def test_a_trial_that_would_not_end_in_time_is_not_begun() -> None:
+def test_a_trial_that_would_overrun_is_not_started() -> None:
     whole = search.search(table(), 3, "roc_auc", 1)
     slow = [replace(trial, seconds=1000.0) for trial in whole.trials]
     assert len(search.search(table(), 5, "roc_auc", 1, earlier=slow, max_seconds=900).trials) == 3
@@ -285,7 +282,7 @@ def test_a_trial_that_would_not_end_in_time_is_not_begun() -> None:
 
 
 def test_the_number_of_cores_does_not_change_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finish, "_ROWS_OF_A_THREAD", 2000)
+    monkeypatch.setattr(finish, "ROWS_PER_THREAD", 2000)
     trees = []
     for cores in (1, 3):
         monkeypatch.setattr(finish, "available_cores", lambda cores=cores: cores)
@@ -295,7 +292,7 @@ def test_the_number_of_cores_does_not_change_the_model(monkeypatch: pytest.Monke
     assert trees[0] == trees[1]
 
 
-def test_trials_of_a_batch_know_nothing_of_each_other_and_an_interrupted_batch_goes_on(
+def test_trials_of_a_batch_do_not_depend_on_each_other_and_an_interrupted_batch_is_completed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole = search.search(table(), 7, "roc_auc", 5, parallelism=3)
@@ -303,15 +300,15 @@ def test_trials_of_a_batch_know_nothing_of_each_other_and_an_interrupted_batch_g
     assert [trial.point for trial in wider.trials[:3]] == [trial.point for trial in whole.trials[:3]]
     assert {trial.state for trial in wider.trials} == {"finished"}  # there was no best to prune against
     kept = [replace(trial, out_of_fold=None) for trial in whole.trials[:5]]
-    suggest, asked = next_point, []
+    suggest, asked = next_point, []  # asked: how many earlier trials, and which number
 
-    def noted(known: list[Trial], number: int, seed: int) -> dict[str, float]:
-        asked.append((len(known), number))
-        return suggest(known, number, seed)
+    def noted(earlier: list[Trial], number: int, seed: int) -> dict[str, float]:
+        asked.append((len(earlier), number))
+        return suggest(earlier, number, seed)
 
     monkeypatch.setattr(search, "next_point", noted)
     resumed = search.search(table(), 7, "roc_auc", 5, earlier=kept, parallelism=3)
-    assert asked == [(3, 5), (6, 6)]  # the rest of the batch knows no more than its first trials did
+    assert asked == [(3, 5), (6, 6)]  # the rest of a batch learns from the same trials as its first ones
     assert [trial.point for trial in resumed.trials] == [trial.point for trial in whole.trials]
     assert [trial.state for trial in resumed.trials] == [trial.state for trial in whole.trials]
     assert len({tuple(trial.point.items()) for trial in whole.trials}) == 7
@@ -320,7 +317,7 @@ def test_trials_of_a_batch_know_nothing_of_each_other_and_an_interrupted_batch_g
 def test_a_large_table_is_searched_on_whole_users_and_fitted_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "SEARCH_ROWS", 300)
     rows = table(1200, 200)
-    some = search._some_users(rows, 1)
+    some = search.sample_users(rows, 1)
     assert 300 <= len(some.y) < 320
     kept = np.isin(rows.user, some.user)
     assert kept.sum() == len(some.y)
@@ -340,7 +337,7 @@ def test_integers_are_integers_and_lie_in_their_bounds() -> None:
 
 @given(st.integers(0, 1000))
 @settings(max_examples=20, deadline=None)
-def test_no_user_is_in_two_folds_and_every_row_is_checked_once(seed: int) -> None:
+def test_no_user_is_in_two_folds_and_every_row_is_validated_once(seed: int) -> None:
     rows = table(120, 30, seed)
     folds = grouped_folds(rows, 4, seed)
     checked = np.concatenate([check for _, check in folds])
@@ -359,19 +356,19 @@ def test_folds_are_alike_in_users_rows_and_purchases(count: int, seed: int) -> N
     for each in (lambda check: len(set(rows.user[check])), lambda check: rows.y[check].sum()):
         assert np.ptp([each(check) for check in checks]) <= 1
     assert np.ptp([len(check) for check in checks]) < 0.05 * 3000
-    assert rows.y.sum() == 8  # one purchase of each of so many users: left to chance, a fold may get none
+    assert rows.y.sum() == 8  # few buyers, one purchase each: at random a fold might get none
 
 
-def test_a_table_with_many_rows_takes_fewer_folds(monkeypatch: pytest.MonkeyPatch) -> None:
-    for many, count in ((601, folds.FOLDS), (600, folds.FOLDS_OF_MANY)):
+def test_a_table_with_many_rows_has_fewer_folds(monkeypatch: pytest.MonkeyPatch) -> None:
+    for many, count in ((601, folds.FOLDS), (600, folds.FOLDS_FOR_MANY_ROWS)):
         monkeypatch.setattr(folds, "MANY_ROWS", many)
         found = search.search(table(), 1, "roc_auc", 1)
-        assert len(found.best.fold_bests) == count
-        rounds = round(found.best.rounds * finish._FINER * (count / (count - 1)) ** (1 / 3))
+        assert len(found.best.fold_utilities) == count
+        rounds = round(found.best.rounds * finish.FINAL_RATE_DIVISOR * (count / (count - 1)) ** (1 / 3))
         assert found.booster.current_iteration() == rounds
 
 
-def test_fewer_users_than_folds_is_said() -> None:
+def test_fewer_users_than_folds_is_an_error() -> None:
     with pytest.raises(click.ClickException, match="3 user"):
         search.search(table(60, 3), 1, "roc_auc", 1)
 

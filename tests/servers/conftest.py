@@ -1,50 +1,41 @@
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import click
 import pytest
 
 from tests.conftest import checkout
+from tests.servers.running import Network, machines, started, with_password
 from tests.workflow.runner import Workflow
-from tools.server import Server, program
+from tools.server import Server
 
 
-@contextmanager
-def started(host: str, auth: bool) -> Iterator[Server]:
-    """What `make server` starts, in a folder that goes when the block ends."""
-    try:
-        program("initdb")
-    except click.ClickException as missing:
-        pytest.skip(missing.message)
-    # Not pytest's own folder: nobody but its owner can enter that, and PostgreSQL does not run as root.
-    folder = Path(tempfile.mkdtemp(prefix="server-", dir="/tmp"))
-    folder.chmod(0o755)
-    server = Server(folder)
-    server.configure(host, 0, "", auth)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
-        shutil.rmtree(folder)
+@pytest.fixture(scope="session")
+def network() -> Iterator[Network | None]:
+    """A machine for each step, where this machine allows it."""
+    with machines() as made:
+        yield made
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """PostgreSQL, the emulator of Cloud Storage, and mlflow with authentication."""
-    with started("127.0.0.1", auth=True) as running:
+@pytest.fixture(scope="session")
+def server(network: Network | None) -> Iterator[Server]:
+    """PostgreSQL, the emulator of Cloud Storage, and mlflow with authentication: one for all files of a worker.
+
+    It is reached at the bridge's address where there are machines. Each file has an experiment and registered models
+    of its own.
+    """
+    with started(network.bridge if network else "127.0.0.1", auth=True) as running:
         yield running
 
 
-def with_password(server: Server) -> str:
-    """The URI of a server that asks for a password, with user and password in it."""
-    return server.config.uri.replace("://", f"://admin:{server.config.password}@")
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout of the project that no test changes."""
+    return checkout(tmp_path_factory.mktemp("checkout") / "project")
 
 
 @pytest.fixture(scope="module")
-def workflow(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Workflow:
-    """A checkout of the project that works against the server."""
-    return Workflow(checkout(tmp_path_factory.mktemp("checkout") / "project"), with_password(server))
+def workflow(server: Server, project: Path, request: pytest.FixtureRequest) -> Workflow:
+    """The project, which works against the server, in the file's own experiment."""
+    made = Workflow(project, with_password(server), request.module.__name__)
+    made.client.create_experiment(made.experiment)
+    return made

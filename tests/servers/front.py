@@ -1,6 +1,7 @@
 """A real HTTP server that stands before a tracking server: asks for a bearer token, or fails as it is told."""
 
 import http.client
+import sys
 import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterator
@@ -80,7 +81,14 @@ def standing(front: Front) -> Iterator[Front]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class FrontServer(ThreadingHTTPServer):
+        def handle_error(self, request: object, client_address: object) -> None:
+            if not isinstance(
+                sys.exc_info()[1], ConnectionError
+            ):  # a client that has hung up is no error of the server's
+                super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+    server = FrontServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     front.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever)

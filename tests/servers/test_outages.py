@@ -1,10 +1,11 @@
-"""A part of the server goes away while a step runs, or a process of the workflow is killed: nothing lost or doubled.
+"""Parts of the server go away while steps run, and processes of the workflow are killed: nothing is lost or doubled.
 
 `--all-outages` tries each of them during each step.
 """
 
 import os
 import signal
+import subprocess
 import time
 
 import pytest
@@ -12,30 +13,31 @@ from mlflow.entities import Run
 
 from purchase_predict.parameters import STEPS
 from tests.workflow.processes import alive, main_and_step, until, wait_for
-from tests.workflow.runner import Workflow
+from tests.workflow.runner import Outcome, Workflow
 from tools.server import PARTS, Server
-
-pytestmark = pytest.mark.workflow
 
 #: Seconds for which a part is gone, to which its start comes.
 GONE = {"mlflow": 1, "postgres": 1, "storage": 20}
 VICTIMS = ("launcher", "main", "step")
-#: Each part once, each at a step that writes much to it, and each process once, in the step that lasts longest.
-FEW = {
-    "part": [("postgres", "process"), ("storage", "train"), ("mlflow", "deploy")],
-    "victim": [(victim, "train") for victim in VICTIMS],
+#: By day, one workflow loses each part once, at a step that writes much to it; another one loses each of its processes
+#: once, in the step that lasts longest.
+BY_DAY = {
+    "outages": [[("postgres", "process"), ("storage", "train"), ("mlflow", "deploy")]],
+    "kills": [[(victim, "train") for victim in VICTIMS]],
 }
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    for name, each in (("part", PARTS), ("victim", VICTIMS)):
+    for name, each in (("outages", PARTS), ("kills", VICTIMS)):
         if name in metafunc.fixturenames:
-            every = [(value, step) for value in each for step in STEPS]
-            metafunc.parametrize((name, "step"), every if metafunc.config.getoption("all_outages") else FEW[name])
+            every = [[(value, step)] for value in each for step in STEPS]
+            asked = every if metafunc.config.getoption("all_outages") else BY_DAY[name]
+            metafunc.parametrize(name, asked, ids=["+".join("-".join(pair) for pair in pairs) for pairs in asked])
 
 
-def asked(what: str, step: str) -> tuple[str, ...]:
+def own(pairs: list[tuple[str, str]]) -> tuple[str, ...]:
     """Data and registered model of its own, so that each step has to run."""
+    what, step = pairs[0]
     rows = 20_000 + (*PARTS, *VICTIMS).index(what) * len(STEPS) + STEPS.index(step)
     return "-P", f"source=sample:{rows}", "-P", "max_evals=1", "-P", f"registry_name={what}-{step}"
 
@@ -51,29 +53,37 @@ def nothing_is_doubled(workflow: Workflow, name: str) -> None:
         assert len(keys) == len(set(keys))
 
 
-def test_a_run_goes_on_when_the_part_is_back_and_the_next_one_loses_and_doubles_nothing(
-    part: str, step: str, workflow: Workflow, server: Server
-) -> None:
-    process = workflow.start(*asked(part, step))
-    until(process, f"{step}: running")
-    server.stop([part])
-    time.sleep(GONE[part])
-    server.start([part])
-    outcome = workflow.outcome(process, 600)
+def one_line_or_none(outcome: Outcome) -> None:
     assert len(outcome.error) == (1 if outcome.code else 0), outcome.err
     assert "Traceback" not in outcome.err
 
-    again = workflow.run(*asked(part, step))
+
+def test_a_run_goes_on_when_a_part_is_back_and_the_next_one_loses_and_doubles_nothing(
+    outages: list[tuple[str, str]], workflow: Workflow, server: Server
+) -> None:
+    asked = own(outages)
+    process = workflow.start(*asked)
+    for part, step in outages:
+        if f"{step}: running" not in until(process, f"{step}: running"):
+            # An earlier outage ended it: the next workflow meets this one.
+            one_line_or_none(workflow.outcome(process))
+            process = workflow.start(*asked)
+            until(process, f"{step}: running")
+        server.stop([part])
+        time.sleep(GONE[part])
+        server.start([part])
+    outcome = workflow.outcome(process, 600)
+    one_line_or_none(outcome)
+
+    again = workflow.main(*asked)
     assert again.code == 0, again.err
     if outcome.code == 0:
         assert again.steps == dict.fromkeys(STEPS, "reused")
-    nothing_is_doubled(workflow, f"{part}-{step}")
+    nothing_is_doubled(workflow, "-".join(outages[0]))
 
 
-def test_a_killed_process_takes_its_run_with_it_and_the_next_one_goes_on_from_there(
-    victim: str, step: str, workflow: Workflow
-) -> None:
-    process = workflow.start(*asked(victim, step))
+def kill(workflow: Workflow, process: subprocess.Popen[str], victim: str, step: str) -> list[Run]:
+    """Kills launcher, main or step while the step works; returns main's run and the step's, both left behind."""
     main, working = main_and_step(process, step)
     # It has entered its run: of a step that main's death meets earlier, tests/workflow/test_faults.py knows.
     wait_for(lambda: "lease.heartbeat" in workflow.runs(step)[0].data.tags)
@@ -82,14 +92,25 @@ def test_a_killed_process_takes_its_run_with_it_and_the_next_one_goes_on_from_th
     outcome = workflow.outcome(process, 600)  # all of them write to the same pipe
     wait_for(lambda: not any(alive(pid) for pid in (process.pid, main, working)))
     assert outcome.code == (-signal.SIGKILL if victim == "launcher" else 1)
-    told = f"Error: {step} ended without a word (killed, or out of memory?): run {left[1].info.run_id}"
-    assert outcome.error == ([told] if victim == "step" else [])
+    ended = f"Error: {step} ended without a word (killed, or out of memory?): run {left[1].info.run_id}"
+    assert outcome.error == ([ended] if victim == "step" else [])
     assert "Traceback" not in outcome.err
+    return left
 
-    again = workflow.run(*asked(victim, step))
+
+def test_a_killed_process_takes_its_run_with_it_and_the_next_one_goes_on_from_there(
+    kills: list[tuple[str, str]], workflow: Workflow
+) -> None:
+    asked = own(kills)
+    if all(step == "train" for _, step in kills):
+        workflow.prepare(*asked[:2])
+    left = [run for victim, step in kills for run in kill(workflow, workflow.start(*asked), victim, step)]
+
+    again = workflow.main(*asked)
     assert again.code == 0, again.err
+    (step,) = {step for _, step in kills}
     assert again.steps == {name: "reused" if name in STEPS[: STEPS.index(step)] else "ran" for name in STEPS}
-    nothing_is_doubled(workflow, f"{victim}-{step}")
+    nothing_is_doubled(workflow, "-".join(kills[0]))
     for run in left:
         now = workflow.client.get_run(run.info.run_id)
         assert now.info.status in ("KILLED", "FAILED")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from purchase_predict.report import page
-from tests.report.test_page import contents
+from tests.report.pages import contents
 
 CHROMIUM = shutil.which("chromium")
 if CHROMIUM is None:
@@ -39,15 +39,15 @@ def test_the_page_fits_and_asks_nothing(
 ) -> None:
     tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[attr-defined]
     requests: list[str] = []
-    said: list[str] = []
+    messages: list[str] = []
     tab.on("request", lambda request: requests.append(request.url))
-    tab.on("console", lambda message: said.append(message.text))
-    tab.on("pageerror", lambda error: said.append(str(error)))
-    tab.on("dialog", lambda dialog: said.append(dialog.message))
+    tab.on("console", lambda message: messages.append(message.text))
+    tab.on("pageerror", lambda error: messages.append(str(error)))
+    tab.on("dialog", lambda dialog: messages.append(dialog.message))
     tab.goto(page_file.as_uri())
 
     assert [url for url in requests if not url.startswith("data:")] == [page_file.as_uri()]
-    assert said == []
+    assert messages == []
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     # No table is wider than the frame that would let it be scrolled, and nothing sticks out at the right.
     assert (

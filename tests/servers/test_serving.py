@@ -15,7 +15,7 @@ from purchase_predict.schema import LABEL
 from steps.deploy import deploy
 from tests import registered
 from tests.registered import carts, invoke
-from tools.server import free_port
+from tools.machine import free_port
 
 NAME = "served"
 

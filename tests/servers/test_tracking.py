@@ -1,4 +1,4 @@
-"""The whole workflow against what `make server AUTH=true` starts; the tests of this file run in their order."""
+"""The whole workflow against what `make server AUTH=true` starts."""
 
 import os
 import signal
@@ -10,55 +10,62 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import mlflow
 import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
 from purchase_predict.sources import sample
 from tests.conftest import checkout
-from tests.servers.conftest import with_password
 from tests.servers.front import Front, standing
-from tests.workflow.runner import Outcome, Workflow, clean_environ
-from tools.server import Server, free_port
-
-pytestmark = pytest.mark.workflow
+from tests.workflow.runner import Outcome, Workflow
+from tools.machine import free_port
+from tools.server import Server
 
 ALL = ("load", "process", "train", "deploy")
-SOURCE = ("-P", "source=gs://purchase-predict/clicks", "-P", "max_evals=1")
+MODEL = "tracking"
+SOURCE = ("-P", "source=gs://purchase-predict/clicks", "-P", "max_evals=1", "-P", f"registry_name={MODEL}")
 TOKEN = "planted-bearer-token-5f1c"
+WRONG_TOKEN = "planted-wrong"
 KEY = "planted-private-key-77aa"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Remote:
-    """A server, two git repositories that a daemon serves, and all that processes have said about themselves."""
+    """A server, two git repositories that a daemon serves, and all that processes have shown of themselves."""
 
     server: Server
+    workflow: Workflow
+    #: URL of the git daemon, the folder of its repositories, and a file with a private key.
     git: str
-    project: Path
+    repositories: Path
     key: Path
-    said: list[str] = field(default_factory=list)
+    printed: list[str] = field(default_factory=list)
     commands: set[str] = field(default_factory=set)
 
     @property
-    def with_password(self) -> str:
-        return with_password(self.server)
+    def project(self) -> Path:
+        return self.repositories / "project"
+
+    def run(self, *arguments: str, **options: object) -> Outcome:
+        """`mlflow run`, logged in by variables."""
+        return self.kept(self.workflow.run(*arguments, **{"uri": self.server.config.uri, **self.login, **options}))
+
+    def step(self, step: str, *arguments: str, **options: object) -> Outcome:
+        """A step alone, without a login."""
+        return self.kept(self.workflow.step(step, *arguments, **{**self.without_login, **options}))
 
     @property
-    def workflow(self) -> Workflow:
-        return Workflow(self.project, self.with_password)
+    def without_login(self) -> dict[str, str]:
+        """The variables of a client that gives user and password in the URI, or a token."""
+        return self.server.config.storage | {"GOOGLE_APPLICATION_CREDENTIALS": str(self.key)}
 
-    def run(self, *arguments: str, login: bool = True, **options: object) -> Outcome:
-        client = self.server.config.client
-        if not login:
-            client = {name: value for name, value in client.items() if name == "STORAGE_EMULATOR_HOST"}
-        planted = {"GOOGLE_APPLICATION_CREDENTIALS": str(self.key)}
-        uri = options.pop("uri", self.server.config.uri)
-        environ = client | planted | options  # type: ignore[operator]
-        environ.pop("MLFLOW_TRACKING_URI", None)
-        outcome = self.workflow.run(*arguments, uri=uri, **environ)
-        self.said += [outcome.out, outcome.err]
+    @property
+    def login(self) -> dict[str, str]:
+        client = {name: value for name, value in self.server.config.client.items() if name != "MLFLOW_TRACKING_URI"}
+        return client | self.without_login
+
+    def kept(self, outcome: Outcome) -> Outcome:
+        self.printed.extend((outcome.out, outcome.err))
         return outcome
 
 
@@ -67,30 +74,43 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
 
 
-@pytest.fixture(scope="module")
-def remote(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remote]:
-    folder = tmp_path_factory.mktemp("remote")
-    project = checkout(folder / "git" / "project")
-    git(project, "tag", "v1")
-    (project / "README.md").write_text("a later commit")
-    git(project, "commit", "-qam", "later")
-    checkout(folder / "git" / "mono" / "shop")  # a repository in a repository: made one
-    subprocess.run(["rm", "-r", folder / "git" / "mono" / "shop" / ".git"], check=True)
-    for arguments in (["init", "-qb", "main"], ["add", "-A"], ["commit", "-qm", "all projects"]):
-        git(folder / "git" / "mono", *arguments)
+def later_commit(repository: Path, readme: str) -> None:
+    (repository / readme).write_text("a later commit")
+    git(repository, "commit", "-qam", "later")
 
+
+@pytest.fixture(scope="module")
+def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`project`, with the tag v1, and `mono`, where the project is the folder shop; both went on since."""
+    folder = tmp_path_factory.mktemp("git")
+    project, mono = checkout(folder / "project"), folder / "mono"
+    git(project, "tag", "v1")
+    later_commit(project, "README.md")
+    checkout(mono / "shop")
+    subprocess.run(["rm", "-r", mono / "shop" / ".git"], check=True)
+    for arguments in (["init", "-qb", "main"], ["add", "-A"], ["commit", "-qm", "all projects"]):
+        git(mono, *arguments)
+    later_commit(mono, "shop/README.md")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def remote(
+    server: Server, workflow: Workflow, repositories: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Remote]:
+    folder = tmp_path_factory.mktemp("remote")
     sample.write(folder / "part-0.parquet", 20_000)
-    os.environ["STORAGE_EMULATOR_HOST"] = server.config.storage["STORAGE_EMULATOR_HOST"]
-    client = storage.Client(project="shop", credentials=AnonymousCredentials())
-    client.bucket("purchase-predict").blob("clicks/part-0.parquet").upload_from_filename(folder / "part-0.parquet")
-    del os.environ["STORAGE_EMULATOR_HOST"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORAGE_EMULATOR_HOST", server.config.storage["STORAGE_EMULATOR_HOST"])
+        client = storage.Client(project="shop", credentials=AnonymousCredentials())
+        client.bucket("purchase-predict").blob("clicks/part-0.parquet").upload_from_filename(folder / "part-0.parquet")
     key = folder / "key.json"
     key.write_text(f'{{"type": "service_account", "private_key": "{KEY}"}}')
 
     port = free_port()
     daemon = subprocess.Popen(
         ["git", "daemon", "--reuseaddr", "--listen=127.0.0.1", f"--port={port}", "--export-all",
-         f"--base-path={folder / 'git'}"],
+         f"--base-path={repositories}"],
         start_new_session=True,
     )  # fmt: skip
     deadline = time.monotonic() + 30
@@ -100,11 +120,11 @@ def remote(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator
                 break
         time.sleep(0.1)
 
-    there = Remote(server, f"git://127.0.0.1:{port}", project, key)
+    made = Remote(server, workflow, f"git://127.0.0.1:{port}", repositories, key)
     over = threading.Event()
-    watcher = threading.Thread(target=watch_command_lines, args=(there.commands, over))
+    watcher = threading.Thread(target=watch_command_lines, args=(made.commands, over))
     watcher.start()
-    yield there
+    yield made
     over.set()
     watcher.join()
     os.killpg(daemon.pid, signal.SIGTERM)
@@ -112,21 +132,90 @@ def remote(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def watch_command_lines(seen: set[str], over: threading.Event) -> None:
-    """Collects what every process of the machine shows to everybody."""
+    """Collects the command line of every process of the machine, which everybody on it can read."""
     while not over.wait(0.2):
-        seen.add(subprocess.run(["ps", "-eo", "args", "-ww"], capture_output=True, text=True, check=False).stdout)
+        for file in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                seen.add(file.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+            except OSError:
+                continue  # it has ended
 
 
-def test_a_git_url_in_an_empty_folder_leads_to_a_staged_version(remote: Remote, tmp_path: Path) -> None:
-    outcome = remote.run(*SOURCE, project=f"{remote.git}/project", cwd=tmp_path)
+# ---- what is run: once each, for all tests that look at it -------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def empty_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("empty")
+
+
+@pytest.fixture(scope="module")
+def first(remote: Remote, empty_folder: Path) -> Outcome:
+    """The first run: of a git URL, in an empty folder."""
+    outcome = remote.run(*SOURCE, project=f"{remote.git}/project", cwd=empty_folder)
     assert outcome.code == 0, outcome.err
-    assert outcome.steps == dict.fromkeys(ALL, "ran")
-    assert list(tmp_path.iterdir()) == []
-    version = remote.workflow.client.get_model_version_by_alias("purchase_predict", "staging")
+    return outcome
+
+
+@pytest.fixture(scope="module")
+def elsewhere(remote: Remote, first: Outcome, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """A run of another machine's clone, with user and password in the URI, as some write it."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    git(folder, "clone", "-q", str(remote.project), "another place")
+    # What MLflow's own launcher prints is MLflow's to mask.
+    environ = remote.without_login | {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", "HOME": str(folder)}
+    outcome = remote.workflow.run(
+        *SOURCE, project=str(folder / "another place"), cwd=folder,
+        TZ="Asia/Tokyo", LANG="tr_TR.UTF-8", LC_ALL="C", **environ,
+    )  # fmt: skip
+    return remote.kept(outcome)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """load with the right bearer token and with a wrong one, at a server that asks for one."""
+
+    accepted: Outcome
+    refused: Outcome
+    url: str
+    requests: list[str]
+
+
+@pytest.fixture(scope="module")
+def tokens(remote: Remote) -> Tokens:
+    with standing(Front(remote.workflow.uri, TOKEN)) as front:
+        accepted, refused = (
+            remote.step("load", "-P", "source=sample:300", uri=front.url, MLFLOW_TRACKING_TOKEN=token)
+            for token in (TOKEN, WRONG_TOKEN)
+        )
+        return Tokens(accepted, refused, front.url, front.seen)
+
+
+@pytest.fixture(scope="module")
+def without_data(remote: Remote) -> Outcome:
+    """process with a run that does not exist, with user and password in the URI."""
+    return remote.step("process", "-P", "data=runs:/0123456789abcdef0123456789abcdef/events")
+
+
+# ---- what is to be seen ------------------------------------------------------------------------------------------
+
+
+def test_a_git_url_in_an_empty_folder_leads_to_a_staged_version(
+    remote: Remote, first: Outcome, empty_folder: Path
+) -> None:
+    assert first.steps == dict.fromkeys(ALL, "ran")
+    assert list(empty_folder.iterdir()) == []
+    version = remote.workflow.client.get_model_version_by_alias(MODEL, "staging")
     assert (int(version.version), version.current_stage) == (1, "Staging")
 
-    for entry_point in ("main", *ALL):
-        (run,) = remote.workflow.runs(entry_point)
+
+def test_runs_name_their_commit_and_keep_their_artifacts_in_the_bucket(remote: Remote, first: Outcome) -> None:
+    # Below the first main: those of later workflows are not looked at.
+    main = remote.workflow.runs("main")[-1]
+    steps = [run for name in ALL for run in remote.workflow.runs(name)]
+    below = [run for run in steps if run.data.tags.get("mlflow.parentRunId") == main.info.run_id]
+    assert len(below) == len(ALL)
+    for run in (main, *below):
         assert run.data.tags["mlflow.source.git.commit"] == git(remote.project, "rev-parse", "HEAD")
         assert run.info.artifact_uri.startswith("mlflow-artifacts:/")
     in_bucket = {file.name for file in (remote.server.folder / "bucket").rglob("*") if file.is_file()}
@@ -134,73 +223,52 @@ def test_a_git_url_in_an_empty_folder_leads_to_a_staged_version(remote: Remote, 
 
 
 def test_another_machine_reuses_all_by_folder_with_another_path_zone_and_language(
-    remote: Remote, tmp_path: Path
+    remote: Remote, elsewhere: Outcome
 ) -> None:
-    elsewhere = tmp_path / "another place"
-    git(tmp_path, "clone", "-q", str(remote.project), str(elsewhere))
-    # User and password in the URI, as some write it. What MLflow's own launcher prints is MLflow's to mask.
-    outcome = remote.run(
-        *SOURCE, project=str(elsewhere), cwd=tmp_path, login=False, uri=remote.with_password,
-        TZ="Asia/Tokyo", LANG="tr_TR.UTF-8", LC_ALL="C", HOME=str(tmp_path),
-        MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT="true",
-    )  # fmt: skip
-    assert outcome.code == 0, outcome.err
-    assert outcome.steps == dict.fromkeys(ALL, "reused")
-    assert len(remote.workflow.client.search_model_versions("name='purchase_predict'")) == 1
+    assert elsewhere.code == 0, elsewhere.err
+    assert elsewhere.steps == dict.fromkeys(ALL, "reused")
+    assert len(remote.workflow.client.search_model_versions(f"name='{MODEL}'")) == 1
 
 
-def test_a_tag_a_commit_and_a_subfolder_are_what_runs(remote: Remote, tmp_path: Path) -> None:
-    tagged = git(remote.project, "rev-parse", "v1")
-    for version in ("v1", tagged):
-        outcome = remote.run(
-            *SOURCE, "-P", "dry_run=true", "-v", version, project=f"{remote.git}/project", cwd=tmp_path
-        )
-        assert outcome.steps == dict.fromkeys(ALL, "reused"), outcome.err
-        assert remote.workflow.runs("main")[0].data.tags["mlflow.source.git.commit"] == tagged
-    outcome = remote.run(*SOURCE, "-P", "dry_run=true", project=f"{remote.git}/mono#shop", cwd=tmp_path)
+@pytest.mark.usefixtures("first")
+@pytest.mark.parametrize(("project", "version"), [("project", "v1"), ("mono#shop", "HEAD~1")])
+def test_a_tag_a_commit_and_a_subfolder_are_what_runs(
+    remote: Remote, tmp_path: Path, project: str, version: str
+) -> None:
+    commit = git(remote.repositories / project.partition("#")[0], "rev-parse", version)
+    asked = version if version == "v1" else commit
+    outcome = remote.run(*SOURCE, "-P", "dry_run=true", "-v", asked, project=f"{remote.git}/{project}", cwd=tmp_path)
     assert outcome.steps == dict.fromkeys(ALL, "reused"), outcome.err
+    assert remote.workflow.runs("main")[0].data.tags["mlflow.source.git.commit"] == commit
 
 
-def test_a_bearer_token_lets_in_and_a_wrong_one_is_told_in_one_line(remote: Remote, tmp_path: Path) -> None:
-    with standing(Front(remote.with_password, TOKEN)) as front:
-        outcome = remote.run("-e", "load", "-P", "source=sample:300", login=False, uri=front.url,
-                             MLFLOW_TRACKING_TOKEN=TOKEN)  # fmt: skip
-        assert outcome.code == 0, outcome.err
-        assert any("mlflow-artifacts" in request for request in front.seen)
-        refused = subprocess.run(
-            ["python", "-m", "steps.load", "--source=sample:300"],
-            cwd=remote.project,
-            env={**clean_environ(), "MLFLOW_TRACKING_URI": front.url, "MLFLOW_TRACKING_TOKEN": "planted-wrong"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    assert refused.returncode == 1
-    assert refused.stderr.startswith(f"Error: tracking server {front.url}: ")
-    assert len(refused.stderr.splitlines()) == 1, refused.stderr
-    remote.said += [refused.stdout, refused.stderr]
+def test_a_bearer_token_lets_in(tokens: Tokens) -> None:
+    assert tokens.accepted.code == 0, tokens.accepted.err
+    assert any("mlflow-artifacts" in request for request in tokens.requests)
 
 
-def test_an_error_that_names_the_server_names_no_password(remote: Remote) -> None:
-    outcome = remote.run(
-        "-e", "process", "-P", "data=runs:/0123456789abcdef0123456789abcdef/events", login=False,
-        uri=remote.with_password, MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT="true",
-    )  # fmt: skip
-    (line,) = outcome.error
+def test_a_wrong_bearer_token_is_one_line(tokens: Tokens) -> None:
+    assert tokens.refused.code == 1
+    assert tokens.refused.err.startswith(f"Error: tracking server {tokens.url}: ")
+    assert len(tokens.refused.err.splitlines()) == 1, tokens.refused.err
+
+
+def test_an_error_that_names_the_server_names_no_password(remote: Remote, without_data: Outcome) -> None:
+    (line,) = without_data.error
     assert f"not found on {remote.server.config.uri}: " in line
 
 
+@pytest.mark.usefixtures("first", "elsewhere", "tokens", "without_data")
 def test_no_secret_is_left_anywhere(remote: Remote) -> None:
-    password = remote.server.config.password
-    secrets = [password, TOKEN, KEY, "planted-wrong"]
-    told = {
-        "output": "\n".join(remote.said),
+    secrets = [remote.server.config.password, TOKEN, KEY, WRONG_TOKEN]
+    shown = {
+        "output": "\n".join(remote.printed),
         "command lines": "\n".join(remote.commands),
         "database": remote.server.dump() + remote.server.dump("auth"),
     }
-    assert "mlflow run" in told["command lines"]
-    assert "step.complete" in told["database"]
-    for place, text in told.items():
+    assert "mlflow run" in shown["command lines"]
+    assert "step.complete" in shown["database"]
+    for place, text in shown.items():
         assert [secret for secret in secrets if secret in text] == [], place
     files = [*(remote.server.folder / "bucket").rglob("*"), *remote.server.folder.glob("*.log")]
     leaks = [
@@ -213,14 +281,16 @@ def test_no_secret_is_left_anywhere(remote: Remote) -> None:
     assert leaks == []
 
 
+@pytest.mark.usefixtures("first")
 def test_the_server_comes_back_where_it_was_with_what_it_held(remote: Remote) -> None:
     uri = remote.server.config.uri
+    host = remote.server.config.host
     remote.server.stop()
     assert not any(remote.server.running(part) for part in ("postgres", "storage", "mlflow"))
     again = Server(remote.server.folder)
-    again.configure("127.0.0.1", 0, "", auth=True)
+    again.configure(host, 0, "", auth=True)
     again.start()
     again.start()
     assert again.config.uri == uri
-    version = mlflow.MlflowClient(remote.with_password).get_model_version_by_alias("purchase_predict", "staging")
+    version = remote.workflow.client.get_model_version_by_alias(MODEL, "staging")
     assert int(version.version) == 1

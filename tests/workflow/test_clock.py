@@ -11,7 +11,7 @@ from purchase_predict.parameters import STEPS
 from tests.workflow.processes import until
 from tests.workflow.runner import Workflow
 
-pytestmark = pytest.mark.workflow
+pytestmark = pytest.mark.servers
 
 
 @pytest.fixture
@@ -34,19 +34,26 @@ def clock(tmp_path: Path) -> tuple[Path, dict[str, str]]:
     }
 
 
+SOURCE = ("-P", "source=sample:5000")
+
+
+def asked(max_evals: int) -> tuple[str, ...]:
+    # With another tolerance deploy runs, too, even where the model stays the same.
+    return *SOURCE, "-P", f"max_evals={max_evals}", "-P", f"tolerance={max_evals / 100}"
+
+
 def test_a_clock_that_is_set_back_costs_no_reuse(workflow: Workflow, clock: tuple[Path, dict[str, str]]) -> None:
     offset, environ = clock
 
     def start(max_evals: int) -> subprocess.Popen[str]:
-        # With another tolerance deploy runs, too, even where the model stays the same.
-        asked = ("-P", "source=sample:5000", "-P", f"max_evals={max_evals}", "-P", f"tolerance={max_evals / 100}")
-        return workflow.start(*asked, **environ)
+        return workflow.start_main(*asked(max_evals), **environ)
 
     def steps(process: subprocess.Popen[str]) -> dict[str, str]:
         outcome = workflow.outcome(process)
         assert outcome.code == 0, outcome.err
         return outcome.steps
 
+    workflow.prepare(*SOURCE)
     offset.write_text("+0")
     process = start(1)
     until(process, "train: running")
@@ -58,6 +65,6 @@ def test_a_clock_that_is_set_back_costs_no_reuse(workflow: Workflow, clock: tupl
     first, third, _ = workflow.runs("main")
     assert first.info.end_time < first.info.start_time
     assert timedelta(milliseconds=first.info.start_time - third.info.start_time) > timedelta(hours=23)
-    offset.write_text("+0")
-    assert steps(start(2)) == dict.fromkeys(STEPS, "reused")
+    # This process has the right time.
+    assert workflow.main_here(*asked(2)).steps == dict.fromkeys(STEPS, "reused")
     assert [len(workflow.runs(step)) for step in STEPS] == [1, 1, 2, 2]

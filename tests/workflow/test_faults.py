@@ -9,14 +9,15 @@ import mlflow
 import pytest
 
 from purchase_predict.sources import sample
-from tests.conftest import checkout
+from tests.conftest import checkout, new_store
 from tests.workflow.processes import LONG, alive, main_and_step, until_training, wait_for
 from tests.workflow.runner import Workflow, clean_environ
 
-pytestmark = pytest.mark.workflow
+pytestmark = pytest.mark.servers
 
 
 def test_a_killed_step_is_not_taken_for_complete_and_a_killed_launcher_stops_its_children(workflow: Workflow) -> None:
+    workflow.prepare(*LONG[:2])
     process = workflow.start(*LONG)
     _, step = until_training(process)
     os.kill(step, signal.SIGKILL)
@@ -33,7 +34,7 @@ def test_a_killed_step_is_not_taken_for_complete_and_a_killed_launcher_stops_its
     wait_for(lambda: not alive(main) and not alive(step), 30)
     assert [run.info.status for run in (*workflow.runs("train")[:1], *workflow.runs("main")[:1])] == ["KILLED"] * 2
 
-    outcome = workflow.run("-P", "source=sample:20000", "-P", "max_evals=1")
+    outcome = workflow.main(*LONG[:2], "-P", "max_evals=1")
     assert outcome.steps == {"load": "reused", "process": "reused", "train": "ran", "deploy": "ran"}
     # The killed searches were not for nothing: their first trial is not run again.
     assert "train: 1 trials of an earlier search with the same key are taken over" in outcome.out
@@ -41,6 +42,7 @@ def test_a_killed_step_is_not_taken_for_complete_and_a_killed_launcher_stops_its
 
 
 def test_a_step_whose_main_died_before_it_began_ends_too(workflow: Workflow) -> None:
+    workflow.prepare(*LONG[:2])
     process = workflow.start(*LONG)
     main, step = main_and_step(process, "train")
     os.kill(step, signal.SIGSTOP)  # it still imports
@@ -56,19 +58,37 @@ def test_a_step_whose_main_died_before_it_began_ends_too(workflow: Workflow) -> 
     assert workflow.runs("train")[0].info.status in ("KILLED", "RUNNING")
 
 
-def test_values_arrive_as_typed_and_reach_no_shell(workflow: Workflow, tmp_path: Path) -> None:
-    pass
+#: A name that a shell, a format string or a command line would take for something else.
+HOSTILE = "a b'c\"d $(touch pwned) `touch pwned` ; é {x} -- \\n"
 
-    name = "a b'c\"d $(touch pwned) `touch pwned` ; é {x} -- \\n"
-    folder = tmp_path / name
-    folder.mkdir()
-    sample.write(folder / "part.parquet", 300)
-    outcome = workflow.run("-e", "load", "-P", f"source={folder}")
+
+@pytest.fixture(scope="module")
+def hostile(project: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workflow, str]:
+    """`mlflow run -e load` of a folder with a hostile name, with the id of a bystander's run in the environment."""
+    folder = tmp_path_factory.mktemp("hostile")
+    workflow = Workflow(project, new_store(empty_store, folder / "store"))
+    experiment = workflow.client.get_experiment_by_name("tests")
+    bystander = workflow.client.create_run(experiment.experiment_id).info.run_id
+    (folder / HOSTILE).mkdir()
+    sample.write(folder / HOSTILE / "part.parquet", 300)
+    outcome = workflow.run("-e", "load", "-P", f"source={folder / HOSTILE}", MLFLOW_RUN_ID=bystander)
     assert outcome.code == 0, outcome.err
+    return workflow, bystander
+
+
+def test_values_arrive_as_typed_and_reach_no_shell(hostile: tuple[Workflow, str]) -> None:
+    workflow, _ = hostile
     assert not list(workflow.project.rglob("pwned"))
     assert workflow.runs("load")[0].data.metrics["rows"] == 300
-    missing = workflow.run("-P", f"source={name}", "-P", "env=", "-P", "force=")
-    assert missing.error[0].startswith(f"Error: source {name}: no such file or folder")
+    missing = workflow.run("-P", f"source={HOSTILE}", "-P", "env=", "-P", "force=")
+    assert missing.error[0].startswith(f"Error: source {HOSTILE}: no such file or folder")
+    assert not list(workflow.project.rglob("pwned"))
+
+
+def test_a_run_id_left_in_the_environment_does_not_hijack_the_steps(hostile: tuple[Workflow, str]) -> None:
+    workflow, bystander = hostile
+    assert workflow.runs("load")[0].info.run_id != bystander
+    assert "step.key" not in workflow.client.get_run(bystander).data.tags
 
 
 def test_a_relative_store_and_a_git_url_get_a_sentence_that_says_what_to_set(project: Path, tmp_path: Path) -> None:
@@ -97,12 +117,3 @@ def test_a_server_that_only_dotenv_names_stops_main_before_any_step(project: Pat
     (run,) = mlflow.MlflowClient(default).search_runs(["0"])
     assert run.info.status == "FAILED"
     assert "Error: " + run.data.tags["error"] in process.stderr
-
-
-def test_a_run_id_left_in_the_environment_does_not_hijack_the_steps(workflow: Workflow) -> None:
-    experiment = workflow.client.get_experiment_by_name("tests")
-    bystander = workflow.client.create_run(experiment.experiment_id).info.run_id
-    outcome = workflow.run("-e", "load", "-P", "source=sample:300", MLFLOW_RUN_ID=bystander)
-    assert outcome.code == 0, outcome.err
-    assert workflow.runs("load")[0].info.run_id != bystander
-    assert "step.key" not in workflow.client.get_run(bystander).data.tags

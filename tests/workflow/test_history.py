@@ -5,7 +5,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from purchase_predict.report.contents import Step
+from purchase_predict.report.lineage import Step
 from purchase_predict.workflow import history
 from purchase_predict.workflow.completed import COMPLETE, INPUTS
 from tests import registered

@@ -1,4 +1,4 @@
-"""`mlflow run -P engine=spark` through a real server of Spark Connect, and without one."""
+"""The workflow with engine=spark through a real server of Spark Connect, and without one."""
 
 import os
 import subprocess
@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from purchase_predict import spark_session
+from tests.spark_cluster import QUICK_START
 from tests.workflow.runner import Workflow
-from tools.server import free_port
+from tools.machine import free_port
 
 pyspark = pytest.importorskip("pyspark")
 pytest.importorskip("grpc", reason="Spark Connect's client is not here")
-pytestmark = pytest.mark.workflow
+pytestmark = pytest.mark.servers
 
 SOURCE = "source=sample:20000"
 
@@ -31,6 +33,7 @@ def connect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     }
     command = [
         str(Path(pyspark.__file__).parent / "bin" / "spark-submit"), "--master", "local[2]",
+        "--driver-java-options", QUICK_START,
         *(word for name, value in settings.items() for word in ("--conf", f"{name}={value}")),
         "--class", "org.apache.spark.sql.connect.service.SparkConnectServer", "spark-internal",
     ]  # fmt: skip
@@ -55,12 +58,13 @@ def connect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_a_server_of_spark_connect_makes_the_dataset_that_duckdb_makes(workflow: Workflow, connect: str) -> None:
     # Without Java here, it is the server that works.
     spark = {"SPARK_REMOTE": connect, "JAVA_HOME": "/nonexistent"}
-    outcome = workflow.run("-P", SOURCE, "-P", "max_evals=1", "-P", "engine=spark", **spark)
+    assert workflow.step_here("load", "-P", SOURCE).code == 0
+    outcome = workflow.main("-P", SOURCE, "-P", "max_evals=1", "-P", "engine=spark", **spark)
     assert outcome.code == 0, outcome.err
     assert "promoted" in outcome.out
     by_spark = workflow.runs("process")[0]
 
-    outcome = workflow.run("-e", "process", "-P", f"data=runs:/{workflow.runs('load')[0].info.run_id}/events")
+    outcome = workflow.step_here("process", "-P", f"data=runs:/{workflow.runs('load')[0].info.run_id}/events")
     assert outcome.code == 0, outcome.err
     by_duckdb = workflow.runs("process")[0]
     assert by_duckdb.info.run_id != by_spark.info.run_id
@@ -68,13 +72,15 @@ def test_a_server_of_spark_connect_makes_the_dataset_that_duckdb_makes(workflow:
     assert by_duckdb.data.metrics == by_spark.data.metrics
 
 
-def test_a_server_that_is_not_there_is_one_line(workflow: Workflow) -> None:
+def test_a_server_that_is_not_there_is_one_line(workflow: Workflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spark_session, "_REACHED_WITHIN", 3)
     remote = f"sc://127.0.0.1:{free_port()}"
-    outcome = workflow.run("-P", SOURCE, "-P", "engine=spark", SPARK_REMOTE=f"{remote}/;token=secret")
+    assert workflow.step_here("load", "-P", SOURCE).code == 0
+    outcome = workflow.step_here("process", "-P", "engine=spark", SPARK_REMOTE=f"{remote}/;token=secret")
     assert outcome.code == 1
     (line,) = [line for line in outcome.error if "Spark at" in line]
     assert remote in line
-    assert "no answer within" in line
+    assert "no answer within 3 seconds" in line
     (run,) = workflow.runs("process")
     assert run.info.status == "FAILED"
     assert "no answer within" in run.data.tags["error"]

@@ -7,102 +7,10 @@ from pathlib import Path
 import click
 import mlflow
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from purchase_predict.parameters import PROJECT, STEPS
+from purchase_predict.settings import PROJECT
 from purchase_predict.workflow import completed, plan
-from purchase_predict.workflow.completed import artifacts_of, find_completed, newest_completed, run_of, what_differs
-from purchase_predict.workflow.key import environment, key_of, key_parts, source_closure
-from tests.conftest import checkout
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=8,
-)
-
-
-@given(st.dictionaries(st.text(), json_values, max_size=5), st.randoms())
-def test_the_key_does_not_depend_on_the_order_of_its_parts(parts: dict[str, object], random: object) -> None:
-    items = list(parts.items())
-    random.shuffle(items)  # type: ignore[attr-defined]
-    assert key_of(dict(items)) == key_of(parts)
-
-
-@given(st.dictionaries(st.text(), json_values, min_size=1, max_size=5), st.data())
-def test_the_key_changes_with_any_part(parts: dict[str, object], data: st.DataObject) -> None:
-    name = data.draw(st.sampled_from(sorted(parts)))
-    other = data.draw(json_values.filter(lambda value: json.dumps(value) != json.dumps(parts[name])))
-    assert key_of({**parts, name: other}) != key_of(parts)
-
-
-def test_the_key_is_of_the_content_of_inputs_not_of_their_place() -> None:
-    one = key_parts("train", {"dataset": "runs:/a/dataset", "seed": 1}, {"dataset": "digest"})
-    two = key_parts("train", {"dataset": "runs:/b/dataset", "seed": 1}, {"dataset": "digest"})
-    assert key_of(one) == key_of(two)
-    assert key_of(one) != key_of(key_parts("train", {"dataset": "runs:/a/dataset", "seed": 1}, {"dataset": "other"}))
-
-
-@pytest.fixture(scope="module")
-def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checkout(tmp_path_factory.mktemp("closure"))
-
-
-@pytest.mark.parametrize(
-    ("edited", "changed"),
-    [
-        ("README.md", set()),
-        ("main.py", set()),
-        ("MLproject", set()),
-        ("purchase_predict/workflow/summary.py", set()),
-        ("purchase_predict/workflow/uncommitted.py", set()),
-        ("steps/deploy.py", {"deploy"}),
-        ("steps/train.py", {"train"}),
-        ("purchase_predict/registry/promotion.py", {"deploy"}),
-        ("purchase_predict/search/search.py", {"train"}),
-        ("purchase_predict/features/expressions.py", {"process"}),  # imported inside a function of on_duckdb.py
-        ("purchase_predict/reading/load.py", {"load"}),
-        ("purchase_predict/evaluation/scores.py", {"train", "deploy"}),
-        ("purchase_predict/workflow/step.py", set(STEPS)),
-    ],
-)
-def test_an_edit_changes_the_closure_of_the_steps_that_import_it(copy: Path, edited: str, changed: set[str]) -> None:
-    before = {step: source_closure(step, copy) for step in STEPS}
-    file = copy / edited
-    text = file.read_bytes() if file.exists() else b""
-    file.write_bytes(text + b"\n# edited\n")
-    after = {step: source_closure(step, copy) for step in STEPS}
-    file.write_bytes(text)
-    assert {step for step in STEPS if before[step] != after[step]} == changed
-
-
-def test_line_ends_of_the_checkout_do_not_count(copy: Path) -> None:
-    before = source_closure("load", copy)
-    file = copy / "steps" / "load.py"
-    text = file.read_bytes()
-    file.write_bytes(text.replace(b"\n", b"\r\n"))
-    assert source_closure("load", copy) == before
-    file.write_bytes(text)
-
-
-def test_the_closure_holds_every_module_that_a_step_really_imports() -> None:
-    for step in STEPS:
-        listing = "[m.__file__ for m in sys.modules.values() if getattr(m, '__file__', None)]"
-        code = f"import json, sys, steps.{step}; print(json.dumps({listing}))"
-        printed = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True, capture_output=True, text=True)
-        files = {Path(file) for file in json.loads(printed.stdout.splitlines()[-1])}
-        ours = {file.relative_to(PROJECT).as_posix() for file in files if file.is_relative_to(PROJECT)}
-        imported = {name for name in ours if name.startswith(("steps/", "purchase_predict/"))}
-        assert imported <= set(source_closure(step)), step
-
-
-def test_the_environment_is_that_of_the_packages_conda_yaml_names() -> None:
-    versions = environment()
-    assert versions["python"] == f"{sys.version_info.major}.{sys.version_info.minor}"
-    assert versions["mlflow"] == mlflow.__version__
-    assert "ibis-framework" in versions
-    assert "none" not in versions.values()
+from purchase_predict.workflow.completed import artifacts_of, find_completed, newest_completed, run_of
 
 
 class TestFinding:
@@ -198,28 +106,6 @@ class TestFinding:
         filled = plan.with_inputs({"model": "", "dataset": "", "env": "staging"}, experiment)
         assert filled["dataset"] == its_own
 
-    def test_what_differs_names_it(self, experiment: str) -> None:
-        client = mlflow.MlflowClient()
-        old = {
-            "format": 1,
-            "parameters": {"seed": 1},
-            "inputs": {"dataset": "a"},
-            "source": {"steps/train.py": "x"},
-            "environment": {"lightgbm": "4.6.0"},
-        }
-        run_id = self.make(experiment)
-        client.set_tag(run_id, completed.KEY_PARTS, json.dumps(old))
-        earlier = client.get_run(run_id)
-        for change, said in (
-            ({"parameters": {"seed": 2}}, "seed: 1 -> 2"),
-            ({"inputs": {"dataset": "b"}}, "content of dataset changed"),
-            ({"source": {"steps/train.py": "y"}}, "steps/train.py changed"),
-            ({"environment": {"lightgbm": "4.7.0"}}, "lightgbm 4.6.0 -> 4.7.0"),
-            ({}, "no completed run left"),
-        ):
-            assert what_differs({**old, **change}, earlier) == said
-        assert what_differs(old, None) == "no completed run yet"
-
 
 BAD = [
     ({"source": "/nowhere/x.csv"}, "source /nowhere/x.csv: no such file or folder"),
@@ -299,7 +185,7 @@ def test_a_step_that_is_to_stop_stops_wherever_it_is_and_its_run_says_so(store: 
 import ctypes, os, signal, subprocess, sys, time
 from purchase_predict.workflow import command, stopping
 
-stopping._WATCH_SECONDS, stopping._AGAIN_SECONDS, stopping._GRACE_SECONDS = 0.1, 2, 6
+stopping._WATCH_SECONDS, stopping._REPEAT_SECONDS, stopping.GRACE_SECONDS = 0.1, 2, 6
 launcher = os.getppid()
 
 @command.command("load")
@@ -328,17 +214,32 @@ load([])
 HEAVY = ("hyperopt", "lightgbm", "sklearn", "matplotlib", "ibis", "duckdb", "google.cloud.storage")
 
 
-@pytest.mark.parametrize(
-    ("module", "used"),
-    [
-        ("main", set()),
-        ("steps.load", {"duckdb"}),
-        ("steps.process", {"duckdb"}),
-        ("steps.train", {"hyperopt", "lightgbm", "sklearn", "matplotlib"}),
-        ("steps.deploy", {"lightgbm", "sklearn", "duckdb"}),
-    ],
-)
-def test_a_process_imports_nothing_heavy_that_it_does_not_use(module: str, used: set[str]) -> None:
-    code = f"import sys, {module}; print([name for name in {HEAVY} if name in sys.modules])"
+USERS: dict[str, set[str]] = {
+    "main": set(),
+    "steps.load": {"duckdb"},
+    "steps.process": {"duckdb"},
+    "steps.train": {"hyperopt", "lightgbm", "sklearn", "matplotlib"},
+    "steps.deploy": {"lightgbm", "sklearn", "duckdb"},
+}
+
+
+@pytest.fixture(scope="module")
+def imported() -> dict[str, set[str]]:
+    """What each of them imports of it, in a process of its own: a copy of one that has imported MLflow alone."""
+    code = f"""
+import importlib, json, os, sys, mlflow
+
+for module in {list(USERS)}:
+    if os.fork() == 0:
+        importlib.import_module(module)
+        print(json.dumps([module, [name for name in {HEAVY} if name in sys.modules]]), flush=True)
+        os._exit(0)
+    os.wait()
+"""
     printed = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True, capture_output=True, text=True)
-    assert set(json.loads(printed.stdout.replace("'", '"'))) <= used
+    return {module: set(names) for module, names in map(json.loads, printed.stdout.splitlines())}
+
+
+@pytest.mark.parametrize("module", list(USERS))
+def test_a_process_imports_nothing_heavy_that_it_does_not_use(module: str, imported: dict[str, set[str]]) -> None:
+    assert imported[module] <= USERS[module]

@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflow.processes import LONG, children, stop_between_writes, until, until_training, wait_for
+from tests.workflow.processes import LONG, stop_between_writes, until, until_training, wait_for
 from tests.workflow.runner import Outcome, Workflow
 
-pytestmark = pytest.mark.workflow
+pytestmark = pytest.mark.servers
 
 
 def test_the_one_that_waits_takes_over_when_the_other_is_killed_and_its_trials_too(workflow: Workflow) -> None:
+    workflow.prepare(*LONG[:2])
     first = workflow.start(*LONG)
     main, step = until_training(first)
-    second = workflow.start(*LONG)
+    second = workflow.start_main(*LONG)
     said = until(second, "train: waiting for run")
     (holder,) = (run for run in workflow.runs("main") if "lease.key" in run.data.tags)
     assert f"train: waiting for run {holder.info.run_id} of " in said
@@ -38,6 +39,7 @@ def test_the_one_that_waits_takes_over_when_the_other_is_killed_and_its_trials_t
 
 
 def test_what_was_killed_with_its_launcher_is_closed_by_the_next_workflow(workflow: Workflow) -> None:
+    workflow.prepare(*LONG[:2])
     process = workflow.start(*LONG)
     main, step = until_training(process)
     for pid in (process.pid, main, step):
@@ -45,7 +47,7 @@ def test_what_was_killed_with_its_launcher_is_closed_by_the_next_workflow(workfl
     process.communicate()
     left = [*workflow.runs("main"), *workflow.runs("train")]
     assert [run.info.status for run in left] == ["RUNNING", "RUNNING"]
-    outcome = workflow.run("-P", "source=sample:20000", "-P", "max_evals=1")
+    outcome = workflow.main(*LONG[:2], "-P", "max_evals=1")
     assert outcome.code == 0, outcome.err
     assert outcome.steps == {"load": "reused", "process": "reused", "train": "ran", "deploy": "ran"}
     assert "waiting" not in outcome.out
@@ -53,14 +55,13 @@ def test_what_was_killed_with_its_launcher_is_closed_by_the_next_workflow(workfl
 
 
 def test_main_waits_for_a_step_that_runs_alone(workflow: Workflow) -> None:
-    assert workflow.run("-P", "source=sample:20000", "-P", "max_evals=1").code == 0
-    alone = workflow.start("-e", "train", "-P", "max_evals=10")
+    workflow.prepare(*LONG[:2])
+    alone = workflow.start_step("train", "-P", "max_evals=10")
     wait_for(lambda: any("lease.key" in run.data.tags for run in workflow.runs("train")))
-    (step,) = children(alone.pid)
-    stop_between_writes(step, Path(workflow.uri.removeprefix("sqlite:///")))  # until main has met it
-    second = workflow.start("-P", "source=sample:20000", "-P", "max_evals=10")
+    stop_between_writes(alone.pid, Path(workflow.uri.removeprefix("sqlite:///")))  # until main has met it
+    second = workflow.start_main(*LONG[:2], "-P", "max_evals=10")
     said = until(second, "train: waiting for run")
-    os.kill(step, signal.SIGCONT)
+    os.kill(alone.pid, signal.SIGCONT)
     assert workflow.outcome(alone).code == 0
     rest = workflow.outcome(second)
     outcome = Outcome(rest.code, said + rest.out, rest.err)

@@ -4,8 +4,9 @@ import mlflow
 import pytest
 
 from purchase_predict.search import search
+from purchase_predict.search.trial import Trial
 from purchase_predict.workflow import trials
-from tests.search.test_search import table
+from tests.search.tables import table
 
 
 @pytest.mark.usefixtures("store")
@@ -14,8 +15,8 @@ def test_trials_come_back_from_the_store_as_they_were() -> None:
     assert {trial.state for trial in made} == {"finished", "pruned"}
     with mlflow.start_run() as run:
         for trial in made:
-            trials.record(trial, "key", run)
-        found = trials.earlier("key", run.info.experiment_id)
+            trials.record(trial.facts, "key", run)
+        found = [Trial(**facts) for facts in trials.earlier("key", run.info.experiment_id)]
         assert trials.earlier("another key", run.info.experiment_id) == []
     # All that a later trial is held against is among it; the predictions are made again.
     assert found == [replace(trial, out_of_fold=None) for trial in made]

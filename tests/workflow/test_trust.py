@@ -4,24 +4,26 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
-import pytest
 
+from purchase_predict.parameters import STEPS
 from purchase_predict.schema import LABEL
 from steps.train import train
 from tests import registered
-from tests.conftest import checkout, new_store
 from tests.workflow.runner import Workflow
 
-pytestmark = pytest.mark.workflow
 
-
-def test_labels_by_lot_score_like_a_coin_and_are_not_promoted(empty_store: Path, tmp_path: Path) -> None:
+def test_labels_by_lot_score_like_a_coin_and_are_not_promoted(workflow: Workflow, tmp_path: Path) -> None:
     rows = registered.carts(3000)
     rows[LABEL] = np.random.default_rng(1).permutation(rows[LABEL])
     rows.to_csv(tmp_path / "primary.csv", index=False)
-    workflow = Workflow(checkout(tmp_path / "project"), new_store(empty_store, tmp_path / "store"))
-    outcome = workflow.run("-P", f"source={tmp_path / 'primary.csv'}", "-P", "max_evals=2", "-P", "env=staging")
+    source = ("-P", f"source={tmp_path / 'primary.csv'}")
+    workflow.prepare(*source)
+    assert workflow.step_here("train", "-P", "max_evals=2").code == 0
+    deployed = workflow.step_here("deploy", "-P", "env=staging")
+    assert deployed.code == 0, deployed.err
+    outcome = workflow.main_here(*source, "-P", "max_evals=2", "-P", "env=staging")
     assert outcome.code == 0, outcome.err
+    assert outcome.steps == dict.fromkeys(STEPS, "reused")
 
     numbers = workflow.runs("train")[0].data.metrics
     assert numbers["test_roc_auc_low"] < 0.5 < numbers["test_roc_auc_high"]
@@ -30,7 +32,8 @@ def test_labels_by_lot_score_like_a_coin_and_are_not_promoted(empty_store: Path,
     assert f"roc_auc {numbers['test_roc_auc']:.4f}" in version.tags["gate.reason"]
     assert version.tags["gate.reason"].endswith("is not surely better than the constant answer's 0.5000")
     assert workflow.client.get_registered_model("purchase_predict").aliases == {}
-    assert version.tags["gate.reason"] in outcome.out
+    assert version.tags["gate.reason"] in deployed.out
+    assert "staging: not promoted" in outcome.out
 
 
 def test_a_feature_that_is_the_label_is_named_in_the_report(empty_store: Path, tmp_path: Path) -> None:

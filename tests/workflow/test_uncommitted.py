@@ -47,7 +47,7 @@ def test_differences_of_any_size_are_cut(project: Path) -> None:
     (project / "README.md").write_text("much\n" * 1_000_000)
     found = uncommitted(project)
     assert found is not None
-    assert len(found) < recording._MOST + 100_000
+    assert len(found) < recording._MAX_BYTES + 100_000
     assert found.endswith("[cut after 1000000 bytes]\n")
 
 
@@ -77,7 +77,7 @@ def test_the_run_tells_whether_its_source_was_committed(
     store: str, project: Path, edited: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recording, "PROJECT", project)
-    monkeypatch.setattr(recording, "_SECONDS", 60)
+    monkeypatch.setattr(recording, "_MAX_WAIT", 60)
     if edited:
         (project / "README.md").write_text("edited\n")
     client = mlflow.MlflowClient()

@@ -1,0 +1,1 @@
+"""What the tables of BENCHMARKS.md are made with, one command each."""

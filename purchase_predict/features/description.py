@@ -1,0 +1,111 @@
+"""`dataset.json`: how the rows were split, how many there are, and what the training rows look like."""
+
+import json
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+import click
+
+NAME = "dataset.json"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of the primary table: read, dropped because they repeat another one, in train, and in test."""
+
+    read: int
+    repeated: int
+    train: int
+    test: int
+
+
+@dataclass(frozen=True)
+class Users:
+    """Distinct users in train and in test."""
+
+    train: int
+    test: int
+
+
+@dataclass(frozen=True)
+class BaseRate:
+    """Share of the rows that are purchases (0 to 1), in train and in test."""
+
+    train: float
+    test: float
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is known about a train and a test set.
+
+    Attributes:
+        split: "time" or "user".
+        test_ratio: the share of the rows (0 to 1) that was asked for as the test set.
+        cut: the first moment of the test set, UTC; None where the split is by user.
+        features: the columns the model sees, in their order.
+        categories: the values of each categorical feature in train, the most frequent first.
+        profile: the bins of each feature and the share of the training rows in each, as `drift.profile` returns them.
+        events: numbers of events: in all, without a session, repeated; empty for a ready primary table.
+    """
+
+    split: str
+    test_ratio: float
+    cut: str | None
+    rows: Rows
+    users: Users
+    base_rate: BaseRate
+    features: list[str]
+    categories: dict[str, list[str]]
+    profile: dict[str, dict[str, Any]]
+    events: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Reads a description.
+
+        Args:
+            path: the file, or the folder that holds `dataset.json`.
+
+        Raises:
+            click.ClickException: the file is not JSON, lacks a key, or has one that is not known.
+            OSError: the file cannot be read.
+        """
+        file = _file(path)
+        try:
+            value = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise click.ClickException(f"{file} is not JSON: {error}") from error
+        _check_keys(cls, value, file)
+        parts = {"rows": Rows, "users": Users, "base_rate": BaseRate}
+        for name, kind in parts.items():
+            _check_keys(kind, value[name], file, f"{name}.")
+        return cls(**(value | {name: kind(**value[name]) for name, kind in parts.items()}))
+
+    def write(self, path: Path) -> None:
+        """Writes the description to a file, or to `dataset.json` in a folder."""
+        _file(path).write_text(json.dumps(self.as_json(), indent=2) + "\n", encoding="utf-8")
+
+    def as_json(self) -> dict[str, Any]:
+        """The description as JSON values; `events` is left out where it is empty."""
+        value = asdict(self)
+        return value if self.events else {name: value[name] for name in value if name != "events"}
+
+
+def _file(path: Path) -> Path:
+    return path / NAME if path.is_dir() else path
+
+
+def _check_keys(kind: type, value: Any, file: Path, prefix: str = "") -> None:
+    """Raises unless a JSON value is an object with the fields of a dataclass; `prefix` stands before each key."""
+    if not isinstance(value, dict):
+        raise click.ClickException(f"{file}: {prefix.rstrip('.') or 'the whole'} must be a JSON object")
+    required = [member.name for member in fields(kind) if member.default_factory is MISSING]
+    wrong = [f"key {prefix}{name} is missing" for name in required if name not in value]
+    known = [member.name for member in fields(kind)]
+    wrong += [f"key {prefix}{name} is not known" for name in value if name not in known]
+    if wrong:
+        raise click.ClickException(
+            f"{file}: {wrong[0]}; another version of this project wrote it: make it again with -P force=process"
+        )

@@ -1,0 +1,123 @@
+"""Counts over a user's earlier sessions: views and purchases, of the row's product or of all products.
+
+Two kinds of rows are compared. A *fact* is an event to count: a session's first view of a product, or a purchase. A
+*question* is a row of the primary table that asks for a count. A fact counts for a question of the same subject when
+it came at the question's moment or before (`at`) and its session started earlier (`start`). Sessions of a user may
+overlap, so both times are compared.
+
+Columns of both:
+
+- the pair that it comes from
+- `of_product` (1: about one product, 0: about all products) and `subject` (the product, or 0)
+- `at`, `start`: the times of the event and of its session
+- `views`, `purchases`: what a fact adds to each count; 0 in a question
+- `fact`: 1 in a fact, 0 in a question
+"""
+
+import ibis
+import ibis.expr.types as ir
+
+from purchase_predict.features.keys import PAIR, SESSION, join
+
+_COUNTS = ["views", "purchases"]
+_SUBJECT = ["user_id", "of_product", "subject"]
+_COLUMNS = [*PAIR, "of_product", "subject", "at", "start"]
+
+#: Pairs of a user up to which questions are joined with facts. Users with more pairs, such as crawlers, would make too
+#: many joined rows; their facts are counted by running sums.
+MAX_JOINED_PAIRS = 64
+
+
+def earlier_sessions(events: ir.Table, visits: ir.Table, pairs: ir.Table) -> ir.Table:
+    """Counts what each user had done in earlier sessions by the moment of each pair.
+
+    Args:
+        events: as `expressions.usable` returns them.
+        visits: the first second of each session, `visit_start`.
+        pairs: the pairs with their moment `at` and the `start` of their session.
+
+    Returns:
+        One row per pair: `num_prev_product_views`, `num_prev_purchases` and `num_prev_product_purchases`.
+    """
+    facts, questions = _facts(events, visits, pairs), _questions(pairs)
+    per_user = pairs.group_by("user_id").agg(rows=pairs.count())
+    heavy = per_user.filter(per_user.rows > MAX_JOINED_PAIRS).select("user_id")
+    counts = _counted_by_join(questions.anti_join(heavy, "user_id"), facts)
+    counts = counts.union(
+        _counted_by_running_sums(questions.semi_join(heavy, "user_id"), facts.semi_join(heavy, "user_id"))
+    )
+    of_product = counts.of_product == 1
+    return counts.group_by(PAIR).agg(
+        num_prev_product_views=counts.views.sum(),
+        num_prev_purchases=counts.purchases.sum(where=~of_product),
+        num_prev_product_purchases=counts.purchases.sum(where=of_product),
+    )
+
+
+def _counted_by_join(questions: ir.Table, facts: ir.Table) -> ir.Table:
+    """Each question with each fact that counts for it: at most MAX_JOINED_PAIRS rows per fact and kind of subject."""
+    facts = facts.rename(fact_at="at", fact_start="start").drop("user_session", "product_id")
+    both = questions.select(*_COLUMNS).inner_join(facts, _SUBJECT)
+    both = both.filter((both.fact_start < both.start) & (both.fact_at <= both["at"]))
+    return both.select(*PAIR, "of_product", *_COUNTS)
+
+
+def _counted_by_running_sums(questions: ir.Table, facts: ir.Table) -> ir.Table:
+    """Parts of each question's counts, whose sum counts the facts earlier in both `at` and `start`.
+
+    This is two-dimensional dominance counting. The n facts and questions of a subject are numbered in the order of
+    `at`. For two numbers, m is smaller than k exactly if m has a 0 and k a 1 at their highest differing bit. So for
+    each bit, rows that agree in all higher bits form a group. Within it, in the order of `start`, a running sum over
+    the facts with a 0 gives each question with a 1 the facts that count for it at this bit. The work is n log n.
+    """
+    both = questions.union(facts)
+    # In the same second, a fact comes before a question in `at` (it is known at the moment) but after it in `start` (a
+    # session that started in the same second is not earlier).
+    by_at = ibis.window(group_by=_SUBJECT, order_by=[both["at"], both.fact.desc()])
+    numbered = both.mutate(nth=ibis.row_number().over(by_at), last=both.count().over(group_by=_SUBJECT) - 1)
+    # Bits of the highest row number: one user has fewer than 2^40 facts and questions. Spark shifts by 32-bit integers
+    # only.
+    first, end = (ibis.literal(number, "int32") for number in (0, 40))
+    bits = ibis.range(first, end).unnest().name("digit").as_table()
+    split = numbered.join(bits, (numbered["last"] >> bits.digit) > 0)
+    split = split.filter(((split.nth >> split.digit) & 1) == 1 - split.fact)
+    split = split.mutate(above=split.nth >> (split.digit + 1))
+    by_start = ibis.window(group_by=[*_SUBJECT, "digit", "above"], order_by=[split.start, split.fact], rows=(None, 0))
+    summed = split.mutate(**{name: split[name].sum().over(by_start) for name in _COUNTS})
+    return summed.filter(summed.fact == 0).select(*PAIR, "of_product", *_COUNTS)
+
+
+def _facts(events: ir.Table, visits: ir.Table, pairs: ir.Table) -> ir.Table:
+    """The facts: first views and purchases of products that the user carted, and all purchases."""
+    of_carted_products = events.semi_join(pairs, ["user_id", "product_id"])
+    views = of_carted_products.filter(of_carted_products.event_type == "view")
+    first_views = views.group_by(PAIR).agg(at=views.event_time.min())  # sessions that viewed the product are counted
+
+    def purchases(events: ir.Table) -> ir.Table:
+        return events.filter(events.event_type == "purchase").select(*PAIR, at="event_time")
+
+    facts = [
+        _about(first_views, of_product=True, views=1),
+        _about(purchases(events), of_product=False, purchases=1),
+        _about(purchases(of_carted_products), of_product=True, purchases=1),
+    ]
+    starts = visits.select(*SESSION, start="visit_start")
+    return join(facts[0].union(*facts[1:]), starts, SESSION).select(*_COLUMNS, *_COUNTS, fact=_integer(1))
+
+
+def _questions(pairs: ir.Table) -> ir.Table:
+    """Two questions per pair: about its product and about all products."""
+    questions = _about(pairs, of_product=True).union(_about(pairs, of_product=False))
+    return questions.select(*_COLUMNS, *_COUNTS, fact=_integer(0))
+
+
+def _about(table: ir.Table, of_product: bool, views: int = 0, purchases: int = 0) -> ir.Table:
+    """Adds the subject (each row's own product, or all products) and what a row adds to each count."""
+    subject = table.product_id if of_product else _integer(0)
+    return table.mutate(
+        of_product=_integer(of_product), subject=subject, views=_integer(views), purchases=_integer(purchases)
+    )
+
+
+def _integer(number: int) -> ir.Value:
+    return ibis.literal(int(number), "int64")

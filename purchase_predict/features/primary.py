@@ -1,0 +1,74 @@
+"""The primary table of what load made: on this machine, or on the user's Spark cluster."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import duckdb
+
+from purchase_predict.database import one_row
+from purchase_predict.features import on_duckdb
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A folder in the artifact store: its address there, and what downloads it to this machine."""
+
+    address: str
+    download: Callable[[], Path]
+
+
+def make(connection: duckdb.DuckDBPyConnection, folder: Path) -> dict[str, int]:
+    """Makes `primary_table` on this machine.
+
+    Args:
+        connection: where it is made.
+        folder: the table that load wrote: `events`, or `primary`, which is taken as it is.
+
+    Returns:
+        For events, how many there were and how many were dropped; else nothing.
+    """
+    build = on_duckdb.primary_from_events if folder.name == "events" else on_duckdb.primary_as_is
+    return build(connection, folder)
+
+
+def make_on_spark(
+    connection: duckdb.DuckDBPyConnection, session_type: str, events: Artifact, primary: Artifact, copy: Path
+) -> dict[str, int]:
+    """Makes `primary_table` of events on the cluster, and reads it into DuckDB.
+
+    The executors read and write in the artifact store if they can reach it. If only MLflow's server can hand the
+    artifacts out, they go through this machine's disk, which the cluster must then share.
+
+    Args:
+        connection: where `primary_table` is read into.
+        session_type: how the events hold `user_session`, `UUID` or `VARCHAR`.
+        events: the events of load.
+        primary: where the primary table goes.
+        copy: a folder of this machine for the primary table, if it cannot go to the artifact store.
+
+    Returns:
+        How many events there were and how many were dropped.
+
+    Raises:
+        click.ClickException: Spark cannot be used, or its executors wrote to another disk.
+    """
+    from purchase_predict.features import on_spark  # it needs Ibis, which a ready primary table does without
+
+    source, target = on_spark.location(events.address), on_spark.location(primary.address)
+    direct = source is not None and target is not None
+    if source is None or target is None:
+        source, target = f"file://{events.download()}", f"file://{copy}"
+    made = on_spark.primary_from_events(source, session_type, target)
+    folder = primary.download() if direct else copy
+    on_duckdb.primary_from_spark(connection, folder, session_type)
+    (found,) = one_row(connection, "SELECT count(*) FROM primary_table")
+    if found != made.rows:
+        raise click.ClickException(
+            f"Spark wrote {made.rows} rows to {target if direct else copy} but {found} are there: "
+            "its executors need an artifact store that every machine reaches (gs://, s3://, hdfs:// or a shared disk)"
+        )
+    shutil.rmtree(folder)  # DuckDB has the rows now
+    return made.counts

@@ -1,0 +1,35 @@
+"""Writes the report of a training: the page, the plots and the table of trials."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from purchase_predict.report import page, plots
+from purchase_predict.report.contents import Contents, gather
+from purchase_predict.report.lineage import Step
+from purchase_predict.training import Training
+
+
+def write_report(training: Training, metric: str, steps: Sequence[Step], folder: Path) -> None:
+    """Measures what the report shows, and writes it.
+
+    Args:
+        training: the finished training.
+        metric: the metric of the search.
+        steps: the pipeline.
+        folder: an empty folder.
+    """
+    write(gather(training, metric, training.description, steps), folder)
+
+
+def write(contents: Contents, folder: Path) -> None:
+    """Writes `report.html`, `trials.parquet` and `plots/*.png`.
+
+    Args:
+        contents: what the report shows.
+        folder: an empty folder.
+    """
+    (folder / "report.html").write_text(page.render(contents), encoding="utf-8")
+    contents.trials.to_parquet(folder / "trials.parquet", index=False)
+    (folder / "plots").mkdir()
+    plots.model(contents.curves, contents.scores, contents.threshold, contents.importance, folder / "plots")
+    plots.search(contents.trials, contents.metric, folder / "plots")

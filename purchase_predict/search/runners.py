@@ -1,0 +1,28 @@
+"""Where the trials of a search run: in this process, or on the user's Spark cluster."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import click
+
+from purchase_predict.search import on_spark
+from purchase_predict.search.objective import Runner
+from purchase_predict.search.search import run_in_process
+
+
+def runner(trials: str, parallelism: int) -> AbstractContextManager[tuple[Runner, int]]:
+    """Gives what runs a batch of trials, and the trials per batch.
+
+    Args:
+        trials: local or spark.
+        parallelism: trials at the same time on Spark; 0: as many as the cluster has cores.
+
+    Raises:
+        click.ClickException: several trials at the same time were asked for in this process, or Spark cannot be used.
+    """
+    if trials == "spark":
+        return on_spark.cluster(parallelism)
+    if parallelism > 1:
+        raise click.ClickException(
+            f"parallelism={parallelism} needs trials=spark: here the folds of one trial take all cores"
+        )
+    return nullcontext((run_in_process, 1))

@@ -1,0 +1,111 @@
+"""From a search to a model that answers: its probabilities corrected, its threshold, its scores on the test rows."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from purchase_predict.evaluation import calibration
+from purchase_predict.evaluation.calibration import Calibration
+from purchase_predict.evaluation.scores import as_metrics, evaluate
+from purchase_predict.features.description import Description
+from purchase_predict.metrics import Score
+from purchase_predict.models import purchase_model
+from purchase_predict.schema import LABEL
+from purchase_predict.search.search import SearchResult
+from purchase_predict.search.trial import LabelledRows
+
+
+@dataclass(frozen=True)
+class Training:
+    """A finished training.
+
+    Attributes:
+        train: the encoded training rows.
+        test: the raw test rows, with label and `user_id`.
+        encoded: the encoded test rows, rows by features.
+        found: what the search ended with.
+        calibration: the correction of the probabilities, measured out of fold.
+        threshold: the probability from which on the model answers "will buy", 0 to 1.
+        uncorrected: the booster's own probability of each test row, 0 to 1.
+        probability: the same after the correction, 0 to 1.
+        scores: the metrics of `probability`.
+        description: of the train and the test set.
+    """
+
+    train: LabelledRows
+    test: pd.DataFrame
+    encoded: np.ndarray
+    found: SearchResult
+    calibration: Calibration
+    threshold: float
+    uncorrected: np.ndarray
+    probability: np.ndarray
+    scores: dict[str, Score]
+    description: Description
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """All that decides an answer, as `models.packaging.log` takes it."""
+        return {
+            "booster": self.found.booster,
+            "threshold": self.threshold,
+            "features": self.description.features,
+            "categories": self.description.categories,
+            "correction": self.calibration.correction,
+        }
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What the train run logs as MLflow metrics."""
+        return as_metrics(self.scores) | {
+            "train_rows": len(self.train.y),
+            "test_rows": len(self.test),
+            "cv_score": self.found.best.score or math.nan,
+            "rounds": self.found.booster.current_iteration(),
+            "threshold": self.threshold,
+            "calibrated": self.calibration.correction is not None,
+            "calibration_gain": self.calibration.gain.value,
+            "trials": len(self.found.trials),
+        }
+
+
+def read(folder: Path) -> tuple[Description, pd.DataFrame, pd.DataFrame]:
+    """A dataset that process made: its description, the training rows and the test rows."""
+    learn, test = (pd.read_parquet(folder / f"{side}.parquet") for side in ("train", "test"))
+    return Description.read(folder), learn, test
+
+
+def encoded(rows: pd.DataFrame, description: Description) -> LabelledRows:
+    """Raw training rows, with label and `user_id`, as the search takes them."""
+    return LabelledRows(
+        purchase_model.encode(rows, description.features, description.categories),
+        rows[LABEL].to_numpy(),
+        rows["user_id"].to_numpy(),
+        description.features,
+        list(description.categories),
+    )
+
+
+def finish(found: SearchResult, train: LabelledRows, test: pd.DataFrame, description: Description) -> Training:
+    """Corrects the probabilities of what the search found, and scores it on the test rows.
+
+    Args:
+        found: what the search ended with.
+        train: the encoded training rows.
+        test: the raw test rows, with label and `user_id`.
+        description: of both.
+    """
+    rows = purchase_model.encode(test, description.features, description.categories)
+    assert found.best.out_of_fold is not None
+    measured = calibration.measure(found.searched.y, found.best.out_of_fold, found.searched.user)
+    uncorrected = np.asarray(found.booster.predict(rows))
+    probability = purchase_model.calibrated(uncorrected, measured.correction)
+    # The correction keeps the order, so the threshold is corrected like a probability.
+    threshold = float(purchase_model.calibrated(np.array([found.threshold]), measured.correction)[0])
+    y, users = test[LABEL].to_numpy(), test["user_id"].to_numpy()
+    scores = evaluate(y, probability, users, threshold, float(train.y.mean()))
+    return Training(train, test, rows, found, measured, threshold, uncorrected, probability, scores, description)

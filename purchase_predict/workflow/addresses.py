@@ -1,0 +1,56 @@
+"""Where a run, a model and a version are: their URIs, and their pages on the tracking server."""
+
+import re
+from dataclasses import dataclass
+
+import mlflow
+from mlflow.entities import Run
+
+
+@dataclass(frozen=True)
+class RunUri:
+    """`runs:/<run id>/<path>`: an artifact of a run."""
+
+    run_id: str
+    path: str
+
+    def __str__(self) -> str:
+        return f"runs:/{self.run_id}/{self.path}"
+
+
+@dataclass(frozen=True)
+class ModelUri:
+    """`models:/<name>@<alias>` or `models:/<name>/<version>`: a version of a registered model."""
+
+    name: str
+    version: str = ""
+    alias: str = ""
+
+    def __str__(self) -> str:
+        return f"models:/{self.name}" + (f"@{self.alias}" if self.alias else f"/{self.version}")
+
+
+def parse(uri: str) -> RunUri | ModelUri | None:
+    """What a URI names, or None where it is of no form that the workflow knows."""
+    if match := re.fullmatch(r"runs:/([^/]+)/(.+)", uri):
+        return RunUri(*match.groups())
+    if match := re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri):
+        return ModelUri(match[1], version=match[3] or "", alias=match[2] or "")
+    return None
+
+
+def page(experiment_id: str, run_id: str) -> str:
+    """The run's page, relative to the address of MLflow's own page, under whatever name its server is reached."""
+    return f"#/experiments/{experiment_id}/runs/{run_id}"
+
+
+def link(experiment_id: str, run_id: str) -> str:
+    """The run's page as a whole address; empty where the tracking server has no pages."""
+    server = mlflow.get_tracking_uri().rstrip("/")
+    return f"{server}/{page(experiment_id, run_id)}" if server.startswith("http") and run_id else ""
+
+
+def markdown_link(run: Run) -> str:
+    """The run's id, as a link to its page where the tracking server has pages."""
+    address = link(run.info.experiment_id, run.info.run_id)
+    return f"[{run.info.run_id}]({address})" if address else str(run.info.run_id)

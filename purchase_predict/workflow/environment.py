@@ -1,0 +1,64 @@
+"""The packages of this process, as a part of a step's key."""
+
+import functools
+import hashlib
+import importlib.metadata
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+from purchase_predict.settings import PROJECT
+
+
+@functools.cache
+def environment() -> dict[str, str]:
+    """What a step's key holds of the environment.
+
+    Returns:
+        `python`: its minor version, as 3.11. Each package that pyproject.toml pins, by name: its installed version, or
+        `none`. `lock`: a digest of the installed versions of all packages that requirements.lock lists.
+    """
+    versions = _installed_versions()
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pinned = [re.split(r"[\[=<>!~ ;]", requirement)[0] for requirement in project["dependencies"]]
+    lock = (PROJECT / "requirements.lock").read_text(encoding="utf-8")
+    return {
+        "python": f"{sys.version_info.major}.{sys.version_info.minor}",
+        **{name: _version(name, versions) for name in pinned},
+        "lock": _locked_digest(lock, versions),
+    }
+
+
+def _locked_digest(lock: str, versions: dict[str, str]) -> str:
+    found = []
+    for name, marker in re.findall(r"^([\w.-]+)==[^\s;]+( ;)?", lock, re.MULTILINE):
+        version = _version(name, versions)
+        # A package with a marker belongs to some systems only, so its absence is no difference.
+        if version != "none" or not marker:
+            found.append(f"{name}=={version}")
+    return hashlib.sha256("\n".join(sorted(found)).encode()).hexdigest()[:16]
+
+
+def _version(name: str, versions: dict[str, str]) -> str:
+    known = versions.get(_normalized(name))
+    if known is not None:
+        return known
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
+
+
+def _installed_versions() -> dict[str, str]:
+    """Versions by the names of the folders that pip leaves: reading 115 files of metadata would take 0.17 s a step."""
+    versions: dict[str, str] = {}
+    for folder in sys.path:
+        for entry in sorted(Path(folder).glob("*.dist-info")):
+            name, _, version = entry.stem.partition("-")
+            versions.setdefault(_normalized(name), version)
+    return versions
+
+
+def _normalized(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

@@ -1,0 +1,127 @@
+"""The source code that a step depends on: its closure of imports, each file with a digest of its meaning.
+
+A Python file counts by its syntax tree without docstrings: a comment, a sentence or a reformatted line changes nothing.
+Of the wing `workflow/` only `step.py` counts, since the rest of it touches no table (the import contracts hold that);
+what that wing imports from elsewhere counts.
+"""
+
+import ast
+import functools
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from purchase_predict.settings import PROJECT
+
+_WORKFLOW = "purchase_predict/workflow/"
+_COUNTED_OF_WORKFLOW = ("__init__.py", "step.py")
+#: Functions that import a module by its name.
+_IMPORTERS = {"import_module", "__import__", "run_module", "find_spec"}
+
+
+def source_closure(entry_point: str, project: Path = PROJECT) -> dict[str, str]:
+    """The files that a step's code consists of, each with a digest.
+
+    These are the step's file, the project's modules that it imports, directly or not and by whatever form of import,
+    and the other files (templates, styles) in the folders of those modules.
+
+    Raises:
+        click.ClickException: a file cannot be parsed, or imports a module whose name only the running code knows.
+    """
+    found: dict[str, str] = {}
+    waiting = ["steps/__init__.py", f"steps/{entry_point}.py"]
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        found[name], modules = _parsed((project / name).read_bytes(), name)
+        for module in modules:
+            waiting += _files_of(module, project)
+    counted = {name: digest for name, digest in found.items() if _counts(name)}
+    for folder in {Path(name).parent for name in counted} - {Path()}:
+        counted |= _data_files(folder, set(counted), project)
+    return dict(sorted(counted.items()))
+
+
+def _counts(name: str) -> bool:
+    return not name.startswith(_WORKFLOW) or name.removeprefix(_WORKFLOW) in _COUNTED_OF_WORKFLOW
+
+
+@functools.cache  # main asks for four steps, which share most of their files; by the text, which may change meanwhile
+def _parsed(text: bytes, name: str) -> tuple[str, frozenset[str]]:
+    """The digest of a Python file, and the modules that it imports, with all that may be modules."""
+    try:
+        tree = ast.parse(text, name)
+    except (SyntaxError, ValueError) as error:
+        raise click.ClickException(f"{name}: is no Python source: {error}") from error
+    modules = frozenset(module for node in ast.walk(tree) for module in _imported(node, name))
+    for node in ast.walk(tree):
+        if isinstance(body := getattr(node, "body", None), list):
+            node.body = [statement for statement in body if not _is_text(statement)]  # type: ignore[attr-defined]
+    return _digest(ast.dump(tree).encode()), modules
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )
+
+
+def _imported(node: ast.AST, name: str) -> Iterator[str]:
+    """The modules that a node may import, as absolute names."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        package = list(Path(name).parent.parts)
+        above = package[: len(package) - node.level + 1] if node.level else []
+        module = ".".join([*above, *([node.module] if node.module else [])])
+        yield module
+        yield from (f"{module}.{alias.name}" for alias in node.names)
+    elif isinstance(node, ast.Call) and _called(node) in _IMPORTERS:
+        argument = node.args[0] if node.args else None
+        if not (isinstance(argument, ast.Constant) and isinstance(argument.value, str)):
+            raise click.ClickException(
+                f"{name}, line {node.lineno}: imports a module whose name is not written there, so that no key can "
+                "count it: write the name out"
+            )
+        package = list(Path(name).parent.parts)
+        level = len(argument.value) - len(argument.value.lstrip("."))
+        above = package[: len(package) - level + 1] if level else []
+        yield ".".join([*above, argument.value.lstrip(".")])
+
+
+def _called(call: ast.Call) -> str:
+    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+
+
+def _files_of(module: str, project: Path) -> Iterator[str]:
+    """The project's files that an import of the module runs; none where it is not the project's."""
+    parts = module.split(".")
+    for depth in range(1, len(parts) + 1):
+        place = "/".join(parts[:depth])
+        for name in (f"{place}.py", f"{place}/__init__.py"):
+            if (project / name).is_file():
+                yield name
+
+
+def _data_files(folder: Path, counted: set[str], project: Path) -> dict[str, str]:
+    """The files in a package's folder that are no Python and that a counted module may read.
+
+    A file belongs to the module whose name it starts with, as `page.css` to `page.py`; if there is none, to all.
+    """
+    found = {}
+    for path in (project / folder).iterdir():
+        if not path.is_file() or path.suffix in (".py", ".pyc") or path.name.startswith("."):
+            continue
+        owner = folder / f"{path.name.partition('.')[0]}.py"
+        if owner.as_posix() in counted or not (project / owner).is_file():
+            found[(folder / path.name).as_posix()] = _digest(path.read_bytes().replace(b"\r\n", b"\n"))
+    return found
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

@@ -1,0 +1,96 @@
+"""Small random shops, their events in DuckDB, and the primary table that the project makes of them."""
+
+import functools
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any
+from unittest import mock
+
+import duckdb
+import pyarrow as pa
+
+from purchase_predict.features import earlier_sessions, expressions
+from purchase_predict.schema import EVENTS, KEYS
+from tests.features.reference import Event
+
+MIDNIGHT = datetime(2019, 10, 7)  # a Monday's
+#: Few seconds and few ids around midnight, so that ties, repetitions, shared ids and overlapping sessions are frequent.
+VALUES: dict[str, list[Any]] = {
+    "event_time": [MIDNIGHT + timedelta(seconds=seconds) for seconds in range(-6, 7)],
+    "event_type": ["view", "view", "cart", "cart", "remove_from_cart", "purchase"],
+    "product_id": [1, 2, 3],
+    "category_id": [None, 7, 8],
+    "category_code": [None, "electronics", "electronics.audio", "a.b.c.d", ".", "a.", ".b", "a..b", "", "naïve.ünï"],
+    "brand": [None, "acme", "Zeta", ""],
+    "price": [None, 0.0, 0.0049999999999999994, 0.005, 0.125, 0.285, 1.005, 9.99, 4.35, 1234567.895],
+    "user_id": [1, 2],
+    "user_session": [None, "s1", "s1", "s2", "s3"],
+}
+#: The default of the number of pairs up to which earlier sessions are counted by joins.
+MAX_JOINED_PAIRS = earlier_sessions.MAX_JOINED_PAIRS
+
+_ARROW_TYPES = {"TIMESTAMP": pa.timestamp("us"), "VARCHAR": pa.string(), "BIGINT": pa.int64(), "DOUBLE": pa.float64()}
+
+
+def many_shops(number: int) -> list[Event]:
+    """The events of this many small shops in one table, each with two users of its own; 10 % of them are repeated."""
+    draw = random.Random(20191001)
+    events = [
+        Event(
+            **{name: draw.choice(values) for name, values in VALUES.items()}
+            | {"user_id": 10 * shop + draw.choice([1, 2])}
+        )
+        for shop in range(number)
+        for _ in range(draw.randrange(1, 40))
+    ]
+    return events + draw.choices(events, k=len(events) // 10)
+
+
+def events_table(events: Sequence[Event]) -> pa.Table:
+    """The events as Arrow, in the columns and types of the schema."""
+    columns = zip(*events, strict=True) if events else [()] * len(EVENTS)
+    return pa.table(
+        {
+            column.name: pa.array(values, _ARROW_TYPES[column.type])
+            for column, values in zip(EVENTS, columns, strict=True)
+        }
+    )
+
+
+@contextmanager
+def joined_up_to(pairs: int) -> Iterator[None]:
+    """Counts the earlier sessions of users with more pairs than this by running sums, those of others by joins."""
+    expressions.sql.cache_clear()
+    with mock.patch.object(earlier_sessions, "MAX_JOINED_PAIRS", pairs):
+        yield
+    expressions.sql.cache_clear()
+
+
+@functools.cache
+def queries(max_joined_pairs: int) -> dict[str, str]:
+    """DuckDB's SQL of all tables. Cached, because Ibis needs longer to make it than DuckDB to run it."""
+    with joined_up_to(max_joined_pairs):
+        return {name: expressions.sql("duckdb", name, "") for name in (*expressions.STEPS, "repeated", "primary")}
+
+
+@contextmanager
+def prepared(events: Sequence[Event], max_joined_pairs: int = MAX_JOINED_PAIRS) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection with the events in the table `raw`, and the tables of `expressions.STEPS`."""
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'America/New_York'")
+        connection.register("given", events_table(events))
+        connection.execute("CREATE TABLE raw AS FROM given")
+        for step in expressions.STEPS:
+            connection.execute(f"CREATE TABLE {step} AS {queries(max_joined_pairs)[step]}")
+        yield connection
+
+
+def on_duckdb(events: Sequence[Event], max_joined_pairs: int = MAX_JOINED_PAIRS) -> list[dict[str, Any]]:
+    """The primary table that the project makes of these events, in the order of the reference."""
+    with prepared(events, max_joined_pairs) as connection:
+        query = f"FROM ({queries(max_joined_pairs)['primary']}) ORDER BY {', '.join(KEYS)}"
+        result = connection.execute(query)
+        names = [name for name, *_ in result.description or []]
+        return [dict(zip(names, row, strict=True)) for row in result.fetchall()]

@@ -1,0 +1,85 @@
+"""What a page is made of, from a real booster, with names like an attack."""
+
+import lightgbm
+import numpy as np
+import pandas as pd
+
+from purchase_predict import metrics
+from purchase_predict.evaluation import scores, weaknesses
+from purchase_predict.evaluation.calibration import Calibration
+from purchase_predict.evaluation.curves import curves
+from purchase_predict.features.description import BaseRate, Description, Rows, Users
+from purchase_predict.report.contents import Contents, contributions
+from purchase_predict.report.lineage import Step
+
+SCRIPT = "<script>alert('x')</script>"
+
+
+def contents(
+    rows: int = 600,
+    random: bool = False,
+    suspicious: dict[str, float] | None = None,
+    correction: dict[str, float] | None = None,
+) -> Contents:
+    """What a page is made of, from a real booster; a category, a feature and a run are named like an attack."""
+    rng = np.random.default_rng(0)
+    price, views = rng.random(rows) * 100, rng.integers(0, 9, rows).astype(float)
+    brand = rng.integers(0, 4, rows).astype(float)
+    x = np.column_stack([price, views, brand])
+    chance = np.full(rows, 0.5) if random else 1 / (1 + np.exp(0.06 * (price - 50)))
+    y = (rng.random(rows) < chance).astype(int)
+    features = ["price", "num_views_product", SCRIPT]
+    data = lightgbm.Dataset(x, y, categorical_feature=[2])
+    booster = lightgbm.train({"objective": "binary", "verbosity": -1, "num_threads": 1}, data, 20)
+    probability = rng.random(rows) if random else np.asarray(booster.predict(x))
+    users = rng.integers(0, 200, rows)
+    frame = pd.DataFrame(
+        {
+            "user_id": users,
+            "category": rng.choice([SCRIPT, "a-very-long-category-name-without-any-place-to-break-it" * 2, None], rows),
+            "price": price,
+            "num_prev_sessions": rng.integers(0, 2, rows),
+        }
+    )
+    pushes, ranks = contributions(booster, x, features, [SCRIPT])
+    return Contents(
+        metric="roc_auc",
+        scores=scores.evaluate(y, probability, users, 0.4, 0.5),
+        threshold=0.4,
+        calibration=Calibration(correction, metrics.Difference(0.0123, -0.001, 0.03)),
+        calibration_error_before=0.2222,
+        curves=curves(y, probability),
+        slices=weaknesses.slices(frame, y, probability),
+        tradeoff=weaknesses.tradeoff(y, probability, users),
+        suspicious=suspicious or {},
+        importance=scores.share_of_gain(features, booster.feature_importance("gain")),
+        contributions=pushes,
+        feature_ranks=ranks,
+        trials=pd.DataFrame(
+            {
+                "number": [0, 1, 2, 3],
+                "state": ["finished", "finished", "pruned", "failed"],
+                "score": [0.70, 0.72, None, None],
+                "first_folds_score": [0.70, 0.72, 0.6, None],
+                "rounds": [50, 60, 20, 0],
+                "seconds": [1.0, 1.0, 0.5, 0.1],
+                "learning_rate": [0.1, 0.004, 0.3, 0.2],
+                "lambda_l1": [0.0, 1.0, 0.1, 0.1],
+            }
+        ),
+        description=Description(
+            split="time",
+            test_ratio=0.3,
+            cut="2019-10-24 00:00:00",
+            rows=Rows(2010, 10, 1400, rows),
+            users=Users(500, 200),
+            base_rate=BaseRate(0.5, float(y.mean())),
+            features=features,
+            categories={},
+            profile={},
+        ),
+        steps=[
+            Step("load", "reused", "0123456789abcdef0123456789abcdef", "https://mlflow.example.org/#/x?a=1&b=2"),
+            Step(SCRIPT, "ran", "fedc", "javascript:alert(1)"),
+        ],
+    )

@@ -1,0 +1,15 @@
+"""Rows to search on."""
+
+import numpy as np
+
+from purchase_predict.search.trial import LabelledRows
+
+
+def table(rows: int = 600, users: int = 150, seed: int = 0) -> LabelledRows:
+    """Rows of three numbers and a category, 10 % of them null; the first number and the category drive the label."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(rows, 4))
+    x[:, 3] = rng.integers(0, 5, rows)
+    x[rng.random((rows, 4)) < 0.1] = np.nan
+    y = (np.nan_to_num(x[:, 0]) + (np.nan_to_num(x[:, 3]) == 2) + rng.normal(0, 0.7, rows) > 0.3).astype(int)
+    return LabelledRows(x, y, rng.integers(0, users, rows), ["a", "b", "c", "kind"], ["kind"])

@@ -1,0 +1,85 @@
+"""The tracking server of `make server`, started for tests, and the network of machines that can reach it."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import pytest
+
+from purchase_predict.parameters import STEPS
+from tools.machine import program
+from tools.server import Server
+
+
+@dataclass(frozen=True)
+class Network:
+    """A bridge of this machine, and for each step the network namespace that is its machine."""
+
+    bridge: str
+    machines: dict[str, str]
+
+
+@contextmanager
+def started(host: str, auth: bool) -> Iterator[Server]:
+    """What `make server` starts, in a folder that is removed when the block ends."""
+    try:
+        program("initdb")
+    except click.ClickException as missing:
+        pytest.skip(missing.message)
+    # Not pytest's own folder: nobody but its owner can enter that, and PostgreSQL does not run as root.
+    folder = Path(tempfile.mkdtemp(prefix="server-", dir="/tmp"))
+    folder.chmod(0o755)
+    server = Server(folder)
+    server.configure(host, 0, "", auth)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder)
+
+
+def with_password(server: Server) -> str:
+    """The URI of a server that asks for a password, with user and password in it."""
+    return server.config.uri.replace("://", f"://admin:{server.config.password}@")
+
+
+def ip(*arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(["ip", *arguments], capture_output=True, text=True, check=check)
+
+
+@contextmanager
+def machines() -> Iterator[Network | None]:
+    """A network with a machine for each step, or None where this machine does not allow it (root and iproute2)."""
+    # Names and addresses of this process alone: other tests may run beside it.
+    pid, net = os.getpid(), f"10.203.{os.getpid() % 250}"
+    bridge = f"ppbr{pid}"[:15]
+    if (
+        os.geteuid() != 0
+        or not shutil.which("ip")
+        or ip("link", "add", bridge, "type", "bridge", check=False).returncode
+    ):
+        yield None
+        return
+    names = {step: f"pp{pid}-{step}" for step in STEPS}
+    try:
+        ip("addr", "add", f"{net}.1/24", "dev", bridge)
+        ip("link", "set", bridge, "up")
+        for host, (step, name) in enumerate(names.items(), 2):
+            here, there = f"v{pid}{step[0]}", f"w{pid}{step[0]}"
+            ip("netns", "add", name)
+            ip("link", "add", here, "type", "veth", "peer", "name", there, "netns", name)
+            ip("link", "set", here, "master", bridge, "up")
+            ip("-n", name, "addr", "add", f"{net}.{host}/24", "dev", there)
+            ip("-n", name, "link", "set", there, "up")
+        yield Network(f"{net}.1", names)
+    finally:
+        for name in names.values():
+            ip("netns", "del", name, check=False)
+        ip("link", "del", bridge, check=False)

@@ -1,0 +1,76 @@
+"""The shape of the code: what a stranger can hold in his head, and which way imports may point."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from purchase_predict.settings import PROJECT
+
+CODE = sorted(
+    path for folder in ("purchase_predict", "steps", "tools", "benchmarks") for path in (PROJECT / folder).rglob("*.py")
+)
+STEPS = sorted(path for path in (PROJECT / "steps").glob("*.py") if path.name != "__init__.py")
+
+
+def lines(path: Path) -> int:
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def test_no_module_is_longer_than_400_lines() -> None:
+    assert {path.name: lines(path) for path in CODE if lines(path) > 400} == {}
+
+
+def test_no_function_is_longer_than_60_lines() -> None:
+    found = {}
+    for path in [*CODE, PROJECT / "main.py"]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                length = (node.end_lineno or 0) - node.lineno + 1
+                if length > 60:
+                    found[f"{path.name}:{node.name}"] = length
+    assert found == {}
+
+
+@pytest.mark.parametrize("path", STEPS, ids=[path.stem for path in STEPS])
+def test_a_step_has_less_than_60_lines(path: Path) -> None:
+    assert lines(path) < 60
+
+
+def test_main_has_50_lines_at_most() -> None:
+    assert lines(PROJECT / "main.py") <= 50
+
+
+def test_a_wing_has_a_docstring_and_imports_nothing() -> None:
+    for path in (PROJECT / "purchase_predict").rglob("__init__.py"):
+        (statement,) = ast.parse(path.read_text(encoding="utf-8")).body
+        assert isinstance(statement, ast.Expr), path
+        assert isinstance(statement.value, ast.Constant), path
+
+
+def contract(kind: str) -> dict[str, object]:
+    contracts = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    return next(found for found in contracts if found["type"] == kind and found.get("containers"))
+
+
+def test_every_module_is_in_a_layer_and_nothing_else_is() -> None:
+    layers = contract("layers")
+    assert layers["exhaustive"] is True
+    assert not layers.get("exhaustive_ignores")
+    named = {name.strip() for layer in layers["layers"] for name in layer.replace(":", "|").split("|")}  # type: ignore[attr-defined]
+    package = PROJECT / "purchase_predict"
+    present = {path.stem for path in package.glob("*.py")} | {
+        path.parent.name for path in package.glob("*/__init__.py")
+    }
+    assert named == present - {"__init__"}
+
+
+@pytest.mark.parametrize("statement", ["from . import step", "import importlib\nimportlib.import_module('json')"])
+def test_an_import_that_the_key_could_miss_is_refused_by_the_linter(statement: str) -> None:
+    ruff = [sys.executable, "-m", "ruff", "check", "--stdin-filename", "purchase_predict/workflow/new.py", "-"]
+    found = subprocess.run(ruff, input=f'"""New."""\n\n{statement}\n', cwd=PROJECT, capture_output=True, text=True)
+    assert found.returncode == 1
+    assert "TID25" in found.stdout

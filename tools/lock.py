@@ -1,0 +1,64 @@
+"""Writes requirements.lock and requirements-dev.lock from the pins of pyproject.toml: `make lock`.
+
+Both locks list every package behind the pins, with its version and the hashes of its files, for all Pythons that the
+project supports. A version in a lock stays until a pin asks for another one. Two options ask for newer versions:
+`make lock UPGRADE="--upgrade"` of all packages, `make lock UPGRADE="--upgrade-package scipy"` of one.
+"""
+
+import hashlib
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+RUN_LOCK = "requirements.lock"
+DEVELOPMENT_LOCK = "requirements-dev.lock"
+#: The groups of pyproject.toml that requirements-dev.lock holds. It leaves out what only benchmarks compare with.
+DEVELOPMENT_GROUPS = ("dev", "servers", "spark")
+
+
+def compile_lock(name: str, sources: Sequence[str], options: Sequence[str]) -> None:
+    """Writes one lock with uv.
+
+    Args:
+        name: its file.
+        sources: uv's arguments that say what to lock.
+        options: more arguments of uv, as `--upgrade`.
+    """
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    oldest_python = project["requires-python"].removeprefix(">=")
+    command = [
+        str(Path(sys.executable).with_name("uv")),
+        *("pip", "compile", "--quiet", "--universal", "--generate-hashes", "--python-version", oldest_python),
+        # One version for all Pythons and systems wherever there is one.
+        *("--fork-strategy", "fewest"),
+        *("--custom-compile-command", "make lock", *options, *sources, "--output-file", name),
+    ]
+    subprocess.run(command, cwd=PROJECT, check=True)
+
+
+def write_digest(conda: Path, lock: Path) -> None:
+    """Puts the digest of the lock into conda.yaml, by whose text MLflow tells one conda environment from another."""
+    digest = hashlib.sha256(lock.read_bytes()).hexdigest()
+    text = conda.read_text(encoding="utf-8")
+    text = re.sub(rf"(# {re.escape(lock.name)} sha256:).*", rf"\1 {digest}", text)
+    conda.write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    """Writes both locks and the digest in conda.yaml."""
+    options = sys.argv[1:]
+    compile_lock(RUN_LOCK, ["pyproject.toml"], options)
+    groups = [argument for group in DEVELOPMENT_GROUPS for argument in ("--group", group)]
+    compile_lock(DEVELOPMENT_LOCK, [*groups, "--constraint", RUN_LOCK], options)
+    write_digest(PROJECT / "conda.yaml", PROJECT / RUN_LOCK)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except subprocess.CalledProcessError as error:
+        sys.exit(error.returncode)

@@ -1,0 +1,84 @@
+"""What `make server` needs of the machine: PostgreSQL's programs, free ports, processes, and servers that answer."""
+
+import os
+import shutil
+import socket
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import psutil
+
+from purchase_predict.workflow.processes import process_name
+
+
+def program(name: str) -> str:
+    """The path of one of PostgreSQL's programs; Debian keeps the server's own out of PATH."""
+    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda bin: int(bin.parent.name), reverse=True)
+    folders = [*map(str, versions), os.environ.get("PATH", "")]
+    found = shutil.which(name, path=os.pathsep.join(folders))
+    if not found:
+        raise click.ClickException(f"PostgreSQL is missing ({name}): apt-get install postgresql")
+    return found
+
+
+def postgres_user() -> str | None:
+    """The user that PostgreSQL runs as if the caller is root, which it refuses; else None."""
+    return "postgres" if os.geteuid() == 0 else None
+
+
+def refuse_unreachable(folder: Path) -> None:
+    """Raises a click error if PostgreSQL's own user cannot enter the folder."""
+    for parent in (folder, *folder.parents):
+        if not parent.stat().st_mode & 0o001:
+            raise click.ClickException(
+                f"{parent} is closed to PostgreSQL's own user (root cannot run it): make server STATE=<folder>"
+            )
+
+
+def born(pid: int) -> str:
+    """What names a process for ever; empty if it has ended."""
+    try:
+        return "" if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE else process_name(pid)
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def taken(host: str, port: int) -> bool:
+    """Whether a server listens on this port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return True
+    return False
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port on which nobody listens yet."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def answers(url: str) -> bool:
+    """Whether a server says 200 at this URL."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+def within(seconds: float, condition: Callable[[], bool]) -> bool:
+    """Waits until the condition holds, or returns False when the seconds are over."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
