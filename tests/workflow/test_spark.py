@@ -73,7 +73,7 @@ def test_a_server_of_spark_connect_makes_the_dataset_that_duckdb_makes(workflow:
 
 
 def test_a_server_that_is_not_there_is_one_line(workflow: Workflow, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spark_session, "_REACHED_WITHIN", 3)
+    monkeypatch.setattr(spark_session, "_CONNECT_SECONDS", 3)
     remote = f"sc://127.0.0.1:{free_port()}"
     assert workflow.step_here("load", "-P", SOURCE).code == 0
     outcome = workflow.step_here("process", "-P", "engine=spark", SPARK_REMOTE=f"{remote}/;token=secret")
