@@ -70,7 +70,7 @@ run: setup  ## The whole workflow on the built-in sample, one trial; ARGS="-P so
 	mlflow run . --env-manager local $(ARGS)
 
 # The tests of a file stay on one worker, in their order; tests/conftest.py has the longest files started first.
-PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --cov $(TESTS)
+PYTEST := $(BIN)/python -m pytest $(TESTS) -n auto --dist loadfile --no-loadscope-reorder --cov
 
 test: setup .venv/.ready-tests  ## Every test, and how much of the code they run
 	$(PYTEST)
