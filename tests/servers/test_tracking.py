@@ -231,13 +231,13 @@ def test_another_machine_reuses_all_by_folder_with_another_path_zone_and_languag
 
 
 @pytest.mark.usefixtures("first")
-@pytest.mark.parametrize(("project", "version"), [("project", "v1"), ("mono#shop", "HEAD~1")])
+@pytest.mark.parametrize(("address", "version"), [("project", "v1"), ("mono#shop", "HEAD~1")])
 def test_a_tag_a_commit_and_a_subfolder_are_what_runs(
-    remote: Remote, tmp_path: Path, project: str, version: str
+    remote: Remote, tmp_path: Path, address: str, version: str
 ) -> None:
-    commit = git(remote.repositories / project.partition("#")[0], "rev-parse", version)
+    commit = git(remote.repositories / address.partition("#")[0], "rev-parse", version)
     asked = version if version == "v1" else commit
-    outcome = remote.run(*SOURCE, "-P", "dry_run=true", "-v", asked, project=f"{remote.git}/{project}", cwd=tmp_path)
+    outcome = remote.run(*SOURCE, "-P", "dry_run=true", "-v", asked, project=f"{remote.git}/{address}", cwd=tmp_path)
     assert outcome.steps == dict.fromkeys(ALL, "reused"), outcome.err
     assert remote.workflow.runs("main")[0].data.tags["mlflow.source.git.commit"] == commit
 
