@@ -72,6 +72,18 @@ def pytest_configure() -> None:
     os.environ["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]
 
 
+@pytest.fixture(autouse=True)
+def _no_run_of_another_test() -> Iterator[None]:
+    """A run that a failing test leaves active, or in the environment, is not the next test's."""
+    os.environ.pop("MLFLOW_RUN_ID", None)
+    yield
+    os.environ.pop("MLFLOW_RUN_ID", None)
+    if "mlflow" in sys.modules:
+        import mlflow
+
+        mlflow.tracking.fluent._active_run_stack.get().clear()
+
+
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tracking store with its tables made, to copy: making them takes seconds."""

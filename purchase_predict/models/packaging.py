@@ -3,7 +3,9 @@
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -57,14 +59,15 @@ def log(
         "calibration": dict(correction) if correction else None,
     }
     files["spec"].write_text(json.dumps(spec, ensure_ascii=False), encoding="utf-8")
-    mlflow.pyfunc.log_model(
-        name="model",
-        python_model=str(Path(purchase_model.__file__).resolve()),
-        artifacts={name: str(path) for name, path in files.items()},
-        signature=signature(features),
-        input_example=_example(rows, features, categories),
-        pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in REQUIREMENTS],
-    )
+    with no_byte_code():
+        mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(Path(purchase_model.__file__).resolve()),
+            artifacts={name: str(path) for name, path in files.items()},
+            signature=signature(features),
+            input_example=_example(rows, features, categories),
+            pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in REQUIREMENTS],
+        )
     # After the trees the file lists training parameters, such as the number of threads. No prediction depends on them.
     trees = files["booster"].read_text(encoding="utf-8").partition("\nparameters:")[0]
     return hashlib.sha256((trees + json.dumps(spec, sort_keys=True)).encode()).hexdigest()
@@ -97,12 +100,23 @@ def load(uri: str, checked: bool = True) -> Packaged:
 
 
 def _load(uri: str, checked: bool) -> tuple[list[str], Callable[[pd.DataFrame], pd.DataFrame]]:
-    loaded = mlflow.pyfunc.load_model(uri)
+    with no_byte_code():
+        loaded = mlflow.pyfunc.load_model(uri)
     columns = loaded.metadata.get_input_schema().input_names()
     if checked:
         return columns, loaded.predict
     model = loaded.unwrap_python_model()
     return columns, lambda frame: model.predict(None, frame)
+
+
+@contextmanager
+def no_byte_code() -> Iterator[None]:
+    """Python writes no byte code: loaded from a local store, a model's code would leave some among its artifacts."""
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
 
 
 def _call_foreign_code(problem: str, call: Callable[[], Result]) -> Result:

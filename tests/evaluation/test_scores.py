@@ -202,7 +202,7 @@ def test_a_random_label_is_not_learned() -> None:
     for _ in range(20):
         x, y, user = rng.random((3000, 4)), rng.integers(0, 2, 3000), rng.integers(0, 700, 3000)
         learn = user < 450
-        table = trial.Table(x[learn], y[learn], user[learn], ["a", "b", "c", "d"], [])
+        table = trial.LabelledRows(x[learn], y[learn], user[learn], ["a", "b", "c", "d"], [])
         found = search.search(table, 2, "roc_auc", 1)
         area = evaluate(y[~learn], found.booster.predict(x[~learn]), user[~learn], found.threshold, 0.5)["roc_auc"]
         holds.append(area.low < 0.5 < area.high)

@@ -110,7 +110,7 @@ def test_a_split_by_user_and_a_part_of_one_class_are_named() -> None:
     by_user = dataclasses.replace(
         shown,
         slices=[part],
-        description={**shown.description, "split": "user", "cut": None},
+        description=dataclasses.replace(shown.description, split="user", cut=None),
         steps=[Step("load", "ran")],
     )
     text = render(by_user)
