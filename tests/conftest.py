@@ -81,7 +81,7 @@ def _no_run_of_another_test() -> Iterator[None]:
     if "mlflow" in sys.modules:
         import mlflow
 
-        mlflow.tracking.fluent._active_run_stack.get().clear()
+        mlflow.tracking.fluent._active_run_stack.get().clear()  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture(scope="session")
