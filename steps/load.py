@@ -10,7 +10,7 @@ import click
 import mlflow
 
 from purchase_predict.reading.load import load_source
-from purchase_predict.sources.sources import fingerprint
+from purchase_predict.sources.sources import changed, fingerprint
 from purchase_predict.workflow.step import Output, StepRun, step
 
 
@@ -19,6 +19,8 @@ def load(run: StepRun, source: str, max_reject_ratio: float, gcp_project: str, m
     """Read the source into Parquet."""
     outputs = run.folder()
     loaded = load_source(source, outputs, run.folder(), max_reject_ratio, memory_limit, gcp_project)
+    if loaded.source_digest != run.input_digests["source"]:  # the rows would be kept under the key of other content
+        raise changed(source, "a file")
     mlflow.log_metrics({"rows": loaded.rows, "rejected_rows": loaded.rejected})
     mlflow.log_artifacts(str(outputs))
     click.echo(f"load: {loaded.rows} rows of the {loaded.table} table, {loaded.rejected} refused")

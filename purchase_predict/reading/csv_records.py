@@ -31,6 +31,9 @@ _BLANK = re.compile(rb"\n(?=\r?\n)")
 #: Spaces between a quote and a separator: readers disagree whether they belong to the value.
 _LOOSE_QUOTES = re.compile(rb'" +[,\r\n]|[,\n] +"')
 
+#: What a refused line with a backslash before a quote most likely comes from.
+_SPARKS_ESCAPE = '; Spark writes a quote as \\" unless its option escape is set to a quote'
+
 csv.field_size_limit(LONGEST)
 
 
@@ -54,13 +57,11 @@ class Record:
 
     Attributes:
         line: its first line; the file's first line is 1.
-        lines: the number of its lines.
         text: its bytes, without the line end.
         fields: its values; None if nothing is quoted, so that the text can be split at each comma.
     """
 
     line: int
-    lines: int
     text: bytes
     fields: list[str] | None
 
@@ -94,6 +95,19 @@ def explained(name: str) -> Iterator[None]:
         yield
     except UNPACK_ERRORS as error:
         raise click.ClickException(f"{name}: cannot be read: {first_line(error)}") from error
+
+
+def is_empty(path: Path, name: str) -> bool:
+    """Whether a file holds not one byte, once it is unpacked.
+
+    Args:
+        name: the file's name for messages.
+
+    Raises:
+        click.ClickException: the file cannot be read.
+    """
+    with explained(name), open_bytes(path) as file:
+        return not file.read(1)
 
 
 def header(path: Path, name: str) -> list[str]:
@@ -195,7 +209,7 @@ def records(path: Path, columns: int) -> Iterator[Record | Refused]:
             elif (found := line.count(b",") + 1) != columns:
                 yield Refused(number, line, _wrong_count(found, columns))
             else:
-                yield Record(number, 1, line, None)
+                yield Record(number, line, None)
 
 
 def _quoted(number: int, line: bytes, lines: "_Lines", columns: int) -> Record | Refused:
@@ -219,12 +233,12 @@ def _quoted(number: int, line: bytes, lines: "_Lines", columns: int) -> Record |
         fields = next(csv.reader(feed(), strict=True))
         if len(fields) == columns:
             text = b"\n".join([line, *(text for _, text in further)])
-            return Record(number, 1 + len(further), text, fields)
+            return Record(number, text, fields)
         problem = _wrong_count(len(fields), columns)
     except csv.Error as error:
         problem = "a quoted field does not end" if "unexpected end" in str(error) else f"wrong quoting: {error}"
     lines.give_back(further)
-    return Refused(number, line, problem)
+    return Refused(number, line, problem + (_SPARKS_ESCAPE if b'\\"' in line else ""))
 
 
 def _unreadable(line: bytes) -> str | None:

@@ -9,7 +9,7 @@ import click
 import duckdb
 
 from purchase_predict.database import explained, one_row, quoted
-from purchase_predict.reading import csv_records
+from purchase_predict.reading import csv_records, parquet_files, partitions
 from purchase_predict.schema import TABLES, Column
 from purchase_predict.sources.part import Part
 
@@ -28,6 +28,8 @@ class File:
         path: the local file, whose ending names its format.
         columns: the names in the file, in order.
         types: DuckDB's type of each column; VARCHAR for all columns of CSV.
+        partition: columns that the file lacks and the names of its folders give (`event_type=view/`), each with its one
+            value; None for a null.
         records: rows of a Parquet file, or records of a numbered CSV file; otherwise not yet known, and 0.
         numbered: whether each CSV line starts with the number of the line that it came from (see `careful`).
     """
@@ -37,6 +39,7 @@ class File:
     path: Path
     columns: tuple[str, ...]
     types: tuple[str, ...]
+    partition: tuple[tuple[str, str | None], ...] = ()
     records: int = 0
     numbered: bool = False
 
@@ -69,7 +72,7 @@ def open_file(
     path: Path,
     tables: Mapping[str, tuple[Column, ...]],
 ) -> File | None:
-    """Reads the header of a part, or Parquet's metadata; None if the file is empty.
+    """Reads the header of a part, or Parquet's metadata; None if the file is empty, once it is unpacked.
 
     Args:
         tables: the columns of each table that the file may hold.
@@ -77,22 +80,29 @@ def open_file(
     Raises:
         click.ClickException: it is neither CSV with a header nor Parquet, or has one of the columns twice.
     """
-    if not path.stat().st_size:
+    known = {column.name for table in tables.values() for column in table}
+    if csv_records.is_empty(path, part.name):
         return None
     if path.suffix == ".parquet":
-        with explained(f"{part.name}: no Parquet file"):
-            described = connection.execute(f"DESCRIBE FROM {_parquet([path])}").fetchall()
-            (records,) = one_row(connection, f"SELECT num_rows FROM parquet_file_metadata({quoted(path)})")
-        types = {name: type_ for name, type_, *_ in described if name not in (PATH, ROW)}
-        return File(number, part, path, tuple(types), tuple(types.values()), records)
+        return _open_parquet(connection, number, part, path, known)
     columns = csv_records.header(path, part.name)
     if not columns:
         raise click.ClickException(f"{part.name}: its first line is blank, a header is expected")
-    known = {column.name for table in tables.values() for column in table}
     repeated = next((name for name in columns if name in known and columns.count(name) > 1), None)
     if repeated:
         raise click.ClickException(f"{part.name}: column {repeated} stands twice in the header")
-    return File(number, part, path, tuple(columns), ("VARCHAR",) * len(columns))
+    partition = partitions.columns_of(part.name, known - set(columns))
+    return File(number, part, path, tuple(columns), ("VARCHAR",) * len(columns), partition)
+
+
+def _open_parquet(connection: duckdb.DuckDBPyConnection, number: int, part: Part, path: Path, known: set[str]) -> File:
+    path = parquet_files.with_clear_columns(path, part.name, known, {PATH, ROW})
+    with explained(f"{part.name}: no Parquet file"):
+        described = connection.execute(f"DESCRIBE FROM {_parquet([path])}").fetchall()
+        (records,) = one_row(connection, f"SELECT num_rows FROM parquet_file_metadata({quoted(path)})")
+    types = {name: type_ for name, type_, *_ in described if name not in (PATH, ROW)}
+    partition = partitions.columns_of(part.name, known - set(types))
+    return File(number, part, path, tuple(types), tuple(types.values()), partition, records)
 
 
 def common_table(files: Sequence[File], tables: Mapping[str, tuple[Column, ...]]) -> str:
@@ -114,7 +124,7 @@ def common_table(files: Sequence[File], tables: Mapping[str, tuple[Column, ...]]
 
 def _table_of(file: File, tables: Mapping[str, tuple[Column, ...]]) -> str:
     missing = {
-        table: [column.name for column in columns if column.name not in file.columns]
+        table: [column.name for column in columns if column.name not in (*file.columns, *dict(file.partition))]
         for table, columns in tables.items()
     }
     # The table with the smallest share of missing columns is the one that the user most likely meant.
@@ -132,13 +142,17 @@ def scans(files: Sequence[File]) -> list[Scan]:
     """Groups files of the same format and columns, each group for one scan."""
     groups: dict[tuple[Any, ...], list[File]] = {}
     for file in files:
-        groups.setdefault((file.is_csv, file.numbered, file.columns, file.types), []).append(file)
+        groups.setdefault((file.is_csv, file.numbered, file.columns, file.types, file.partition), []).append(file)
     scans = []
-    for (is_csv, numbered, columns, types), members in groups.items():
+    for (is_csv, numbered, columns, types, partition), members in groups.items():
         paths = [file.path for file in members]
         relation = _csv(paths, columns, numbered) if is_csv else _parquet(paths)
         line = _LINE if numbered else "NULL" if is_csv else f"{ROW} + 1"
-        scans.append(Scan(members, relation, line, dict(zip(columns, types, strict=True))))
+        known = dict(zip(columns, types, strict=True)) | dict.fromkeys(dict(partition), "VARCHAR")
+        if partition:
+            values = (f"{'NULL' if v is None else quoted(v)}::VARCHAR AS {name}" for name, v in partition)
+            relation = f"(SELECT *, {', '.join(values)} FROM {relation})"
+        scans.append(Scan(members, relation, line, known))
     return scans
 
 

@@ -13,18 +13,20 @@ read and rows refused must add up to the rows in the files.
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
 import duckdb
 
 from purchase_predict.database import connect, digest_and_counts, one_row, table_digest
+from purchase_predict.errors import printable, some_of
 from purchase_predict.reading import careful, csv_blocks, plain, rejects, scan
 from purchase_predict.reading.files import File, common_table, open_file
 from purchase_predict.reading.scan import Copied, Reading
 from purchase_predict.schema import TABLES, Column
 from purchase_predict.sources import local, sample, sources
+from purchase_predict.sources.listing import Listing
 from purchase_predict.sources.part import Part
 
 #: Events in a bucket, roughly: the number that a later step holds in memory at once.
@@ -32,18 +34,27 @@ _BUCKET_ROWS = 1_000_000
 _MAX_BUCKETS = 64
 #: Bytes of an event in a CSV file, and in a gzipped CSV (about 20) or Parquet file (about 30).
 _CSV_EVENT, _PACKED_EVENT = 130, 20
-#: Ignored columns that the message names.
-_NAMED_COLUMNS = 20
+#: Ignored columns, and files left out, that a message names.
+_NAMED = 20
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What was loaded: the table's name, the rows read and refused, and the digest of the rows read."""
+    """What was loaded.
+
+    Attributes:
+        table: the table's name.
+        rows: rows read; `rejected` are those refused.
+        digest: of the rows read.
+        source_digest: of the source, as it was read (see `sources.fingerprint`). It is not compared: the same rows may
+            come in other files.
+    """
 
     table: str
     rows: int
     rejected: int
     digest: str
+    source_digest: str = field(compare=False)
 
 
 def load_source(
@@ -74,14 +85,19 @@ def load_source(
     folder.mkdir()
     if events is not None:
         sample.write(folder / "sample.parquet", events)
-        parts = [local.local_part(folder / "sample.parquet", "sample.parquet")]
+        listed = Listing((local.local_part(folder / "sample.parquet", "sample.parquet"),), ())
+        digest = sources.sample_digest(events)
     else:
-        parts = sources.parts(source, gcp_project)
-    paths = sources.fetch(parts, folder, gcp_project)
+        listed = sources.listing(source, gcp_project)
+        digest = sources.content_digest(listed)
+        _print_left_out(listed)
+    paths = sources.fetch(listed.parts, folder, gcp_project)
     with connect(scratch, memory_limit) as connection:
-        reading = _opened(connection, source, parts, paths, scratch, tables)
+        reading = _opened(connection, source, listed.parts, paths, scratch, tables)
         copied = _in_blocks(reading) or scan.in_one_scan(reading) or careful.line_by_line(reading)
-        return _kept(reading, copied, parts, target, max_reject_ratio)
+        if events is None:
+            sources.check_unchanged(source, listed, gcp_project)
+        return _kept(reading, copied, listed, target, max_reject_ratio, digest)
 
 
 def _opened(
@@ -106,13 +122,17 @@ def _opened(
     return Reading(connection, source, table, tables[table], files, _bucket_count(files, table), scratch)
 
 
+def _print_left_out(listed: Listing) -> None:
+    if listed.left_out:
+        named = printable(some_of(listed.left_out, _NAMED))
+        click.echo(f"load: left out, because no data file by the name: {named}")
+
+
 def _print_ignored(files: Sequence[File], table: str, columns: Sequence[Column]) -> None:
     known = {column.name for column in columns}
     extra = list(dict.fromkeys(name for file in files for name in file.columns if name not in known))
     if extra:
-        more = f" and {len(extra) - _NAMED_COLUMNS} more" if len(extra) > _NAMED_COLUMNS else ""
-        named = ", ".join(extra[:_NAMED_COLUMNS])
-        click.echo(f"load: ignored, because no column of the {table} table: {named}{more}")
+        click.echo(f"load: ignored, because no column of the {table} table: {printable(some_of(extra, _NAMED))}")
 
 
 def _bucket_count(files: Sequence[File], table: str) -> int:
@@ -124,8 +144,8 @@ def _bucket_count(files: Sequence[File], table: str) -> int:
 
 def _in_blocks(reading: Reading) -> Copied | None:
     """Copies CSV files by Arrow; None if a file is gzipped or Parquet, or anything in it is malformed or doubtful."""
-    if any(file.path.suffix != ".csv" for file in reading.files):
-        return None  # DuckDB unpacks several files at the same time
+    if any(file.path.suffix != ".csv" or file.partition for file in reading.files):
+        return None  # DuckDB unpacks several files at the same time, and adds a partition's column
     files = {file.path: file.columns for file in reading.files}
     types = {column.name: column.type for column in reading.columns}
     (threads,) = one_row(reading.connection, "SELECT current_setting('threads')")
@@ -157,8 +177,11 @@ def _in_blocks(reading: Reading) -> Copied | None:
     return Copied(rows, records, session_type, digest)
 
 
-def _kept(reading: Reading, copied: Copied, parts: Sequence[Part], target: Path, max_reject_ratio: float) -> Loaded:
+def _kept(
+    reading: Reading, copied: Copied, listed: Listing, target: Path, max_reject_ratio: float, source_digest: str
+) -> Loaded:
     """Checks that no row is lost and not too many are refused; then fills `target`."""
+    parts = listed.parts
     refused = rejects.counts(reading.connection)
     rows, rejected, total = copied.rows, sum(refused.values()), sum(copied.records.values())
     if rows + rejected != total:
@@ -172,10 +195,10 @@ def _kept(reading: Reading, copied: Copied, parts: Sequence[Part], target: Path,
         raise click.ClickException(f"source {reading.source}: {len(parts)} file(s), not one row in them")
     digest = copied.digest or table_digest(reading.connection, scan.parquet_below(reading.written))
     _move_rows(reading, target / reading.table)
-    _write_manifest(reading, copied, parts, refused, digest, target / "source.json")
+    _write_manifest(reading, copied, listed, refused, digest, target / "source.json")
     if rejected:
         rejects.write(reading.connection, parts, target / "rejects.csv")
-    return Loaded(reading.table, rows, rejected, digest)
+    return Loaded(reading.table, rows, rejected, digest, source_digest)
 
 
 def _move_rows(reading: Reading, folder: Path) -> None:
@@ -188,9 +211,9 @@ def _move_rows(reading: Reading, folder: Path) -> None:
 
 
 def _write_manifest(
-    reading: Reading, copied: Copied, parts: Sequence[Part], refused: Mapping[int, int], digest: str, path: Path
+    reading: Reading, copied: Copied, listed: Listing, refused: Mapping[int, int], digest: str, path: Path
 ) -> None:
-    """Writes the source, the table's digest, and the rows of each part.
+    """Writes the source, the table's digest, the rows of each part, and what was left out.
 
     Args:
         refused: refused rows of each part that has any, by its number.
@@ -207,8 +230,9 @@ def _write_manifest(
         "parts": [
             part.described()
             | {"rows": copied.records.get(number, 0) - refused.get(number, 0), "rejected": refused.get(number, 0)}
-            for number, part in enumerate(parts)
+            for number, part in enumerate(listed.parts)
         ],
+        "left_out": list(listed.left_out),
     }
     text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
     path.write_text(text, encoding="utf-8", errors="replace")

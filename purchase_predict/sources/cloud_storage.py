@@ -3,11 +3,9 @@
 Nothing here reads an object; `cloud_download` does.
 """
 
-import fnmatch
-import glob
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from purchase_predict.errors import first_line
-from purchase_predict.sources.part import CLOUD, Part, is_data
+from purchase_predict.sources.listing import Listing, refuse_format, sorted_out
+from purchase_predict.sources.names import kind, kind_if_shown, table_format
+from purchase_predict.sources.part import CLOUD, Part
+from purchase_predict.sources.pattern import Pattern, is_pattern, literal_folder
 
 if TYPE_CHECKING:
     from google.cloud import storage
@@ -125,46 +126,84 @@ def _reason(error: BaseException, uri: str, verb: str, project: str) -> str:
 # ---- listing -----------------------------------------------------------------------------------------------------
 
 
-def parts(source: str, gcp_project: str) -> list[Part]:
-    """The data objects at `gs://bucket/<object, folder, glob, or nothing>`, taken from its listing alone.
+def listing(source: str, gcp_project: str) -> Listing:
+    """What is at `gs://bucket/<object, folder, glob, or nothing>`, taken from its listing alone.
+
+    What exists by the very name comes before what a glob of this name matches.
 
     Raises:
-        click.ClickException: the bucket is missing or may not be listed, or the server does not answer.
+        click.ClickException: the bucket is missing or may not be listed, the server does not answer, or a table that is
+            not read is there.
     """
     bucket, _, key = source.removeprefix(CLOUD).partition("/")
-    if not bucket or glob.has_magic(bucket):
+    if not bucket or is_pattern(bucket):
         raise click.ClickException(f"source {source}: must be gs://<bucket>/<object, folder or glob>")
-    if glob.has_magic(key):
-        fixed = re.split(r"[*?\[]", key)[0].rpartition("/")[0]
-        folder = f"{fixed}/" if fixed else ""
-        pattern = _pattern(key)
-        found = {
-            name.removeprefix(folder): blob
-            for name, blob in _listed(source, bucket, folder, gcp_project)
-            if pattern.fullmatch(name)
-        }
-    else:
-        key = key.rstrip("/")
-        found = {}
-        if key and not source.endswith("/"):
-            # The delimiter keeps the content of neighbours such as `key-2/` out of the listing.
-            siblings = _listed(source, bucket, key, gcp_project, delimiter="/")
-            found = {name.rpartition("/")[2]: blob for name, blob in siblings if name == key}
-        if not found:
-            folder = f"{key}/" if key else ""
-            found = {name.removeprefix(folder): blob for name, blob in _listed(source, bucket, folder, gcp_project)}
-    return [
-        Part(
-            name,
-            int(blob.size),
-            f"crc32c:{blob.crc32c}",
-            (bucket, blob.name),
-            int(blob.generation),
-            blob.content_encoding == "gzip" and not name.lower().endswith(".gz"),
-        )
-        for name, blob in found.items()
-        if is_data(name)
-    ]
+
+    def listed(prefix: str, delimiter: str | None = None) -> dict[str, Any]:
+        return dict(_listed(source, bucket, prefix, gcp_project, delimiter))
+
+    folder, kind_of = "", kind
+    found: dict[str, Any] = {}
+    folders: set[str] = set()
+    name = key.rstrip("/")
+    if name and not key.endswith("/"):
+        # The delimiter keeps the content of neighbours such as `key-2/` out of the listing.
+        found = {found_name: blob for found_name, blob in listed(name, "/").items() if found_name == name}
+        folder = name[: name.rfind("/") + 1]
+        kind_of = kind_if_shown if found else kind  # who names a hidden object wants it
+    if not found:
+        folder = f"{name}/" if name else ""
+        found = listed(folder)
+    if not found and is_pattern(name):
+        folder, found, folders = _matching(name, listed)
+    # An object whose name ends with a slash stands for a folder.
+    named = {name.removeprefix(folder): blob for name, blob in found.items() if not name.endswith("/")}
+    names = sorted_out(source, [*named, *folders], kind_of)
+    if any(name.lower().endswith(".parquet") for name in names.data):
+        _refuse_formats_above(source, folder, listed)
+    return Listing(tuple(_part(bucket, name, named[name]) for name in names.data), names.left_out)
+
+
+def _part(bucket: str, name: str, blob: Any) -> Part:
+    return Part(
+        name,
+        int(blob.size),
+        f"crc32c:{blob.crc32c}",
+        (bucket, blob.name),
+        int(blob.generation),
+        blob.content_encoding == "gzip" and not name.lower().endswith(".gz"),
+    )
+
+
+def _matching(text: str, listed: Callable[[str], dict[str, Any]]) -> tuple[str, dict[str, Any], set[str]]:
+    """The longest literal folder of a glob, and the objects and the folders (relative to the first) that it matches."""
+    plain = re.split(r"[*?\[]", text)[0]
+    below = listed(plain[: plain.rfind("/") + 1])
+    folder = literal_folder(text, lambda place: any(name.startswith(place + "/") for name in below))
+    pattern = Pattern(text.removeprefix(folder))
+    found: dict[str, Any] = {}
+    folders: set[str] = set()
+    for name, blob in below.items():
+        relative = name.removeprefix(folder)
+        if not name.startswith(folder):
+            continue
+        if pattern.matches(relative):
+            found[name] = blob
+        else:
+            above = [relative[: match.start()] for match in re.finditer("/", relative)]
+            folders |= {f"{place}/" for place in above if pattern.matches(place)}
+    return folder, found, folders
+
+
+def _refuse_formats_above(source: str, folder: str, listed: Callable[[str], dict[str, Any]]) -> None:
+    """Raises if Parquet files belong to a table of a format that is not read, whose log lies above them."""
+    segments = folder.split("/")[:-1]
+    for depth in range(len(segments) + 1):
+        above = "".join(segment + "/" for segment in segments[:depth])
+        for marker in ("_delta_log/", ".hoodie/", "metadata/"):
+            for name in listed(above + marker):
+                if found := table_format(name):
+                    refuse_format(source, found[0], "")
 
 
 def _listed(
@@ -184,19 +223,3 @@ def _listed(
         )
         for blob in blobs:
             yield blob.name, blob
-
-
-def _pattern(key: str) -> re.Pattern[str]:
-    """A glob with the local file system's meaning: `*` stays within a folder, `**` is any number of folders."""
-    pieces = []
-    segments = key.split("/")
-    for number, segment in enumerate(segments):
-        last = number == len(segments) - 1
-        if segment == "**":
-            pieces.append(".*" if last else "(?:[^/]+/)*")
-            continue
-        text = fnmatch.translate(segment).removesuffix(r"\Z").removesuffix(r"\z")
-        # fnmatch translates `*` to `.*` and `?` to `.`; it escapes all other dots.
-        text = re.sub(r"(?<!\\)\.(?![^\[]*\])", "[^/]", text.replace("(?s:", "(?:"))
-        pieces.append(text if last else text + "/")
-    return re.compile("".join(pieces), re.DOTALL)

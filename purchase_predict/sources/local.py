@@ -1,8 +1,10 @@
 """Local files, folders and globs as the parts of a source."""
 
 import functools
-import glob
 import hashlib
+import os
+import stat
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -11,35 +13,41 @@ from urllib.request import url2pathname
 import click
 import xxhash
 
-from purchase_predict.sources.part import Part, is_data
+from purchase_predict.sources.listing import Listing, refuse_format, sorted_out
+from purchase_predict.sources.names import Kind, is_hidden, kind, kind_if_shown, table_format
+from purchase_predict.sources.part import Part
+from purchase_predict.sources.pattern import Pattern, is_pattern, literal_folder
 
 
-def local_parts(source: str) -> list[Part]:
-    """The data files of a local file, folder or glob, in any order.
+def local_listing(source: str) -> Listing:
+    """What a local file, folder or glob holds.
+
+    Links are followed. What exists by the very name comes before what a glob of this name matches.
 
     Raises:
-        click.ClickException: nothing is there, or a file cannot be read.
+        click.ClickException: nothing is there, something cannot be read, or a table that is not read is there.
     """
     root = Path(source)
     if source.startswith("file://"):
         root = Path(url2pathname(urlsplit(source).path))
     root = root.expanduser()
+    kind_of = kind
     if root.is_file():
-        files = [(root.name, root)]
+        found, kind_of = {root.name: root}, kind_if_shown  # who names a hidden file wants it
     elif root.is_dir():
-        files = [(path.relative_to(root).as_posix(), path) for path in root.rglob("*")]
-    elif glob.has_magic(str(root)):
-        fixed = next(parent for parent in root.parents if not glob.has_magic(str(parent)))
-        matched = fixed.glob(str(root.relative_to(fixed)))
-        files = [(path.relative_to(fixed).as_posix(), path) for path in matched]
+        found = dict(_walk(root))
+    elif is_pattern(str(root)):
+        found = _matching(root)
     elif "://" in source:
         raise click.ClickException(f"source {source}: must be sample, gs://, or a local file, folder or glob")
     else:
         hint = "" if root.is_absolute() else f" (looked for in {Path.cwd()}; an absolute path works from anywhere)"
         raise click.ClickException(f"source {source}: no such file or folder{hint}")
-    data = [(path, name) for name, path in files if path.is_file() and is_data(name)]
+    names = sorted_out(source, found, kind_of)
+    _refuse_formats_above(source, {found[name] for name in names.data})
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(lambda file: local_part(*file), data))
+        parts = pool.map(lambda name: local_part(found[name], name), names.data)
+        return Listing(tuple(parts), names.left_out)
 
 
 def local_part(path: Path, name: str) -> Part:
@@ -50,17 +58,104 @@ def local_part(path: Path, name: str) -> Part:
     """
     try:
         status = path.stat()
-        digest = _hashed(path, status.st_size, status.st_mtime_ns, status.st_ino)
+        # The change time, too: a program may set the modification time back, but not this one.
+        state = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        digest = _hashed(path, *state)
     except OSError as error:
         raise click.ClickException(f"{name}: cannot be read: {error.strerror}: {path}") from error
-    return Part(name, status.st_size, f"xxh3_128:{digest}", path)
+    return Part(name, status.st_size, f"xxh3_128:{digest}", path, state=state)
 
 
 @functools.lru_cache(maxsize=100_000)
 def _hashed(path: Path, *_state: int) -> str:
-    # Cached, because a step needs the digest twice: for its key, and when it reads. A changed file has another state
-    # (size, time, inode), and so is hashed again.
+    # Cached, because a step needs the digest more than once: for its key, and before and after it reads. A changed file
+    # has another state, and so is hashed again.
     # XXH3 takes a third of SHA-256's time, which every run would spend on a local source, even when all steps are
     # reused. Its 128 bits are enough against chance.
     with path.open("rb") as file:
         return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
+
+
+# ---- folders and globs -------------------------------------------------------------------------------------------
+
+
+def _matching(root: Path) -> dict[str, Path]:
+    """What a glob matches, by names relative to its longest literal folder."""
+    text = root.as_posix()
+    folder = literal_folder(text, lambda place: Path(place).is_dir())
+    pattern = Pattern(text.removeprefix(folder))
+    return {name: path for name, path in _walk(Path(folder), pattern) if pattern.matches(name.rstrip("/"))}
+
+
+def _walk(
+    folder: Path, pattern: Pattern | None = None, prefix: str = "", above: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[tuple[str, Path]]:
+    """Yields the name and path of each file below a folder, and of folders that are not entered.
+
+    Not entered are hidden folders, links back to a folder above them, and those in which nothing can match the pattern.
+
+    Raises:
+        click.ClickException: a folder cannot be read, or a link leads nowhere.
+    """
+    try:
+        status = folder.stat()
+        here = above | {(status.st_dev, status.st_ino)}
+        entries = sorted(path.name for path in folder.iterdir())
+    except OSError as error:
+        raise click.ClickException(f"{prefix or folder}: cannot be read: {error.strerror}: {folder}") from error
+    for entry in entries:
+        name, path = prefix + entry, folder / entry
+        entered = pattern is None or pattern.may_match_below(name)
+        if not entered and pattern and not pattern.matches(name):
+            continue
+        if is_hidden(entry):
+            yield (name + "/" if path.is_dir() else name), path
+            continue
+        found = _status(name, path)
+        if found is None or not stat.S_ISDIR(found.st_mode):
+            yield name, path
+        elif entered and (found.st_dev, found.st_ino) not in here:
+            yield from _walk(path, pattern, name + "/", here)
+        else:
+            yield name + "/", path
+
+
+def _status(name: str, path: Path) -> os.stat_result | None:
+    """The status of a file or folder; None where it cannot be told and, by its name, no rows are lost.
+
+    Raises:
+        click.ClickException: it may hold rows and cannot be looked at, or is no file of bytes.
+    """
+    loses_rows = kind(name) in (Kind.DATA, Kind.TABLE)
+    try:
+        status = path.stat()
+    except OSError as error:
+        if not loses_rows:
+            return None
+        if path.is_symlink():
+            raise click.ClickException(
+                f"{name}: is a link to {path.readlink()}, which cannot be read ({error.strerror}): {path}"
+            ) from error
+        raise click.ClickException(f"{name}: cannot be read: {error.strerror}: {path}") from error
+    if loses_rows and not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        raise click.ClickException(f"{name}: is no regular file: {path}")
+    return status
+
+
+# ---- table formats -----------------------------------------------------------------------------------------------
+
+
+def _refuse_formats_above(source: str, paths: set[Path]) -> None:
+    """Raises if Parquet files belong to a table of a format that is not read, whose log lies beside or above them."""
+    files = {path for path in paths if path.suffix.lower() == ".parquet"}
+    for folder in {above for path in files for file in (path.absolute(), path.resolve()) for above in file.parents}:
+        for name in ("_delta_log/", ".hoodie/", *_metadata(folder)):
+            if (folder / name).exists() and (found := table_format(name)):
+                refuse_format(source, found[0], "")
+
+
+def _metadata(folder: Path) -> list[str]:
+    try:
+        return [f"metadata/{path.name}" for path in (folder / "metadata").iterdir()]
+    except OSError:
+        return []

@@ -1,14 +1,12 @@
-"""A part is one file or object of a source; its name decides whether it is data."""
+"""A part is one data file or object of a source."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from purchase_predict.sources.names import ENDINGS
+
 CLOUD = "gs://"
-ENDINGS = (".csv", ".csv.gz", ".parquet")
-#: A file or folder name that starts with `_` or `.`; `.` and `..` themselves are places, so they do not count.
-_HIDDEN = re.compile(r"(^|/)(_|\.(?!\.?/))")
 
 
 @dataclass(frozen=True)
@@ -22,6 +20,7 @@ class Part:
         place: the path of a local file, or bucket and object name in Cloud Storage.
         generation: Cloud Storage's version number of the content; None for a local file.
         gzipped: whether Cloud Storage keeps it compressed although its name does not end in `.gz`.
+        state: of a local file: its size, times and inode. It differs after every write, even one that is undone.
     """
 
     name: str
@@ -30,6 +29,7 @@ class Part:
     place: Path | tuple[str, str]
     generation: int | None = None
     gzipped: bool = False
+    state: tuple[int, ...] = ()
 
     @property
     def ending(self) -> str:
@@ -41,8 +41,3 @@ class Part:
         """Name, size, checksum and generation. The place is left out, so that a copy elsewhere is the same source."""
         known = {"name": self.name, "size": self.size, "checksum": self.checksum}
         return known if self.generation is None else known | {"generation": self.generation}
-
-
-def is_data(name: str) -> bool:
-    """Whether a file or object of this name, relative to its source, is data."""
-    return name.lower().endswith(ENDINGS) and not _HIDDEN.search(name)

@@ -1,7 +1,7 @@
 """The three kinds of source behind one interface: local files, Cloud Storage, and the built-in sample.
 
-In a folder, the data files are those with a data ending, in name order. Names that start with `_` or `.` are skipped,
-such as Spark's `_SUCCESS`.
+In a folder, the data files are those with a data ending, in name order. What else is there is named, or is an error if
+it may be a table (`names`).
 """
 
 import hashlib
@@ -12,8 +12,10 @@ from pathlib import Path
 
 import click
 
-from purchase_predict.sources.local import local_parts
-from purchase_predict.sources.part import CLOUD, ENDINGS, Part
+from purchase_predict.errors import some_of
+from purchase_predict.sources.listing import Listing
+from purchase_predict.sources.local import local_listing
+from purchase_predict.sources.part import CLOUD, Part
 
 SAMPLE = re.compile(r"sample(?::(?P<events>\d+))?")
 #: Events of the source `sample`.
@@ -26,24 +28,40 @@ def sample_events(source: str) -> int | None:
     return int(match["events"] or SAMPLE_EVENTS) if match else None
 
 
-def parts(source: str, gcp_project: str = "") -> list[Part]:
-    """The data files of a file, folder or glob, in name order; objects in `gs://` are listed, not read.
+def listing(source: str, gcp_project: str = "") -> Listing:
+    """What is at a file, folder or glob; objects in `gs://` are listed, not read.
 
     Args:
         gcp_project: the Google Cloud project to read as; empty: that of the credentials.
 
     Raises:
-        click.ClickException: the source is missing, holds no data file, or may not be listed.
+        click.ClickException: the source is missing, holds no data file or a table that is not read, or may not be read.
     """
     if source.startswith(CLOUD):
         from purchase_predict.sources import cloud_storage
 
-        found = cloud_storage.parts(source, gcp_project)
-    else:
-        found = local_parts(source)
-    if not found:
-        raise click.ClickException(f"source {source}: holds no data file ({', '.join('*' + e for e in ENDINGS)})")
-    return sorted(found, key=lambda part: part.name)
+        return cloud_storage.listing(source, gcp_project)
+    return local_listing(source)
+
+
+def check_unchanged(source: str, before: Listing, gcp_project: str = "") -> None:
+    """Lists a source again, after its parts were read.
+
+    Raises:
+        click.ClickException: a part was added, removed or written to, so that what was read may be neither the old nor
+            the new content.
+    """
+    after = listing(source, gcp_project)
+    if after.parts != before.parts:
+        differing = sorted(part.name for part in set(before.parts) ^ set(after.parts))
+        raise changed(source, some_of(list(dict.fromkeys(differing)), 3))
+
+
+def changed(source: str, what: str) -> click.ClickException:
+    """The error for a source that somebody writes to while it is read."""
+    return click.ClickException(
+        f"source {source}: {what} changed while it was read, so nothing is kept: run again when nobody writes there"
+    )
 
 
 def fingerprint(source: str, gcp_project: str = "") -> str:
@@ -52,7 +70,20 @@ def fingerprint(source: str, gcp_project: str = "") -> str:
     Local files are hashed; Cloud Storage already knows its checksums, so only the listing is read.
     """
     events = sample_events(source)
-    known = {"sample": events} if events is not None else [part.described() for part in parts(source, gcp_project)]
+    return sample_digest(events) if events is not None else content_digest(listing(source, gcp_project))
+
+
+def sample_digest(events: int) -> str:
+    """The fingerprint of the built-in sample."""
+    return _digest({"sample": events})
+
+
+def content_digest(listed: Listing) -> str:
+    """The fingerprint of what was listed."""
+    return _digest([part.described() for part in listed.parts])
+
+
+def _digest(known: object) -> str:
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
 

@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 from requests import RequestException
 
 from purchase_predict import mlflow_errors, parameters
-from purchase_predict.errors import first_line
+from purchase_predict.errors import first_line, printable
 from purchase_predict.settings import Settings, server_conflict, shown_uri
 from purchase_predict.workflow import lease
 from purchase_predict.workflow.completed import ERROR
@@ -46,7 +46,7 @@ class _OneLineErrors(click.Command):
 
 
 def _fail(message: str) -> NoReturn:
-    message = " ".join(message.split())
+    message = printable(message)
     click.echo(f"Error: {message}", err=True)
     run_id = os.environ.get("MLFLOW_RUN_ID")
     if run_id:  # the launcher's run, if the command line was wrong and the run was not entered
@@ -104,7 +104,7 @@ def _open_run(*, sweep: bool) -> Iterator[Run]:
         with lease.heartbeat(run, sweep=sweep):
             yield run
     except click.ClickException as error:
-        client.set_tag(run.info.run_id, ERROR, " ".join(error.format_message().split())[:5000])
+        client.set_tag(run.info.run_id, ERROR, printable(error.format_message())[:5000])
         mlflow.end_run("FAILED")
         raise
     except KeyboardInterrupt:

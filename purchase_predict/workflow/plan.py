@@ -63,6 +63,11 @@ class Plan:
         return search_key_of(self.parts)
 
     @property
+    def input_digests(self) -> dict[str, str]:
+        """The content digest of each input."""
+        return dict(self.parts["inputs"])
+
+    @property
     def inputs(self) -> dict[str, str]:
         """The URI of each input that is another step's output."""
         return {name: value for name, value in self.values.items() if name in MADE_BY}

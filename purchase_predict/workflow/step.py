@@ -8,7 +8,7 @@ written last, and still has all artifacts that it wrote.
 import functools
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,11 +44,13 @@ class StepRun:
         run: MLflow's.
         scratch: a folder that is removed at the end.
         search_key: the key under which the trials of a search are the same.
+        input_digests: the content digest of each input, as the key counts it.
     """
 
     run: Run
     scratch: Path
     search_key: str
+    input_digests: Mapping[str, str]
 
     @property
     def run_id(self) -> str:
@@ -113,7 +115,7 @@ def step(entry_point: str, fingerprint: Fingerprint | None = None) -> Callable[[
                 | claim
             )
             with scratch_folder() as scratch:
-                output = function(StepRun(run, scratch, plan.search_key), **plan.values)
+                output = function(StepRun(run, scratch, plan.search_key, plan.input_digests), **plan.values)
             artifacts = artifacts_of(run.info.run_id)
             if not any(path.partition("/")[0] == output.path for path in artifacts):
                 artifacts |= artifacts_of(run.info.run_id, [output.path])

@@ -74,7 +74,7 @@ def load(source: str, tmp_path: Path, ratio: float = 0.0) -> Loaded:
 
 
 def names(source: str) -> list[str]:
-    return [found.name for found in sources.parts(source)]
+    return [found.name for found in sources.listing(source).parts]
 
 
 # ---- what is listed ----------------------------------------------------------------------------------------------
@@ -107,16 +107,53 @@ def test_cloud_storage_and_a_local_folder_list_the_same_data(
     assert names(str(tmp_path / source.removeprefix("gs://"))) == expected
 
 
+def outcome(source: str) -> tuple[list[str], tuple[str, ...]] | str:
+    """What is read and what is left out, or the refusal without the source's name."""
+    try:
+        found = sources.listing(source)
+    except click.ClickException as error:
+        return error.format_message().removeprefix(f"source {source}: ")
+    return [part.name for part in found.parts], found.left_out
+
+
+ODD = [
+    ["a.csv", "b.csv.zip"], ["a.csv", "sub/part-00000"], ["a.csv", "README.md", ".git/config", "_SUCCESS"],
+    ["a[1].csv", "a1.csv"], ["[x]/a.csv", "x/a.csv"], ["event_type=view/a.csv", "_k=1/a.csv"], ["notes.txt"],
+    ["day=1/a.parquet", "_delta_log/0.json"], ["day=1/a.parquet", ".hoodie/x"],
+    ["day=1/a.parquet", "metadata/1.metadata.json"], ["a.parquet", "sub/metadata/version-hint.text", "sub/b.parquet"],
+    ["_a.csv", "b.csv"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("tree", ODD, ids=" ".join)
+@pytest.mark.parametrize("source", ["", "/", "/*", "/**", "/a[1].csv", "/[x]", "/day=1", "/day=1/*.parquet", "/_a.csv"])
+def test_what_is_read_left_out_or_refused_is_the_same_in_cloud_storage_and_on_disk(
+    source: str, tree: list[str], server: Storage, tmp_path: Path
+) -> None:
+    server.objects = {f"clicks/{name}": b"x" for name in tree} | {"elsewhere.csv": b"x", "clicks/": b""}
+    server.generations = dict.fromkeys(server.objects, 1)
+    for name in tree:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    there = outcome(f"gs://shop/clicks{source}")
+    here = outcome(f"{tmp_path}{source}")
+    if isinstance(here, str) and here.startswith("no such file"):
+        assert isinstance(there, str)
+        assert there.startswith("holds no data file")
+    else:
+        assert there == here
+
+
 @pytest.mark.parametrize("source", ["gs://shop/nothing", "gs://shop/clicks/*.parquet", "gs://shop/clicks/_SUCCESS"])
 def test_a_place_without_data_is_named(source: str, server: Storage) -> None:
     with pytest.raises(click.ClickException, match="holds no data file"):
-        sources.parts(source)
+        sources.listing(source)
 
 
 def test_2500_objects_are_all_listed_and_read(server: Storage, tmp_path: Path) -> None:
     server.objects = {f"many/part-{number:04d}.csv": part(number, 1) for number in range(2500)}
     server.generations = dict.fromkeys(server.objects, 1)
-    assert len(sources.parts("gs://shop/many")) == 2500
+    assert len(sources.listing("gs://shop/many").parts) == 2500
     assert load("gs://shop/many", tmp_path).rows == 2500
 
 
@@ -265,7 +302,7 @@ def test_a_bucket_that_is_not_there_is_named(server: Storage) -> None:
 
 
 def test_an_object_replaced_since_it_was_listed_is_not_mixed_in(server: Storage, tmp_path: Path) -> None:
-    found = sources.parts("gs://shop/clicks")
+    found = sources.listing("gs://shop/clicks").parts
     server.generations["clicks/part-1.csv"] = 2
     with pytest.raises(click.ClickException, match=r"part-1.csv: replaced or deleted since it was listed"):
         sources.fetch(found, tmp_path)

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from purchase_predict.sources import part, sources
+from purchase_predict.sources import sources
+from purchase_predict.sources.names import Kind, kind
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def names(source: object) -> list[str]:
-    return [part.name for part in sources.parts(str(source))]
+    return [part.name for part in sources.listing(str(source)).parts]
 
 
 DATA = ["PART-5.CSV", "b/part-2.parquet", "part-0.csv.gz", "part-1.csv"]
@@ -53,7 +54,7 @@ def test_a_folder_a_file_a_glob_and_a_file_uri_are_sources(folder: Path) -> None
 )
 def test_a_source_without_data_is_refused_by_name(source: str, message: str, folder: Path) -> None:
     with pytest.raises(click.ClickException, match=message) as caught:
-        sources.parts(source.format(folder=folder))
+        sources.listing(source.format(folder=folder))
     assert "\n" not in caught.value.format_message()
 
 
@@ -75,7 +76,7 @@ def test_the_fingerprint_depends_on_names_and_content_but_not_on_the_place(folde
 
 
 def test_fetched_local_files_are_links_with_numbered_names(folder: Path, tmp_path: Path) -> None:
-    found = sources.parts(str(folder))
+    found = sources.listing(str(folder)).parts
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     paths = sources.fetch(found, scratch)
@@ -87,14 +88,15 @@ def test_fetched_local_files_are_links_with_numbered_names(folder: Path, tmp_pat
 def test_the_error_names_an_unreadable_file(folder: Path) -> None:
     (folder / "part-1.csv").chmod(0)
     with pytest.raises(click.ClickException, match=r"part-1\.csv: cannot be read: Permission denied"):
-        sources.parts(str(folder))
+        sources.listing(str(folder))
 
 
-@given(st.text(st.sampled_from("a_./"), max_size=8))
-def test_hidden_names_are_not_data_but_dot_and_dot_dot_are_places(stem: str) -> None:
+@given(st.text(st.sampled_from("a_./="), max_size=8))
+def test_hidden_names_are_not_data_but_dot_and_dot_dot_are_places_and_equals_signs_partitions(stem: str) -> None:
     name = stem + "x.csv"
     segments = name.split("/")
     hidden = any(
-        segment.startswith("_") or (segment.startswith(".") and segment not in (".", "..")) for segment in segments
+        (segment.startswith("_") and "=" not in segment) or (segment.startswith(".") and segment not in (".", ".."))
+        for segment in segments
     )
-    assert part.is_data(name) == (not hidden)
+    assert (kind(name) is Kind.DATA) == (not hidden)

@@ -1,0 +1,25 @@
+"""Columns that stand in the names of folders, as Spark's `partitionBy` writes them: `event_type=view/part-0.csv`."""
+
+from collections.abc import Set
+from urllib.parse import unquote
+
+#: How Hive and Spark write a null in the name of a folder.
+_NULL = "__HIVE_DEFAULT_PARTITION__"
+
+
+def columns_of(name: str, missing: Set[str]) -> tuple[tuple[str, str | None], ...]:
+    """The columns, among those that a file lacks, that its folders give, each with its one value; None for a null.
+
+    A column that is in the file and in a folder's name is read from the file.
+
+    Args:
+        name: of the file, relative to the source.
+        missing: the columns that the file lacks.
+    """
+    found: dict[str, str | None] = {}
+    for folder in name.split("/")[:-1]:
+        column, equals, value = folder.partition("=")
+        column = unquote(column)  # Spark writes characters that a file system may refuse as %3A
+        if equals and column in missing:
+            found[column] = None if value == _NULL else unquote(value)
+    return tuple(found.items())

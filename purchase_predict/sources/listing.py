@@ -1,0 +1,90 @@
+"""What a source holds: the parts that are read, and the names of what is left out.
+
+A table that is there and cannot be read is an error.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NoReturn
+
+import click
+
+from purchase_predict.errors import some_of
+from purchase_predict.sources.names import ENDINGS, Kind, hidden_folder, kind, table_format
+from purchase_predict.sources.part import Part
+
+#: The endings that are read, for messages.
+READ = ", ".join("*" + ending for ending in ENDINGS)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a source holds.
+
+    Attributes:
+        parts: its data files, in name order.
+        left_out: names of other files and folders, in order. A folder has a slash at its end.
+    """
+
+    parts: tuple[Part, ...]
+    left_out: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names in a source, relative to it: those of data files, and those that are left out."""
+
+    data: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+def sorted_out(source: str, names: Iterable[str], kind_of: Callable[[str], Kind] = kind) -> Names:
+    """Tells the data files of a source from all that is left out.
+
+    Args:
+        source: as the user named it, for messages.
+        names: of files, and of folders that were not entered (with a slash at their end), relative to the source.
+        kind_of: what a file is, by its name.
+
+    Raises:
+        click.ClickException: a table is there that is not read, or there is no data file.
+    """
+    data, tables, others = [], [], set()
+    for name in names:
+        if found := table_format(name):
+            refuse_format(source, *found)
+        if name.endswith("/"):
+            others.add(name)
+            continue
+        match kind_of(name):
+            case Kind.DATA:
+                data.append(name)
+            case Kind.TABLE:
+                tables.append(name)
+            case Kind.OTHER:
+                others.add(hidden_folder(name) or name)
+    left_out = tuple(sorted(others))
+    if tables:
+        raise click.ClickException(
+            f"source {source}: {some_of(sorted(tables), 3)}: only {READ} are read; unpack or convert what else is a "
+            "table, or name the files to read with a glob, as folder/*.csv"
+        )
+    if not data:
+        there = f"; there is {some_of(left_out, 3)}" if left_out else ""
+        raise click.ClickException(f"source {source}: holds no data file ({READ}){there}")
+    return Names(tuple(sorted(data)), left_out)
+
+
+def refuse_format(source: str, format_: str, folder: str) -> NoReturn:
+    """Refuses a table whose files hold more rows than the table does.
+
+    Args:
+        source: as the user named it.
+        format_: the table's format.
+        folder: the table's, relative to the source; empty: the source itself, or a folder above it.
+    """
+    where = f"{folder} in it is" if folder else "is, or belongs to,"
+    raise click.ClickException(
+        f"source {source}: {where} a table in the format {format_}, whose files also hold rows that were deleted: "
+        "have a tool that knows the format write its rows as plain Parquet or CSV, and load that"
+    )

@@ -1,0 +1,91 @@
+"""What the name of a file says about it: a data file, a table that is not read, bookkeeping, or something else."""
+
+import re
+from enum import Enum, auto
+
+#: Endings of the files that are read.
+ENDINGS = (".csv", ".csv.gz", ".parquet")
+#: Endings of tables in formats that are not read, and of packed files.
+_TABLE = re.compile(
+    "arrow|avro|db|dat|delta|dta|duckdb|feather|h5|hdf5|ipc|jsonl|lance|ndjson|ods|orc|parq|pickle|pkl|pq|psv|sas7bdat|sav"
+    "|sqlite3?|tab|tsv|xls|xlsb|xlsx"
+    "|7z|br|bz2|gz|lz|lz4|lzma|lzo|rar|s2|snappy|sz|tar|tbz2?|tgz|txz|tzst|xz|z|zip|zst|zstd"
+)
+#: Endings of what is kept about a file, whatever that file is.
+_CHECKSUM = re.compile(r"asc|crc(32c)?|md5|sha\d+|sig")
+#: Files without an ending that are known to hold no table.
+_DOCUMENT = re.compile("authors|changelog|changes|contributing|copying|dockerfile|license|makefile|notice|readme")
+#: The folder of a path, or the path, is hidden: its name starts with `.` or `_`. As in Spark, `_day=1` is a partition.
+_HIDDEN = re.compile(r"_(?![^/]*=)|\.(?!\.?$)")
+#: What Spark, Hive, git and desktops leave beside tables. It holds no rows, so nobody needs to be told of it.
+_BOOKKEEPING = re.compile(
+    r"_SUCCESS|_metadata|_common_metadata|_started_\d+|_committed_\d+|\..*\.crc|\.DS_Store|\.gitkeep|\.gitignore"
+)
+#: Files and folders of table formats whose Parquet files also hold rows that were deleted.
+_FORMATS = (
+    ("Delta Lake", re.compile(r"((?:.*/)?)_delta_log/")),
+    ("Apache Hudi", re.compile(r"((?:.*/)?)\.hoodie/")),
+    ("Apache Iceberg", re.compile(r"((?:.*/)?)metadata/(?:[^/]*\.metadata\.json(?:\.gz)?|version-hint\.text)")),
+)
+
+
+class Kind(Enum):
+    """What a file of a source is."""
+
+    DATA = auto()
+    #: A table that is not read, or may be one: packed, in another format, or without an ending.
+    TABLE = auto()
+    #: Known to hold no rows.
+    BOOKKEEPING = auto()
+    OTHER = auto()
+
+
+def kind(name: str) -> Kind:
+    """What a file or object is, by its name relative to the source.
+
+    A hidden file, or one in a hidden folder, is no data, whatever its ending.
+    """
+    base = name.rpartition("/")[2]
+    if _BOOKKEEPING.fullmatch(base):
+        return Kind.BOOKKEEPING
+    if hidden_folder(name) or is_hidden(base):
+        return Kind.OTHER
+    return kind_if_shown(base)
+
+
+def kind_if_shown(name: str) -> Kind:
+    """What a file is by its name, even if it is hidden."""
+    base = name.rpartition("/")[2]
+    stem, *endings = base.lower().split(".")
+    if base.lower().endswith(ENDINGS):
+        return Kind.DATA
+    if not endings:
+        return Kind.OTHER if _DOCUMENT.fullmatch(stem) else Kind.TABLE
+    if _CHECKSUM.fullmatch(endings[-1]):
+        return Kind.OTHER
+    # `part-0.csv.bak` and `2019-Nov.csv~` are tables, too.
+    parts_of_name = (re.match(r"(csv|tsv|parquet)\b", ending) for ending in endings)
+    table = _TABLE.fullmatch(endings[-1]) or any(parts_of_name)
+    return Kind.TABLE if table else Kind.OTHER
+
+
+def is_hidden(segment: str) -> bool:
+    """Whether a file or folder of this name is hidden; `.` and `..` are places, not names."""
+    return _HIDDEN.match(segment) is not None
+
+
+def hidden_folder(name: str) -> str:
+    """The first hidden folder that a path leads through, with a slash at its end; empty if there is none."""
+    folders = name.split("/")[:-1]
+    for number, folder in enumerate(folders):
+        if is_hidden(folder):
+            return "/".join(folders[: number + 1]) + "/"
+    return ""
+
+
+def table_format(name: str) -> tuple[str, str] | None:
+    """The table format that a file or folder (with a slash at its end) belongs to, and the folder of the table."""
+    for format_, marker in _FORMATS:
+        if match := marker.match(name):
+            return format_, match[1]
+    return None
