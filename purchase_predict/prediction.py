@@ -2,16 +2,13 @@
 
 import json
 import shutil
-import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-import mlflow
-from mlflow.exceptions import MlflowException
 
 from purchase_predict.database import connect
 from purchase_predict.evaluation import drift
@@ -56,19 +53,18 @@ class Prediction:
         return drift.warning(self.drift, self.scored.rows)
 
 
-def training_profile(dataset: str) -> dict[str, Any] | None:
+def training_profile(dataset: str, fetch: Callable[[], Path]) -> dict[str, Any] | None:
     """The profile of the rows that a model was trained on; None, with a line, if they are no longer described.
 
     Args:
-        dataset: `runs:/<run id>/dataset` of the process run.
+        dataset: where the description is, for the line.
+        fetch: downloads it.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            file = mlflow.artifacts.download_artifacts(f"{dataset}/dataset.json", dst_path=folder)
-            return Description.read(Path(file)).profile
-        except (MlflowException, OSError, click.ClickException):
-            click.echo(f"predict: drift is not measured, {dataset} no longer describes the training data", err=True)
-            return None
+    try:
+        return Description.read(fetch()).profile
+    except (OSError, click.ClickException):
+        click.echo(f"predict: drift is not measured, {dataset} no longer describes the training data", err=True)
+        return None
 
 
 def predict(

@@ -35,7 +35,7 @@ def deploy(
     trained, folder = run_of(model), run.fetch(dataset)
     digest = trained.data.tags[DIGEST]
     description = Description.read(folder)
-    rows = HeldOutRows.read(folder / "test.parquet", description.base_rate.train)
+    rows = HeldOutRows.read(folder / "test.parquet", description.base_rate.train, versions.files_of)
 
     version = versions.ensure_version(registry_name, trained, digest)
     judgement = judge(version, env, rows, Rules(metric, tolerance, min_roc_auc, promote_rolled_back))

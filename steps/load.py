@@ -22,7 +22,7 @@ def load(run: StepRun, source: str, max_reject_ratio: float, gcp_project: str, m
     if loaded.source_digest != run.input_digests["source"]:  # the rows would be kept under the key of other content
         raise changed(source, "a file")
     mlflow.log_metrics({"rows": loaded.rows, "rejected_rows": loaded.rejected})
-    mlflow.log_artifacts(str(outputs))
+    run.log(outputs)
     click.echo(f"load: {loaded.rows} rows of the {loaded.table} table, {loaded.rejected} refused")
     return Output(loaded.table, loaded.digest)
 

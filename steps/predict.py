@@ -20,7 +20,7 @@ from purchase_predict import prediction
 from purchase_predict.models import packaging
 from purchase_predict.registry import versions
 from purchase_predict.workflow.command import command
-from purchase_predict.workflow.completed import INPUTS, run_of
+from purchase_predict.workflow.completed import INPUTS, fetch, run_of
 from purchase_predict.workflow.stopping import scratch_folder
 
 
@@ -31,10 +31,11 @@ def predict(
     """Score every row of an input into one file."""
     target = Path(output).expanduser().resolve()
     model, version = versions.pinned(model)
-    trained, packaged = run_of(model), packaging.load(model, checked=False)
+    trained, packaged = run_of(model), packaging.load(model, versions.files_of(model), checked=False)
     marks = {"model_version": version, "run_id": run.info.run_id}
     with scratch_folder() as scratch, scratch_folder() as record:
-        reference = prediction.training_profile(json.loads(trained.data.tags[INPUTS])["dataset"])
+        dataset = json.loads(trained.data.tags[INPUTS])["dataset"]
+        reference = prediction.training_profile(dataset, lambda: fetch(f"{dataset}/dataset.json", scratch))
         made = prediction.predict(
             input, target, packaged, marks, reference, scratch, record, max_reject_ratio, gcp_project, memory_limit
         )

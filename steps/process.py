@@ -33,7 +33,7 @@ def process(run: StepRun, data: str, test_ratio: float, memory_limit: str, engin
     with connect(run.scratch, memory_limit) as connection:
         if engine == Engine.SPARK and data.endswith("/events"):
             events = Artifact(f"{run_of(data).info.artifact_uri}/events", lambda: run.fetch(data))
-            written = Artifact(mlflow.get_artifact_uri("primary"), lambda: run.fetch(f"runs:/{run.run_id}/primary"))
+            written = Artifact(mlflow.get_artifact_uri("primary"), lambda: run.fetch_own("primary"))
             copy = run.folder() / "primary"
             counts = primary.make_on_spark(connection, manifest["session_type"], events, written, copy)
         else:
@@ -43,7 +43,7 @@ def process(run: StepRun, data: str, test_ratio: float, memory_limit: str, engin
     description.write(outputs)
     rows = description.rows
     mlflow.log_metrics({f"{name}_rows": count for name, count in asdict(rows).items()} | counts)
-    mlflow.log_artifacts(str(outputs), "dataset")
+    run.log(outputs, "dataset")
     click.echo(
         f"process: {rows.read} rows, {rows.repeated} repeated ones dropped; "
         f"by {description.split}: {rows.train} to train, {rows.test} to test"

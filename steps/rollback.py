@@ -13,7 +13,7 @@ import mlflow
 from mlflow.entities import Run
 
 from purchase_predict.models import packaging
-from purchase_predict.registry import promotion, versions
+from purchase_predict.registry import model_files, promotion, versions
 from purchase_predict.settings import Settings
 from purchase_predict.workflow.command import command
 
@@ -33,7 +33,8 @@ def rollback(run: Run, registry_name: str, env: str, version: str, reason: str) 
         raise click.ClickException(f"{registry_name} has no version {version}; it has {numbers}")
     if target.version == holder.version:
         raise click.ClickException(f"{registry_name} version {version} holds {env} already")
-    packaging.load(versions.uri(target))  # an environment never gets a version that cannot be loaded
+    # An environment never gets a version that cannot be loaded.
+    packaging.load(versions.uri(target), model_files.recorded_files(target))
 
     who = run.data.tags.get("mlflow.user", "unknown")
     when = datetime.now(UTC).isoformat(timespec="seconds")

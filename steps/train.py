@@ -48,7 +48,7 @@ def train(
     trained = training.finish(found, rows, test, description)
     outputs = run.folder()
     write_report(trained, metric, history.steps(run.run_id, dataset), outputs)
-    mlflow.log_artifacts(str(outputs))
+    run.log(outputs)
     mlflow.log_params({f"best_{name}": value for name, value in found.best.params.items()})
     digest = packaging.log(**trained.model, rows=learn, folder=run.folder())
     mlflow.log_metrics(trained.metrics | {"trials_taken_over": len(earlier)})

@@ -20,7 +20,8 @@ from purchase_predict.features import split
 from purchase_predict.features.description import Description
 from purchase_predict.models import packaging, purchase_model
 from purchase_predict.schema import LABEL
-from purchase_predict.workflow.completed import ARTIFACTS, COMPLETE, DIGEST, INPUTS, OUTPUT
+from purchase_predict.workflow import artifacts
+from purchase_predict.workflow.completed import COMPLETE, DIGEST, INPUTS, OUTPUT
 from tests.conftest import new_store
 
 
@@ -89,8 +90,16 @@ def process(rows: pd.DataFrame, folder: Path) -> str:
     made.description.write(target)
     with mlflow.start_run() as run:
         mlflow.log_artifacts(str(target), "dataset")
-        mlflow.set_tags({DIGEST: made.digest, OUTPUT: "dataset", f"{ARTIFACTS}.0": "{}", COMPLETE: "true"})
+    complete(run.info.run_id, {DIGEST: made.digest, OUTPUT: "dataset"})
     return f"runs:/{run.info.run_id}/dataset"
+
+
+def complete(run_id: str, tags: dict[str, str]) -> None:
+    """Marks a run as a completed step's, as the step does."""
+    run = mlflow.MlflowClient().get_run(run_id)
+    record = artifacts.as_tags(run, artifacts.listed(run_id, [tags[OUTPUT]]), {})
+    for name, value in (tags | record | {COMPLETE: "true"}).items():
+        mlflow.MlflowClient().set_tag(run_id, name, value)
 
 
 def train(dataset_uri: str, folder: Path, rounds: int = 30, shuffled: bool = False) -> Trained:
@@ -107,15 +116,7 @@ def train(dataset_uri: str, folder: Path, rounds: int = 30, shuffled: bool = Fal
     files.mkdir()
     with mlflow.start_run() as run:
         digest = packaging.log(booster, 0.5, features, categories, rows, files)
-        mlflow.set_tags(
-            {
-                DIGEST: digest,
-                OUTPUT: "model",
-                INPUTS: json.dumps({"dataset": dataset_uri}),
-                f"{ARTIFACTS}.0": "{}",
-                COMPLETE: "true",
-            }
-        )
+    complete(run.info.run_id, {DIGEST: digest, OUTPUT: "model", INPUTS: json.dumps({"dataset": dataset_uri})})
     return Trained(run.info.run_id, f"runs:/{run.info.run_id}/model", digest)
 
 

@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 from mlflow.types.schema import AnyType
 
+from purchase_predict.checksums import Damaged, differing
 from purchase_predict.models import purchase_model
 from purchase_predict.schema import BEHAVIOUR
 
@@ -84,24 +86,35 @@ class Packaged:
     answer: Callable[[pd.DataFrame], pd.DataFrame]
 
 
-def load(uri: str, checked: bool = True) -> Packaged:
+def load(uri: str, files: Mapping[str, str] | None = None, checked: bool = True) -> Packaged:
     """Loads the model at `uri`.
 
     Args:
         uri: any model URI of MLflow.
+        files: the checksum of each of the model's files, by its path, that it must have.
         checked: whether each frame is checked against the model's signature. Rows of our own tables need no check;
             without it, text columns may be of pandas' categorical type, which is faster.
 
     Raises:
+        Damaged: a file is not what was logged.
         click.ClickException: the model cannot be loaded; or, raised by `answer`, it cannot score the rows.
     """
-    columns, predict = _call_foreign_code(f"{uri} cannot be loaded", lambda: _load(uri, checked))
+    columns, predict = _call_foreign_code(f"{uri} cannot be loaded", lambda: _load(uri, files or {}, checked))
     return Packaged(columns, lambda frame: _call_foreign_code(f"{uri} cannot answer", lambda: predict(frame)))
 
 
-def _load(uri: str, checked: bool) -> tuple[list[str], Callable[[pd.DataFrame], pd.DataFrame]]:
-    with no_byte_code():
-        loaded = mlflow.pyfunc.load_model(uri)
+def _load(
+    uri: str, files: Mapping[str, str], checked: bool
+) -> tuple[list[str], Callable[[pd.DataFrame], pd.DataFrame]]:
+    # What is checked is what is loaded: a copy, in which nobody writes meanwhile.
+    with tempfile.TemporaryDirectory(prefix="purchase-predict-") as folder, no_byte_code():
+        place = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
+        if wrong := differing(place, files):
+            raise Damaged(
+                f"{uri}: {wrong} is not what was logged: its checksum differs or it is missing; deploy the model "
+                "again, or roll back to another version"
+            )
+        loaded = mlflow.pyfunc.load_model(str(place))
     columns = loaded.metadata.get_input_schema().input_names()
     if checked:
         return columns, loaded.predict
@@ -131,6 +144,8 @@ def _call_foreign_code(problem: str, call: Callable[[], Result]) -> Result:
     """
     try:
         return call()
+    except Damaged:
+        raise
     except Exception as error:
         first_line = (str(error).splitlines() or [""])[0]
         raise click.ClickException(f"{problem}: {first_line or type(error).__name__}") from error

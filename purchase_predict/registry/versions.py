@@ -1,5 +1,7 @@
 """Versions of the registered model: made once per model, found again, and addressed."""
 
+import json
+
 import click
 import mlflow
 from mlflow.entities import Run
@@ -7,10 +9,12 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from purchase_predict import mlflow_errors
+from purchase_predict.registry.model_files import MODEL_DAMAGED, MODEL_FILES, files_problem, recorded_files
 from purchase_predict.settings import shown_uri
-from purchase_predict.workflow.addresses import ModelUri, parse
+from purchase_predict.workflow import artifacts
+from purchase_predict.workflow.addresses import ModelUri, RunUri, parse
 from purchase_predict.workflow.collisions import through_collisions
-from purchase_predict.workflow.completed import DIGEST
+from purchase_predict.workflow.completed import DIGEST, OUTPUT, run_of
 
 #: Tag of a version: the digest of its model.
 MODEL_DIGEST = "model.digest"
@@ -29,18 +33,20 @@ def ensure_version(name: str, run: Run, digest: str) -> ModelVersion:
     Raises:
         click.ClickException: the run has logged no model, or the new version did not become READY.
     """
-    present = find_version(name, digest)
-    if present:
-        return present
+    for present in _same_model(name, digest):
+        if not files_problem(present):
+            return present
     if not run.outputs or not run.outputs.model_outputs:
         raise click.ClickException(f"run {run.info.run_id} has logged no model")
+    if problem := artifacts.problem(run):
+        raise click.ClickException(f"{problem}: train again with -P force=train")
     client = mlflow.MlflowClient()
     try:
         client.create_registered_model(name)
     except MlflowException as error:
         if not mlflow_errors.is_there_already(error):
             raise
-    version = _create_version(name, run.info.run_id, run.outputs.model_outputs[-1].model_id, digest)
+    version = _create_version(name, run, run.outputs.model_outputs[-1].model_id, digest)
     # Another deploy may have registered the same model meanwhile. Both keep the oldest version and delete their own.
     oldest = find_version(name, digest)
     if oldest and int(oldest.version) < int(version.version):
@@ -49,15 +55,16 @@ def ensure_version(name: str, run: Run, digest: str) -> ModelVersion:
     return version
 
 
-def _create_version(name: str, run_id: str, model_id: str, digest: str) -> ModelVersion:
+def _create_version(name: str, run: Run, model_id: str, digest: str) -> ModelVersion:
+    files = artifacts.checksums_below(run, run.data.tags[OUTPUT])
     # If two processes take the same next number, the registry refuses one of them, which then tries again.
     version = through_collisions(
         lambda: mlflow.MlflowClient().create_model_version(
             name,
             source=f"models:/{model_id}",
-            run_id=run_id,
+            run_id=run.info.run_id,
             model_id=model_id,
-            tags={MODEL_DIGEST: digest},
+            tags={MODEL_DIGEST: digest, MODEL_FILES: json.dumps(files)},
             await_creation_for=_READY_SECONDS,
         )
     )
@@ -67,9 +74,14 @@ def _create_version(name: str, run_id: str, model_id: str, digest: str) -> Model
 
 
 def find_version(name: str, digest: str) -> ModelVersion | None:
-    """The oldest version of `name` that holds the model with this digest."""
-    matching = [version for version in versions(name) if version.tags.get(MODEL_DIGEST) == digest]
-    return min(matching, key=lambda version: int(version.version), default=None)
+    """The oldest version of `name` that holds the model with this digest and is not known to be damaged."""
+    return next(iter(_same_model(name, digest)), None)
+
+
+def _same_model(name: str, digest: str) -> list[ModelVersion]:
+    """The versions that hold the model with this digest and are not known to be damaged, the oldest first."""
+    same = [version for version in versions(name) if version.tags.get(MODEL_DIGEST) == digest]
+    return sorted((v for v in same if MODEL_DAMAGED not in v.tags), key=lambda version: int(version.version))
 
 
 def versions(name: str) -> list[ModelVersion]:
@@ -102,7 +114,20 @@ def version_gone(deployed: Run) -> str | None:
     # The number alone proves nothing: a registry that was emptied counts from 1 again.
     if version.tags.get(MODEL_DIGEST) != deployed.data.tags[DIGEST]:
         return f"version {number} of {name} holds another model"
+    if MODEL_DAMAGED in version.tags or files_problem(version, in_place=True):
+        return f"the model of version {number} of {name} is damaged"
     return None
+
+
+def files_of(uri: str) -> dict[str, str]:
+    """The recorded checksum of each file of the model at a URI; empty where none is recorded."""
+    named = parse(uri)
+    if isinstance(named, RunUri):
+        return artifacts.checksums_below(run_of(uri), named.path)
+    if named is None:
+        return {}
+    version = get_version(named.name, named.version or pinned(uri)[1])
+    return recorded_files(version) if version else {}
 
 
 def champion(name: str, env: str) -> ModelVersion | None:

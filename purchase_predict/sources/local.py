@@ -1,7 +1,6 @@
 """Local files, folders and globs as the parts of a source."""
 
 import functools
-import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -11,8 +10,8 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import click
-import xxhash
 
+from purchase_predict.checksums import checksum
 from purchase_predict.sources.listing import Listing, refuse_format, sorted_out
 from purchase_predict.sources.names import Kind, is_hidden, kind, kind_if_shown, table_format
 from purchase_predict.sources.part import Part
@@ -70,10 +69,7 @@ def local_part(path: Path, name: str) -> Part:
 def _hashed(path: Path, *_state: int) -> str:
     # Cached, because a step needs the digest more than once: for its key, and before and after it reads. A changed file
     # has another state, and so is hashed again.
-    # XXH3 takes a third of SHA-256's time, which every run would spend on a local source, even when all steps are
-    # reused. Its 128 bits are enough against chance.
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
+    return checksum(path)
 
 
 # ---- folders and globs -------------------------------------------------------------------------------------------

@@ -1,28 +1,30 @@
 """Completed runs: how a run is marked complete, found again by its key, and checked."""
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 import click
 import mlflow
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from purchase_predict.checksums import Damaged
 from purchase_predict.errors import first_line
 from purchase_predict.settings import shown_uri
-from purchase_predict.workflow import addresses
+from purchase_predict.workflow import addresses, artifacts
 
 #: Tags of a step's run: its key and what the key is made of, the digest of its output, and, written last, the mark
 #: that it is complete.
 KEY, KEY_PARTS, DIGEST, COMPLETE = "step.key", "step.key_parts", "step.digest", "step.complete"
-#: Tags of a step's run: the artifact path of its output, the URIs of its inputs, and the listing of its artifacts.
-OUTPUT, INPUTS, ARTIFACTS = "step.output", "step.inputs", "step.artifacts"
+#: Tags of a step's run: the artifact path of its output, and the URIs of its inputs.
+OUTPUT, INPUTS = "step.output", "step.inputs"
+#: Value of the mark on a run whose artifacts turned out to be damaged, and the tag that says which.
+_NO_LONGER, DAMAGED = "damaged", "step.damaged"
 #: Tag of a trial's run: the search that it belongs to.
 SEARCH_KEY = "search.key"
 #: Tag of a failed run: the one line that the user saw.
 ERROR = "error"
-#: Characters of a tag, at most. MLflow allows 8,000.
-_TAG_LENGTH = 5000
 #: Completed runs of a key that are looked at for a hit, the newest first.
 _CANDIDATES = 10
 
@@ -63,45 +65,6 @@ def output_uri(run: Run) -> str:
     return str(addresses.RunUri(run.info.run_id, run.data.tags[OUTPUT]))
 
 
-def artifacts_of(run_id: str, roots: list[str] | None = None) -> dict[str, int]:
-    """Path and bytes of each artifact file of a run.
-
-    Args:
-        run_id: the run.
-        roots: the files and folders at the root to list; None: all.
-    """
-    client = mlflow.MlflowClient()
-    # MLflow leaves a model out of the listing of its run's root, but lists it by its name.
-    top = {entry.path: entry for entry in client.list_artifacts(run_id)}
-    sizes: dict[str, int] = {}
-    for name in roots if roots is not None else top:
-        if name in top and not top[name].is_dir:
-            sizes[name] = int(top[name].file_size or 0)
-            continue
-        folders = [name]
-        while folders:
-            for entry in client.list_artifacts(run_id, folders.pop()):
-                if entry.is_dir:
-                    folders.append(entry.path)
-                else:
-                    sizes[entry.path] = int(entry.file_size or 0)
-    return sizes
-
-
-def artifact_tags(artifacts: Mapping[str, int]) -> dict[str, str]:
-    """The listing as JSON, cut into tags."""
-    text = json.dumps(artifacts)
-    pieces = [text[start : start + _TAG_LENGTH] for start in range(0, len(text), _TAG_LENGTH)]
-    return {f"{ARTIFACTS}.{number}": piece for number, piece in enumerate(pieces)}
-
-
-def _recorded(run: Run) -> dict[str, int]:
-    tags = run.data.tags
-    pieces = [tags[name] for number in range(len(tags)) if (name := f"{ARTIFACTS}.{number}") in tags]
-    recorded: dict[str, int] = json.loads("".join(pieces))
-    return recorded
-
-
 def _search(experiment_id: str, condition: str, limit: int) -> list[Run]:
     return list(
         mlflow.MlflowClient().search_runs(
@@ -135,24 +98,41 @@ def find_completed(
     """
     reason = None
     for run in _search(experiment_id, f"tags.\"{KEY}\" = '{key}'", _CANDIDATES):
-        problem = _missing_artifact(run) or still_valid(run)
+        problem = artifacts.problem(run) or still_valid(run)
         if not problem:
             _completed[run.info.run_id] = run
             return run, None
         reason = reason or problem
-    return None, reason
+    return None, reason or _damage(experiment_id, key)
 
 
-def _missing_artifact(run: Run) -> str | None:
-    # Files that were added later do not matter: MLflow itself adds one to a model that is loaded by its version.
-    recorded = _recorded(run)
+def _damage(experiment_id: str, key: str) -> str | None:
+    """What was found to be damaged in a run that would be reused otherwise."""
+    condition = f"tags.\"{KEY}\" = '{key}' and tags.\"{COMPLETE}\" = '{_NO_LONGER}'"
+    runs = mlflow.MlflowClient().search_runs([experiment_id], condition, max_results=1)
+    return runs[0].data.tags.get(DAMAGED) if runs else None
+
+
+def fetch(uri: str, folder: Path) -> Path:
+    """Downloads what a completed step wrote to `runs:/<run id>/<path>`, and checks it.
+
+    A run whose artifact is damaged is no longer complete, so that the next workflow makes it anew.
+
+    Args:
+        uri: the artifact.
+        folder: where it is put.
+
+    Raises:
+        click.ClickException: it cannot be downloaded, or is damaged.
+    """
+    run, named = run_of(uri), addresses.parse(uri)
+    assert isinstance(named, addresses.RunUri)
     try:
-        present = artifacts_of(run.info.run_id, sorted({path.partition("/")[0] for path in recorded}))
-    except MlflowException as error:
-        return f"artifacts of run {run.info.run_id[:8]} cannot be listed: {first_line(error)}"
-    for path, size in recorded.items():
-        if path not in present:
-            return f"artifact {path} of run {run.info.run_id[:8]} is gone"
-        if present[path] != size:
-            return f"artifact {path} of run {run.info.run_id[:8]} has {present[path]} bytes, not {size}"
-    return None
+        return artifacts.fetch(run, named.path, folder)
+    except Damaged as error:
+        with suppress(MlflowException):  # who may only read cannot say so
+            client = mlflow.MlflowClient()
+            client.set_tag(run.info.run_id, DAMAGED, error.format_message())
+            client.set_tag(run.info.run_id, COMPLETE, _NO_LONGER)
+        _completed.pop(run.info.run_id, None)
+        raise click.ClickException(f"{error.format_message()}; run again, and it is made anew") from error

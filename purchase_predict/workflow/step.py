@@ -9,18 +9,17 @@ import functools
 import json
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
 import mlflow
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from purchase_predict.errors import first_line
-from purchase_predict.workflow import lease
+from purchase_predict.checksums import checksum
+from purchase_predict.workflow import artifacts, lease
 from purchase_predict.workflow.command import command
 from purchase_predict.workflow.completed import (
     COMPLETE,
@@ -29,8 +28,7 @@ from purchase_predict.workflow.completed import (
     KEY,
     KEY_PARTS,
     OUTPUT,
-    artifact_tags,
-    artifacts_of,
+    fetch,
 )
 from purchase_predict.workflow.plan import Fingerprint, Plan
 from purchase_predict.workflow.stopping import scratch_folder
@@ -45,12 +43,14 @@ class StepRun:
         scratch: a folder that is removed at the end.
         search_key: the key under which the trials of a search are the same.
         input_digests: the content digest of each input, as the key counts it.
+        checksums: of the artifacts that were logged by `log`.
     """
 
     run: Run
     scratch: Path
     search_key: str
     input_digests: Mapping[str, str]
+    checksums: dict[str, str] = field(default_factory=dict)
 
     @property
     def run_id(self) -> str:
@@ -63,16 +63,29 @@ class StepRun:
         return str(self.run.info.experiment_id)
 
     def fetch(self, uri: str) -> Path:
-        """Downloads the artifact at `runs:/<run id>/<path>` into the scratch folder.
+        """Downloads the artifact at `runs:/<run id>/<path>` into the scratch folder, and checks it.
 
         Raises:
-            click.ClickException: it cannot be downloaded.
+            click.ClickException: it cannot be downloaded, or is not what the step wrote that made it.
         """
-        folder = Path(tempfile.mkdtemp(dir=self.scratch))
-        try:
-            return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
-        except (MlflowException, OSError) as error:
-            raise click.ClickException(f"{uri}: cannot be fetched: {first_line(error)}") from error
+        return fetch(uri, self.folder())
+
+    def fetch_own(self, path: str) -> Path:
+        """Downloads an artifact of this very run, which is not complete yet."""
+        return artifacts.fetch(self.run, path, self.folder())
+
+    def log(self, folder: Path, path: str = "") -> None:
+        """Logs each file of a folder as an artifact of this run, with its checksum.
+
+        Args:
+            folder: what to log.
+            path: the folder among the artifacts; empty: their root.
+        """
+        prefix = f"{path}/" if path else ""
+        for file in folder.rglob("*"):
+            if file.is_file():
+                self.checksums[prefix + file.relative_to(folder).as_posix()] = checksum(file)
+        mlflow.log_artifacts(str(folder), path or None)
 
     def folder(self) -> Path:
         """A new empty folder, removed at the end of the step."""
@@ -115,11 +128,14 @@ def step(entry_point: str, fingerprint: Fingerprint | None = None) -> Callable[[
                 | claim
             )
             with scratch_folder() as scratch:
-                output = function(StepRun(run, scratch, plan.search_key, plan.input_digests), **plan.values)
-            artifacts = artifacts_of(run.info.run_id)
-            if not any(path.partition("/")[0] == output.path for path in artifacts):
-                artifacts |= artifacts_of(run.info.run_id, [output.path])
-            mlflow.set_tags({DIGEST: output.digest, OUTPUT: output.path} | artifact_tags(artifacts))
+                running = StepRun(run, scratch, plan.search_key, plan.input_digests)
+                output = function(running, **plan.values)
+            sizes = artifacts.listed(run.info.run_id)
+            if not any(path.partition("/")[0] == output.path for path in sizes):
+                sizes |= artifacts.listed(run.info.run_id, [output.path])
+            written = mlflow.MlflowClient().get_run(run.info.run_id)  # with the models that it logged
+            record = artifacts.as_tags(written, sizes, running.checksums)
+            mlflow.set_tags({DIGEST: output.digest, OUTPUT: output.path} | record)
             mlflow.set_tag(COMPLETE, "true")  # last: without it nothing of this run is reused
 
         return run_step

@@ -214,7 +214,7 @@ def test_a_champion_that_cannot_be_loaded_gives_way(models: dict[str, Trained], 
 
     back = invoke(rollback, registry_name=name, env="staging")
     assert back.exit_code == 1
-    assert "broken-champion/1 cannot be loaded" in back.stderr
+    assert "broken-champion/1: artifacts/booster.txt is not what was logged" in back.stderr
     assert holders(name)["staging"] == 2
 
 
@@ -227,6 +227,11 @@ def test_a_challenger_that_cannot_be_loaded_is_on_record_and_not_promoted(
     broken = registered.train(dataset, tmp_path / "a")
     invoke(deploy, model=models["weak"].uri, registry_name=name, env="staging")
     damage(broken)
+    lost = invoke(deploy, model=broken.uri, registry_name=name, env="staging")
+    assert "artifact model/artifacts/booster.txt" in lost.stderr
+    assert versions.get_version(name, 2) is None  # what is known to be damaged is not even registered
+    # A model that was logged like this.
+    registered.complete(broken.run_id, mlflow.get_run(broken.run_id).data.tags)
     result = invoke(deploy, model=broken.uri, registry_name=name, env="staging")
     assert result.exit_code == 1
     assert len([line for line in result.stderr.splitlines() if line.startswith("Error")]) == 1

@@ -9,8 +9,8 @@ import mlflow
 import pytest
 
 from purchase_predict.settings import PROJECT
-from purchase_predict.workflow import completed, plan
-from purchase_predict.workflow.completed import artifacts_of, find_completed, newest_completed, run_of
+from purchase_predict.workflow import artifacts, completed, plan
+from purchase_predict.workflow.completed import find_completed, newest_completed, run_of
 
 
 class TestFinding:
@@ -26,7 +26,7 @@ class TestFinding:
         client.log_text(run_id, "rows", "dataset/train.parquet")
         client.log_text(run_id, "{}", "source.json")
         tags = {completed.KEY: key, completed.DIGEST: "d", completed.OUTPUT: "dataset"}
-        for name, value in (tags | completed.artifact_tags(artifacts_of(run_id))).items():
+        for name, value in (tags | artifacts.as_tags(client.get_run(run_id), artifacts.listed(run_id), {})).items():
             client.set_tag(run_id, name, value)
         if complete:
             client.set_tag(run_id, completed.COMPLETE, "true")
@@ -77,10 +77,12 @@ class TestFinding:
     def test_a_listing_of_any_length_is_recorded(self, experiment: str) -> None:
         client = mlflow.MlflowClient()
         run_id = client.create_run(experiment).info.run_id
-        listing = {f"events/bucket={number}/data_0.parquet": number for number in range(1000)}
-        for name, value in completed.artifact_tags(listing).items():
+        sizes = {f"events/bucket={number}/data_0.parquet": number for number in range(1000)}
+        checksums = {name: f"{size:032x}" for name, size in sizes.items()}
+        for name, value in artifacts.as_tags(client.get_run(run_id), sizes, checksums).items():
             client.set_tag(run_id, name, value)
-        assert completed._recorded(client.get_run(run_id)) == listing
+        record = artifacts.recorded(client.get_run(run_id))
+        assert record == {name: artifacts.Stored(size, checksums[name]) for name, size in sizes.items()}
 
     @pytest.mark.parametrize(
         "uri", ["/tmp/x", "runs:/", "runs:/nosuchrun/dataset", "models:/nosuch@staging", "models:/nosuch/1", ""]

@@ -1,0 +1,38 @@
+"""Checksums of files, and the error for a file that is no longer what was written."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+import xxhash
+
+
+class Damaged(click.ClickException):
+    """A stored file is missing, or is not what was written."""
+
+
+def checksum(path: Path) -> str:
+    """XXH3 of a file's content, 128 bits as hexadecimal digits.
+
+    It takes a third of SHA-256's time, and guards against chance, not against an attacker.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
+
+
+def differing(place: Path, expected: Mapping[str, str]) -> str | None:
+    """The first file that is missing or has another checksum than expected; None if there is none.
+
+    Args:
+        place: a folder, or one file.
+        expected: the checksum of each file, by its path in the folder. Files that are not named do not matter.
+    """
+    for name, known in expected.items():
+        file = place if place.is_file() else place / name
+        if not file.is_file() or checksum(file) != known:
+            return name
+    return None

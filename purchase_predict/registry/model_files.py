@@ -1,0 +1,54 @@
+"""The files of a version's model: their checksums on record, and whether they are still what was logged."""
+
+import json
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+import mlflow
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from purchase_predict.checksums import differing
+from purchase_predict.errors import first_line
+from purchase_predict.workflow import artifacts
+from purchase_predict.workflow.addresses import ModelUri
+
+#: Tags of a version: the checksum of each file of its model, and what is damaged, if something is.
+MODEL_FILES, MODEL_DAMAGED = "model.files", "model.damaged"
+
+
+def recorded_files(version: ModelVersion) -> dict[str, str]:
+    """The recorded checksum of each file of a version's model, by its path; empty where none is recorded."""
+    return dict(json.loads(version.tags.get(MODEL_FILES, "{}")))
+
+
+def files_problem(version: ModelVersion, *, in_place: bool = False) -> str | None:
+    """What is wrong with the files of a version's model; None where they are as they were logged.
+
+    A damaged version is tagged, so that the same model can be registered anew.
+
+    Args:
+        version: the version.
+        in_place: whether to look at files of this machine only, and download none.
+    """
+    client, uri = mlflow.MlflowClient(), str(ModelUri(version.name, version=str(version.version)))
+    expected = recorded_files(version)
+    if not expected:
+        return None
+    try:
+        folder = artifacts.local_folder(client.get_model_version_download_uri(version.name, version.version))
+        if folder is None and in_place:
+            return None
+        with tempfile.TemporaryDirectory() as scratch:
+            if folder is None:
+                folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=scratch))
+            wrong = differing(folder, expected)
+    except (MlflowException, OSError) as error:
+        return f"{uri}: cannot be fetched: {first_line(error)}"
+    if wrong is None:
+        return None
+    reason = f"{uri}: {wrong} is not what was logged"
+    with suppress(MlflowException):  # who may only read cannot say so
+        client.set_model_version_tag(version.name, version.version, MODEL_DAMAGED, reason)
+    return reason

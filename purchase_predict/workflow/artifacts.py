@@ -1,0 +1,189 @@
+"""The artifacts of a step's run: listed, recorded with size and checksum, and checked against the record.
+
+A store that is a folder of this machine is checked in place, at each look for a completed run. Files of any other store
+are checked when they are fetched, because nothing is downloaded for a step that is reused.
+"""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import click
+import mlflow
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from purchase_predict.checksums import Damaged, checksum, differing
+from purchase_predict.errors import first_line
+from purchase_predict.workflow.addresses import RunUri
+
+#: Tag of a step's run: its artifacts, each with size and checksum, as JSON cut into pieces.
+ARTIFACTS = "step.artifacts"
+#: Characters of a tag, at most. MLflow allows 8,000.
+_TAG_LENGTH = 5000
+#: Downloads of an artifact until it counts as damaged.
+_ATTEMPTS = 2
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Bytes and checksum of an artifact file; the checksum is empty in runs of version 0.1 of this project."""
+
+    size: int
+    checksum: str = ""
+
+
+def listed(run_id: str, roots: list[str] | None = None) -> dict[str, int]:
+    """Path and bytes of each artifact file of a run.
+
+    Args:
+        run_id: the run.
+        roots: the files and folders at the root to list; None: all.
+    """
+    client = mlflow.MlflowClient()
+    # MLflow leaves a model out of the listing of its run's root, but lists it by its name.
+    top = {entry.path: entry for entry in client.list_artifacts(run_id)}
+    sizes: dict[str, int] = {}
+    for name in roots if roots is not None else top:
+        if name in top and not top[name].is_dir:
+            sizes[name] = int(top[name].file_size or 0)
+            continue
+        folders = [name]
+        while folders:
+            for entry in client.list_artifacts(run_id, folders.pop()):
+                if entry.is_dir:
+                    folders.append(entry.path)
+                else:
+                    sizes[entry.path] = int(entry.file_size or 0)
+    return sizes
+
+
+def as_tags(run: Run, sizes: Mapping[str, int], known: Mapping[str, str]) -> dict[str, str]:
+    """The record of a run's artifacts, as tags.
+
+    Args:
+        run: the step's.
+        sizes: path and bytes of each artifact file.
+        known: the checksum of those files that this process wrote or fetched. Others are read from the store.
+    """
+    places = _Places(run)
+    record = {path: [size, known.get(path) or _checksum(run, path, places)] for path, size in sizes.items()}
+    text = json.dumps(record)
+    pieces = [text[start : start + _TAG_LENGTH] for start in range(0, len(text), _TAG_LENGTH)]
+    return {f"{ARTIFACTS}.{number}": piece for number, piece in enumerate(pieces)}
+
+
+def _checksum(run: Run, path: str, places: "_Places") -> str:
+    if file := places.file(path):
+        return checksum(file)
+    with tempfile.TemporaryDirectory() as folder:
+        uri = str(RunUri(run.info.run_id, path))
+        return checksum(Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder)))
+
+
+def recorded(run: Run) -> dict[str, Stored]:
+    """The artifacts that a completed run wrote."""
+    tags = run.data.tags
+    pieces = [tags[name] for number in range(len(tags)) if (name := f"{ARTIFACTS}.{number}") in tags]
+    record = json.loads("".join(pieces) or "{}")
+    return {path: Stored(*entry) if isinstance(entry, list) else Stored(entry) for path, entry in record.items()}
+
+
+def checksums_below(run: Run, path: str) -> dict[str, str]:
+    """The checksum of each file of a run's artifact, by its path in the folder `path`, or by the file's own name."""
+    found = {}
+    for name, stored in recorded(run).items():
+        if stored.checksum and (name == path or name.startswith(f"{path}/")):
+            found[name.removeprefix(path).lstrip("/") or Path(path).name] = stored.checksum
+    return found
+
+
+def problem(run: Run) -> str | None:
+    """What is wrong with the artifacts of a completed run; None where they are all as they were written.
+
+    Files that were added later do not matter: MLflow itself adds one to a model that is loaded by its version.
+    """
+    record = recorded(run)
+    name = run.info.run_id[:8]
+    try:
+        present = listed(run.info.run_id, sorted({path.partition("/")[0] for path in record}))
+    except MlflowException as error:
+        return f"artifacts of run {name} cannot be listed: {first_line(error)}"
+    places = _Places(run)
+    for path, stored in record.items():
+        if path not in present:
+            return f"artifact {path} of run {name} is gone"
+        if present[path] != stored.size:
+            return f"artifact {path} of run {name} has {present[path]} bytes, not {stored.size}"
+        if stored.checksum and (file := places.file(path)) and checksum(file) != stored.checksum:
+            return f"artifact {path} of run {name} is damaged: it has another checksum than what was written"
+    return None
+
+
+def fetch(run: Run, path: str, folder: Path) -> Path:
+    """Downloads an artifact, and checks each file of it against the record of the run that wrote it.
+
+    Args:
+        run: the run that wrote it.
+        path: a file or folder among its artifacts.
+        folder: where it is put.
+
+    Returns:
+        The downloaded file or folder.
+
+    Raises:
+        Damaged: a file is missing, or not what was written.
+        click.ClickException: it cannot be downloaded.
+    """
+    uri = str(RunUri(run.info.run_id, path))
+    expected = checksums_below(run, path)
+    wrong = None
+    for _ in range(_ATTEMPTS):
+        try:
+            place = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=tempfile.mkdtemp(dir=folder)))
+        except (MlflowException, OSError) as error:
+            raise click.ClickException(f"{uri}: cannot be fetched: {first_line(error)}") from error
+        wrong = differing(place, expected)
+        if wrong is None:
+            return place
+    raise Damaged(f"{uri}: {wrong} is not what was written: its checksum differs or it is missing")
+
+
+class _Places:
+    """Where a run's artifacts lie on this machine, if they do."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._models: dict[str, Path | None] | None = None
+
+    def file(self, path: str) -> Path | None:
+        """The file of an artifact; None where the store is no folder of this machine."""
+        root = local_folder(self._run.info.artifact_uri)
+        if root is None:
+            return None
+        if (root / path).is_file():
+            return root / path
+        # A model of the run lies elsewhere, under the name by which it was logged.
+        name, _, below = path.partition("/")
+        model = self._logged_models().get(name)
+        return model / below if model and (model / below).is_file() else None
+
+    def _logged_models(self) -> dict[str, Path | None]:
+        if self._models is None:
+            client = mlflow.MlflowClient()
+            run = self._run if self._run.outputs else client.get_run(self._run.info.run_id)
+            outputs = run.outputs.model_outputs if run.outputs else []
+            models = [client.get_logged_model(output.model_id) for output in outputs]
+            self._models = {model.name: local_folder(model.artifact_location) for model in models}
+        return self._models
+
+
+def local_folder(uri: str) -> Path | None:
+    """The folder of this machine that an artifact URI means; None if it means none."""
+    if uri.startswith("file:"):
+        return Path(url2pathname(urlsplit(uri).path))
+    return None if "://" in uri or uri.startswith("mlflow-artifacts:") else Path(uri)

@@ -1,0 +1,136 @@
+"""Content is checked, not trusted: a flipped bit in any artifact is noticed, never used, and made anew."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import mlflow
+import pytest
+from mlflow.entities import Run
+
+from purchase_predict.parameters import STEPS
+from purchase_predict.registry import versions
+from purchase_predict.workflow import artifacts, completed
+from steps.deploy import deploy
+from steps.predict import predict
+from tests.conftest import new_store
+from tests.registered import invoke
+from tests.workflow.runner import Workflow
+
+SOURCE = ("-P", "source=sample:5000")
+#: Bits that are flipped, each in a random place of a random artifact.
+FLIPS = 100
+
+
+def flip(file: Path, seed: int) -> bytes:
+    """Flips one bit of a file, and returns what it was before."""
+    before = file.read_bytes()
+    place = random.Random(seed).randrange(8 * len(before))
+    after = bytearray(before)
+    after[place // 8] ^= 1 << place % 8
+    file.write_bytes(bytes(after))
+    return before
+
+
+@pytest.fixture(scope="module")
+def finished(project: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workflow]:
+    """A completed workflow whose steps ran in this process."""
+    workflow = Workflow(project, new_store(empty_store, tmp_path_factory.mktemp("finished")))
+    workflow.prepare(*SOURCE)
+    for step, given in (("train", ["-P", "max_evals=1"]), ("deploy", ["-P", "env=staging"])):
+        outcome = workflow.step_here(step, *given)
+        assert outcome.code == 0, outcome.err
+    with workflow.environ_here():
+        yield workflow
+
+
+def files_of(run: Run) -> dict[str, Path]:
+    """Where each recorded artifact of a run lies."""
+    places = artifacts._Places(run)
+    return {path: file for path in artifacts.recorded(run) if (file := places.file(path))}
+
+
+def found(run: Run) -> tuple[Run | None, str | None]:
+    return completed.find_completed(run.info.experiment_id, run.data.tags[completed.KEY])
+
+
+def test_each_of_100_flipped_bits_is_noticed_before_anything_is_reused(finished: Workflow) -> None:
+    runs = {step: finished.runs(step)[0] for step in STEPS}
+    assert all(found(run)[0] for run in runs.values())
+    everything = [(run, path, file) for run in runs.values() for path, file in files_of(run).items()]
+    assert len(everything) == sum(len(artifacts.recorded(run)) for run in runs.values()) > 20
+    for number in range(FLIPS):
+        run, path, file = everything[number % len(everything)]
+        before = flip(file, number)
+        reused, reason = found(run)
+        file.write_bytes(before)
+        assert reused is None, path
+        assert str(reason).startswith(f"artifact {path} of run {run.info.run_id[:8]} is damaged")
+    assert all(found(run)[0] for run in runs.values())
+
+
+def test_what_is_fetched_is_checked_where_the_store_is_no_folder_of_this_machine(
+    finished: Workflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifacts, "local_folder", lambda uri: None)
+    run = finished.runs("process")[0]
+    uri = completed.output_uri(run)
+    for number, file in enumerate((tmp_path.parent, *(_dataset_files(run)))[1:]):
+        before = flip(file, number)
+        assert found(run)[0], "nothing is downloaded for a step that is reused"
+        with pytest.raises(click.ClickException, match=r"is not what was written.*; run again, and it is made anew"):
+            completed.fetch(uri, tmp_path)
+        file.write_bytes(before)
+        reused, reason = found(run)
+        assert reused is None
+        assert "is not what was written" in str(reason)
+        mlflow.MlflowClient().set_tag(run.info.run_id, completed.COMPLETE, "true")
+    assert completed.fetch(uri, tmp_path).is_dir()
+
+
+def _dataset_files(run: Run) -> list[Path]:
+    root = Path(run.info.artifact_uri.removeprefix("file://"))
+    return sorted((root / "dataset").iterdir())
+
+
+def test_the_next_workflow_makes_a_damaged_artifact_anew(finished: Workflow) -> None:
+    arguments = (*SOURCE, "-P", "max_evals=1", "-P", "env=staging")
+    assert finished.main_here(*arguments).steps == dict.fromkeys(STEPS, "reused")
+    load = finished.runs("load")[0]
+    flip(next(file for path, file in files_of(load).items() if path.endswith(".parquet")), 7)
+    repaired = finished.main_here(*arguments)
+    assert repaired.steps == {"load": "ran", **dict.fromkeys(STEPS[1:], "reused")}
+    assert "is damaged" in repaired.reason("load")
+
+
+def test_a_damaged_model_answers_nobody_and_is_registered_anew(finished: Workflow, tmp_path: Path) -> None:
+    train, name = finished.runs("train")[0], "damaged"
+    uri = completed.output_uri(train)
+    for env in ("staging", "production"):
+        assert invoke(deploy, model=uri, registry_name=name, env=env).exit_code == 0
+    deployed = finished.runs("deploy")[0]
+    assert versions.version_gone(deployed) is None
+    for path, file in files_of(train).items():
+        if not path.startswith("model/"):
+            continue
+        before = flip(file, 1)
+        assert versions.version_gone(deployed) == f"the model of version 1 of {name} is damaged", path
+        scored = invoke(predict, model=f"models:/{name}@production", input="sample:500", output=tmp_path / "scored.csv")
+        assert (scored.exit_code, (tmp_path / "scored.csv").exists()) == (1, False)
+        assert "is not what was logged" in scored.stderr
+        file.write_bytes(before)
+        mlflow.MlflowClient().delete_model_version_tag(name, "1", "model.damaged")
+    flip(files_of(train)["model/artifacts/booster.txt"], 1)
+    again = invoke(deploy, model=uri, registry_name=name, env="production")
+    assert (again.exit_code, "is damaged" in again.stderr) == (1, True)
+    assert len(versions.versions(name)) == 1
+
+    assert finished.step_here("train", "-P", "max_evals=1", "-P", "reuse=false").code == 0
+    repaired = invoke(
+        deploy, model=completed.output_uri(finished.runs("train")[0]), registry_name=name, env="production"
+    )
+    assert repaired.exit_code == 0, repaired.output
+    holder = versions.champion(name, "production")
+    assert holder
+    assert (int(holder.version), versions.version_gone(finished.runs("deploy")[0])) == (2, None)
