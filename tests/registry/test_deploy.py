@@ -13,6 +13,7 @@ import pytest
 from mlflow.entities.model_registry import ModelVersion
 
 from purchase_predict.registry import promotion, versions
+from purchase_predict.workflow import completed
 from steps.deploy import deploy
 from steps.rollback import rollback
 from tests import registered
@@ -232,6 +233,7 @@ def test_a_challenger_that_cannot_be_loaded_is_on_record_and_not_promoted(
     assert versions.get_version(name, 2) is None  # what is known to be damaged is not even registered
     # A model that was logged like this.
     registered.complete(broken.run_id, mlflow.get_run(broken.run_id).data.tags)
+    completed._completed.clear()
     result = invoke(deploy, model=broken.uri, registry_name=name, env="staging")
     assert result.exit_code == 1
     assert len([line for line in result.stderr.splitlines() if line.startswith("Error")]) == 1
