@@ -11,6 +11,7 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
+from purchase_predict.registry.standing import standing
 from purchase_predict.registry.versions import version_gone
 from purchase_predict.sources.sources import fingerprint
 from purchase_predict.workflow import uncommitted
@@ -33,8 +34,9 @@ def main(run: Run, **parameters: Any) -> None:
     click.echo("\n" + steps_table(chain.done))
     note = {} if chain.dry_run else {MLFLOW_RUN_NOTE: description(chain.done)}
     mlflow.set_tags(chain.reused | note)
-    if not chain.dry_run:
-        click.echo("\n" + what_came_out(train.run, deploy.run, parameters["metric"]))
+    if train.run and deploy.run and not chain.dry_run:
+        now = standing(deploy.run)
+        click.echo("\n" + what_came_out(train.run, parameters["metric"], now.sentence, now.serve))
 
 
 if __name__ == "__main__":

@@ -139,6 +139,7 @@ class Parameter:
 
 
 _URI = Text("be runs:/<run id>/<path>, models:/<name>@<alias>, models:/<name>/<version>, or empty", r".*")
+_NAME_RULE = "be a name without / : @ ? # % \\ and quotes, and not dots alone"
 _SOME_TEXT = r".*\S.*"
 
 PARAMETERS = {
@@ -160,7 +161,8 @@ PARAMETERS = {
     "trials": Parameter(OneOf(TrialRunner)),
     "parallelism": Parameter(WholeNumber("a whole number, 0 (the cluster's cores) or more", min=0)),
     "model": Parameter(_URI, in_key=False, made_by="train"),
-    "registry_name": Parameter(Text("be a name without / : @ and quotes", r"(?=.*\S)[^/:@'\"]+")),
+    # It stands in URIs, in MLflow's filters, and in some stores in the name of a folder.
+    "registry_name": Parameter(Text(_NAME_RULE, r"(?!\.+$)(?!\s)[^/:@'\"?#%\\\x00-\x1f\x7f]+(?<!\s)")),
     "env": Parameter(OneOf(ENVIRONMENTS, empty="take ENV")),
     "tolerance": Parameter(Number("0 or more", min=0)),
     "min_roc_auc": Parameter(Number("between 0 and 1", min=0, max=1)),
@@ -170,6 +172,7 @@ PARAMETERS = {
     "dry_run": Parameter(Switch()),
     "version": Parameter(Text("be a version's number", r"[0-9]*")),
     "reason": Parameter(click.STRING),
+    "allow_failed": Parameter(Switch()),
     "input": Parameter(Text("name the data to score: a file, a folder, a glob or sample", _SOME_TEXT)),
     "output": Parameter(Text("be a local .csv or .parquet file", r"(?!.*://).*\.(csv|parquet)")),
 }

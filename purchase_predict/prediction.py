@@ -57,9 +57,12 @@ def training_profile(dataset: str, fetch: Callable[[], Path]) -> dict[str, Any] 
     """The profile of the rows that a model was trained on; None, with a line, if they are no longer described.
 
     Args:
-        dataset: where the description is, for the line.
+        dataset: where the description is, for the line; empty: the train run that knew it was deleted.
         fetch: downloads it.
     """
+    if not dataset:
+        click.echo("predict: drift is not measured, because the run that trained the model was deleted", err=True)
+        return None
     try:
         return Description.read(fetch()).profile
     except (OSError, click.ClickException):

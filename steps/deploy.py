@@ -10,12 +10,13 @@ import click
 import mlflow
 
 from purchase_predict.features.description import Description
-from purchase_predict.models.held_out import HeldOutRows
-from purchase_predict.registry import promotion, versions
-from purchase_predict.registry.judge import Rules, judge
+from purchase_predict.models.held_out import HeldOutRows, ModelFiles
+from purchase_predict.registry import versions
+from purchase_predict.registry.deployment import decide, training_rows
+from purchase_predict.registry.judge import Judgement, Rules
 from purchase_predict.report.model_card import card
+from purchase_predict.workflow import models
 from purchase_predict.workflow.addresses import markdown_link
-from purchase_predict.workflow.completed import DIGEST, run_of
 from purchase_predict.workflow.step import Output, StepRun, step
 
 
@@ -32,24 +33,23 @@ def deploy(
     promote_rolled_back: bool,
 ) -> Output:
     """Register the model and promote it where the gate lets it pass."""
-    trained, folder = run_of(model), run.fetch(dataset)
-    digest = trained.data.tags[DIGEST]
+    trained, folder = models.find(model), run.fetch(dataset)
     description = Description.read(folder)
-    rows = HeldOutRows.read(folder / "test.parquet", description.base_rate.train, versions.files_of)
+    files = ModelFiles(versions.files_of, training_rows(dataset, run.fetch))
+    rows = HeldOutRows.read(folder / "test.parquet", description.base_rate.train, files)
+    version = versions.ensure_version(registry_name, trained)
 
-    version = versions.ensure_version(registry_name, trained, digest)
-    judgement = judge(version, env, rows, Rules(metric, tolerance, min_roc_auc, promote_rolled_back))
-    verdict = f"{judgement.outcome} ({judgement.decision.reason})"
-    links = {"train": markdown_link(trained), "deploy": markdown_link(run.run)}
-    text = card(judgement.scores, f"{verdict}.", description, links)
-    promotion.record(version, env, judgement.decision, text, judgement.numbers)
-    if judgement.promoted:
-        promotion.promote(version, env, judgement.champion)
+    def model_card(judgement: Judgement) -> str:
+        links = {"train": markdown_link(trained.run) if trained.run else "deleted", "deploy": markdown_link(run.run)}
+        return card(judgement.scores, f"{judgement.verdict}.", description, links)
 
-    click.echo(f"deploy: {registry_name} version {version.version}, {verdict}")
+    rules = Rules(metric, tolerance, min_roc_auc, promote_rolled_back)
+    judgement = decide(version, env, rows, rules, model_card, run.run)
+
+    click.echo(f"deploy: {registry_name} version {version.version}, {judgement.verdict}")
     mlflow.log_dict(judgement.facts, "promotion.json")
     mlflow.set_tags(judgement.tags)
-    return Output("promotion.json", digest)
+    return Output("promotion.json", trained.digest)
 
 
 if __name__ == "__main__":

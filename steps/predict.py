@@ -9,7 +9,6 @@ data (`psi_<column>`, `drift.json`, `drift.png`).
         -P input=/data/carts -P output=/data/scored.parquet
 """
 
-import json
 from pathlib import Path
 
 import click
@@ -19,8 +18,10 @@ from mlflow.entities import Run
 from purchase_predict import prediction
 from purchase_predict.models import packaging
 from purchase_predict.registry import versions
+from purchase_predict.sources.sources import refuse_output
+from purchase_predict.workflow import models
 from purchase_predict.workflow.command import command
-from purchase_predict.workflow.completed import INPUTS, fetch, run_of
+from purchase_predict.workflow.completed import fetch
 from purchase_predict.workflow.stopping import scratch_folder
 
 
@@ -30,11 +31,12 @@ def predict(
 ) -> None:
     """Score every row of an input into one file."""
     target = Path(output).expanduser().resolve()
+    refuse_output(input, target)
     model, version = versions.pinned(model)
-    trained, packaged = run_of(model), packaging.load(model, versions.files_of(model), checked=False)
+    trained, packaged = models.find(model), packaging.load(model, versions.files_of(model), checked=False)
     marks = {"model_version": version, "run_id": run.info.run_id}
     with scratch_folder() as scratch, scratch_folder() as record:
-        dataset = json.loads(trained.data.tags[INPUTS])["dataset"]
+        dataset = trained.trained_on if trained.run else ""
         reference = prediction.training_profile(dataset, lambda: fetch(f"{dataset}/dataset.json", scratch))
         made = prediction.predict(
             input, target, packaged, marks, reference, scratch, record, max_reject_ratio, gcp_project, memory_limit
@@ -42,7 +44,8 @@ def predict(
         mlflow.log_artifacts(str(record))
 
     mlflow.log_metrics(made.metrics)
-    mlflow.set_tags({"predict.model": model, "predict.train_run": trained.info.run_id, "predict.output": str(target)})
+    train_run = trained.run.info.run_id if trained.run else "deleted"
+    mlflow.set_tags({"predict.model": model, "predict.train_run": train_run, "predict.output": str(target)})
     if made.warning:
         mlflow.set_tag("predict.drift", made.warning)
         click.echo(f"predict: {made.warning}", err=True)

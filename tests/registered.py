@@ -20,7 +20,7 @@ from purchase_predict.features import split
 from purchase_predict.features.description import Description
 from purchase_predict.models import packaging, purchase_model
 from purchase_predict.schema import LABEL
-from purchase_predict.workflow import artifacts
+from purchase_predict.workflow import artifacts, datasets
 from purchase_predict.workflow.completed import COMPLETE, DIGEST, INPUTS, OUTPUT
 from tests.conftest import new_store
 
@@ -79,16 +79,18 @@ def carts(rows: int, seed: int = 0) -> pd.DataFrame:
     return frame
 
 
-def process(rows: pd.DataFrame, folder: Path) -> str:
-    """A process run's dataset of a primary table; its URI."""
+def process(rows: pd.DataFrame, folder: Path, test_ratio: float = 0.3, source: str = "") -> str:
+    """A process run's dataset of a primary table, and the source that it says it has; its URI."""
     rows.to_parquet(folder / "rows.parquet")
     target = folder / "dataset"
     target.mkdir()
     with database.connect(folder) as connection:
         connection.execute(f"CREATE VIEW primary_table AS FROM read_parquet({quoted(folder / 'rows.parquet')})")
-        made = split.split(connection, 0.3, target)
+        made = split.split(connection, test_ratio, target)
     made.description.write(target)
     with mlflow.start_run() as run:
+        if source:
+            datasets.log_input(source, made.digest, len(rows), "source")
         mlflow.log_artifacts(str(target), "dataset")
     complete(run.info.run_id, {DIGEST: made.digest, OUTPUT: "dataset"})
     return f"runs:/{run.info.run_id}/dataset"

@@ -1,6 +1,7 @@
 """Models compared on the same held-out rows, each loaded as its users load it."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -11,28 +12,62 @@ from purchase_predict.metrics import Difference, Score
 from purchase_predict.models import packaging, scoring
 from purchase_predict.schema import LABEL
 
+#: What names a session: an id that several users share is one session per user.
+_SESSION = ("user_id", "user_session")
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """Where the files of models, named by URI, come from.
+
+    Attributes:
+        checksums: the checksums that the files of a model must have.
+        training_rows: the Parquet file of a model's training rows; None where none of them can be held out.
+    """
+
+    checksums: Callable[[str], Mapping[str, str]] = lambda uri: {}
+    training_rows: Callable[[str], Path | None] = lambda uri: None
+
 
 class HeldOutRows:
     """Labelled rows that a training did not hold. Each model answers them once."""
 
-    def __init__(
-        self, rows: pd.DataFrame, train_rate: float, files_of: Callable[[str], Mapping[str, str]] = lambda uri: {}
-    ) -> None:
+    def __init__(self, rows: pd.DataFrame, train_rate: float, files: ModelFiles | None = None) -> None:
         """Takes the rows.
 
         Args:
             rows: features, label and `user_id`.
             train_rate: the share of purchases among the training rows, 0 to 1: the constant answer.
-            files_of: the checksums that the files of a model, named by URI, must have.
+            files: where the files of models come from.
         """
-        self.rows, self.train_rate, self.files_of = rows, train_rate, files_of
+        self.rows, self.train_rate, self.files = rows, train_rate, files or ModelFiles()
         self.y, self.users = rows[LABEL].to_numpy(), rows["user_id"].to_numpy()
         self.answers = cache(self._answers)
 
     @classmethod
-    def read(cls, file: Path, train_rate: float, files_of: Callable[[str], Mapping[str, str]]) -> "HeldOutRows":
+    def read(cls, file: Path, train_rate: float, files: ModelFiles) -> "HeldOutRows":
         """The rows of a Parquet file."""
-        return cls(pd.read_parquet(file), train_rate, files_of)
+        return cls(pd.read_parquet(file), train_rate, files)
+
+    @property
+    def count(self) -> int:
+        """How many rows there are."""
+        return len(self.rows)
+
+    def unseen_by(self, uri: str) -> "HeldOutRows":
+        """The rows of sessions that the model at `uri` was not trained on.
+
+        A session counts as a whole: its other rows tell of those that were learned from.
+
+        Raises:
+            click.ClickException: what the model was trained on cannot be fetched.
+        """
+        file = self.files.training_rows(uri)
+        if file is None:
+            return self
+        seen = pd.MultiIndex.from_frame(pd.read_parquet(file, columns=list(_SESSION)).astype(str))
+        unseen = ~pd.MultiIndex.from_frame(self.rows[list(_SESSION)].astype(str)).isin(seen)
+        return self if unseen.all() else HeldOutRows(self.rows[unseen], self.train_rate, self.files)
 
     @property
     def users_of_the_rarer_class(self) -> int:
@@ -57,4 +92,4 @@ class HeldOutRows:
         return difference(metric, self.y, self.users, self.answers(challenger), self.answers(champion))
 
     def _answers(self, uri: str) -> Answers:
-        return scoring.answers(packaging.load(uri, self.files_of(uri)), self.rows)
+        return scoring.answers(packaging.load(uri, self.files.checksums(uri)), self.rows)

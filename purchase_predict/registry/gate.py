@@ -8,9 +8,15 @@ from purchase_predict.metrics import METRICS, Score, utility
 
 @dataclass(frozen=True)
 class Contest:
-    """The champion's version and metric on the challenger's test rows, and how much better the challenger is.
+    """A challenger against the champion on the test rows that neither was trained on.
 
-    `gain` is above 0 where the challenger is better, whatever the metric's sign; `low` to `high` is its 95 % interval.
+    Attributes:
+        version: the champion's.
+        value: the champion's metric.
+        gain: how much better the challenger is: above 0 where it is, whatever the metric's sign.
+        low, high: the 95 % interval of the gain.
+        challenger: the challenger's metric on the same rows; None: as on all test rows.
+        rows: how many rows they are; `of` the test rows.
     """
 
     version: int
@@ -18,6 +24,9 @@ class Contest:
     gain: float
     low: float
     high: float
+    challenger: float | None = None
+    rows: int = 0
+    of: int = 0
 
 
 #: Different users of each class, buyers and others, below which test rows prove nothing. With unrelated labels, an
@@ -74,8 +83,11 @@ def decide(
             True,
             f"{metric} {score.value:.4f} beats the constant answer's {score.baseline:.4f}; {no_contest}",
         )
+    ours = score.value if contest.challenger is None else contest.challenger
+    fair = f" on the {contest.rows} of {contest.of} test rows that neither was trained on"
     against = (
-        f"{metric} {score.value:.4f} against {contest.value:.4f} of the champion, version {contest.version}: "
+        f"{metric} {ours:.4f} against {contest.value:.4f} of the champion, version {contest.version}"
+        f"{fair if contest.rows < contest.of else ''}: "
         f"better by {contest.gain:.4f} (95 % interval {contest.low:.4f} to {contest.high:.4f})"
     )
     if contest.gain > 0:

@@ -10,14 +10,22 @@ from mlflow.entities.model_registry import ModelVersion
 from purchase_predict.metrics import Difference, Score, utility
 from purchase_predict.registry import gate, promotion, versions
 from purchase_predict.registry.gate import Contest, Decision
+from purchase_predict.workflow.models import MODEL_SOURCE
 
 
 class Rows(Protocol):
     """Labelled rows that models, named by URI, are compared on (`models/held_out.py`)."""
 
     @property
+    def count(self) -> int:
+        """How many rows there are."""
+
+    @property
     def users_of_the_rarer_class(self) -> int:
         """How many different users have rows that were bought, or rows that were not, whichever is less."""
+
+    def unseen_by(self, uri: str) -> "Rows":
+        """The rows of sessions that a model was not trained on."""
 
     def scores(self, uri: str) -> Mapping[str, Score]:
         """Every metric of a model."""
@@ -78,6 +86,11 @@ class Judgement:
         return f"{self.env}: {'promoted' if self.promoted else 'not promoted'}"
 
     @property
+    def verdict(self) -> str:
+        """What happens, and why."""
+        return f"{self.outcome} ({self.decision.reason})"
+
+    @property
     def numbers(self) -> dict[str, str]:
         """Both sides' metric and their difference, as tags of the challenger's version."""
         metric = self.rules.metric
@@ -93,6 +106,7 @@ class Judgement:
         return {
             "deploy.registry_name": self.version.name,
             "deploy.version": str(self.version.version),
+            "deploy.env": self.env,
             "deploy.outcome": self.outcome,
         }
 
@@ -120,61 +134,98 @@ def judge(version: ModelVersion, env: str, rows: Rows, rules: Rules) -> Judgemen
     Args:
         version: the challenger.
         env: staging or production; empty: there is nobody to beat.
-        rows: what both sides answer.
+        rows: what both sides answer, without the rows that either was trained on.
         rules: what the challenger must satisfy.
 
     Raises:
         click.ClickException: the challenger cannot be loaded or cannot answer; its version then says so.
     """
-    scores = _scores(version, env, rows)
-    champion = _champion(version, env)
-    while True:
-        contest, no_contest = _contest(champion, version, env, rows, rules.metric, scores[rules.metric].value)
-        decision = gate.decide(
-            rules.metric,
-            scores,
-            contest,
-            no_contest=no_contest,
-            users=rows.users_of_the_rarer_class,
-            tolerance=rules.tolerance,
-            min_roc_auc=rules.min_roc_auc,
-        )
-        # Another deploy may promote while this one judges: the challenger must beat what it would replace.
-        now = _champion(version, env)
-        if (now and now.version) == (champion and champion.version):
-            break
-        champion = now
+    version = versions.get_version(version.name, version.version) or version  # its tags may have changed
+    rows, scores = _own_scores(version, env, rows)
+    champion = versions.champion(version.name, env) if env else None
+    contest, why = _contest(champion, version, env, rows, rules.metric)
+    decision = gate.decide(
+        rules.metric,
+        scores,
+        contest,
+        no_contest=why.text,
+        users=rows.users_of_the_rarer_class,
+        tolerance=rules.tolerance,
+        min_roc_auc=rules.min_roc_auc,
+    )
+    if decision.passed and why.forbids:
+        decision = Decision(False, why.text)
+    notes = [why.note, _change_of_source(version, champion) if champion else ""]
+    decision = Decision(decision.passed, "; ".join([decision.reason, *filter(None, notes)]))
     if decision.passed and not rules.promote_rolled_back and (reasons := promotion.rolled_back(version)):
         reason = f"rolled back {'; '.join(reasons.values())}; force=deploy promotes it all the same"
         decision = Decision(False, reason)
     return Judgement(version, env, rules, scores, contest, decision, champion)
 
 
-def _scores(version: ModelVersion, env: str, rows: Rows) -> Mapping[str, Score]:
+def _own_scores(version: ModelVersion, env: str, rows: Rows) -> tuple[Rows, Mapping[str, Score]]:
+    """The rows that the challenger was not trained on, and its metrics on them."""
+    uri = versions.uri(version)
     try:
-        return rows.scores(versions.uri(version))
+        unseen = rows.unseen_by(uri)
+        if unseen.users_of_the_rarer_class < gate.MIN_USERS and unseen.count < rows.count:
+            raise click.ClickException(
+                f"not comparable: version {version.version} was trained on {rows.count - unseen.count} of the "
+                f"{rows.count} test rows, and the others are too few to tell: judge it with -P dataset= on rows that "
+                "it was not trained on"
+            )
+        return unseen, unseen.scores(uri)
     except click.ClickException as error:
         reason = error.format_message()
         promotion.record(version, env, Decision(False, reason), f"Not promoted: {reason}.", {})
         raise
 
 
-def _champion(version: ModelVersion, env: str) -> ModelVersion | None:
-    return versions.champion(version.name, env) if env else None
+@dataclass(frozen=True)
+class _Why:
+    """Why there is no contest, whether that forbids a promotion, and what is to be noted about the contest."""
+
+    text: str = ""
+    forbids: bool = False
+    note: str = ""
 
 
 def _contest(
-    champion: ModelVersion | None, version: ModelVersion, env: str, rows: Rows, metric: str, value: float
-) -> tuple[Contest | None, str]:
-    """The challenger against the champion; where there is no contest, why."""
+    champion: ModelVersion | None, version: ModelVersion, env: str, rows: Rows, metric: str
+) -> tuple[Contest | None, _Why]:
+    """The challenger against the champion, on rows that neither was trained on; where there is no contest, why."""
     if champion is None:
-        return None, "no champion"
+        return None, _Why("no champion")
     if champion.version == version.version:
-        return None, f"it holds {env} already"
+        return None, _Why(f"it holds {env} already")
+    ours, theirs = versions.uri(version), versions.uri(champion)
+    fair, note = rows, ""
     try:
-        gain = rows.difference(metric, versions.uri(version), versions.uri(champion))
+        fair = rows.unseen_by(theirs)
+    except click.ClickException as error:
+        note = f"the champion looks better than it is on rows that it was trained on ({error.format_message()})"
+    if fair.users_of_the_rarer_class < gate.MIN_USERS:
+        return None, _Why(
+            f"not comparable: the champion, version {champion.version}, was trained on {rows.count - fair.count} of "
+            f"the {rows.count} test rows, and the others are too few to tell: judge both with -P dataset= on rows that "
+            f"neither was trained on, or decide yourself with -e rollback -P version={version.version}",
+            forbids=True,
+        )
+    try:
+        gain = fair.difference(metric, ours, theirs)
+        value = fair.scores(ours)[metric].value
     except click.ClickException as error:
         # A champion that nobody can use must not keep a sound challenger out for ever.
-        return None, f"the champion does not answer: {error.format_message()}"
+        return None, _Why(f"the champion does not answer: {error.format_message()}")
     champions_value = utility(metric, utility(metric, value) - gain.value)
-    return Contest(int(champion.version), champions_value, gain.value, gain.low, gain.high), ""
+    contest = Contest(
+        int(champion.version), champions_value, gain.value, gain.low, gain.high, value, fair.count, rows.count
+    )
+    return contest, _Why(note=note)
+
+
+def _change_of_source(version: ModelVersion, champion: ModelVersion) -> str:
+    ours, theirs = version.tags.get(MODEL_SOURCE), champion.tags.get(MODEL_SOURCE)
+    if not ours or not theirs or ours == theirs:
+        return ""
+    return f"note that it was trained on another source ({ours}) than the champion ({theirs})"

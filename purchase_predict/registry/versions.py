@@ -15,30 +15,36 @@ from purchase_predict.workflow import artifacts
 from purchase_predict.workflow.addresses import ModelUri, RunUri, parse
 from purchase_predict.workflow.collisions import through_collisions
 from purchase_predict.workflow.completed import DIGEST, OUTPUT, run_of
+from purchase_predict.workflow.models import (
+    MODEL_DATASET,
+    MODEL_DIGEST,
+    MODEL_SOURCE,
+    TrainedModel,
+    version_at,
+    versions,
+)
 
-#: Tag of a version: the digest of its model.
-MODEL_DIGEST = "model.digest"
 #: Seconds to wait for a new version to become READY.
 _READY_SECONDS = 300
 
 
-def ensure_version(name: str, run: Run, digest: str) -> ModelVersion:
-    """The version of `name` that holds the model with this digest: an existing one, or a new one that is READY.
+def ensure_version(name: str, model: TrainedModel) -> ModelVersion:
+    """The version of `name` that holds a model: an existing one, or a new one that is READY.
 
     Args:
         name: the registered model; created if it is missing.
-        run: the train run that logged the model.
-        digest: the digest of the model.
+        model: the model.
 
     Raises:
-        click.ClickException: the run has logged no model, or the new version did not become READY.
+        click.ClickException: MLflow knows no logged model, a file of it is damaged, or the new version did not become
+            READY.
     """
-    for present in _same_model(name, digest):
+    for present in _same_model(name, model.digest):
         if not files_problem(present):
             return present
-    if not run.outputs or not run.outputs.model_outputs:
-        raise click.ClickException(f"run {run.info.run_id} has logged no model")
-    if problem := artifacts.problem(run):
+    if not model.model_id:
+        raise click.ClickException(f"{model.uri}: its run has logged no model")
+    if model.run and (problem := artifacts.problem(model.run)):
         raise click.ClickException(f"{problem}: train again with -P force=train")
     client = mlflow.MlflowClient()
     try:
@@ -46,25 +52,32 @@ def ensure_version(name: str, run: Run, digest: str) -> ModelVersion:
     except MlflowException as error:
         if not mlflow_errors.is_there_already(error):
             raise
-    version = _create_version(name, run, run.outputs.model_outputs[-1].model_id, digest)
+    version = _create_version(name, model)
     # Another deploy may have registered the same model meanwhile. Both keep the oldest version and delete their own.
-    oldest = find_version(name, digest)
+    oldest = find_version(name, model.digest)
     if oldest and int(oldest.version) < int(version.version):
         client.delete_model_version(name, version.version)
         return oldest
     return version
 
 
-def _create_version(name: str, run: Run, model_id: str, digest: str) -> ModelVersion:
-    files = artifacts.checksums_below(run, run.data.tags[OUTPUT])
+def _create_version(name: str, model: TrainedModel) -> ModelVersion:
+    files = recorded_files(model.version) if model.version else {}
+    if model.run:
+        files = artifacts.checksums_below(model.run, model.run.data.tags.get(OUTPUT, "model"))
     # If two processes take the same next number, the registry refuses one of them, which then tries again.
     version = through_collisions(
         lambda: mlflow.MlflowClient().create_model_version(
             name,
-            source=f"models:/{model_id}",
-            run_id=run.info.run_id,
-            model_id=model_id,
-            tags={MODEL_DIGEST: digest, MODEL_FILES: json.dumps(files)},
+            source=f"models:/{model.model_id}",
+            run_id=model.run.info.run_id if model.run else None,
+            model_id=model.model_id,
+            tags={
+                MODEL_DIGEST: model.digest,
+                MODEL_FILES: json.dumps(files),
+                MODEL_DATASET: model.trained_on,
+                MODEL_SOURCE: model.source,
+            },
             await_creation_for=_READY_SECONDS,
         )
     )
@@ -82,17 +95,6 @@ def _same_model(name: str, digest: str) -> list[ModelVersion]:
     """The versions that hold the model with this digest and are not known to be damaged, the oldest first."""
     same = [version for version in versions(name) if version.tags.get(MODEL_DIGEST) == digest]
     return sorted((v for v in same if MODEL_DAMAGED not in v.tags), key=lambda version: int(version.version))
-
-
-def versions(name: str) -> list[ModelVersion]:
-    """All versions of `name`."""
-    client = mlflow.MlflowClient()
-    page = client.search_model_versions(f"name='{name}'")
-    found = list(page)
-    while page.token:
-        page = client.search_model_versions(f"name='{name}'", page_token=page.token)
-        found += page
-    return found
 
 
 def get_version(name: str, version: int | str) -> ModelVersion | None:
@@ -124,10 +126,7 @@ def files_of(uri: str) -> dict[str, str]:
     named = parse(uri)
     if isinstance(named, RunUri):
         return artifacts.checksums_below(run_of(uri), named.path)
-    if named is None:
-        return {}
-    version = get_version(named.name, named.version or pinned(uri)[1])
-    return recorded_files(version) if version else {}
+    return recorded_files(version_at(named)) if isinstance(named, ModelUri) else {}
 
 
 def champion(name: str, env: str) -> ModelVersion | None:
@@ -155,21 +154,13 @@ def uri(version: ModelVersion) -> str:
 
 
 def pinned(model: str) -> tuple[str, str]:
-    """The model's URI with its alias replaced by the version that holds it now, and the version ("" for a run's model).
+    """The model's URI with the version that it means now, and that version ("" for a model that a run logged).
 
     Raises:
-        click.ClickException: no version holds the alias.
+        click.ClickException: there is no such version.
     """
     named = parse(model)
     if not isinstance(named, ModelUri):
         return model, ""
-    version = named.version
-    if named.alias:
-        try:
-            found = mlflow.MlflowClient().get_model_version_by_alias(named.name, named.alias)
-        except MlflowException as error:
-            if not mlflow_errors.is_missing(error):
-                raise
-            raise click.ClickException(f"{model}: no version of {named.name} holds the alias {named.alias}") from error
-        version = str(found.version)
+    version = str(version_at(named).version)
     return str(ModelUri(named.name, version=version)), version

@@ -26,11 +26,7 @@ def local_listing(source: str) -> Listing:
     Raises:
         click.ClickException: nothing is there, something cannot be read, or a table that is not read is there.
     """
-    root = Path(source)
-    if source.startswith("file://"):
-        root = Path(url2pathname(urlsplit(source).path))
-    root = root.expanduser()
-    kind_of = kind
+    root, kind_of = _place(source), kind
     if root.is_file():
         found, kind_of = {root.name: root}, kind_if_shown  # who names a hidden file wants it
     elif root.is_dir():
@@ -47,6 +43,30 @@ def local_listing(source: str) -> Listing:
     with ThreadPoolExecutor() as pool:
         parts = pool.map(lambda name: local_part(found[name], name), names.data)
         return Listing(tuple(parts), names.left_out)
+
+
+def _place(source: str) -> Path:
+    place = url2pathname(urlsplit(source).path) if source.startswith("file://") else source
+    return Path(place).expanduser()
+
+
+def reads(source: str, file: Path) -> bool:
+    """Whether a file is a part of a source, or would be one if it were there.
+
+    Args:
+        source: a local file, folder or glob.
+        file: an absolute path.
+    """
+    root = _place(source)
+    if root.is_file():
+        return file.resolve() == root.resolve() or (file.exists() and file.samefile(root))
+    if root.is_dir():
+        folders = {above.resolve() for above in (root, *(path for path in root.rglob("*") if path.is_symlink()))}
+        return any(folder in file.resolve().parents or folder == file.resolve() for folder in folders)
+    text = root.absolute().as_posix()
+    folder = Path(literal_folder(text, lambda place: Path(place).is_dir()))
+    relative = os.path.relpath(file.resolve(), folder.resolve())
+    return is_pattern(text) and Pattern(text.removeprefix(f"{folder}/")).matches(relative)
 
 
 def local_part(path: Path, name: str) -> Part:

@@ -14,7 +14,7 @@ import click
 
 from purchase_predict.errors import some_of
 from purchase_predict.sources.listing import Listing
-from purchase_predict.sources.local import local_listing
+from purchase_predict.sources.local import local_listing, reads
 from purchase_predict.sources.part import CLOUD, Part
 
 SAMPLE = re.compile(r"sample(?::(?P<events>\d+))?")
@@ -55,6 +55,22 @@ def check_unchanged(source: str, before: Listing, gcp_project: str = "") -> None
     if after.parts != before.parts:
         differing = sorted(part.name for part in set(before.parts) ^ set(after.parts))
         raise changed(source, some_of(list(dict.fromkeys(differing)), 3))
+
+
+def refuse_output(source: str, output: Path) -> None:
+    """Raises if a file that is written would be, or become, a part of the source that it is made from.
+
+    Args:
+        source: what is read.
+        output: the local file that is written, absolute.
+
+    Raises:
+        click.ClickException: it would.
+    """
+    if not source.startswith(CLOUD) and sample_events(source) is None and reads(source, output):
+        raise click.ClickException(
+            f"output {output}: is a part of the input {source}, or would be one at the next run: write it elsewhere"
+        )
 
 
 def changed(source: str, what: str) -> click.ClickException:

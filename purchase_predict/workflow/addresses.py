@@ -20,22 +20,42 @@ class RunUri:
 
 @dataclass(frozen=True)
 class ModelUri:
-    """`models:/<name>@<alias>` or `models:/<name>/<version>`: a version of a registered model."""
+    """A version of a registered model: `models:/<name>@<alias>`, `models:/<name>/<version or stage or latest>`.
+
+    Attributes:
+        name: the registered model.
+        version: the version's number; empty where it is found in another way.
+        alias: the alias that the version holds.
+        stage: the stage that the version is in, or `latest`: `models:/<name>/Production`.
+    """
 
     name: str
     version: str = ""
     alias: str = ""
+    stage: str = ""
 
     def __str__(self) -> str:
-        return f"models:/{self.name}" + (f"@{self.alias}" if self.alias else f"/{self.version}")
+        return f"models:/{self.name}" + (f"@{self.alias}" if self.alias else f"/{self.version or self.stage}")
 
 
-def parse(uri: str) -> RunUri | ModelUri | None:
+@dataclass(frozen=True)
+class LoggedModelUri:
+    """`models:/m-<id>`: a model as a run logged it, registered or not."""
+
+    model_id: str
+
+    def __str__(self) -> str:
+        return f"models:/{self.model_id}"
+
+
+def parse(uri: str) -> RunUri | ModelUri | LoggedModelUri | None:
     """What a URI names, or None where it is of no form that the workflow knows."""
     if match := re.fullmatch(r"runs:/([^/]+)/(.+)", uri):
         return RunUri(*match.groups())
-    if match := re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri):
-        return ModelUri(match[1], version=match[3] or "", alias=match[2] or "")
+    if match := re.fullmatch(r"models:/(m-[0-9a-f]{32})", uri):
+        return LoggedModelUri(match[1])
+    if match := re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+)|/([^/@]+))", uri):
+        return ModelUri(match[1], alias=match[2] or "", version=match[3] or "", stage=match[4] or "")
     return None
 
 

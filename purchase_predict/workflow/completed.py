@@ -34,22 +34,19 @@ _completed: dict[str, Run] = {}
 
 
 def run_of(uri: str) -> Run:
-    """The completed run that made the output at a `runs:/` or `models:/` URI.
+    """The completed run that made the output at a `runs:/` URI.
 
     Raises:
         click.ClickException: there is no such run, or it is not a completed run of this workflow.
     """
-    client = mlflow.MlflowClient()
     named = addresses.parse(uri)
-    if named is None:
-        raise click.ClickException(f"{uri}: must be runs:/<run id>/<path>, or for a model models:/<name>@<alias>")
+    if not isinstance(named, addresses.RunUri):
+        raise click.ClickException(
+            f"{uri}: must be runs:/<run id>/<path>; a model may also be models:/<name>@<alias> or "
+            "models:/<name>/<version>"
+        )
     try:
-        if isinstance(named, addresses.RunUri):
-            run = _completed.get(named.run_id) or client.get_run(named.run_id)
-        elif named.alias:
-            run = client.get_run(str(client.get_model_version_by_alias(named.name, named.alias).run_id))
-        else:
-            run = client.get_run(str(client.get_model_version(named.name, named.version).run_id))
+        run = _completed.get(named.run_id) or mlflow.MlflowClient().get_run(named.run_id)
     except MlflowException as error:
         raise click.ClickException(
             f"{uri}: not found on {shown_uri(mlflow.get_tracking_uri())}: {first_line(error)}"

@@ -1,14 +1,8 @@
 """The heartbeat of each run, the claim on the key of a step, and the closing of runs whose process died.
 
-Workflows that share a tracking server see each other only through the tags of their runs. MLflow has no
-compare-and-swap on tags, so two rules take its place:
-
-- Announce, then look. A run that wants to compute a key tags itself with the key, and only then looks for other live
-  claims on it. It computes if it sees none. Of two runs that do so at once, the one that looks last sees the other, so
-  the two never both compute. If both see each other, the run that comes first in a fixed order keeps its claim and
-  looks again; the other one withdraws its claim and waits.
-- A claim lives as long as its run is RUNNING and its heartbeat changes. Each observer counts its own looks at the
-  heartbeat, so the clocks of two machines are never compared. The end of a process on this machine is seen at once.
+Workflows that share a tracking server see each other only through the tags of their runs. A claim (see `turns`) lives
+as long as its run is RUNNING and its heartbeat changes. Each observer counts its own looks at the heartbeat, so the
+clocks of two machines are never compared. The end of a process on this machine is seen at once.
 
 A claim that counts as dead by mistake, because its process was suspended, costs a second computation and no more: a
 model is registered only once, and only completed runs are reused.
@@ -19,7 +13,6 @@ import logging
 import math
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -27,9 +20,10 @@ import click
 import mlflow
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_USER
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from purchase_predict.workflow.processes import ended_here, process_name
+from purchase_predict.workflow.turns import take_turn
 
 HEARTBEAT, CLAIM, CLOSED = "lease.heartbeat", "lease.key", "lease.closed"
 
@@ -168,6 +162,23 @@ def _parent(run: Run) -> str | None:
 # ---- the claim on a key ------------------------------------------------------------------------------------------
 
 
+class _KeyClaims:
+    """The claims on the key of a step, as tags of runs (see `turns`)."""
+
+    def __init__(self, run: Run, key: str) -> None:
+        self.run, self.key = run, key
+        self.watch = Watch(mlflow.MlflowClient(), _POLL_SECONDS)
+
+    def announce(self) -> None:
+        announce(self.run, self.key)
+
+    def withdraw(self) -> None:
+        release(self.run)
+
+    def others(self) -> list[Run]:
+        return self.watch.claims(self.key, self.run)
+
+
 def claim(
     run: Run, key: str, completed: Callable[[], Run | None], say: Callable[[str], None] = click.echo
 ) -> Run | None:
@@ -182,32 +193,7 @@ def claim(
     Returns:
         The completed run if another workflow has made it meanwhile: then nothing is claimed.
     """
-    watch = Watch(mlflow.MlflowClient(), _POLL_SECONDS)
-    named: set[str] = set()
-    announce(run, key)
-    announced, others = True, watch.claims(key, run)
-    while others:
-        first = min(others, key=_order)
-        run_id = first.info.run_id
-        if announced and _order(first) < _order(run):
-            release(run)  # before the line is printed, so that whoever reads it finds no claim of this run
-            announced = False
-        if run_id not in named:
-            named.add(run_id)
-            say(f"waiting for run {run_id} of {first.data.tags.get(MLFLOW_USER, '?')}, which computes the same")
-        time.sleep(_POLL_SECONDS)
-        if found := completed():
-            break
-        others = watch.claims(key, run)
-        if not others and not announced:
-            announce(run, key)
-            announced, others = True, watch.claims(key, run)
-    else:
-        # Another run may have completed between the first look and the claim.
-        found = completed()
-    if found and announced:
-        release(run)
-    return found
+    return take_turn(run, _KeyClaims(run, key), "computes the same", _POLL_SECONDS, completed, say)
 
 
 def announce(run: Run, key: str) -> None:
@@ -218,8 +204,3 @@ def announce(run: Run, key: str) -> None:
 def release(run: Run) -> None:
     """Removes the claim. The claim of a run that ends, ends with it."""
     mlflow.MlflowClient().delete_tag(run.info.run_id, CLAIM)
-
-
-def _order(run: Run) -> tuple[int, str]:
-    # Any order will do that all observers agree on. A wrong clock does no harm here.
-    return run.info.start_time, run.info.run_id

@@ -11,7 +11,8 @@ from mlflow.entities import Run
 
 from purchase_predict.parameters import MADE_BY, resolve
 from purchase_predict.settings import Settings
-from purchase_predict.workflow.completed import DIGEST, INPUTS, KEY_PARTS, newest_completed, output_uri, run_of
+from purchase_predict.workflow import models
+from purchase_predict.workflow.completed import DIGEST, KEY_PARTS, newest_completed, output_uri, run_of
 from purchase_predict.workflow.key import differences, key_of, key_parts, search_key_of
 
 #: Gives the content digest of a source, read as a Google Cloud project: `sources.fingerprint`. Handed in, so that only
@@ -87,7 +88,7 @@ def input_digests(values: Mapping[str, Any], fingerprint: Fingerprint | None) ->
             assert fingerprint, "a step that reads a source needs its fingerprint"
             digests[name] = fingerprint(value, values.get("gcp_project", ""))
         elif name in MADE_BY:
-            digests[name] = run_of(value).data.tags[DIGEST]
+            digests[name] = models.find(value).digest if name == "model" else run_of(value).data.tags[DIGEST]
     return digests
 
 
@@ -100,7 +101,7 @@ def with_inputs(values: Mapping[str, Any], experiment_id: str) -> dict[str, Any]
     for name, maker in MADE_BY.items():
         if filled.get(name) == "":
             if name == "dataset" and filled.get("model"):
-                filled[name] = json.loads(run_of(filled["model"]).data.tags[INPUTS])["dataset"]
+                filled[name] = models.find(filled["model"]).dataset
                 continue
             newest = newest_completed(experiment_id, maker)
             if newest is None:

@@ -42,10 +42,15 @@ def description(steps: Sequence[Done]) -> str:
     return report + "\n".join(lines)
 
 
-def what_came_out(train: Run | None, deploy: Run | None, metric: str) -> str:
-    """The test metrics beside those of a constant answer, the version, and the commands that open and serve it."""
-    if train is None or deploy is None:
-        return ""
+def what_came_out(train: Run, metric: str, standing: str, serve: str) -> str:
+    """The test metrics beside those of a constant answer, where the version stands, and the commands to open and serve.
+
+    Args:
+        train: the run of train.
+        metric: what was searched.
+        standing: what the registry says of the version now.
+        serve: the URI of the model to serve; empty: there is none.
+    """
     numbers = train.data.metrics
     rows = [("test metric", "model", "95 % interval", "constant answer")]
     for name in SEARCHABLE:
@@ -58,13 +63,9 @@ def what_came_out(train: Run | None, deploy: Run | None, metric: str) -> str:
                 f"{numbers[f'baseline_{name}']:.4f}",
             )
         )
-    tags = deploy.data.tags
-    name, version = tags["deploy.registry_name"], tags["deploy.version"]
     tracking = shown_uri(mlflow.get_tracking_uri())
     ui = tracking if tracking.startswith("http") else f"mlflow ui --backend-store-uri {tracking}"
-    return (
-        f"{_aligned(rows)}\n\n"
-        f"{name} version {version}: {tags['deploy.outcome']}\n"
-        f"look:  {ui}\n"
-        f"serve: MLFLOW_TRACKING_URI={tracking} mlflow models serve -m models:/{name}/{version} --env-manager local"
-    )
+    lines = [_aligned(rows), "", standing, f"look:  {ui}"]
+    if serve:
+        lines.append(f"serve: MLFLOW_TRACKING_URI={tracking} mlflow models serve -m {serve} --env-manager local")
+    return "\n".join(lines)

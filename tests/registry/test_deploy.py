@@ -280,12 +280,15 @@ def test_the_alias_loads_at_every_instant_of_20_promotions(models: dict[str, Tra
 
 
 _RACE = """
-import sys, mlflow
+import sys
 from purchase_predict.registry import promotion, versions
-name, run_id, digest = sys.argv[1:]
+from purchase_predict.workflow import models
+name, uri = sys.argv[1:]
+model = models.find(uri)
 sys.stdin.readline()
-version = versions.ensure_version(name, mlflow.get_run(run_id), digest)
-promotion.promote(version, "staging", versions.champion(name, "staging"))
+version = versions.ensure_version(name, model)
+while not promotion.promote(version, "staging", versions.champion(name, "staging")):
+    pass
 print(version.version)
 """
 
@@ -294,7 +297,7 @@ def race(uri: str, name: str, contenders: list[Trained]) -> list[int]:
     """Deploys of the models in processes that start together; the versions that they ended with."""
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", _RACE, name, trained.run_id, trained.digest],
+            [sys.executable, "-c", _RACE, name, trained.uri],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -33,7 +33,7 @@ def test_labels_by_lot_score_like_a_coin_and_are_not_promoted(workflow: Workflow
     assert version.tags["gate.reason"].endswith("is not surely better than the constant answer's 0.5000")
     assert workflow.client.get_registered_model("purchase_predict").aliases == {}
     assert version.tags["gate.reason"] in deployed.out
-    assert "staging: not promoted" in outcome.out
+    assert "purchase_predict version 1 does not hold staging: roc_auc" in outcome.out
 
 
 def test_a_feature_that_is_the_label_is_named_in_the_report(empty_store: Path, tmp_path: Path) -> None:

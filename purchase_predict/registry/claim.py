@@ -1,0 +1,80 @@
+"""The sole right to say who holds an environment: one deploy or rollback at a time, from judging to moving.
+
+A claim is a tag of the registered model, `claim.<env>.<run id>`. It lives as long as its run does (see `lease`), so a
+killed deploy keeps nobody waiting for long.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import mlflow
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from purchase_predict import mlflow_errors
+from purchase_predict.workflow.collisions import through_collisions
+from purchase_predict.workflow.lease import Watch
+from purchase_predict.workflow.turns import take_turn
+
+#: Seconds between two looks of a deploy that waits for another one.
+_POLL_SECONDS = 1.0
+
+
+@contextmanager
+def sole_right(name: str, env: str, mine: Run) -> Iterator[None]:
+    """Holds the claim on an environment of a registered model while the block runs; waits for it first.
+
+    Args:
+        name: the registered model.
+        env: staging or production.
+        mine: this process's run, with its heartbeat.
+    """
+    claims = _EnvironmentClaims(name, env, mine)
+    try:
+        take_turn(mine, claims, f"decides about {env} of {name}", _POLL_SECONDS)
+        yield
+    finally:
+        claims.withdraw()
+
+
+class _EnvironmentClaims:
+    """The claims on an environment, as tags of the registered model."""
+
+    def __init__(self, name: str, env: str, mine: Run) -> None:
+        self._client = mlflow.MlflowClient()
+        self._name, self._prefix, self._mine = name, f"claim.{env}.", mine.info.run_id
+        self._watch = Watch(self._client, _POLL_SECONDS)
+
+    def announce(self) -> None:
+        through_collisions(lambda: self._client.set_registered_model_tag(self._name, self._prefix + self._mine, "held"))
+
+    def withdraw(self) -> None:
+        self._remove(self._mine)
+
+    def others(self) -> list[Run]:
+        tags = self._client.get_registered_model(self._name).tags
+        alive = []
+        for run_id in (tag.removeprefix(self._prefix) for tag in tags if tag.startswith(self._prefix)):
+            if run_id == self._mine:
+                continue
+            run = self._run(run_id)
+            if run is None or run.info.status != "RUNNING" or self._watch.died([run]):
+                self._remove(run_id)
+            else:
+                alive.append(run)
+        return alive
+
+    def _run(self, run_id: str) -> Run | None:
+        try:
+            return self._client.get_run(run_id)
+        except MlflowException as error:
+            if mlflow_errors.is_missing(error):
+                return None
+            raise
+
+    def _remove(self, run_id: str) -> None:
+        try:
+            through_collisions(lambda: self._client.delete_registered_model_tag(self._name, self._prefix + run_id))
+        except MlflowException as error:  # another process has removed it, or the whole registered model
+            if not mlflow_errors.is_missing(error):
+                raise

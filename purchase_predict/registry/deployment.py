@@ -1,0 +1,58 @@
+"""A deploy from judging to moving, while no other deploy and no rollback decides about the same environment."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import click
+from mlflow.entities import Run
+from mlflow.entities.model_registry import ModelVersion
+
+from purchase_predict.registry import promotion
+from purchase_predict.registry.claim import sole_right
+from purchase_predict.registry.judge import Judgement, Rows, Rules, judge
+from purchase_predict.workflow import models
+from purchase_predict.workflow.completed import DIGEST, run_of
+
+
+def decide(
+    version: ModelVersion, env: str, rows: Rows, rules: Rules, card: Callable[[Judgement], str], mine: Run
+) -> Judgement:
+    """Judges a version, records the verdict, and moves the environment to it if it passed.
+
+    Args:
+        version: the challenger.
+        env: staging or production; empty: it is judged, and nothing moves.
+        rows: what the models are judged on.
+        rules: what the challenger must satisfy.
+        card: makes the version's description, as Markdown.
+        mine: the deploy run.
+    """
+    with sole_right(version.name, env, mine) if env else nullcontext():
+        if env:
+            promotion.mend(version.name, env)
+        while True:
+            judgement = judge(version, env, rows, rules)
+            promotion.record(version, env, judgement.decision, card(judgement), judgement.numbers)
+            # Somebody who claims nothing, as on MLflow's page, may have moved the alias meanwhile.
+            if not judgement.promoted or promotion.promote(judgement.version, env, judgement.champion):
+                return judgement
+
+
+def training_rows(dataset: str, fetch: Callable[[str], Path]) -> Callable[[str], Path | None]:
+    """What gives the training rows of a model, named by URI; None where it was trained beside the test rows.
+
+    Args:
+        dataset: `runs:/<run id>/dataset`, whose test rows the models are judged on.
+        fetch: downloads an artifact.
+    """
+    own = run_of(dataset).data.tags[DIGEST]
+
+    def of(uri: str) -> Path | None:
+        trained_on = models.find(uri).trained_on
+        if not trained_on:
+            raise click.ClickException(f"{uri}: the rows that it was trained on are not known any more")
+        # A dataset never has a session on both sides.
+        return None if run_of(trained_on).data.tags[DIGEST] == own else fetch(f"{trained_on}/train.parquet")
+
+    return of

@@ -1,0 +1,78 @@
+"""Aliases, and MLflow's deprecated stages, which follow them."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+import mlflow
+from mlflow.entities.model_registry import ModelVersion
+
+from purchase_predict.workflow.collisions import ATTEMPTS, through_collisions
+from purchase_predict.workflow.models import versions
+
+_STAGES = {"staging": "Staging", "production": "Production"}
+_ARCHIVED = "Archived"
+
+
+def has_stages(version: ModelVersion) -> bool:
+    """Whether the registry has stages: then every version has one, at least the stage "None"."""
+    return bool(getattr(version, "current_stage", None))
+
+
+def move_alias(version: ModelVersion, env: str) -> None:
+    """Gives the environment's alias to a version, in one call: the alias has a holder at every instant."""
+    client = mlflow.MlflowClient()
+    through_collisions(lambda: client.set_registered_model_alias(version.name, env, version.version))
+
+
+def settle_stages(name: str) -> None:
+    """Moves the stages until they agree with the aliases; a registry without stages is left alone.
+
+    Raises:
+        click.ClickException: they keep changing.
+    """
+    # If somebody moves an alias meanwhile, this repeats until the stages agree.
+    for _ in range(ATTEMPTS):
+        if not through_collisions(lambda: _next_stage_move(name)):
+            return
+    raise click.ClickException(
+        f"the stages of {name} keep changing: another deploy is running; try again when it has finished"
+    )
+
+
+def _next_stage_move(name: str) -> bool:
+    """Makes one move that brings the stages closer to the aliases; False if they agree.
+
+    A version has one stage. If it holds both aliases it is in Production, and no version is in Staging. A stage whose
+    alias is not set is left alone.
+    """
+    client = mlflow.MlflowClient()
+    aliases = client.get_registered_model(name).aliases
+    present = versions(name)
+    if not all(map(has_stages, present)):
+        return False
+    for env in ("production", "staging"):
+        holder = aliases.get(env)
+        if holder is None:
+            continue
+        wanted = [] if env == "staging" and aliases.get("production") == holder else [str(holder)]
+        holders = [str(version.version) for version in present if version.current_stage == _STAGES[env]]
+        if holders == wanted:
+            continue
+        with _without_stage_warnings():
+            if wanted:
+                # One call, one transaction: the stage has a holder at every instant.
+                client.transition_model_version_stage(name, wanted[0], _STAGES[env], archive_existing_versions=True)
+            else:
+                client.transition_model_version_stage(name, holders[0], _ARCHIVED)
+        return True
+    return False
+
+
+@contextmanager
+def _without_stage_warnings() -> Iterator[None]:
+    # MLflow has deprecated stages, but some users still look models up by stage.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield

@@ -1,0 +1,39 @@
+"""What the registry says of a deployed version now, whatever its deploy run did once."""
+
+from dataclasses import dataclass
+
+from mlflow.entities import Run
+
+from purchase_predict.registry import promotion
+from purchase_predict.registry.versions import champion, get_version
+from purchase_predict.workflow.addresses import ModelUri
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a version stands, in a sentence, and the URI of the model to serve; empty where there is none."""
+
+    sentence: str
+    serve: str
+
+
+def standing(deployed: Run) -> Standing:
+    """Reads from the registry who holds the environment that a deploy run was about.
+
+    Args:
+        deployed: a completed run of deploy.
+    """
+    tags = deployed.data.tags
+    name, number, env = tags["deploy.registry_name"], tags["deploy.version"], tags.get("deploy.env", "")
+    ours = f"{name} version {number}"
+    if not env:
+        return Standing(f"{ours} is registered only: ENV is empty", str(ModelUri(name, version=number)))
+    version, holder = get_version(name, number), champion(name, env)
+    if holder and str(holder.version) == number:
+        return Standing(f"{ours} holds {env}", str(ModelUri(name, alias=env)))
+    why = "it is gone"
+    if version:
+        why = "; ".join(promotion.rolled_back(version).values())
+        why = f"rolled back {why}" if why else promotion.failed(version, env) or "another version was promoted since"
+    other = f"version {holder.version} holds {env}" if holder else f"no version holds {env}"
+    return Standing(f"{ours} does not hold {env}: {why}; {other}", str(ModelUri(name, alias=env)) if holder else "")

@@ -1,0 +1,63 @@
+"""Which version an environment goes back to."""
+
+import click
+from mlflow.entities.model_registry import ModelVersion
+
+from purchase_predict.registry.promotion import PREVIOUS, failed, rolled_back
+from purchase_predict.registry.versions import champion, get_version
+from purchase_predict.workflow.models import versions
+
+
+def way_back(name: str, env: str, number: str, *, allow_failed: bool) -> tuple[ModelVersion, ModelVersion]:
+    """The version that holds an environment, and the one that it goes to.
+
+    Args:
+        name: the registered model.
+        env: staging or production.
+        number: the version to go to; empty: the one before.
+        allow_failed: whether it may be one that failed the gate of this environment.
+
+    Raises:
+        click.ClickException: there is no such version, or it must not hold the environment.
+    """
+    holder = champion(name, env)
+    if holder is None:
+        raise click.ClickException(f"no version of {name} holds {env}: there is nothing to go back from")
+    if not number:
+        return holder, version_before(holder, env)
+    target = get_version(name, int(number))
+    if target is None:
+        numbers = ", ".join(sorted((str(version.version) for version in versions(name)), key=int))
+        raise click.ClickException(f"{name} has no version {number}; it has {numbers}")
+    if target.version == holder.version:
+        raise click.ClickException(f"{name} version {number} holds {env} already")
+    if not allow_failed and (why := failed(target, env)):
+        raise click.ClickException(
+            f"{name} version {number} failed the gate ({why}): to move {env} to it all the same, add "
+            "-P allow_failed=true"
+        )
+    return holder, target
+
+
+def version_before(holder: ModelVersion, env: str) -> ModelVersion:
+    """The version that held the environment before `holder`, without those that were rolled back or failed its gate.
+
+    Raises:
+        click.ClickException: there is none.
+    """
+    seen = {str(holder.version)}
+    number = holder.tags.get(f"{PREVIOUS}.{env}")
+    while number and number not in seen:
+        seen.add(number)
+        version = get_version(holder.name, number)
+        if version is None:
+            break
+        if not rolled_back(version) and not failed(version, env):
+            return version
+        number = version.tags.get(f"{PREVIOUS}.{env}")
+    others = ", ".join(sorted((str(v.version) for v in versions(holder.name) if v.version != holder.version), key=int))
+    way_out = f"name one with -P version=<number>, of {others}" if others else "it is the only version"
+    raise click.ClickException(
+        f"{holder.name} version {holder.version} holds {env}, and there is no version before it to go back to: "
+        f"{way_out}"
+    )

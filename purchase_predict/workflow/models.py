@@ -1,0 +1,156 @@
+"""The model that a URI names: what made it, and which version of which registered model it is."""
+
+import json
+from dataclasses import dataclass
+from typing import NoReturn
+
+import click
+import mlflow
+from mlflow.entities import Run
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from purchase_predict import mlflow_errors
+from purchase_predict.errors import first_line
+from purchase_predict.settings import shown_uri
+from purchase_predict.workflow.addresses import LoggedModelUri, ModelUri, RunUri, parse
+from purchase_predict.workflow.completed import DIGEST, INPUTS, run_of
+
+#: Tags of a version: the digest of its model, the URI of the dataset that it was trained with, and that data's source.
+MODEL_DIGEST, MODEL_DATASET, MODEL_SOURCE = "model.digest", "model.dataset", "model.source"
+#: What stands for the version with the highest number, in place of a stage.
+_LATEST = "latest"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model, found by its URI.
+
+    Attributes:
+        uri: as it was given.
+        digest: of all that decides a prediction.
+        model_id: MLflow's id of the logged model; empty where MLflow knows none.
+        run: the train run that logged it; None where the run was deleted for good.
+        version: the version of a registered model, where the URI names one.
+    """
+
+    uri: str
+    digest: str
+    model_id: str
+    run: Run | None
+    version: ModelVersion | None
+
+    @property
+    def dataset(self) -> str:
+        """The URI of the dataset that it was trained with.
+
+        Raises:
+            click.ClickException: the run that knew it is gone.
+        """
+        if self.run is None:
+            raise click.ClickException(
+                f"{self.uri}: the run that trained it is gone, so its dataset is not known: name the rows to judge it "
+                "on with -P dataset=runs:/<run id of process>/dataset"
+            )
+        return self.trained_on
+
+    @property
+    def trained_on(self) -> str:
+        """The URI of the dataset that it was trained with, as far as a tag still tells; empty where none does."""
+        if self.run:
+            return str(json.loads(self.run.data.tags.get(INPUTS, "{}")).get("dataset", ""))
+        return str(self.version.tags.get(MODEL_DATASET, "")) if self.version else ""
+
+    @property
+    def source(self) -> str:
+        """The source of its data, as the run of `process` recorded it; empty where it is not known."""
+        try:
+            inputs = run_of(self.trained_on).inputs
+        except click.ClickException:
+            return ""
+        return next((str(given.dataset.name) for given in inputs.dataset_inputs), "") if inputs else ""
+
+
+def find(uri: str) -> TrainedModel:
+    """The model at a URI of any form that MLflow knows.
+
+    Raises:
+        click.ClickException: there is no such model, or this workflow did not train it.
+    """
+    named = parse(uri)
+    if named is None or isinstance(named, RunUri):
+        run = run_of(uri)
+        outputs = run.outputs.model_outputs if run.outputs else []
+        return TrainedModel(uri, run.data.tags[DIGEST], outputs[-1].model_id if outputs else "", run, None)
+    version, model_id = None, ""
+    if isinstance(named, ModelUri):
+        version = version_at(named)
+        source = parse(version.source or "")  # a registry may leave the model's id out, but not its source
+        run_id = version.run_id or ""
+        model_id = version.model_id or (source.model_id if isinstance(source, LoggedModelUri) else "")
+    else:
+        run_id, model_id = _run_of_logged(named), named.model_id
+    trained = _run_if_there(run_id)
+    digest = (version.tags.get(MODEL_DIGEST) if version else None) or (trained and trained.data.tags.get(DIGEST))
+    if not digest:
+        raise click.ClickException(f"{uri}: no completed step of this workflow trained it")
+    return TrainedModel(uri, str(digest), model_id, trained, version)
+
+
+def version_at(named: ModelUri) -> ModelVersion:
+    """The version that a URI names now, by its number, an alias, a stage, or as the latest one.
+
+    Raises:
+        click.ClickException: there is none.
+    """
+    client = mlflow.MlflowClient()
+    try:
+        if named.alias:
+            return client.get_model_version_by_alias(named.name, named.alias)
+        if named.version:
+            return client.get_model_version(named.name, named.version)
+        found = versions(named.name)
+    except MlflowException as error:
+        if not mlflow_errors.is_missing(error):
+            raise
+        _not_found(named, first_line(error))
+    wanted = named.stage.lower()
+    fitting = [version for version in found if wanted in (_LATEST, str(version.current_stage or "").lower())]
+    return max(fitting, key=lambda version: int(version.version), default=None) or _not_found(
+        named, f"no version of {named.name} is in that stage; models:/{named.name}/<version> and @<alias> work, too"
+    )
+
+
+def _not_found(named: ModelUri | LoggedModelUri, why: str) -> NoReturn:
+    if isinstance(named, ModelUri) and named.alias:
+        why = f"no version of {named.name} holds the alias {named.alias}"
+    raise click.ClickException(f"{named}: not found on {shown_uri(mlflow.get_tracking_uri())}: {why}") from None
+
+
+def versions(name: str) -> list[ModelVersion]:
+    """All versions of the registered model `name`."""
+    client = mlflow.MlflowClient()
+    page = client.search_model_versions(f"name='{name}'")
+    found = list(page)
+    while page.token:
+        page = client.search_model_versions(f"name='{name}'", page_token=page.token)
+        found += page
+    return found
+
+
+def _run_of_logged(named: LoggedModelUri) -> str:
+    try:
+        return str(mlflow.MlflowClient().get_logged_model(named.model_id).source_run_id or "")
+    except MlflowException as error:
+        if not mlflow_errors.is_missing(error):
+            raise
+        _not_found(named, first_line(error))
+
+
+def _run_if_there(run_id: str) -> Run | None:
+    try:
+        return mlflow.MlflowClient().get_run(run_id) if run_id else None
+    except MlflowException as error:
+        if mlflow_errors.is_missing(error):
+            return None
+        raise

@@ -1,0 +1,83 @@
+"""One run at a time: runs announce that they want something, look who else does, and take turns.
+
+MLflow has no compare-and-swap on tags, so the order of two steps takes its place: announce, then look. A run that sees
+no other claim holds the thing. Of two runs that claim at once, the one that looks last sees the other, so the two never
+both hold it. If both see each other, the run that comes first in a fixed order keeps its claim and looks again; the
+other one withdraws its claim and waits.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+import click
+from mlflow.entities import Run
+from mlflow.utils.mlflow_tags import MLFLOW_USER
+
+_Made = TypeVar("_Made")
+
+
+class Claims(Protocol):
+    """The claims of runs on one thing."""
+
+    def announce(self) -> None:
+        """Makes this run's claim known."""
+
+    def withdraw(self) -> None:
+        """Takes this run's claim back."""
+
+    def others(self) -> list[Run]:
+        """The other runs with a claim whose process lives."""
+
+
+def take_turn(
+    mine: Run,
+    claims: Claims,
+    doing: str,
+    seconds: float,
+    made: Callable[[], _Made | None] = lambda: None,
+    say: Callable[[str], None] = click.echo,
+) -> _Made | None:
+    """Waits until no other live run has a claim, then holds it until `claims.withdraw`.
+
+    Args:
+        mine: this process's run.
+        claims: the claims on the thing.
+        doing: what the others do, for the line that says who is waited for.
+        seconds: the time between two looks.
+        made: looks whether another run has made what this one wants.
+        say: called with one line for each run that is waited for.
+
+    Returns:
+        What another run has made meanwhile: then nothing is held.
+    """
+    named: set[str] = set()
+    claims.announce()
+    announced, others = True, claims.others()
+    while others:
+        first = min(others, key=_order)
+        run_id = first.info.run_id
+        if announced and _order(first) < _order(mine):
+            claims.withdraw()  # before the line is printed, so that whoever reads it finds no claim of this run
+            announced = False
+        if run_id not in named:
+            named.add(run_id)
+            say(f"waiting for run {run_id} of {first.data.tags.get(MLFLOW_USER, '?')}, which {doing}")
+        time.sleep(seconds)
+        if found := made():
+            break
+        others = claims.others()
+        if not others and not announced:
+            claims.announce()
+            announced, others = True, claims.others()
+    else:
+        # Another run may have finished between the first look and the claim.
+        found = made()
+    if found and announced:
+        claims.withdraw()
+    return found
+
+
+def _order(run: Run) -> tuple[int, str]:
+    # Any order will do that all observers agree on. A wrong clock does no harm here.
+    return run.info.start_time, run.info.run_id

@@ -1,0 +1,215 @@
+"""A contest on rows that neither side was trained on, or none; models whose runs are gone; every form of a URI."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import mlflow
+import pandas as pd
+import pytest
+
+from purchase_predict import parameters
+from purchase_predict.registry import promotion, versions
+from purchase_predict.registry.standing import standing
+from purchase_predict.workflow import completed, models
+from steps.deploy import deploy
+from steps.predict import predict
+from steps.rollback import rollback
+from tests import registered
+from tests.registered import Trained, invoke
+
+
+@pytest.fixture(scope="module")
+def shared_store(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with registered.store_for_many(empty_store, tmp_path_factory.mktemp("registry")) as uri:
+        yield uri
+
+
+@pytest.fixture(scope="module")
+def tables(shared_store: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Datasets of the same shop: a small test set, a large one, all rows of both, and another shop's."""
+    rows, other = registered.carts(4000), registered.carts(4000, seed=7)
+
+    def dataset(name: str, table: pd.DataFrame, test_ratio: float = 0.3) -> str:
+        return registered.process(table, tmp_path_factory.mktemp(name), test_ratio, source=name)
+
+    return {
+        "small test": dataset("shop", rows, 0.05),
+        "large test": dataset("shop ", rows, 0.3),
+        "tiny test": dataset("shop  ", rows, 0.005),
+        "elsewhere": dataset("elsewhere", other),
+    }
+
+
+@pytest.fixture(scope="module")
+def trained(tables: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
+    """A model on each of them, the one with the small test set the most overfitted."""
+    rounds = {"small test": 300, "large test": 40, "tiny test": 300, "elsewhere": 40}
+    return {
+        name: registered.train(dataset, tmp_path_factory.mktemp("model"), rounds[name])
+        for name, dataset in tables.items()
+    }
+
+
+def deployed(name: str, model: str, **given: str) -> str:
+    """Deploys to staging; what it said."""
+    result = invoke(deploy, model=model, registry_name=name, env="staging", **given)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_rows_that_the_champion_was_trained_on_do_not_count(trained: dict[str, Trained]) -> None:
+    deployed("fair", trained["small test"].uri)
+    said = deployed("fair", trained["large test"].uri)
+    assert "test rows that neither was trained on" in said
+    assert "staging: promoted" in said  # on its own training rows the overfitted champion would have won
+
+
+def test_where_too_few_rows_are_left_there_is_no_contest_and_no_promotion(trained: dict[str, Trained]) -> None:
+    deployed("too-few", trained["small test"].uri)
+    client = mlflow.MlflowClient()
+    version = versions.ensure_version("too-few", models.find(trained["tiny test"].uri))
+    client.set_registered_model_alias("too-few", "staging", version.version)
+    said = deployed("too-few", trained["large test"].uri)
+    assert "not promoted (not comparable: the champion, version 2, was trained on" in said
+    assert "-e rollback -P version=3" in said
+
+
+def test_a_dataset_with_the_challengers_own_training_rows_proves_nothing(
+    tables: dict[str, str], trained: dict[str, Trained]
+) -> None:
+    result = invoke(
+        deploy, model=trained["tiny test"].uri, dataset=tables["large test"], registry_name="own-rows", env="staging"
+    )
+    assert result.exit_code == 1
+    assert "not comparable: version 1 was trained on" in result.stderr
+    version = versions.get_version("own-rows", 1)
+    assert version
+    assert version.tags["gate.staging"] == "failed"
+    assert versions.champion("own-rows", "staging") is None
+
+
+def test_another_source_is_said(trained: dict[str, Trained]) -> None:
+    deployed("sources", trained["large test"].uri)
+    said = deployed("sources", trained["elsewhere"].uri)
+    assert "note that it was trained on another source (elsewhere) than the champion (shop )" in said
+
+
+# ---- models whose train run is gone ------------------------------------------------------------------------------
+
+
+def test_a_model_whose_train_run_was_deleted_for_good_scores_and_can_be_deployed(
+    tables: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "model").mkdir()
+    gone = registered.train(tables["large test"], tmp_path / "model", 35)
+    deployed("orphan", gone.uri)
+    store = mlflow.tracking._tracking_service.utils._get_store()
+    mlflow.MlflowClient().delete_run(gone.run_id)
+    store._hard_delete_run(gone.run_id)
+    completed._completed.clear()
+
+    registered.carts(300).drop(columns="purchased").to_csv(tmp_path / "carts.csv", index=False)
+    scored = invoke(
+        predict, model="models:/orphan@staging", input=tmp_path / "carts.csv", output=tmp_path / "scored.csv"
+    )
+    assert scored.exit_code == 0, scored.output
+    assert "drift is not measured, because the run that trained the model was deleted" in scored.stderr
+    assert len(pd.read_csv(tmp_path / "scored.csv")) == 300
+
+    asked = invoke(deploy, model="models:/orphan@staging", registry_name="orphan", env="production")
+    assert asked.exit_code == 1
+    assert "name the rows to judge it on with -P dataset=runs:/<run id of process>/dataset" in asked.stderr
+    given = {"model": "models:/orphan/1", "dataset": tables["large test"]}
+    assert invoke(deploy, **given, registry_name="orphan", env="production").exit_code == 0
+    assert invoke(deploy, **given, registry_name="another-name", env="production").exit_code == 0
+    for name in ("orphan", "another-name"):
+        holder = versions.champion(name, "production")
+        assert holder
+        assert str(holder.version) == "1"
+
+
+def test_every_form_of_a_models_uri_is_understood(trained: dict[str, Trained]) -> None:
+    deployed("forms", trained["large test"].uri)
+    uris = ("models:/forms@staging", "models:/forms/1", "models:/forms/latest", "models:/forms/Staging")
+    for uri in uris:
+        assert (models.find(uri).digest, versions.pinned(uri)[0]) == (trained["large test"].digest, "models:/forms/1")
+    model_id = models.find("models:/forms/1").model_id
+    logged = models.find(f"models:/{model_id}")
+    assert (logged.digest, logged.trained_on) == (trained["large test"].digest, models.find(uris[0]).trained_on)
+    result = invoke(deploy, model=f"models:/{model_id}", registry_name="forms-2", env="staging")
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("models:/forms@nobody", "no version of forms holds the alias nobody"),
+        ("models:/forms/Production", "no version of forms is in that stage"),
+        ("models:/none-such/latest", "no version of none-such"),
+        ("models:/forms/99", "99"),
+        (f"models:/m-{'0' * 32}", "not found"),
+        ("forms", "models:/<name>/<version>"),
+    ],
+)
+def test_a_model_that_is_not_there_is_one_line(uri: str, said: str, trained: dict[str, Trained]) -> None:
+    with pytest.raises(click.ClickException) as caught:
+        models.find(uri)
+    assert said in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("name", [".", "..", "a?b", "a#b", "a%b", "a/b", "a:b", " a", "a ", "a\nb", "", "a\\b", "a'b"])
+def test_a_registry_name_that_cannot_work_is_refused_before_any_work(name: str) -> None:
+    with pytest.raises(click.ClickException, match=r"(?s)registry_name=.*: must be a name without"):
+        parameters.resolve("main", {"registry_name": name})
+
+
+@pytest.mark.parametrize("name", ["purchase_predict", "my model", "größe", "a.b", "v1-x"])
+def test_a_registry_name_that_works_is_taken(name: str) -> None:
+    assert parameters.resolve("main", {"registry_name": name})["registry_name"] == name
+
+
+# ---- what the registry says --------------------------------------------------------------------------------------
+
+
+def newest_deploy() -> mlflow.entities.Run:
+    return mlflow.search_runs(
+        filter_string="tags.`mlflow.project.entryPoint` = 'deploy'", max_results=1, output_format="list"
+    )[0]
+
+
+def test_what_is_said_at_the_end_is_what_the_registry_says_then(trained: dict[str, Trained]) -> None:
+    name = "now"
+    deployed(name, trained["elsewhere"].uri)
+    first = newest_deploy()
+    assert standing(first).sentence == "now version 1 holds staging"
+    deployed(name, trained["large test"].uri, tolerance="1")
+    second = newest_deploy()
+    assert (standing(second).sentence, standing(second).serve) == ("now version 2 holds staging", "models:/now@staging")
+    assert standing(first).sentence.startswith(
+        "now version 1 does not hold staging: another version was promoted since"
+    )
+    assert invoke(rollback, registry_name=name, env="staging", reason="coupons").exit_code == 0
+    assert standing(second).sentence.startswith("now version 2 does not hold staging: rolled back from staging")
+    assert standing(second).sentence.endswith("coupons; version 1 holds staging")
+    deployed(name, trained["small test"].uri, min_roc_auc="0.999")
+    third = newest_deploy()
+    assert "does not hold staging: roc_auc" in standing(third).sentence
+    assert standing(third).serve == "models:/now@staging"
+
+
+def test_rollback_to_a_failed_version_must_be_said_and_every_reason_is_kept(trained: dict[str, Trained]) -> None:
+    name = "failed-too"
+    deployed(name, trained["large test"].uri)
+    deployed(name, trained["small test"].uri, min_roc_auc="0.999")
+    refused = invoke(rollback, registry_name=name, env="staging", version=2)
+    assert refused.exit_code == 1
+    assert "version 2 failed the gate (roc_auc" in refused.stderr
+    assert "add -P allow_failed=true" in refused.stderr
+    told = invoke(rollback, registry_name=name, env="staging", version=2, allow_failed="true", reason="I know better")
+    assert told.exit_code == 0, told.output
+    holder = versions.champion(name, "staging")
+    assert holder
+    assert holder.tags[f"{promotion.BY_HAND}.staging"].endswith(": I know better")
+    assert holder.tags["previous.staging"] == "1"

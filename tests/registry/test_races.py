@@ -1,0 +1,218 @@
+"""Deploys and rollbacks at the same time: they take turns, so the outcome is one that they could have had in a row."""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+import mlflow
+import pytest
+from hypothesis import settings
+from mlflow.entities import Run
+from mlflow.entities.model_registry import ModelVersion
+
+from purchase_predict.metrics import Difference, Score
+from purchase_predict.registry import claim, deployment, promotion, stages, versions
+from purchase_predict.registry.claim import sole_right
+from purchase_predict.registry.judge import Rules
+from purchase_predict.registry.way_back import way_back
+from purchase_predict.workflow import lease
+from purchase_predict.workflow.lease import heartbeat
+from tests import registered
+
+ROUNDS = 200 if settings().max_examples >= 100 else 6
+RULES = Rules("roc_auc", 0.0, 0.0, False)
+
+
+@dataclass
+class Rows:
+    """Stands for test rows: the quality of each version is given, and an answer takes a moment."""
+
+    quality: Mapping[str, float]
+    pause: Callable[[], None] = lambda: None
+    count: int = 1000
+    users_of_the_rarer_class: int = 100
+
+    def unseen_by(self, uri: str) -> "Rows":
+        return self
+
+    def scores(self, uri: str) -> dict[str, Score]:
+        self.pause()
+        value = self.quality[uri.rpartition("/")[2]]
+        return {"roc_auc": Score(value, value - 0.01, value + 0.01, 0.5)}
+
+    def difference(self, metric: str, challenger: str, champion: str) -> Difference:
+        self.pause()
+        gain = self.quality[challenger.rpartition("/")[2]] - self.quality[champion.rpartition("/")[2]]
+        return Difference(gain, gain - 0.01, gain + 0.01)
+
+
+@pytest.fixture(scope="module")
+def shared_store(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with registered.store_for_many(empty_store, tmp_path_factory.mktemp("races")) as uri:
+        yield uri
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claim, "_POLL_SECONDS", 0.02)
+    monkeypatch.setattr(lease, "_LEASE_SECONDS", 3600)
+
+
+def registry(name: str, count: int) -> list[ModelVersion]:
+    """A registered model with versions that nobody loads."""
+    client = mlflow.MlflowClient()
+    client.create_registered_model(name)
+    return [client.create_model_version(name, f"/nowhere/{name}/{number}") for number in range(count)]
+
+
+def open_run() -> Run:
+    client = mlflow.MlflowClient()
+    return client.create_run(client.get_experiment_by_name("tests").experiment_id)
+
+
+def deploy(version: ModelVersion, rows: Rows) -> deployment.Judgement:
+    run = open_run()
+    with heartbeat(run, sweep=False):
+        judgement = deployment.decide(version, "staging", rows, RULES, lambda judgement: "", run)
+    mlflow.MlflowClient().set_terminated(run.info.run_id)
+    return judgement
+
+
+def roll_back(name: str) -> None:
+    run = open_run()
+    with heartbeat(run, sweep=False), sole_right(name, "staging", run):
+        promotion.mend(name, "staging")
+        try:
+            holder, target = way_back(name, "staging", "", allow_failed=False)
+        except click.ClickException:  # there is nothing to go back to yet
+            return
+        assert promotion.roll_back(holder, target, "staging", "by test", blame=True)
+    mlflow.MlflowClient().set_terminated(run.info.run_id)
+
+
+@dataclass
+class Moves:
+    """Each move of the alias, in order: who held it, who got it, and whether by a rollback."""
+
+    made: list[tuple[str, str, bool]] = field(default_factory=list)
+
+    def recorded(self, version: ModelVersion, env: str) -> None:
+        before = versions.champion(version.name, env)
+        back = "rollback" in threading.current_thread().name
+        self.made.append((str(before.version) if before else "", str(version.version), back))
+        stages.move_alias(version, env)
+
+
+def test_the_alias_is_never_at_a_loser_and_previous_always_leads_back(
+    shared_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for round_ in range(ROUNDS):
+        chance, name, moves = random.Random(round_), f"race-{round_}", Moves()
+        made = registry(name, 4)
+        quality = dict(zip("1234", chance.sample([0.6, 0.65, 0.7, 0.75], 4), strict=True))
+        rows = Rows(quality, lambda chance=chance: time.sleep(chance.random() / 50))
+        monkeypatch.setattr(promotion, "move_alias", moves.recorded)
+        errors: list[BaseException] = []
+
+        def guarded(call: Callable[[], object], seconds: float, errors: list[BaseException] = errors) -> None:
+            try:
+                time.sleep(seconds)
+                call()
+            except BaseException as error:
+                errors.append(error)
+
+        if round_ % 3:  # otherwise three deploys meet an empty environment
+            deploy(made[3], rows)
+        calls: list[tuple[str, Callable[[], object]]] = [("rollback", lambda name=name: roll_back(name))]
+        calls += [("deploy", lambda version=version, rows=rows: deploy(version, rows)) for version in made[:3]]
+        threads = [
+            threading.Thread(target=guarded, args=[call, chance.random() / 10], name=what) for what, call in calls
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert errors == []
+        check(name, moves.made, quality)
+
+
+def check(name: str, moves: list[tuple[str, str, bool]], quality: Mapping[str, float]) -> None:
+    """Each move follows the one before; what was promoted was better; previous is what the alias really left."""
+    at, previous, out = "", dict[str, str](), set[str]()
+    for before, after, back in moves:
+        assert before == at
+        if back:
+            out.add(before)
+        else:
+            assert after not in out, "what was rolled back was promoted again"
+            assert not before or quality[after] > quality[before]
+            previous[after] = before
+        at = after
+    model = mlflow.MlflowClient().get_registered_model(name)
+    assert {env: str(version) for env, version in model.aliases.items()} == {"staging": at}
+    assert not [tag for tag in model.tags if tag.startswith("claim.")]
+    for version in versions.versions(name):
+        number = str(version.version)
+        assert version.tags.get("previous.staging", "") == previous.get(number, "")
+        assert ("rolled_back.staging" in version.tags) == (number in out)
+        assert version.current_stage == ("Staging" if number == at else version.current_stage)
+    assert [str(v.version) for v in versions.versions(name) if v.current_stage == "Staging"] == [at]
+
+
+def test_who_claims_nothing_may_still_move_the_alias_and_the_challenger_is_judged_again(shared_store: str) -> None:
+    name = "by-hand"
+    first, second, third = registry(name, 3)
+    rows = Rows({"1": 0.6, "2": 0.65, "3": 0.7})
+    deploy(first, rows)
+    moved = iter([True])
+
+    def by_hand() -> None:
+        if next(moved, False):
+            mlflow.MlflowClient().set_registered_model_alias(name, "staging", third.version)
+
+    judgement = deploy(second, Rows(rows.quality, by_hand))
+    assert not judgement.promoted
+    assert "of the champion, version 3" in judgement.decision.reason
+    holder = versions.champion(name, "staging")
+    assert holder
+    assert str(holder.version) == "3"
+
+
+def test_a_killed_rollback_leaves_no_version_that_is_said_to_be_rolled_back_and_is_not(
+    shared_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "killed"
+    first, second, _ = registry(name, 3)
+    rows = Rows({"1": 0.6, "2": 0.65, "3": 0.7})
+    deploy(first, rows)
+    deploy(second, rows)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(promotion, "move_alias", killed)
+        with pytest.raises(KeyboardInterrupt):
+            roll_back(name)
+    stale = versions.get_version(name, 2)
+    assert stale
+    assert promotion.rolled_back(stale)
+    assert deploy(second, rows).decision.reason.endswith("it holds staging already")
+    mended = versions.get_version(name, 2)
+    assert mended
+    assert not promotion.rolled_back(mended)
+
+
+def test_the_claim_of_a_run_that_has_ended_or_is_gone_keeps_nobody(shared_store: str) -> None:
+    name = "stale-claims"
+    (version,) = registry(name, 1)
+    client, ended = mlflow.MlflowClient(), open_run()
+    client.set_terminated(ended.info.run_id, "KILLED")
+    for run_id in (ended.info.run_id, "f" * 32):
+        client.set_registered_model_tag(name, f"claim.staging.{run_id}", "held")
+    assert deploy(version, Rows({"1": 0.6})).promoted
+    assert client.get_registered_model(name).tags == {}
