@@ -48,6 +48,17 @@ class Prediction:
         } | {f"psi_{name}": index for name, index in self.drift.items()}
 
     @property
+    def lacking(self) -> str | None:
+        """One line about the model's columns that the input lacks, or None."""
+        missing = self.scored.missing
+        if not missing:
+            return None
+        return (
+            f"the input lacks {len(missing)} of the columns that the model was trained with, which counts as null: "
+            f"{', '.join(missing)}"
+        )
+
+    @property
     def warning(self) -> str | None:
         """One line about the columns that have moved too far from the training data, or None."""
         return drift.warning(self.drift, self.scored.rows)
@@ -102,7 +113,9 @@ def predict(
     folder, working = scratch / "input", scratch / "reading"
     folder.mkdir()
     working.mkdir()
-    loaded = load_source(source, folder, working, max_reject_ratio, memory_limit, gcp_project, tables=SCORED_TABLES)
+    loaded = load_source(
+        source, folder, working, max_reject_ratio, memory_limit, gcp_project, tables=SCORED_TABLES, may_be_empty=True
+    )
     for name in ("source.json", "rejects.csv"):
         if (folder / name).exists():
             shutil.copy(folder / name, record)

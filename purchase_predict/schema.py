@@ -1,6 +1,6 @@
 """The two tables, their columns, types and rules: each is written here and nowhere else."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Column:
         required: whether every row must have a value.
         rule: an SQL condition that every value must meet.
         reason: what the rule demands, as users read it; None: the type's reason.
+        optional: whether a source may lack the column.
     """
 
     name: str
@@ -38,12 +39,16 @@ class Column:
     required: bool = False
     rule: str | None = None
     reason: str | None = None
+    optional: bool = False
 
 
-def _not_negative(name: str, reason: str = "must be 0 or more", limit: str = "9e18") -> Column:
+def _not_negative(
+    name: str, reason: str = "must be 0 or more", limit: str = "9e18", *, optional: bool = False
+) -> Column:
     # `isfinite` is needed for NaN: Parquet's minimum and maximum leave NaN out, and DuckDB skips a comparison that both
     # of them meet.
-    return Column(name, "DOUBLE", rule=f"isfinite({name}) AND {name} >= 0 AND {name} < {limit}", reason=reason)
+    rule = f"isfinite({name}) AND {name} >= 0 AND {name} < {limit}"
+    return Column(name, "DOUBLE", rule=rule, reason=reason, optional=optional)
 
 
 _PRICE = _not_negative("price", "must be a price, 0 or more", "1e12")
@@ -99,9 +104,6 @@ TABLES = {"events": EVENTS, "primary": PRIMARY}
 
 LABEL = "purchased"
 
-#: The tables that can be scored: the same, but the label may be missing.
-SCORED_TABLES = {"events": EVENTS, "primary": tuple(column for column in PRIMARY if column.name != LABEL)}
-
 #: The columns that identify a row of the primary table: a product in the cart of one user's session.
 KEYS = ("user_id", "user_session", "product_id")
 
@@ -139,6 +141,17 @@ BEHAVIOUR = (
     "seconds_since_prev_event",
     "seconds_since_prev_session",
 )
+
+#: The tables that can be scored: the label may be missing, and a primary table may have the columns that process made
+#: of events.
+SCORED_TABLES = {
+    "events": EVENTS,
+    "primary": (
+        *(column for column in PRIMARY if column.name != LABEL),
+        *(_not_negative(name, optional=True) for name in BEHAVIOUR),
+        replace(EVENTS[0], required=False, optional=True),
+    ),
+}
 
 
 def features_of(columns: list[str]) -> list[str]:

@@ -44,11 +44,12 @@ def predict(
         mlflow.log_artifacts(str(record))
 
     mlflow.log_metrics(made.metrics)
-    train_run = trained.run.info.run_id if trained.run else "deleted"
-    mlflow.set_tags({"predict.model": model, "predict.train_run": train_run, "predict.output": str(target)})
-    if made.warning:
-        mlflow.set_tag("predict.drift", made.warning)
-        click.echo(f"predict: {made.warning}", err=True)
+    trained_by = trained.run.info.run_id if trained.run else "deleted"
+    mlflow.set_tags({"predict.model": model, "predict.train_run": trained_by, "predict.output": str(target)})
+    for tag, line in (("predict.lacking", made.lacking), ("predict.drift", made.warning)):
+        if line:
+            mlflow.set_tag(tag, line)
+            click.echo(f"predict: {line}", err=True)
     click.echo(
         f"predict: {made.loaded.rows} rows of the {made.loaded.table} table, {made.loaded.rejected} refused; "
         f"{made.scored.rows} carts scored by {model}, {made.scored.will_buy} of them will buy: {target}"

@@ -44,6 +44,8 @@ def process(run: StepRun, data: str, test_ratio: float, memory_limit: str, engin
     rows = description.rows
     mlflow.log_metrics({f"{name}_rows": count for name, count in asdict(rows).items()} | counts)
     run.log(outputs, "dataset")
+    if made.note:
+        click.echo(f"process: {made.note}", err=True)
     click.echo(
         f"process: {rows.read} rows, {rows.repeated} repeated ones dropped; "
         f"by {description.split}: {rows.train} to train, {rows.test} to test"

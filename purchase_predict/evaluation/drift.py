@@ -61,11 +61,11 @@ def profile(connection: duckdb.DuckDBPyConnection, relation: str, features: Sequ
 def population_stability(
     connection: duckdb.DuckDBPyConnection, relation: str, reference: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, float]:
-    """The population stability index of each column of `reference`, 0 or more; empty if there are no rows.
+    """The population stability index of each column of `reference` that is there, 0 or more; empty without rows.
 
     Args:
         connection: where `relation` is known.
-        relation: the new rows, as SQL to stand after FROM; a missing column counts as null.
+        relation: the new rows, as SQL to stand after FROM. A column that they lack has not drifted: it is not there.
         reference: the `profile` of the training rows.
     """
     return {
@@ -82,10 +82,11 @@ def _index(expected: Sequence[float], actual: Sequence[float]) -> float:
 def _shares(
     connection: duckdb.DuckDBPyConnection, relation: str, bins: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, list[float]]:
-    """The shares of the rows in the bins of each column; empty if there are no rows."""
+    """The shares of the rows in the bins of each column that is there; empty if there are no rows."""
     columns = {name for name, *_ in connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()}
+    bins = {name: described for name, described in bins.items() if name in columns}
     numbers = {name: described["edges"] for name, described in bins.items() if "edges" in described}
-    ((rows, *counts),) = connection.execute(_counting(relation, numbers, columns)).fetchall()
+    ((rows, *counts),) = connection.execute(_counting(relation, numbers)).fetchall()
     if not rows:
         return {}
     remaining = iter(counts)
@@ -97,10 +98,8 @@ def _shares(
             inside = [high - low for low, high in itertools.pairwise([0, *up_to_edge, not_null])]
             null = rows - not_null
         else:
-            by_value: dict[Any, int] = {None: rows}
-            if name in columns:
-                counted = connection.execute(f"SELECT {name}, count(*) FROM {relation} GROUP BY ALL")
-                by_value = dict(counted.fetchall())
+            counted = connection.execute(f"SELECT {name}, count(*) FROM {relation} GROUP BY ALL")
+            by_value: dict[Any, int] = dict(counted.fetchall())
             null = by_value.pop(None, 0)
             inside = [by_value.pop(value, 0) for value in described["values"]]
             inside.append(sum(by_value.values()))
@@ -108,14 +107,11 @@ def _shares(
     return shares
 
 
-def _counting(relation: str, numbers: Mapping[str, Sequence[float]], columns: set[str]) -> str:
+def _counting(relation: str, numbers: Mapping[str, Sequence[float]]) -> str:
     """The query that counts, in one pass: all rows, then per number the rows up to each edge and those not null."""
     counts = ["count(*)"]
     for name, edges in numbers.items():
-        if name in columns:
-            counts += [*(f"count(*) FILTER ({name} <= {edge!r})" for edge in edges), f"count({name})"]
-        else:
-            counts += ["0"] * (len(edges) + 1)
+        counts += [*(f"count(*) FILTER ({name} <= {edge!r})" for edge in edges), f"count({name})"]
     return f"SELECT {', '.join(counts)} FROM {relation}"
 
 

@@ -12,6 +12,7 @@ import duckdb
 
 from purchase_predict.database import one_row, quoted, table_digest
 from purchase_predict.evaluation import drift
+from purchase_predict.features import sides
 from purchase_predict.features.description import BaseRate, Description, Rows, Users
 from purchase_predict.schema import CATEGORICAL, KEYS, LABEL, MOMENT, features_of
 
@@ -23,10 +24,17 @@ _SIDES = {"train": "NOT test", "test": "test"}
 
 @dataclass(frozen=True)
 class Dataset:
-    """The description of a train and a test set, and the digest of both with their rows."""
+    """A train and a test set.
+
+    Attributes:
+        description: of both.
+        digest: of both, with their rows.
+        note: one line, if the test set is not as large as was asked for; else empty.
+    """
 
     description: Description
     digest: str
+    note: str
 
 
 class _Count(NamedTuple):
@@ -43,6 +51,8 @@ def split(connection: duckdb.DuckDBPyConnection, test_ratio: float, target: Path
     Rows that repeat a (user_id, user_session, product_id) are dropped first: the one with the smallest values stays.
     With moments, the test set is the last `test_ratio` of them, and the whole of sessions that reach into that time.
     Without, it is whole users in the order of their MD5, up to `test_ratio` of the rows. No session is on both sides.
+    So a session or user with very many rows may make the test set larger or smaller than `test_ratio`; by more than
+    `sides.TOLERANCE` only where no other choice is closer.
 
     Args:
         connection: a database with the table or view `primary_table`.
@@ -58,9 +68,9 @@ def split(connection: duckdb.DuckDBPyConnection, test_ratio: float, target: Path
     read, kept = _create_rows(connection, features, by_time)
     cut = None
     if by_time:
-        cut = _side_by_time(connection, test_ratio, kept)
+        cut = sides.by_time(connection, test_ratio, kept)
     else:
-        _side_by_user(connection, test_ratio, kept)
+        sides.by_user(connection, test_ratio, kept)
     counts = _write(connection, target, by_time)
     _require_enough(counts, kept)
     train, test = counts["train"], counts["test"]
@@ -78,7 +88,8 @@ def split(connection: duckdb.DuckDBPyConnection, test_ratio: float, target: Path
     )
     digests = [table_digest(connection, f"read_parquet({quoted(target / f'{side}.parquet')})") for side in _SIDES]
     text = json.dumps([description.as_json(), *digests], sort_keys=True)
-    return Dataset(description, hashlib.sha256(text.encode()).hexdigest())
+    note = sides.note(connection, test_ratio, test.rows, kept)
+    return Dataset(description, hashlib.sha256(text.encode()).hexdigest(), note)
 
 
 def _create_rows(connection: duckdb.DuckDBPyConnection, features: list[str], by_time: bool) -> tuple[int, int]:
@@ -100,30 +111,6 @@ def _create_rows(connection: duckdb.DuckDBPyConnection, features: list[str], by_
     if not read:
         raise click.ClickException("no product was put in the cart in these events: there is nothing to learn from")
     return read, kept
-
-
-def _side_by_time(connection: duckdb.DuckDBPyConnection, test_ratio: float, row_count: int) -> str:
-    """Creates the table `sides`: for each session whether it is in the test set. Returns the test set's start."""
-    offset = min(row_count - 1, int(row_count * (1 - test_ratio)))
-    (cut,) = one_row(connection, f"SELECT {MOMENT} FROM rows ORDER BY {MOMENT} LIMIT 1 OFFSET {offset}")
-    connection.execute(
-        f"""CREATE TABLE sides AS SELECT user_id, user_session, max({MOMENT}) >= TIMESTAMP {quoted(cut)} AS test
-            FROM rows GROUP BY ALL"""
-    )
-    return str(cut)
-
-
-def _side_by_user(connection: duckdb.DuckDBPyConnection, test_ratio: float, row_count: int) -> None:
-    """Creates the table `sides`: for each session whether it is in the test set."""
-    connection.execute(
-        f"""CREATE TABLE sides AS
-            WITH users AS (SELECT user_id, count(*) AS n FROM rows GROUP BY ALL),
-                 placed AS (
-                     SELECT user_id, n, sum(n) OVER (ORDER BY md5(user_id::VARCHAR), user_id) AS upto FROM users
-                 )
-            SELECT DISTINCT user_id, user_session, upto - n < {test_ratio}::DOUBLE * {row_count} AS test
-            FROM rows JOIN placed USING (user_id)"""
-    )
 
 
 def _write(connection: duckdb.DuckDBPyConnection, target: Path, by_time: bool) -> dict[str, _Count]:

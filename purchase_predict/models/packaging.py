@@ -79,7 +79,8 @@ def log(
 class Packaged:
     """A loaded model: the raw columns that it uses, and the function that scores rows of them.
 
-    `answer` returns the columns `probability` and `will_buy`, one row per row of its argument, in the same order.
+    `answer` returns the columns `probability` and `will_buy`, one row per row of its argument, in the same order, and
+    `missing` where the rows lack columns of the model.
     """
 
     columns: list[str]

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
+from mlflow.types import DataType, Schema
 
 #: From this number of rows on, LightGBM scores with all threads.
 MULTITHREADED_ROWS = 1000
@@ -74,11 +75,26 @@ def calibrated(probability: np.ndarray, correction: Mapping[str, float] | None) 
         return 1 / (1 + np.exp(-(correction["slope"] * log_odds + correction["intercept"])))
 
 
+def _let_csv_in() -> None:
+    """Lets MLflow's server read CSV for this model: as text, which `encode` takes for numbers, too.
+
+    The signature declares columns of any type, because clients send whole doubles as integers and nulls for text. For
+    CSV the server asks the signature for pandas' types, which MLflow has for none of "any": it would refuse every
+    request.
+    """
+
+    def pandas_types(schema: Schema) -> list[Any]:
+        return [spec.type.to_pandas() if isinstance(spec.type, DataType) else object for spec in schema.inputs]
+
+    Schema.pandas_types = pandas_types  # type: ignore[method-assign, assignment]
+
+
 class PurchaseModel(PythonModel):
     """Will this visitor buy this product, just put in the cart, in this session?"""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Reads the booster, and features, categories, threshold and correction from `spec`."""
+        _let_csv_in()
         self.booster = lightgbm.Booster(model_file=context.artifacts["booster"])
         self.spec = json.loads(Path(context.artifacts["spec"]).read_text(encoding="utf-8"))
 
@@ -86,6 +102,8 @@ class PurchaseModel(PythonModel):
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
         """Scores rows: `probability` of a purchase (0 to 1) and the decision `will_buy` (0 or 1), in the same order.
+
+        Where the rows lack columns that the model was trained with, the answer has their names in a column `missing`.
 
         Args:
             context: part of MLflow's interface, not used.
@@ -106,10 +124,10 @@ class PurchaseModel(PythonModel):
         options = {"num_threads": 1} if len(encoded) < MULTITHREADED_ROWS else {}
         uncorrected = np.asarray(self.booster.predict(encoded, **options)) if len(encoded) else np.empty(0)
         probability = calibrated(uncorrected, self.spec["calibration"])
-        return pd.DataFrame(
-            {"probability": probability, "will_buy": (probability >= threshold).astype(np.int64)},
-            index=model_input.index,
-        )
+        answer = {"probability": probability, "will_buy": (probability >= threshold).astype(np.int64)}
+        missing = [name for name in self.spec["features"] if name not in model_input]
+        named = {"missing": ", ".join(missing)} if missing else {}
+        return pd.DataFrame(answer | named, index=model_input.index)
 
 
 mlflow.models.set_model(PurchaseModel())

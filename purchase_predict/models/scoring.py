@@ -35,10 +35,16 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Scored:
-    """The number of scored rows, and the number of those with "will buy"."""
+    """What was scored.
+
+    Attributes:
+        rows: how many rows; `will_buy` of them with "will buy".
+        missing: the model's columns that the rows lacked.
+    """
 
     rows: int
     will_buy: int
+    missing: tuple[str, ...] = ()
 
 
 def answers(model: Model, frame: pd.DataFrame) -> Answers:
@@ -93,7 +99,7 @@ def score(
             buyers += int(will_buy.sum())
         if not rows:  # a file without rows has the same columns
             write(_output(chunks.schema.empty_table(), keys, np.empty(0), np.empty(0, np.int8), marks))
-    return Scored(rows, buyers)
+    return Scored(rows, buyers, tuple(name for name in model.columns if name not in present))
 
 
 def _frame(chunk: pa.RecordBatch, columns: Sequence[str]) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import duckdb
 
 from purchase_predict.database import explained, one_row, quoted
 from purchase_predict.reading import csv_records, parquet_files, partitions
-from purchase_predict.schema import TABLES, Column
+from purchase_predict.schema import SCORED_TABLES, TABLES, Column
 from purchase_predict.sources.part import Part
 
 #: Columns that DuckDB adds to a scan: the file's path and, for Parquet, the row's number from 0.
@@ -42,6 +42,11 @@ class File:
     partition: tuple[tuple[str, str | None], ...] = ()
     records: int = 0
     numbered: bool = False
+
+    @property
+    def known(self) -> set[str]:
+        """The names of the columns that it has, or that its folders give."""
+        return {*self.columns, *dict(self.partition)}
 
     @property
     def is_csv(self) -> bool:
@@ -124,7 +129,7 @@ def common_table(files: Sequence[File], tables: Mapping[str, tuple[Column, ...]]
 
 def _table_of(file: File, tables: Mapping[str, tuple[Column, ...]]) -> str:
     missing = {
-        table: [column.name for column in columns if column.name not in (*file.columns, *dict(file.partition))]
+        table: [column.name for column in columns if not column.optional and column.name not in file.known]
         for table, columns in tables.items()
     }
     # The table with the smallest share of missing columns is the one that the user most likely meant.
@@ -164,7 +169,7 @@ def _parquet(paths: Sequence[Path]) -> str:
 
 def _csv(paths: Sequence[Path], columns: Sequence[str], numbered: bool) -> str:
     """All columns are read as text: `scan` alone decides how values are typed, for CSV and Parquet alike."""
-    known = {column.name for table in TABLES.values() for column in table}
+    known = {column.name for table in (*TABLES.values(), *SCORED_TABLES.values()) for column in table}
     types = {name if name in known else f"_ignored_{index}": "VARCHAR" for index, name in enumerate(columns)}
     if numbered:
         types = {_LINE: "BIGINT"} | types

@@ -19,7 +19,7 @@ from pathlib import Path
 import click
 import duckdb
 
-from purchase_predict.database import connect, digest_and_counts, one_row, table_digest
+from purchase_predict.database import connect, digest_and_counts, one_row, quoted, table_digest
 from purchase_predict.errors import printable, some_of
 from purchase_predict.reading import careful, csv_blocks, plain, rejects, scan
 from purchase_predict.reading.files import File, common_table, open_file
@@ -65,6 +65,7 @@ def load_source(
     memory_limit: str = "",
     gcp_project: str = "",
     tables: Mapping[str, tuple[Column, ...]] = TABLES,
+    may_be_empty: bool = False,
 ) -> Loaded:
     """Loads a source as Parquet: `target/events/bucket=*/` or `target/primary/`, with manifest and rejects beside it.
 
@@ -76,6 +77,7 @@ def load_source(
         memory_limit: DuckDB's memory, as `2GB`; empty: a quarter of the machine's memory.
         gcp_project: the Google Cloud project to read as; empty: that of the credentials.
         tables: the tables that the source may hold, and the columns to read of each.
+        may_be_empty: whether a source with a header and not one row is loaded, as a table without rows.
 
     Raises:
         click.ClickException: the source cannot be read, holds none of the tables, or has too many malformed rows.
@@ -97,6 +99,8 @@ def load_source(
         copied = _in_blocks(reading) or scan.in_one_scan(reading) or careful.line_by_line(reading)
         if events is None:
             sources.check_unchanged(source, listed, gcp_project)
+        if may_be_empty and not any(copied.records.values()):
+            _write_no_rows(reading)
         return _kept(reading, copied, listed, target, max_reject_ratio, digest)
 
 
@@ -117,9 +121,11 @@ def _opened(
     if not files:
         raise click.ClickException(f"source {source}: {parts[0].name}: empty file, a header is expected")
     table = common_table(files, tables)
-    _print_ignored(files, table, tables[table])
+    there = {name for file in files for name in file.known}
+    columns = tuple(column for column in tables[table] if not column.optional or column.name in there)
+    _print_ignored(files, table, columns)
     rejects.create_table(connection)
-    return Reading(connection, source, table, tables[table], files, _bucket_count(files, table), scratch)
+    return Reading(connection, source, table, columns, files, _bucket_count(files, table), scratch)
 
 
 def _print_left_out(listed: Listing) -> None:
@@ -146,6 +152,8 @@ def _in_blocks(reading: Reading) -> Copied | None:
     """Copies CSV files by Arrow; None if a file is gzipped or Parquet, or anything in it is malformed or doubtful."""
     if any(file.path.suffix != ".csv" or file.partition for file in reading.files):
         return None  # DuckDB unpacks several files at the same time, and adds a partition's column
+    if any(column.name not in file.known for file in reading.files for column in reading.columns):
+        return None  # a file lacks an optional column that another one has
     files = {file.path: file.columns for file in reading.files}
     types = {column.name: column.type for column in reading.columns}
     (threads,) = one_row(reading.connection, "SELECT current_setting('threads')")
@@ -177,6 +185,14 @@ def _in_blocks(reading: Reading) -> Copied | None:
     return Copied(rows, records, session_type, digest)
 
 
+def _write_no_rows(reading: Reading) -> None:
+    shutil.rmtree(reading.written, ignore_errors=True)
+    (folder := reading.written / "bucket=0").mkdir(parents=True)
+    columns = ", ".join(f"NULL::{column.type} AS {column.name}" for column in reading.columns)
+    file = quoted(folder / "rows.parquet")
+    reading.connection.execute(f"COPY (SELECT {columns} WHERE false) TO {file} (FORMAT parquet)")
+
+
 def _kept(
     reading: Reading, copied: Copied, listed: Listing, target: Path, max_reject_ratio: float, source_digest: str
 ) -> Loaded:
@@ -191,7 +207,7 @@ def _kept(
         )
     if rejected > max_reject_ratio * total:
         raise click.ClickException(rejects.too_many(reading.connection, parts, rejected, total, max_reject_ratio))
-    if not rows:
+    if not rows and not any(reading.written.rglob("*.parquet")):
         raise click.ClickException(f"source {reading.source}: {len(parts)} file(s), not one row in them")
     digest = copied.digest or table_digest(reading.connection, scan.parquet_below(reading.written))
     _move_rows(reading, target / reading.table)

@@ -147,17 +147,16 @@ def typed(scan: Scan, columns: Sequence[Column], with_place: bool = False) -> st
     Args:
         with_place: whether to select the file's `path` and the row's `line`, too.
     """
-    values = ", ".join(
-        f'{_value(column, scan.types[column.name])} AS "{column.name}", "{column.name}" AS {column.name}_raw'
-        for column in columns
-    )
+    here = [column for column in columns if column.name in scan.types]
+    values = [f'{_value(c, scan.types[c.name])} AS "{c.name}", "{c.name}" AS {c.name}_raw' for c in here]
+    # Optional columns that these files lack.
+    values += [f"NULL::{c.type} AS {c.name}, NULL AS {c.name}_raw" for c in columns if c.name not in scan.types]
     place = f"{PATH} AS path, {scan.line} AS line, " if with_place else ""
     # pandas writes a missing value as NaN, even where the others are text.
-    floats = [column.name for column in columns if not column.required and scan.types[column.name] in _FLOATS]
+    floats = [column.name for column in here if not column.required and scan.types[column.name] in _FLOATS]
     nulls = ", ".join(f"CASE WHEN NOT isnan({name}) THEN {name} END AS {name}" for name in floats)
-    return f"SELECT {place}{values} FROM " + (
-        f"(SELECT * REPLACE ({nulls}) FROM {scan.relation})" if floats else scan.relation
-    )
+    relation = f"(SELECT * REPLACE ({nulls}) FROM {scan.relation})" if floats else scan.relation
+    return f"SELECT {place}{', '.join(values)} FROM {relation}"
 
 
 def _value(column: Column, type_: str) -> str:

@@ -50,12 +50,11 @@ def test_what_has_moved_is_named_the_furthest_first(connection: duckdb.DuckDBPyC
     assert "with 40 rows chance alone gives about 0.25" in str(drift.warning(moved, 40))
 
 
-def test_a_column_that_is_not_there_has_moved(connection: duckdb.DuckDBPyConnection) -> None:
+def test_a_column_that_is_not_there_is_not_said_to_have_moved(connection: duckdb.DuckDBPyConnection) -> None:
     reference = drift.profile(connection, table(connection, "train", carts(1000)), FEATURES)
     other = table(connection, "other", carts(1000).drop(columns=["price", "brand"]))
     moved = drift.population_stability(connection, other, reference)
-    assert moved["price"] > 5
-    assert moved["brand"] > 5
+    assert set(moved) == {*FEATURES} - {"price", "brand"}
     assert moved["category"] == 0
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet
 import pytest
 
 from purchase_predict.models import packaging, scoring
-from purchase_predict.schema import LABEL
+from purchase_predict.schema import BEHAVIOUR, LABEL
 from steps.deploy import deploy
 from steps.predict import predict
 from tests import registered
@@ -63,6 +63,76 @@ def test_each_row_of_a_csv_is_scored_or_refused(trained: Trained, tmp_path: Path
     scored = scored.set_index("user_session").loc[kept.index]
     np.testing.assert_allclose(scored["probability"], answered["probability"])
     assert list(scored["will_buy"]) == list(answered["will_buy"])
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_carts_with_all_columns_of_the_model_are_scored_with_all_of_them(
+    trained: Trained, ending: str, tmp_path: Path
+) -> None:
+    rows = carts(1000, seed=4)
+    for number, name in enumerate(BEHAVIOUR):
+        rows[name] = np.random.default_rng(number).integers(0, 9, len(rows)).astype(float)
+    rows[LABEL] = (rows[BEHAVIOUR[0]] > 4).astype(int)
+    for name in ("data", "model", "out"):
+        (tmp_path / name).mkdir()
+    uri = registered.train(registered.process(rows, tmp_path / "data"), tmp_path / "model").uri
+    given = rows.drop(columns=LABEL).assign(event_time=pd.Timestamp("2019-10-01"))
+    source = tmp_path / f"in.{ending}"
+    given.to_csv(source, index=False) if ending == "csv" else given.to_parquet(source)
+    result = invoke(predict, model=uri, input=source, output=tmp_path / "out/scored.parquet")
+    assert result.exit_code == 0, result.output
+    scored = pd.read_parquet(tmp_path / "out/scored.parquet").set_index("user_session").loc[rows["user_session"]]
+    expected = packaging.load(uri).answer(rows.drop(columns=LABEL))
+    np.testing.assert_allclose(scored["probability"], expected["probability"], rtol=0, atol=1e-12)
+    assert (scored["event_time"] == pd.Timestamp("2019-10-01")).all()
+    assert "lacks" not in result.stderr
+
+    given.drop(columns=[BEHAVIOUR[0]]).to_csv(tmp_path / "lacking.csv", index=False)
+    lacking = invoke(predict, model=uri, input=tmp_path / "lacking.csv", output=tmp_path / "out/scored.csv")
+    said = f"the input lacks 1 of the columns that the model was trained with, which counts as null: {BEHAVIOUR[0]}"
+    assert said in lacking.stderr
+    assert f"{BEHAVIOUR[0]} 0" not in lacking.stderr  # nor is it said to have drifted
+    answer = packaging.load(uri).answer(given.drop(columns=[BEHAVIOUR[0]]))
+    assert set(answer["missing"]) == {BEHAVIOUR[0]}
+
+
+def test_a_header_alone_gives_a_header_alone(trained: Trained, tmp_path: Path) -> None:
+    carts(10).drop(columns=LABEL).head(0).to_csv(tmp_path / "in.csv", index=False)
+    result = invoke(predict, model=MODEL, input=tmp_path / "in.csv", output=tmp_path / "out.csv")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "out.csv").read_text().startswith('"user_id","user_session","product_id","probability"')
+    assert len(pd.read_csv(tmp_path / "out.csv")) == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "output"),
+    [
+        ("in/carts.csv", "in/carts.csv"),
+        ("in", "in/scored.csv"),
+        ("in", "in/deep/scored.parquet"),
+        ("in/*.csv", "in/scored.csv"),
+        ("in/**/*.csv", "in/deep/scored.csv"),
+        ("link", "in/scored.csv"),
+        ("in/linked.csv", "in/carts.csv"),
+    ],
+)
+def test_an_output_that_is_or_becomes_a_part_of_the_input_is_refused_before_anything_is_read(
+    trained: Trained, source: str, output: str, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    (tmp_path / "in/carts.csv").write_text("not even a table")
+    (tmp_path / "in/linked.csv").symlink_to("carts.csv")
+    result = invoke(predict, model=MODEL, input=tmp_path / source, output=tmp_path / output)
+    assert result.exit_code == 1
+    assert "is a part of the input" in result.stderr
+    assert (tmp_path / "in/carts.csv").read_text() == "not even a table"
+
+
+def test_an_output_beside_the_input_is_fine(trained: Trained, tmp_path: Path) -> None:
+    carts(50).drop(columns=LABEL).to_csv(tmp_path / "in.csv", index=False)
+    for source, output in (("in.csv", "out.csv"), ("in*.csv", "scored.csv")):
+        assert invoke(predict, model=MODEL, input=tmp_path / source, output=tmp_path / output).exit_code == 0
 
 
 def test_events_are_turned_into_carts_first(trained: Trained, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from purchase_predict.schema import LABEL
@@ -60,11 +61,10 @@ def server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
             process.wait(timeout=30)
 
 
-def post(server: str, body: dict[str, Any]) -> tuple[int, Any]:
+def post(server: str, body: dict[str, Any] | str, type_: str = "application/json") -> tuple[int, Any]:
     """Status and answer to an invocation."""
-    request = urllib.request.Request(
-        f"{server}/invocations", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
+    text = body if isinstance(body, str) else json.dumps(body)
+    request = urllib.request.Request(f"{server}/invocations", text.encode(), {"Content-Type": type_})
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, json.loads(answer.read())
@@ -150,3 +150,11 @@ def test_ten_thousand_rows_come_back_in_their_order(server: str) -> None:
     assert len(answer["predictions"]) == 10_000
     _, alone = post(server, {"dataframe_records": rows[7000:7003]})
     assert answer["predictions"][7000:7003] == alone["predictions"]
+
+
+def test_csv_is_answered_as_json_is(server: str) -> None:
+    rows = records(50)
+    rows[0] |= {"brand": None, "price": None}
+    text = pd.DataFrame(rows).to_csv(index=False)
+    status, answer = post(server, text, "text/csv")
+    assert (status, answer) == post(server, {"dataframe_records": rows})
