@@ -6,6 +6,9 @@ mlflow run . --env-manager local -P source=/data/clicks -P dry_run=true
 
 from typing import Any
 
+import purchase_predict.telemetry  # noqa: F401  # before MLflow
+
+# isort: split
 import click
 import mlflow
 from mlflow.entities import Run

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from purchase_predict.secrets import without_secrets
+
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, or the name of its class if the text is empty."""
@@ -15,8 +17,11 @@ def some_of(names: Sequence[str], shown: int) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` in one line, with each character that could steer a terminal as its escape sequence (`\\x1b`)."""
-    line = " ".join(text.split())
+    """A text as users read it: one line, without passwords, and without characters that could steer a terminal.
+
+    Such a character stands as its escape sequence (`\\x1b`).
+    """
+    line = " ".join(without_secrets(text).split())
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in line
     )

@@ -146,7 +146,7 @@ PARAMETERS = {
     "source": Parameter(Text("name the data: sample, gs://, a file, folder or glob", _SOME_TEXT), in_key=False),
     "max_reject_ratio": Parameter(Number("between 0 and 1", min=0, max=1)),
     "gcp_project": Parameter(click.STRING, in_key=False),
-    "memory_limit": Parameter(Text("be a size, as 2GB, or empty", r"(\d+(\.\d+)? ?[KMGT]i?B)?"), in_key=False),
+    "memory_limit": Parameter(Text("be a size, as 2GB, or empty", r"([0-9]+(\.[0-9]+)? ?[KMGT]i?B)?"), in_key=False),
     "data": Parameter(_URI, in_key=False, made_by="load"),
     "test_ratio": Parameter(
         Number("between 0 and 1, both excluded", min=0, max=1, min_open=True, max_open=True),

@@ -9,6 +9,8 @@ from urllib.parse import unquote, urlsplit
 import click
 from dotenv import dotenv_values
 
+from purchase_predict.secrets import shown_uri
+
 #: The checkout's folder.
 PROJECT = Path(__file__).resolve().parent.parent
 #: What a version can be promoted to; both are MLflow aliases and, in capitals, stages.
@@ -33,9 +35,12 @@ class Settings:
         """Settings of the checkout in `folder`. `MLFLOW_SERVER` is another name of MLFLOW_TRACKING_URI.
 
         Raises:
-            click.ClickException: ENV is neither staging nor production.
+            click.ClickException: ENV is neither staging nor production, or .env cannot be read.
         """
-        dotenv = {key: value for key, value in dotenv_values(folder / ".env").items() if value}
+        try:
+            dotenv = {key: value for key, value in dotenv_values(folder / ".env").items() if value}
+        except (UnicodeDecodeError, OSError) as error:
+            raise click.ClickException(f"{folder / '.env'}: cannot be read, UTF-8 text is expected: {error}") from error
 
         def first(source: Mapping[str, str | None], *names: str) -> str | None:
             return next((value for name in names if (value := source.get(name))), None)
@@ -66,7 +71,7 @@ class Settings:
         The user and password of an HTTP server go into variables of their own, since MLflow prints the URI.
         """
         uri = self.tracking_uri
-        if uri and uri.startswith("http") and "@" in urlsplit(uri).netloc:
+        if uri and uri.lower().startswith("http") and "@" in urlsplit(uri).netloc:
             login = urlsplit(uri)
             environ["MLFLOW_TRACKING_USERNAME"] = unquote(login.username or "")
             environ["MLFLOW_TRACKING_PASSWORD"] = unquote(login.password or "")
@@ -98,10 +103,3 @@ def server_conflict(settings: Settings, opened_on: str) -> str | None:
         f".env names the tracking server {wanted}, but `mlflow run` does not read .env and opened "
         f"this run on {opened_on}. Start it with: mlflow --env-file .env run . --env-manager local"
     )
-
-
-def shown_uri(uri: str) -> str:
-    """A URI as it may be printed or stored: without user and password."""
-    scheme, separator, rest = uri.partition("://")
-    server, slash, path = rest.partition("/")
-    return f"{scheme}{separator}{server.rpartition('@')[2]}{slash}{path}" if separator else uri

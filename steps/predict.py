@@ -22,7 +22,7 @@ from purchase_predict.sources.sources import refuse_output
 from purchase_predict.workflow import models
 from purchase_predict.workflow.command import command
 from purchase_predict.workflow.completed import fetch
-from purchase_predict.workflow.stopping import scratch_folder
+from purchase_predict.workflow.scratch import scratch_folder
 
 
 @command("predict")
@@ -44,8 +44,7 @@ def predict(
         mlflow.log_artifacts(str(record))
 
     mlflow.log_metrics(made.metrics)
-    trained_by = trained.run.info.run_id if trained.run else "deleted"
-    mlflow.set_tags({"predict.model": model, "predict.train_run": trained_by, "predict.output": str(target)})
+    mlflow.set_tags({"predict.model": model, "predict.train_run": trained.run_id, "predict.output": str(target)})
     for tag, line in (("predict.lacking", made.lacking), ("predict.drift", made.warning)):
         if line:
             mlflow.set_tag(tag, line)

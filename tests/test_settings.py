@@ -1,9 +1,13 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import click
 import pytest
 
-from purchase_predict.settings import Settings, server_conflict, shown_uri
+from purchase_predict.secrets import shown_uri
+from purchase_predict.settings import PROJECT, Settings, server_conflict
 
 
 def read(folder: Path, dotenv: str, **environ: str) -> Settings:
@@ -87,3 +91,21 @@ def test_a_password_in_the_uri_goes_where_nothing_prints_it(tmp_path: Path) -> N
 )
 def test_a_uri_is_shown_without_user_and_password(uri: str, shown: str) -> None:
     assert shown_uri(uri) == shown
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_a_dotenv_file_that_is_not_utf_8_is_one_line(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes("ENV=staging # für alle\n".encode(encoding))
+    with pytest.raises(click.ClickException, match=r"\.env: cannot be read, UTF-8 text is expected"):
+        Settings.read({}, tmp_path)
+
+
+def test_mlflows_telemetry_is_off_unless_the_user_wants_it() -> None:
+    code = "import {first}, mlflow; from mlflow.telemetry.client import get_telemetry_client as c; print(c() is None)"
+    for first in ("main", "steps.load"):
+        environ = {name: value for name, value in os.environ.items() if name not in ("DO_NOT_TRACK", "CI")}
+        environ = {name: value for name, value in environ.items() if not name.startswith(("MLFLOW_", "PYTEST"))}
+        printed = subprocess.run(
+            [sys.executable, "-c", code.format(first=first)], cwd=PROJECT, env=environ, capture_output=True, text=True
+        )
+        assert printed.stdout == "True\n", printed.stderr

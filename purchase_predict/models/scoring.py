@@ -11,12 +11,15 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
 from purchase_predict.evaluation.scores import Answers
 from purchase_predict.schema import KEYS, MOMENT
 
+#: What a spreadsheet takes for a formula.
+_FORMULA = r"^[=+\-@\t\r]"
 #: Rows in memory at once; they take about 40 MB.
 CHUNK_ROWS = 100_000
 
@@ -134,6 +137,8 @@ def _writer(path: Path, ending: str) -> Iterator[Callable[[pa.Table], None]]:
 
     def write(table: pa.Table) -> None:
         nonlocal opened
+        if ending == ".csv":
+            table = _harmless(table)
         if opened is None:
             if ending == ".csv":
                 opened = pyarrow.csv.CSVWriter(path, table.schema)
@@ -146,6 +151,15 @@ def _writer(path: Path, ending: str) -> Iterator[Callable[[pa.Table], None]]:
     finally:
         if opened is not None:
             opened.close()
+
+
+def _harmless(table: pa.Table) -> pa.Table:
+    """Text that a spreadsheet would take for a formula gets an apostrophe before it, as `=HYPERLINK(...)`."""
+    for number, field in enumerate(table.schema):
+        if pa.types.is_string(field.type) and pc.any(pc.match_substring_regex(table[number], _FORMULA)).as_py():
+            safe = pc.replace_substring_regex(table[number], f"^({_FORMULA[1:]})", r"'\1")
+            table = table.set_column(number, field, safe)
+    return table
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Refused rows: the table `rejects` in DuckDB, the file `rejects.csv`, and the message if there are too many."""
 
 import csv
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from purchase_predict.sources.part import Part
 
 #: Characters of a refused value that are kept.
 VALUE_LENGTH = 200
+#: What a spreadsheet takes for a formula, and numbers, which it does not.
+_FORMULA, _NUMBER = re.compile(r"[=+\-@\t\r]"), re.compile(r"[+-]?\d+([.,]\d*)?([eE][+-]?\d+)?")
 #: Rows that are held in memory at once, to be written or read.
 _BATCH_ROWS = 10_000
 #: The columns of the table `rejects`; `part` is the part's number.
@@ -71,13 +74,23 @@ def counts(connection: duckdb.DuckDBPyConnection) -> dict[int, int]:
 
 
 def write(connection: duckdb.DuckDBPyConnection, parts: Sequence[Part], path: Path) -> None:
-    """Writes the table `rejects` as CSV (file, line, column, value, reason), in the order of parts and lines."""
+    """Writes the table `rejects` as CSV (file, line, column, value, reason), in the order of parts and lines.
+
+    A spreadsheet takes a value such as `=HYPERLINK(...)` for a formula. It is written with an apostrophe before it.
+    """
     found = connection.execute('SELECT part, line, "column", value, reason FROM rejects ORDER BY part, line, "column"')
     with path.open("w", newline="", encoding="utf-8", errors="replace") as file:
         writer = csv.writer(file)
         writer.writerow(["file", "line", "column", "value", "reason"])
         while rows := found.fetchmany(_BATCH_ROWS):
-            writer.writerows((parts[number].name, *rest) for number, *rest in rows)
+            for number, line, column, value, reason in rows:
+                name = harmless(parts[number].name)
+                writer.writerow((name, line, column, harmless(value), reason))
+
+
+def harmless(text: str) -> str:
+    """A text that no spreadsheet runs: with an apostrophe before it where it could be a formula. Numbers stay."""
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
 
 
 def too_many(

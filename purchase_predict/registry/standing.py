@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from mlflow.entities import Run
 
+from purchase_predict.errors import printable
 from purchase_predict.registry import promotion
 from purchase_predict.registry.versions import champion, get_version
 from purchase_predict.workflow.addresses import ModelUri
@@ -36,4 +37,5 @@ def standing(deployed: Run) -> Standing:
         why = "; ".join(promotion.rolled_back(version).values())
         why = f"rolled back {why}" if why else promotion.failed(version, env) or "another version was promoted since"
     other = f"version {holder.version} holds {env}" if holder else f"no version holds {env}"
-    return Standing(f"{ours} does not hold {env}: {why}; {other}", str(ModelUri(name, alias=env)) if holder else "")
+    sentence = printable(f"{ours} does not hold {env}: {why}; {other}")
+    return Standing(sentence, str(ModelUri(name, alias=env)) if holder else "")

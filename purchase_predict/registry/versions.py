@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 
 from purchase_predict import mlflow_errors
 from purchase_predict.registry.model_files import MODEL_DAMAGED, MODEL_FILES, files_problem, recorded_files
-from purchase_predict.settings import shown_uri
+from purchase_predict.secrets import shown_uri
 from purchase_predict.workflow import artifacts
 from purchase_predict.workflow.addresses import ModelUri, RunUri, parse
 from purchase_predict.workflow.collisions import through_collisions

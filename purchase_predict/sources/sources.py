@@ -17,15 +17,24 @@ from purchase_predict.sources.listing import Listing
 from purchase_predict.sources.local import local_listing, reads
 from purchase_predict.sources.part import CLOUD, Part
 
-SAMPLE = re.compile(r"sample(?::(?P<events>\d+))?")
-#: Events of the source `sample`.
-SAMPLE_EVENTS = 200_000
+SAMPLE = re.compile(r"sample(?::(?P<events>[0-9]{1,15}))?")
+#: Events of the source `sample`, and the most that `sample:<events>` may have: they are made in memory.
+SAMPLE_EVENTS, _MOST_EVENTS = 200_000, 50_000_000
 
 
 def sample_events(source: str) -> int | None:
-    """The number of events if `source` is the built-in sample (`sample` or `sample:<events>`), else None."""
+    """The number of events if `source` is the built-in sample (`sample` or `sample:<events>`), else None.
+
+    Raises:
+        click.ClickException: it would have too many.
+    """
     match = SAMPLE.fullmatch(source)
-    return int(match["events"] or SAMPLE_EVENTS) if match else None
+    if match is None:
+        return None
+    events = int(match["events"] or SAMPLE_EVENTS)
+    if not 1 <= events <= _MOST_EVENTS:
+        raise click.ClickException(f"source {source}: the built-in sample has 1 to {_MOST_EVENTS:,} events")
+    return events
 
 
 def listing(source: str, gcp_project: str = "") -> Listing:

@@ -20,9 +20,11 @@ from requests import RequestException
 
 from purchase_predict import mlflow_errors, parameters
 from purchase_predict.errors import first_line, printable
-from purchase_predict.settings import Settings, server_conflict, shown_uri
+from purchase_predict.secrets import shown_uri
+from purchase_predict.settings import Settings, server_conflict
 from purchase_predict.workflow import lease
 from purchase_predict.workflow.completed import ERROR
+from purchase_predict.workflow.scratch import process_folder, remove_orphans
 from purchase_predict.workflow.stopping import Stopped, closing, stop_with_launcher
 
 
@@ -71,7 +73,9 @@ def command(entry_point: str) -> Callable[[Callable[..., None]], click.Command]:
             os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
             os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
             sweep = entry_point == "main"
-            with stop_with_launcher(), _open_run(sweep=sweep) as run, _full_disk_explained():
+            if sweep:
+                remove_orphans()
+            with stop_with_launcher(), _open_run(sweep=sweep) as run, _limits_explained(), process_folder():
                 function(run, **parameters.resolve(entry_point, given))
 
         return _OneLineErrors(
@@ -92,9 +96,9 @@ def _open_run(*, sweep: bool) -> Iterator[Run]:
         if conflict:
             raise click.ClickException(conflict)
     settings.export()
-    if not launched and settings.experiment_name:
-        mlflow.set_experiment(settings.experiment_name)
     try:
+        if not launched and settings.experiment_name:
+            mlflow.set_experiment(settings.experiment_name)
         run = mlflow.start_run()
     except MlflowException as error:
         server = shown_uri(mlflow.get_tracking_uri())
@@ -119,38 +123,49 @@ def _open_run(*, sweep: bool) -> Iterator[Run]:
 
 
 @contextmanager
-def _full_disk_explained() -> Iterator[None]:
+def _limits_explained() -> Iterator[None]:
+    """Turns the errors for a full disk and for too little memory into one line, whichever library has met them."""
     try:
         yield
     except (click.ClickException, MlflowException):
         raise
     except Exception as error:
         # Each library has its own exception for a full disk, but all of them quote the system's message.
-        if os.strerror(errno.ENOSPC) not in str(error):
-            raise
-        raise click.ClickException(
-            f"the disk is full ({first_line(error)}): scratch files go to {tempfile.gettempdir()}; make room, "
-            "or set TMPDIR to a folder that has it"
-        ) from error
+        if os.strerror(errno.ENOSPC) in str(error):
+            raise click.ClickException(
+                f"the disk is full ({first_line(error)}): scratch files go to {tempfile.gettempdir()}; make room, "
+                "or set TMPDIR to a folder that has it"
+            ) from error
+        # DuckDB's exception, by its name: nothing in this wing imports DuckDB.
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryException":
+            raise click.ClickException(
+                f"there is too little memory ({first_line(error)}): give a larger memory_limit, or none"
+            ) from error
+        raise
 
 
 def _refuse_relative_store() -> None:
     uri = mlflow.get_tracking_uri()
-    match = re.fullmatch(r"(sqlite:///)([^/].*)", uri)
+    match = re.fullmatch(r"(sqlite:///|file:|)((?!/|databricks|uc$|[a-z][a-z0-9+.-]*:).+)", uri, re.IGNORECASE)
     if match and not _holds(Path(match[2]), os.environ["MLFLOW_RUN_ID"]):
         del os.environ["MLFLOW_RUN_ID"]
+        absolute = f"{match[1]}/<folder>/{match[2].removeprefix('./')}"
         raise click.ClickException(
             f"MLFLOW_TRACKING_URI={uri} is relative to the folder where `mlflow run` was called, but the project runs "
-            f"in {Path.cwd()}. Set an absolute one: MLFLOW_TRACKING_URI={match[1]}/<folder>/{match[2]}"
+            f"in {Path.cwd()}. Set an absolute one: MLFLOW_TRACKING_URI={absolute}"
         )
 
 
-def _holds(database: Path, run_id: str) -> bool:
+def _holds(store: Path, run_id: str) -> bool:
+    """Whether a store, a folder or a SQLite file, holds a run."""
     import sqlite3
 
-    if not database.is_file():
+    if store.is_dir():
+        return any(store.glob(f"*/{run_id}"))
+
+    if not store.is_file():
         return False
-    with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+    with sqlite3.connect(f"file:{store}?mode=ro", uri=True) as connection:
         try:
             return bool(connection.execute("SELECT 1 FROM runs WHERE run_uuid = ?", (run_id,)).fetchone())
         except sqlite3.Error:

@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from purchase_predict.checksums import Damaged
 from purchase_predict.errors import first_line
-from purchase_predict.settings import shown_uri
+from purchase_predict.secrets import shown_uri
 from purchase_predict.workflow import addresses, artifacts
 
 #: Tags of a step's run: its key and what the key is made of, the digest of its output, and, written last, the mark

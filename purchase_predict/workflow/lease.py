@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -20,8 +21,9 @@ import click
 import mlflow
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE
 
+from purchase_predict.settings import PROJECT
 from purchase_predict.workflow.processes import ended_here, process_name
 from purchase_predict.workflow.turns import take_turn
 
@@ -32,6 +34,8 @@ _BEAT_SECONDS = 5.0
 #: A run counts as dead after this many seconds without a heartbeat: a loaded machine or a restarting server may miss
 #: several. Longer than a step goes on after its launcher has died (`stopping.GRACE_SECONDS`).
 _LEASE_SECONDS = 30.0
+#: Seconds after which a run of `mlflow run` counts as never started, if it has no heartbeat.
+_START_SECONDS = 15.0
 #: Seconds between two looks of a workflow that waits for another one's step.
 _POLL_SECONDS = 2.0
 #: Runs that are RUNNING in an experiment at the same time, at most.
@@ -107,7 +111,8 @@ class Watch:
         """Closes as KILLED the runs of this experiment that killed processes left RUNNING.
 
         A run without a heartbeat may belong to another program, or its process has not started yet. It is closed only
-        if its parent is a run of this workflow that has ended.
+        if its parent is a run of this workflow that has ended, or if `mlflow run` opened it for this project and did
+        not get as far as our code, because uv or conda is missing. A process that starts all the same opens it again.
         """
         condition = "attributes.status = 'RUNNING'"
         running = {run.info.run_id: run for run in self._search(mine.info.experiment_id, condition)}
@@ -126,6 +131,8 @@ class Watch:
                     continue
                 if HEARTBEAT in above.data.tags and above.info.status != "RUNNING":
                     self.close([run], "the run above it has ended")
+            elif _never_started(run, mine):
+                self.close([run], "its environment was never made")
 
     def close(self, family: Sequence[Run], reason: str) -> None:
         """Closes runs as KILLED, except a run with a new heartbeat since the last look."""
@@ -157,6 +164,17 @@ class Watch:
 def _parent(run: Run) -> str | None:
     parent: str | None = run.data.tags.get(MLFLOW_PARENT_RUN_ID)
     return parent
+
+
+def _never_started(run: Run, mine: Run) -> bool:
+    """Whether `mlflow run` opened a run for this project a while ago, and its process has not begun."""
+    tags = run.data.tags
+    ours = tags.get(MLFLOW_SOURCE_TYPE) == "PROJECT" and tags.get(MLFLOW_SOURCE_NAME) in (
+        mine.data.tags.get(MLFLOW_SOURCE_NAME),
+        str(PROJECT),
+        PROJECT.as_uri(),
+    )
+    return ours and time.time() - run.info.start_time / 1000 > _START_SECONDS
 
 
 # ---- the claim on a key ------------------------------------------------------------------------------------------

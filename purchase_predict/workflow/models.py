@@ -12,9 +12,9 @@ from mlflow.exceptions import MlflowException
 
 from purchase_predict import mlflow_errors
 from purchase_predict.errors import first_line
-from purchase_predict.settings import shown_uri
+from purchase_predict.secrets import shown_uri
 from purchase_predict.workflow.addresses import LoggedModelUri, ModelUri, RunUri, parse
-from purchase_predict.workflow.completed import DIGEST, INPUTS, run_of
+from purchase_predict.workflow.completed import DIGEST, INPUTS, output_uri, run_of
 
 #: Tags of a version: the digest of its model, the URI of the dataset that it was trained with, and that data's source.
 MODEL_DIGEST, MODEL_DATASET, MODEL_SOURCE = "model.digest", "model.dataset", "model.source"
@@ -39,6 +39,11 @@ class TrainedModel:
     model_id: str
     run: Run | None
     version: ModelVersion | None
+
+    @property
+    def run_id(self) -> str:
+        """The id of the train run, or `deleted`."""
+        return str(self.run.info.run_id) if self.run else "deleted"
 
     @property
     def dataset(self) -> str:
@@ -80,6 +85,8 @@ def find(uri: str) -> TrainedModel:
     named = parse(uri)
     if named is None or isinstance(named, RunUri):
         run = run_of(uri)
+        if uri != output_uri(run):
+            raise click.ClickException(f"{uri}: is not the model of that run, which is {output_uri(run)}")
         outputs = run.outputs.model_outputs if run.outputs else []
         return TrainedModel(uri, run.data.tags[DIGEST], outputs[-1].model_id if outputs else "", run, None)
     version, model_id = None, ""

@@ -88,8 +88,24 @@ def input_digests(values: Mapping[str, Any], fingerprint: Fingerprint | None) ->
             assert fingerprint, "a step that reads a source needs its fingerprint"
             digests[name] = fingerprint(value, values.get("gcp_project", ""))
         elif name in MADE_BY:
-            digests[name] = models.find(value).digest if name == "model" else run_of(value).data.tags[DIGEST]
+            digests[name] = models.find(value).digest if name == "model" else _output(name, value).data.tags[DIGEST]
     return digests
+
+
+def _output(name: str, uri: str) -> Run:
+    """The completed run that an input names, if it is the output of the step that makes such inputs.
+
+    Raises:
+        click.ClickException: it is another step's, or another artifact of that step.
+    """
+    run = run_of(uri)
+    step = run.data.tags.get("mlflow.project.entryPoint", MADE_BY[name])
+    if step != MADE_BY[name] or uri != output_uri(run):
+        raise click.ClickException(
+            f"{name}={uri}: must be what {MADE_BY[name]} wrote, but run {run.info.run_id} is of {step} and wrote "
+            f"{output_uri(run)}"
+        )
+    return run
 
 
 def with_inputs(values: Mapping[str, Any], experiment_id: str) -> dict[str, Any]:

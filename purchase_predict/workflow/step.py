@@ -31,7 +31,7 @@ from purchase_predict.workflow.completed import (
     fetch,
 )
 from purchase_predict.workflow.plan import Fingerprint, Plan
-from purchase_predict.workflow.stopping import scratch_folder
+from purchase_predict.workflow.scratch import scratch_folder
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,18 @@
 
 import logging
 import os
-import shutil
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NoReturn
 
 import mlflow
 import psutil
 from mlflow.exceptions import MlflowException
 
-from purchase_predict.workflow import processes
+from purchase_predict.workflow import processes, scratch
 
 #: Seconds between two looks at the launching process.
 _WATCH_SECONDS = 0.5
@@ -30,18 +27,6 @@ MAIN_PROCESS = "PURCHASE_PREDICT_MAIN"
 
 class Stopped(KeyboardInterrupt):
     """SIGTERM, or the launching process has died. MLflow's launcher cancels its children on a KeyboardInterrupt."""
-
-
-#: Scratch folders to remove if the process must end at once.
-_scratch: list[str] = []
-
-
-@contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """A new empty folder, removed at the end of the block or of the process."""
-    with tempfile.TemporaryDirectory(prefix="purchase-predict-", ignore_cleanup_errors=True) as folder:
-        _scratch.append(folder)
-        yield Path(folder)
 
 
 #: Set while a run is being closed; further signals are then ignored.
@@ -104,8 +89,7 @@ def _end_from_within(run_id: str | None) -> NoReturn:
         closing = threading.Thread(target=close, args=[run_id], daemon=True)
         closing.start()
         closing.join(_REPEAT_SECONDS)  # the server may be away, too
-    for folder in _scratch:
-        shutil.rmtree(folder, ignore_errors=True)
+    scratch.remove_all()
     os._exit(128 + signal.SIGTERM)
 
 

@@ -6,7 +6,7 @@ import mlflow
 from mlflow.entities import Run
 
 from purchase_predict.metrics import SEARCHABLE
-from purchase_predict.settings import shown_uri
+from purchase_predict.secrets import shown_uri
 from purchase_predict.workflow import addresses
 from purchase_predict.workflow.chain import Done
 

@@ -14,6 +14,8 @@ import click
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_USER
 
+from purchase_predict.errors import printable
+
 _Made = TypeVar("_Made")
 
 
@@ -62,7 +64,7 @@ def take_turn(
             announced = False
         if run_id not in named:
             named.add(run_id)
-            say(f"waiting for run {run_id} of {first.data.tags.get(MLFLOW_USER, '?')}, which {doing}")
+            say(printable(f"waiting for run {run_id} of {first.data.tags.get(MLFLOW_USER, '?')}, which {doing}"))
         time.sleep(seconds)
         if found := made():
             break

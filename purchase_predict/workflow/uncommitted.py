@@ -21,6 +21,8 @@ UNCOMMITTED = "source/uncommitted.diff"
 
 #: Bytes of changes that are kept: enough for edits by hand, not for data that was added by mistake.
 _MAX_BYTES = 1_000_000
+#: Files that people keep secrets in.
+_SECRETS = (".env*", "*.env", "*.pem", "*.key", "*.p12", "*key*.json", "*credential*", "*secret*", ".netrc", "id_*")
 #: Seconds that the end of the run waits for the recording, at most.
 _MAX_WAIT = 10
 
@@ -51,7 +53,8 @@ def recorded(run_id: str) -> Iterator[None]:
 def uncommitted(project: Path) -> str | None:
     """The uncommitted changes of the project's folder: the names (`git status`), then the differences (`git diff`).
 
-    Untracked files are only named. So are files whose name starts with `.env`, since people keep secrets in them.
+    Of added, renamed and untracked files only the names are kept, because they may hold secrets. So it is with files
+    whose names say that they do (`_SECRETS`).
 
     Returns:
         "" if everything is committed; None without git, a repository or a commit.
@@ -60,7 +63,9 @@ def uncommitted(project: Path) -> str | None:
     if not status:
         return status
     differences = _git(
-        project, "diff", "HEAD", "--no-color", "--no-ext-diff", "--no-textconv", "--", ".", ":(exclude,glob)**/.env*"
+        project,
+        *("diff", "HEAD", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames", "--diff-filter=MT"),
+        *("--", ".", *(f":(exclude,glob,icase)**/{pattern}" for pattern in _SECRETS)),
     )
     if differences is None:
         return None

@@ -97,6 +97,19 @@ def test_what_is_left_out_is_named_and_recorded(box: Box, capsys: pytest.Capture
     assert json.loads((box.target / "source.json").read_text())["left_out"] == ["notes\x1b[2J.md"]
 
 
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [("=HYPERLINK(0)", "'=HYPERLINK(0)"), ("@x", "'@x"), ("+1+1", "'+1+1"), ("-1.5", "-1.5"), ("a=b", "a=b")],
+)
+def test_no_spreadsheet_runs_a_refused_value(value: str, written: str, box: Box) -> None:
+    box.write(f"{HEADER}\n{GOOD}\n{bad(product_id=value)}\n")
+    box.write(f"{HEADER}\n{bad(product_id='no')}\n", "=part.csv")
+    box.load()
+    values = {line: (name, found) for name, line, _, found, _ in box.rejects()}
+    assert values[3] == ("part-0.csv", written)
+    assert values[2] == ("'=part.csv", "no")
+
+
 # ---- a source that changes ---------------------------------------------------------------------------------------
 
 

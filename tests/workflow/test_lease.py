@@ -9,6 +9,7 @@ import pytest
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from purchase_predict.settings import PROJECT
 from purchase_predict.workflow import lease, processes
 from purchase_predict.workflow.lease import CLAIM, CLOSED, HEARTBEAT, Watch, claim, heartbeat, release
 
@@ -211,3 +212,22 @@ def test_a_run_whose_heartbeat_goes_on_is_never_closed(
     for _ in range(2):
         watch.sweep(mine)
     assert status(client, other) == "KILLED"
+
+
+@pytest.mark.parametrize(
+    ("source", "age", "status_after"),
+    [
+        (str(PROJECT), 60, "KILLED"),
+        (PROJECT.as_uri(), 60, "KILLED"),
+        (str(PROJECT), 1, "RUNNING"),
+        ("/another/project", 60, "RUNNING"),
+    ],
+)
+def test_a_run_of_this_project_whose_process_never_began_is_closed(
+    client: mlflow.MlflowClient, source: str, age: int, status_after: str
+) -> None:
+    experiment = client.get_experiment_by_name("tests").experiment_id
+    tags = {"mlflow.source.type": "PROJECT", "mlflow.source.name": source, "mlflow.project.entryPoint": "main"}
+    run = client.create_run(experiment, start_time=int((time.time() - age) * 1000), tags=tags)
+    Watch(client, 1).sweep(open_run(client))
+    assert status(client, run) == status_after

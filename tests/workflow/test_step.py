@@ -10,6 +10,7 @@ import pytest
 
 from purchase_predict.settings import PROJECT
 from purchase_predict.workflow import artifacts, completed, plan
+from purchase_predict.workflow import command as workflow_command
 from purchase_predict.workflow.completed import find_completed, newest_completed, run_of
 
 
@@ -112,6 +113,12 @@ class TestFinding:
 BAD = [
     ({"source": "/nowhere/x.csv"}, "source /nowhere/x.csv: no such file or folder"),
     ({"source": "{tmp}/empty"}, "holds no data file"),
+    ({"source": "sample:50000000000"}, "the built-in sample has 1 to 50,000,000 events"),
+    ({"source": "sample:0"}, "the built-in sample has 1 to"),
+    ({"source": "http://me:hunter2@shop.example/x.csv"}, "source http://shop.example/x.csv: must be sample"),
+    ({"source": "/nowhere/\x1b[31mred\n.csv"}, "source /nowhere/\\x1b[31mred .csv: "),
+    ({"memory_limit": "\uff11GB"}, "memory_limit=\uff11GB: must be a size"),
+    ({"registry_name": "."}, "registry_name=.: must be a name"),
     ({"test_ratio": "1.5"}, "test_ratio=1.5: must be"),
     ({"max_evals": "0"}, "max_evals=0: must be"),
     ({"metric": "auc"}, "metric=auc: must be one of"),
@@ -158,6 +165,84 @@ def test_an_experiment_that_is_not_there_is_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"Error: tracking server {store}: no run can be opened: ")
     assert "4711" in line
+
+
+def test_an_experiment_that_was_deleted_is_one_line(
+    store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import main
+
+    client = mlflow.MlflowClient()
+    client.delete_experiment(client.create_experiment("deleted"))
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "deleted")
+    with pytest.raises(SystemExit):
+        main.main([])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no run can be opened: " in line
+    assert "deleted" in line
+
+
+@pytest.mark.parametrize("limit", ["1KB", "100KB", "1MB", "10MB", "40MB"])
+@pytest.mark.parametrize("step", ["load", "process"])
+def test_too_little_memory_is_one_line(
+    step: str, limit: str, small_source: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import steps.load
+    import steps.process
+
+    command = {"load": steps.load.load, "process": steps.process.process}[step]
+    given = {"load": [f"--source={small_source}"], "process": []}[step]
+    with pytest.raises(SystemExit) as ended:
+        command.main([*given, f"--memory_limit={limit}"])
+    err = capsys.readouterr().err
+    if ended.value.code:
+        (line,) = err.splitlines()
+        assert "memory" in line.lower()
+
+
+@pytest.fixture
+def small_source(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A source of 100,000 events, which load has loaded once."""
+    import steps.load
+    from purchase_predict.sources import sample
+
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "tests")
+    (tmp_path / "in").mkdir()
+    sample.write(tmp_path / "in/events.parquet", 100_000)
+    with pytest.raises(SystemExit) as ended:
+        steps.load.load.main([f"--source={tmp_path / 'in'}"])
+    assert not ended.value.code
+    return tmp_path / "in"
+
+
+def test_an_input_of_another_step_or_another_artifact_is_one_line(store: str) -> None:
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name("tests").experiment_id
+    finding = TestFinding()
+    run_id = finding.make(experiment)  # process wrote `dataset`
+    for name, uri, said in (
+        ("data", f"runs:/{run_id}/dataset", "must be what load wrote, but run"),
+        ("dataset", f"runs:/{run_id}/nosuch", f"of process and wrote runs:/{run_id}/dataset"),
+        ("model", f"runs:/{run_id}/nosuch", f"is not the model of that run, which is runs:/{run_id}/dataset"),
+    ):
+        with pytest.raises(click.ClickException, match=said):
+            plan.input_digests({name: uri}, None)
+
+
+@pytest.mark.parametrize("uri", ["./mlruns", "mlruns", "file:mlruns", "file:./mlruns", "sqlite:///x.db"])
+def test_a_relative_store_of_another_folder_is_one_line(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_RUN_ID", "f" * 32)
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: uri)
+    with pytest.raises(click.ClickException, match=r"is relative to the folder .* Set an absolute one") as caught:
+        workflow_command._refuse_relative_store()
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("uri", ["/a/x", "file:///a/x", "http://h:5000", "HTTP://h", "databricks", "databricks-uc"])
+def test_any_other_store_is_not_refused(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_RUN_ID", "f" * 32)
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: uri)
+    workflow_command._refuse_relative_store()
 
 
 #: A step that is sent SIGTERM while it is in a destructor; one whose launcher ends while native code holds it for ever.

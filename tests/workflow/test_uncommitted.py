@@ -43,6 +43,48 @@ def test_what_stands_in_dotenv_files_is_never_shown(project: Path, name: str) ->
     assert "ENV=staging" not in found
 
 
+@pytest.mark.parametrize("name", ["client.env", "key.json", "notes.txt", "steps/new.py", "service-account-key.json"])
+def test_the_content_of_an_added_file_is_never_shown(project: Path, name: str) -> None:
+    (project / name).write_text("hunter2\n")
+    subprocess.run(["git", "add", "-f", name], cwd=project, check=True)
+    found = uncommitted(project)
+    assert found is not None
+    assert f"A  {name}" in found
+    assert "hunter2" not in found
+
+
+@pytest.mark.parametrize("name", ["settings.txt", "client.env", "docs/.env.old"])
+def test_the_content_of_a_renamed_file_is_never_shown(project: Path, name: str) -> None:
+    (project / ".env").write_text("PASSWORD=hunter2\n")
+    subprocess.run(["git", "mv", ".env", name], cwd=project, check=True)
+    (project / name).write_text("PASSWORD=hunter3\n")
+    found = uncommitted(project)
+    assert found is not None
+    assert name in found
+    assert "hunter" not in found
+
+
+@pytest.mark.parametrize("name", ["client.env", "deploy/id_rsa", "server.pem", "key-loader.json", "my-credentials.txt"])
+def test_the_differences_of_a_file_that_holds_secrets_by_its_name_are_never_shown(project: Path, name: str) -> None:
+    (project / name).parent.mkdir(exist_ok=True)
+    (project / name).write_text("old hunter2\n")
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
+    subprocess.run([*git, "add", "-f", name], cwd=project, check=True)
+    subprocess.run([*git, "commit", "-qm", "secret"], cwd=project, check=True)
+    (project / name).write_text("new hunter3\n")
+    found = uncommitted(project)
+    assert found is not None
+    assert name in found
+    assert "hunter" not in found
+
+
+@pytest.mark.parametrize("name", ["client.env", "sub/x.env", "key.json", "my-key-1.json", "a.pem", ".env.local"])
+def test_git_ignores_files_that_hold_secrets(project: Path, name: str) -> None:
+    ignored = subprocess.run(["git", "check-ignore", "-q", name], cwd=project, check=False).returncode
+    assert ignored == 0
+    assert subprocess.run(["git", "check-ignore", "-q", ".env"], cwd=project, check=False).returncode == 1
+
+
 def test_differences_of_any_size_are_cut(project: Path) -> None:
     (project / "README.md").write_text("much\n" * 1_000_000)
     found = uncommitted(project)

@@ -1,0 +1,46 @@
+"""URIs and messages as they may be printed or stored: without users, passwords and tokens."""
+
+import re
+
+#: A URI in a text, up to a space or a quote.
+_URI = re.compile(r"""[A-Za-z][A-Za-z0-9+.\-]*:/{2}[^\s'"<>]*""")
+#: A query at the end of a URI.
+_QUERY = re.compile(r"\?[A-Za-z_][\w.\-]*=[^?]*$", re.DOTALL)
+#: The value of a parameter whose name says that it is a secret.
+_SECRET = re.compile(
+    r"""([?&;#\s]|^)([\w.\-]*(?:pass|pwd|secret|token|api_?key|access_?key|sig|credential|auth)[\w.\-]*=)[^&;\s'"]*""",
+    re.IGNORECASE,
+)
+_HIDDEN = "***"
+
+
+def shown_uri(uri: str) -> str:
+    """A URI as it may be printed or stored: without user and password, and without the values of secret parameters.
+
+    Where it is not plain what belongs to the password, such as one with a `/` in it, too much is left out rather than
+    too little. Each part of a chained address (`simplecache::s3://...`) is a URI of its own.
+    """
+    return "::".join(_shown(part) for part in uri.split("::"))
+
+
+def _shown(uri: str) -> str:
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
+        return _SECRET.sub(_hide, uri)
+    query = _QUERY.search(rest)
+    place, parameters = (rest[: query.start()], query[0]) if query else (rest, "")
+    authority = re.split(r"[/?#]", place, maxsplit=1)[0]
+    if ":" in authority and "@" in place:
+        place = place.rpartition("@")[2]  # the password may hold any character
+    elif "@" in authority:
+        place = authority.rpartition("@")[2] + place[len(authority) :]
+    return f"{scheme}{separator}{place}{_SECRET.sub(_hide, parameters)}"
+
+
+def _hide(match: re.Match[str]) -> str:
+    return f"{match[1]}{match[2]}{_HIDDEN}"
+
+
+def without_secrets(text: str) -> str:
+    """A text, such as an error of another library, with every URI in it as `shown_uri` has it."""
+    return _URI.sub(lambda match: shown_uri(match[0]), text)

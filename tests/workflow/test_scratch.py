@@ -1,0 +1,56 @@
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from purchase_predict.workflow import scratch
+from tests.conftest import PROJECT
+
+WORKING = """
+import tempfile, time
+from purchase_predict.workflow import scratch
+with scratch.process_folder(), scratch.scratch_folder() as folder:
+    (folder / "rows").write_text("many")
+    tempfile.mkdtemp()  # as MLflow leaves one
+    print(tempfile.gettempdir(), flush=True)
+    {then}
+"""
+
+
+def working(then: str, temporary: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", WORKING.format(then=then)],
+        cwd=PROJECT,
+        env={**os.environ, "TMPDIR": str(temporary)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_the_next_workflow_removes_what_killed_processes_left_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed, alive, ended = (working(then, tmp_path) for then in ("time.sleep(60)", "time.sleep(60)", "pass"))
+    folders = [Path(process.stdout.readline().strip()) for process in (killed, alive, ended)]  # type: ignore[union-attr]
+    killed.kill()
+    killed.wait()
+    ended.wait()
+    (tmp_path / "purchase-predict-elsewhere").mkdir()
+    (tmp_path / "purchase-predict-elsewhere/.owner").write_text("another-machine/1 4711 99.00")
+    (tmp_path / "purchase-predict-odd").mkdir()
+    (tmp_path / "purchase-predict-odd/.owner").write_text("no name of a process")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    try:
+        assert [folder.exists() for folder in folders] == [True, True, False]
+        scratch.remove_orphans()
+        assert [folder.exists() for folder in folders] == [False, True, False]
+        assert sorted(path.name for path in tmp_path.iterdir() if path not in folders) == [
+            "purchase-predict-elsewhere",
+            "purchase-predict-odd",
+        ]
+    finally:
+        alive.kill()
+        alive.wait()
