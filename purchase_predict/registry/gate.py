@@ -1,5 +1,6 @@
 """The gate: whether a challenger may replace the champion."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -32,6 +33,25 @@ class Contest:
 #: Different users of each class, buyers and others, below which test rows prove nothing. With unrelated labels, an
 #: interval by resampling users lies above the baseline in more than 2.5 % of draws where fewer users bought.
 MIN_USERS = 10
+
+
+#: Different users of a class below which the reason says that the interval was widened.
+_FEW_USERS = 30
+
+
+def stretch(users: int) -> float:
+    """By how much an interval from resampling users must be wider where one class has few of them.
+
+    A percentile bootstrap of n draws is too narrow by sqrt((n - 1) / n), and takes the normal quantile where Student's
+    t is due (Hesterberg, What Teachers Should Know About the Bootstrap, 2015, section 4). The quantile of t is expanded
+    in powers of 1 / (n - 1) (Abramowitz and Stegun, 26.7.5).
+
+    Args:
+        users: different users of the rarer class, 2 or more.
+    """
+    z, nu = 1.959964, users - 1
+    t = z + (z**3 + z) / (4 * nu) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * nu**2)
+    return t / z * math.sqrt(users / nu)
 
 
 @dataclass(frozen=True)
@@ -68,12 +88,14 @@ def decide(
         reason = f"too few buyers to tell: {users} users of one class in the test rows, at least {MIN_USERS} are needed"
         return Decision(False, reason)
     score, auc = scores[metric], scores["roc_auc"].value
-    worst = score.high if METRICS[metric].less_is_better else score.low
+    end = score.high if METRICS[metric].less_is_better else score.low
+    worst = score.value + (end - score.value) * (1.0 if users is None else stretch(users))
+    few = f", up to {worst:.4f} with few buyers" if users is not None and users < _FEW_USERS else ""
     # `not >` and not `<=`: a metric that is NaN passes nothing.
     if not utility(metric, worst) > utility(metric, score.baseline):
         return Decision(
             False,
-            f"{metric} {score.value:.4f} (95 % interval {score.low:.4f} to {score.high:.4f}) is not "
+            f"{metric} {score.value:.4f} (95 % interval {score.low:.4f} to {score.high:.4f}{few}) is not "
             f"surely better than the constant answer's {score.baseline:.4f}",
         )
     if min_roc_auc > 0 and not auc >= min_roc_auc:

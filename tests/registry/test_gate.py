@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from purchase_predict.metrics import METRICS, SEARCHABLE, Score, utility
-from purchase_predict.registry.gate import Contest, decide
+from purchase_predict.registry.gate import Contest, decide, stretch
 from tests.conftest import checkout
 
 metrics = st.sampled_from(SEARCHABLE)
@@ -65,7 +65,7 @@ def test_utility_turns_a_loss_round_and_nothing_else(value: float, metric: str) 
 _ANOTHER_LOSS = """
 from purchase_predict.metrics import SEARCHABLE, Score
 from purchase_predict.parameters import typed
-from purchase_predict.registry.gate import Contest, decide
+from purchase_predict.registry.gate import Contest, decide, stretch
 from purchase_predict.search.search import search
 from tests.search.tables import table
 
@@ -94,3 +94,17 @@ def test_few_buyers_prove_nothing(users: int | None, passed: bool) -> None:
     decision = decide("roc_auc", sure("roc_auc"), None, users=users)
     assert decision.passed == passed
     assert passed or decision.reason.startswith(f"too few buyers to tell: {users} users")
+
+
+@pytest.mark.parametrize(("users", "passed"), [(10, False), (20, True), (200, True), (None, True)])
+def test_with_few_buyers_the_interval_is_widened(users: int | None, passed: bool) -> None:
+    scores = {"roc_auc": Score(0.75, 0.54, 0.9, 0.5)}
+    decision = decide("roc_auc", scores, None, users=users)
+    assert decision.passed == passed
+    assert passed or "up to 0.4949 with few buyers" in decision.reason
+
+
+@given(st.integers(2, 100_000))
+def test_the_widening_ends_with_many_buyers(users: int) -> None:
+    assert stretch(users) > stretch(users + 1) > 1
+    assert stretch(users) < 1 + 3.5 / (users - 1) or users < 10
