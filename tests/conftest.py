@@ -34,22 +34,24 @@ def examples(deep: int) -> int:
 #: The longest files, the longest first. They are started first, so that no worker ends with one while others are idle.
 LONGEST = (
     "servers/test_outages.py",
-    "features/test_on_spark.py",
-    "servers/test_together.py",
     "servers/test_tracking.py",
     "workflow/test_faults.py",
     "workflow/test_chain.py",
-    "search/test_on_spark.py",
+    "servers/test_together.py",
     "workflow/test_together.py",
+    "features/test_on_spark.py",
     "workflow/test_clock.py",
     "workflow/test_spark.py",
     "servers/test_machines.py",
-    "features/test_expressions.py",
-    "workflow/test_step.py",
+    "search/test_on_spark.py",
     "registry/test_deploy.py",
+    "models/test_packaging.py",
+    "servers/test_retries.py",
+    "workflow/test_step.py",
+    "servers/test_cloud_storage.py",
+    "features/test_expressions.py",
     "evaluation/test_scores.py",
-    "reading/test_csv_blocks.py",
-    "reading/test_load.py",
+    "workflow/test_source.py",
 )
 
 

@@ -11,6 +11,7 @@ from purchase_predict.evaluation.scores import baselines, best_threshold, evalua
 from purchase_predict.evaluation.weaknesses import slices, suspicious, tradeoff
 from purchase_predict.metrics import METRICS, SEARCHABLE, Score
 from purchase_predict.search import search, trial
+from tests.conftest import examples
 
 
 @st.composite
@@ -26,7 +27,7 @@ def answers(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @given(answers())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_the_weighted_metrics_are_scikit_learns(drawn: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     y, probability, weights = drawn
     ranked = scores.Ranked(y, probability, 0.7)
@@ -48,7 +49,7 @@ def test_the_weighted_metrics_are_scikit_learns(drawn: tuple[np.ndarray, np.ndar
 
 
 @given(answers())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_no_threshold_gives_a_higher_f1_than_the_best(drawn: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     y, probability, _ = drawn
     threshold = best_threshold(y, probability)

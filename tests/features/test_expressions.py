@@ -10,13 +10,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from purchase_predict.schema import BEHAVIOUR, FEATURES, KEYS, LABEL, MOMENT
+from tests.conftest import examples
 from tests.features import reference
 from tests.features.reference import Event
 from tests.features.shops import MAX_JOINED_PAIRS, MIDNIGHT, VALUES, many_shops, on_duckdb, prepared, queries
 
 EVENT = st.builds(Event, **{name: st.sampled_from(values) for name, values in VALUES.items()})
 SHOPS = st.lists(EVENT, max_size=40)
-PROPERTY = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+#: Planning the queries takes 0.2 s of each example.
+PROPERTY = settings(deadline=None, max_examples=examples(60), suppress_health_check=[HealthCheck.too_slow])
 
 
 #: Earlier sessions are counted by joins or, for users with many pairs, by running sums.

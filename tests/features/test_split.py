@@ -20,6 +20,7 @@ from purchase_predict.features import split as splitting
 from purchase_predict.features.split import Dataset
 from purchase_predict.reading import load
 from purchase_predict.reading.load import load_source
+from tests.conftest import examples
 
 START = datetime(2019, 10, 1)
 
@@ -88,7 +89,7 @@ def test_without_moments_whole_users_go_to_one_side(tmp_path: Path) -> None:
     assert not {row["user_id"] for row in train} & {row["user_id"] for row in test}
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=examples(60))
 @given(st.data(), st.booleans(), st.floats(0.2, 0.8))
 def test_no_session_is_on_both_sides(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, by_time: bool, ratio: float

@@ -18,6 +18,7 @@ from purchase_predict.reading import bucket_files, csv_blocks, csv_records, load
 from purchase_predict.reading.load import load_source
 from purchase_predict.schema import EVENTS
 from purchase_predict.sources import sample
+from tests.conftest import examples
 
 COLUMNS = [column.name for column in EVENTS]
 SESSION = "00005eed-0000-4000-8000-00000000000a"
@@ -77,7 +78,7 @@ def _outcome(file: Path, folder: Path) -> object:
     return loaded, rejects.read_text(encoding="utf-8") if rejects.exists() else None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(text=_texts())
 def test_the_fast_path_gives_the_result_of_the_slower_ways(text: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("blocks")
@@ -111,7 +112,7 @@ def test_the_fast_path_treats_an_odd_value_like_the_slower_ways(column: str, val
         assert with_blocks == _outcome(file, tmp_path / "without")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(
     pieces=st.lists(st.sampled_from([b'"', b",", b"\n", b"\r\n", b"\r", b"\0", b" ", b"a", b"0", b"x", b"\xff"])),
     piece=st.integers(3, 8),

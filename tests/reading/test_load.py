@@ -20,7 +20,7 @@ from purchase_predict.reading import csv_records
 from purchase_predict.reading.load import Loaded, load_source
 from purchase_predict.schema import TABLES
 from purchase_predict.sources import sample
-from tests.conftest import REAL_DATA, needs_real_data
+from tests.conftest import REAL_DATA, examples, needs_real_data
 
 EVENTS = [column.name for column in TABLES["events"]]
 GOOD = "2019-10-01 00:00:01 UTC,view,1,2,a.b,acme,1.5,7,s1"
@@ -425,7 +425,7 @@ def lines_there(text: bytes) -> int:
     return sum(line not in (b"", b"\r") for line in lines)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=_broken_csv())
 @example(text="\n".join([HEADER, GOOD, bad(event_time="soon", brand='"\n\na,b"'), GOOD]).encode())
 def test_rows_and_rejects_add_up_to_the_lines(text: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:

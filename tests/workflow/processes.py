@@ -59,9 +59,10 @@ def until(process: subprocess.Popen[str], start: str) -> str:
 
 
 def main_and_step(process: subprocess.Popen[str], step: str) -> tuple[int, int]:
-    """Waits until main has started the step; answers with the process ids of both."""
+    """Waits until main, or the main of a launcher, has started the step; returns the process ids of both."""
     until(process, f"{step}: running")
-    (main,) = children(process.pid)
+    assert isinstance(process.args, list)
+    (main,) = children(process.pid) if process.args[0] == "mlflow" else (process.pid,)
     wait_for(lambda: _starting(step, main))
     return main, _starting(step, main)[0]
 
@@ -78,7 +79,7 @@ def _starting(step: str, main: int) -> list[int]:
 
 
 def until_training(process: subprocess.Popen[str]) -> tuple[int, int]:
-    """Waits until the first trial is done; answers with the process ids of main and of the step."""
+    """Waits until the first trial is done; returns the process ids of main and of the step."""
     main, step = main_and_step(process, "train")
     until(process, "train: trial 1")
     return main, step

@@ -1,20 +1,27 @@
-"""The source closure of a step: every file that can change its result, and no comment."""
+"""The source closure of a step: every file that can change its result, and no comment.
+
+A closure holds one digest per file, so that many files are edited at once, and each is looked at by its own digest.
+"""
 
 import ast
 import json
 import random
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 import pytest
 
 from purchase_predict.parameters import STEPS
-from purchase_predict.settings import PROJECT
 from purchase_predict.workflow.source import source_closure
 from tests.conftest import checkout
+
+#: The digest of each file in the closure of each step.
+Closures = dict[str, dict[str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -22,112 +29,172 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return checkout(tmp_path_factory.mktemp("closure"))
 
 
-def changed_by(project: Path, name: str, edit: Callable[[str], str]) -> set[str]:
-    """The steps whose closure changes with an edit of one file, which is undone."""
-    before = {step: source_closure(step, project) for step in STEPS}
-    file = project / name
-    text = file.read_text(encoding="utf-8") if file.exists() else None
-    file.write_text(edit(text or ""), encoding="utf-8")
+def closures(project: Path) -> Closures:
+    return {step: source_closure(step, project) for step in STEPS}
+
+
+@pytest.fixture(scope="module")
+def before(copy: Path) -> Closures:
+    """The closures of the project without any edit."""
+    return closures(copy)
+
+
+@contextmanager
+def edited(project: Path, names: Iterable[str], edit: Callable[[str], str]) -> Iterator[None]:
+    """Each of these files has another text, or begins to exist, while the block runs."""
+    texts = {project / name: None for name in names} | {
+        project / name: (project / name).read_text(encoding="utf-8") for name in names if (project / name).exists()
+    }
     try:
-        return {step for step in STEPS if source_closure(step, project) != before[step]}
+        for file, text in texts.items():
+            file.write_text(edit(text or ""), encoding="utf-8")
+        yield
     finally:
-        if text is None:
-            file.unlink()
-        else:
-            file.write_text(text, encoding="utf-8")
+        for file, text in texts.items():
+            if text is None:
+                file.unlink()
+            else:
+                file.write_text(text, encoding="utf-8")
+
+
+def differing(before: Closures, after: Closures) -> dict[str, set[str]]:
+    """The steps in whose closures a file has another digest, or is new or gone; by that file."""
+    steps: dict[str, set[str]] = {}
+    for step in STEPS:
+        for name in {*before[step], *after[step]}:
+            if before[step].get(name) != after[step].get(name):
+                steps.setdefault(name, set()).add(step)
+    return steps
 
 
 def with_statement(text: str) -> str:
     return text + "\nEDITED = 1\n"
 
 
-@pytest.mark.parametrize(
-    ("edited", "changed"),
-    [
-        ("README.md", set()),
-        ("main.py", set()),
-        ("MLproject", set()),
-        ("purchase_predict/parameters.py", set(STEPS)),
-        ("purchase_predict/workflow/chain.py", set()),
-        ("purchase_predict/workflow/lease.py", set()),
-        ("purchase_predict/workflow/summary.py", set()),
-        ("purchase_predict/workflow/uncommitted.py", set()),
-        ("purchase_predict/workflow/step.py", set(STEPS)),
-        ("steps/deploy.py", {"deploy"}),
-        ("steps/train.py", {"train"}),
-        ("purchase_predict/registry/promotion.py", {"deploy"}),
-        ("purchase_predict/search/search.py", {"train"}),
-        ("purchase_predict/features/expressions.py", {"process"}),  # imported inside a function of on_duckdb.py
-        ("purchase_predict/reading/load.py", {"load"}),
-        ("purchase_predict/sources/cloud_storage.py", {"load"}),
-        ("purchase_predict/evaluation/scores.py", {"train", "deploy"}),
-        ("purchase_predict/models/purchase_model.py", {"train", "deploy"}),
-    ],
-)
-def test_an_edit_changes_the_closure_of_the_steps_that_import_it(copy: Path, edited: str, changed: set[str]) -> None:
-    assert changed_by(copy, edited, with_statement) == changed
-
-
-def test_a_comment_a_docstring_or_a_reformatted_line_changes_nothing(copy: Path) -> None:
-    for name in sorted({name for step in STEPS for name in source_closure(step, copy) if name.endswith(".py")}):
-
-        def edit(text: str) -> str:
-            tree = ast.parse(text)
-            for node in ast.walk(tree):
-                if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node):
-                    node.body[0].value.value = "Another sentence."  # type: ignore[attr-defined]
-            return "# a comment\n" + ast.unparse(tree) + "\n# another one\n"
-
-        assert changed_by(copy, name, edit) == set(), name
-
-
-def test_line_ends_of_the_checkout_do_not_count(copy: Path) -> None:
-    before = source_closure("load", copy)
-    file = copy / "steps" / "load.py"
-    text = file.read_bytes()
-    file.write_bytes(text.replace(b"\n", b"\r\n"))
-    assert source_closure("load", copy) == before
-    file.write_bytes(text)
-
-
-#: Ways to import a module of the project from `purchase_predict/reading/load.py`; the module prints its name.
-FORMS = [
-    ("purchase_predict/extra.py", "import purchase_predict.extra"),
-    ("purchase_predict/extra.py", "import purchase_predict.extra as e"),
-    ("purchase_predict/extra.py", "from purchase_predict import extra"),
-    ("purchase_predict/extra.py", "from purchase_predict.extra import *"),
-    ("purchase_predict/extra.py", "from .. import extra"),
-    ("purchase_predict/reading/extra.py", "from . import extra"),
-    ("purchase_predict/reading/extra.py", "from .extra import VALUE"),
-    ("purchase_predict/extra.py", "def late():\n    from purchase_predict import extra\nlate()"),
-    ("purchase_predict/extra.py", "import importlib\nimportlib.import_module('purchase_predict.extra')"),
-    ("purchase_predict/extra.py", "import importlib\nimportlib.import_module('..extra', __package__)"),
-    ("purchase_predict/extra.py", "__import__('purchase_predict.extra')"),
-    ("purchase_predict/more/extra.py", "import purchase_predict.more.extra"),
-    ("extra.py", "import extra"),
-    ("extras/extra.py", "from extras import extra"),
-    ("extras/extra.py", "from extras.extra import VALUE"),
-    ("steps/extra.py", "from steps import extra"),
+#: Files, and the steps whose closure an edit of the file changes.
+EDITED: list[tuple[str, set[str]]] = [
+    ("README.md", set()),
+    ("main.py", set()),
+    ("MLproject", set()),
+    ("purchase_predict/parameters.py", set(STEPS)),
+    ("purchase_predict/workflow/chain.py", set()),
+    ("purchase_predict/workflow/lease.py", set()),
+    ("purchase_predict/workflow/summary.py", set()),
+    ("purchase_predict/workflow/uncommitted.py", set()),
+    ("purchase_predict/workflow/step.py", set(STEPS)),
+    ("steps/deploy.py", {"deploy"}),
+    ("steps/train.py", {"train"}),
+    ("purchase_predict/registry/promotion.py", {"deploy"}),
+    ("purchase_predict/search/search.py", {"train"}),
+    ("purchase_predict/features/expressions.py", {"process"}),  # imported inside a function of on_duckdb.py
+    ("purchase_predict/reading/load.py", {"load"}),
+    ("purchase_predict/sources/cloud_storage.py", {"load"}),
+    ("purchase_predict/evaluation/scores.py", {"train", "deploy"}),
+    ("purchase_predict/models/purchase_model.py", {"train", "deploy"}),
 ]
 
 
-@pytest.mark.parametrize(("name", "statement"), FORMS, ids=[statement.replace("\n", "; ") for _, statement in FORMS])
-def test_a_module_is_followed_whatever_the_form_of_its_import(copy: Path, name: str, statement: str) -> None:
-    loader, extra = copy / "purchase_predict/reading/load.py", copy / name
-    text = loader.read_text(encoding="utf-8")
-    extra.parent.mkdir(exist_ok=True)
-    extra.write_text("VALUE = 1\nprint('imported', flush=True)\n")
-    loader.write_text(f"{text}\n{statement}\n")
-    try:
-        run = subprocess.run(
-            [sys.executable, "-c", "import purchase_predict.reading.load"], cwd=copy, capture_output=True, text=True
-        )
-        assert run.stdout == "imported\n", run.stderr
-        assert name in source_closure("load", copy)
-        assert changed_by(copy, name, with_statement) == {"load"}
-    finally:
-        loader.write_text(text)
-        extra.unlink()
+@pytest.fixture(scope="module")
+def after_edits(copy: Path, before: Closures) -> dict[str, set[str]]:
+    """The steps whose closures change when all these files are edited, by file."""
+    with edited(copy, [name for name, _ in EDITED], with_statement):
+        return differing(before, closures(copy))
+
+
+@pytest.mark.parametrize(("name", "changed"), EDITED)
+def test_an_edit_changes_the_closure_of_the_steps_that_import_it(
+    name: str, changed: set[str], after_edits: dict[str, set[str]]
+) -> None:
+    assert after_edits.get(name, set()) == changed
+
+
+def test_an_edit_changes_the_digest_of_no_other_file(after_edits: dict[str, set[str]]) -> None:
+    assert set(after_edits) <= {name for name, _ in EDITED}
+
+
+def test_a_comment_a_docstring_or_a_reformatted_line_changes_nothing(copy: Path, before: Closures) -> None:
+    def edit(text: str) -> str:
+        tree = ast.parse(text)
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node):
+                node.body[0].value.value = "Another sentence."  # type: ignore[attr-defined]
+        return "# a comment\n" + ast.unparse(tree) + "\n# another one\n"
+
+    modules = {name for step in STEPS for name in before[step] if name.endswith(".py")}
+    with edited(copy, sorted(modules), edit):
+        assert differing(before, closures(copy)) == {}
+
+
+def test_line_ends_of_the_checkout_do_not_count(copy: Path, before: Closures) -> None:
+    file = copy / "steps" / "load.py"
+    text = file.read_bytes()
+    file.write_bytes(text.replace(b"\n", b"\r\n"))
+    assert source_closure("load", copy) == before["load"]
+    file.write_bytes(text)
+
+
+#: Ways to import a module of the project from `purchase_predict/reading/load.py`. Each module has a number of its own
+#: in place of the `#`, prints its name, and is imported by one statement alone.
+FORMS = [
+    ("purchase_predict/extra#.py", "import purchase_predict.extra#"),
+    ("purchase_predict/extra#.py", "import purchase_predict.extra# as e"),
+    ("purchase_predict/extra#.py", "from purchase_predict import extra#"),
+    ("purchase_predict/extra#.py", "from purchase_predict.extra# import *"),
+    ("purchase_predict/extra#.py", "from .. import extra#"),
+    ("purchase_predict/reading/extra#.py", "from . import extra#"),
+    ("purchase_predict/reading/extra#.py", "from .extra# import VALUE"),
+    ("purchase_predict/extra#.py", "def late():\n    from purchase_predict import extra#\nlate()"),
+    ("purchase_predict/extra#.py", "import importlib\nimportlib.import_module('purchase_predict.extra#')"),
+    ("purchase_predict/extra#.py", "import importlib\nimportlib.import_module('..extra#', __package__)"),
+    ("purchase_predict/extra#.py", "__import__('purchase_predict.extra#')"),
+    ("purchase_predict/more/extra#.py", "import purchase_predict.more.extra#"),
+    ("extra#.py", "import extra#"),
+    ("extras/extra#.py", "from extras import extra#"),
+    ("extras/extra#.py", "from extras.extra# import VALUE"),
+    ("steps/extra#.py", "from steps import extra#"),
+]
+
+
+@dataclass(frozen=True)
+class Imported:
+    """All forms of import at once.
+
+    Attributes:
+        printed: the names of the modules that Python imported.
+        edits: the steps whose closure changes with an edit of the module, by the module's file.
+        closure: of load.
+    """
+
+    printed: set[str]
+    edits: dict[str, set[str]]
+    closure: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def imported(copy: Path) -> Imported:
+    loader = "purchase_predict/reading/load.py"
+    names = [name.replace("#", str(number)) for number, (name, _) in enumerate(FORMS)]
+    statements = [statement.replace("#", str(number)) for number, (_, statement) in enumerate(FORMS)]
+    for name in names:
+        (copy / name).parent.mkdir(exist_ok=True)
+    with (
+        edited(copy, [loader], lambda text: "\n".join([text, *statements, ""])),
+        edited(copy, names, lambda _: "VALUE = 1\nprint('imported', __name__, flush=True)\n"),
+    ):
+        code = "import purchase_predict.reading.load"
+        run = subprocess.run([sys.executable, "-c", code], cwd=copy, check=True, capture_output=True, text=True)
+        unedited = closures(copy)
+        with edited(copy, names, with_statement):
+            edits = differing(unedited, closures(copy))
+    return Imported({line.removeprefix("imported ") for line in run.stdout.splitlines()}, edits, unedited["load"])
+
+
+@pytest.mark.parametrize("number", range(len(FORMS)), ids=[statement.replace("\n", "; ") for _, statement in FORMS])
+def test_a_module_is_followed_whatever_the_form_of_its_import(number: int, imported: Imported) -> None:
+    name = FORMS[number][0].replace("#", str(number))
+    assert name.removesuffix(".py").replace("/", ".") in imported.printed
+    assert name in imported.closure
+    assert imported.edits[name] == {"load"}
 
 
 def test_a_module_whose_name_only_the_running_code_knows_is_refused(copy: Path) -> None:
@@ -141,29 +208,37 @@ def test_a_module_whose_name_only_the_running_code_knows_is_refused(copy: Path) 
         loader.write_text(text)
 
 
-def test_templates_and_styles_beside_a_module_count(copy: Path) -> None:
-    for name, steps in (("page.extra.jinja", {"train"}), ("base.css", {"train", "deploy"})):
-        assert changed_by(copy, f"purchase_predict/report/{name}", lambda text: text + "<p>") == steps
+def test_templates_and_styles_beside_a_module_count(copy: Path, before: Closures) -> None:
+    page, style = (f"purchase_predict/report/{name}" for name in ("page.extra.jinja", "base.css"))
+    with edited(copy, [page, style], lambda text: text + "<p>"):
+        assert differing(before, closures(copy)) == {page: {"train"}, style: {"train", "deploy"}}
 
 
-_EXECUTED = """
-import json, sys
-import steps.{step}
-names = [m.__file__ for m in sys.modules.values() if getattr(m, "__file__", None)]
-print(json.dumps(names))
+#: Prints the files that Python runs when it imports each step: in a copy of the process that has imported MLflow alone.
+_EXECUTED = f"""
+import importlib, json, os, sys, mlflow
+
+for step in {list(STEPS)}:
+    if os.fork() == 0:
+        importlib.import_module("steps." + step)
+        names = [m.__file__ for m in sys.modules.values() if getattr(m, "__file__", None)]
+        print(json.dumps([step, names]), flush=True)
+        os._exit(0)
+    os.wait()
 """
 
 
-def executed(step: str, project: Path) -> set[str]:
-    """The project's files that Python runs when it imports a step."""
-    code = _EXECUTED.format(step=step)
-    run = subprocess.run([sys.executable, "-c", code], cwd=project, check=True, capture_output=True, text=True)
-    files = {Path(file).resolve() for file in json.loads(run.stdout.splitlines()[-1])}
-    return {
-        file.relative_to(project).as_posix()
-        for file in files
-        if file.is_relative_to(project) and "site-packages" not in file.parts
-    }
+@pytest.fixture(scope="module")
+def executed(copy: Path) -> dict[str, set[str]]:
+    """The project's files that Python runs when it imports a step, by step."""
+    run = subprocess.run([sys.executable, "-c", _EXECUTED], cwd=copy, check=True, capture_output=True, text=True)
+    ran = {}
+    for step, names in map(json.loads, run.stdout.splitlines()):
+        files = {Path(name).resolve() for name in names}
+        ran[step] = {file.relative_to(copy).as_posix() for file in files if file.is_relative_to(copy)}
+    assert set(ran) == set(STEPS)
+    assert all(f"steps/{step}.py" in ran[step] for step in STEPS)
+    return ran
 
 
 def statements(text: str) -> list[int]:
@@ -184,22 +259,26 @@ def with_changed_statement(text: str, place: int) -> str:
     return ast.unparse(tree)
 
 
-def test_a_changed_statement_of_a_module_that_a_step_executes_is_never_missed(copy: Path) -> None:
-    """Random statements of random modules; the wing `workflow/`, which touches no table, counts with step.py alone."""
-    ran = {step: executed(step, copy) for step in STEPS}
+def test_a_changed_statement_of_a_module_that_a_step_executes_is_never_missed(
+    copy: Path, before: Closures, executed: dict[str, set[str]]
+) -> None:
+    """A random statement of each module; the wing `workflow/`, which touches no table, counts with step.py alone."""
     rng = random.Random(0)
-    for name in sorted(set().union(*ran.values())):
-        if name.startswith("purchase_predict/workflow/") and not name.endswith(("/__init__.py", "/step.py")):
-            continue
-        text = (copy / name).read_text(encoding="utf-8")
-        if places := statements(text):
-            place = rng.choice(places)
-            changed = changed_by(copy, name, lambda text, place=place: with_changed_statement(text, place))
-            assert {step for step in STEPS if name in ran[step]} <= changed, (name, place)
+    uncounted = {
+        name
+        for name in set().union(*executed.values())
+        if name.startswith("purchase_predict/workflow/") and not name.endswith(("/__init__.py", "/step.py"))
+    }
+    names = sorted(set().union(*executed.values()) - uncounted)
+    with_places = [name for name in names if statements((copy / name).read_text(encoding="utf-8"))]
+    assert len(with_places) > 40
+    with edited(copy, with_places, lambda text: with_changed_statement(text, rng.choice(statements(text)))):
+        changed = differing(before, closures(copy))
+    for name in with_places:
+        assert {step for step in STEPS if name in executed[step]} <= changed.get(name, set()), name
 
 
-def test_the_closure_holds_every_module_that_a_step_really_imports() -> None:
+def test_the_closure_holds_every_module_that_a_step_really_imports(executed: dict[str, set[str]]) -> None:
     for step in STEPS:
-        ours = executed(step, PROJECT)
-        counted = {name for name in ours if not name.startswith("purchase_predict/workflow/")}
+        counted = {name for name in executed[step] if not name.startswith("purchase_predict/workflow/")}
         assert counted <= set(source_closure(step)), step

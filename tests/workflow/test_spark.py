@@ -56,18 +56,21 @@ def connect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def test_a_server_of_spark_connect_makes_the_dataset_that_duckdb_makes(workflow: Workflow, connect: str) -> None:
+    workflow.prepare("-P", SOURCE)
+    for step, given in (("train", ("-P", "max_evals=1")), ("deploy", ())):
+        outcome = workflow.step_here(step, *given)
+        assert outcome.code == 0, outcome.err
+    by_duckdb = workflow.runs("process")[0]
+    workflow.client.delete_run(by_duckdb.info.run_id)
+
     # Without Java here, it is the server that works.
     spark = {"SPARK_REMOTE": connect, "JAVA_HOME": "/nonexistent"}
-    assert workflow.step_here("load", "-P", SOURCE).code == 0
-    outcome = workflow.main("-P", SOURCE, "-P", "max_evals=1", "-P", "engine=spark", **spark)
+    outcome = workflow.main_here("-P", SOURCE, "-P", "max_evals=1", "-P", "engine=spark", **spark)
     assert outcome.code == 0, outcome.err
-    assert "promoted" in outcome.out
-    by_spark = workflow.runs("process")[0]
-
-    outcome = workflow.step_here("process", "-P", f"data=runs:/{workflow.runs('load')[0].info.run_id}/events")
-    assert outcome.code == 0, outcome.err
-    by_duckdb = workflow.runs("process")[0]
-    assert by_duckdb.info.run_id != by_spark.info.run_id
+    # The steps behind it reuse what they have made of DuckDB's dataset: it is the same one.
+    assert outcome.steps == {"load": "reused", "process": "ran", "train": "reused", "deploy": "reused"}
+    (by_spark,) = workflow.runs("process")
+    assert by_spark.data.params["engine"] == "spark"
     assert by_duckdb.data.tags["step.digest"] == by_spark.data.tags["step.digest"]
     assert by_duckdb.data.metrics == by_spark.data.metrics
 

@@ -14,14 +14,14 @@ pytestmark = pytest.mark.servers
 
 def test_the_one_that_waits_takes_over_when_the_other_is_killed_and_its_trials_too(workflow: Workflow) -> None:
     workflow.prepare(*LONG[:2])
-    first = workflow.start(*LONG)
+    first = workflow.start_main(*LONG)
     main, step = until_training(first)
     second = workflow.start_main(*LONG)
     said = until(second, "train: waiting for run")
     (holder,) = (run for run in workflow.runs("main") if "lease.key" in run.data.tags)
     assert f"train: waiting for run {holder.info.run_id} of " in said
     assert "train: running" not in said
-    for process in (first.pid, main, step):
+    for process in (main, step):
         os.kill(process, signal.SIGKILL)
     said += until(second, "train: trial ")
     second.terminate()
@@ -47,7 +47,7 @@ def test_what_was_killed_with_its_launcher_is_closed_by_the_next_workflow(workfl
     process.communicate()
     left = [*workflow.runs("main"), *workflow.runs("train")]
     assert [run.info.status for run in left] == ["RUNNING", "RUNNING"]
-    outcome = workflow.main(*LONG[:2], "-P", "max_evals=1")
+    outcome = workflow.main_here(*LONG[:2], "-P", "max_evals=1")
     assert outcome.code == 0, outcome.err
     assert outcome.steps == {"load": "reused", "process": "reused", "train": "ran", "deploy": "ran"}
     assert "waiting" not in outcome.out
