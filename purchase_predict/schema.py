@@ -142,13 +142,25 @@ BEHAVIOUR = (
     "seconds_since_prev_session",
 )
 
+#: Features about the product over all users, as of the midnight before the row's day (`features/shop.py`).
+SHOP = (
+    "product_conversion_rate",
+    "product_carts_per_view",
+    "product_purchases_per_view",
+    "product_relative_price",
+)
+
+#: Features that a row may lack: those that are made of events only.
+OPTIONAL = BEHAVIOUR + SHOP
+
 #: The tables that can be scored: the label may be missing, and a primary table may have the columns that process made
 #: of events.
 SCORED_TABLES = {
     "events": EVENTS,
     "primary": (
         *(column for column in PRIMARY if column.name != LABEL),
-        *(_not_negative(name, optional=True) for name in BEHAVIOUR),
+        *(_not_negative(name, optional=True) for name in (*BEHAVIOUR, *SHOP[:3])),
+        Column(SHOP[3], "DOUBLE", rule=f"isfinite({SHOP[3]})", reason="must be a number", optional=True),
         replace(EVENTS[0], required=False, optional=True),
     ),
 }
@@ -156,4 +168,4 @@ SCORED_TABLES = {
 
 def features_of(columns: list[str]) -> list[str]:
     """The features among the columns of a primary table, in the model's order."""
-    return [name for name in FEATURES + BEHAVIOUR if name in columns]
+    return [name for name in FEATURES + OPTIONAL if name in columns]

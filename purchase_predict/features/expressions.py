@@ -21,6 +21,7 @@ from typing import Any
 import ibis
 import ibis.expr.types as ir
 
+from purchase_predict.features import shop
 from purchase_predict.features.earlier_sessions import earlier_sessions
 from purchase_predict.features.keys import PAIR, SESSION, join
 from purchase_predict.schema import EVENTS, TYPES
@@ -41,13 +42,20 @@ def sql(dialect: str, table: str, prefix: str) -> str:
 
     Args:
         dialect: Ibis's name of the SQL dialect: "duckdb" or "pyspark".
-        table: one of `STEPS`, "repeated" or "primary".
+        table: one of `STEPS`, "repeated", "primary" or "daily", of a bucket of users; or "product_days" or "with_shop",
+            of the primary tables and the daily counters of all buckets.
         prefix: of the names of all tables. The table `<prefix>raw` holds the events.
     """
 
     def named(name: str, columns: Iterable[str] | None = None) -> ir.Table:
         types = {column.name: TYPES[column.type].ibis for column in EVENTS}
         return ibis.table({column: types[column] for column in columns or types}, name=prefix + name)
+
+    def counted() -> ir.Table:
+        return ibis.table(dict.fromkeys([*shop.PRODUCT_DAY, *shop.COUNTERS], "int64"), name=f"{prefix}daily")
+
+    def made(name: str, expression: ir.Table) -> ir.Table:
+        return ibis.table(expression.schema(), name=prefix + name)
 
     raw, candidates, carts = named("raw"), named("candidates"), named("carts")
     alike_, usable_ = named("alike", _ALIKE), named("usable", _USED)
@@ -58,6 +66,11 @@ def sql(dialect: str, table: str, prefix: str) -> str:
         "usable": lambda: usable(raw, alike_, candidates, carts),
         "repeated": lambda: repeated(candidates),
         "primary": lambda: primary(usable_, carts),
+        "daily": lambda: shop.daily(_with_session(raw), candidates, usable_, _pairs(carts)),
+        "product_days": lambda: shop.as_of_midnight(counted()),
+        "with_shop": lambda: shop.with_shop(
+            made("primary", primary(usable_, carts)), made("product_days", shop.as_of_midnight(counted()))
+        ),
     }[table]()
     getattr(ibis, dialect)  # makes Ibis load the backend, without which it does not know the dialect
     # DuckDB's sum of integers is wider than the int64 that Ibis takes it for, so Ibis adds no cast.

@@ -28,7 +28,7 @@ def primary_from_events(connection: duckdb.DuckDBPyConnection, folder: Path) -> 
     cursors = [connection.cursor() for _ in buckets]
     with ThreadPoolExecutor(1) as compiler, ThreadPoolExecutor(workers) as pool:
         # Ibis compiles the SQL of the last table while the first ones are computed.
-        names = [*expressions.STEPS, "repeated", "primary"]
+        names = [*expressions.STEPS, "repeated", "primary", "daily"]
         sql = {name: compiler.submit(expressions.sql, "duckdb", name, "bucket_") for name in names}
         futures = [
             pool.submit(_primary_of_bucket, cursor, bucket, number, sql)
@@ -42,8 +42,11 @@ def primary_from_events(connection: duckdb.DuckDBPyConnection, folder: Path) -> 
                 cursor.interrupt()
             raise
     connection.execute(f"SET threads = {threads}")
-    tables = " UNION ALL ".join(f"FROM primary_{number}" for number in range(len(buckets)))
-    connection.execute(f"CREATE VIEW primary_table AS {tables}")
+    for table in ("primary", "daily"):
+        parts = " UNION ALL ".join(f"FROM {table}_{number}" for number in range(len(buckets)))
+        connection.execute(f"CREATE VIEW all_{table} AS {parts}")
+    connection.execute(f"CREATE TABLE all_product_days AS {expressions.sql('duckdb', 'product_days', 'all_')}")
+    connection.execute(f"CREATE VIEW primary_table AS {expressions.sql('duckdb', 'with_shop', 'all_')}")
     total, with_session, repeated = map(sum, zip(*counts, strict=True))
     return {"events": total, "events_without_session": total - with_session, "events_repeated": repeated}
 
@@ -54,12 +57,13 @@ def _primary_of_bucket(
     """Creates the table `primary_<number>`; returns the number of events: in all, with a session, and repeated."""
     file = f"read_parquet({quoted(bucket / '*.parquet')}, hive_partitioning=false)"
     connection.execute(f"CREATE TEMP VIEW bucket_raw AS FROM {file}")
-    tables = [name for name in sql if name not in ("repeated", "primary")]
+    tables = [name for name in sql if name not in ("repeated", "primary", "daily")]
     for table in tables:
         connection.execute(f"CREATE TEMP TABLE bucket_{table} AS {sql[table].result()}")
     total, with_session = one_row(connection, "SELECT count(*), count(user_session) FROM bucket_raw")
     (repeated,) = one_row(connection, sql["repeated"].result())
-    connection.execute(f"CREATE TABLE primary_{number} AS {sql['primary'].result()}")
+    for table in ("primary", "daily"):
+        connection.execute(f"CREATE TABLE {table}_{number} AS {sql[table].result()}")
     connection.close()  # drops the bucket's temporary tables
     return total, with_session, repeated
 

@@ -92,7 +92,10 @@ def primary_from_events(source: str, session_type: str, target: str) -> Written:
             for step in expressions.STEPS[1:]:
                 persist(step, query(step).repartition(partitions, "user_id"))
             (repeated,) = _first_row(query("repeated"))
-            _uuids_as_text(query("primary"), session_type).write.mode("overwrite").parquet(target)
+            register("primary", query("primary"))
+            persist("daily", query("daily"))
+            persist("product_days", query("product_days"))
+            _uuids_as_text(query("with_shop"), session_type).write.mode("overwrite").parquet(target)
             rows = session.read.parquet(target).count()
     counts = {"events": total, "events_without_session": total - with_session, "events_repeated": repeated}
     return Written(rows, counts)

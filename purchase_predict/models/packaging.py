@@ -21,7 +21,7 @@ from mlflow.types.schema import AnyType
 
 from purchase_predict.checksums import Damaged, differing
 from purchase_predict.models import purchase_model
-from purchase_predict.schema import BEHAVIOUR
+from purchase_predict.schema import OPTIONAL
 
 Result = TypeVar("Result")
 
@@ -159,9 +159,7 @@ def signature(features: Sequence[str]) -> ModelSignature:
     refuses integers, which JSON clients send for whole doubles, and text columns of nulls only, which pandas reads as
     numbers.
     """
-    columns: list[ColSpec | TensorSpec] = [
-        ColSpec(AnyType(), name, required=name not in BEHAVIOUR) for name in features
-    ]
+    columns: list[ColSpec | TensorSpec] = [ColSpec(AnyType(), name, required=name not in OPTIONAL) for name in features]
     return ModelSignature(
         inputs=Schema(columns),
         outputs=Schema([ColSpec("double", "probability"), ColSpec("long", "will_buy")]),

@@ -1,5 +1,6 @@
 """The primary table in plain Python: each session in time order, obviously right, slow."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -28,6 +29,8 @@ def primary(events: Iterable[Event]) -> list[dict[str, Any]]:
         if event.user_session is not None:
             by_user[event.user_id][event.user_session].append(event)
     rows = [row for sessions in by_user.values() for session in sessions for row in _rows_of_session(session, sessions)]
+    known = [event for sessions in by_user.values() for session in sessions.values() for event in session]
+    rows = [row | _shop(row, known) for row in rows]
     return sorted(rows, key=lambda row: (row["user_id"], row["user_session"], row["product_id"]))
 
 
@@ -107,3 +110,43 @@ def _cents(price: float | None) -> int:
 
 def _nulls_last(value: Any) -> tuple[bool, Any]:
     return value is None, 0 if value is None else value
+
+
+def _shop(row: dict[str, Any], events: list[Event]) -> dict[str, Any]:
+    """What the shop knew about the row's product at the midnight before: all events are looked at for every row."""
+    midnight = row["event_time"].replace(hour=0, minute=0, second=0, microsecond=0)
+    earlier = [event for event in events if event.event_time < midnight]
+    own = _counters(event for event in earlier if event.product_id == row["product_id"])
+    shop = _counters(earlier)
+
+    def rate(of: str, per: str, mixed: int) -> float | None:
+        return (own[of] + mixed * (shop[of] / shop[per])) / (own[per] + mixed) if shop[per] else None
+
+    logs = [_log(event) for event in earlier if event.product_id == row["product_id"] and _log(event) is not None]
+    price = None if not row["price"] else round(math.log(row["price"]) * 1_000_000)
+    return {
+        "product_conversion_rate": rate("bought", "carted", 20),
+        "product_carts_per_view": rate("cart", "view", 100),
+        "product_purchases_per_view": rate("purchase", "view", 100),
+        "product_relative_price": (price - sum(logs) / len(logs)) / 1_000_000 if logs and price is not None else None,
+    }
+
+
+def _log(event: Event) -> int | None:
+    return (
+        None if event.event_type == "remove_from_cart" or not event.price else round(math.log(event.price) * 1_000_000)
+    )
+
+
+def _counters(events: Iterable[Event]) -> dict[str, int]:
+    counters = dict.fromkeys(("view", "cart", "purchase", "remove_from_cart", "carted", "bought"), 0)
+    pairs = defaultdict(list)
+    for event in events:
+        counters[event.event_type] += 1
+        pairs[event.user_id, event.user_session, event.product_id].append(event)
+    for pair in pairs.values():
+        moment = min((event.event_time for event in pair if event.event_type == "cart"), default=None)
+        if moment is not None:
+            counters["carted"] += 1
+            counters["bought"] += any(e.event_type == "purchase" and e.event_time >= moment for e in pair)
+    return counters

@@ -18,7 +18,10 @@ from tests.features.reference import Event
 MIDNIGHT = datetime(2019, 10, 7)  # a Monday's
 #: Few seconds and few ids around midnight, so that ties, repetitions, shared ids and overlapping sessions are frequent.
 VALUES: dict[str, list[Any]] = {
-    "event_time": [MIDNIGHT + timedelta(seconds=seconds) for seconds in range(-6, 7)],
+    "event_time": [
+        *(MIDNIGHT + timedelta(seconds=seconds) for seconds in range(-6, 7)),
+        *(MIDNIGHT + timedelta(days=days, seconds=seconds) for days in (-3, -1, 1) for seconds in (-1, 0, 1)),
+    ],
     "event_type": ["view", "view", "cart", "cart", "remove_from_cart", "purchase"],
     "product_id": [1, 2, 3],
     "category_id": [None, 7, 8],
@@ -28,6 +31,8 @@ VALUES: dict[str, list[Any]] = {
     "user_id": [1, 2],
     "user_session": [None, "s1", "s1", "s2", "s3"],
 }
+#: The tables that are queried in a shop's connection.
+TABLES = (*expressions.STEPS, "repeated", "primary", "daily", "product_days", "with_shop")
 #: The default of the number of pairs up to which earlier sessions are counted by joins.
 MAX_JOINED_PAIRS = earlier_sessions.MAX_JOINED_PAIRS
 
@@ -72,7 +77,7 @@ def joined_up_to(pairs: int) -> Iterator[None]:
 def queries(max_joined_pairs: int) -> dict[str, str]:
     """DuckDB's SQL of all tables. Cached, because Ibis needs longer to make it than DuckDB to run it."""
     with joined_up_to(max_joined_pairs):
-        return {name: expressions.sql("duckdb", name, "") for name in (*expressions.STEPS, "repeated", "primary")}
+        return {name: expressions.sql("duckdb", name, "") for name in TABLES}
 
 
 @contextmanager
@@ -90,7 +95,9 @@ def prepared(events: Sequence[Event], max_joined_pairs: int = MAX_JOINED_PAIRS) 
 def on_duckdb(events: Sequence[Event], max_joined_pairs: int = MAX_JOINED_PAIRS) -> list[dict[str, Any]]:
     """The primary table that the project makes of these events, in the order of the reference."""
     with prepared(events, max_joined_pairs) as connection:
-        query = f"FROM ({queries(max_joined_pairs)['primary']}) ORDER BY {', '.join(KEYS)}"
+        for table in ("primary", "daily", "product_days"):
+            connection.execute(f'CREATE TABLE "{table}" AS {queries(max_joined_pairs)[table]}')
+        query = f"FROM ({queries(max_joined_pairs)['with_shop']}) ORDER BY {', '.join(KEYS)}"
         result = connection.execute(query)
         names = [name for name, *_ in result.description or []]
         return [dict(zip(names, row, strict=True)) for row in result.fetchall()]

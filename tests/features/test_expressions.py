@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from purchase_predict.schema import BEHAVIOUR, FEATURES, KEYS, LABEL, MOMENT
+from purchase_predict.schema import FEATURES, KEYS, LABEL, MOMENT, OPTIONAL, SHOP
 from tests.conftest import examples
 from tests.features import reference
 from tests.features.reference import Event
@@ -81,7 +81,7 @@ def test_the_category_is_split_on_the_dot_and_monday_is_zero() -> None:
 
 def test_a_shop_gives_every_column_the_schema_names() -> None:
     (row,) = on_duckdb([Event(MIDNIGHT, "cart", 1, None, None, None, None, 1, "s")])
-    assert set(row) == {*FEATURES, *BEHAVIOUR, *KEYS, LABEL, MOMENT}
+    assert set(row) == {*FEATURES, *OPTIONAL, *KEYS, LABEL, MOMENT}
 
 
 # ---- leaks -------------------------------------------------------------------------------------------------------
@@ -112,6 +112,45 @@ def test_what_came_after_a_moment_was_not_needed_for_its_row(events: list[Event]
 
 def _without_label(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name != LABEL}
+
+
+@PROPERTY
+@given(SHOPS, SHOPS)
+def test_events_of_a_rows_own_day_or_later_change_nothing_about_its_product(
+    events: list[Event], others: list[Event]
+) -> None:
+    before = on_duckdb(events)
+    if not before:
+        return
+    first_day = min(row[MOMENT] for row in before).replace(hour=0, minute=0, second=0)
+    later = [event for event in others if event.event_time >= first_day]
+    for day in sorted({event.event_time.date() for event in later})[:2]:
+        added = [event._replace(user_id=9) for event in later if event.event_time.date() >= day]
+        rows = {tuple(row[key] for key in KEYS): row for row in on_duckdb(events + added)}
+        for row in before:
+            if row[MOMENT].date() <= day:
+                now = rows[tuple(row[key] for key in KEYS)]
+                assert [now[name] for name in SHOP] == [row[name] for name in SHOP]
+
+
+@PROPERTY
+@given(SHOPS)
+def test_without_the_events_of_its_own_day_a_row_knows_the_same_about_its_product(events: list[Event]) -> None:
+    for row in on_duckdb(events)[:2]:
+        midnight = row[MOMENT].replace(hour=0, minute=0, second=0)
+        own = Event(row[MOMENT], "cart", row["product_id"], None, None, row["brand"], row["price"], 77, "own")
+        alone = on_duckdb([event for event in events if event.event_time < midnight] + [own])
+        (same,) = [other for other in alone if other["user_id"] == 77]
+        assert [same[name] for name in SHOP] == [row[name] for name in SHOP]
+
+
+def test_a_purchase_after_midnight_does_not_make_yesterdays_pair_bought_for_a_row_of_that_day() -> None:
+    def event(days: int, second: int, kind: str, user: int) -> Event:
+        return Event(MIDNIGHT + timedelta(days=days, seconds=second), kind, 1, None, None, None, 1.0, user, "s")
+
+    events = [event(-1, 5, "cart", 1), event(0, 5, "purchase", 1), event(0, 9, "cart", 2), event(1, 5, "cart", 3)]
+    rates = {row["user_id"]: row["product_conversion_rate"] for row in on_duckdb(events)}
+    assert rates == {1: None, 2: 0.0, 3: pytest.approx(0.5)}
 
 
 # ---- who does a hundred thousand things --------------------------------------------------------------------------

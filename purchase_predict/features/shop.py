@@ -1,0 +1,153 @@
+"""What the shop knows about a product: counters per product and day over all users, and the columns made of them.
+
+A row of the primary table sees the counters as of the midnight (UTC) before its day. Nothing of its own day and nothing
+later is looked at, of no user. The counters of a user's events are made together with that user's rows; they add up
+over users, buckets and files.
+
+All counters are whole numbers, so that sums do not depend on the order of rows, and both engines agree to the last bit.
+"""
+
+from typing import Any
+
+import ibis
+import ibis.expr.types as ir
+
+from purchase_predict.features.keys import PAIR, join
+
+#: The counters of a product and day, with repetitions dropped and events without a session left out: events by type;
+#: pairs of session and product that were put in the cart on this day for the first time; pairs that were bought on this
+#: day for the first time since they were put in the cart; and the sum of the logarithms of the prices of all events but
+#: removals, in millionths, with their number.
+COUNTERS = ("views", "carts", "purchases", "carted_pairs", "bought_pairs", "log_prices", "priced")
+#: What names a row of counters: the product and the day, as days since 1970.
+PRODUCT_DAY = ["product_id", "day"]
+
+#: Carted pairs, and views, of the shop's average that a product's own counts are mixed with. With few counts of its own
+#: a product's rate is nearly the shop's.
+_PAIRS_OF_THE_SHOP, _VIEWS_OF_THE_SHOP = 20, 100
+#: Units of a logarithm in the counters.
+_MILLIONTHS = 1_000_000
+_DAY_SECONDS = 86_400
+
+
+def day_of(time: ir.Value) -> ir.Value:
+    """The day (UTC) of a time, as days since 1970."""
+    return (time.truncate("s").epoch_seconds().cast("int64") // _DAY_SECONDS).cast("int64")
+
+
+def log_price(price: ir.Value) -> ir.Value:
+    """The natural logarithm of a price in millionths, a whole number; null for a price of 0 or null."""
+    positive = ibis.ifelse(price > 0, price, ibis.null("float64"))
+    return (positive.ln() * _MILLIONTHS).round().cast("int64")
+
+
+def daily(events: ir.Table, candidates: ir.Table, usable: ir.Table, pairs: ir.Table) -> ir.Table:
+    """The counters of each product and day.
+
+    Args:
+        events: all events with a session.
+        candidates: those of them that may repeat each other (`expressions.sql`).
+        usable: the events that rows need, without repetitions: all purchases of carted pairs are among them.
+        pairs: the first cart event of each pair.
+    """
+    # Finding repetitions among all events would cost more than everything else here. Sums allow to put them right.
+    counted = _of_events(events, 1).union(_of_events(candidates, -1), _of_events(candidates.distinct(), 1))
+    counted = counted.union(_carted(pairs), _bought(usable, pairs))
+    return totals(counted, PRODUCT_DAY)
+
+
+def totals(counters: ir.Table, keys: list[str]) -> ir.Table:
+    """Counters added up, one row for each value of the keys."""
+    return counters.group_by(keys).agg(**{name: counters[name].sum() for name in COUNTERS})
+
+
+def as_of_midnight(counters: ir.Table) -> ir.Table:
+    """The columns about each product as of the midnight before each day on which it has an event.
+
+    Args:
+        counters: of each product and day, in any number of parts.
+
+    Returns:
+        One row per product and day:
+
+    - `product_conversion_rate`: carted pairs that were bought, of the carted pairs, mixed with those of the shop.
+    - `product_carts_per_view`, `product_purchases_per_view`: carts, and purchases, per view, mixed likewise.
+    - `mean_log_price`: of the product's events, in millionths; null where it had none.
+
+    The rates are null where the shop itself has nothing before that midnight.
+    """
+    days = totals(counters, PRODUCT_DAY)
+    own = _before(days, {"group_by": "product_id", "order_by": "day"})
+    shop = _before(totals(days, ["day"]), {"order_by": "day"}).rename(**{f"shop_{name}": name for name in COUNTERS})
+    known = join(own, shop, ["day"])
+
+    def rate(of: str, per: str, mixed: int) -> ir.Value:
+        shops = known[f"shop_{of}"] / known[f"shop_{per}"].nullif(0)
+        return (known[of] + mixed * shops) / (known[per] + mixed)
+
+    return known.select(
+        *PRODUCT_DAY,
+        product_conversion_rate=rate("bought_pairs", "carted_pairs", _PAIRS_OF_THE_SHOP),
+        product_carts_per_view=rate("carts", "views", _VIEWS_OF_THE_SHOP),
+        product_purchases_per_view=rate("purchases", "views", _VIEWS_OF_THE_SHOP),
+        mean_log_price=known.log_prices / known.priced.nullif(0),
+    )
+
+
+def with_shop(rows: ir.Table, product_days: ir.Table) -> ir.Table:
+    """Adds the columns about each row's product to the primary table.
+
+    `product_relative_price` is the logarithm of the row's price over the product's own earlier mean (geometric): 0 at
+    the usual price, -0.22 at 80 % of it. It is null where the product had no event before, or the row has no price.
+    """
+    known = rows.mutate(day=day_of(rows.event_time))
+    known = join(known, product_days, PRODUCT_DAY)
+    return known.mutate(product_relative_price=(log_price(known.price) - known.mean_log_price) / _MILLIONTHS).drop(
+        "day", "mean_log_price"
+    )
+
+
+def _before(counters: ir.Table, window: dict[str, Any]) -> ir.Table:
+    """Each counter's sum over the earlier days; 0 on the first."""
+    earlier = ibis.window(**window, rows=(None, -1))
+    keys = [name for name in counters.columns if name not in COUNTERS]
+    return counters.select(*keys, **{name: counters[name].sum().over(earlier).fill_null(0) for name in COUNTERS})
+
+
+def _of_events(events: ir.Table, sign: int) -> ir.Table:
+    acts = events.filter(events.event_type != "remove_from_cart").mutate(day=day_of(events.event_time))
+    logs = log_price(acts.price)
+
+    def number(kind: str) -> ir.Value:
+        return sign * (acts.event_type == kind).cast("int64").sum()
+
+    counted = acts.group_by(PRODUCT_DAY).agg(
+        views=number("view"),
+        carts=number("cart"),
+        purchases=number("purchase"),
+        log_prices=sign * logs.sum().fill_null(0),
+        priced=sign * logs.count(),
+    )
+    return _all_counters(counted)
+
+
+def _carted(pairs: ir.Table) -> ir.Table:
+    placed = pairs.mutate(day=day_of(pairs.event_time))
+    return _all_counters(placed.group_by(PRODUCT_DAY).agg(carted_pairs=placed.count()))
+
+
+def _bought(events: ir.Table, pairs: ir.Table) -> ir.Table:
+    """Pairs by the day of their first purchase at or after the moment: before that day nobody knows of it."""
+    purchases = events.filter(events.event_type == "purchase").select(*PAIR, bought="event_time")
+    both = pairs.select(*PAIR, "event_time").inner_join(purchases, PAIR)
+    both = both.filter(both.bought >= both.event_time)
+    first = both.group_by(PAIR).agg(bought=both.bought.min())
+    placed = first.mutate(day=day_of(first.bought))
+    return _all_counters(placed.group_by(PRODUCT_DAY).agg(bought_pairs=placed.count()))
+
+
+def _all_counters(counted: ir.Table) -> ir.Table:
+    zero = ibis.literal(0, "int64")
+    return counted.select(
+        *PRODUCT_DAY, **{name: (counted[name] if name in counted.columns else zero).cast("int64") for name in COUNTERS}
+    )
