@@ -30,10 +30,10 @@ def predict(
     run: Run, model: str, input: str, output: str, max_reject_ratio: float, gcp_project: str, memory_limit: str
 ) -> None:
     """Score every row of an input into one file."""
-    target = Path(output).expanduser().resolve()
-    refuse_output(input, target)
+    refuse_output(input, target := Path(output).expanduser().resolve())
     model, version = versions.pinned(model)
-    trained, packaged = models.find(model), packaging.load(model, versions.files_of(model), checked=False)
+    trained = models.find(model)
+    packaged = packaging.load(trained.address, versions.files_of(model), checked=False)
     marks = {"model_version": version, "run_id": run.info.run_id}
     with scratch_folder() as scratch, scratch_folder() as record:
         dataset = trained.trained_on if trained.run else ""

@@ -6,15 +6,16 @@ are checked when they are fetched, because nothing is downloaded for a step that
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import click
 import mlflow
-from mlflow.entities import Run
+from mlflow.entities import LoggedModel, Run
 from mlflow.exceptions import MlflowException
 
 from purchase_predict.checksums import Damaged, checksum, differing
@@ -70,19 +71,30 @@ def as_tags(run: Run, sizes: Mapping[str, int], known: Mapping[str, str]) -> dic
         sizes: path and bytes of each artifact file.
         known: the checksum of those files that this process wrote or fetched. Others are read from the store.
     """
-    places = _Places(run)
-    record = {path: [size, known.get(path) or _checksum(run, path, places)] for path, size in sizes.items()}
+    checksums = dict(known) | _checksums(run, [path for path in sizes if path not in known])
+    record = {path: [size, checksums[path]] for path, size in sizes.items()}
     text = json.dumps(record)
     pieces = [text[start : start + _TAG_LENGTH] for start in range(0, len(text), _TAG_LENGTH)]
     return {f"{ARTIFACTS}.{number}": piece for number, piece in enumerate(pieces)}
 
 
-def _checksum(run: Run, path: str, places: "_Places") -> str:
-    if file := places.file(path):
-        return checksum(file)
-    with tempfile.TemporaryDirectory() as folder:
-        uri = str(RunUri(run.info.run_id, path))
-        return checksum(Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder)))
+def _checksums(run: Run, paths: Sequence[str]) -> dict[str, str]:
+    """The checksum of each artifact file, read from the store."""
+    places = _Places(run)
+    found = {path: checksum(file) for path in paths if (file := places.file(path))}
+    rest = [path for path in paths if path not in found]
+    for root in sorted({path.partition("/")[0] for path in rest}):
+        with tempfile.TemporaryDirectory() as folder:
+            # Under a model's path below its run, a server finds nothing, which MLflow takes minutes to believe.
+            model = places.models.get(root)
+            uri = f"models:/{model.model_id}" if model else str(RunUri(run.info.run_id, root))
+            place = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
+            for path in rest:
+                if path == root:
+                    found[path] = checksum(place)
+                elif path.startswith(f"{root}/"):
+                    found[path] = checksum(place / path.removeprefix(f"{root}/"))
+    return found
 
 
 def recorded(run: Run) -> dict[str, Stored]:
@@ -158,7 +170,6 @@ class _Places:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._models: dict[str, Path | None] | None = None
 
     def file(self, path: str) -> Path | None:
         """The file of an artifact; None where the store is no folder of this machine."""
@@ -169,17 +180,16 @@ class _Places:
             return root / path
         # A model of the run lies elsewhere, under the name by which it was logged.
         name, _, below = path.partition("/")
-        model = self._logged_models().get(name)
-        return model / below if model and (model / below).is_file() else None
+        folder = local_folder(self.models[name].artifact_location) if name in self.models else None
+        return folder / below if folder and (folder / below).is_file() else None
 
-    def _logged_models(self) -> dict[str, Path | None]:
-        if self._models is None:
-            client = mlflow.MlflowClient()
-            run = self._run if self._run.outputs else client.get_run(self._run.info.run_id)
-            outputs = run.outputs.model_outputs if run.outputs else []
-            models = [client.get_logged_model(output.model_id) for output in outputs]
-            self._models = {model.name: local_folder(model.artifact_location) for model in models}
-        return self._models
+    @cached_property
+    def models(self) -> dict[str, LoggedModel]:
+        """The models that the run logged, by name."""
+        client = mlflow.MlflowClient()
+        run = self._run if self._run.outputs else client.get_run(self._run.info.run_id)
+        outputs = run.outputs.model_outputs if run.outputs else []
+        return {model.name: model for model in (client.get_logged_model(output.model_id) for output in outputs)}
 
 
 def local_folder(uri: str) -> Path | None:

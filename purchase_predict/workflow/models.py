@@ -41,6 +41,13 @@ class TrainedModel:
     version: ModelVersion | None
 
     @property
+    def address(self) -> str:
+        """The URI to load it from: by its own id, because below its run a server looks for it for minutes."""
+        if self.version:
+            return str(ModelUri(self.version.name, version=str(self.version.version)))
+        return str(LoggedModelUri(self.model_id)) if self.model_id else self.uri
+
+    @property
     def run_id(self) -> str:
         """The id of the train run, or `deleted`."""
         return str(self.run.info.run_id) if self.run else "deleted"
