@@ -81,6 +81,14 @@ def training_profile(dataset: str, fetch: Callable[[], Path]) -> dict[str, Any] 
         return None
 
 
+def _state_of(model: Model, file: Path) -> Path | None:
+    """Writes what the shop knew at the end of the model's training data to a file; None if the model has none."""
+    if model.counters is None:
+        return None
+    model.counters.to_parquet(file)
+    return file
+
+
 def predict(
     source: str,
     target: Path,
@@ -120,7 +128,7 @@ def predict(
         if (folder / name).exists():
             shutil.copy(folder / name, record)
     with connect(scratch, memory_limit) as connection:
-        primary.make(connection, folder / loaded.table)
+        primary.make(connection, folder / loaded.table, _state_of(model, scratch / "shop.parquet"))
         started = time.monotonic()
         try:
             scored = scoring.score(connection, "primary_table", model, target, marks)

@@ -150,6 +150,10 @@ SHOP = (
     "product_relative_price",
 )
 
+#: Carted pairs, and views, of the shop's average that a product's own counts are mixed with. With few counts of its own
+#: a product's rate is nearly the shop's.
+SHOP_MIXING = {"pairs": 20, "views": 100}
+
 #: Features that a row may lack: those that are made of events only.
 OPTIONAL = BEHAVIOUR + SHOP
 

@@ -14,7 +14,7 @@ from purchase_predict.evaluation.scores import as_metrics, evaluate
 from purchase_predict.features.description import Description
 from purchase_predict.metrics import Score
 from purchase_predict.models import purchase_model
-from purchase_predict.schema import LABEL
+from purchase_predict.schema import LABEL, MOMENT
 from purchase_predict.search.search import SearchResult
 from purchase_predict.search.trial import LabelledRows
 
@@ -34,6 +34,7 @@ class Training:
         probability: the same after the correction, 0 to 1.
         scores: the metrics of `probability`.
         description: of the train and the test set.
+        shop: the file with what the shop knows at the end of the events, or None.
     """
 
     train: LabelledRows
@@ -46,6 +47,7 @@ class Training:
     probability: np.ndarray
     scores: dict[str, Score]
     description: Description
+    shop: Path | None = None
 
     @property
     def model(self) -> dict[str, Any]:
@@ -56,6 +58,7 @@ class Training:
             "features": self.description.features,
             "categories": self.description.categories,
             "correction": self.calibration.correction,
+            "shop": self.shop,
         }
 
     @property
@@ -70,35 +73,64 @@ class Training:
             "calibrated": self.calibration.correction is not None,
             "calibration_gain": self.calibration.gain.value,
             "trials": len(self.found.trials),
+            "shop_bytes": self.shop.stat().st_size if self.shop else 0,
+            "shop_products": len(pd.read_parquet(self.shop, columns=["product_id"])) if self.shop else 0,
         }
 
 
-def read(folder: Path) -> tuple[Description, pd.DataFrame, pd.DataFrame]:
-    """A dataset that process made: its description, the training rows and the test rows."""
-    learn, test = (pd.read_parquet(folder / f"{side}.parquet") for side in ("train", "test"))
-    return Description.read(folder), learn, test
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset that process made.
+
+    Attributes:
+        description: of both sides.
+        train: the raw training rows, with label and `user_id`.
+        test: the raw test rows, likewise.
+        shop: the file with what the shop knows at the end of the events; None: the rows come from no events.
+    """
+
+    description: Description
+    train: pd.DataFrame
+    test: pd.DataFrame
+    shop: Path | None
+
+    @classmethod
+    def read(cls, folder: Path) -> "Dataset":
+        """The dataset in a folder."""
+        learn, test = (pd.read_parquet(folder / f"{side}.parquet") for side in ("train", "test"))
+        shop = folder / "shop.parquet"
+        return cls(Description.read(folder), learn, test, shop if shop.exists() else None)
+
+    def encoded(self) -> LabelledRows:
+        """The training rows as the search takes them."""
+        features, categories = self.description.features, self.description.categories
+        return LabelledRows(
+            purchase_model.encode(self.train, features, categories),
+            self.train[LABEL].to_numpy(),
+            self.train["user_id"].to_numpy(),
+            features,
+            list(categories),
+            _session_ends(self.train),
+        )
 
 
-def encoded(rows: pd.DataFrame, description: Description) -> LabelledRows:
-    """Raw training rows, with label and `user_id`, as the search takes them."""
-    return LabelledRows(
-        purchase_model.encode(rows, description.features, description.categories),
-        rows[LABEL].to_numpy(),
-        rows["user_id"].to_numpy(),
-        description.features,
-        list(description.categories),
-    )
+def _session_ends(rows: pd.DataFrame) -> np.ndarray | None:
+    """When the session of each row put its last product in the cart; None where the rows have no time."""
+    if MOMENT not in rows:
+        return None
+    ended = rows.groupby(["user_id", rows["user_session"].astype(str)])[MOMENT].transform("max")
+    return ended.to_numpy(dtype="datetime64[ns]").astype(np.int64)
 
 
-def finish(found: SearchResult, train: LabelledRows, test: pd.DataFrame, description: Description) -> Training:
+def finish(found: SearchResult, train: LabelledRows, data: Dataset) -> Training:
     """Corrects the probabilities of what the search found, and scores it on the test rows.
 
     Args:
         found: what the search ended with.
         train: the encoded training rows.
-        test: the raw test rows, with label and `user_id`.
-        description: of both.
+        data: the raw rows.
     """
+    test, description = data.test, data.description
     rows = purchase_model.encode(test, description.features, description.categories)
     assert found.best.out_of_fold is not None
     measured = calibration.measure(found.searched.y, found.best.out_of_fold, found.searched.user)
@@ -108,4 +140,6 @@ def finish(found: SearchResult, train: LabelledRows, test: pd.DataFrame, descrip
     threshold = float(purchase_model.calibrated(np.array([found.threshold]), measured.correction)[0])
     y, users = test[LABEL].to_numpy(), test["user_id"].to_numpy()
     scores = evaluate(y, probability, users, threshold, float(train.y.mean()))
-    return Training(train, test, rows, found, measured, threshold, uncorrected, probability, scores, description)
+    return Training(
+        train, test, rows, found, measured, threshold, uncorrected, probability, scores, description, data.shop
+    )

@@ -37,20 +37,20 @@ def train(
     reuse: bool,
 ) -> Output:
     """Search the hyperparameters, train the model, score it on the test set."""
-    description, learn, test = training.read(run.fetch(dataset))
-    datasets.log_sides(dataset, run_of(dataset).data.tags[DIGEST], {"train": len(learn), "test": len(test)})
-    rows = training.encoded(learn, description)
+    data = training.Dataset.read(run.fetch(dataset))
+    datasets.log_sides(dataset, run_of(dataset).data.tags[DIGEST], {"train": len(data.train), "test": len(data.test)})
+    rows = data.encoded()
     known = trial_runs.earlier(run.search_key, run.experiment_id) if reuse else []
     earlier, seconds = [Trial(**facts) for facts in known[:max_evals]], max_minutes * 60 or math.inf
     record = partial(trial_runs.record, search_key=run.search_key, parent=run.run)
     with runner(trials, parallelism) as (run_batch, size), progress(max_evals, metric, earlier, record) as on_trial:
         found = search(rows, max_evals, metric, seed, on_trial, earlier, seconds, run_batch, size)
-    trained = training.finish(found, rows, test, description)
+    trained = training.finish(found, rows, data)
     outputs = run.folder()
     write_report(trained, metric, history.steps(run.run_id, dataset), outputs)
     run.log(outputs)
     mlflow.log_params({f"best_{name}": value for name, value in found.best.params.items()})
-    digest = packaging.log(**trained.model, rows=learn, folder=run.folder())
+    digest = packaging.log(**trained.model, rows=data.train, folder=run.folder())
     mlflow.log_metrics(trained.metrics | {"trials_taken_over": len(earlier)})
     return Output("model", digest)
 

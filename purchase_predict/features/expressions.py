@@ -42,8 +42,8 @@ def sql(dialect: str, table: str, prefix: str) -> str:
 
     Args:
         dialect: Ibis's name of the SQL dialect: "duckdb" or "pyspark".
-        table: one of `STEPS`, "repeated", "primary" or "daily", of a bucket of users; or "product_days" or "with_shop",
-            of the primary tables and the daily counters of all buckets.
+        table: one of `STEPS`, "repeated", "primary" or "daily", of a bucket of users; or "product_days", "state" or
+            "with_shop", of the primary tables and the daily counters of all buckets.
         prefix: of the names of all tables. The table `<prefix>raw` holds the events.
     """
 
@@ -68,6 +68,7 @@ def sql(dialect: str, table: str, prefix: str) -> str:
         "primary": lambda: primary(usable_, carts),
         "daily": lambda: shop.daily(_with_session(raw), candidates, usable_, _pairs(carts)),
         "product_days": lambda: shop.as_of_midnight(counted()),
+        "state": lambda: shop.state(counted()),
         "with_shop": lambda: shop.with_shop(
             made("primary", primary(usable_, carts)), made("product_days", shop.as_of_midnight(counted()))
         ),

@@ -7,13 +7,20 @@ import duckdb
 
 from purchase_predict.database import one_row, quoted
 
+#: The folder of `shop_state` beside the files of a primary table that Spark wrote.
+STATE = "shop"
 
-def primary_from_events(connection: duckdb.DuckDBPyConnection, folder: Path) -> dict[str, int]:
-    """Creates the view `primary_table` from events.
+
+def primary_from_events(
+    connection: duckdb.DuckDBPyConnection, folder: Path, state: Path | None = None
+) -> dict[str, int]:
+    """Creates the view `primary_table` from events, and the table `shop_state` with what the shop knows at their end.
 
     Args:
         connection: the database. Its number of threads is the number of buckets at a time.
         folder: one folder of Parquet events per bucket of users.
+        state: what the shop knew before these events, as `shop_state` of earlier ones. It is left aside if an event is
+            not of a later day: the same event would count twice.
 
     Returns:
         The number of events: `events` in all, `events_without_session` and `events_repeated`, which are left out.
@@ -45,10 +52,27 @@ def primary_from_events(connection: duckdb.DuckDBPyConnection, folder: Path) -> 
     for table in ("primary", "daily"):
         parts = " UNION ALL ".join(f"FROM {table}_{number}" for number in range(len(buckets)))
         connection.execute(f"CREATE VIEW all_{table} AS {parts}")
-    connection.execute(f"CREATE TABLE all_product_days AS {expressions.sql('duckdb', 'product_days', 'all_')}")
-    connection.execute(f"CREATE VIEW primary_table AS {expressions.sql('duckdb', 'with_shop', 'all_')}")
+    _add_shop(connection, state)
     total, with_session, repeated = map(sum, zip(*counts, strict=True))
     return {"events": total, "events_without_session": total - with_session, "events_repeated": repeated}
+
+
+def _add_shop(connection: duckdb.DuckDBPyConnection, state: Path | None) -> None:
+    """Creates `primary_table` and `shop_state` from `all_primary` and `all_daily`."""
+    from purchase_predict.features import expressions
+
+    known = "FROM all_daily"
+    if state:
+        earlier = f"read_parquet({quoted(state)})"
+        (follows,) = one_row(
+            connection, f"SELECT coalesce((SELECT min(day) FROM all_daily) > (SELECT max(day) FROM {earlier}), true)"
+        )
+        known = f"{known} UNION ALL BY NAME FROM {earlier}" if follows else known
+    connection.execute(f"CREATE VIEW shop_daily AS {known}")
+    connection.execute("CREATE VIEW shop_primary AS FROM all_primary")
+    for table, kind in (("product_days", "TABLE"), ("state", "TABLE")):
+        connection.execute(f"CREATE {kind} shop_{table} AS {expressions.sql('duckdb', table, 'shop_')}")
+    connection.execute(f"CREATE VIEW primary_table AS {expressions.sql('duckdb', 'with_shop', 'shop_')}")
 
 
 def _primary_of_bucket(
@@ -69,7 +93,8 @@ def _primary_of_bucket(
 
 
 def primary_from_spark(connection: duckdb.DuckDBPyConnection, folder: Path, session_type: str) -> None:
-    """Creates the table `primary_table` from Spark's Parquet files, with the types that DuckDB would give it."""
+    """Creates `primary_table` and `shop_state` from Spark's Parquet files, with the types that DuckDB gives them."""
+    connection.execute(f"CREATE TABLE shop_state AS FROM read_parquet({quoted(folder / STATE / '*.parquet')})")
     connection.execute(
         f"""CREATE TABLE primary_table AS SELECT * REPLACE (user_session::{session_type} AS user_session)
             FROM read_parquet({quoted(folder / "*.parquet")})"""
@@ -80,3 +105,13 @@ def primary_as_is(connection: duckdb.DuckDBPyConnection, folder: Path) -> dict[s
     """Creates the view `primary_table` over the Parquet files of a ready primary table; returns no event counts."""
     connection.execute(f"CREATE VIEW primary_table AS FROM read_parquet({quoted(folder / '*.parquet')})")
     return {}
+
+
+def write_state(connection: duckdb.DuckDBPyConnection, file: Path) -> bool:
+    """Writes `shop_state` as Parquet, sorted by product; False if there is none, as for a ready primary table."""
+    if not connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'shop_state'").fetchall():
+        return False
+    connection.execute(
+        f"COPY (FROM shop_state ORDER BY product_id) TO {quoted(file)} (FORMAT parquet, COMPRESSION zstd)"
+    )
+    return True

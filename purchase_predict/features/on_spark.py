@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from purchase_predict.features import expressions
+from purchase_predict.features.on_duckdb import STATE
 from purchase_predict.schema import EVENTS, TYPES
 from purchase_predict.spark_session import session_of
 
@@ -97,6 +98,7 @@ def primary_from_events(source: str, session_type: str, target: str) -> Written:
             persist("product_days", query("product_days"))
             _uuids_as_text(query("with_shop"), session_type).write.mode("overwrite").parquet(target)
             rows = session.read.parquet(target).count()
+            query("state").coalesce(1).write.mode("overwrite").parquet(f"{target}/{STATE}")
     counts = {"events": total, "events_without_session": total - with_session, "events_repeated": repeated}
     return Written(rows, counts)
 

@@ -20,18 +20,20 @@ class Artifact:
     download: Callable[[], Path]
 
 
-def make(connection: duckdb.DuckDBPyConnection, folder: Path) -> dict[str, int]:
+def make(connection: duckdb.DuckDBPyConnection, folder: Path, state: Path | None = None) -> dict[str, int]:
     """Makes `primary_table` on this machine.
 
     Args:
         connection: where it is made.
         folder: the table that load wrote: `events`, or `primary`, which is taken as it is.
+        state: what the shop knew before these events (`on_duckdb.write_state`); None: nothing.
 
     Returns:
         For events, how many there were and how many were dropped; else nothing.
     """
-    build = on_duckdb.primary_from_events if folder.name == "events" else on_duckdb.primary_as_is
-    return build(connection, folder)
+    if folder.name == "events":
+        return on_duckdb.primary_from_events(connection, folder, state)
+    return on_duckdb.primary_as_is(connection, folder)
 
 
 def make_on_spark(

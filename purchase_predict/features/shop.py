@@ -13,6 +13,7 @@ import ibis
 import ibis.expr.types as ir
 
 from purchase_predict.features.keys import PAIR, join
+from purchase_predict.schema import SHOP_MIXING
 
 #: The counters of a product and day, with repetitions dropped and events without a session left out: events by type;
 #: pairs of session and product that were put in the cart on this day for the first time; pairs that were bought on this
@@ -22,9 +23,6 @@ COUNTERS = ("views", "carts", "purchases", "carted_pairs", "bought_pairs", "log_
 #: What names a row of counters: the product and the day, as days since 1970.
 PRODUCT_DAY = ["product_id", "day"]
 
-#: Carted pairs, and views, of the shop's average that a product's own counts are mixed with. With few counts of its own
-#: a product's rate is nearly the shop's.
-_PAIRS_OF_THE_SHOP, _VIEWS_OF_THE_SHOP = 20, 100
 #: Units of a logarithm in the counters.
 _MILLIONTHS = 1_000_000
 _DAY_SECONDS = 86_400
@@ -54,6 +52,15 @@ def daily(events: ir.Table, candidates: ir.Table, usable: ir.Table, pairs: ir.Ta
     counted = _of_events(events, 1).union(_of_events(candidates, -1), _of_events(candidates.distinct(), 1))
     counted = counted.union(_carted(pairs), _bought(usable, pairs))
     return totals(counted, PRODUCT_DAY)
+
+
+def state(counters: ir.Table) -> ir.Table:
+    """The counters of each product over all days, with the last of all days: what a model takes along.
+
+    As counters of that day they stand for all days up to it (`as_of_midnight`), for rows of later days.
+    """
+    summed = totals(counters, ["product_id"])
+    return summed.mutate(day=counters.day.max().as_scalar()).select(*PRODUCT_DAY, *COUNTERS)
 
 
 def totals(counters: ir.Table, keys: list[str]) -> ir.Table:
@@ -87,9 +94,9 @@ def as_of_midnight(counters: ir.Table) -> ir.Table:
 
     return known.select(
         *PRODUCT_DAY,
-        product_conversion_rate=rate("bought_pairs", "carted_pairs", _PAIRS_OF_THE_SHOP),
-        product_carts_per_view=rate("carts", "views", _VIEWS_OF_THE_SHOP),
-        product_purchases_per_view=rate("purchases", "views", _VIEWS_OF_THE_SHOP),
+        product_conversion_rate=rate("bought_pairs", "carted_pairs", SHOP_MIXING["pairs"]),
+        product_carts_per_view=rate("carts", "views", SHOP_MIXING["views"]),
+        product_purchases_per_view=rate("purchases", "views", SHOP_MIXING["views"]),
         mean_log_price=known.log_prices / known.priced.nullif(0),
     )
 

@@ -12,12 +12,15 @@ import duckdb
 
 from purchase_predict.database import one_row, quoted, table_digest
 from purchase_predict.evaluation import drift
-from purchase_predict.features import sides
+from purchase_predict.features import on_duckdb, sides
 from purchase_predict.features.description import BaseRate, Description, Rows, Users
 from purchase_predict.schema import CATEGORICAL, KEYS, LABEL, MOMENT, features_of
 
 #: Rows of each class that train and test must each have, or their metrics mean nothing.
 MIN_ROWS_PER_CLASS = 5
+
+#: The file with what the shop knows at the end of the events (`on_duckdb.write_state`).
+STATE_FILE = "shop.parquet"
 
 _SIDES = {"train": "NOT test", "test": "test"}
 
@@ -47,6 +50,8 @@ class _Count(NamedTuple):
 
 def split(connection: duckdb.DuckDBPyConnection, test_ratio: float, target: Path) -> Dataset:
     """Splits `primary_table` into `target/train.parquet` and `target/test.parquet`, and describes both.
+
+    What the shop knows of its products, where the rows come from events, goes to `target/shop.parquet`.
 
     Rows that repeat a (user_id, user_session, product_id) are dropped first: the one with the smallest values stays.
     With moments, the test set is the last `test_ratio` of them, and the whole of sessions that reach into that time.
@@ -86,7 +91,10 @@ def split(connection: duckdb.DuckDBPyConnection, test_ratio: float, target: Path
         categories=_categories(connection, train_file, features),
         profile=drift.profile(connection, train_file, features),
     )
-    digests = [table_digest(connection, f"read_parquet({quoted(target / f'{side}.parquet')})") for side in _SIDES]
+    files = [target / f"{side}.parquet" for side in _SIDES]
+    if on_duckdb.write_state(connection, target / STATE_FILE):
+        files.append(target / STATE_FILE)
+    digests = [table_digest(connection, f"read_parquet({quoted(file)})") for file in files]
     text = json.dumps([description.as_json(), *digests], sort_keys=True)
     note = sides.note(connection, test_ratio, test.rows, kept)
     return Dataset(description, hashlib.sha256(text.encode()).hexdigest(), note)

@@ -21,7 +21,7 @@ from mlflow.types.schema import AnyType
 
 from purchase_predict.checksums import Damaged, differing
 from purchase_predict.models import purchase_model
-from purchase_predict.schema import OPTIONAL
+from purchase_predict.schema import OPTIONAL, SHOP_MIXING
 
 Result = TypeVar("Result")
 
@@ -37,6 +37,7 @@ def log(
     rows: pd.DataFrame,
     folder: Path,
     correction: Mapping[str, float] | None = None,
+    shop: Path | None = None,
 ) -> str:
     """Logs the model on the active run, under the name `model`.
 
@@ -48,9 +49,11 @@ def log(
         rows: raw rows, of which the first become the input example.
         folder: an empty folder for the files to log.
         correction: Platt scaling of the booster's probabilities, as `purchase_model.calibrated` takes it.
+        shop: what the shop knows at the end of the training data, as Parquet; None: the rows come from no events.
 
     Returns:
-        The digest of everything that decides a prediction: trees, features, categories, threshold and correction.
+        The digest of everything that decides a prediction: trees, features, categories, threshold, correction and what
+        the shop knows.
     """
     files = {"booster": folder / "booster.txt", "spec": folder / "spec.json"}
     booster.save_model(files["booster"])
@@ -60,6 +63,11 @@ def log(
         "threshold": threshold,
         "calibration": dict(correction) if correction else None,
     }
+    known = b""
+    if shop:
+        files["shop"] = shop
+        spec["shop"] = SHOP_MIXING
+        known = pd.read_parquet(shop).to_numpy().tobytes()
     files["spec"].write_text(json.dumps(spec, ensure_ascii=False), encoding="utf-8")
     with no_byte_code():
         mlflow.pyfunc.log_model(
@@ -72,7 +80,7 @@ def log(
         )
     # After the trees the file lists training parameters, such as the number of threads. No prediction depends on them.
     trees = files["booster"].read_text(encoding="utf-8").partition("\nparameters:")[0]
-    return hashlib.sha256((trees + json.dumps(spec, sort_keys=True)).encode()).hexdigest()
+    return hashlib.sha256((trees + json.dumps(spec, sort_keys=True)).encode() + known).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -80,11 +88,12 @@ class Packaged:
     """A loaded model: the raw columns that it uses, and the function that scores rows of them.
 
     `answer` returns the columns `probability` and `will_buy`, one row per row of its argument, in the same order, and
-    `missing` where the rows lack columns of the model.
+    `missing` where the rows lack columns of the model. `counters` is what the shop knew at the end of the training.
     """
 
     columns: list[str]
     answer: Callable[[pd.DataFrame], pd.DataFrame]
+    counters: pd.DataFrame | None = None
 
 
 def load(uri: str, files: Mapping[str, str] | None = None, checked: bool = True) -> Packaged:
@@ -100,13 +109,13 @@ def load(uri: str, files: Mapping[str, str] | None = None, checked: bool = True)
         Damaged: a file is not what was logged.
         click.ClickException: the model cannot be loaded; or, raised by `answer`, it cannot score the rows.
     """
-    columns, predict = _call_foreign_code(f"{uri} cannot be loaded", lambda: _load(uri, files or {}, checked))
-    return Packaged(columns, lambda frame: _call_foreign_code(f"{uri} cannot answer", lambda: predict(frame)))
+    columns, predict, counters = _call_foreign_code(f"{uri} cannot be loaded", lambda: _load(uri, files or {}, checked))
+    return Packaged(columns, lambda frame: _call_foreign_code(f"{uri} cannot answer", lambda: predict(frame)), counters)
 
 
 def _load(
     uri: str, files: Mapping[str, str], checked: bool
-) -> tuple[list[str], Callable[[pd.DataFrame], pd.DataFrame]]:
+) -> tuple[list[str], Callable[[pd.DataFrame], pd.DataFrame], pd.DataFrame | None]:
     # What is checked is what is loaded: a copy, in which nobody writes meanwhile.
     with tempfile.TemporaryDirectory(prefix="purchase-predict-") as folder, no_byte_code():
         place = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
@@ -117,10 +126,9 @@ def _load(
             )
         loaded = mlflow.pyfunc.load_model(str(place))
     columns = loaded.metadata.get_input_schema().input_names()
-    if checked:
-        return columns, loaded.predict
     model = loaded.unwrap_python_model()
-    return columns, lambda frame: model.predict(None, frame)
+    predict = loaded.predict if checked else lambda frame: model.predict(None, frame)
+    return columns, predict, getattr(model, "counters", None)
 
 
 @contextmanager

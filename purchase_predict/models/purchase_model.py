@@ -21,13 +21,19 @@ from mlflow.types import DataType, Schema
 MULTITHREADED_ROWS = 1000
 
 
-def encode(frame: pd.DataFrame, features: Sequence[str], categories: Mapping[str, Sequence[str]]) -> np.ndarray:
+def encode(
+    frame: pd.DataFrame,
+    features: Sequence[str],
+    categories: Mapping[str, Sequence[str]],
+    known: Mapping[str, np.ndarray] | None = None,
+) -> np.ndarray:
     """Encodes raw columns as LightGBM's input.
 
     Args:
         frame: raw columns, any number of rows; a missing column counts as null. Numbers may be given as text.
         features: the columns of the result, in this order.
         categories: the known values of each categorical feature; a value's code is its position in the list.
+        known: numbers for columns that are missing.
 
     Returns:
         float64, rows by features; NaN for a null and for an unknown category.
@@ -39,6 +45,8 @@ def encode(frame: pd.DataFrame, features: Sequence[str], categories: Mapping[str
     encoded = np.full((len(frame), len(features)), np.nan, order="F")
     for column, name in enumerate(features):
         if name not in frame:
+            if known and name in known:
+                encoded[:, column] = known[name]
             continue
         try:
             values = _codes(frame[name], categories[name]) if name in categories else _numbers(frame[name])
@@ -75,6 +83,43 @@ def calibrated(probability: np.ndarray, correction: Mapping[str, float] | None) 
         return 1 / (1 + np.exp(-(correction["slope"] * log_odds + correction["intercept"])))
 
 
+class Shop:
+    """What the shop knew of its products at the end of the training data, for rows that do not bring it themselves.
+
+    The columns are those of the project's `features/shop.py`, with the same mixing of a product's own counts and the
+    shop's average.
+    """
+
+    def __init__(self, counters: pd.DataFrame, mixed: Mapping[str, int]) -> None:
+        """Args: counters of each product, sorted by `product_id`; `mixed` has the carted `pairs` and `views` to add."""
+        self.products = counters["product_id"].to_numpy()
+        counts = counters.drop(columns=["product_id", "day"]).astype(float)
+        # A last row stands for products that the shop has never had.
+        counts.loc[len(counts)] = 0.0
+        self.columns = {}
+        for name, of, per, mix in (
+            ("product_conversion_rate", "bought_pairs", "carted_pairs", mixed["pairs"]),
+            ("product_carts_per_view", "carts", "views", mixed["views"]),
+            ("product_purchases_per_view", "purchases", "views", mixed["views"]),
+        ):
+            total = counts[per].sum()
+            average = counts[of].sum() / total if total else np.nan
+            self.columns[name] = ((counts[of] + mix * average) / (counts[per] + mix)).to_numpy()
+        self.mean_log_price = (counts["log_prices"] / counts["priced"].replace(0, np.nan)).to_numpy()
+
+    def known(self, frame: pd.DataFrame) -> dict[str, np.ndarray]:
+        """The columns about each row's product."""
+        product = _numbers(frame["product_id"])
+        at = np.searchsorted(self.products, np.nan_to_num(product, nan=-1)).clip(max=len(self.products) - 1)
+        at = np.where(self.products[at] == product, at, len(self.products)) if len(self.products) else at * 0
+        found = {name: values[at] for name, values in self.columns.items()}
+        if "price" in frame:
+            price = _numbers(frame["price"])
+            logs = np.round(np.log(np.where(price > 0, price, np.nan)) * 1_000_000)
+            found["product_relative_price"] = (logs - self.mean_log_price[at]) / 1_000_000
+        return found
+
+
 def _let_csv_in() -> None:
     """Lets MLflow's server read CSV for this model: as text, which `encode` takes for numbers, too.
 
@@ -93,10 +138,12 @@ class PurchaseModel(PythonModel):
     """Will this visitor buy this product, just put in the cart, in this session?"""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Reads the booster, and features, categories, threshold and correction from `spec`."""
+        """Reads the booster; features, categories, threshold and correction from `spec`; what the shop knows."""
         _let_csv_in()
         self.booster = lightgbm.Booster(model_file=context.artifacts["booster"])
         self.spec = json.loads(Path(context.artifacts["spec"]).read_text(encoding="utf-8"))
+        self.counters = pd.read_parquet(context.artifacts["shop"]) if "shop" in context.artifacts else None
+        self.shop = Shop(self.counters, self.spec["shop"]) if self.counters is not None else None
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -107,7 +154,8 @@ class PurchaseModel(PythonModel):
 
         Args:
             context: part of MLflow's interface, not used.
-            model_input: raw columns as in the primary table; behaviour columns may be missing.
+            model_input: raw columns as in the primary table. Those that are made of events only may be missing; what
+                the shop knows of a product is then filled in as it was at the end of the training data.
             params: `threshold` (0 to 1) replaces the model's own threshold.
 
         Raises:
@@ -119,13 +167,15 @@ class PurchaseModel(PythonModel):
             threshold = self.spec["threshold"]
         elif not threshold <= 1:
             raise MlflowException.invalid_parameter_value(f"threshold {threshold} must be 0 to 1")
-        encoded = encode(model_input, self.spec["features"], self.spec["categories"])
+        missing = [name for name in self.spec["features"] if name not in model_input]
+        known = self.shop.known(model_input) if self.shop and missing else {}
+        encoded = encode(model_input, self.spec["features"], self.spec["categories"], known)
         # For few rows, starting further threads takes longer than scoring.
         options = {"num_threads": 1} if len(encoded) < MULTITHREADED_ROWS else {}
         uncorrected = np.asarray(self.booster.predict(encoded, **options)) if len(encoded) else np.empty(0)
         probability = calibrated(uncorrected, self.spec["calibration"])
         answer = {"probability": probability, "will_buy": (probability >= threshold).astype(np.int64)}
-        missing = [name for name in self.spec["features"] if name not in model_input]
+        missing = [name for name in missing if name not in known]
         named = {"missing": ", ".join(missing)} if missing else {}
         return pd.DataFrame(answer | named, index=model_input.index)
 

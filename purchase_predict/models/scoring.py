@@ -32,6 +32,10 @@ class Model(Protocol):
         """The raw columns that the model uses; a frame may lack the optional ones."""
 
     @property
+    def counters(self) -> pd.DataFrame | None:
+        """What the shop knew of its products at the end of the training data, or None."""
+
+    @property
     def answer(self) -> Callable[[pd.DataFrame], pd.DataFrame]:
         """Returns `probability` and `will_buy` of each row, in the same order."""
 

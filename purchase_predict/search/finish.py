@@ -8,7 +8,7 @@ import click
 import lightgbm
 import numpy as np
 
-from purchase_predict.search.folds import FOLDS, grouped_folds, has_many_rows
+from purchase_predict.search.folds import confirmation_folds, has_many_rows
 from purchase_predict.search.objective import PATIENCE, Objective, available_cores, lightgbm_dataset, training_params
 from purchase_predict.search.space import STARTING_POINTS
 from purchase_predict.search.trial import LabelledRows, Trial, best_first, best_of
@@ -53,7 +53,7 @@ def confirmed_best(trials: Sequence[Trial], objective: Objective, rows: Labelled
         return best
     deadline -= FINAL_RATE_DIVISOR * _final_fit_seconds(best, objective, rows)
     confirmations = [
-        Objective(searched, grouped_folds(searched, FOLDS, [seed, split]), objective.metric, seed)
+        Objective(searched, confirmation_folds(searched, seed, split), objective.metric, seed)
         for split in range(1, CONFIRMATION_SPLITS + 1)
     ]
     lowest = math.inf

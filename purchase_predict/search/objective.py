@@ -83,7 +83,7 @@ class Objective:
     def _evaluate(self, trial: Trial, best: Trial | None) -> Trial:
         """The trial, finished or pruned."""
         y = self.rows.y
-        out_of_fold = np.full(len(y), y.mean())
+        out_of_fold = np.full(len(y), np.nan)
         numbers = range(len(self.folds))
         rounds, utilities = self._fit_folds(trial.params, numbers[:PRUNE_AFTER_FOLDS], out_of_fold, best)
         validated = np.concatenate([validation for _, validation in self.folds[:PRUNE_AFTER_FOLDS]])
@@ -96,7 +96,8 @@ class Objective:
                 loss = best.loss + best_utility - utility
                 return replace(trial, state="pruned", loss=loss, rounds=round(np.mean(rounds)))
         more_rounds, more_utilities = self._fit_folds(trial.params, numbers[PRUNE_AFTER_FOLDS:], out_of_fold, best)
-        score = scores.score(self.metric, y, out_of_fold)
+        judged = np.sort(np.concatenate([validation for _, validation in self.folds]))
+        score = scores.score(self.metric, y[judged], out_of_fold[judged])
         if not math.isfinite(score):
             raise ValueError(f"{self.metric} of the out-of-fold predictions is {score}")
         return replace(

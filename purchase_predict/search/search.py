@@ -1,4 +1,4 @@
-"""The hyperparameter search: hyperopt's TPE over LightGBM, with folds grouped by user, early stopping and pruning.
+"""The hyperparameter search: hyperopt's TPE over LightGBM, with early stopping and pruning.
 
 A suggestion depends on the earlier trials, the seed and the trial's number, and on nothing else. So an interrupted
 search that is resumed from its trials gives the same result as one that ran through.
@@ -15,7 +15,7 @@ import numpy as np
 
 from purchase_predict.evaluation import scores
 from purchase_predict.search.finish import confirmed_best, final_fit, remaining_seconds
-from purchase_predict.search.folds import fold_count, grouped_folds
+from purchase_predict.search.folds import search_folds
 from purchase_predict.search.objective import Objective, Runner
 from purchase_predict.search.suggest import next_point
 from purchase_predict.search.trial import LabelledRows, Trial, best_of
@@ -34,7 +34,7 @@ class SearchResult:
             need not be the trial with the lowest loss.
         booster: the final fit on all rows.
         threshold: the probability from which on F1 is best, chosen on the best trial's out-of-fold predictions.
-        searched: the rows that the trials used, in the order of `best.out_of_fold`.
+        searched: the rows that the trials were judged on, in the order of `best.out_of_fold`.
     """
 
     trials: list[Trial]
@@ -92,8 +92,7 @@ def search(
     """
     started = time.monotonic()
     searched = sample_users(rows, seed)
-    folds = grouped_folds(searched, fold_count(len(searched.y)), seed)
-    objective = Objective(searched, folds, metric, seed)
+    objective = Objective(searched, search_folds(searched, seed), metric, seed)
     trials = list(earlier[:max_evals])
     while len(trials) < max_evals and (
         not trials or time.monotonic() - started + remaining_seconds(trials, objective, rows) <= max_seconds
@@ -112,8 +111,10 @@ def search(
         trials[best.number] = replace(best, seconds=trials[best.number].seconds)
     assert best.out_of_fold is not None
     booster = final_fit(best, objective, rows, started + max_seconds)
-    threshold = scores.best_threshold(searched.y, best.out_of_fold)
-    return SearchResult(trials, best, booster, threshold, searched)
+    judged = ~np.isnan(best.out_of_fold)
+    probability, searched = best.out_of_fold[judged], searched.at(judged)
+    threshold = scores.best_threshold(searched.y, probability)
+    return SearchResult(trials, replace(best, out_of_fold=probability), booster, threshold, searched)
 
 
 def sample_users(rows: LabelledRows, seed: int) -> LabelledRows:
@@ -126,4 +127,4 @@ def sample_users(rows: LabelledRows, seed: int) -> LabelledRows:
     chosen = np.zeros(len(users), bool)
     chosen[order[: np.searchsorted(np.cumsum(row_counts[order]), SEARCH_ROWS) + 1]] = True
     mask = chosen[user_of_row]
-    return replace(rows, x=rows.x[mask], y=rows.y[mask], user=rows.user[mask])
+    return rows.at(mask)

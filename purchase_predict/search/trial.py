@@ -1,7 +1,7 @@
 """A trial of the search, the rows that it is scored on, and what can be asked of many trials."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ class LabelledRows:
         user: the user of each row.
         features: the names of the columns of `x`.
         categorical: the features that are codes of categories.
+        ended: when the session of each row ended, in nanoseconds since 1970; None where the rows have no time.
     """
 
     x: np.ndarray
@@ -27,6 +28,12 @@ class LabelledRows:
     user: np.ndarray
     features: Sequence[str]
     categorical: Sequence[str]
+    ended: np.ndarray | None = None
+
+    def at(self, chosen: np.ndarray) -> "LabelledRows":
+        """Some of the rows, by a mask or by positions."""
+        ended = None if self.ended is None else self.ended[chosen]
+        return replace(self, x=self.x[chosen], y=self.y[chosen], user=self.user[chosen], ended=ended)
 
 
 @dataclass(frozen=True)
@@ -47,8 +54,8 @@ class Trial:
         first_folds_score: the metric of the first folds together. Later trials are pruned against the best trial's.
         fold_utilities: for each fold the best utility of the metric that it stops early on (more is better). Later
             trials are given less patience in a fold where they are behind the best trial's.
-        out_of_fold: the probability of each row, predicted by the fold that did not train on it; None where the trial
-            was read from its run.
+        out_of_fold: the probability of each row, predicted by a fold that did not train on it; NaN where no fold is
+            judged on the row; None where the trial was read from its run.
     """
 
     number: int
