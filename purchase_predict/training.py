@@ -118,7 +118,7 @@ def _session_ends(rows: pd.DataFrame) -> np.ndarray | None:
     """When the session of each row put its last product in the cart; None where the rows have no time."""
     if MOMENT not in rows:
         return None
-    ended = rows.groupby(["user_id", rows["user_session"].astype(str)])[MOMENT].transform("max")
+    ended = rows.groupby(["user_id", "user_session"])[MOMENT].transform("max")
     return ended.to_numpy(dtype="datetime64[ns]").astype(np.int64)
 
 
