@@ -11,6 +11,8 @@ _SECRET = re.compile(
     r"""([?&;#\s]|^)([\w.\-]*(?:pass|pwd|secret|token|api_?key|access_?key|sig|credential|auth)[\w.\-]*=)[^&;\s'"]*""",
     re.IGNORECASE,
 )
+#: Between the parts of a chained address.
+_CHAIN = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.\-]*://)")
 _HIDDEN = "***"
 
 
@@ -20,7 +22,7 @@ def shown_uri(uri: str) -> str:
     Where it is not plain what belongs to the password, such as one with a `/` in it, too much is left out rather than
     too little. Each part of a chained address (`simplecache::s3://...`) is a URI of its own.
     """
-    return "::".join(_shown(part) for part in uri.split("::"))
+    return "::".join(_shown(part) for part in _CHAIN.split(uri))
 
 
 def _shown(uri: str) -> str:

@@ -65,8 +65,7 @@ class HeldOutRows:
         file = self.files.training_rows(uri)
         if file is None:
             return self
-        seen = pd.MultiIndex.from_frame(pd.read_parquet(file, columns=list(_SESSION)).astype(str))
-        unseen = ~pd.MultiIndex.from_frame(self.rows[list(_SESSION)].astype(str)).isin(seen)
+        unseen = ~_sessions(self.rows).isin(_sessions(pd.read_parquet(file, columns=list(_SESSION))))
         return self if unseen.all() else HeldOutRows(self.rows[unseen], self.train_rate, self.files)
 
     @property
@@ -93,3 +92,12 @@ class HeldOutRows:
 
     def _answers(self, uri: str) -> Answers:
         return scoring.answers(packaging.load(uri, self.files.checksums(uri)), self.rows)
+
+
+def _sessions(rows: pd.DataFrame) -> pd.MultiIndex:
+    """The session of each row. Ids may be stored as UUIDs, which pandas reads as bytes, or as their text."""
+
+    def plain(value: object) -> str:
+        return value.hex() if isinstance(value, bytes) else str(value).replace("-", "")
+
+    return pd.MultiIndex.from_arrays([rows["user_id"], rows["user_session"].map(plain)])

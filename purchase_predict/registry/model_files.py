@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from purchase_predict.checksums import differing
 from purchase_predict.errors import first_line
 from purchase_predict.workflow import artifacts
-from purchase_predict.workflow.addresses import ModelUri
+from purchase_predict.workflow.addresses import LoggedModelUri, ModelUri, parse
 
 #: Tags of a version: the checksum of each file of its model, and what is damaged, if something is.
 MODEL_FILES, MODEL_DAMAGED = "model.files", "model.damaged"
@@ -37,7 +37,12 @@ def files_problem(version: ModelVersion, *, in_place: bool = False) -> str | Non
     if not expected:
         return None
     try:
-        folder = artifacts.local_folder(client.get_model_version_download_uri(version.name, version.version))
+        source = parse(version.source or "")
+        folder = artifacts.local_folder(
+            artifacts.logged_model(source.model_id).artifact_location
+            if isinstance(source, LoggedModelUri)
+            else client.get_model_version_download_uri(version.name, version.version)
+        )
         if folder is None and in_place:
             return None
         with tempfile.TemporaryDirectory() as scratch:

@@ -6,7 +6,7 @@ from mlflow.entities import Run
 
 from purchase_predict.errors import printable
 from purchase_predict.registry import promotion
-from purchase_predict.registry.versions import champion, get_version
+from purchase_predict.registry.versions import champion_number, get_version
 from purchase_predict.workflow.addresses import ModelUri
 
 
@@ -29,13 +29,14 @@ def standing(deployed: Run) -> Standing:
     ours = f"{name} version {number}"
     if not env:
         return Standing(f"{ours} is registered only: ENV is empty", str(ModelUri(name, version=number)))
-    version, holder = get_version(name, number), champion(name, env)
-    if holder and str(holder.version) == number:
+    holder = champion_number(name, env)
+    if holder == number:
         return Standing(f"{ours} holds {env}", str(ModelUri(name, alias=env)))
+    version = get_version(name, number)
     why = "it is gone"
     if version:
         why = "; ".join(promotion.rolled_back(version).values())
         why = f"rolled back {why}" if why else promotion.failed(version, env) or "another version was promoted since"
-    other = f"version {holder.version} holds {env}" if holder else f"no version holds {env}"
+    other = f"version {holder} holds {env}" if holder else f"no version holds {env}"
     sentence = printable(f"{ours} does not hold {env}: {why}; {other}")
     return Standing(sentence, str(ModelUri(name, alias=env)) if holder else "")

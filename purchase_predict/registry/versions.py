@@ -135,6 +135,16 @@ def champion(name: str, env: str) -> ModelVersion | None:
     Raises:
         click.ClickException: there is no registered model `name`.
     """
+    number = champion_number(name, env)
+    return get_version(name, number) if number else None
+
+
+def champion_number(name: str, env: str) -> str:
+    """The number of the version that holds the environment's alias; empty if none does.
+
+    Raises:
+        click.ClickException: there is no registered model `name`.
+    """
     client = mlflow.MlflowClient()
     try:
         model = client.get_registered_model(name)
@@ -144,8 +154,7 @@ def champion(name: str, env: str) -> ModelVersion | None:
                 f"there is no registered model {name} on {shown_uri(mlflow.get_tracking_uri())}: deploy makes it"
             ) from error
         raise
-    version = model.aliases.get(env)
-    return get_version(name, version) if version else None
+    return str(model.aliases.get(env, ""))
 
 
 def uri(version: ModelVersion) -> str:

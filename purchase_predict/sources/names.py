@@ -46,16 +46,15 @@ def kind(name: str) -> Kind:
     A hidden file, or one in a hidden folder, is no data, whatever its ending.
     """
     base = name.rpartition("/")[2]
-    if _BOOKKEEPING.fullmatch(base):
-        return Kind.BOOKKEEPING
-    if hidden_folder(name) or is_hidden(base):
-        return Kind.OTHER
-    return kind_if_shown(base)
+    hidden = hidden_folder(name) or is_hidden(base)
+    return Kind.OTHER if hidden and not _BOOKKEEPING.fullmatch(base) else kind_if_shown(base)
 
 
 def kind_if_shown(name: str) -> Kind:
     """What a file is by its name, even if it is hidden."""
     base = name.rpartition("/")[2]
+    if _BOOKKEEPING.fullmatch(base):
+        return Kind.BOOKKEEPING
     stem, *endings = base.lower().split(".")
     if base.lower().endswith(ENDINGS):
         return Kind.DATA

@@ -8,7 +8,7 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -189,7 +189,13 @@ class _Places:
         client = mlflow.MlflowClient()
         run = self._run if self._run.outputs else client.get_run(self._run.info.run_id)
         outputs = run.outputs.model_outputs if run.outputs else []
-        return {model.name: model for model in (client.get_logged_model(output.model_id) for output in outputs)}
+        return {model.name: model for model in (logged_model(output.model_id) for output in outputs)}
+
+
+@cache  # where it lies never changes, and a rerun asks for it twice: for the run that logged it and for its version
+def logged_model(model_id: str) -> LoggedModel:
+    """A model as MLflow knows it."""
+    return mlflow.MlflowClient().get_logged_model(model_id)
 
 
 def local_folder(uri: str) -> Path | None:

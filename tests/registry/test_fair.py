@@ -4,11 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import duckdb
 import mlflow
 import pandas as pd
 import pytest
 
 from purchase_predict import parameters
+from purchase_predict.models.held_out import HeldOutRows, ModelFiles
 from purchase_predict.registry import promotion, versions
 from purchase_predict.registry.standing import standing
 from purchase_predict.workflow import completed, models
@@ -213,3 +215,17 @@ def test_rollback_to_a_failed_version_must_be_said_and_every_reason_is_kept(trai
     assert holder
     assert holder.tags[f"{promotion.BY_HAND}.staging"].endswith(": I know better")
     assert holder.tags["previous.staging"] == "1"
+
+
+@pytest.mark.parametrize("trained_on", ["UUID", "VARCHAR"])
+@pytest.mark.parametrize("held_out", ["UUID", "VARCHAR"])
+def test_sessions_are_the_same_however_they_are_stored(trained_on: str, held_out: str, tmp_path: Path) -> None:
+    rows = registered.carts(20)
+    with duckdb.connect() as connection:
+        connection.register("given", rows)
+        for name, type_, of in (("train", trained_on, "user_id % 2 = 0"), ("test", held_out, "true")):
+            made = f"SELECT * REPLACE (user_session::{type_} AS user_session) FROM given WHERE {of}"
+            connection.execute(f"COPY ({made}) TO '{tmp_path / name}.parquet'")
+    files = ModelFiles(training_rows=lambda uri: tmp_path / "train.parquet")
+    unseen = HeldOutRows.read(tmp_path / "test.parquet", 0.5, files).unseen_by("models:/any/1")
+    assert sorted(unseen.rows["user_id"]) == sorted(rows["user_id"][rows["user_id"] % 2 == 1])
