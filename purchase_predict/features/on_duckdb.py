@@ -14,7 +14,7 @@ STATE = "shop"
 def primary_from_events(
     connection: duckdb.DuckDBPyConnection, folder: Path, state: Path | None = None
 ) -> dict[str, int]:
-    """Creates the view `primary_table` from events, and the table `shop_state` with what the shop knows at their end.
+    """Creates the table `primary_table` from events, and `shop_state` with what the shop knows at their end.
 
     Args:
         connection: the database. Its number of threads is the number of buckets at a time.
@@ -26,6 +26,7 @@ def primary_from_events(
         The number of events: `events` in all, `events_without_session` and `events_repeated`, which are left out.
     """
     from purchase_predict.features import expressions
+    from purchase_predict.features.shop import COUNTERS, PRODUCT_DAY
 
     buckets = sorted(folder.iterdir())
     (threads,) = one_row(connection, "SELECT current_setting('threads')")
@@ -33,6 +34,9 @@ def primary_from_events(
     # One thread per bucket uses less processor time than all threads on one bucket, and no thread waits for another.
     connection.execute(f"SET threads = {threads // workers}")
     cursors = [connection.cursor() for _ in buckets]
+    # One table for the counters of all buckets: each table takes at least a block of memory per column.
+    counters = ", ".join(f"{name} BIGINT" for name in (*PRODUCT_DAY, *COUNTERS))
+    connection.execute(f"CREATE TABLE all_daily ({counters})")
     with ThreadPoolExecutor(1) as compiler, ThreadPoolExecutor(workers) as pool:
         # Ibis compiles the SQL of the last table while the first ones are computed.
         names = [*expressions.STEPS, "repeated", "primary", "daily"]
@@ -49,16 +53,17 @@ def primary_from_events(
                 cursor.interrupt()
             raise
     connection.execute(f"SET threads = {threads}")
-    for table in ("primary", "daily"):
-        parts = " UNION ALL ".join(f"FROM {table}_{number}" for number in range(len(buckets)))
-        connection.execute(f"CREATE VIEW all_{table} AS {parts}")
+    tables = [f"primary_{number}" for number in range(len(buckets))]
+    connection.execute(f"CREATE VIEW shop_primary AS {' UNION ALL '.join(f'FROM {table}' for table in tables)}")
     _add_shop(connection, state)
+    for relation in ("VIEW shop_primary", "TABLE shop_product_days", *(f"TABLE {table}" for table in tables)):
+        connection.execute(f"DROP {relation}")
     total, with_session, repeated = map(sum, zip(*counts, strict=True))
     return {"events": total, "events_without_session": total - with_session, "events_repeated": repeated}
 
 
 def _add_shop(connection: duckdb.DuckDBPyConnection, state: Path | None) -> None:
-    """Creates `primary_table` and `shop_state` from `all_primary` and `all_daily`."""
+    """Creates `primary_table` and `shop_state` from `shop_primary` and `all_daily`."""
     from purchase_predict.features import expressions
 
     known = "FROM all_daily"
@@ -69,10 +74,10 @@ def _add_shop(connection: duckdb.DuckDBPyConnection, state: Path | None) -> None
         )
         known = f"{known} UNION ALL BY NAME FROM {earlier}" if follows else known
     connection.execute(f"CREATE VIEW shop_daily AS {known}")
-    connection.execute("CREATE VIEW shop_primary AS FROM all_primary")
-    for table, kind in (("product_days", "TABLE"), ("state", "TABLE")):
-        connection.execute(f"CREATE {kind} shop_{table} AS {expressions.sql('duckdb', table, 'shop_')}")
-    connection.execute(f"CREATE VIEW primary_table AS {expressions.sql('duckdb', 'with_shop', 'shop_')}")
+    for table in ("product_days", "state"):
+        connection.execute(f"CREATE TABLE shop_{table} AS {expressions.sql('duckdb', table, 'shop_')}")
+    # A table, not a view: the split would otherwise hold the join and its own window in memory at once.
+    connection.execute(f"CREATE TABLE primary_table AS {expressions.sql('duckdb', 'with_shop', 'shop_')}")
 
 
 def _primary_of_bucket(
@@ -86,8 +91,8 @@ def _primary_of_bucket(
         connection.execute(f"CREATE TEMP TABLE bucket_{table} AS {sql[table].result()}")
     total, with_session = one_row(connection, "SELECT count(*), count(user_session) FROM bucket_raw")
     (repeated,) = one_row(connection, sql["repeated"].result())
-    for table in ("primary", "daily"):
-        connection.execute(f"CREATE TABLE {table}_{number} AS {sql[table].result()}")
+    connection.execute(f"CREATE TABLE primary_{number} AS {sql['primary'].result()}")
+    connection.execute(f"INSERT INTO all_daily BY NAME {sql['daily'].result()}")
     connection.close()  # drops the bucket's temporary tables
     return total, with_session, repeated
 

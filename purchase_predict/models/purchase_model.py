@@ -137,6 +137,9 @@ def _let_csv_in() -> None:
 class PurchaseModel(PythonModel):
     """Will this visitor buy this product, just put in the cart, in this session?"""
 
+    counters: pd.DataFrame | None = None
+    shop: Shop | None = None
+
     def load_context(self, context: PythonModelContext) -> None:
         """Reads the booster; features, categories, threshold and correction from `spec`; what the shop knows."""
         _let_csv_in()

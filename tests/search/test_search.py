@@ -106,7 +106,7 @@ def test_after_many_trials_the_leader_that_scores_best_on_other_folds_is_used() 
 def test_with_many_rows_no_leader_is_scored_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folds, "MANY_ROWS", 600)
     found = search.search(table(), 30, "roc_auc", 2)
-    assert found.best is best_of(found.trials)
+    assert found.best == best_of(found.trials)
 
 
 def test_no_point_is_tried_twice() -> None:
