@@ -99,7 +99,9 @@ def _primary_of_bucket(
 
 def primary_from_spark(connection: duckdb.DuckDBPyConnection, folder: Path, session_type: str) -> None:
     """Creates `primary_table` and `shop_state` from Spark's Parquet files, with the types that DuckDB gives them."""
-    connection.execute(f"CREATE TABLE shop_state AS FROM read_parquet({quoted(folder / STATE / '*.parquet')})")
+    connection.execute(
+        f"CREATE OR REPLACE TABLE shop_state AS FROM read_parquet({quoted(folder / STATE / '*.parquet')})"
+    )
     connection.execute(
         f"""CREATE TABLE primary_table AS SELECT * REPLACE (user_session::{session_type} AS user_session)
             FROM read_parquet({quoted(folder / "*.parquet")})"""
