@@ -5,7 +5,6 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
@@ -18,12 +17,6 @@ from steps.deploy import deploy
 from steps.rollback import rollback
 from tests import registered
 from tests.registered import Trained, invoke
-
-
-@pytest.fixture(scope="module")
-def shared_store(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with registered.store_for_many(empty_store, tmp_path_factory.mktemp("registry")) as uri:
-        yield uri
 
 
 @pytest.fixture(scope="module")

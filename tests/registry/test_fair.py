@@ -1,6 +1,5 @@
 """A contest on rows that neither side was trained on, or none; models whose runs are gone; every form of a URI."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -19,12 +18,6 @@ from steps.predict import predict
 from steps.rollback import rollback
 from tests import registered
 from tests.registered import Trained, invoke
-
-
-@pytest.fixture(scope="module")
-def shared_store(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with registered.store_for_many(empty_store, tmp_path_factory.mktemp("registry")) as uri:
-        yield uri
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,8 @@
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import click
 import mlflow
@@ -21,7 +20,6 @@ from purchase_predict.registry.judge import Rules
 from purchase_predict.registry.way_back import way_back
 from purchase_predict.workflow import lease
 from purchase_predict.workflow.lease import heartbeat
-from tests import registered
 
 ROUNDS = 200 if settings().max_examples >= 100 else 6
 RULES = Rules("roc_auc", 0.0, 0.0, False)
@@ -48,12 +46,6 @@ class Rows:
         self.pause()
         gain = self.quality[challenger.rpartition("/")[2]] - self.quality[champion.rpartition("/")[2]]
         return Difference(gain, gain - 0.01, gain + 0.01)
-
-
-@pytest.fixture(scope="module")
-def shared_store(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with registered.store_for_many(empty_store, tmp_path_factory.mktemp("races")) as uri:
-        yield uri
 
 
 @pytest.fixture(autouse=True)
