@@ -7,7 +7,7 @@ from mlflow.entities.model_registry import ModelVersion
 
 from purchase_predict.registry.gate import Decision
 from purchase_predict.registry.stages import move_alias, settle_stages
-from purchase_predict.registry.versions import champion, get_version
+from purchase_predict.registry.versions import champion, champion_number, get_version
 
 GATE, GATE_REASON = "gate", "gate.reason"
 #: Tag `previous.<env>`: the version that held the environment before.
@@ -59,11 +59,11 @@ def promote(version: ModelVersion, env: str, before: ModelVersion | None) -> boo
         False, and nothing has moved, if the holder is another one by now, or the version was rolled back meanwhile.
     """
     client = mlflow.MlflowClient()
-    holder, now = champion(version.name, env), get_version(version.name, version.version)
-    if now is None or _number(holder) != _number(before) or rolled_back(now) != rolled_back(version):
+    holder, now = champion_number(version.name, env), get_version(version.name, version.version)
+    if now is None or holder != _number(before) or rolled_back(now) != rolled_back(version):
         return False
-    if holder and holder.version != version.version:
-        client.set_model_version_tag(version.name, version.version, f"{PREVIOUS}.{env}", str(holder.version))
+    if holder not in ("", _number(version)):
+        client.set_model_version_tag(version.name, version.version, f"{PREVIOUS}.{env}", holder)
     move_alias(version, env)
     # After the move: a version that a killed process left with the tag is not promoted by the next workflow.
     for tag in rolled_back(version):
@@ -119,7 +119,7 @@ def roll_back(holder: ModelVersion, target: ModelVersion, env: str, record: str,
         False, and nothing has moved, if another version holds the environment by now.
     """
     client = mlflow.MlflowClient()
-    if _number(champion(holder.name, env)) != _number(holder):
+    if champion_number(holder.name, env) != _number(holder):
         return False
     blamed = (holder, f"{ROLLED_BACK}.{env}", record) if blame else (target, f"{PREVIOUS}.{env}", _number(holder))
     for version, tag, value in (blamed, (target, f"{BY_HAND}.{env}", record)):
