@@ -13,5 +13,5 @@ evaluation    scores with intervals, weaknesses, curves, calibration, drift
 database      DuckDB's connection; spark_session: the user's Spark
 parameters    the parameters of the entry points, in one table
 schema        tables, columns and their types; metrics, settings, errors, mlflow_errors: one table each
-secrets       what may be printed of a URI; telemetry: MLflow's is off
+secrets       what may be printed of a URI; telemetry: MLflow's is off; spreadsheets: CSV that runs nowhere
 """

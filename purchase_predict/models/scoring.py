@@ -17,9 +17,8 @@ import pyarrow.parquet
 
 from purchase_predict.evaluation.scores import Answers
 from purchase_predict.schema import KEYS, MOMENT
+from purchase_predict.spreadsheets import FORMULA
 
-#: What a spreadsheet takes for a formula.
-_FORMULA = r"^[=+\-@\t\r]"
 #: Rows in memory at once; they take about 40 MB.
 CHUNK_ROWS = 100_000
 
@@ -33,7 +32,7 @@ class Model(Protocol):
 
     @property
     def counters(self) -> pd.DataFrame | None:
-        """What the shop knew of its products at the end of the training data, or None."""
+        """What the shop knew of its products at the end of the model's events, or None."""
 
     @property
     def answer(self) -> Callable[[pd.DataFrame], pd.DataFrame]:
@@ -160,8 +159,8 @@ def _writer(path: Path, ending: str) -> Iterator[Callable[[pa.Table], None]]:
 def _harmless(table: pa.Table) -> pa.Table:
     """Text that a spreadsheet would take for a formula gets an apostrophe before it, as `=HYPERLINK(...)`."""
     for number, field in enumerate(table.schema):
-        if pa.types.is_string(field.type) and pc.any(pc.match_substring_regex(table[number], _FORMULA)).as_py():
-            safe = pc.replace_substring_regex(table[number], f"^({_FORMULA[1:]})", r"'\1")
+        if pa.types.is_string(field.type) and pc.any(pc.match_substring_regex(table[number], FORMULA)).as_py():
+            safe = pc.replace_substring_regex(table[number], f"({FORMULA})", r"'\1")
             table = table.set_column(number, field, safe)
     return table
 

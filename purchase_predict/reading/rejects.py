@@ -1,7 +1,6 @@
 """Refused rows: the table `rejects` in DuckDB, the file `rejects.csv`, and the message if there are too many."""
 
 import csv
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,10 @@ import pyarrow.parquet as pq
 
 from purchase_predict.reading.csv_records import Refused
 from purchase_predict.sources.part import Part
+from purchase_predict.spreadsheets import harmless
 
 #: Characters of a refused value that are kept.
 VALUE_LENGTH = 200
-#: What a spreadsheet takes for a formula, and numbers, which it does not.
-_FORMULA, _NUMBER = re.compile(r"[=+\-@\t\r]"), re.compile(r"[+-]?\d+([.,]\d*)?([eE][+-]?\d+)?")
 #: Rows that are held in memory at once, to be written or read.
 _BATCH_ROWS = 10_000
 #: The columns of the table `rejects`; `part` is the part's number.
@@ -86,11 +84,6 @@ def write(connection: duckdb.DuckDBPyConnection, parts: Sequence[Part], path: Pa
             for number, line, column, value, reason in rows:
                 name = harmless(parts[number].name)
                 writer.writerow((name, line, column, harmless(value), reason))
-
-
-def harmless(text: str) -> str:
-    """A text that no spreadsheet runs: with an apostrophe before it where it could be a formula. Numbers stay."""
-    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
 
 
 def too_many(
