@@ -10,10 +10,10 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def some_of(names: Sequence[str], shown: int) -> str:
+def some_of(names: Sequence[str], shown: int, separator: str = ", ") -> str:
     """The first names of a list, and how many follow."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
+    return separator.join(names[:shown]) + more
 
 
 def printable(text: str) -> str:

@@ -12,6 +12,7 @@ from purchase_predict.evaluation import calibration
 from purchase_predict.evaluation.calibration import Calibration
 from purchase_predict.evaluation.scores import as_metrics, evaluate
 from purchase_predict.features.description import Description
+from purchase_predict.features.split import STATE_FILE
 from purchase_predict.metrics import Score
 from purchase_predict.models import purchase_model
 from purchase_predict.schema import LABEL, MOMENT
@@ -98,7 +99,7 @@ class Dataset:
     def read(cls, folder: Path) -> "Dataset":
         """The dataset in a folder."""
         learn, test = (pd.read_parquet(folder / f"{side}.parquet") for side in ("train", "test"))
-        shop = folder / "shop.parquet"
+        shop = folder / STATE_FILE
         return cls(Description.read(folder), learn, test, shop if shop.exists() else None)
 
     def encoded(self) -> LabelledRows:

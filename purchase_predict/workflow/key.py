@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from purchase_predict.errors import some_of
 from purchase_predict.parameters import PARAMETERS
 from purchase_predict.workflow.environment import environment
 from purchase_predict.workflow.source import source_closure
@@ -62,5 +63,4 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     found += [f"content of {name} changed" for name in sorted(new) if old.get(name) != new[name]]
     old, new = before.get("source", {}), now["source"]
     found += [f"{name} changed" for name in sorted(set(old) | set(new)) if old.get(name) != new.get(name)]
-    more = f" and {len(found) - _NAMED_DIFFERENCES} more" if len(found) > _NAMED_DIFFERENCES else ""
-    return "; ".join(found[:_NAMED_DIFFERENCES]) + more
+    return some_of(found, _NAMED_DIFFERENCES, "; ")
