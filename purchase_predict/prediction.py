@@ -82,7 +82,7 @@ def training_profile(dataset: str, fetch: Callable[[], Path]) -> dict[str, Any] 
 
 
 def _state_of(model: Model, file: Path) -> Path | None:
-    """Writes what the shop knew at the end of the model's training data to a file; None if the model has none."""
+    """Writes what the shop knew at the end of the model's events to a file; None if the model has none."""
     if model.counters is None:
         return None
     model.counters.to_parquet(file)

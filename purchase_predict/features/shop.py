@@ -48,7 +48,8 @@ def daily(events: ir.Table, candidates: ir.Table, usable: ir.Table, pairs: ir.Ta
         usable: the events that rows need, without repetitions: all purchases of carted pairs are among them.
         pairs: the first cart event of each pair.
     """
-    # Finding repetitions among all events would cost more than everything else here. Sums allow to put them right.
+    # Finding repetitions among all events would cost more than everything else here. So all events are counted, the
+    # candidates are taken off again, and each different one of them is added once.
     counted = _of_events(events, 1).union(_of_events(candidates, -1), _of_events(candidates.distinct(), 1))
     counted = counted.union(_carted(pairs), _bought(usable, pairs))
     return totals(counted, PRODUCT_DAY)

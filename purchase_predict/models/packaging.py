@@ -49,7 +49,7 @@ def log(
         rows: raw rows, of which the first become the input example.
         folder: an empty folder for the files to log.
         correction: Platt scaling of the booster's probabilities, as `purchase_model.calibrated` takes it.
-        shop: what the shop knows at the end of the training data, as Parquet; None: the rows come from no events.
+        shop: what the shop knows at the end of the model's events, as Parquet; None: the rows come from no events.
 
     Returns:
         The digest of everything that decides a prediction: trees, features, categories, threshold, correction and what
@@ -88,7 +88,7 @@ class Packaged:
     """A loaded model: the raw columns that it uses, and the function that scores rows of them.
 
     `answer` returns the columns `probability` and `will_buy`, one row per row of its argument, in the same order, and
-    `missing` where the rows lack columns of the model. `counters` is what the shop knew at the end of the training.
+    `missing` where the rows lack columns of the model. `counters` is what the shop knew at the end of its events.
     """
 
     columns: list[str]

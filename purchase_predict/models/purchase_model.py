@@ -84,7 +84,7 @@ def calibrated(probability: np.ndarray, correction: Mapping[str, float] | None) 
 
 
 class Shop:
-    """What the shop knew of its products at the end of the training data, for rows that do not bring it themselves.
+    """What the shop knew of its products at the end of the model's events, for rows that do not bring it themselves.
 
     The columns are those of the project's `features/shop.py`, with the same mixing of a product's own counts and the
     shop's average.
@@ -158,7 +158,7 @@ class PurchaseModel(PythonModel):
         Args:
             context: part of MLflow's interface, not used.
             model_input: raw columns as in the primary table. Those that are made of events only may be missing; what
-                the shop knows of a product is then filled in as it was at the end of the training data.
+                the shop knows of a product is then filled in as it was at the end of the model's events.
             params: `threshold` (0 to 1) replaces the model's own threshold.
 
         Raises:

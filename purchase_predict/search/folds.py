@@ -1,8 +1,7 @@
 """Folds of the training rows: forward in time where the rows have one, else grouped by user.
 
-Random folds judge a model on days that it learned from. They rated a day-of-month column of the real events +0.016 of
-ROC AUC where a later month says -0.023; folds that look forward rate it 0.000. For columns that do not move with time
-both rank alike.
+Random folds judge a model on days that it learned from, so they take a column that names the day for a good one. For
+columns that do not move with time both kinds of folds rank alike.
 """
 
 from collections.abc import Sequence

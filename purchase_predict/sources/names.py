@@ -15,7 +15,7 @@ _TABLE = re.compile(
 _CHECKSUM = re.compile(r"asc|crc(32c)?|md5|sha\d+|sig")
 #: Files without an ending that are known to hold no table.
 _DOCUMENT = re.compile("authors|changelog|changes|contributing|copying|dockerfile|license|makefile|notice|readme")
-#: The folder of a path, or the path, is hidden: its name starts with `.` or `_`. As in Spark, `_day=1` is a partition.
+#: The name of a hidden file or folder starts with `.` or `_`. As in Spark, `_day=1` is a partition, and not hidden.
 _HIDDEN = re.compile(r"_(?![^/]*=)|\.(?!\.?$)")
 #: What Spark, Hive, git and desktops leave beside tables. It holds no rows, so nobody needs to be told of it.
 _BOOKKEEPING = re.compile(

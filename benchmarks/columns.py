@@ -1,0 +1,84 @@
+"""What the columns about the product are worth: LightGBM with fixed parameters, with and without them.
+
+    python -m benchmarks.columns /data/events
+
+Prints the table of docs/features.md: the test set is that of `process`, each row the mean of three seeds.
+"""
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import lightgbm
+import numpy as np
+
+from purchase_predict.database import connect
+from purchase_predict.evaluation import scores
+from purchase_predict.features import primary, split
+from purchase_predict.models.purchase_model import encode
+from purchase_predict.reading.load import load_source
+from purchase_predict.schema import LABEL, SHOP
+from purchase_predict.training import Dataset
+
+SEEDS = (0, 1, 2)
+ROUNDS = 200
+PARAMETERS = {
+    "objective": "binary",
+    "learning_rate": 0.03,
+    "num_leaves": 15,
+    "min_child_samples": 40,
+    "feature_fraction": 0.7,
+    "bagging_fraction": 0.8,
+    "bagging_freq": 1,
+    "lambda_l2": 5,
+    "num_threads": 1,
+    "verbosity": -1,
+}
+METRICS = ("roc_auc", "average_precision", "log_loss")
+
+
+def dataset_of(source: str, folder: Path) -> Dataset:
+    """The dataset that the workflow makes of a source of events."""
+    for name in ("loaded", "scratch", "dataset"):
+        (folder / name).mkdir()
+    load_source(source, folder / "loaded", folder / "scratch", 0.01)
+    with connect(folder) as connection:
+        primary.make(connection, folder / "loaded/events")
+        split.split(connection, 0.3, folder / "dataset").description.write(folder / "dataset")
+    return Dataset.read(folder / "dataset")
+
+
+def measured(data: Dataset, columns: Sequence[str]) -> np.ndarray:
+    """The metrics on the test set, in the order of `METRICS`, mean over the seeds."""
+    categories = data.description.categories
+    train, test = (encode(rows, columns, categories) for rows in (data.train, data.test))
+    categorical = [number for number, name in enumerate(columns) if name in categories]
+    found = []
+    for seed in SEEDS:
+        learning = lightgbm.Dataset(train, data.train[LABEL], categorical_feature=categorical)
+        booster = lightgbm.train(PARAMETERS | {"seed": seed}, learning, ROUNDS)
+        probability = np.asarray(booster.predict(test))
+        found.append([scores.score(metric, data.test[LABEL].to_numpy(), probability) for metric in METRICS])
+    return np.mean(found, axis=0)
+
+
+def main() -> None:
+    """Prints the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        data = dataset_of(sys.argv[1], Path(folder))
+    without = [name for name in data.description.features if name not in SHOP]
+    print("| columns | ROC AUC | average precision | log loss |\n|---|---|---|---|")
+    print(line(f"the {len(without)} without them", measured(data, without)))
+    for name in SHOP:
+        print(line(f"and `{name}`", measured(data, [*without, name])))
+    print(line("and all four", measured(data, [*without, *SHOP])))
+
+
+def line(name: str, values: np.ndarray) -> str:
+    """A row of the table."""
+    return f"| {name} | {' | '.join(f'{value:.4f}' for value in values)} |"
+
+
+if __name__ == "__main__":
+    main()
