@@ -11,8 +11,7 @@ import pandas as pd
 from purchase_predict.evaluation import calibration
 from purchase_predict.evaluation.calibration import Calibration
 from purchase_predict.evaluation.scores import as_metrics, evaluate
-from purchase_predict.features.description import Description
-from purchase_predict.features.split import STATE_FILE
+from purchase_predict.features.description import STATE_FILE, Description
 from purchase_predict.metrics import Score
 from purchase_predict.models import purchase_model
 from purchase_predict.schema import LABEL, MOMENT

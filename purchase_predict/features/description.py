@@ -8,6 +8,8 @@ from typing import Any, Self
 import click
 
 NAME = "dataset.json"
+#: The file beside it with what the shop knows at the end of the events (`on_duckdb.write_state`).
+STATE_FILE = "shop.parquet"
 
 
 @dataclass(frozen=True)

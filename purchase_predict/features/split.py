@@ -13,14 +13,11 @@ import duckdb
 from purchase_predict.database import one_row, quoted, table_digest
 from purchase_predict.evaluation import drift
 from purchase_predict.features import on_duckdb, sides
-from purchase_predict.features.description import BaseRate, Description, Rows, Users
+from purchase_predict.features.description import STATE_FILE, BaseRate, Description, Rows, Users
 from purchase_predict.schema import CATEGORICAL, KEYS, LABEL, MOMENT, features_of
 
 #: Rows of each class that train and test must each have, or their metrics mean nothing.
 MIN_ROWS_PER_CLASS = 5
-
-#: The file with what the shop knows at the end of the events (`on_duckdb.write_state`).
-STATE_FILE = "shop.parquet"
 
 _SIDES = {"train": "NOT test", "test": "test"}
 
