@@ -174,6 +174,7 @@ PARAMETERS = {
     "reason": Parameter(click.STRING),
     "allow_failed": Parameter(Switch()),
     "input": Parameter(Text("name the data to score: a file, a folder, a glob or sample", _SOME_TEXT)),
+    "history": Parameter(click.STRING),
     "output": Parameter(Text("be a local .csv or .parquet file", r"(?!.*://).*\.(csv|parquet)")),
 }
 #: The inputs of steps and the step that makes each. The model comes first: it decides which dataset belongs to it.

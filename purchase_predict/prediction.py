@@ -5,19 +5,99 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import click
+import duckdb
 
 from purchase_predict.database import connect
 from purchase_predict.evaluation import drift
-from purchase_predict.features import primary
+from purchase_predict.features import earlier_events, primary
 from purchase_predict.features.description import Description
 from purchase_predict.models import scoring
 from purchase_predict.models.scoring import Model, Scored
 from purchase_predict.reading.load import Loaded, load_source
-from purchase_predict.schema import SCORED_TABLES
+from purchase_predict.schema import SCORED_TABLES, TABLES, Column
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What is scored, and how it is read.
+
+    Attributes:
+        input: as `load` reads it; the label need not be there.
+        history: events before those of the input, as `load` reads them; empty: none. Their carts are not scored.
+        max_reject_ratio: the share of refused rows of each source, 0 to 1, above which nothing is scored.
+        gcp_project: the Google Cloud project to read as; empty: that of the credentials.
+        memory_limit: what DuckDB may take, as `2GB`; empty: a quarter of the machine's memory.
+    """
+
+    input: str
+    history: str
+    max_reject_ratio: float
+    gcp_project: str
+    memory_limit: str
+
+    def read(self, scratch: Path, record: Path) -> tuple[Loaded, Loaded | None]:
+        """Reads the input to `scratch/input`, and the history, if there is one, to `scratch/history`.
+
+        Raises:
+            click.ClickException: a source cannot be read, or the input takes no history.
+        """
+        loaded = self._read(self.input, scratch / "input", SCORED_TABLES, record, "")
+        if not self.history:
+            return loaded, None
+        if loaded.table != "events":
+            raise click.ClickException(
+                f"history={self.history}: {self.input} is a ready primary table, whose columns hold what came before; "
+                "leave history empty, or give events as input"
+            )
+        return loaded, self._read(self.history, scratch / "history", {"events": TABLES["events"]}, record, "history_")
+
+    def _read(
+        self, source: str, folder: Path, tables: Mapping[str, tuple[Column, ...]], record: Path, prefix: str
+    ) -> Loaded:
+        working = folder.with_suffix(".reading")
+        folder.mkdir()
+        working.mkdir()
+        ratio, memory, project = self.max_reject_ratio, self.memory_limit, self.gcp_project
+        loaded = load_source(source, folder, working, ratio, memory, project, tables=tables, may_be_empty=True)
+        shutil.rmtree(working)
+        for name in ("source.json", "rejects.csv"):
+            if (folder / name).exists():
+                shutil.copy(folder / name, record / (prefix + name))
+        return loaded
+
+
+@dataclass(frozen=True)
+class Past:
+    """What was known of the time before an input of events.
+
+    Attributes:
+        history: where the earlier events come from; empty: none were given.
+        first: the time (UTC) of the input's first event; None if the input has no events.
+        loaded: what was read of the history; None if none was given.
+        events_before: how many events of the history came before the input's first one.
+    """
+
+    history: str
+    first: datetime | None
+    loaded: Loaded | None = None
+    events_before: int = 0
+
+    @property
+    def lacking(self) -> str | None:
+        """One line, if nothing was known of the visitors' earlier sessions; else None."""
+        if self.events_before or self.first is None:
+            return None
+        if self.history:
+            return f"history {self.history}: none of its events is before the input's first one, {self.first}"
+        return (
+            f"no history: visitors' sessions before {self.first} are not known; give events before the input as "
+            "history=<source>"
+        )
 
 
 @dataclass(frozen=True)
@@ -26,12 +106,14 @@ class Prediction:
 
     Attributes:
         loaded: what was read and refused.
+        past: what was known of the time before the input; None for a ready primary table, whose columns hold it.
         scored: what was scored.
         seconds: how long the scoring took.
         drift: the population stability index of each column; empty if it was not measured.
     """
 
     loaded: Loaded
+    past: Past | None
     scored: Scored
     seconds: float
     drift: dict[str, float]
@@ -39,12 +121,15 @@ class Prediction:
     @property
     def metrics(self) -> dict[str, float]:
         """What the run logs as MLflow metrics."""
+        earlier = self.past and self.past.loaded
         return {
             "input_rows": self.loaded.rows,
             "rejected_rows": self.loaded.rejected,
             "scored_rows": self.scored.rows,
             "will_buy_rows": self.scored.will_buy,
             "scoring_seconds": self.seconds,
+            "history_rows": earlier.rows if earlier else 0,
+            "history_rejected_rows": earlier.rejected if earlier else 0,
         } | {f"psi_{name}": index for name, index in self.drift.items()}
 
     @property
@@ -59,9 +144,14 @@ class Prediction:
         )
 
     @property
-    def warning(self) -> str | None:
-        """One line about the columns that have moved too far from the training data, or None."""
-        return drift.warning(self.drift, self.scored.rows)
+    def remarks(self) -> dict[str, str]:
+        """What the user should know of the answers: one line each, by the tag of the run that keeps it."""
+        lines = {
+            "predict.history": self.past.lacking if self.past else None,
+            "predict.lacking": self.lacking,
+            "predict.drift": drift.warning(self.drift, self.scored.rows),
+        }
+        return {tag: line for tag, line in lines.items() if line}
 
 
 def training_profile(dataset: str, fetch: Callable[[], Path]) -> dict[str, Any] | None:
@@ -90,45 +180,32 @@ def _state_of(model: Model, file: Path) -> Path | None:
 
 
 def predict(
-    source: str,
+    sources: Sources,
     target: Path,
     model: Model,
     marks: Mapping[str, str],
     reference: Mapping[str, Mapping[str, Any]] | None,
     scratch: Path,
     record: Path,
-    max_reject_ratio: float,
-    gcp_project: str,
-    memory_limit: str,
 ) -> Prediction:
-    """Scores every row of a source into `target`.
+    """Scores every row of an input into `target`.
 
     Args:
-        source: as `load` reads it; the label need not be there.
+        sources: the input, and how it is read.
         target: the file to write, CSV or Parquet by its ending.
         model: what scores.
         marks: columns that are the same in every row, such as the model's version.
         reference: the profile of the training rows (`drift.profile`); None: drift is not measured.
         scratch: an empty folder for what does not stay.
-        record: an empty folder for `source.json`, `rejects.csv` if rows were refused, `drift.json` and `drift.png`.
-        max_reject_ratio: the share of refused rows, 0 to 1, above which nothing is scored.
-        memory_limit: what DuckDB may take, as `2GB`; empty: a quarter of the machine's memory.
-        gcp_project: the Google Cloud project to read as; empty: that of the credentials.
+        record: an empty folder for `source.json`, `rejects.csv` if rows were refused, both as `history_*` of a history,
+            `drift.json` and `drift.png`.
 
     Raises:
-        click.ClickException: the source cannot be read, or the target cannot be written.
+        click.ClickException: a source cannot be read, or the target cannot be written.
     """
-    folder, working = scratch / "input", scratch / "reading"
-    folder.mkdir()
-    working.mkdir()
-    loaded = load_source(
-        source, folder, working, max_reject_ratio, memory_limit, gcp_project, tables=SCORED_TABLES, may_be_empty=True
-    )
-    for name in ("source.json", "rejects.csv"):
-        if (folder / name).exists():
-            shutil.copy(folder / name, record)
-    with connect(scratch, memory_limit) as connection:
-        primary.make(connection, folder / loaded.table, _state_of(model, scratch / "shop.parquet"))
+    loaded, history = sources.read(scratch, record)
+    with connect(scratch, sources.memory_limit) as connection:
+        past = _make_primary(connection, scratch, loaded.table, sources.history, history, model)
         started = time.monotonic()
         try:
             scored = scoring.score(connection, "primary_table", model, target, marks)
@@ -139,4 +216,28 @@ def predict(
     if indices:
         (record / "drift.json").write_text(json.dumps(indices, indent=2), encoding="utf-8")
         drift.plot(indices, record / "drift.png")
-    return Prediction(loaded, scored, seconds, indices)
+    return Prediction(loaded, past, scored, seconds, indices)
+
+
+def _make_primary(
+    connection: duckdb.DuckDBPyConnection,
+    scratch: Path,
+    table: str,
+    source: str,
+    history: Loaded | None,
+    model: Model,
+) -> Past | None:
+    """Makes `primary_table` of what `Sources.read` has read to `scratch`; returns what was known of the time before."""
+    folder, state = scratch / "input" / table, _state_of(model, scratch / "shop.parquet")
+    if table != "events":
+        primary.make(connection, folder, state)
+        return None
+    first = earlier_events.first_time(connection, folder)
+    if history is None:
+        primary.make(connection, folder, state)
+        return Past(source, first)
+    before = earlier_events.events_before(connection, scratch / "history" / "events", first)
+    both = earlier_events.joined(connection, folder, scratch / "history" / "events", scratch / "both")
+    primary.make(connection, both, state)
+    earlier_events.keep_asked(connection)
+    return Past(source, first, history, before)

@@ -1,15 +1,17 @@
 """Entry point `predict`: every row of an input scored by a registered model.
 
-In: a model, and any source that `load` reads: events, or a primary table with or without the label. Out: `output`, CSV
-or Parquet by its ending, with the keys, `probability`, `will_buy`, `model_version` and this run's `run_id`; and in the
-run what was read (`source.json`), what was refused (`rejects.csv`), and how far the input has moved from the training
-data (`psi_<column>`, `drift.json`, `drift.png`).
+In: a model, and any source that `load` reads: events, or a primary table with or without the label. With events, a
+`history` of earlier ones tells what the visitors did before. Out: `output`, CSV or Parquet by its ending, with the
+keys, `probability`, `will_buy`, `model_version` and this run's `run_id`; and in the run what was read (`source.json`),
+what was refused (`rejects.csv`), and how far the input has moved from the training data (`psi_<column>`, `drift.json`,
+`drift.png`).
 
     mlflow run . -e predict --env-manager local -P model=models:/purchase_predict@production \
         -P input=/data/carts -P output=/data/scored.parquet
 """
 
 from pathlib import Path
+from typing import Any
 
 import click
 import mlflow
@@ -26,11 +28,12 @@ from purchase_predict.workflow.scratch import scratch_folder
 
 
 @command("predict")
-def predict(
-    run: Run, model: str, input: str, output: str, max_reject_ratio: float, gcp_project: str, memory_limit: str
-) -> None:
+def predict(run: Run, model: str, output: str, **sources: Any) -> None:
     """Score every row of an input into one file."""
-    refuse_output(input, target := Path(output).expanduser().resolve())
+    read = prediction.Sources(**sources)
+    target = Path(output).expanduser().resolve()
+    for source in filter(None, (read.input, read.history)):
+        refuse_output(source, target)
     model, version = versions.pinned(model)
     trained = models.find(model)
     packaged = packaging.load(trained.address, versions.files_of(model), checked=False)
@@ -38,17 +41,14 @@ def predict(
     with scratch_folder() as scratch, scratch_folder() as record:
         dataset = trained.trained_on if trained.run else ""
         reference = prediction.training_profile(dataset, lambda: fetch(f"{dataset}/dataset.json", scratch))
-        made = prediction.predict(
-            input, target, packaged, marks, reference, scratch, record, max_reject_ratio, gcp_project, memory_limit
-        )
+        made = prediction.predict(read, target, packaged, marks, reference, scratch, record)
         mlflow.log_artifacts(str(record))
 
     mlflow.log_metrics(made.metrics)
     mlflow.set_tags({"predict.model": model, "predict.train_run": trained.run_id, "predict.output": str(target)})
-    for tag, line in (("predict.lacking", made.lacking), ("predict.drift", made.warning)):
-        if line:
-            mlflow.set_tag(tag, line)
-            click.echo(f"predict: {line}", err=True)
+    for tag, line in made.remarks.items():
+        mlflow.set_tag(tag, line)
+        click.echo(f"predict: {line}", err=True)
     click.echo(
         f"predict: {made.loaded.rows} rows of the {made.loaded.table} table, {made.loaded.rejected} refused; "
         f"{made.scored.rows} carts scored by {model}, {made.scored.will_buy} of them will buy: {target}"

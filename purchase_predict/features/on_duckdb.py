@@ -19,8 +19,8 @@ def primary_from_events(
     Args:
         connection: the database. Its number of threads is the number of buckets at a time.
         folder: one folder of Parquet events per bucket of users.
-        state: what the shop knew before these events, as `shop_state` of earlier ones. It is left aside if an event is
-            not of a later day: the same event would count twice.
+        state: what the shop knew before these events, as `shop_state` of earlier ones. It counts for rows of days after
+            its last one, in place of the events up to that day. Rows of earlier days see the events alone.
 
     Returns:
         The number of events: `events` in all, `events_without_session` and `events_repeated`, which are left out.
@@ -56,7 +56,12 @@ def primary_from_events(
     tables = [f"primary_{number}" for number in range(len(buckets))]
     connection.execute(f"CREATE VIEW shop_primary AS {' UNION ALL '.join(f'FROM {table}' for table in tables)}")
     _add_shop(connection, state)
-    for relation in ("VIEW shop_primary", "TABLE shop_product_days", *(f"TABLE {table}" for table in tables)):
+    for relation in (
+        "VIEW shop_primary",
+        "VIEW shop_daily",
+        "TABLE shop_product_days",
+        *(f"TABLE {table}" for table in tables),
+    ):
         connection.execute(f"DROP {relation}")
     total, with_session, repeated = map(sum, zip(*counts, strict=True))
     return {"events": total, "events_without_session": total - with_session, "events_repeated": repeated}
@@ -66,16 +71,18 @@ def _add_shop(connection: duckdb.DuckDBPyConnection, state: Path | None) -> None
     """Creates `primary_table` and `shop_state` from `shop_primary` and `all_daily`."""
     from purchase_predict.features import expressions
 
-    known = "FROM all_daily"
+    product_days = expressions.sql("duckdb", "product_days", "shop_")
+    connection.execute("CREATE VIEW shop_daily AS FROM all_daily")
+    connection.execute(f"CREATE TABLE shop_product_days AS {product_days}")
     if state:
+        # The state stands for all days up to its own. Of those, the events' counters would count the same twice.
         earlier = f"read_parquet({quoted(state)})"
-        (follows,) = one_row(
-            connection, f"SELECT coalesce((SELECT min(day) FROM all_daily) > (SELECT max(day) FROM {earlier}), true)"
-        )
-        known = f"{known} UNION ALL BY NAME FROM {earlier}" if follows else known
-    connection.execute(f"CREATE VIEW shop_daily AS {known}")
-    for table in ("product_days", "state"):
-        connection.execute(f"CREATE TABLE shop_{table} AS {expressions.sql('duckdb', table, 'shop_')}")
+        (last,) = one_row(connection, f"SELECT coalesce(max(day), -1) FROM {earlier}")
+        known = f"FROM all_daily WHERE day > {last} UNION ALL BY NAME FROM {earlier}"
+        connection.execute(f"CREATE OR REPLACE VIEW shop_daily AS {known}")
+        connection.execute(f"DELETE FROM shop_product_days WHERE day > {last}")
+        connection.execute(f"INSERT INTO shop_product_days BY NAME FROM ({product_days}) WHERE day > {last}")
+    connection.execute(f"CREATE TABLE shop_state AS {expressions.sql('duckdb', 'state', 'shop_')}")
     # A table, not a view: the split would otherwise hold the join and its own window in memory at once.
     connection.execute(f"CREATE TABLE primary_table AS {expressions.sql('duckdb', 'with_shop', 'shop_')}")
 

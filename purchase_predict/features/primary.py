@@ -25,15 +25,15 @@ def make(connection: duckdb.DuckDBPyConnection, folder: Path, state: Path | None
 
     Args:
         connection: where it is made.
-        folder: the table that load wrote: `events`, or `primary`, which is taken as it is.
-        state: what the shop knew before these events (`on_duckdb.write_state`); None: nothing.
+        folder: the table that load wrote: events, or `primary`, which is taken as it is.
+        state: what the shop knew before these events (`on_duckdb.write_state`); None: nothing is known.
 
     Returns:
         For events, how many there were and how many were dropped; else nothing.
     """
-    if folder.name == "events":
-        return on_duckdb.primary_from_events(connection, folder, state)
-    return on_duckdb.primary_as_is(connection, folder)
+    if folder.name == "primary":
+        return on_duckdb.primary_as_is(connection, folder)
+    return on_duckdb.primary_from_events(connection, folder, state)
 
 
 def make_on_spark(

@@ -8,34 +8,15 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import pytest
 
-from purchase_predict.database import connect
 from purchase_predict.features import on_duckdb
 from purchase_predict.models.purchase_model import Shop
-from purchase_predict.schema import KEYS, SHOP, SHOP_MIXING
+from purchase_predict.schema import SHOP, SHOP_MIXING
 from purchase_predict.sources import sample
+from tests.features.tables import made
 
 CUT = datetime(2019, 11, 15)
-
-
-def bucketed(events: pa.Table, folder: Path) -> Path:
-    """The events as load writes them, in two buckets of users."""
-    for bucket in (0, 1):
-        (folder / f"bucket={bucket}").mkdir(parents=True)
-        rows = events.filter(pc.equal(pc.bit_wise_and(events["user_id"], 1), bucket))
-        pq.write_table(rows, folder / f"bucket={bucket}/rows.parquet")
-    return folder
-
-
-def made(events: pa.Table, folder: Path, state: Path | None = None) -> tuple[pd.DataFrame, Path]:
-    """The primary table of the events, and the state at their end."""
-    folder.mkdir()
-    with connect(folder) as connection:
-        on_duckdb.primary_from_events(connection, bucketed(events, folder / "events"), state)
-        assert on_duckdb.write_state(connection, folder / "shop.parquet")
-        return connection.sql(f"FROM primary_table ORDER BY {', '.join(KEYS)}").df(), folder / "shop.parquet"
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ import pytest
 
 from purchase_predict.models import packaging, scoring
 from purchase_predict.schema import BEHAVIOUR, LABEL
+from purchase_predict.sources import sample
 from steps.deploy import deploy
 from steps.predict import predict
 from tests import registered
@@ -160,6 +161,71 @@ def test_events_are_turned_into_carts_first(trained: Trained, tmp_path: Path) ->
     assert {"drift.json", "drift.png", "source.json"} <= {
         file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)
     }
+
+
+def test_carts_with_a_history_are_scored_as_all_events_together_are(trained: Trained, tmp_path: Path) -> None:
+    events = sample.events(20_000).to_pandas()
+    cut = pd.Timestamp("2019-11-15 18:00")
+    events.to_parquet(tmp_path / "all.parquet")
+    later = events[events["event_time"] >= cut]
+    later.to_parquet(tmp_path / "later.parquet")
+    broken = events[events["event_time"] < cut].astype({"price": object})
+    broken.iloc[0, list(broken).index("price")] = "cheap"
+    broken.to_csv(tmp_path / "earlier.csv", index=False)
+
+    def scored(**given: str) -> tuple[pd.DataFrame, str]:
+        result = invoke(predict, model=MODEL, output=tmp_path / "out.parquet", **given)
+        assert result.exit_code == 0, result.output
+        frame = pd.read_parquet(tmp_path / "out.parquet").set_index(["user_id", "user_session", "product_id"])
+        return frame, result.stderr
+
+    whole, _ = scored(input=f"{tmp_path}/all.parquet")
+    joined, said = scored(input=f"{tmp_path}/later.parquet", history=f"{tmp_path}/earlier.csv")
+    run = newest_run()
+    put = later[later["event_type"] == "cart"][["user_id", "user_session", "product_id"]].drop_duplicates()
+    assert len(joined) == len(put) > 100
+    np.testing.assert_allclose(joined["probability"], whole.loc[joined.index, "probability"], rtol=0, atol=1e-12)
+    assert "history" not in said
+    assert run.data.metrics["history_rows"] == len(broken) - 1
+    assert run.data.metrics["history_rejected_rows"] == 1
+    files = {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)}
+    assert {"history_source.json", "history_rejects.csv", "source.json"} <= files
+
+    alone, said = scored(input=f"{tmp_path}/later.parquet")
+    assert (alone["probability"] - whole.loc[alone.index, "probability"]).abs().max() > 1e-6
+    first = later["event_time"].min()
+    line = f"no history: visitors' sessions before {first} are not known; give events before the input as history="
+    assert line in said
+    assert line in newest_run().data.tags["predict.history"]
+
+    _, said = scored(input=f"{tmp_path}/later.parquet", history=f"{tmp_path}/later.parquet")
+    assert f"later.parquet: none of its events is before the input's first one, {first}" in said
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"history": "sample:100"},
+            "is a ready primary table, whose columns hold what came before; leave history empty",
+        ),
+        (
+            {"input": "sample:100", "history": "{}/in.parquet"},
+            "in.parquet: columns event_time, event_type, category_id, category_code missing; the events table has",
+        ),
+        ({"input": "sample:100", "history": "{}"}, "is a part of the input"),
+    ],
+)
+def test_a_history_that_cannot_be_one_is_refused(
+    trained: Trained, given: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    carts(50).drop(columns=LABEL).to_parquet(tmp_path / "in.parquet")
+    given = {"input": tmp_path / "in.parquet"} | {name: text.format(tmp_path) for name, text in given.items()}
+    result = invoke(predict, model=MODEL, output=tmp_path / "out.csv", **given)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out.csv").exists()
 
 
 def test_the_training_rows_themselves_have_not_moved(trained: Trained, tmp_path: Path) -> None:

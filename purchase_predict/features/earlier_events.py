@@ -1,0 +1,66 @@
+"""The events to score together with those that came before them, so that a cart is seen with its visitor's past."""
+
+from datetime import datetime
+from pathlib import Path
+
+import duckdb
+
+from purchase_predict.database import one_row, quoted
+
+#: The table of the pairs that the input put in the cart: only they are scored.
+_ASKED = "asked"
+
+
+def joined(connection: duckdb.DuckDBPyConnection, folder: Path, history: Path, target: Path) -> Path:
+    """Writes the events of both folders as one table, and notes which pairs are to be scored (`keep_asked`).
+
+    An event that stands in both counts once, like any other repetition.
+
+    Args:
+        connection: where the pairs are noted.
+        folder: the events to score, one folder of Parquet files per bucket of users.
+        history: the events before them, likewise; the number of buckets may differ.
+        target: a folder that does not exist yet.
+
+    Returns:
+        `target`, with the events in buckets.
+    """
+    buckets = max(len(list(events.iterdir())) for events in (folder, history))
+    tables = [
+        f"read_parquet({quoted(events / '*' / '*.parquet')}, hive_partitioning=false)" for events in (folder, history)
+    ]
+    # Session ids are stored as UUIDs only where all ids of a source are UUIDs.
+    types = {connection.sql(f"SELECT user_session FROM {table} LIMIT 0").types[0] for table in tables}
+    session = f"user_session::{types.pop() if len(types) == 1 else 'VARCHAR'} AS user_session"
+    connection.execute(
+        f"""CREATE TABLE {_ASKED} AS SELECT DISTINCT user_id, {session}, product_id
+            FROM {tables[0]} WHERE event_type = 'cart'"""
+    )
+    both = " UNION ALL BY NAME ".join(f"SELECT * REPLACE ({session}) FROM {table}" for table in tables)
+    connection.execute(
+        f"""COPY (SELECT *, hash(user_id) % {buckets} AS bucket FROM ({both}))
+            TO {quoted(target)} (FORMAT parquet, PARTITION_BY (bucket))"""
+    )
+    return target
+
+
+def keep_asked(connection: duckdb.DuckDBPyConnection) -> None:
+    """Takes the rows of carts before the input out of `primary_table`."""
+    connection.execute(f"DELETE FROM primary_table WHERE (user_id, user_session, product_id) NOT IN (FROM {_ASKED})")
+
+
+def first_time(connection: duckdb.DuckDBPyConnection, folder: Path) -> datetime | None:
+    """The time (UTC) of the first event in a folder of buckets; None if there is none."""
+    (first,) = one_row(connection, f"SELECT min(event_time) FROM {_files(folder)}")
+    return first
+
+
+def events_before(connection: duckdb.DuckDBPyConnection, folder: Path, time: datetime | None) -> int:
+    """How many events of a folder of buckets came before a time (UTC); None: all of them."""
+    before = f"event_time < TIMESTAMP {quoted(time)}" if time else "true"
+    (count,) = one_row(connection, f"SELECT count(*) FROM {_files(folder)} WHERE {before}")
+    return int(count)
+
+
+def _files(folder: Path) -> str:
+    return f"read_parquet({quoted(folder / '*' / '*.parquet')}, hive_partitioning=false)"
