@@ -129,13 +129,13 @@ class Parameter:
         type: checks a value and converts it.
         in_key: whether the value can change a step's result. An input counts by its content, not by where it is.
         made_by: the step whose output the value names; empty: none.
-        search_length: it limits how long a search goes on, and does not change which trials it makes.
+        same_trials: it does not change the trials of a search, only how many there are, or what is made of them.
     """
 
     type: click.ParamType[Any]
     in_key: bool = True
     made_by: str = ""
-    search_length: bool = False
+    same_trials: bool = False
 
 
 _URI = Text("be runs:/<run id>/<path>, models:/<name>@<alias>, models:/<name>/<version>, or empty", r".*")
@@ -154,8 +154,8 @@ PARAMETERS = {
     # The engines agree row for row.
     "engine": Parameter(OneOf(Engine), in_key=False),
     "dataset": Parameter(_URI, in_key=False, made_by="process"),
-    "max_evals": Parameter(WholeNumber("a whole number, 1 or more", min=1), search_length=True),
-    "max_minutes": Parameter(Number("0 (no limit) or more", min=0), search_length=True),
+    "max_evals": Parameter(WholeNumber("a whole number, 1 or more", min=1), same_trials=True),
+    "max_minutes": Parameter(Number("0 (no limit) or more", min=0), same_trials=True),
     "metric": Parameter(OneOf(SEARCHABLE)),
     "seed": Parameter(WholeNumber("a whole number from 0 to 2147483647", min=0, max=2**31 - 1)),
     "trials": Parameter(OneOf(TrialRunner)),
@@ -167,6 +167,7 @@ PARAMETERS = {
     "tolerance": Parameter(Number("0 or more", min=0)),
     "min_roc_auc": Parameter(Number("between 0 and 1", min=0, max=1)),
     "promote_rolled_back": Parameter(Switch(), in_key=False),
+    "backtest": Parameter(Switch(), same_trials=True),
     "reuse": Parameter(Switch(), in_key=False),
     "force": Parameter(OneOf(STEPS, empty="none")),
     "dry_run": Parameter(Switch()),

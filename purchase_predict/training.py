@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,15 @@ import numpy as np
 import pandas as pd
 
 from purchase_predict.evaluation import calibration
+from purchase_predict.evaluation.backtest import Backtest, backtest
 from purchase_predict.evaluation.calibration import Calibration
 from purchase_predict.evaluation.scores import as_metrics, evaluate
 from purchase_predict.features.description import STATE_FILE, Description
-from purchase_predict.metrics import Score
+from purchase_predict.metrics import Score, early_stopping
 from purchase_predict.models import purchase_model
 from purchase_predict.schema import LABEL, MOMENT
-from purchase_predict.search.search import SearchResult
+from purchase_predict.search.finish import fit_like
+from purchase_predict.search.search import SearchResult, sample_users
 from purchase_predict.search.trial import LabelledRows
 
 
@@ -35,6 +38,7 @@ class Training:
         scores: the metrics of `probability`.
         description: of the train and the test set.
         shop: the file with what the shop knows at the end of the events, or None.
+        backtest: how the model would have done in past weeks; None: not measured, or the rows have no time.
     """
 
     train: LabelledRows
@@ -48,6 +52,7 @@ class Training:
     scores: dict[str, Score]
     description: Description
     shop: Path | None = None
+    backtest: Backtest | None = None
 
     @property
     def model(self) -> dict[str, Any]:
@@ -75,7 +80,21 @@ class Training:
             "trials": len(self.found.trials),
             "shop_bytes": self.shop.stat().st_size if self.shop else 0,
             "shop_products": len(pd.read_parquet(self.shop, columns=["product_id"])) if self.shop else 0,
+            "backtest_seconds": self.backtest.seconds if self.backtest else 0,
         }
+
+    @property
+    def series(self) -> list[dict[str, float]]:
+        """What the train run logs as MLflow metrics at step 0, 1, ...: of each fold, and of each past period."""
+        of_folds: list[dict[str, float]] = [
+            {"fold_score": fold.score, "fold_baseline": fold.baseline} for fold in self.found.folds
+        ]
+        periods = self.backtest.periods if self.backtest else ()
+        of_periods = [as_metrics(period.scores, "backtest", "backtest_baseline") for period in periods]
+        series: list[dict[str, float]] = []
+        for fold, period in zip_longest(of_folds, of_periods, fillvalue=dict[str, float]()):
+            series.append(fold | period)
+        return series
 
 
 @dataclass(frozen=True)
@@ -101,16 +120,16 @@ class Dataset:
         shop = folder / STATE_FILE
         return cls(Description.read(folder), learn, test, shop if shop.exists() else None)
 
-    def encoded(self) -> LabelledRows:
-        """The training rows as the search takes them."""
+    def encoded(self, rows: pd.DataFrame) -> LabelledRows:
+        """Raw rows, of train or test, as the search takes them."""
         features, categories = self.description.features, self.description.categories
         return LabelledRows(
-            purchase_model.encode(self.train, features, categories),
-            self.train[LABEL].to_numpy(),
-            self.train["user_id"].to_numpy(),
+            purchase_model.encode(rows, features, categories),
+            rows[LABEL].to_numpy(),
+            rows["user_id"].to_numpy(),
             features,
             list(categories),
-            _session_ends(self.train),
+            _session_ends(rows),
         )
 
 
@@ -122,24 +141,53 @@ def _session_ends(rows: pd.DataFrame) -> np.ndarray | None:
     return ended.to_numpy(dtype="datetime64[ns]").astype(np.int64)
 
 
-def finish(found: SearchResult, train: LabelledRows, data: Dataset) -> Training:
+def finish(
+    found: SearchResult, train: LabelledRows, data: Dataset, metric: str, seed: int, with_backtest: bool
+) -> Training:
     """Corrects the probabilities of what the search found, and scores it on the test rows.
 
     Args:
         found: what the search ended with.
         train: the encoded training rows.
         data: the raw rows.
+        metric: the metric of the search.
+        seed: of the search.
+        with_backtest: whether the model is scored on past weeks, too.
     """
-    test, description = data.test, data.description
-    rows = purchase_model.encode(test, description.features, description.categories)
+    test, description = data.encoded(data.test), data.description
     assert found.best.out_of_fold is not None
     measured = calibration.measure(found.searched.y, found.best.out_of_fold, found.searched.user)
-    uncorrected = np.asarray(found.booster.predict(rows))
+    uncorrected = np.asarray(found.booster.predict(test.x))
     probability = purchase_model.calibrated(uncorrected, measured.correction)
     # The correction keeps the order, so the threshold is corrected like a probability.
     threshold = float(purchase_model.calibrated(np.array([found.threshold]), measured.correction)[0])
-    y, users = test[LABEL].to_numpy(), test["user_id"].to_numpy()
-    scores = evaluate(y, probability, users, threshold, float(train.y.mean()))
     return Training(
-        train, test, rows, found, measured, threshold, uncorrected, probability, scores, description, data.shop
+        train,
+        data.test,
+        test.x,
+        found,
+        measured,
+        threshold,
+        uncorrected,
+        probability,
+        evaluate(test.y, probability, test.user, threshold, float(train.y.mean())),
+        description,
+        data.shop,
+        _backtest(found, train, test, metric, seed) if with_backtest else None,
     )
+
+
+def _backtest(found: SearchResult, train: LabelledRows, test: LabelledRows, metric: str, seed: int) -> Backtest | None:
+    """How the final fit's parameters would have done in past weeks; None where the rows have no time.
+
+    Of a large table, a sample of users is fitted and scored: as many rows as the search takes.
+    """
+    rows = sample_users(train.followed_by(test), seed)
+    if rows.ended is None:
+        return None
+
+    def fit_and_predict(before: np.ndarray, inside: np.ndarray) -> np.ndarray:
+        booster = fit_like(found.booster, rows.at(before), len(train.y))
+        return np.asarray(booster.predict(rows.x[inside], num_threads=1))
+
+    return backtest(early_stopping(metric).name, rows.ended, rows.y, rows.user, fit_and_predict)

@@ -6,7 +6,6 @@ the metrics `test_<metric>`, `test_<metric>_low`, `test_<metric>_high`, `baselin
     mlflow run . -e train --env-manager local -P max_evals=50
 """
 
-import math
 from functools import partial
 
 import mlflow
@@ -35,23 +34,24 @@ def train(
     trials: str,
     parallelism: int,
     reuse: bool,
+    backtest: bool,
 ) -> Output:
     """Search the hyperparameters, train the model, score it on the test set."""
     data = training.Dataset.read(run.fetch(dataset))
     datasets.log_sides(dataset, run_of(dataset).data.tags[DIGEST], {"train": len(data.train), "test": len(data.test)})
-    rows = data.encoded()
+    rows, seconds = data.encoded(data.train), max_minutes * 60 or float("inf")
     known = trial_runs.earlier(run.search_key, run.experiment_id) if reuse else []
-    earlier, seconds = [Trial(**facts) for facts in known[:max_evals]], max_minutes * 60 or math.inf
+    earlier = [Trial(**facts) for facts in known[:max_evals]]
     record = partial(trial_runs.record, search_key=run.search_key, parent=run.run)
     with runner(trials, parallelism) as (run_batch, size), progress(max_evals, metric, earlier, record) as on_trial:
         found = search(rows, max_evals, metric, seed, on_trial, earlier, seconds, run_batch, size)
-    trained = training.finish(found, rows, data)
-    outputs = run.folder()
-    write_report(trained, metric, history.steps(run.run_id, dataset), outputs)
-    run.log(outputs)
+    trained = training.finish(found, rows, data, metric, seed, backtest)
+    run.log(write_report(trained, metric, history.steps(run.run_id, dataset), run.folder()))
     mlflow.log_params({f"best_{name}": value for name, value in found.best.params.items()})
     digest = packaging.log(**trained.model, rows=data.train, folder=run.folder())
     mlflow.log_metrics(trained.metrics | {"trials_taken_over": len(earlier)})
+    for number, metrics in enumerate(trained.series):
+        mlflow.log_metrics(metrics, step=number)
     return Output("model", digest)
 
 

@@ -150,9 +150,15 @@ def resampled_weights(users: np.ndarray, seed: int) -> Iterator[np.ndarray]:
 
 
 def evaluate(
-    y: np.ndarray, probability: np.ndarray, users: np.ndarray, threshold: float, train_rate: float, seed: int = 0
+    y: np.ndarray,
+    probability: np.ndarray,
+    users: np.ndarray,
+    threshold: float,
+    train_rate: float,
+    seed: int = 0,
+    names: Sequence[str] = tuple(METRICS),
 ) -> dict[str, Score]:
-    """Computes every reported metric on the test set, with interval and baseline.
+    """Computes metrics on the test set, with interval and baseline.
 
     Args:
         y: labels, 0 or 1.
@@ -161,12 +167,13 @@ def evaluate(
         threshold: decision threshold, chosen on out-of-fold predictions and never on these rows.
         train_rate: share of purchases among the training rows, 0 to 1.
         seed: seed of the resampling.
+        names: the metrics; every one that is reported by default.
     """
     ranked = Ranked(y, probability, threshold)
-    resamples = [ranked.scores(list(METRICS), weights) for weights in resampled_weights(users, seed)]
+    resamples = [ranked.scores(names, weights) for weights in resampled_weights(users, seed)]
     baseline = baselines(train_rate, y)
     scores = {}
-    for metric, value in ranked.scores(list(METRICS)).items():
+    for metric, value in ranked.scores(names).items():
         low, high = np.nanquantile([resample[metric] for resample in resamples], INTERVAL_QUANTILES)
         scores[metric] = Score(value, float(low), float(high), float(baseline[metric]))
     return scores
@@ -203,14 +210,14 @@ def share_of_gain(features: Sequence[str], gain: np.ndarray) -> dict[str, float]
     return {name: float(value) / total for name, value in zip(features, gain, strict=True)}
 
 
-def as_metrics(scores: Mapping[str, Score]) -> dict[str, float]:
+def as_metrics(scores: Mapping[str, Score], of: str = "test", baseline: str = "baseline") -> dict[str, float]:
     """The scores by their names in MLflow: `test_<metric>`, `test_<metric>_low`, `_high`, and `baseline_<metric>`."""
     metrics: dict[str, float] = {}
     for name, measured in scores.items():
         metrics |= {
-            f"test_{name}": measured.value,
-            f"test_{name}_low": measured.low,
-            f"test_{name}_high": measured.high,
-            f"baseline_{name}": measured.baseline,
+            f"{of}_{name}": measured.value,
+            f"{of}_{name}_low": measured.low,
+            f"{of}_{name}_high": measured.high,
+            f"{baseline}_{name}": measured.baseline,
         }
     return metrics

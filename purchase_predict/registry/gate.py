@@ -1,9 +1,9 @@
 """The gate: whether a challenger may replace the champion."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from purchase_predict.evaluation.few_users import MIN_USERS, stretch
 from purchase_predict.metrics import METRICS, Score, utility
 
 
@@ -30,28 +30,8 @@ class Contest:
     of: int = 0
 
 
-#: Different users of each class, buyers and others, below which test rows prove nothing. With unrelated labels, an
-#: interval by resampling users lies above the baseline in more than 2.5 % of draws where fewer users bought.
-MIN_USERS = 10
-
-
 #: Different users of a class below which the reason says that the interval was widened.
 _FEW_USERS = 30
-
-
-def stretch(users: int) -> float:
-    """By how much an interval from resampling users must be wider where one class has few of them.
-
-    A percentile bootstrap of n draws is too narrow by sqrt((n - 1) / n), and takes the normal quantile where Student's
-    t is due (Hesterberg, What Teachers Should Know About the Bootstrap, 2015, section 4). The quantile of t is expanded
-    in powers of 1 / (n - 1) (Abramowitz and Stegun, 26.7.5).
-
-    Args:
-        users: different users of the rarer class, 2 or more.
-    """
-    z, nu = 1.959964, users - 1
-    t = z + (z**3 + z) / (4 * nu) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * nu**2)
-    return t / z * math.sqrt(users / nu)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import click
 from mlflow.entities.model_registry import ModelVersion
 
+from purchase_predict.evaluation.few_users import MIN_USERS
 from purchase_predict.metrics import Difference, Score, utility
 from purchase_predict.registry import gate, promotion, versions
 from purchase_predict.registry.gate import Contest, Decision
@@ -168,7 +169,7 @@ def _own_scores(version: ModelVersion, env: str, rows: Rows) -> tuple[Rows, Mapp
     uri = versions.uri(version)
     try:
         unseen = rows.unseen_by(uri)
-        if unseen.users_of_the_rarer_class < gate.MIN_USERS and unseen.count < rows.count:
+        if unseen.users_of_the_rarer_class < MIN_USERS and unseen.count < rows.count:
             raise click.ClickException(
                 f"not comparable: version {version.version} was trained on {rows.count - unseen.count} of the "
                 f"{rows.count} test rows, and the others are too few to tell: judge it with -P dataset= on rows that "
@@ -204,7 +205,7 @@ def _contest(
         fair = rows.unseen_by(theirs)
     except click.ClickException as error:
         note = f"the champion looks better than it is on rows that it was trained on ({error.format_message()})"
-    if fair.users_of_the_rarer_class < gate.MIN_USERS:
+    if fair.users_of_the_rarer_class < MIN_USERS:
         return None, _Why(
             f"not comparable: the champion, version {champion.version}, was trained on {rows.count - fair.count} of "
             f"the {rows.count} test rows, and the others are too few to tell: judge both with -P dataset= on rows that "

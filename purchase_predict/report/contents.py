@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from purchase_predict.evaluation import weaknesses
+from purchase_predict.evaluation.backtest import Backtest
 from purchase_predict.evaluation.calibration import Calibration
 from purchase_predict.evaluation.curves import Curves, curves
 from purchase_predict.evaluation.scores import score, share_of_gain
@@ -16,6 +17,7 @@ from purchase_predict.features.description import Description
 from purchase_predict.metrics import Score
 from purchase_predict.report.lineage import Step
 from purchase_predict.schema import LABEL
+from purchase_predict.search.fold_scores import FoldScore
 from purchase_predict.search.trial import trials_frame
 from purchase_predict.training import Training
 
@@ -33,6 +35,7 @@ class Contents:
     `suspicious`: ROC AUC of each feature that looks like the label, on the training rows.
     `importance`: each feature's share of the booster's gain, 0 to 1.
     `contributions` and `feature_ranks`: what the function `contributions` returns.
+    `folds`: the chosen trial's score on each fold. `backtest`: how the model would have done in past weeks, or None.
     `trials`: one row per trial, as `search.trial.trials_frame` makes them. `description`: the content of dataset.json.
     """
 
@@ -48,6 +51,8 @@ class Contents:
     importance: Mapping[str, float]
     contributions: pd.DataFrame
     feature_ranks: pd.DataFrame
+    folds: Sequence[FoldScore]
+    backtest: Backtest | None
     trials: pd.DataFrame
     description: Description
     steps: Sequence[Step]
@@ -78,6 +83,8 @@ def gather(training: Training, metric: str, description: Description, steps: Seq
         importance=share_of_gain(train.features, booster.feature_importance("gain")),
         contributions=pushes,
         feature_ranks=ranks,
+        folds=training.found.folds,
+        backtest=training.backtest,
         trials=trials_frame(training.found.trials),
         description=description,
         steps=steps,

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from purchase_predict.evaluation.curves import Curve
+from purchase_predict.metrics import Score
 
 # Lengths are in SVG units; a drawing is scaled to the width of its column.
 WIDTH, HEIGHT = 420, 280
@@ -14,6 +15,8 @@ MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 48, 12, 10, 40
 DOT_RADIUS = 3.5
 #: Points of a drawn curve; more cannot be seen at this width.
 CURVE_POINTS = 200
+#: Names below a drawing of intervals; more would run into each other.
+INTERVAL_LABELS = 6
 
 #: Carts in the drawing of contributions, per feature; more would hide each other.
 SWARM_CARTS = 120
@@ -84,6 +87,34 @@ def scatter(x: np.ndarray, y: np.ndarray, x_label: str, y_label: str, line: np.n
     if line is not None:
         inside += f'<polyline class="line" points="{_points(across, (line - low) / (high - low))}"/>'
     return _svg(inside + _dots(across, up), f"{y_label} over {x_label}")
+
+
+def intervals(names: Sequence[str], scores: Sequence[Score], x_label: str, y_label: str) -> str:
+    """One dot with its interval per name, in their order, and a dash where the constant answer lies.
+
+    Args:
+        names: what stands below each dot.
+        scores: one score per name.
+        x_label: what the names are.
+        y_label: what the scores are.
+    """
+    values = [value for score in scores for value in (score.low, score.high, score.baseline) if np.isfinite(value)]
+    low, high = min(values), max(values)
+    spread = (high - low) or 1.0
+    places = (np.arange(len(names)) + 0.5) / len(names)
+    shown = [(float(place), name) for place, name in zip(places, names, strict=True)]
+    if len(shown) > INTERVAL_LABELS:
+        shown = shown[:: -(-len(shown) // INTERVAL_LABELS)]
+    inside = _axes(
+        x_label, y_label, shown, [(share, f"{low + share * spread:.2f}") for share in (0, 0.25, 0.5, 0.75, 1)]
+    )
+    half = 0.3 / len(names)
+    for place, score in zip(places, scores, strict=True):
+        at = [(value - low) / spread for value in (score.low, score.high, score.baseline, score.value)]
+        inside += f'<polyline class="line" points="{_points([place, place], at[:2])}"/>'
+        inside += f'<polyline class="reference" points="{_points([place - half, place + half], [at[2], at[2]])}"/>'
+        inside += _dots(np.array([place]), np.array(at[3:]))
+    return _svg(inside, f"{y_label} by {x_label}")
 
 
 def swarm(contributions: pd.DataFrame, ranks: pd.DataFrame) -> str:

@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from purchase_predict.evaluation.backtest import Backtest
 from purchase_predict.evaluation.curves import Curve, Curves
 from purchase_predict.evaluation.weaknesses import Tradeoff
 from purchase_predict.metrics import METRICS
 from purchase_predict.report.contents import Contents
-from purchase_predict.report.drawing import chart, scatter, swarm
+from purchase_predict.report.drawing import chart, intervals, scatter, swarm
 from purchase_predict.search.trial import best_so_far, spans_decades, tried_parameters
 
 #: Rows of the trade-off's table: shares of carts that get a code.
@@ -41,6 +42,7 @@ def render(contents: Contents) -> str:
         curves=_curves(contents.curves, contents.description.base_rate.test),
         contributions=_contributions(contents),
         search=_search(contents.trials, contents.metric),
+        past=_past(contents.backtest) if contents.backtest and contents.backtest.scored else None,
     )
 
 
@@ -80,6 +82,18 @@ def _contributions(contents: Contents) -> dict[str, Any]:
         "largest": max(float(strength.max()), 1e-12),
         "drawing": swarm(contents.contributions[strength.index], contents.feature_ranks),
     }
+
+
+def _past(backtest: Backtest) -> dict[str, Any]:
+    """The name of the metric that is shown of past periods, and its drawing."""
+    label, scored = METRICS[backtest.metric].label, backtest.scored
+    drawing = intervals(
+        [f"{period.start:%d %b}" for period in scored],
+        [period.scores[backtest.metric] for period in scored],
+        f"{backtest.unit} from this day on",
+        label,
+    )
+    return {"label": label, "drawing": drawing}
 
 
 def _search(trials: pd.DataFrame, metric: str) -> dict[str, Any]:

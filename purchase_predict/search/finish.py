@@ -28,6 +28,8 @@ CONFIRMATION_SPLITS = 2
 #: 0.6 times as long with a core each, but 3 to 8 times as long where another process used one of the cores, because
 #: they wait for each other at every split.
 ROWS_PER_THREAD = 1_000_000
+#: The useful rounds grow as the cube root of the rows.
+_ROUNDS_EXPONENT = 1 / 3
 
 
 def confirmed_best(trials: Sequence[Trial], objective: Objective, rows: LabelledRows, deadline: float) -> Trial | None:
@@ -118,6 +120,19 @@ def final_fit(best: Trial, objective: Objective, rows: LabelledRows, deadline: f
     )
 
 
+def fit_like(booster: lightgbm.Booster, rows: LabelledRows, of_rows: int) -> lightgbm.Booster:
+    """Fits rows with the parameters of a final fit, and as many rounds as suit their number.
+
+    Args:
+        booster: the final fit.
+        rows: the rows to train on.
+        of_rows: how many rows the final fit was trained on.
+    """
+    rounds = booster.current_iteration() * (len(rows.y) / of_rows) ** _ROUNDS_EXPONENT
+    params = {**booster.params, "num_threads": 1}
+    return lightgbm.train(params, lightgbm_dataset(rows), num_boost_round=max(1, round(rounds)))
+
+
 def remaining_seconds(trials: Sequence[Trial], objective: Objective, rows: LabelledRows) -> float:
     """Estimates how long one more trial and the end of the search take together.
 
@@ -152,8 +167,8 @@ def _final_fit_seconds(best: Trial, objective: Objective, rows: LabelledRows) ->
 
 
 def _rounds_factor(rows: LabelledRows, objective: Objective) -> float:
-    """By how much the final fit exceeds the rounds of a fold: the useful rounds grow as the cube root of the rows."""
-    return float(len(rows.y) / _mean_fold_rows(objective)) ** (1 / 3)
+    """By how much the final fit exceeds the rounds of a fold."""
+    return float(len(rows.y) / _mean_fold_rows(objective)) ** _ROUNDS_EXPONENT
 
 
 def _mean_fold_rows(objective: Objective) -> float:

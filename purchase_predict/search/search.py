@@ -15,6 +15,7 @@ import numpy as np
 
 from purchase_predict.evaluation import scores
 from purchase_predict.search.finish import confirmed_best, final_fit, remaining_seconds
+from purchase_predict.search.fold_scores import FoldScore, fold_scores
 from purchase_predict.search.folds import search_folds
 from purchase_predict.search.objective import Objective, Runner
 from purchase_predict.search.suggest import next_point
@@ -35,6 +36,7 @@ class SearchResult:
         booster: the final fit on all rows.
         threshold: the probability from which on F1 is best, chosen on the best trial's out-of-fold predictions.
         searched: the rows that the trials were judged on, in the order of `best.out_of_fold`.
+        folds: what each fold says of the best trial.
     """
 
     trials: list[Trial]
@@ -42,6 +44,7 @@ class SearchResult:
     booster: lightgbm.Booster
     threshold: float
     searched: LabelledRows
+    folds: Sequence[FoldScore] = ()
 
 
 def run_in_process(
@@ -111,10 +114,11 @@ def search(
         trials[best.number] = replace(best, seconds=trials[best.number].seconds)
     assert best.out_of_fold is not None
     booster = final_fit(best, objective, rows, started + max_seconds)
+    folds = fold_scores(searched, objective.folds, best.out_of_fold, metric)
     judged = ~np.isnan(best.out_of_fold)
     probability, searched = best.out_of_fold[judged], searched.at(judged)
     threshold = scores.best_threshold(searched.y, probability)
-    return SearchResult(trials, replace(best, out_of_fold=probability), booster, threshold, searched)
+    return SearchResult(trials, replace(best, out_of_fold=probability), booster, threshold, searched, folds)
 
 
 def sample_users(rows: LabelledRows, seed: int) -> LabelledRows:

@@ -35,6 +35,14 @@ class LabelledRows:
         ended = None if self.ended is None else self.ended[chosen]
         return replace(self, x=self.x[chosen], y=self.y[chosen], user=self.user[chosen], ended=ended)
 
+    def followed_by(self, later: "LabelledRows") -> "LabelledRows":
+        """These rows and then others with the same columns, which have a time if these do."""
+        ended = None
+        if self.ended is not None and later.ended is not None:
+            ended = np.concatenate([self.ended, later.ended])
+        x, y, user = (np.concatenate(pair) for pair in ((self.x, later.x), (self.y, later.y), (self.user, later.user)))
+        return replace(self, x=x, y=y, user=user, ended=ended)
+
 
 @dataclass(frozen=True)
 class Trial:

@@ -14,8 +14,8 @@ from purchase_predict.workflow.source import source_closure
 KEY_FORMAT = 2
 #: How many differences a reason names.
 _NAMED_DIFFERENCES = 3
-#: What draws the report of a search cannot change its trials.
-_REPORT = "purchase_predict/report/"
+#: What draws the report of a search, or looks back with its result, cannot change its trials.
+_AFTER_SEARCH = ("purchase_predict/report/", "purchase_predict/evaluation/backtest.py")
 
 
 def key_parts(entry_point: str, values: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Any]:
@@ -43,9 +43,9 @@ def key_of(parts: Mapping[str, Any]) -> str:
 
 
 def search_key_of(parts: Mapping[str, Any]) -> str:
-    """The key without what limits the search or draws its report: under the same search key, trials are the same."""
-    values = {name: value for name, value in parts["parameters"].items() if not PARAMETERS[name].search_length}
-    source = {name: digest for name, digest in parts["source"].items() if not name.startswith(_REPORT)}
+    """The key without what leaves the trials of a search as they are: its limits, and what is made of its result."""
+    values = {name: value for name, value in parts["parameters"].items() if not PARAMETERS[name].same_trials}
+    source = {name: digest for name, digest in parts["source"].items() if not name.startswith(_AFTER_SEARCH)}
     return key_of({**parts, "parameters": values, "source": source})
 
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from purchase_predict.evaluation.few_users import stretch
 from purchase_predict.metrics import METRICS, SEARCHABLE, Score, utility
-from purchase_predict.registry.gate import Contest, decide, stretch
+from purchase_predict.registry.gate import Contest, decide
 from tests.conftest import checkout
 
 metrics = st.sampled_from(SEARCHABLE)
@@ -65,7 +66,7 @@ def test_utility_turns_a_loss_round_and_nothing_else(value: float, metric: str) 
 _ANOTHER_LOSS = """
 from purchase_predict.metrics import SEARCHABLE, Score
 from purchase_predict.parameters import typed
-from purchase_predict.registry.gate import Contest, decide, stretch
+from purchase_predict.registry.gate import decide
 from purchase_predict.search.search import search
 from tests.search.tables import table
 

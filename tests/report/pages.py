@@ -1,18 +1,37 @@
 """What a page is made of, from a real booster, with names like an attack."""
 
+from datetime import UTC, datetime, timedelta
+
 import lightgbm
 import numpy as np
 import pandas as pd
 
 from purchase_predict import metrics
 from purchase_predict.evaluation import scores, weaknesses
+from purchase_predict.evaluation.backtest import Backtest, Period
 from purchase_predict.evaluation.calibration import Calibration
 from purchase_predict.evaluation.curves import curves
 from purchase_predict.features.description import BaseRate, Description, Rows, Users
 from purchase_predict.report.contents import Contents, contributions
 from purchase_predict.report.lineage import Step
+from purchase_predict.search.fold_scores import FoldScore
 
 SCRIPT = "<script>alert('x')</script>"
+
+
+def past(weeks: int = 9) -> Backtest:
+    """A backtest whose model gets better; its first week has too few buyers."""
+    start, scores = datetime(2019, 8, 26, tzinfo=UTC), {}
+    periods = []
+    for week in range(weeks):
+        if week:
+            value = 0.6 + 0.02 * week
+            area = metrics.Score(value, value - 0.03, value + 0.03, 0.5)
+            scores = {"roc_auc": area, "average_precision": area, "log_loss": metrics.Score(0.6, 0.5, 0.7, 0.65)}
+        periods.append(
+            Period(start + week * timedelta(7), start + (week + 1) * timedelta(7), 1200 * week, 1100, 0.25, scores)
+        )
+    return Backtest("week", "roc_auc", periods, 2, 3.0)
 
 
 def contents(
@@ -55,6 +74,11 @@ def contents(
         importance=scores.share_of_gain(features, booster.feature_importance("gain")),
         contributions=pushes,
         feature_ranks=ranks,
+        folds=[
+            FoldScore(f"2019-10-{day}T00:00:00+00:00", f"2019-10-{day + 3}T12:30:00+00:00", 900, 180, 0.5, 0.71, 0.5)
+            for day in (12, 16, 20)
+        ],
+        backtest=past(),
         trials=pd.DataFrame(
             {
                 "number": [0, 1, 2, 3],

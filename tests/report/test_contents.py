@@ -28,7 +28,7 @@ def test_the_contents_are_measured_on_the_test_rows() -> None:
     measured = scores.evaluate(y, probability, users, 0.5, 0.5)
     description = Description.read(Path(__file__).parents[1] / "features/expected/dataset_by_user.json")
     described = replace(description, features=features, categories=categories)
-    table = training.Dataset(described, train, test, None).encoded()
+    table = training.Dataset(described, train, test, None).encoded(train)
     found = SearchResult([], None, booster, 0.5, table)  # type: ignore[arg-type]  # the best trial plays no part here
     measured_gain = Calibration(correction, metrics.Difference(0.1, 0.05, 0.15))
     done = Training(table, test, encoded, found, measured_gain, 0.5, uncorrected, probability, measured, description)

@@ -118,3 +118,29 @@ def test_a_split_by_user_and_a_part_of_one_class_are_named() -> None:
     assert "one class only" in text
     assert '<td class="name">by user</td>' in text
     assert "<code>" not in text
+
+
+def test_past_weeks_stand_beside_the_constant_answer_and_what_is_left_out_is_said() -> None:
+    shown = contents()
+    assert shown.backtest
+    text = render(shown)
+    after = text[text.index("How it would have done in the past") : text.index("<h2>The search</h2>")]
+    assert shown.backtest.verdict in after
+    assert "It gets better with time" in after
+    assert "2 earlier weeks are left out" in after
+    assert after.count("too few buyers to tell") == 1
+    assert "26 Aug 2019" in after
+    for period in shown.backtest.scored:
+        area = period.scores["roc_auc"]
+        assert f"{area.value:.3f}<small>{area.low:.3f} to {area.high:.3f}</small><small>constant 0.500</small>" in after
+    assert after.count('<circle class="dot"') == len(shown.backtest.scored)
+    without = render(dataclasses.replace(shown, backtest=None))
+    assert "Not measured: it was switched off, or the rows have no time." in without
+
+
+def test_the_folds_are_listed_with_their_spans() -> None:
+    text = render(contents())
+    assert "<small>2019-10-16 00:00 to 2019-10-19 12:30</small>" in text
+    assert text.count("<td>0.7100</td>") == 3
+    by_user = dataclasses.replace(contents(), folds=[dataclasses.replace(contents().folds[0], start="", end="")])
+    assert '<td class="name">1</td>' in render(by_user)

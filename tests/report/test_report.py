@@ -12,6 +12,8 @@ def test_the_report_is_a_page_plots_and_the_trials(tmp_path: Path) -> None:
     assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == {
         "report.html",
         "trials.parquet",
+        "folds.json",
+        "backtest.json",
         *(f"plots/{name}.png" for name in ("precision_recall", "roc", "calibration", "importance")),
         *(f"plots/{name}.png" for name in ("search", "parameters")),
     }

@@ -1,12 +1,15 @@
 """Folds that look forward in time, and folds that cannot."""
 
 from dataclasses import replace
+from datetime import datetime
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
 
+from purchase_predict.search.fold_scores import fold_scores
 from purchase_predict.search.folds import FORWARD_FOLDS, confirmation_folds, forward_folds, search_folds
 from purchase_predict.search.objective import Objective
 from purchase_predict.search.search import search
@@ -45,8 +48,8 @@ def test_each_fold_learns_from_what_came_before_what_it_is_judged_on(
 def test_three_folds_of_like_size_follow_a_history() -> None:
     made = timed(6000, 6000)
     folds = search_folds(made, 1)
-    assert [len(judged) for _, judged in folds] == pytest.approx([1200] * 3, abs=5)
-    assert [len(train) for train, _ in folds] == pytest.approx([4800, 3600, 2400], abs=5)
+    assert [len(judged) for _, judged in folds] == pytest.approx([800] * 3, abs=5)
+    assert [len(train) for train, _ in folds] == pytest.approx([5200, 4400, 3600], abs=5)
     others = [confirmation_folds(made, 1, split) for split in (1, 2)]
     assert len({len(train) for folds in (folds, *others) for train, _ in folds}) == 9
 
@@ -91,3 +94,27 @@ def test_a_column_that_names_the_day_wins_nothing_on_folds_that_look_forward() -
     day = days.astype(float)
     assert scored([signal, day], forward=False) - scored([signal], forward=False) > 0.05
     assert scored([signal, day], forward=True) - scored([signal], forward=True) < 0.005
+
+
+def test_each_fold_is_scored_by_itself_in_the_order_of_time() -> None:
+    made = timed()
+    folds = search_folds(made, 1)
+    trial = Objective(made, folds, "roc_auc", 1)(0, dict(STARTING_POINTS[0]), None)
+    assert trial.out_of_fold is not None
+    scored = fold_scores(made, folds, trial.out_of_fold, "roc_auc")
+    assert [fold.start for fold in scored] == sorted(fold.start for fold in scored)
+    for fold, (train, judged) in zip(scored, folds[::-1], strict=True):
+        assert made.ended is not None
+        assert (fold.train_rows, fold.rows) == (len(train), len(judged))
+        assert fold.score == pytest.approx(roc_auc_score(made.y[judged], trial.out_of_fold[judged]))
+        assert fold.base_rate == pytest.approx(made.y[judged].mean())
+        assert datetime.fromisoformat(fold.start).timestamp() == made.ended[judged].min() / 1e9
+        assert datetime.fromisoformat(fold.end).timestamp() == made.ended[judged].max() / 1e9
+    assert search(made, 2, "roc_auc", 1).folds[0].start == scored[0].start
+
+
+def test_folds_by_user_have_no_span() -> None:
+    found = search(table(), 1, "roc_auc", 1)
+    assert len(found.folds) == 4
+    assert {fold.start for fold in found.folds} == {""}
+    assert sum(fold.rows for fold in found.folds) == len(found.searched.y)

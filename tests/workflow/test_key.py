@@ -72,6 +72,8 @@ def test_what_differs_from_the_newest_run_is_named(store: str, change: dict[str,
     [
         ({"parameters": {"seed": 1, "max_evals": 20}}, True),
         ({"source": {**OLD["source"], "purchase_predict/report/page.css": "y"}}, True),  # type: ignore[dict-item]
+        ({"parameters": {"seed": 1, "max_evals": 5, "backtest": False}}, True),
+        ({"source": {**OLD["source"], "purchase_predict/evaluation/backtest.py": "y"}}, True),  # type: ignore[dict-item]
         ({"parameters": {"seed": 2, "max_evals": 5}}, False),
         ({"source": {**OLD["source"], "steps/train.py": "y"}}, False),  # type: ignore[dict-item]
         ({"inputs": {"dataset": "b"}}, False),
@@ -85,5 +87,5 @@ def test_only_what_can_change_a_result_is_in_the_key() -> None:
     in_key = {name for name, parameter in PARAMETERS.items() if parameter.in_key}
     for name in ("source", "data", "dataset", "model", "engine", "memory_limit", "gcp_project", "reuse"):
         assert name not in in_key
-    for name in ("seed", "metric", "test_ratio", "max_evals", "max_reject_ratio", "env", "registry_name"):
+    for name in ("seed", "backtest", "metric", "test_ratio", "max_evals", "max_reject_ratio", "env", "registry_name"):
         assert name in in_key

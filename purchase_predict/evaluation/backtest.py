@@ -1,0 +1,188 @@
+"""A backtest: how the model would have done in each past week, trained on what came before it.
+
+The parameters are those that the search chose, with hindsight of most of these weeks. The fits are new: none of them
+has seen its week, or a later one.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from purchase_predict import metrics
+from purchase_predict.evaluation.few_users import MIN_USERS, NORMAL, student_t
+from purchase_predict.evaluation.scores import evaluate
+from purchase_predict.metrics import Difference, Score
+
+#: The metrics of a backtest: those that need no threshold.
+METRICS = ("roc_auc", "average_precision", "log_loss")
+#: Periods, the last ones; and weeks below which the rows are cut into tenths instead.
+MAX_PERIODS, MIN_WEEKS = 10, 4
+#: Scored periods below which nothing is said of a trend.
+MIN_SCORED = 5
+#: Seconds after which no further period is begun. The latest come first.
+MAX_SECONDS = 120.0
+
+_WEEK = 7 * 86_400 * 10**9
+
+#: Fits on some rows and predicts others: takes the positions of both, returns the probability of the others.
+FitAndPredict = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Period:
+    """A past week, or a tenth of the rows.
+
+    Attributes:
+        start: its first moment (UTC).
+        end: the moment at which the next one starts.
+        train_rows: the rows before it, which were trained on.
+        rows: the rows in it.
+        base_rate: the share of them that are purchases, 0 to 1; NaN without rows.
+        scores: of `METRICS`, by name; empty where one class has fewer than `MIN_USERS` users, in it or before it.
+    """
+
+    start: datetime
+    end: datetime
+    train_rows: int
+    rows: int
+    base_rate: float
+    scores: Mapping[str, Score]
+
+
+@dataclass(frozen=True)
+class Backtest:
+    """What a backtest has measured.
+
+    Attributes:
+        unit: "week" or "tenth".
+        metric: the metric that the trend is of.
+        periods: in the order of time.
+        left_out: periods that were not begun because the time was over.
+        seconds: how long it took.
+    """
+
+    unit: str
+    metric: str
+    periods: Sequence[Period]
+    left_out: int
+    seconds: float
+
+    @property
+    def scored(self) -> list[Period]:
+        """The periods with scores."""
+        return [period for period in self.periods if period.scores]
+
+    @property
+    def trend(self) -> Difference | None:
+        """By how much the gain over a constant answer changes per period; None with few scores.
+
+        A straight line through the scores, weighted by their intervals. Where the scores scatter more than their
+        intervals say, the line's interval is widened by as much (Birge, The Calculation of Errors by the Method of
+        Least Squares, 1932), and Student's t stands for the few periods.
+        """
+        of_periods = [period.scores[self.metric] for period in self.scored]
+        if len(of_periods) < MIN_SCORED:
+            return None
+        gain = np.array([metrics.utility(self.metric, score.value - score.baseline) for score in of_periods])
+        weight = np.array([(2 * NORMAL / max(score.high - score.low, 1e-9)) ** 2 for score in of_periods])
+        at = np.array([period.start.timestamp() for period in self.scored])
+        at = (at - at[0]) / (at[-1] - at[0]) * (len(at) - 1)
+        centred = at - np.average(at, weights=weight)
+        spread = float(np.sum(weight * centred**2))
+        slope = float(np.sum(weight * centred * gain) / spread)
+        residual = gain - np.average(gain, weights=weight) - slope * centred
+        scatter = max(1.0, float(np.sum(weight * residual**2)) / (len(at) - 2))
+        half = student_t(len(at) - 2) * math.sqrt(scatter / spread)
+        return Difference(slope, slope - half, slope + half)
+
+    @property
+    def verdict(self) -> str:
+        """A sentence: whether the model gets better or worse with time."""
+        trend, label = self.trend, metrics.METRICS[self.metric].label
+        if trend is None:
+            return (
+                f"Fewer than {MIN_SCORED} {self.unit}s have enough buyers: whether it gets better or worse with time "
+                "cannot be told."
+            )
+        change = f"{trend.value:+.4f} a {self.unit} (95 % interval {trend.low:+.4f} to {trend.high:+.4f})"
+        if trend.low > 0:
+            return f"It gets better with time: its gain in {label} over a constant answer changes by {change}."
+        if trend.high < 0:
+            return f"It gets worse with time: its gain in {label} over a constant answer changes by {change}."
+        return f"It gets neither surely better nor surely worse with time: its gain in {label} changes by {change}."
+
+    def as_json(self) -> dict[str, Any]:
+        """The backtest as JSON values, without the time that it took: the same rows give the same."""
+        return {
+            "unit": self.unit,
+            "metric": self.metric,
+            "periods": [
+                {**asdict(period), "start": period.start.isoformat(), "end": period.end.isoformat()}
+                for period in self.periods
+            ],
+            "left_out": self.left_out,
+            "verdict": self.verdict,
+        }
+
+
+def backtest(
+    metric: str,
+    ended: np.ndarray,
+    y: np.ndarray,
+    users: np.ndarray,
+    fit_and_predict: FitAndPredict,
+    max_seconds: float = MAX_SECONDS,
+) -> Backtest:
+    """Measures how a model would have done in each past period.
+
+    Args:
+        metric: the metric that the trend is of; one of `METRICS`.
+        ended: when the session of each row ended, in nanoseconds since 1970 (UTC). No session is divided.
+        y: labels, 0 or 1.
+        users: each row's user.
+        fit_and_predict: fits on the rows before a period and predicts those of the period.
+        max_seconds: no further period is begun after this many seconds.
+    """
+    started = time.monotonic()
+    unit, edges = _edges(ended)
+
+    def measure(start: int, end: int) -> Period | None:
+        if time.monotonic() - started > max_seconds:
+            return None
+        before, inside = np.flatnonzero(ended < start), np.flatnonzero((ended >= start) & (ended < end))
+        scores = {}
+        if min(_rarer_users(y[rows], users[rows]) for rows in (before, inside)) >= MIN_USERS:
+            probability, rate = fit_and_predict(before, inside), float(y[before].mean())
+            scores = evaluate(y[inside], probability, users[inside], 0.5, rate, names=METRICS)
+        rate = float(y[inside].mean()) if len(inside) else math.nan
+        return Period(_moment(start), _moment(end), len(before), len(inside), rate, scores)
+
+    measured = [measure(start, end) for start, end in list(pairwise(edges))[::-1]]
+    periods = [period for period in measured[::-1] if period]
+    return Backtest(unit, metric, periods, len(measured) - len(periods), time.monotonic() - started)
+
+
+def _edges(ended: np.ndarray) -> tuple[str, list[int]]:
+    """The unit, and the edges of the periods: whole weeks up to the last midnight, or tenths of the rows."""
+    day = _WEEK // 7
+    end = (int(ended.max()) // day + 1) * day
+    weeks = (end - int(ended.min())) // _WEEK
+    if weeks > MIN_WEEKS:
+        return "week", [end - _WEEK * number for number in range(min(weeks, MAX_PERIODS), -1, -1)]
+    cuts = np.unique(np.sort(ended)[(np.arange(1, 10) * len(ended)) // 10])
+    return "tenth", [*map(int, cuts[cuts > ended.min()]), end]
+
+
+def _rarer_users(y: np.ndarray, users: np.ndarray) -> int:
+    """How many different users bought, or did not, whichever is less."""
+    return min(len(np.unique(users[y == label])) for label in (0, 1))
+
+
+def _moment(nanoseconds: int) -> datetime:
+    return datetime.fromtimestamp(nanoseconds // 10**9, UTC)
