@@ -8,17 +8,19 @@ Prints the table of docs/features.md: the test set is that of `process`, each ro
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import lightgbm
 import numpy as np
+import pandas as pd
 
 from purchase_predict.database import connect
 from purchase_predict.evaluation import scores
 from purchase_predict.features import primary, split
 from purchase_predict.models.purchase_model import encode
 from purchase_predict.reading.load import load_source
-from purchase_predict.schema import LABEL, SHOP
+from purchase_predict.schema import LABEL, MOMENT, SHOP
 from purchase_predict.training import Dataset
 
 SEEDS = (0, 1, 2)
@@ -35,6 +37,7 @@ PARAMETERS = {
     "num_threads": 1,
     "verbosity": -1,
 }
+SHUFFLES = 8
 METRICS = ("roc_auc", "average_precision", "log_loss")
 
 
@@ -73,6 +76,29 @@ def main() -> None:
     for name in SHOP:
         print(line(f"and `{name}`", measured(data, [*without, name])))
     print(line("and all four", measured(data, [*without, *SHOP])))
+    print(line("and all four of another cart of the day", measured(shuffled_products(data), [*without, *SHOP])))
+    shuffled = [measured(shuffled_label(data, number), [*without, *SHOP]) for number in range(SHUFFLES)]
+    print(line(f"all, the training labels shuffled ({SHUFFLES} times)", np.mean(shuffled, axis=0)))
+
+
+def shuffled_products(data: Dataset) -> Dataset:
+    """Each cart has the columns about the product of another cart of its day: what they say of the day stays."""
+    rng = np.random.default_rng(0)
+
+    def shuffled(rows: pd.DataFrame) -> pd.DataFrame:
+        rows, day = rows.reset_index(drop=True), rows[MOMENT].dt.date.to_numpy()
+        order = np.arange(len(rows))
+        for one in np.unique(day):
+            order[day == one] = rng.permutation(order[day == one])
+        return rows.assign(**{name: rows[name].to_numpy()[order] for name in SHOP})
+
+    return replace(data, train=shuffled(data.train), test=shuffled(data.test))
+
+
+def shuffled_label(data: Dataset, number: int) -> Dataset:
+    """The training labels in another order: nothing is left to learn."""
+    labels = np.random.default_rng(number).permutation(data.train[LABEL])
+    return replace(data, train=data.train.assign(**{LABEL: labels}))
 
 
 def line(name: str, values: np.ndarray) -> str:

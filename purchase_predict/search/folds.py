@@ -28,7 +28,7 @@ def has_many_rows(count: int) -> bool:
 
 #: Forward folds: how many, and the share of the rows before the first of them. With less history a fold tells of
 #: another model than the one that is fitted in the end: searches of the real events with 3 seeds scored 0.683 to 0.685
-#: out of fold after a history of 0.4, and 0.711 to 0.715 after one of 0.6, where the test said 0.709 to 0.715.
+#: out of fold after a history of 0.4, and 0.711 to 0.713 after one of 0.6. The test said 0.709 to 0.714.
 FORWARD_FOLDS, _HISTORY = 3, 0.6
 #: By which share of the rows the cuts of a further split into forward folds are moved.
 _SHIFT = 0.05
