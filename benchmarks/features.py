@@ -139,6 +139,7 @@ def run_pandas(source: str, scratch: Path) -> int:
     rows = _with_session(rows, inside)
     rows = _with_product(rows, inside)
     rows = _with_earlier_sessions(rows, mine)
+    rows = _with_shop(rows, events)
     _add_moment(rows)
     rows.drop(columns="visit_start").to_parquet(scratch / "primary.parquet", index=False)
     return len(rows)
@@ -218,6 +219,53 @@ def _with_earlier_sessions(rows: "pd.DataFrame", mine: "pd.DataFrame") -> "pd.Da
     ):
         rows = rows.merge(earlier(facts, on).rename(name), on=PAIR, how="left")
     return rows
+
+
+def _with_shop(rows: "pd.DataFrame", events: "pd.DataFrame") -> "pd.DataFrame":
+    """What all users had done with the product before the day."""
+    import pandas as pd
+
+    acts = events[events["event_type"] != "remove_from_cart"]
+    logs = (np.log(acts["price"].where(acts["price"] > 0)) * 1e6).round()
+    product_day = ["product_id", "day"]
+    counted = pd.DataFrame(
+        {
+            "product_id": acts["product_id"],
+            "day": acts["event_time"].dt.floor("D"),
+            "views": acts["event_type"] == "view",
+            "carts": acts["event_type"] == "cart",
+            "purchases": acts["event_type"] == "purchase",
+            "logs": logs.fillna(0),
+            "priced": logs.notna(),
+        }
+    )
+    counters = counted.groupby(product_day).sum()
+    rows["day"] = rows["event_time"].dt.floor("D")
+    counters["carted_pairs"] = rows.groupby(product_day).size()
+    purchases = events.loc[events["event_type"] == "purchase", [*PAIR, "event_time"]]
+    bought = rows[[*PAIR, "event_time"]].merge(purchases, on=PAIR, suffixes=("", "_bought"))
+    first = bought[bought["event_time_bought"] >= bought["event_time"]].groupby(PAIR)["event_time_bought"].min()
+    counters["bought_pairs"] = first.dt.floor("D").rename("day").reset_index().groupby(product_day).size()
+    counters = counters.fillna(0).sort_index()
+    own = counters.groupby(level="product_id").cumsum() - counters
+    daily = counters.groupby(level="day").sum()
+    own = own.join((daily.cumsum() - daily).add_prefix("shop_"), on="day")
+
+    def rate(of: str, per: str, mixed: int) -> "pd.Series":
+        return (own[of] + mixed * own["shop_" + of] / own["shop_" + per]) / (own[per] + mixed)
+
+    known = pd.DataFrame(
+        {
+            "product_conversion_rate": rate("bought_pairs", "carted_pairs", 20),
+            "product_carts_per_view": rate("carts", "views", 100),
+            "product_purchases_per_view": rate("purchases", "views", 100),
+            "mean_log_price": own["logs"] / own["priced"],
+        }
+    )
+    rows = rows.merge(known.reset_index(), on=product_day, how="left")
+    logs = (np.log(rows["price"].where(rows["price"] > 0)) * 1e6).round()
+    rows["product_relative_price"] = (logs - rows.pop("mean_log_price")) / 1e6
+    return rows.drop(columns="day")
 
 
 def _add_moment(rows: "pd.DataFrame") -> None:
