@@ -27,17 +27,15 @@ from pathlib import Path
 
 import click
 import numpy as np
-import pandas as pd
 
 from benchmarks.search_peers import Data, Ended, TimeIsOver, course, flaml, optuna
 from purchase_predict import database
 from purchase_predict.evaluation import scores
 from purchase_predict.features import on_duckdb, split
-from purchase_predict.models import purchase_model
 from purchase_predict.reading.load import load_source
-from purchase_predict.schema import LABEL
 from purchase_predict.search import search
 from purchase_predict.search.trial import LabelledRows
+from purchase_predict.training import Dataset
 
 PROJECT = Path(__file__).resolve().parent.parent
 REAL = PROJECT.parent / "shared" / "data"
@@ -93,10 +91,9 @@ def prepared(source: str, folder: Path) -> Data:
         partial_.replace(file)
     with np.load(file) as kept:
         names, categorical = list(kept["features"]), list(kept["categorical"])
-        learn, test = (
-            LabelledRows(kept[f"{side}_x"], kept[f"{side}_y"], kept[f"{side}_user"], names, categorical)
-            for side in ("train", "test")
-        )
+        ended = kept.get("train_ended")
+        learn = LabelledRows(kept["train_x"], kept["train_y"], kept["train_user"], names, categorical, ended)
+        test = LabelledRows(kept["test_x"], kept["test_y"], kept["test_user"], names, categorical)
     return Data(learn, test)
 
 
@@ -110,12 +107,14 @@ def _prepare(source: str) -> dict[str, np.ndarray]:
         with database.connect(folder / "scratch") as connection:
             build = on_duckdb.primary_from_events if loaded.table == "events" else on_duckdb.primary_as_is
             build(connection, folder / "table" / loaded.table)
-            made = split.split(connection, TEST_RATIO, folder / "dataset").description
-        features, categories = made.features, made.categories
-        for side in ("train", "test"):
-            rows = pd.read_parquet(folder / "dataset" / f"{side}.parquet")
-            arrays[f"{side}_x"] = purchase_model.encode(rows, features, categories)
-            arrays[f"{side}_y"], arrays[f"{side}_user"] = rows[LABEL].to_numpy(), rows["user_id"].to_numpy()
+            split.split(connection, TEST_RATIO, folder / "dataset").description.write(folder / "dataset")
+        data = Dataset.read(folder / "dataset")
+    for side, raw in (("train", data.train), ("test", data.test)):
+        rows = data.encoded(raw)
+        arrays |= {f"{side}_x": rows.x, f"{side}_y": rows.y, f"{side}_user": rows.user}
+        if rows.ended is not None:
+            arrays[f"{side}_ended"] = rows.ended
+    features, categories = data.description.features, data.description.categories
     return arrays | {"features": np.array(features), "categorical": np.array(list(categories))}
 
 

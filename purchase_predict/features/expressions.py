@@ -42,8 +42,8 @@ def sql(dialect: str, table: str, prefix: str) -> str:
 
     Args:
         dialect: Ibis's name of the SQL dialect: "duckdb" or "pyspark".
-        table: one of `STEPS`, "repeated", "primary" or "daily", of a bucket of users; or "product_days", "state" or
-            "with_shop", of the primary tables and the daily counters of all buckets.
+        table: one of `STEPS`, "repeated", "primary" or "daily", of a bucket of users; or "totals", "product_days",
+            "state" or "with_shop", of the primary tables and the daily counters of all buckets.
         prefix: of the names of all tables. The table `<prefix>raw` holds the events.
     """
 
@@ -51,8 +51,8 @@ def sql(dialect: str, table: str, prefix: str) -> str:
         types = {column.name: TYPES[column.type].ibis for column in EVENTS}
         return ibis.table({column: types[column] for column in columns or types}, name=prefix + name)
 
-    def counted() -> ir.Table:
-        return ibis.table(dict.fromkeys([*shop.PRODUCT_DAY, *shop.COUNTERS], "int64"), name=f"{prefix}daily")
+    def counters(name: str) -> ir.Table:
+        return ibis.table(dict.fromkeys([*shop.PRODUCT_DAY, *shop.COUNTERS], "int64"), name=prefix + name)
 
     def made(name: str, expression: ir.Table) -> ir.Table:
         return ibis.table(expression.schema(), name=prefix + name)
@@ -67,10 +67,11 @@ def sql(dialect: str, table: str, prefix: str) -> str:
         "repeated": lambda: repeated(candidates),
         "primary": lambda: primary(usable_, carts),
         "daily": lambda: shop.daily(_with_session(raw), candidates, usable_, _pairs(carts)),
-        "product_days": lambda: shop.as_of_midnight(counted()),
-        "state": lambda: shop.state(counted()),
+        "totals": lambda: shop.totals(counters("daily"), shop.PRODUCT_DAY),
+        "product_days": lambda: shop.as_of_midnight(counters("totals")),
+        "state": lambda: shop.state(counters("totals")),
         "with_shop": lambda: shop.with_shop(
-            made("primary", primary(usable_, carts)), made("product_days", shop.as_of_midnight(counted()))
+            made("primary", primary(usable_, carts)), made("product_days", shop.as_of_midnight(counters("totals")))
         ),
     }[table]()
     getattr(ibis, dialect)  # makes Ibis load the backend, without which it does not know the dialect

@@ -9,6 +9,8 @@ from purchase_predict.database import one_row, quoted
 
 #: The folder of `shop_state` beside the files of a primary table that Spark wrote.
 STATE = "shop"
+#: Groups of products whose counters are added up one after the other. All at once would be the peak of memory.
+_TOTALS_PARTS = 4
 
 
 def primary_from_events(
@@ -34,9 +36,10 @@ def primary_from_events(
     # One thread per bucket uses less processor time than all threads on one bucket, and no thread waits for another.
     connection.execute(f"SET threads = {threads // workers}")
     cursors = [connection.cursor() for _ in buckets]
-    # One table for the counters of all buckets: each table takes at least a block of memory per column.
-    counters = ", ".join(f"{name} BIGINT" for name in (*PRODUCT_DAY, *COUNTERS))
-    connection.execute(f"CREATE TABLE all_daily ({counters})")
+    # One table for the counters of all buckets: each table takes at least a block of memory per column. In a
+    # bucket no count of a day needs more than an INTEGER, which takes half the memory.
+    types = dict.fromkeys([*PRODUCT_DAY, *COUNTERS], "INTEGER") | {"product_id": "BIGINT", "log_prices": "BIGINT"}
+    connection.execute(f"CREATE TABLE all_daily ({', '.join(f'{name} {type_}' for name, type_ in types.items())})")
     with ThreadPoolExecutor(1) as compiler, ThreadPoolExecutor(workers) as pool:
         # Ibis compiles the SQL of the last table while the first ones are computed.
         names = [*expressions.STEPS, "repeated", "primary", "daily"]
@@ -58,7 +61,7 @@ def primary_from_events(
     _add_shop(connection, state)
     for relation in (
         "VIEW shop_primary",
-        "VIEW shop_daily",
+        "TABLE shop_totals",
         "TABLE shop_product_days",
         *(f"TABLE {table}" for table in tables),
     ):
@@ -71,15 +74,21 @@ def _add_shop(connection: duckdb.DuckDBPyConnection, state: Path | None) -> None
     """Creates `primary_table` and `shop_state` from `shop_primary` and `all_daily`."""
     from purchase_predict.features import expressions
 
+    for part in range(_TOTALS_PARTS):
+        condition = f"hash(product_id) % {_TOTALS_PARTS} = {part}"
+        connection.execute(f"CREATE OR REPLACE VIEW shop_daily AS FROM all_daily WHERE {condition}")
+        into = "INSERT INTO shop_totals BY NAME" if part else "CREATE TABLE shop_totals AS"
+        connection.execute(f"{into} {expressions.sql('duckdb', 'totals', 'shop_')}")
+    connection.execute("DROP VIEW shop_daily")
+    connection.execute("DROP TABLE all_daily")
     product_days = expressions.sql("duckdb", "product_days", "shop_")
-    connection.execute("CREATE VIEW shop_daily AS FROM all_daily")
     connection.execute(f"CREATE TABLE shop_product_days AS {product_days}")
     if state:
         # The state stands for all days up to its own. Of those, the events' counters would count the same twice.
         earlier = f"read_parquet({quoted(state)})"
         (last,) = one_row(connection, f"SELECT coalesce(max(day), -1) FROM {earlier}")
-        known = f"FROM all_daily WHERE day > {last} UNION ALL BY NAME FROM {earlier}"
-        connection.execute(f"CREATE OR REPLACE VIEW shop_daily AS {known}")
+        connection.execute(f"DELETE FROM shop_totals WHERE day <= {last}")
+        connection.execute(f"INSERT INTO shop_totals BY NAME FROM {earlier}")
         connection.execute(f"DELETE FROM shop_product_days WHERE day > {last}")
         connection.execute(f"INSERT INTO shop_product_days BY NAME FROM ({product_days}) WHERE day > {last}")
     connection.execute(f"CREATE TABLE shop_state AS {expressions.sql('duckdb', 'state', 'shop_')}")

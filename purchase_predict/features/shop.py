@@ -40,7 +40,7 @@ def log_price(price: ir.Value) -> ir.Value:
 
 
 def daily(events: ir.Table, candidates: ir.Table, usable: ir.Table, pairs: ir.Table) -> ir.Table:
-    """The counters of each product and day.
+    """The counters of each product and day, in parts: `totals` adds them up, over all users at once.
 
     Args:
         events: all events with a session.
@@ -51,17 +51,16 @@ def daily(events: ir.Table, candidates: ir.Table, usable: ir.Table, pairs: ir.Ta
     # Finding repetitions among all events would cost more than everything else here. So all events are counted, the
     # candidates are taken off again, and each different one of them is added once.
     counted = _of_events(events, 1).union(_of_events(candidates, -1), _of_events(candidates.distinct(), 1))
-    counted = counted.union(_carted(pairs), _bought(usable, pairs))
-    return totals(counted, PRODUCT_DAY)
+    return counted.union(_carted(pairs), _bought(usable, pairs))
 
 
-def state(counters: ir.Table) -> ir.Table:
+def state(days: ir.Table) -> ir.Table:
     """The counters of each product over all days, with the last of all days: what a model takes along.
 
     As counters of that day they stand for all days up to it (`as_of_midnight`), for rows of later days.
     """
-    summed = totals(counters, ["product_id"])
-    return summed.mutate(day=counters.day.max().as_scalar()).select(*PRODUCT_DAY, *COUNTERS)
+    summed = totals(days, ["product_id"])
+    return summed.mutate(day=days.day.max().as_scalar()).select(*PRODUCT_DAY, *COUNTERS)
 
 
 def totals(counters: ir.Table, keys: list[str]) -> ir.Table:
@@ -69,11 +68,11 @@ def totals(counters: ir.Table, keys: list[str]) -> ir.Table:
     return counters.group_by(keys).agg(**{name: counters[name].sum() for name in COUNTERS})
 
 
-def as_of_midnight(counters: ir.Table) -> ir.Table:
+def as_of_midnight(days: ir.Table) -> ir.Table:
     """The columns about each product as of the midnight before each day on which it has an event.
 
     Args:
-        counters: of each product and day, in any number of parts.
+        days: the counters, one row per product and day.
 
     Returns:
         One row per product and day:
@@ -84,7 +83,6 @@ def as_of_midnight(counters: ir.Table) -> ir.Table:
 
     The rates are null where the shop itself has nothing before that midnight.
     """
-    days = totals(counters, PRODUCT_DAY)
     own = _before(days, {"group_by": "product_id", "order_by": "day"})
     shop = _before(totals(days, ["day"]), {"order_by": "day"}).rename(**{f"shop_{name}": name for name in COUNTERS})
     known = join(own, shop, ["day"])
@@ -127,14 +125,14 @@ def _of_events(events: ir.Table, sign: int) -> ir.Table:
     logs = log_price(acts.price)
 
     def number(kind: str) -> ir.Value:
-        return sign * (acts.event_type == kind).cast("int64").sum()
+        return sign * acts.count(where=acts.event_type == kind)
 
     counted = acts.group_by(PRODUCT_DAY).agg(
         views=number("view"),
         carts=number("cart"),
         purchases=number("purchase"),
         log_prices=sign * logs.sum().fill_null(0),
-        priced=sign * logs.count(),
+        priced=sign * acts.count(where=acts.price > 0),
     )
     return _all_counters(counted)
 
