@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cache
 from typing import Any
@@ -103,6 +104,22 @@ class Switch(click.Choice[str]):
         return text == "true"
 
 
+class Moment(click.ParamType[datetime | None]):
+    """A moment in ISO 8601, UTC where it has no time zone; None for an empty value."""
+
+    name = "moment"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime | None:
+        """The moment with its time zone."""
+        if not value:
+            return None
+        try:
+            moment = datetime.fromisoformat(str(value))
+        except ValueError:
+            self.fail("must be a moment, as 2026-05-03 or 2026-05-03T12:00+02:00 (UTC without a zone)", param, ctx)
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
 class Text(click.ParamType[str]):
     """Text that a regular expression matches from its first to its last character."""
 
@@ -174,6 +191,8 @@ PARAMETERS = {
     "version": Parameter(Text("be a version's number", r"[0-9]*")),
     "reason": Parameter(click.STRING),
     "allow_failed": Parameter(Switch()),
+    "at": Parameter(Moment()),
+    "format": Parameter(OneOf(("text", "json"))),
     "input": Parameter(Text("name the data to score: a file, a folder, a glob or sample", _SOME_TEXT)),
     "history": Parameter(click.STRING),
     "output": Parameter(Text("be a local .csv or .parquet file", r"(?!.*://).*\.(csv|parquet)")),

@@ -15,6 +15,7 @@ from mlflow.entities import Run
 from purchase_predict.models import packaging
 from purchase_predict.registry import model_files, promotion, versions
 from purchase_predict.registry.claim import sole_right
+from purchase_predict.registry.journal import Author
 from purchase_predict.registry.way_back import way_back
 from purchase_predict.settings import Settings
 from purchase_predict.workflow.command import command
@@ -28,7 +29,7 @@ def rollback(run: Run, registry_name: str, env: str, version: str, reason: str, 
         raise click.ClickException("env is empty and so is ENV: say where, with -P env=staging or -P env=production")
     versions.champion(registry_name, env)  # there is no claim on a model that does not exist
     with sole_right(registry_name, env, run):
-        promotion.mend(registry_name, env)
+        promotion.mend(registry_name, env, Author.of(run))
         holder, target = way_back(registry_name, env, version, allow_failed=allow_failed)
         # An environment never gets a version that cannot be loaded.
         packaging.load(versions.uri(target), model_files.recorded_files(target))
@@ -36,7 +37,7 @@ def rollback(run: Run, registry_name: str, env: str, version: str, reason: str, 
         when = datetime.now(UTC).isoformat(timespec="seconds")
         forward = bool(version) and int(target.version) > int(holder.version)
         record = f"from {env} to version {target.version} by {who} at {when}" + (f": {reason}" if reason else "")
-        if not promotion.roll_back(holder, target, env, record, blame=not forward):
+        if not promotion.roll_back(holder, target, env, record, Author.of(run, reason), blame=not forward):
             raise click.ClickException(
                 f"another version was given {env} of {registry_name} meanwhile: look, and try again"
             )

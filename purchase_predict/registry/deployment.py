@@ -10,6 +10,7 @@ from mlflow.entities.model_registry import ModelVersion
 
 from purchase_predict.registry import promotion
 from purchase_predict.registry.claim import sole_right
+from purchase_predict.registry.journal import Author
 from purchase_predict.registry.judge import Judgement, Rows, Rules, judge
 from purchase_predict.workflow import models
 from purchase_predict.workflow.completed import DIGEST, run_of
@@ -30,12 +31,13 @@ def decide(
     """
     with sole_right(version.name, env, mine) if env else nullcontext():
         if env:
-            promotion.mend(version.name, env)
+            promotion.mend(version.name, env, Author.of(mine))
         while True:
             judgement = judge(version, env, rows, rules)
             promotion.record(version, env, judgement.decision, card(judgement), judgement.numbers)
             # Somebody who claims nothing, as on MLflow's page, may have moved the alias meanwhile.
-            if not judgement.promoted or promotion.promote(judgement.version, env, judgement.champion):
+            author = Author.of(mine, judgement.decision.reason)
+            if not judgement.promoted or promotion.promote(judgement.version, env, judgement.champion, author):
                 return judgement
 
 

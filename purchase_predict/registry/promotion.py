@@ -5,7 +5,9 @@ from collections.abc import Mapping
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
 
+from purchase_predict.registry import journal
 from purchase_predict.registry.gate import Decision
+from purchase_predict.registry.journal import Author
 from purchase_predict.registry.stages import move_alias, settle_stages
 from purchase_predict.registry.versions import champion, champion_number, get_version
 
@@ -44,7 +46,7 @@ def record(version: ModelVersion, env: str, decision: Decision, description: str
         client.set_model_version_tag(version.name, version.version, key, value[:_TAG_LENGTH])
 
 
-def promote(version: ModelVersion, env: str, before: ModelVersion | None) -> bool:
+def promote(version: ModelVersion, env: str, before: ModelVersion | None, author: Author) -> bool:
     """Gives the environment's alias, and its stage where the registry has stages, to a version.
 
     The tag `previous.<env>` remembers the holder before, for a rollback; its stage becomes Archived. A tag that the
@@ -54,6 +56,7 @@ def promote(version: ModelVersion, env: str, before: ModelVersion | None) -> boo
         version: the new holder, as it was when it was judged.
         env: staging or production.
         before: the holder that it was judged against.
+        author: whose doing it is, for the journal.
 
     Returns:
         False, and nothing has moved, if the holder is another one by now, or the version was rolled back meanwhile.
@@ -65,6 +68,8 @@ def promote(version: ModelVersion, env: str, before: ModelVersion | None) -> boo
     if holder not in ("", _number(version)):
         client.set_model_version_tag(version.name, version.version, f"{PREVIOUS}.{env}", holder)
     move_alias(version, env)
+    if holder != _number(version):
+        journal.append(version.name, env, journal.PROMOTED, _number(version), holder, author)
     # After the move: a version that a killed process left with the tag is not promoted by the next workflow.
     for tag in rolled_back(version):
         client.delete_model_version_tag(version.name, version.version, tag)
@@ -76,13 +81,19 @@ def _number(version: ModelVersion | None) -> str:
     return str(version.version) if version else ""
 
 
-def mend(name: str, env: str) -> None:
-    """Completes or takes back what a killed deploy or rollback left half done.
+def mend(name: str, env: str, author: Author) -> None:
+    """Completes or takes back what a killed deploy or rollback left half done, and notes what was done by hand.
 
     Call it while `claim.sole_right` is held. A holder that is tagged as rolled back from the environment that it holds
     is one that a killed rollback did not move.
+
+    Args:
+        name: the registered model.
+        env: staging or production.
+        author: who looks, for the journal.
     """
     holder = champion(name, env)
+    journal.settle(name, env, _number(holder), author)
     if holder is None:
         return
     if f"{ROLLED_BACK}.{env}" in holder.tags:
@@ -102,7 +113,9 @@ def failed(version: ModelVersion, env: str) -> str | None:
     return version.tags.get(f"{GATE_REASON}.{env}") or version.tags.get(GATE_REASON) or "no reason on record"
 
 
-def roll_back(holder: ModelVersion, target: ModelVersion, env: str, record: str, *, blame: bool) -> bool:
+def roll_back(
+    holder: ModelVersion, target: ModelVersion, env: str, record: str, author: Author, *, blame: bool
+) -> bool:
     """Gives the environment from `holder` to `target`.
 
     The target's tag `moved_by_hand.<env>` keeps when, by whom and why.
@@ -112,6 +125,7 @@ def roll_back(holder: ModelVersion, target: ModelVersion, env: str, record: str,
         target: the version that is to hold it.
         env: staging or production.
         record: when, by whom and why.
+        author: whose doing it is, for the journal.
         blame: whether something is wrong with `holder`: the workflow then does not promote it again. Otherwise it
             becomes the target's previous version.
 
@@ -125,6 +139,8 @@ def roll_back(holder: ModelVersion, target: ModelVersion, env: str, record: str,
     for version, tag, value in (blamed, (target, f"{BY_HAND}.{env}", record)):
         client.set_model_version_tag(version.name, version.version, tag, value[:_TAG_LENGTH])
     move_alias(target, env)
+    action = journal.ROLLED_BACK if blame else journal.PROMOTED
+    journal.append(target.name, env, action, _number(target), _number(holder), author)
     for tag in rolled_back(target):
         client.delete_model_version_tag(target.name, target.version, tag)
     settle_stages(target.name)

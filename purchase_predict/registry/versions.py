@@ -5,7 +5,7 @@ import json
 import click
 import mlflow
 from mlflow.entities import Run
-from mlflow.entities.model_registry import ModelVersion
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from purchase_predict import mlflow_errors
@@ -145,16 +145,23 @@ def champion_number(name: str, env: str) -> str:
     Raises:
         click.ClickException: there is no registered model `name`.
     """
-    client = mlflow.MlflowClient()
+    return str(registered_model(name).aliases.get(env, ""))
+
+
+def registered_model(name: str) -> RegisteredModel:
+    """The registered model with its aliases and tags.
+
+    Raises:
+        click.ClickException: there is none of this name.
+    """
     try:
-        model = client.get_registered_model(name)
+        return mlflow.MlflowClient().get_registered_model(name)
     except MlflowException as error:
         if mlflow_errors.is_missing(error):
             raise click.ClickException(
                 f"there is no registered model {name} on {shown_uri(mlflow.get_tracking_uri())}: deploy makes it"
             ) from error
         raise
-    return str(model.aliases.get(env, ""))
 
 
 def uri(version: ModelVersion) -> str:

@@ -12,6 +12,7 @@ import pytest
 from mlflow.entities.model_registry import ModelVersion
 
 from purchase_predict.registry import promotion, versions
+from purchase_predict.registry.journal import Author
 from purchase_predict.workflow import completed
 from steps.deploy import deploy
 from steps.rollback import rollback
@@ -260,7 +261,7 @@ def test_the_alias_loads_at_every_instant_of_20_promotions(models: dict[str, Tra
     loader.start()
     for number in range(20):
         target, before = (one, two) if number % 2 == 0 else (two, one)
-        promotion.promote(target, "staging", before)
+        promotion.promote(target, "staging", before, Author("test", ""))
         assert holders(name) == {
             "staging": int(target.version),
             "Staging": [int(target.version)],
@@ -275,12 +276,13 @@ def test_the_alias_loads_at_every_instant_of_20_promotions(models: dict[str, Tra
 _RACE = """
 import sys
 from purchase_predict.registry import promotion, versions
+from purchase_predict.registry.journal import Author
 from purchase_predict.workflow import models
 name, uri = sys.argv[1:]
 model = models.find(uri)
 sys.stdin.readline()
 version = versions.ensure_version(name, model)
-while not promotion.promote(version, "staging", versions.champion(name, "staging")):
+while not promotion.promote(version, "staging", versions.champion(name, "staging"), Author("test", "")):
     pass
 print(version.version)
 """
@@ -353,7 +355,7 @@ def test_promotion_warns_of_nothing(models: dict[str, Trained]) -> None:
     assert version
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        promotion.promote(version, "staging", None)
+        promotion.promote(version, "staging", None, Author("test", ""))
 
 
 def test_a_verdict_belongs_to_one_environment_and_a_holder_is_not_stamped_failed(models: dict[str, Trained]) -> None:

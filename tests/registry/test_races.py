@@ -14,8 +14,9 @@ from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 
 from purchase_predict.metrics import Difference, Score
-from purchase_predict.registry import claim, deployment, promotion, stages, versions
+from purchase_predict.registry import claim, deployment, journal, promotion, stages, versions
 from purchase_predict.registry.claim import sole_right
+from purchase_predict.registry.journal import Author
 from purchase_predict.registry.judge import Rules
 from purchase_predict.registry.way_back import way_back
 from purchase_predict.workflow import lease
@@ -77,12 +78,12 @@ def deploy(version: ModelVersion, rows: Rows) -> deployment.Judgement:
 def roll_back(name: str) -> None:
     run = open_run()
     with heartbeat(run, sweep=False), sole_right(name, "staging", run):
-        promotion.mend(name, "staging")
+        promotion.mend(name, "staging", Author.of(run))
         try:
             holder, target = way_back(name, "staging", "", allow_failed=False)
         except click.ClickException:  # there is nothing to go back to yet
             return
-        assert promotion.roll_back(holder, target, "staging", "by test", blame=True)
+        assert promotion.roll_back(holder, target, "staging", "by test", Author.of(run), blame=True)
     mlflow.MlflowClient().set_terminated(run.info.run_id)
 
 
@@ -147,6 +148,8 @@ def check(name: str, moves: list[tuple[str, str, bool]], quality: Mapping[str, f
     model = mlflow.MlflowClient().get_registered_model(name)
     assert {env: str(version) for env, version in model.aliases.items()} == {"staging": at}
     assert not [tag for tag in model.tags if tag.startswith("claim.")]
+    assert journal.problem(model.tags, "staging") is None
+    assert [entry.version for entry in journal.read(model.tags, "staging")] == [after for _, after, _ in moves]
     for version in versions.versions(name):
         number = str(version.version)
         assert version.tags.get("previous.staging", "") == previous.get(number, "")
@@ -207,4 +210,4 @@ def test_the_claim_of_a_run_that_has_ended_or_is_gone_keeps_nobody(shared_store:
     for run_id in (ended.info.run_id, "f" * 32):
         client.set_registered_model_tag(name, f"claim.staging.{run_id}", "held")
     assert deploy(version, Rows({"1": 0.6})).promoted
-    assert client.get_registered_model(name).tags == {}
+    assert not [tag for tag in client.get_registered_model(name).tags if not tag.startswith("journal.")]

@@ -1,0 +1,177 @@
+"""The journal of an environment: each promotion and rollback, in order, and none of them changed afterwards.
+
+The entries are tags of the registered model, `journal.<env>.<number>`, so they outlive the versions that they name.
+Each entry holds the digest of the one before it. The tag `journal.<env>` holds the number and the digest of the last
+one. An entry that was changed, put in or taken out does not fit.
+
+Whoever appends holds the claim on the environment (`claim.sole_right`).
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import partial
+
+import click
+import mlflow
+from mlflow.entities import Run
+from mlflow.utils.mlflow_tags import MLFLOW_USER
+
+from purchase_predict.workflow.collisions import through_collisions
+
+_JOURNAL = "journal"
+#: Characters of a reason that an entry keeps: a tag's value has at most 5,000.
+_REASON_LENGTH = 2000
+
+PROMOTED, ROLLED_BACK, FOUND = "promoted", "rolled back", "found"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A change of the holder of an environment.
+
+    Attributes:
+        number: from 1, without a gap.
+        at: when (UTC, ISO 8601).
+        action: "promoted"; "rolled back"; or "found", where somebody had moved the alias in another way before.
+        version: the new holder; empty: none.
+        previous: the holder before; empty: none.
+        by: the user.
+        run_id: of the deploy or rollback.
+        reason: the gate's, or the user's.
+        before: the digest of the entry before; empty for the first one.
+    """
+
+    number: int
+    at: str
+    action: str
+    version: str
+    previous: str
+    by: str
+    run_id: str
+    reason: str
+    before: str
+
+    @property
+    def text(self) -> str:
+        """The value of the entry's tag."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the text."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Author:
+    """Who changes the holder, by which run, and why."""
+
+    by: str
+    run_id: str
+    reason: str = ""
+
+    @classmethod
+    def of(cls, run: Run, reason: str = "") -> "Author":
+        """The user of a run."""
+        return cls(run.data.tags.get(MLFLOW_USER, "unknown"), run.info.run_id, reason)
+
+
+def append(name: str, env: str, action: str, version: str, previous: str, author: Author) -> None:
+    """Adds an entry. Call it right after the alias was moved.
+
+    Args:
+        name: the registered model.
+        env: staging or production.
+        action: what happened.
+        version: the new holder; empty: none.
+        previous: the holder that the alias has left. If the journal knows another one, an entry says that it was found.
+        author: whose doing it was.
+    """
+    last = newest(read(mlflow.MlflowClient().get_registered_model(name).tags, env))
+    if previous != (last.version if last else ""):
+        last = _write(name, env, last, FOUND, previous, Author(author.by, author.run_id))
+    if action != FOUND:
+        _write(name, env, last, action, version, author)
+
+
+def settle(name: str, env: str, holder: str, author: Author) -> None:
+    """Notes a holder that the journal does not know: somebody moved the alias by hand, or a process was killed."""
+    append(name, env, FOUND, holder, holder, author)
+
+
+def _write(name: str, env: str, last: Entry | None, action: str, version: str, author: Author) -> Entry:
+    entry = Entry(
+        number=last.number + 1 if last else 1,
+        at=datetime.now(UTC).isoformat(timespec="microseconds"),
+        action=action,
+        version=version,
+        previous=last.version if last else "",
+        by=author.by,
+        run_id=author.run_id,
+        reason=author.reason[:_REASON_LENGTH],
+        before=last.digest if last else "",
+    )
+    client = mlflow.MlflowClient()
+    for key, value in ((_key(env, entry.number), entry.text), (_head(env), f"{entry.number} {entry.digest}")):
+        through_collisions(partial(client.set_registered_model_tag, name, key, value))
+    return entry
+
+
+def read(tags: Mapping[str, str], env: str) -> list[Entry]:
+    """The entries among the tags of a registered model, in their order, whether they fit or not."""
+    prefix = f"{_JOURNAL}.{env}."
+    texts = (tags[key] for key in sorted(tags) if key.startswith(prefix))
+    return [Entry(**json.loads(text)) for text in texts]
+
+
+def newest(entries: Sequence[Entry]) -> Entry | None:
+    """The last entry, or None."""
+    return entries[-1] if entries else None
+
+
+def holder_at(entries: Sequence[Entry], at: datetime) -> Entry | None:
+    """The entry that was the last one at a moment (with a time zone); None where none was there yet."""
+    return newest([entry for entry in entries if datetime.fromisoformat(entry.at) <= at])
+
+
+def problem(tags: Mapping[str, str], env: str) -> str | None:
+    """What shows that the journal was changed, in a sentence; None where all of it fits."""
+    try:
+        entries = read(tags, env)
+    except (ValueError, TypeError):
+        return f"the journal of {env} was changed: an entry cannot be read"
+    before = ""
+    for number, entry in enumerate(entries, start=1):
+        if entry.number != number:
+            return f"the journal of {env} was changed: entry {number} is missing"
+        if entry.before != before or tags.get(_key(env, number)) != entry.text:
+            return f"the journal of {env} was changed: entry {number} does not follow from the one before it"
+        before = entry.digest
+    known, _, digest = tags.get(_head(env), "0 ").partition(" ")
+    # A process that was killed between the two tags has left one entry more than the head knows.
+    fits = known.isdigit() and len(entries) in (int(known), int(known) + 1)
+    if not fits or (int(known) and entries[int(known) - 1].digest != digest):
+        return f"the journal of {env} was changed: its last entry is not the one that was written last"
+    return None
+
+
+def verified(tags: Mapping[str, str], env: str) -> list[Entry]:
+    """The entries, if all of them fit.
+
+    Raises:
+        click.ClickException: the journal was changed.
+    """
+    if wrong := problem(tags, env):
+        raise click.ClickException(wrong)
+    return read(tags, env)
+
+
+def _key(env: str, number: int) -> str:
+    return f"{_JOURNAL}.{env}.{number:06d}"
+
+
+def _head(env: str) -> str:
+    return f"{_JOURNAL}.{env}"

@@ -1,0 +1,145 @@
+"""What each environment holds, now or at a past moment, and what was refused, rolled back or is at work."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+import mlflow
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.utils.mlflow_tags import MLFLOW_USER
+
+from purchase_predict.errors import printable
+from purchase_predict.registry import journal, promotion
+from purchase_predict.registry.journal import Entry
+from purchase_predict.registry.versions import registered_model
+from purchase_predict.workflow.models import versions
+
+#: Refused versions that are listed, the newest ones.
+_REFUSED = 5
+
+
+@dataclass(frozen=True)
+class Environment:
+    """An environment at a moment.
+
+    Attributes:
+        env: staging or production.
+        version: the version that holds it; empty: none.
+        entry: the journal's last entry by then; None: there was none.
+        problem: what shows that the journal was changed; empty: all of it fits.
+        claimed_by: the runs that hold or wait for the claim; empty for a past moment.
+    """
+
+    env: str
+    version: str
+    entry: Entry | None
+    problem: str
+    claimed_by: Sequence[str]
+
+    def lines(self) -> Iterator[str]:
+        """The environment in words."""
+        held = f"version {self.version}" if self.version else "no version"
+        entry = self.entry
+        if entry is None:
+            yield f"{self.env}: {held}" + (", since before the journal began" if self.version else "")
+        elif entry.version != self.version:
+            yield f"{self.env}: {held}, moved by hand since {entry.at}, when version {entry.version or 'none'} held it"
+        else:
+            by = (
+                "found there" if entry.action == journal.FOUND else f"{entry.action} by {entry.by} (run {entry.run_id})"
+            )
+            yield f"{self.env}: {held} since {entry.at}, {by}" + (f": {entry.reason}" if entry.reason else "")
+            yield f"{self.env}, before that: {f'version {entry.previous}' if entry.previous else 'none'}"
+        if self.problem:
+            yield f"warning: {self.problem}"
+        for run_id in self.claimed_by:
+            yield f"{self.env}: run {run_id} is about to decide, or was killed while it did"
+
+
+@dataclass(frozen=True)
+class Status:
+    """The environments of a registered model at a moment.
+
+    Attributes:
+        name: of the registered model.
+        at: the moment; None: now.
+        environments: one or both.
+        rolled_back: when, by whom and why versions were rolled back, by version; empty for a past moment.
+        refused: why the newest versions failed the gate, by version and environment; likewise.
+        open_runs: runs at work, by run id, with what they are; likewise.
+    """
+
+    name: str
+    at: datetime | None
+    environments: Sequence[Environment]
+    rolled_back: Mapping[str, str]
+    refused: Mapping[str, str]
+    open_runs: Mapping[str, str]
+
+    def lines(self) -> list[str]:
+        """All of it in words, one thing a line."""
+        made = [f"{self.name} at {self.at.isoformat()}" if self.at else f"{self.name} now"]
+        made += [line for environment in self.environments for line in environment.lines()]
+        for title, facts in (("rolled back", self.rolled_back), ("refused", self.refused), ("at work", self.open_runs)):
+            made += [f"{title}: {what}, {why}" for what, why in facts.items()]
+        return [printable(line) for line in made]
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it as JSON values."""
+        return asdict(self) | {"at": self.at.isoformat() if self.at else None}
+
+
+def status(name: str, envs: Sequence[str], at: datetime | None, experiment_id: str, mine: str) -> Status:
+    """Reads the status from the registry.
+
+    Args:
+        name: the registered model.
+        envs: the environments.
+        at: a past moment, with a time zone; None: now.
+        experiment_id: where runs at work are looked for.
+        mine: the run that asks; it is not listed.
+
+    Raises:
+        click.ClickException: there is no such model, or the journal was changed and is asked about the past.
+    """
+    model = registered_model(name)
+    if at:
+        entries = {env: journal.holder_at(journal.verified(model.tags, env), at) for env in envs}
+        past = [Environment(env, entry.version if entry else "", entry, "", ()) for env, entry in entries.items()]
+        return Status(name, at, past, {}, {}, {})
+    now = []
+    for env in envs:
+        problem = journal.problem(model.tags, env) or ""
+        last = None if problem else journal.newest(journal.read(model.tags, env))
+        claims = [tag.removeprefix(f"claim.{env}.") for tag in model.tags if tag.startswith(f"claim.{env}.")]
+        now.append(Environment(env, str(model.aliases.get(env, "")), last, problem, claims))
+    present = sorted(versions(name), key=lambda version: -int(version.version))
+    return Status(name, None, now, _rolled_back(present), _refused(present, envs), _at_work(experiment_id, mine))
+
+
+def _at_work(experiment_id: str, mine: str) -> dict[str, str]:
+    runs = mlflow.MlflowClient().search_runs([experiment_id], "attributes.status = 'RUNNING'")
+    found = {}
+    for run in runs:
+        step, user = (run.data.tags.get(tag, "?") for tag in ("mlflow.project.entryPoint", MLFLOW_USER))
+        if run.info.run_id != mine:
+            found[f"run {run.info.run_id}"] = f"{step} of {user}"
+    return found
+
+
+def _rolled_back(present: Sequence[ModelVersion]) -> dict[str, str]:
+    found = {f"version {version.version}": "; ".join(promotion.rolled_back(version).values()) for version in present}
+    return {version: reasons for version, reasons in found.items() if reasons}
+
+
+def _refused(present: Sequence[ModelVersion], envs: Sequence[str]) -> dict[str, str]:
+    found = {
+        f"version {version.version} for {env}": version.tags.get(
+            f"{promotion.GATE_REASON}.{env}", "no reason on record"
+        )
+        for version in present
+        for env in envs
+        if version.tags.get(f"{promotion.GATE}.{env}") == "failed"
+    }
+    return dict(list(found.items())[:_REFUSED])

@@ -1,0 +1,159 @@
+"""The journal and `status`: right for every moment, whatever was promoted, rolled back, moved by hand or deleted."""
+
+import itertools
+import json
+import random
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import mlflow
+import pytest
+from hypothesis import settings
+from mlflow.entities.model_registry import ModelVersion
+
+from purchase_predict.registry import journal, promotion, versions
+from purchase_predict.registry.journal import Author
+from purchase_predict.registry.status import status as status_of
+from steps.status import status
+from tests.registered import invoke
+
+MOVES = 1000 if settings().max_examples >= 100 else 40
+ME = Author("anna", "0123", "because")
+
+
+def registry(name: str, count: int) -> list[ModelVersion]:
+    """A registered model with versions that nobody loads."""
+    client = mlflow.MlflowClient()
+    client.create_registered_model(name)
+    return [client.create_model_version(name, f"/nowhere/{name}/{number}") for number in range(count)]
+
+
+def tags(name: str) -> dict[str, str]:
+    return dict(mlflow.MlflowClient().get_registered_model(name).tags)
+
+
+def moves(name: str, count: int, chance: random.Random) -> Iterator[str]:
+    """Moves production at random, now and then by hand; yields the holder after each move."""
+    client = mlflow.MlflowClient()
+    made = registry(name, 6)
+    for _ in range(count):
+        promotion.mend(name, "production", ME)
+        holder, target = versions.champion(name, "production"), chance.choice(made)
+        kind = chance.random()
+        if holder and kind < 0.3 and target.version != holder.version:
+            assert promotion.roll_back(holder, target, "production", "by anna", ME, blame=chance.random() < 0.5)
+        elif kind < 0.4 and len(made) > 3 and (holder is None or target.version != holder.version):
+            client.delete_model_version(name, target.version)
+            made.remove(target)
+            made.append(client.create_model_version(name, f"/nowhere/{name}/again"))
+            continue
+        elif kind < 0.5:
+            client.set_registered_model_alias(name, "production", target.version)
+            promotion.mend(name, "production", ME)
+        else:
+            now = versions.get_version(name, target.version)
+            assert now
+            assert promotion.promote(now, "production", holder, ME)
+        now_held = versions.champion(name, "production")
+        assert now_held
+        yield str(now_held.version)
+
+
+def test_status_is_right_for_every_moment_between_moves(shared_store: str) -> None:
+    chance = random.Random(5)
+    before = datetime.now(UTC) - timedelta(seconds=1)
+    timeline = []
+    for holder in moves("moved", MOVES, chance):
+        timeline.append((datetime.now(UTC), holder))
+    known = tags("moved")
+    assert journal.problem(known, "production") is None
+    entries = journal.read(known, "production")
+    assert journal.holder_at(entries, before) is None
+    for at, holder in timeline:
+        entry = journal.holder_at(entries, at)
+        assert entry
+        assert entry.version == holder
+    at, holder = timeline[len(timeline) // 2]
+    past = status_of("moved", ["production", "staging"], at, "1", "")
+    assert [environment.version for environment in past.environments] == [holder, ""]
+    for one, next_ in itertools.pairwise(entries):
+        assert next_.previous == one.version
+        assert next_.at >= one.at
+
+
+def test_a_changed_record_is_noticed(shared_store: str) -> None:
+    list(moves("changed", 20, random.Random(2)))
+    known = tags("changed")
+    entries = [key for key in known if key.startswith("journal.production.")]
+    assert len(entries) > 8
+    for key in entries:
+        entry = json.loads(known[key])
+        for name, value in entry.items():
+            other = {**entry, name: value + 1 if isinstance(value, int) else f"{value}x"}
+            assert journal.problem({**known, key: json.dumps(other, sort_keys=True)}, "production")
+        assert journal.problem({k: v for k, v in known.items() if k != key}, "production")
+        assert journal.problem({**known, key: "{}"}, "production")
+    one, other_ = entries[2], entries[3]
+    assert journal.problem({**known, one: known[other_], other_: known[one]}, "production")
+    assert journal.problem({k: v for k, v in known.items() if k != "journal.production"}, "production")
+    assert journal.problem(known, "staging") is None
+
+    last = sorted(entries)[-1]
+    mlflow.MlflowClient().delete_registered_model_tag("changed", last)
+    result = invoke(status, registry_name="changed")
+    assert "warning: the journal of production was changed" in result.output
+    refused = invoke(status, registry_name="changed", at="2026-01-01")
+    assert refused.exit_code == 1
+    assert "the journal of production was changed" in refused.stderr
+
+
+def test_an_entry_whose_writer_was_killed_before_the_head_still_fits(
+    shared_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = registry("half", 2)
+    assert promotion.promote(first, "staging", None, ME)
+    head = tags("half")["journal.staging"]
+    assert promotion.promote(second, "staging", first, ME)
+    mlflow.MlflowClient().set_registered_model_tag("half", "journal.staging", head)
+    assert journal.problem(tags("half"), "staging") is None
+    promotion.mend("half", "staging", ME)
+    assert promotion.promote(first, "staging", versions.champion("half", "staging"), ME)
+    assert journal.problem(tags("half"), "staging") is None
+    assert [entry.number for entry in journal.read(tags("half"), "staging")] == [1, 2, 3]
+
+
+def test_status_says_who_holds_what_and_what_was_refused(shared_store: str) -> None:
+    client = mlflow.MlflowClient()
+    first, second, third = registry("said", 3)
+    assert promotion.promote(first, "production", None, ME)
+    assert promotion.promote(second, "production", first, Author("bert", "4567", "better"))
+    client.set_model_version_tag("said", third.version, "gate.production", "failed")
+    client.set_model_version_tag("said", third.version, "gate.reason.production", "no better")
+    client.set_registered_model_alias("said", "staging", third.version)
+    lines = invoke(status, registry_name="said").output.splitlines()
+    assert lines[0] == "said now"
+    assert lines[1] == "staging: version 3, since before the journal began"
+    assert lines[2].startswith("production: version 2 since 20")
+    assert lines[2].endswith("promoted by bert (run 4567): better")
+    assert "production, before that: version 1" in lines
+    assert "refused: version 3 for production, no better" in lines
+
+    client.set_registered_model_alias("said", "production", first.version)
+    assert "production: version 1, moved by hand since 20" in invoke(status, registry_name="said").output
+    made = json.loads(invoke(status, registry_name="said", env="production", format="json").output)
+    assert (made["name"], made["environments"][0]["version"]) == ("said", "1")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"registry_name": "nobody"}, "there is no registered model nobody"),
+        ({"at": "yesterday"}, "at=yesterday: must be a moment, as 2026-05-03"),
+        ({"format": "xml"}, "format=xml"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(shared_store: str, given: dict[str, str], message: str) -> None:
+    result = invoke(status, **given)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
