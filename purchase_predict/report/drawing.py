@@ -9,9 +9,10 @@ import pandas as pd
 from purchase_predict.evaluation.curves import Curve
 from purchase_predict.metrics import Score
 
-# Lengths are in SVG units; a drawing is scaled to the width of its column.
-WIDTH, HEIGHT = 420, 280
-MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 48, 12, 10, 40
+# Lengths are in SVG units; a drawing is scaled to the width of its column. No column of page.css is so narrow that the
+# text, 12 units high, becomes smaller than 11 pixels.
+WIDTH, HEIGHT = 340, 230
+MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 64, 20, 10, 44
 DOT_RADIUS = 3.5
 #: Points of a drawn curve; more cannot be seen at this width.
 CURVE_POINTS = 200
@@ -20,12 +21,12 @@ INTERVAL_LABELS = 6
 
 #: Carts in the drawing of contributions, per feature; more would hide each other.
 SWARM_CARTS = 120
-SWARM_LABEL_WIDTH, SWARM_ROW_HEIGHT = 150, 26
+SWARM_WIDTH, SWARM_LABEL_WIDTH, SWARM_ROW_HEIGHT = 380, 200, 26
 SWARM_DOT_RADIUS = 2.2
 #: Dots of one feature are spread up and down by at most this much, so that equal values do not cover each other.
 SWARM_SPREAD = 8
 #: Characters of a feature's name that fit into its label.
-SWARM_LABEL_LENGTH = 24
+SWARM_LABEL_LENGTH = 26
 #: Shades of the dots, from low to high feature values (`rank0` to `rank4` in page.css).
 SHADES = 5
 
@@ -61,8 +62,10 @@ def chart(
     return _svg(inside, f"{y_label} over {x_label}")
 
 
-def scatter(x: np.ndarray, y: np.ndarray, x_label: str, y_label: str, line: np.ndarray | None = None) -> str:
-    """Points on axes that span exactly their values.
+def scatter(
+    x: np.ndarray, y: np.ndarray, x_label: str, y_label: str, line: np.ndarray | None = None, whole: bool = False
+) -> str:
+    """Points on axes that span exactly their values; an axis with one value has that one in its middle.
 
     Args:
         x: one value per point.
@@ -70,6 +73,7 @@ def scatter(x: np.ndarray, y: np.ndarray, x_label: str, y_label: str, line: np.n
         x_label: what the x axis shows.
         y_label: what the y axis shows.
         line: y values of a line at the same x, within the range of `y`.
+        whole: whether only whole numbers stand below the x axis.
     """
 
     def value_range(values: np.ndarray) -> tuple[float, float]:
@@ -78,11 +82,16 @@ def scatter(x: np.ndarray, y: np.ndarray, x_label: str, y_label: str, line: np.n
 
     (left, right), (low, high) = value_range(x), value_range(y)
     across, up = (x - left) / (right - left), (y - low) / (high - low)
+
+    def shares(values: np.ndarray) -> tuple[float, ...]:
+        return (0, 0.5, 1) if values.min() < values.max() else (0.5,)
+
+    below = [(share, left + share * (right - left)) for share in shares(x)]
     inside = _axes(
         x_label,
         y_label,
-        [(share, f"{left + share * (right - left):.3g}") for share in (0, 0.5, 1)],
-        [(share, f"{low + share * (high - low):.4f}"[:6]) for share in (0, 0.5, 1)],
+        [(share, f"{value:.3g}") for share, value in below if not whole or value == round(value)],
+        [(share, f"{low + share * (high - low):.4f}"[:6]) for share in shares(y)],
     )
     if line is not None:
         inside += f'<polyline class="line" points="{_points(across, (line - low) / (high - low))}"/>'
@@ -127,7 +136,7 @@ def swarm(contributions: pd.DataFrame, ranks: pd.DataFrame) -> str:
     shown = contributions.head(SWARM_CARTS)
     largest = max(float(shown.abs().to_numpy().max()), 1e-12)
     height = SWARM_ROW_HEIGHT * len(shown.columns) + 34
-    middle, half_width = (SWARM_LABEL_WIDTH + WIDTH) / 2, (WIDTH - SWARM_LABEL_WIDTH) / 2 - 6
+    middle, half_width = (SWARM_LABEL_WIDTH + SWARM_WIDTH) / 2, (SWARM_WIDTH - SWARM_LABEL_WIDTH) / 2 - 6
     offsets = np.random.default_rng(0).uniform(-SWARM_SPREAD, SWARM_SPREAD, len(shown))
     parts = [f'<line class="reference" x1="{middle}" x2="{middle}" y1="4" y2="{height - 28}"/>']
     for row, name in enumerate(shown.columns):
@@ -139,8 +148,8 @@ def swarm(contributions: pd.DataFrame, ranks: pd.DataFrame) -> str:
             shade = "hollow" if np.isnan(rank) else f"rank{min(SHADES - 1, int(rank * SHADES))}"
             parts.append(f'<circle class="{shade}" cx="{x:.1f}" cy="{y + offset:.1f}" r="{SWARM_DOT_RADIUS}"/>')
     parts.append(f'<text x="{SWARM_LABEL_WIDTH}" y="{height - 8}">against</text>')
-    parts.append(f'<text x="{WIDTH - 6}" y="{height - 8}" text-anchor="end">for a purchase</text>')
-    return _svg("".join(parts), "Push of each feature", height)
+    parts.append(f'<text x="{SWARM_WIDTH - 6}" y="{height - 8}" text-anchor="end">for a purchase</text>')
+    return _svg("".join(parts), "Push of each feature", SWARM_WIDTH, height)
 
 
 def _x_at(share: float) -> float:
@@ -174,7 +183,7 @@ def _axes(
         for share, text in y_ticks
     )
     grid += "".join(
-        f'<text x="{_x_at(share):.1f}" y="{_y_at(0) + 16}" text-anchor="middle">{text}</text>'
+        f'<text x="{_x_at(share):.1f}" y="{_y_at(0) + 19}" text-anchor="middle">{text}</text>'
         for share, text in x_ticks
     )
     return (
@@ -183,6 +192,6 @@ def _axes(
     )
 
 
-def _svg(inside: str, label: str, height: int = HEIGHT) -> str:
+def _svg(inside: str, label: str, width: int = WIDTH, height: int = HEIGHT) -> str:
     """The drawing with a label for screen readers."""
-    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(label)}">{inside}</svg>'
+    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">{inside}</svg>'

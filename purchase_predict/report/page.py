@@ -111,7 +111,7 @@ def _search_drawings(finished: pd.DataFrame, parameters: Sequence[str], metric: 
     best = best_so_far(scores, metric)
     yield (
         "Finished trials, out of fold; line: the best so far",
-        scatter(numbers + 1, scores, "trial", metric, best),
+        scatter(numbers + 1, scores, "trial", metric, best, whole=True),
     )
     for name in parameters:
         values, label = finished[name].astype(float).to_numpy(), name

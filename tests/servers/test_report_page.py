@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,42 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("report") / "report.html"
     file.write_text(page.render(contents(suspicious={"price": 0.9999})), encoding="utf-8")
     return file
+
+
+#: What is wrong with the texts of the drawings: too small, cut off, or one over another.
+BAD_TEXTS = """[...document.querySelectorAll('svg[role=img]')].flatMap(svg => {
+  const frame = svg.getBoundingClientRect(), scale = frame.width / svg.viewBox.baseVal.width;
+  const texts = [...svg.querySelectorAll('text')].map(text => [text.textContent, text.getBoundingClientRect(),
+    parseFloat(getComputedStyle(text).fontSize) * scale]);
+  const small = texts.filter(([name, box, size]) => size < 11).map(([name]) => `small: ${name}`);
+  const cut = texts.filter(([name, box]) => box.left < frame.left - 1 || box.right > frame.right + 1
+    || box.top < frame.top - 1 || box.bottom > frame.bottom + 1).map(([name]) => `cut off: ${name}`);
+  const over = texts.flatMap(([name, a], n) => texts.slice(n + 1).filter(([_, b]) =>
+    a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 1 && b.top < a.bottom - 1)
+    .map(([other]) => `${name} over ${other}`));
+  return [...small, ...cut, ...over];
+})"""
+
+
+@pytest.mark.parametrize("shown", ["many trials", "one trial"])
+def test_no_text_of_a_drawing_is_small_cut_off_or_under_another(browser: object, tmp_path: Path, shown: str) -> None:
+    made = contents()
+    if shown == "one trial":
+        made = replace(made, trials=made.trials.head(1))
+    names = {"price": "num_prev_product_purchases", "num_views_product": "seconds_since_prev_session"}
+    made = replace(
+        made,
+        contributions=made.contributions.rename(columns=names),
+        feature_ranks=made.feature_ranks.rename(columns=names),
+    )
+    (tmp_path / "report.html").write_text(page.render(made), encoding="utf-8")
+    tab = browser.new_page()  # type: ignore[attr-defined]
+    tab.goto((tmp_path / "report.html").as_uri())
+    for width in (390, 560, 700, 768, 1024, 1280):
+        tab.set_viewport_size({"width": width, "height": 900})
+        assert tab.evaluate(BAD_TEXTS) == [], width
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    tab.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
