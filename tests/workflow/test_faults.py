@@ -18,7 +18,7 @@ pytestmark = pytest.mark.servers
 
 def test_a_killed_step_is_not_taken_for_complete_and_a_killed_launcher_stops_its_children(workflow: Workflow) -> None:
     workflow.prepare(*LONG[:2])
-    process = workflow.start(*LONG)
+    process = workflow.fresh.start(*LONG)
     _, step = until_training(process)
     os.kill(step, signal.SIGKILL)
     _, err = process.communicate(timeout=60)
@@ -28,7 +28,7 @@ def test_a_killed_step_is_not_taken_for_complete_and_a_killed_launcher_stops_its
     assert "Traceback" not in err
     assert "step.complete" not in workflow.runs("train")[0].data.tags
 
-    process = workflow.start(*LONG)
+    process = workflow.fresh.start(*LONG)
     main, step = until_training(process)
     process.terminate()
     process.communicate(timeout=60)
@@ -44,7 +44,7 @@ def test_a_killed_step_is_not_taken_for_complete_and_a_killed_launcher_stops_its
 
 def test_a_step_whose_main_died_before_it_began_ends_too(workflow: Workflow) -> None:
     workflow.prepare(*LONG[:2])
-    process = workflow.start_main(*LONG)
+    process = workflow.fresh.start_main(*LONG)
     main, step = main_and_step(process, "train")
     os.kill(step, signal.SIGSTOP)  # it still imports
     os.kill(main, signal.SIGKILL)
@@ -72,7 +72,7 @@ def hostile(project: Path, empty_store: Path, tmp_path_factory: pytest.TempPathF
     bystander = workflow.client.create_run(experiment.experiment_id).info.run_id
     (folder / HOSTILE).mkdir()
     sample.write(folder / HOSTILE / "part.parquet", 300)
-    outcome = workflow.run("-e", "load", "-P", f"source={folder / HOSTILE}", MLFLOW_RUN_ID=bystander)
+    outcome = workflow.fresh.run("-e", "load", "-P", f"source={folder / HOSTILE}", MLFLOW_RUN_ID=bystander)
     assert outcome.code == 0, outcome.err
     return workflow, bystander
 
@@ -81,7 +81,7 @@ def test_values_arrive_as_typed_and_reach_no_shell(hostile: tuple[Workflow, str]
     workflow, _ = hostile
     assert not list(workflow.project.rglob("pwned"))
     assert workflow.runs("load")[0].data.metrics["rows"] == 300
-    missing = workflow.run("-P", f"source={HOSTILE}", "-P", "env=", "-P", "force=")
+    missing = workflow.fresh.run("-P", f"source={HOSTILE}", "-P", "env=", "-P", "force=")
     assert missing.error[0].startswith(f"Error: source {HOSTILE}: no such file or folder")
     assert not list(workflow.project.rglob("pwned"))
 

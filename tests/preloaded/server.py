@@ -1,0 +1,262 @@
+"""A Python that has imported other people's packages, and forks itself for each process of a workflow.
+
+A stand-in for a fresh Python: to import MLflow and what it brings takes 2 to 5 s of CPU time in each process, and the
+tests start hundreds. What is imported here is never the project: a process runs the code of its own checkout.
+
+A process gets the arguments, variables, folder, files, limits and ignored signals of the command (command.py) that asks
+for it. A signal to the command reaches the process; the command ends as the process does; a killed command takes its
+process with it. Differences from a fresh Python:
+
+- The command and the process have two process ids. `os.getppid` names the command's parent; `ps` shows the command.
+- SIGSTOP stops the command only.
+- All processes of a session hash strings with the same seed.
+
+Tests of such things start fresh processes (`Workflow.fresh`).
+"""
+
+import array
+import ast
+import atexit
+import contextlib
+import ctypes
+import gc
+import marshal
+import os
+import resource
+import runpy
+import selectors
+import signal
+import socket
+import sys
+import threading
+import time
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+PROJECT = Path(__file__).resolve().parent.parent.parent
+#: Not imported: Spark, which few processes need, and what would count as the project's.
+NOT_IMPORTED = {"pyspark", "purchase_predict", "steps", "main"}
+#: What these import late, when they are used.
+LATE = (
+    "mlflow.cli",
+    "mlflow.projects.backend.local",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.store.model_registry.sqlalchemy_store",
+    "mlflow.store.artifact.mlflow_artifacts_repo",
+    "mlflow.data.pandas_dataset",
+    "ibis.backends.duckdb",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_svg",
+)
+#: Linux's prctl: the signal that a process gets when its parent has died.
+_PR_SET_PDEATHSIG = 1
+#: In the status of a process that has ended.
+_CORE_DUMPED = 0x80
+
+
+class Request(NamedTuple):
+    """What a command asks for."""
+
+    pid: int
+    shown_as: str
+    arguments: list[str]
+    environ: dict[bytes, bytes]
+    cwd: bytes
+    umask: int
+    ignored: list[int]
+
+
+# ---- imports -----------------------------------------------------------------------------------------------------
+
+
+def imported_by_the_project() -> Iterator[str]:
+    """The modules of others that an import statement of the project names."""
+    for file in (PROJECT / "main.py", *PROJECT.glob("steps/*.py"), *PROJECT.glob("purchase_predict/**/*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            yield from (name for name in names if name.partition(".")[0] not in NOT_IMPORTED)
+
+
+def preload() -> None:
+    for name in sorted({*imported_by_the_project(), *LATE}):
+        try:
+            __import__(name)
+        except ImportError:
+            continue  # whoever needs it says so
+    assert not [name for name in sys.modules if name.partition(".")[0] in NOT_IMPORTED - {"pyspark"}]
+    gc.collect()
+    gc.freeze()  # no process has to look through these objects, nor to copy them for it
+
+
+# ---- a process ---------------------------------------------------------------------------------------------------
+
+
+def become(request: Request, files: list[int], path: list[str]) -> Callable[[], object]:
+    """Makes this process the one that was asked for; returns its program."""
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    os.chdir(request.cwd)
+    os.umask(request.umask)
+    os.environb.clear()
+    os.environb.update(request.environ)
+    time.tzset()
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN if number in request.ignored else signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN if signal.SIGINT in request.ignored else signal.default_int_handler)
+    for limit in (resource.RLIMIT_AS, resource.RLIMIT_DATA, resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE):
+        resource.setrlimit(limit, resource.prlimit(request.pid, limit))
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()
+    os.getppid = lambda: _parent_of(request.pid)
+    sys.executable = str(Path(request.shown_as).with_name("python"))
+    sys.orig_argv = [sys.executable, *request.arguments]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    return _program(request.arguments, path)
+
+
+def _parent_of(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 1
+
+
+def _program(arguments: list[str], path: list[str]) -> Callable[[], object]:
+    first, *rest = arguments
+    scope = sys.modules["__main__"].__dict__
+    if first == "-m":
+        sys.argv, sys.path[:] = ["-m", *rest[1:]], [str(Path.cwd()), *path]
+        return lambda: runpy._run_module_as_main(rest[0])
+    if first == "-c":
+        sys.argv, sys.path[:] = ["-c", *rest[1:]], ["", *path]
+        return lambda: exec(compile(rest[0], "<string>", "exec"), scope)  # noqa: S102  # a program
+    sys.argv, sys.path[:] = [first, *rest], [str(Path(first).resolve().parent), *path]
+    scope["__file__"] = first
+    return lambda: exec(compile(Path(first).read_bytes(), first, "exec"), scope)  # noqa: S102  # a program
+
+
+def run(program: Callable[[], object]) -> NoReturn:
+    """Runs a program to the end of this process, as Python does: threads, exit functions, files.
+
+    The imported modules are not taken apart one by one, which would take 2 s.
+    """
+    code, interrupted = 0, False
+    try:
+        program()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if code and not isinstance(end.code, int):
+            print(end.code, file=sys.stderr)
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        code, interrupted = 1, isinstance(error, KeyboardInterrupt)
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            code = code or 120  # as Python ends where nobody reads
+    if interrupted:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    os._exit(code & 0xFF)
+
+
+# ---- the server --------------------------------------------------------------------------------------------------
+
+
+def received(connection: socket.socket) -> tuple[Request, list[int]]:
+    files = array.array("i")
+    length, [(_, _, data)], *_ = connection.recvmsg(8, socket.CMSG_SPACE(3 * files.itemsize), socket.MSG_WAITALL)
+    files.frombytes(data)
+    request = connection.recv(int.from_bytes(length, "big"), socket.MSG_WAITALL)
+    return Request(*marshal.loads(request)), list(files)
+
+
+class Server:
+    """Forks a process for each command, and stands between the two until the process ends."""
+
+    def __init__(self, address: str) -> None:
+        self.path = sys.path[1:]
+        self.selector = selectors.DefaultSelector()
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.listener.bind(address)
+        self.listener.listen(128)
+        self.selector.register(self.listener, selectors.EVENT_READ, self.fork)
+        self.selector.register(0, selectors.EVENT_READ, sys.exit)  # the session has ended
+
+    def serve(self) -> Callable[[], object]:
+        """Returns in a new process only: the program that it is to run."""
+        while True:
+            for key, _ in self.selector.select():
+                if key.fileobj not in self.selector.get_map():
+                    continue  # closed a moment ago
+                program = key.data()
+                if program:
+                    return program
+
+    def fork(self) -> Callable[[], object] | None:
+        connection, _ = self.listener.accept()
+        try:
+            request, files = received(connection)
+        except (ValueError, EOFError, OSError):
+            connection.close()  # killed before it could ask
+            return None
+        pid = os.fork()
+        if pid:
+            for file in files:
+                os.close(file)
+            self.watch(connection, pid)
+            return None
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # the server's end is its processes' end
+        connection.close()
+        self.forget()
+        return become(request, files, self.path)
+
+    def watch(self, connection: socket.socket, pid: int) -> None:
+        """Passes signals on from the command to the process, and the process's end to the command."""
+        process = os.pidfd_open(pid)
+
+        def pass_on() -> None:
+            try:
+                asked = connection.recv(1)
+            except OSError:
+                asked = b""
+            signal.pidfd_send_signal(process, asked[0] if asked else signal.SIGKILL)
+            if not asked:
+                self.selector.unregister(connection)
+
+        def ended() -> None:
+            _, status = os.waitpid(pid, 0)
+            self.selector.unregister(process)
+            os.close(process)
+            if connection in self.selector.get_map():
+                self.selector.unregister(connection)
+            with contextlib.suppress(OSError):  # the command has been killed
+                connection.sendall((status & ~_CORE_DUMPED).to_bytes(4, "big"))
+            connection.close()
+
+        self.selector.register(connection, selectors.EVENT_READ, pass_on)
+        self.selector.register(process, selectors.EVENT_READ, ended)
+
+    def forget(self) -> None:
+        """Closes, in a new process, what is the server's."""
+        for key in list(self.selector.get_map().values()):
+            if isinstance(key.fileobj, socket.socket):
+                key.fileobj.close()
+            elif key.fileobj:
+                os.close(key.fileobj)
+        self.selector.close()
+
+
+if __name__ == "__main__":
+    preload()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests, whose end is the server's
+    _server = Server(sys.argv[1])
+    print("ready", flush=True)
+    run(_server.serve())
