@@ -18,25 +18,29 @@ AT_START = (
 FORWARDED = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT, _signal.SIGUSR1, _signal.SIGUSR2)
 
 
-def start() -> tuple[dict[str, str], int, int]:
-    """What a process has from its start on: the variables above, its user, and its network."""
-    variables = {name: value for name, value in os.environ.items() if name.startswith(AT_START)}
-    return variables, os.geteuid(), os.stat("/proc/self/ns/net").st_ino
+def start() -> tuple[dict[str, str], int]:
+    """What a process has from its start on: the variables above, and its user."""
+    return {name: value for name, value in os.environ.items() if name.startswith(AT_START)}, os.geteuid()
 
 
 def can_be_preloaded(arguments: list[str]) -> bool:
-    """Whether this is a script, a module or a line of code without any option, with no other files open."""
-    if not arguments or (arguments[0].startswith("-") and (arguments[0] not in ("-m", "-c") or len(arguments) == 1)):
-        return False
-    return not any(_is_open(int(file)) for file in os.listdir("/proc/self/fd") if int(file) > 2)
+    """Whether this is a script, a module or a line of code without any option."""
+    return bool(arguments) and (
+        not arguments[0].startswith("-") or (arguments[0] in ("-m", "-c") and len(arguments) > 1)
+    )
 
 
-def _is_open(file: int) -> bool:
-    try:
-        os.fstat(file)
-    except OSError:  # the list of the files was one of them
-        return False
-    return True
+def open_files() -> list[int]:
+    """The numbers of the open files."""
+
+    def is_open(file: int) -> bool:
+        try:
+            os.fstat(file)
+        except OSError:  # the list of the files was one of them
+            return False
+        return True
+
+    return [file for file in map(int, os.listdir("/proc/self/fd")) if is_open(file)]
 
 
 def hand_over(address: str, shown_as: str, arguments: list[str]) -> int:
@@ -44,14 +48,17 @@ def hand_over(address: str, shown_as: str, arguments: list[str]) -> int:
     ignored = [int(number) for number in FORWARDED if _signal.getsignal(number) == _signal.SIG_IGN]
     umask = os.umask(0)
     os.umask(umask)
-    request = marshal.dumps((os.getpid(), shown_as, arguments, dict(os.environb), os.getcwdb(), umask, ignored))
-    files = b"".join(fd.to_bytes(4, sys.byteorder) for fd in (0, 1, 2))
+    files = open_files()
+    request = marshal.dumps(
+        (os.getpid(), os.getpgrp(), files, shown_as, arguments, dict(os.environb), os.getcwdb(), umask, ignored)
+    )
+    passed = b"".join(file.to_bytes(4, sys.byteorder) for file in files)
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     connection.connect(address)
     for number in FORWARDED:
         if number not in ignored:
             _signal.signal(number, lambda number, _: connection.send(bytes([number])))
-    connection.sendmsg([len(request).to_bytes(8, "big")], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, files)])
+    connection.sendmsg([len(request).to_bytes(8, "big")], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, passed)])
     connection.sendall(request)
     status = connection.recv(4)  # its end is the server's: then all is lost
     return int.from_bytes(status, "big") if status else _signal.SIGKILL
@@ -67,7 +74,7 @@ def end_like(status: int) -> None:
     os._exit(status >> 8)
 
 
-def run(address: str, expected: tuple[dict[str, str], int, int], python: str, script: list[str]) -> None:
+def run(address: str, expected: tuple[dict[str, str], int], python: str, script: list[str]) -> None:
     """The command: `script` is the program's own file where the command is not `python`."""
     arguments = [*script, *sys.argv[1:]]
     if start() != expected or not can_be_preloaded(arguments):

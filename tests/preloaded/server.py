@@ -8,7 +8,7 @@ for it. A signal to the command reaches the process; the command ends as the pro
 process with it. Differences from a fresh Python:
 
 - The command and the process have two process ids. `os.getppid` names the command's parent; `ps` shows the command.
-- SIGSTOP stops the command only.
+- SIGSTOP stops the command only; a signal to a command that leads a process group is one to the group.
 - All processes of a session hash strings with the same seed.
 
 Tests of such things start fresh processes (`Workflow.fresh`).
@@ -19,8 +19,11 @@ import ast
 import atexit
 import contextlib
 import ctypes
+import fcntl
 import gc
 import marshal
+import multiprocessing.process
+import multiprocessing.spawn
 import os
 import resource
 import runpy
@@ -34,6 +37,8 @@ import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, NoReturn
+
+import numpy
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 #: Not imported: Spark, which few processes need, and what would count as the project's.
@@ -52,6 +57,10 @@ LATE = (
 )
 #: Linux's prctl: the signal that a process gets when its parent has died.
 _PR_SET_PDEATHSIG = 1
+#: Linux's setns: a network namespace.
+_CLONE_NEWNET = 0x40000000
+#: Open files of a command, at most: those that Linux passes in one message.
+_FILES = 253
 #: In the status of a process that has ended.
 _CORE_DUMPED = 0x80
 
@@ -60,12 +69,19 @@ class Request(NamedTuple):
     """What a command asks for."""
 
     pid: int
+    group: int
+    numbers: list[int]
     shown_as: str
     arguments: list[str]
     environ: dict[bytes, bytes]
     cwd: bytes
     umask: int
     ignored: list[int]
+
+    @property
+    def leads(self) -> bool:
+        """Whether the command leads a process group: what signals it, signals the group."""
+        return self.pid == self.group
 
 
 # ---- imports -----------------------------------------------------------------------------------------------------
@@ -96,9 +112,10 @@ def preload() -> None:
 
 def become(request: Request, files: list[int], path: list[str]) -> Callable[[], object]:
     """Makes this process the one that was asked for; returns its program."""
-    for number, file in enumerate(files):
-        os.dup2(file, number)
-        os.close(file)
+    if request.leads:
+        os.setpgid(0, 0)
+    _take(files, request.numbers)
+    _enter_network(request.pid)
     os.chdir(request.cwd)
     os.umask(request.umask)
     os.environb.clear()
@@ -109,13 +126,38 @@ def become(request: Request, files: list[int], path: list[str]) -> Callable[[], 
     signal.signal(signal.SIGINT, signal.SIG_IGN if signal.SIGINT in request.ignored else signal.default_int_handler)
     for limit in (resource.RLIMIT_AS, resource.RLIMIT_DATA, resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE):
         resource.setrlimit(limit, resource.prlimit(request.pid, limit))
-    if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed()
     os.getppid = lambda: _parent_of(request.pid)
     sys.executable = str(Path(request.shown_as).with_name("python"))
     sys.orig_argv = [sys.executable, *request.arguments]
     sys.modules["__main__"] = types.ModuleType("__main__")
+    _as_just_imported()
     return _program(request.arguments, path)
+
+
+def _as_just_imported() -> None:
+    """What modules take from the process when they are imported, and Python does not renew after a fork."""
+    numpy.random.seed()
+    multiprocessing.spawn.set_executable(sys.executable)
+    multiprocessing.process.ORIGINAL_DIR = str(Path.cwd())
+
+
+def _take(files: list[int], numbers: list[int]) -> None:
+    """Gives the files the numbers that they have in the command."""
+    out_of_the_way = [fcntl.fcntl(file, fcntl.F_DUPFD, 1000) for file in files]
+    for file in files:
+        os.close(file)
+    for file, number in zip(out_of_the_way, numbers, strict=True):
+        os.dup2(file, number)
+        os.close(file)
+
+
+def _enter_network(pid: int) -> None:
+    """Enters the network namespace of a process (`ip netns exec`)."""
+    mine, other = (Path(f"/proc/{of}/ns/net") for of in ("self", pid))
+    if mine.stat().st_ino != other.stat().st_ino:
+        with other.open("rb") as file:
+            if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), _CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), "setns")
 
 
 def _parent_of(pid: int) -> int:
@@ -172,7 +214,7 @@ def run(program: Callable[[], object]) -> NoReturn:
 
 def received(connection: socket.socket) -> tuple[Request, list[int]]:
     files = array.array("i")
-    length, [(_, _, data)], *_ = connection.recvmsg(8, socket.CMSG_SPACE(3 * files.itemsize), socket.MSG_WAITALL)
+    length, [(_, _, data)], *_ = connection.recvmsg(8, socket.CMSG_SPACE(_FILES * files.itemsize), socket.MSG_WAITALL)
     files.frombytes(data)
     request = connection.recv(int.from_bytes(length, "big"), socket.MSG_WAITALL)
     return Request(*marshal.loads(request)), list(files)
@@ -188,7 +230,7 @@ class Server:
         self.listener.bind(address)
         self.listener.listen(128)
         self.selector.register(self.listener, selectors.EVENT_READ, self.fork)
-        self.selector.register(0, selectors.EVENT_READ, sys.exit)  # the session has ended
+        self.selector.register(0, selectors.EVENT_READ, lambda: os._exit(0))  # the session has ended
 
     def serve(self) -> Callable[[], object]:
         """Returns in a new process only: the program that it is to run."""
@@ -209,16 +251,19 @@ class Server:
             return None
         pid = os.fork()
         if pid:
+            if request.leads:
+                with contextlib.suppress(OSError):  # the process does it, too: whoever comes first
+                    os.setpgid(pid, pid)
             for file in files:
                 os.close(file)
-            self.watch(connection, pid)
+            self.watch(connection, pid, request.leads)
             return None
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # the server's end is its processes' end
         connection.close()
         self.forget()
         return become(request, files, self.path)
 
-    def watch(self, connection: socket.socket, pid: int) -> None:
+    def watch(self, connection: socket.socket, pid: int, leads: bool) -> None:
         """Passes signals on from the command to the process, and the process's end to the command."""
         process = os.pidfd_open(pid)
 
@@ -227,7 +272,8 @@ class Server:
                 asked = connection.recv(1)
             except OSError:
                 asked = b""
-            signal.pidfd_send_signal(process, asked[0] if asked else signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # all of it has ended
+                (os.killpg if leads else os.kill)(pid, asked[0] if asked else signal.SIGKILL)
             if not asked:
                 self.selector.unregister(connection)
 

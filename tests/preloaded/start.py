@@ -1,11 +1,13 @@
 """Starts the preloaded Python of this test process, when the first workflow asks for it."""
 
 import atexit
+import contextlib
 import functools
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.preloaded import command
@@ -30,6 +32,17 @@ def commands() -> Path | None:
     assert server.stdout
     assert server.stdout.readline() == b"ready\n"
     return folder
+
+
+@contextlib.contextmanager
+def preloaded() -> Iterator[None]:
+    """What this process starts with its own Python while the block runs, starts with the preloaded one."""
+    before, folder = sys.executable, commands()
+    sys.executable = str(folder / "python") if folder else before
+    try:
+        yield
+    finally:
+        sys.executable = before
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:

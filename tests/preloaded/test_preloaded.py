@@ -131,13 +131,42 @@ def test_what_python_reads_when_it_starts_makes_it_a_fresh_one(
     assert run.stdout == f"False {sys.executable}\n"
 
 
-def test_open_files_make_it_a_fresh_one(preloaded: str) -> None:
-    code = "import sys; print('mlflow' in sys.modules)"
-    read, write = os.pipe()
-    run = subprocess.run([preloaded, "-c", code], pass_fds=[read], capture_output=True, text=True, check=True)
-    os.close(read)
-    os.close(write)
-    assert run.stdout == "False\n"
+def test_open_files_keep_their_numbers(preloaded: str) -> None:
+    files = [os.memfd_create(str(number)) for number in range(3)]
+    wanted = dict(zip([161, 117, 99], files, strict=True))
+    for number, file in wanted.items():
+        os.dup2(file, number)
+        os.write(number, f"file {number}".encode())
+    code = "import os; print([os.pread(n, 99, 0) for n in (161, 117, 99)], 'mlflow' in __import__('sys').modules)"
+    run = subprocess.run([preloaded, "-c", code], pass_fds=list(wanted), capture_output=True, text=True, check=False)
+    for file in (*files, *wanted):
+        os.close(file)
+    assert run.stdout == "[b'file 161', b'file 117', b'file 99'] True\n", run.stderr
+
+
+def test_processes_of_multiprocessing_begin_and_end(preloaded: str, tmp_path: Path) -> None:
+    (tmp_path / "main.py").write_text(
+        "import multiprocessing, os\nif __name__ == '__main__':\n"
+        "    with multiprocessing.get_context('spawn').Pool(2) as pool:\n        print(pool.map(abs, [-1, 2]))\n"
+    )
+    run = subprocess.run([preloaded, "main.py"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert (run.stdout, run.stderr) == ("[1, 2]\n", "")
+
+
+def test_a_signal_to_the_group_that_a_command_leads_reaches_all_of_it(preloaded: str) -> None:
+    code = (
+        "import subprocess, sys, os\n"
+        "print(os.getpid(), subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']).pid, flush=True)\n"
+        "input()"
+    )
+    process = subprocess.Popen(
+        [preloaded, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout
+    pids = [int(pid) for pid in process.stdout.readline().split()]
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait(20) == -signal.SIGKILL
+    wait_for(lambda: not any(map(alive, pids)), 20)
 
 
 def test_every_option_that_is_not_a_program_is_left_to_python() -> None:

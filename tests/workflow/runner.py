@@ -24,11 +24,13 @@ from typing import Any
 
 import click
 import mlflow
-import pytest
 
 from tests.conftest import PROJECT
-from tests.preloaded.start import commands
+from tests.preloaded.start import commands, preloaded
 from tools.machine import answers, free_port
+
+#: The folder of the `python` and the `mlflow` that are not preloaded.
+REAL = Path(sys.executable).parent
 
 
 def clean_environ() -> dict[str, str]:
@@ -77,7 +79,12 @@ class Workflow:
     @property
     def commands(self) -> Path:
         """The folder of the `python` and the `mlflow` of its processes."""
-        return (commands() if self.preloaded else None) or Path(sys.executable).parent
+        return (commands() if self.preloaded else None) or REAL
+
+    @property
+    def path(self) -> dict[str, str]:
+        """The variable PATH, by which a process of the workflow finds them first."""
+        return {"PATH": f"{self.commands}{os.pathsep}{os.environ['PATH']}"}
 
     def environ(self, uri: str | None = None) -> dict[str, str]:
         """The variables of a process of the workflow."""
@@ -101,9 +108,8 @@ class Workflow:
         return self._popen(command, self.project, {**self.environ(uri), **environ})
 
     def _popen(self, command: list[str], cwd: Path, environ: dict[str, str]) -> subprocess.Popen[str]:
-        first = {"PATH": f"{self.commands}{os.pathsep}{environ['PATH']}"}
         return subprocess.Popen(
-            command, cwd=cwd, env=environ | first, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command, cwd=cwd, env=environ | self.path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
 
     def run(self, *arguments: str, **options: Any) -> Outcome:
@@ -120,8 +126,7 @@ class Workflow:
 
     def main_here(self, *arguments: str, **environ: str) -> Outcome:
         """main in this process, with the working tree's own code; steps that it has to run are processes still."""
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "executable", str(self.commands / "python"))  # main has its steps run by its own Python
+        with preloaded() if self.preloaded else contextlib.nullcontext():  # main has its steps run by its own Python
             return self._here("main", arguments, environ)
 
     def step_here(self, step: str, *arguments: str, **environ: str) -> Outcome:
@@ -194,7 +199,8 @@ def options(arguments: tuple[str, ...]) -> list[str]:
 def tracking_server(folder: Path) -> Iterator[str]:
     """The URI of a real MLflow server of its own, which keeps runs and artifacts in the folder."""
     port = free_port()
-    command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    mlflow_command = str((commands() or REAL) / "mlflow")
+    command = [mlflow_command, "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     stores = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "server")]
     uri = f"http://127.0.0.1:{port}"
     with (folder / "server.log").open("wb") as log:
