@@ -55,8 +55,8 @@ LATE = (
     "matplotlib.backends.backend_agg",
     "matplotlib.backends.backend_svg",
 )
-#: Linux's prctl: the signal that a process gets when its parent has died.
-_PR_SET_PDEATHSIG = 1
+#: Linux's prctl: the signal that a process gets when its parent has died, and the name of a process.
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 #: Linux's setns: a network namespace.
 _CLONE_NEWNET = 0x40000000
 #: Open files of a command, at most: those that Linux passes in one message.
@@ -82,6 +82,11 @@ class Request(NamedTuple):
     def leads(self) -> bool:
         """Whether the command leads a process group: what signals it, signals the group."""
         return self.pid == self.group
+
+
+def shown_name(command: int) -> str:
+    """The name that `ps` shows of the process of a command."""
+    return f"of {command}"
 
 
 # ---- imports -----------------------------------------------------------------------------------------------------
@@ -131,6 +136,7 @@ def become(request: Request, files: list[int], path: list[str]) -> Callable[[], 
     sys.orig_argv = [sys.executable, *request.arguments]
     sys.modules["__main__"] = types.ModuleType("__main__")
     _as_just_imported()
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, shown_name(request.pid).encode())
     return _program(request.arguments, path)
 
 

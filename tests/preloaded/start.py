@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,15 +35,36 @@ def commands() -> Path | None:
     return folder
 
 
+def program(name: str) -> str:
+    """The preloaded `python` or `mlflow`, or the real one where there is none."""
+    return str((commands() or Path(sys.executable).parent) / name)
+
+
 @contextlib.contextmanager
 def preloaded() -> Iterator[None]:
     """What this process starts with its own Python while the block runs, starts with the preloaded one."""
-    before, folder = sys.executable, commands()
-    sys.executable = str(folder / "python") if folder else before
+    before, sys.executable = sys.executable, program("python")
     try:
         yield
     finally:
         sys.executable = before
+
+
+def process_of(command: int) -> int:
+    """The process that does the work of a command, by its process id; the command itself where it is not preloaded."""
+    folder = commands()
+    # As the first line of the command says: the interpreter, its options, the command's own file.
+    words = Path(f"/proc/{command}/cmdline").read_text().split("\0")
+    if not folder or folder not in Path(words[2] if len(words) > 2 else "").parents:
+        return command
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        for file in Path("/proc").glob("[0-9]*/comm"):
+            with contextlib.suppress(OSError):
+                if file.read_text() == f"of {command}\n":
+                    return int(file.parent.name)
+        time.sleep(0.01)
+    raise AssertionError(f"{command} has no process")
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:

@@ -26,7 +26,7 @@ import click
 import mlflow
 
 from tests.conftest import PROJECT
-from tests.preloaded.start import commands, preloaded
+from tests.preloaded.start import commands, preloaded, program
 from tools.machine import answers, free_port
 
 #: The folder of the `python` and the `mlflow` that are not preloaded.
@@ -199,8 +199,7 @@ def options(arguments: tuple[str, ...]) -> list[str]:
 def tracking_server(folder: Path) -> Iterator[str]:
     """The URI of a real MLflow server of its own, which keeps runs and artifacts in the folder."""
     port = free_port()
-    mlflow_command = str((commands() or REAL) / "mlflow")
-    command = [mlflow_command, "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command = [program("mlflow"), "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     stores = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "server")]
     uri = f"http://127.0.0.1:{port}"
     with (folder / "server.log").open("wb") as log:

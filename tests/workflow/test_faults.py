@@ -72,7 +72,7 @@ def hostile(project: Path, empty_store: Path, tmp_path_factory: pytest.TempPathF
     bystander = workflow.client.create_run(experiment.experiment_id).info.run_id
     (folder / HOSTILE).mkdir()
     sample.write(folder / HOSTILE / "part.parquet", 300)
-    outcome = workflow.fresh.run("-e", "load", "-P", f"source={folder / HOSTILE}", MLFLOW_RUN_ID=bystander)
+    outcome = workflow.run("-e", "load", "-P", f"source={folder / HOSTILE}", MLFLOW_RUN_ID=bystander)
     assert outcome.code == 0, outcome.err
     return workflow, bystander
 
@@ -81,7 +81,7 @@ def test_values_arrive_as_typed_and_reach_no_shell(hostile: tuple[Workflow, str]
     workflow, _ = hostile
     assert not list(workflow.project.rglob("pwned"))
     assert workflow.runs("load")[0].data.metrics["rows"] == 300
-    missing = workflow.fresh.run("-P", f"source={HOSTILE}", "-P", "env=", "-P", "force=")
+    missing = workflow.run("-P", f"source={HOSTILE}", "-P", "env=", "-P", "force=")
     assert missing.error[0].startswith(f"Error: source {HOSTILE}: no such file or folder")
     assert not list(workflow.project.rglob("pwned"))
 
@@ -104,17 +104,18 @@ def test_a_server_that_only_dotenv_names_stops_main_before_any_step(project: Pat
     copy = checkout(tmp_path / "project")
     (copy / ".env").write_text("ENV=staging\nMLFLOW_TRACKING_URI=http://127.0.0.1:9\n")
     default = f"sqlite:///{copy}/mlflow.db"
-    process = subprocess.run(
+    launcher = subprocess.Popen(
         ["mlflow", "run", ".", "--env-manager", "local"],
         cwd=copy,
-        env=clean_environ(),
-        capture_output=True,
+        env=clean_environ() | Workflow(copy, default).path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
     )
-    assert process.returncode == 1
-    assert "mlflow --env-file .env run ." in process.stderr
-    assert "Traceback" not in process.stderr
+    outcome = Workflow.outcome(launcher)
+    assert outcome.code == 1
+    assert "mlflow --env-file .env run ." in outcome.err
+    assert "Traceback" not in outcome.err
     (run,) = mlflow.MlflowClient(default).search_runs(["0"])
     assert run.info.status == "FAILED"
-    assert "Error: " + run.data.tags["error"] in process.stderr
+    assert "Error: " + run.data.tags["error"] in outcome.err

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.preloaded.start import process_of
 from tests.workflow.processes import LONG, stop_between_writes, until, until_training, wait_for
 from tests.workflow.runner import Outcome, Workflow
 
@@ -14,7 +15,7 @@ pytestmark = pytest.mark.servers
 
 def test_the_one_that_waits_takes_over_when_the_other_is_killed_and_its_trials_too(workflow: Workflow) -> None:
     workflow.prepare(*LONG[:2])
-    first = workflow.fresh.start_main(*LONG)
+    first = workflow.start_main(*LONG)
     main, step = until_training(first)
     second = workflow.start_main(*LONG)
     said = until(second, "train: waiting for run")
@@ -40,7 +41,7 @@ def test_the_one_that_waits_takes_over_when_the_other_is_killed_and_its_trials_t
 
 def test_what_was_killed_with_its_launcher_is_closed_by_the_next_workflow(workflow: Workflow) -> None:
     workflow.prepare(*LONG[:2])
-    process = workflow.fresh.start(*LONG)
+    process = workflow.start(*LONG)
     main, step = until_training(process)
     for pid in (process.pid, main, step):
         os.kill(pid, signal.SIGKILL)
@@ -56,12 +57,12 @@ def test_what_was_killed_with_its_launcher_is_closed_by_the_next_workflow(workfl
 
 def test_main_waits_for_a_step_that_runs_alone(workflow: Workflow) -> None:
     workflow.prepare(*LONG[:2])
-    alone = workflow.fresh.start_step("train", "-P", "max_evals=10")
+    alone = workflow.start_step("train", "-P", "max_evals=10")
     wait_for(lambda: any("lease.key" in run.data.tags for run in workflow.runs("train")))
-    stop_between_writes(alone.pid, Path(workflow.uri.removeprefix("sqlite:///")))  # until main has met it
+    stop_between_writes(process_of(alone.pid), Path(workflow.uri.removeprefix("sqlite:///")))  # until main has met it
     second = workflow.start_main(*LONG[:2], "-P", "max_evals=10")
     said = until(second, "train: waiting for run")
-    os.kill(alone.pid, signal.SIGCONT)
+    os.kill(process_of(alone.pid), signal.SIGCONT)
     assert workflow.outcome(alone).code == 0
     rest = workflow.outcome(second)
     outcome = Outcome(rest.code, said + rest.out, rest.err)
