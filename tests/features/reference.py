@@ -115,7 +115,7 @@ def _nulls_last(value: Any) -> tuple[bool, Any]:
 
 
 class _AsOf(NamedTuple):
-    """What the shop knew at a midnight: counters of a product and of all of them, logarithms of the product's prices."""
+    """What the shop knew at a midnight: counters of a product, counters of all, logarithms of its prices."""
 
     own: dict[str, int]
     shop: dict[str, int]

@@ -10,17 +10,15 @@ import marshal
 import os
 import sys
 
-#: Variables that Python, the loader or a library reads once, when they start.
-AT_START = (
-    "PYTHON", "LD_", "LC_", "LANG", "OMP_", "OPENBLAS_", "MKL_", "MALLOC_", "MPL", "OPENSSL_",
-    "MLFLOW_LOGGING_LEVEL", "MLFLOW_CONFIGURE_LOGGING",
-)  # fmt: skip
+#: Variables that Python, the loader and native code read once, when they start, begin so.
+AT_START = ("PYTHON", "LD_", "LC_", "LANG", "OMP_", "OPENBLAS_", "MKL_", "MALLOC_", "OPENSSL_")
 FORWARDED = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT, _signal.SIGUSR1, _signal.SIGUSR2)
 
 
-def start() -> tuple[dict[str, str], int]:
-    """What a process has from its start on: the variables above, and its user."""
-    return {name: value for name, value in os.environ.items() if name.startswith(AT_START)}, os.geteuid()
+def start(at_import: list[str]) -> tuple[dict[str, str], int]:
+    """What a process has from its start on: these variables and those above, and its user."""
+    counts = {name: value for name, value in os.environ.items() if name in at_import or name.startswith(AT_START)}
+    return counts, os.geteuid()
 
 
 def can_be_preloaded(arguments: list[str]) -> bool:
@@ -74,9 +72,11 @@ def end_like(status: int) -> None:
     os._exit(status >> 8)
 
 
-def run(address: str, expected: tuple[dict[str, str], int], python: str, script: list[str]) -> None:
+def run(
+    address: str, at_import: list[str], expected: tuple[dict[str, str], int], python: str, script: list[str]
+) -> None:
     """The command: `script` is the program's own file where the command is not `python`."""
     arguments = [*script, *sys.argv[1:]]
-    if start() != expected or not can_be_preloaded(arguments):
+    if start(at_import) != expected or not can_be_preloaded(arguments):
         os.execv(python, [python, *arguments])
     end_like(hand_over(address, os.path.abspath(sys.argv[0]), arguments))

@@ -31,18 +31,23 @@ import selectors
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 #: Not imported: Spark, which few processes need, and what would count as the project's.
 NOT_IMPORTED = {"pyspark", "purchase_predict", "steps", "main"}
+#: Not kept: it becomes another one when it is imported within a server.
+NOT_KEPT = "mlflow.server."
+#: Variables that are read at import and once more by whoever uses them.
+READ_AGAIN = {"HOME", "PATH", "PWD", "TMPDIR", "TEMP", "TMP", "PYTEST_CURRENT_TEST", "MLFLOW_TRACKING_URI"}
 #: What these import late, when they are used.
 LATE = (
     "mlflow.cli",
@@ -101,15 +106,35 @@ def imported_by_the_project() -> Iterator[str]:
             yield from (name for name in names if name.partition(".")[0] not in NOT_IMPORTED)
 
 
-def preload() -> None:
+def preload() -> list[str]:
+    """Imports all of it.
+
+    Returns:
+        The variables that were read meanwhile, by name (who goes through all of them reads none): where one of them
+        differs, a process starts anew.
+    """
+    read: set[str] = set()
+    kind = type(os.environ)
+    get = kind.__getitem__
+
+    def watched(environ: Any, name: Any) -> Any:
+        if environ is os.environ and isinstance(name, str) and sys._getframe(1).f_code.co_name != "__iter__":
+            read.add(name)
+        return get(environ, name)
+
+    kind.__getitem__ = watched
     for name in sorted({*imported_by_the_project(), *LATE}):
         try:
             __import__(name)
         except ImportError:
             continue  # whoever needs it says so
     assert not [name for name in sys.modules if name.partition(".")[0] in NOT_IMPORTED - {"pyspark"}]
+    for name in [name for name in sys.modules if f"{name}.".startswith(NOT_KEPT)]:
+        del sys.modules[name]
     gc.collect()
     gc.freeze()  # no process has to look through these objects, nor to copy them for it
+    kind.__getitem__ = get
+    return sorted(read - READ_AGAIN)
 
 
 # ---- a process ---------------------------------------------------------------------------------------------------
@@ -143,6 +168,7 @@ def become(request: Request, files: list[int], path: list[str]) -> Callable[[], 
 def _as_just_imported() -> None:
     """What modules take from the process when they are imported, and Python does not renew after a fork."""
     numpy.random.seed()
+    tempfile.tempdir = None
     multiprocessing.spawn.set_executable(sys.executable)
     multiprocessing.process.ORIGINAL_DIR = str(Path.cwd())
 
@@ -307,8 +333,8 @@ class Server:
 
 
 if __name__ == "__main__":
-    preload()
+    _read = preload()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests, whose end is the server's
     _server = Server(sys.argv[1])
-    print("ready", flush=True)
+    print(*_read, flush=True)
     run(_server.serve())

@@ -14,6 +14,7 @@ from pathlib import Path
 from tests.preloaded import command
 
 HERE = Path(__file__).resolve().parent
+REAL_PYTHON = sys.executable
 
 
 @functools.cache
@@ -24,20 +25,21 @@ def commands() -> Path | None:
     folder = Path(tempfile.mkdtemp(prefix="preloaded-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     address = str(folder / "socket")
-    _write_commands(folder, address)
     # Its standard input is never written to: it ends with this process.
     server = subprocess.Popen(
         [sys.executable, HERE / "server.py", address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/"
     )
     atexit.register(_stop, server)
     assert server.stdout
-    assert server.stdout.readline() == b"ready\n"
+    at_import = server.stdout.readline().decode().split()
+    assert at_import, "the preloaded Python has ended"
+    _write_commands(folder, address, at_import)
     return folder
 
 
 def program(name: str) -> str:
     """The preloaded `python` or `mlflow`, or the real one where there is none."""
-    return str((commands() or Path(sys.executable).parent) / name)
+    return str((commands() or Path(REAL_PYTHON).parent) / name)
 
 
 @contextlib.contextmanager
@@ -73,10 +75,10 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
     server.wait()
 
 
-def _write_commands(folder: Path, address: str) -> None:
-    real = Path(sys.executable).parent
+def _write_commands(folder: Path, address: str, at_import: list[str]) -> None:
+    real = Path(REAL_PYTHON).parent
     for name, script in (("python", []), ("mlflow", [str(real / "mlflow")])):
-        run = f"run({address!r}, {command.start()!r}, {sys.executable!r}, {script!r})"
+        run = f"run({address!r}, {at_import!r}, {command.start(at_import)!r}, {REAL_PYTHON!r}, {script!r})"
         file = folder / name
         file.write_text(
             f"#!{Path(sys.executable).resolve()} -IS\n"

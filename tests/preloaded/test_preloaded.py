@@ -118,8 +118,13 @@ def test_the_parent_is_the_commands_even_when_that_dies(preloaded: str) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "environ"),
-    [(["-c"], {"PYTHONPATH": "/nowhere"}), (["-c"], {"OMP_NUM_THREADS": "1"}), (["-X", "dev", "-c"], {})],
-    ids=["PYTHONPATH", "OMP_NUM_THREADS", "an option"],
+    [
+        (["-c"], {"PYTHONPATH": "/nowhere"}),
+        (["-c"], {"OMP_NUM_THREADS": "1"}),
+        (["-c"], {"MPLBACKEND": "svg"}),
+        (["-X", "dev", "-c"], {}),
+    ],
+    ids=["Python", "native code", "a library", "an option"],
 )
 def test_what_python_reads_when_it_starts_makes_it_a_fresh_one(
     preloaded: str, arguments: list[str], environ: dict[str, str]
@@ -171,6 +176,13 @@ def test_a_signal_to_the_group_that_a_command_leads_reaches_all_of_it(preloaded:
 
 def test_every_option_that_is_not_a_program_is_left_to_python() -> None:
     assert not any(command.can_be_preloaded(given) for given in ([], ["-V"], ["-"], ["-m"], ["-Im", "package"]))
+
+
+def test_temporary_files_go_where_the_process_is_told(preloaded: str, tmp_path: Path) -> None:
+    code = "import sys, tempfile; print(tempfile.gettempdir(), 'mlflow' in sys.modules)"
+    environ = os.environ | {"TMPDIR": str(tmp_path)}
+    run = subprocess.run([preloaded, "-c", code], env=environ, capture_output=True, text=True, check=True)
+    assert run.stdout == f"{tmp_path} True\n"
 
 
 def test_numbers_that_nobody_seeded_differ_from_process_to_process(preloaded: str) -> None:
