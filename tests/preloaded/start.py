@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.preloaded import command
+from tests.preloaded.process import shown_name
 
 HERE = Path(__file__).resolve().parent
 REAL_PYTHON = sys.executable
@@ -27,7 +28,10 @@ def commands() -> Path | None:
     address = str(folder / "socket")
     # Its standard input is never written to: it ends with this process.
     server = subprocess.Popen(
-        [sys.executable, HERE / "server.py", address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/"
+        [REAL_PYTHON, "-m", "tests.preloaded.server", address],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=HERE.parent.parent,
     )
     atexit.register(_stop, server)
     assert server.stdout
@@ -63,7 +67,7 @@ def process_of(command: int) -> int:
     while time.monotonic() < deadline:
         for file in Path("/proc").glob("[0-9]*/comm"):
             with contextlib.suppress(OSError):
-                if file.read_text() == f"of {command}\n":
+                if file.read_text() == f"{shown_name(command)}\n":
                     return int(file.parent.name)
         time.sleep(0.01)
     raise AssertionError(f"{command} has no process")

@@ -178,6 +178,17 @@ def test_every_option_that_is_not_a_program_is_left_to_python() -> None:
     assert not any(command.can_be_preloaded(given) for given in ([], ["-V"], ["-"], ["-m"], ["-Im", "package"]))
 
 
+def test_a_step_finds_what_main_has_left_in_the_environment_and_is_preloaded_all_the_same(preloaded: str) -> None:
+    # As sklearn and main leave it.
+    left = {"KMP_INIT_AT_FORK": "FALSE", "KMP_DUPLICATE_LIB_OK": "True", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environ = (
+        os.environ | left | {"MLFLOW_RUN_ID": "1", "MLFLOW_TRACKING_URI": "sqlite:///x", "MLFLOW_EXPERIMENT_ID": "1"}
+    )
+    code = "import sys, os; print('mlflow' in sys.modules, os.environ['MLFLOW_RUN_ID'])"
+    run = subprocess.run([preloaded, "-c", code], env=environ, capture_output=True, text=True, check=True)
+    assert run.stdout == "True 1\n"
+
+
 def test_temporary_files_go_where_the_process_is_told(preloaded: str, tmp_path: Path) -> None:
     code = "import sys, tempfile; print(tempfile.gettempdir(), 'mlflow' in sys.modules)"
     environ = os.environ | {"TMPDIR": str(tmp_path)}
