@@ -13,10 +13,11 @@ PROJECT = Path(__file__).resolve().parent.parent.parent
 NOT_IMPORTED = {"pyspark", "purchase_predict", "steps", "main"}
 #: Not kept: it becomes another one when it is imported within a server.
 NOT_KEPT = "mlflow.server."
-#: Variables that are read at import and once more by whoever uses them; telemetry is off by another one in all tests.
+#: Variables that are read at import and once more by whoever uses them.
 READ_AGAIN = {
     "HOME", "PATH", "PWD", "TMPDIR", "TEMP", "TMP", "PYTEST_CURRENT_TEST", "MLFLOW_TRACKING_URI",
-    "MLFLOW_DISABLE_TELEMETRY",
+    "MLFLOW_DISABLE_TELEMETRY",  # which another one turns off in all tests
+    "_MLFLOW_SERVER_FILE_STORE", "_MLFLOW_SERVER_SERVE_ARTIFACTS",  # by what is not kept
 }  # fmt: skip
 #: What these import late, when they are used.
 LATE = (

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.servers
 
 def test_a_killed_step_is_not_taken_for_complete_and_a_killed_launcher_stops_its_children(workflow: Workflow) -> None:
     workflow.prepare(*LONG[:2])
-    process = workflow.fresh.start(*LONG)
+    process = workflow.start(*LONG)
     _, step = until_training(process)
     os.kill(step, signal.SIGKILL)
     _, err = process.communicate(timeout=60)
