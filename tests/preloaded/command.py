@@ -15,9 +15,9 @@ AT_START = ("PYTHON", "LD_", "LC_", "LANG", "OMP_", "OPENBLAS_", "MKL_", "MALLOC
 FORWARDED = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT, _signal.SIGUSR1, _signal.SIGUSR2)
 
 
-def start(at_import: list[str]) -> tuple[dict[str, str], int]:
+def start(at_import: list[str], environ: "os._Environ[str] | dict[str, str]") -> tuple[dict[str, str], int]:
     """What a process has from its start on: these variables and those above, and its user."""
-    counts = {name: value for name, value in os.environ.items() if name in at_import or name.startswith(AT_START)}
+    counts = {name: value for name, value in environ.items() if name in at_import or name.startswith(AT_START)}
     return counts, os.geteuid()
 
 
@@ -77,6 +77,6 @@ def run(
 ) -> None:
     """The command: `script` is the program's own file where the command is not `python`."""
     arguments = [*script, *sys.argv[1:]]
-    if start(at_import) != expected or not can_be_preloaded(arguments):
+    if start(at_import, os.environ) != expected or not can_be_preloaded(arguments):
         os.execv(python, [python, *arguments])
     end_like(hand_over(address, os.path.abspath(sys.argv[0]), arguments))

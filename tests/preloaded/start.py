@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import functools
+import os
 import shutil
 import subprocess
 import sys
@@ -16,14 +17,19 @@ from tests.preloaded.process import shown_name
 
 HERE = Path(__file__).resolve().parent
 REAL_PYTHON = sys.executable
+_FOLDER = "preloaded-"
 
 
 @functools.cache
-def commands() -> Path | None:
-    """A folder for the front of PATH, with a preloaded `python` and `mlflow`; None where this is not Linux."""
+def commands(at_start: tuple[tuple[str, str], ...] = ()) -> Path | None:
+    """A folder for the front of PATH, with a preloaded `python` and `mlflow`; None where this is not Linux.
+
+    Args:
+        at_start: variables that processes find when they start, by name and value, so one preloaded Python each.
+    """
     if sys.platform != "linux":
         return None
-    folder = Path(tempfile.mkdtemp(prefix="preloaded-"))
+    folder = Path(tempfile.mkdtemp(prefix=_FOLDER))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     address = str(folder / "socket")
     # Its standard input is never written to: it ends with this process.
@@ -32,12 +38,13 @@ def commands() -> Path | None:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=HERE.parent.parent,
+        env=os.environ | dict(at_start),
     )
     atexit.register(_stop, server)
     assert server.stdout
     at_import = server.stdout.readline().decode().split()
     assert at_import, "the preloaded Python has ended"
-    _write_commands(folder, address, at_import)
+    _write_commands(folder, address, at_import, command.start(at_import, os.environ | dict(at_start)))
     return folder
 
 
@@ -58,10 +65,9 @@ def preloaded() -> Iterator[None]:
 
 def process_of(command: int) -> int:
     """The process that does the work of a command, by its process id; the command itself where it is not preloaded."""
-    folder = commands()
     # As the first line of the command says: the interpreter, its options, the command's own file.
     words = Path(f"/proc/{command}/cmdline").read_text().split("\0")
-    if not folder or folder not in Path(words[2] if len(words) > 2 else "").parents:
+    if len(words) < 3 or not Path(words[2]).parent.name.startswith(_FOLDER):
         return command
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
@@ -79,10 +85,10 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
     server.wait()
 
 
-def _write_commands(folder: Path, address: str, at_import: list[str]) -> None:
+def _write_commands(folder: Path, address: str, at_import: list[str], start: tuple[dict[str, str], int]) -> None:
     real = Path(REAL_PYTHON).parent
     for name, script in (("python", []), ("mlflow", [str(real / "mlflow")])):
-        run = f"run({address!r}, {at_import!r}, {command.start(at_import)!r}, {REAL_PYTHON!r}, {script!r})"
+        run = f"run({address!r}, {at_import!r}, {start!r}, {REAL_PYTHON!r}, {script!r})"
         file = folder / name
         file.write_text(
             f"#!{Path(sys.executable).resolve()} -IS\n"

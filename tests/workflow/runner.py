@@ -70,6 +70,8 @@ class Workflow:
     experiment: str = "tests"
     #: Whether its processes are forks of a Python that has made most imports.
     preloaded: bool = True
+    #: Variables that its processes find when they start, by name and value.
+    at_start: tuple[tuple[str, str], ...] = ()
 
     @property
     def fresh(self) -> "Workflow":
@@ -79,7 +81,7 @@ class Workflow:
     @property
     def commands(self) -> Path:
         """The folder of the `python` and the `mlflow` of its processes."""
-        return (commands() if self.preloaded else None) or REAL
+        return (commands(self.at_start) if self.preloaded else None) or REAL
 
     @property
     def path(self) -> dict[str, str]:
@@ -108,8 +110,9 @@ class Workflow:
         return self._popen(command, self.project, {**self.environ(uri), **environ})
 
     def _popen(self, command: list[str], cwd: Path, environ: dict[str, str]) -> subprocess.Popen[str]:
+        environ = environ | self.path | dict(self.at_start)
         return subprocess.Popen(
-            command, cwd=cwd, env=environ | self.path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command, cwd=cwd, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
 
     def run(self, *arguments: str, **options: Any) -> Outcome:
