@@ -21,6 +21,7 @@ from packaging.utils import canonicalize_name
 from purchase_predict import parameters
 from purchase_predict.settings import PROJECT
 from tests.conftest import new_store
+from tests.preloaded.start import program
 from tools.lock import DEVELOPMENT_GROUPS
 
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())
@@ -246,7 +247,7 @@ def test_readmes_make_targets_exist() -> None:
 def test_who_has_no_conda_finds_the_sentence_in_the_readme(empty_store: Path, tmp_path: Path) -> None:
     environ = {name: value for name, value in os.environ.items() if name != "MLFLOW_CONDA_HOME"}
     run = subprocess.run(
-        ["mlflow", "run", str(PROJECT)],
+        [program("mlflow"), "run", str(PROJECT)],
         cwd=tmp_path,
         env={**environ, "MLFLOW_TRACKING_URI": new_store(empty_store, tmp_path)},
         capture_output=True,

@@ -1,8 +1,9 @@
 """The primary table in plain Python: each session in time order, obviously right, slow."""
 
+import functools
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any, NamedTuple
@@ -30,7 +31,8 @@ def primary(events: Iterable[Event]) -> list[dict[str, Any]]:
             by_user[event.user_id][event.user_session].append(event)
     rows = [row for sessions in by_user.values() for session in sessions for row in _rows_of_session(session, sessions)]
     known = [event for sessions in by_user.values() for session in sessions.values() for event in session]
-    rows = [row | _shop(row, known) for row in rows]
+    as_of = functools.cache(functools.partial(_as_of, events=known))  # many rows ask for the same product and day
+    rows = [row | _shop(row, as_of) for row in rows]
     return sorted(rows, key=lambda row: (row["user_id"], row["user_session"], row["product_id"]))
 
 
@@ -112,17 +114,29 @@ def _nulls_last(value: Any) -> tuple[bool, Any]:
     return value is None, 0 if value is None else value
 
 
-def _shop(row: dict[str, Any], events: list[Event]) -> dict[str, Any]:
-    """What the shop knew about the row's product at the midnight before: all events are looked at for every row."""
-    midnight = row["event_time"].replace(hour=0, minute=0, second=0, microsecond=0)
+class _AsOf(NamedTuple):
+    """What the shop knew at a midnight: counters of a product, counters of all, logarithms of its prices."""
+
+    own: dict[str, int]
+    shop: dict[str, int]
+    logs: list[int]
+
+
+def _as_of(midnight: datetime, product: int, events: list[Event]) -> _AsOf:
+    """All events are looked at."""
     earlier = [event for event in events if event.event_time < midnight]
-    own = _counters(event for event in earlier if event.product_id == row["product_id"])
-    shop = _counters(earlier)
+    own = [event for event in earlier if event.product_id == product]
+    return _AsOf(_counters(own), _counters(earlier), [log for log in map(_log, own) if log is not None])
+
+
+def _shop(row: dict[str, Any], as_of: Callable[[datetime, int], _AsOf]) -> dict[str, Any]:
+    """What the shop knew about the row's product at the midnight before."""
+    midnight = row["event_time"].replace(hour=0, minute=0, second=0, microsecond=0)
+    own, shop, logs = as_of(midnight, row["product_id"])
 
     def rate(of: str, per: str, mixed: int) -> float | None:
         return (own[of] + mixed * (shop[of] / shop[per])) / (own[per] + mixed) if shop[per] else None
 
-    logs = [_log(event) for event in earlier if event.product_id == row["product_id"] and _log(event) is not None]
     price = None if not row["price"] else round(math.log(row["price"]) * 1_000_000)
     return {
         "product_conversion_rate": rate("bought", "carted", 20),

@@ -2,7 +2,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import threading
 import warnings
 from pathlib import Path
@@ -17,6 +16,7 @@ from purchase_predict.workflow import completed
 from steps.deploy import deploy
 from steps.rollback import rollback
 from tests import registered
+from tests.preloaded.start import program
 from tests.registered import Trained, invoke
 
 
@@ -292,7 +292,7 @@ def race(uri: str, name: str, contenders: list[Trained]) -> list[int]:
     """Deploys of the models in processes that start together; the versions that they ended with."""
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", _RACE, name, trained.uri],
+            [program("python"), "-c", _RACE, name, trained.uri],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -1,7 +1,6 @@
 """The rule of the gate, for every metric that it may compare by, whichever way is better."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from purchase_predict.evaluation.few_users import stretch
 from purchase_predict.metrics import METRICS, SEARCHABLE, Score, utility
 from purchase_predict.registry.gate import Contest, decide
 from tests.conftest import checkout
+from tests.preloaded.start import program
 
 metrics = st.sampled_from(SEARCHABLE)
 
@@ -87,7 +87,7 @@ def test_another_loss_becomes_searchable_by_one_line(tmp_path: Path) -> None:
     text = file.read_text(encoding="utf-8")
     assert before in text
     file.write_text(text.replace(before, before[:-1] + ', searchable=True, early_stopping="log_loss")'))
-    subprocess.run([sys.executable, "-c", _ANOTHER_LOSS], cwd=project, check=True)
+    subprocess.run([program("python"), "-c", _ANOTHER_LOSS], cwd=project, check=True)
 
 
 @pytest.mark.parametrize(("users", "passed"), [(0, False), (1, False), (9, False), (10, True), (None, True)])

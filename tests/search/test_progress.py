@@ -1,9 +1,9 @@
 import os
 import pty
 import subprocess
-import sys
 
 from tests.conftest import PROJECT
+from tests.preloaded.start import program
 
 SEARCH = """
 from purchase_predict.search.progress import progress
@@ -22,7 +22,7 @@ with progress(4, "roc_auc", [trial(0, 0.61)]) as advance:
 def test_a_person_sees_a_bar_with_the_best_so_far_and_standard_output_nothing() -> None:
     master, slave = pty.openpty()
     ended = subprocess.run(
-        [sys.executable, "-c", SEARCH], cwd=PROJECT, stdout=subprocess.PIPE, stderr=slave, check=True
+        [program("python"), "-c", SEARCH], cwd=PROJECT, stdout=subprocess.PIPE, stderr=slave, check=True
     )
     os.close(slave)
     screen = b""
@@ -40,7 +40,7 @@ def test_a_person_sees_a_bar_with_the_best_so_far_and_standard_output_nothing() 
 
 
 def test_a_log_gets_a_line_for_each_new_trial() -> None:
-    ended = subprocess.run([sys.executable, "-c", SEARCH], cwd=PROJECT, capture_output=True, text=True, check=True)
+    ended = subprocess.run([program("python"), "-c", SEARCH], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert ended.stderr == ""
     assert ended.stdout.splitlines() == [
         "train: 1 trials of an earlier search with the same key are taken over",

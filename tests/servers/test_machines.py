@@ -26,13 +26,14 @@ def test_four_machines_share_the_server_and_the_bucket_alone(
     sample.write(tmp_path / "part-0.parquet", 20_000)
     bucket = storage.Client(project="shop", credentials=AnonymousCredentials()).bucket(server.config.bucket)
     bucket.blob("machines/part-0.parquet").upload_from_filename(tmp_path / "part-0.parquet")
-    mlflow_run = ("mlflow", "run", ".", "--env-manager", "local")
+    # An absolute path: `ip` looks for programs on this process's PATH.
+    mlflow_run = (str(workflow.commands / "mlflow"), "run", ".", "--env-manager", "local")
 
     def on(machine: str, *command: str) -> Outcome:
         home = tmp_path / machine
         project = checkout(home / "project")
         (home / "tmp").mkdir()
-        environ = clean_environ() | client | {"MLFLOW_EXPERIMENT_NAME": workflow.experiment}
+        environ = clean_environ() | client | workflow.path | {"MLFLOW_EXPERIMENT_NAME": workflow.experiment}
         done = subprocess.run(
             ["ip", "netns", "exec", network.machines[machine], *command],
             cwd=project, env=environ | {"HOME": str(home), "TMPDIR": str(home / "tmp")},
@@ -44,7 +45,7 @@ def test_four_machines_share_the_server_and_the_bucket_alone(
         return Outcome(done.returncode, done.stdout, done.stderr)
 
     def step(name: str) -> tuple[str, ...]:
-        return "python", "-m", f"steps.{name}"
+        return str(workflow.commands / "python"), "-m", f"steps.{name}"
 
     def made(step: str, path: str) -> str:
         return f"runs:/{workflow.runs(step)[0].info.run_id}/{path}"

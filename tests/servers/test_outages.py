@@ -88,7 +88,9 @@ def kill(workflow: Workflow, asked: tuple[str, ...], victim: str, step: str) -> 
 
     Only where the launcher is the victim is there one: in tests/workflow/test_faults.py a launcher loses its step.
     """
-    process = workflow.start(*asked) if victim == "launcher" else workflow.start_main(*asked)
+    # Whose child is the victim sees only its end; whose parent is, has to see by itself that it is gone.
+    started = workflow if victim == "step" else workflow.fresh
+    process = started.start(*asked) if victim == "launcher" else started.start_main(*asked)
     main, working = main_and_step(process, step)
     # It has entered its run: of a step that main's death meets earlier, tests/workflow/test_faults.py knows.
     wait_for(lambda: "lease.heartbeat" in workflow.runs(step)[0].data.tags)

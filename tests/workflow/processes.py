@@ -9,6 +9,8 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+from tests.preloaded.start import process_of
+
 #: A search that lasts until it is killed.
 LONG = ("-P", "source=sample:20000", "-P", "max_evals=400")
 
@@ -62,9 +64,10 @@ def main_and_step(process: subprocess.Popen[str], step: str) -> tuple[int, int]:
     """Waits until main, or the main of a launcher, has started the step; returns the process ids of both."""
     until(process, f"{step}: running")
     assert isinstance(process.args, list)
-    (main,) = children(process.pid) if process.args[0] == "mlflow" else (process.pid,)
+    first = process_of(process.pid)
+    (main,) = map(process_of, children(first)) if process.args[0] == "mlflow" else (first,)
     wait_for(lambda: _starting(step, main))
-    return main, _starting(step, main)[0]
+    return main, process_of(_starting(step, main)[0])
 
 
 def _starting(step: str, main: int) -> list[int]:

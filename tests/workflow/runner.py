@@ -2,8 +2,9 @@
 
 `mlflow run` is what users call: launcher, main, and a process for each step. `main` leaves the launcher out
 (`python main.py`), for tests whose subject is not `mlflow run`. `main_here` and `step_here` start no process: for dry
-runs, for workflows that reuse everything, and for steps that only prepare what a test needs. A process takes 2 to 3 s
-of CPU time for its imports alone.
+runs, for workflows that reuse everything, and for steps that only prepare what a test needs. The processes are forks of
+a Python that has imported other people's packages (tests/preloaded), which saves 2 to 5 s of CPU time each; those of
+`workflow.fresh` start anew: for tests of signals, of killed processes, and of what a process finds when it starts.
 """
 
 import contextlib
@@ -13,10 +14,11 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,11 @@ import click
 import mlflow
 
 from tests.conftest import PROJECT
+from tests.preloaded.start import commands, preloaded, program
 from tools.machine import answers, free_port
+
+#: The folder of the `python` and the `mlflow` that are not preloaded.
+REAL = Path(sys.executable).parent
 
 
 def clean_environ() -> dict[str, str]:
@@ -62,6 +68,25 @@ class Workflow:
     project: Path
     uri: str
     experiment: str = "tests"
+    #: Whether its processes are forks of a Python that has made most imports.
+    preloaded: bool = True
+    #: Variables that its processes find when they start, by name and value.
+    at_start: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def fresh(self) -> "Workflow":
+        """The same, whose processes import everything anew."""
+        return replace(self, preloaded=False)
+
+    @property
+    def commands(self) -> Path:
+        """The folder of the `python` and the `mlflow` of its processes."""
+        return (commands(self.at_start) if self.preloaded else None) or REAL
+
+    @property
+    def path(self) -> dict[str, str]:
+        """The variable PATH, by which a process of the workflow finds them first."""
+        return {"PATH": f"{self.commands}{os.pathsep}{os.environ['PATH']}"}
 
     def environ(self, uri: str | None = None) -> dict[str, str]:
         """The variables of a process of the workflow."""
@@ -84,8 +109,8 @@ class Workflow:
         command = ["python", "-m", f"steps.{step}", *options(arguments)]
         return self._popen(command, self.project, {**self.environ(uri), **environ})
 
-    @staticmethod
-    def _popen(command: list[str], cwd: Path, environ: dict[str, str]) -> subprocess.Popen[str]:
+    def _popen(self, command: list[str], cwd: Path, environ: dict[str, str]) -> subprocess.Popen[str]:
+        environ = environ | self.path | dict(self.at_start)
         return subprocess.Popen(
             command, cwd=cwd, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -104,7 +129,8 @@ class Workflow:
 
     def main_here(self, *arguments: str, **environ: str) -> Outcome:
         """main in this process, with the working tree's own code; steps that it has to run are processes still."""
-        return self._here("main", arguments, environ)
+        with preloaded() if self.preloaded else contextlib.nullcontext():  # main has its steps run by its own Python
+            return self._here("main", arguments, environ)
 
     def step_here(self, step: str, *arguments: str, **environ: str) -> Outcome:
         """A step alone in this process, with the working tree's own code: main reuses its run."""
@@ -176,7 +202,7 @@ def options(arguments: tuple[str, ...]) -> list[str]:
 def tracking_server(folder: Path) -> Iterator[str]:
     """The URI of a real MLflow server of its own, which keeps runs and artifacts in the folder."""
     port = free_port()
-    command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command = [program("mlflow"), "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     stores = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "server")]
     uri = f"http://127.0.0.1:{port}"
     with (folder / "server.log").open("wb") as log:

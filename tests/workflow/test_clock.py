@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -44,9 +45,11 @@ def asked(max_evals: int) -> tuple[str, ...]:
 
 def test_a_clock_that_is_set_back_costs_no_reuse(workflow: Workflow, clock: tuple[Path, dict[str, str]]) -> None:
     offset, environ = clock
+    offset.write_text("+0")
+    by_this_clock = replace(workflow, at_start=tuple(environ.items()))
 
     def start(max_evals: int) -> subprocess.Popen[str]:
-        return workflow.start_main(*asked(max_evals), **environ)
+        return by_this_clock.start_main(*asked(max_evals))
 
     def steps(process: subprocess.Popen[str]) -> dict[str, str]:
         outcome = workflow.outcome(process)
@@ -54,7 +57,6 @@ def test_a_clock_that_is_set_back_costs_no_reuse(workflow: Workflow, clock: tupl
         return outcome.steps
 
     workflow.prepare(*SOURCE)
-    offset.write_text("+0")
     process = start(1)
     until(process, "train: running")
     offset.write_text("-1d")

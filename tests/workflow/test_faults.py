@@ -28,7 +28,7 @@ def test_a_killed_step_is_not_taken_for_complete_and_a_killed_launcher_stops_its
     assert "Traceback" not in err
     assert "step.complete" not in workflow.runs("train")[0].data.tags
 
-    process = workflow.start(*LONG)
+    process = workflow.fresh.start(*LONG)
     main, step = until_training(process)
     process.terminate()
     process.communicate(timeout=60)
@@ -44,7 +44,7 @@ def test_a_killed_step_is_not_taken_for_complete_and_a_killed_launcher_stops_its
 
 def test_a_step_whose_main_died_before_it_began_ends_too(workflow: Workflow) -> None:
     workflow.prepare(*LONG[:2])
-    process = workflow.start_main(*LONG)
+    process = workflow.fresh.start_main(*LONG)
     main, step = main_and_step(process, "train")
     os.kill(step, signal.SIGSTOP)  # it still imports
     os.kill(main, signal.SIGKILL)
@@ -104,17 +104,18 @@ def test_a_server_that_only_dotenv_names_stops_main_before_any_step(project: Pat
     copy = checkout(tmp_path / "project")
     (copy / ".env").write_text("ENV=staging\nMLFLOW_TRACKING_URI=http://127.0.0.1:9\n")
     default = f"sqlite:///{copy}/mlflow.db"
-    process = subprocess.run(
+    launcher = subprocess.Popen(
         ["mlflow", "run", ".", "--env-manager", "local"],
         cwd=copy,
-        env=clean_environ(),
-        capture_output=True,
+        env=clean_environ() | Workflow(copy, default).path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
     )
-    assert process.returncode == 1
-    assert "mlflow --env-file .env run ." in process.stderr
-    assert "Traceback" not in process.stderr
+    outcome = Workflow.outcome(launcher)
+    assert outcome.code == 1
+    assert "mlflow --env-file .env run ." in outcome.err
+    assert "Traceback" not in outcome.err
     (run,) = mlflow.MlflowClient(default).search_runs(["0"])
     assert run.info.status == "FAILED"
-    assert "Error: " + run.data.tags["error"] in process.stderr
+    assert "Error: " + run.data.tags["error"] in outcome.err

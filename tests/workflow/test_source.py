@@ -7,7 +7,6 @@ import ast
 import json
 import random
 import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import pytest
 from purchase_predict.parameters import STEPS
 from purchase_predict.workflow.source import source_closure
 from tests.conftest import checkout
+from tests.preloaded.start import program
 
 #: The digest of each file in the closure of each step.
 Closures = dict[str, dict[str, str]]
@@ -182,7 +182,7 @@ def imported(copy: Path) -> Imported:
         edited(copy, names, lambda _: "VALUE = 1\nprint('imported', __name__, flush=True)\n"),
     ):
         code = "import purchase_predict.reading.load"
-        run = subprocess.run([sys.executable, "-c", code], cwd=copy, check=True, capture_output=True, text=True)
+        run = subprocess.run([program("python"), "-c", code], cwd=copy, check=True, capture_output=True, text=True)
         unedited = closures(copy)
         with edited(copy, names, with_statement):
             edits = differing(unedited, closures(copy))
@@ -231,7 +231,7 @@ for step in {list(STEPS)}:
 @pytest.fixture(scope="module")
 def executed(copy: Path) -> dict[str, set[str]]:
     """The project's files that Python runs when it imports a step, by step."""
-    run = subprocess.run([sys.executable, "-c", _EXECUTED], cwd=copy, check=True, capture_output=True, text=True)
+    run = subprocess.run([program("python"), "-c", _EXECUTED], cwd=copy, check=True, capture_output=True, text=True)
     ran = {}
     for step, names in map(json.loads, run.stdout.splitlines()):
         files = {Path(name).resolve() for name in names}

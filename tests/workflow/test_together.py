@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.preloaded.start import process_of
 from tests.workflow.processes import LONG, stop_between_writes, until, until_training, wait_for
 from tests.workflow.runner import Outcome, Workflow
 
@@ -58,10 +59,10 @@ def test_main_waits_for_a_step_that_runs_alone(workflow: Workflow) -> None:
     workflow.prepare(*LONG[:2])
     alone = workflow.start_step("train", "-P", "max_evals=10")
     wait_for(lambda: any("lease.key" in run.data.tags for run in workflow.runs("train")))
-    stop_between_writes(alone.pid, Path(workflow.uri.removeprefix("sqlite:///")))  # until main has met it
+    stop_between_writes(process_of(alone.pid), Path(workflow.uri.removeprefix("sqlite:///")))  # until main has met it
     second = workflow.start_main(*LONG[:2], "-P", "max_evals=10")
     said = until(second, "train: waiting for run")
-    os.kill(alone.pid, signal.SIGCONT)
+    os.kill(process_of(alone.pid), signal.SIGCONT)
     assert workflow.outcome(alone).code == 0
     rest = workflow.outcome(second)
     outcome = Outcome(rest.code, said + rest.out, rest.err)

@@ -1,0 +1,97 @@
+"""Starts the preloaded Python of this test process, when the first workflow asks for it."""
+
+import atexit
+import contextlib
+import functools
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.preloaded import command
+from tests.preloaded.process import shown_name
+
+HERE = Path(__file__).resolve().parent
+REAL_PYTHON = sys.executable
+_FOLDER = "preloaded-"
+
+
+@functools.cache
+def commands(at_start: tuple[tuple[str, str], ...] = ()) -> Path | None:
+    """A folder for the front of PATH, with a preloaded `python` and `mlflow`; None where this is not Linux.
+
+    Args:
+        at_start: variables that processes find when they start, by name and value, so one preloaded Python each.
+    """
+    if sys.platform != "linux":
+        return None
+    folder = Path(tempfile.mkdtemp(prefix=_FOLDER))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    address = str(folder / "socket")
+    # Its standard input is never written to: it ends with this process.
+    server = subprocess.Popen(
+        [REAL_PYTHON, "-m", "tests.preloaded.server", address],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=HERE.parent.parent,
+        env=os.environ | dict(at_start),
+    )
+    atexit.register(_stop, server)
+    assert server.stdout
+    at_import = server.stdout.readline().decode().split()
+    assert at_import, "the preloaded Python has ended"
+    _write_commands(folder, address, at_import, command.start(at_import, os.environ | dict(at_start)))
+    return folder
+
+
+def program(name: str) -> str:
+    """The preloaded `python` or `mlflow`, or the real one where there is none."""
+    return str((commands() or Path(REAL_PYTHON).parent) / name)
+
+
+@contextlib.contextmanager
+def preloaded() -> Iterator[None]:
+    """What this process starts with its own Python while the block runs, starts with the preloaded one."""
+    before, sys.executable = sys.executable, program("python")
+    try:
+        yield
+    finally:
+        sys.executable = before
+
+
+def process_of(command: int) -> int:
+    """The process that does the work of a command, by its process id; the command itself where it is not preloaded."""
+    # As the first line of the command says: the interpreter, its options, the command's own file.
+    words = Path(f"/proc/{command}/cmdline").read_text().split("\0")
+    if len(words) < 3 or not Path(words[2]).parent.name.startswith(_FOLDER):
+        return command
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        for file in Path("/proc").glob("[0-9]*/comm"):
+            with contextlib.suppress(OSError):
+                if file.read_text() == f"{shown_name(command)}\n":
+                    return int(file.parent.name)
+        time.sleep(0.01)
+    raise AssertionError(f"{command} has no process")
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    assert server.stdin
+    server.stdin.close()
+    server.wait()
+
+
+def _write_commands(folder: Path, address: str, at_import: list[str], start: tuple[dict[str, str], int]) -> None:
+    real = Path(REAL_PYTHON).parent
+    for name, script in (("python", []), ("mlflow", [str(real / "mlflow")])):
+        run = f"run({address!r}, {at_import!r}, {start!r}, {REAL_PYTHON!r}, {script!r})"
+        file = folder / name
+        file.write_text(
+            f"#!{Path(sys.executable).resolve()} -IS\n"
+            f"import sys\nsys.path.insert(0, {str(HERE)!r})\nfrom command import run\n{run}\n"
+        )
+        file.chmod(0o755)
