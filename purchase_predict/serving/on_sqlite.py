@@ -22,8 +22,10 @@ from purchase_predict.serving.state import Batch, Result, Size, Unavailable, key
 
 #: The version of the tables below. A file of another version is refused.
 VERSION = 1
-#: Seconds between two checkpoints, which a thread of its own makes: they wait for the disk.
-_CHECKPOINT_SECONDS = 5
+#: Seconds between two looks at the size of the log of changes, by a thread of its own.
+_CHECKPOINT_SECONDS = 0.5
+#: Bytes of the log of changes from which on a checkpoint moves them into the database.
+_CHECKPOINT_BYTES = 32 * 2**20
 #: Seconds for which a count of the visitors is shown.
 _COUNT_SECONDS = 60
 #: Visitors, or seen events, removed in one transaction.
@@ -263,11 +265,16 @@ class SqliteState:
             self._connection.close()
 
     def _keep_checkpointing(self) -> None:
+        """Moves the log of changes into the database. The long part, which waits for the disk, holds no request up."""
         connection = self._connect()
+        log = Path(f"{self.path}-wal")
         while not self._closed.wait(_CHECKPOINT_SECONDS):
             try:
-                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
-            except sqlite3.Error:  # as on a full disk; the requests meet and report it
+                if log.exists() and log.stat().st_size > _CHECKPOINT_BYTES:
+                    connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                    with self._lock:  # without a pause in the changes the log would never be empty, and only grow
+                        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            except (sqlite3.Error, OSError):  # as on a full disk; the requests meet and report it
                 continue
         connection.close()
 

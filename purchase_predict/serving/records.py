@@ -11,6 +11,8 @@ from typing import Any, Self
 #: before more sessions than this can no longer be answered exactly; it is counted (`overlaps`).
 TALLY_SESSIONS = 32
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False)
+
 
 class Tally:
     """How many facts, such as purchases, each of a visitor's sessions has, so that those of earlier sessions can be summed.
@@ -64,7 +66,7 @@ class Record:
         """The record as JSON text."""
         values = [getattr(self, name) for name in self.__slots__]
         packed = [value.pack() if isinstance(value, Tally) else value for value in values]
-        return json.dumps(packed, ensure_ascii=False, separators=(",", ":"))
+        return _ENCODER.encode(packed)
 
     @classmethod
     def unpack(cls, text: str | bytes) -> Self:
