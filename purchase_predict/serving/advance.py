@@ -117,7 +117,9 @@ def _count_together(batch: Batch, events: list[Event], done: Advanced, answered:
             _count_purchase(batch, event)
         pair = batch.pairs[event.user, event.session, event.product]
         if event.kind != "view" and event.time >= pair.decided:
-            pair.in_cart, pair.decided = event.kind == "cart", event.time
+            # Of events at the same time, a removal or a purchase wins, in whatever order they arrive.
+            pair.in_cart = event.kind == "cart" and (event.time > pair.decided or pair.in_cart)
+            pair.decided = event.time
 
 
 def _count(batch: Batch, event: Event) -> None:

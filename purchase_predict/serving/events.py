@@ -20,6 +20,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d(?:\.\d{1,6})?)(?: ?(?:UTC|Z)|([+-]\d\d:?\d\d))?")
 _INT64 = 2**63
+#: Null, as JSON and as CSV have it; `load` takes both for the same.
+_EMPTY = (None, "")
 _NAMES = tuple(column.name for column in EVENTS)
 _REASONS = {column.name: column.reason or TYPES[column.type].reason for column in EVENTS}
 _REQUIRED = frozenset(column.name for column in EVENTS if column.required)
@@ -81,7 +83,7 @@ def parse(raw: object, now: datetime) -> Event:
     if not isinstance(raw, Mapping):
         raise Refused("event", type(raw).__name__, "must be an object with the columns of the events table")
     for name in _NAMES:
-        if name in _REQUIRED and raw.get(name) in (None, ""):
+        if name in _REQUIRED and raw.get(name) in _EMPTY:
             raise Refused(name, "", "must not be empty")
     kind = raw["event_type"]
     if not isinstance(kind, str) or kind not in EVENT_TYPES:
@@ -90,7 +92,7 @@ def parse(raw: object, now: datetime) -> Event:
         _time(raw["event_time"], now),
         kind,
         _whole(raw, "product_id"),
-        None if raw.get("category_id") is None else _whole(raw, "category_id"),
+        None if raw.get("category_id") in _EMPTY else _whole(raw, "category_id"),
         _text(raw, "category_code"),
         _text(raw, "brand"),
         _price(raw.get("price")),
@@ -141,7 +143,7 @@ def _whole(raw: Mapping[str, Any], name: str) -> int:
 
 def _text(raw: Mapping[str, Any], name: str) -> str | None:
     value = raw.get(name)
-    if value is None:
+    if value in _EMPTY:
         return None
     if not isinstance(value, str):
         raise Refused(name, value, "must be text")
@@ -155,7 +157,7 @@ def _text(raw: Mapping[str, Any], name: str) -> str | None:
 
 
 def _price(value: object) -> float | None:
-    if value is None:
+    if value in _EMPTY:
         return None
     try:
         # `float` also takes "1_000" and " 1 "; a bool is an int to it.

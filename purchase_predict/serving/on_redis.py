@@ -33,7 +33,7 @@ from purchase_predict.serving.records import Pair, Product, Session, Visitor
 from purchase_predict.serving.shop_days import COUNTERS, EARLIER, Days
 from purchase_predict.serving.state import Batch, Result, SeenKey, Size, Unavailable, keys_of
 
-_PREFIX = "purchase-predict:"
+PREFIX = "purchase-predict:"
 #: Seconds to wait for Redis to answer.
 _TIMEOUT_SECONDS = 2.0
 #: How often a request is tried where other servers change the same visitors, or the connection breaks.
@@ -66,7 +66,7 @@ class RedisState:
             click.ClickException: Redis cannot be reached.
         """
         self._shown = shown_uri(uri)
-        self._expires = (retention_days + 1) * _DAY_SECONDS
+        self._expires = expires_after(retention_days)
         try:
             self._redis = redis.Redis.from_url(
                 uri,
@@ -106,7 +106,7 @@ class RedisState:
     def _change_once(self, events: Sequence[Event], work: Callable[[Batch], Result]) -> Result:
         visitors = sorted({event.user for event in events})
         with self._redis.pipeline() as pipe:
-            pipe.watch(*(f"{_PREFIX}visitor:{user}" for user in visitors))
+            pipe.watch(*(f"{PREFIX}visitor:{user}" for user in visitors))
             batch = self._read(events)
             result = work(batch)
             pipe.multi()
@@ -119,17 +119,17 @@ class RedisState:
         asked = list({(event.user, event.time, event.digest) for event in events})
         with self._redis.pipeline(transaction=False) as pipe:
             for user in visitors:
-                pipe.get(f"{_PREFIX}visitor:{user}")
+                pipe.get(f"{PREFIX}visitor:{user}")
             for user, session in sessions:
                 pipe.hget(_session(user, session), "")
             for user, session, product in pairs:
                 pipe.hget(_session(user, session), str(product))
             for user, product in products:
-                pipe.hget(f"{_PREFIX}products:{user}", str(product))
+                pipe.hget(f"{PREFIX}products:{user}", str(product))
             for key in asked:
                 pipe.sismember(_seen_in(key), _seen(key))  # type: ignore[arg-type]
             for product in [*shop_products, "all"]:
-                pipe.hgetall(f"{_PREFIX}days:{product}")
+                pipe.hgetall(f"{PREFIX}days:{product}")
             answers = iter(pipe.execute())
 
         def known(keys: Iterable[Any], record: Any) -> dict[Any, Any]:
@@ -149,22 +149,22 @@ class RedisState:
             return
         visitors, sessions, pairs, products, shop_products = keys_of(events)
         for user in visitors:
-            pipe.set(f"{_PREFIX}visitor:{user}", batch.visitors[user].pack(), ex=self._expires)
+            pipe.set(f"{PREFIX}visitor:{user}", batch.visitors[user].pack(), ex=self._expires)
         for user, session in sessions:
             pipe.hset(_session(user, session), "", batch.sessions[user, session].pack())
-            pipe.sadd(f"{_PREFIX}users:{session}", user)
+            pipe.sadd(f"{PREFIX}users:{session}", user)
         for user, session, product in pairs:
             pipe.hset(_session(user, session), str(product), batch.pairs[user, session, product].pack())
         for user, product in products:
-            pipe.hset(f"{_PREFIX}products:{user}", str(product), batch.products[user, product].pack())
+            pipe.hset(f"{PREFIX}products:{user}", str(product), batch.products[user, product].pack())
         seen = {(event.user, event.time, event.digest) for event in events}
         for key in seen:
             pipe.sadd(_seen_in(key), _seen(key))
         for (subject, day), counts in batch.added.items():
             for counter, count in counts.items():
-                pipe.hincrby(f"{_PREFIX}days:{'all' if subject is None else subject}", f"{day}:{counter}", count)
-        expiring = {_session(*key) for key in sessions} | {f"{_PREFIX}users:{session}" for _, session in sessions}
-        expiring |= {f"{_PREFIX}products:{user}" for user in visitors} | {_seen_in(key) for key in seen}
+                pipe.hincrby(f"{PREFIX}days:{'all' if subject is None else subject}", f"{day}:{counter}", count)
+        expiring = {_session(*key) for key in sessions} | {f"{PREFIX}users:{session}" for _, session in sessions}
+        expiring |= {f"{PREFIX}products:{user}" for user in visitors} | {_seen_in(key) for key in seen}
         for name in expiring:
             pipe.expire(name, self._expires)
         self._fold_days(pipe, batch, shop_products)
@@ -175,13 +175,13 @@ class RedisState:
             days = batch.shop_days if subject is None else batch.product_days[subject]
             if old := shop_days.too_old(days, newest):
                 name = "all" if subject is None else subject
-                pipe.eval(_FOLD, 1, f"{_PREFIX}days:{name}", max(old) + 1, EARLIER)
+                pipe.eval(_FOLD, 1, f"{PREFIX}days:{name}", max(old) + 1, EARLIER)
 
     def carts(self, session: str) -> list[tuple[int, int, Pair]]:
         """See `state.State.carts`."""
         found = []
         try:
-            for user in sorted(map(int, self._redis.smembers(f"{_PREFIX}users:{session}"))):
+            for user in sorted(map(int, self._redis.smembers(f"{PREFIX}users:{session}"))):
                 records = self._redis.hgetall(_session(user, session))
                 pairs = {int(product): Pair.unpack(text) for product, text in records.items() if product}
                 found += [(user, product, pair) for product, pair in sorted(pairs.items()) if pair.row is not None]
@@ -205,12 +205,17 @@ class RedisState:
         self._redis.close()
 
 
+def expires_after(retention_days: int) -> int:
+    """The seconds after which what belongs to a visitor expires: a day longer, so that what counts is never forgotten."""
+    return (retention_days + 1) * _DAY_SECONDS
+
+
 def _session(user: int, session: str) -> str:
-    return f"{_PREFIX}session:{user}:{session}"
+    return f"{PREFIX}session:{user}:{session}"
 
 
 def _seen_in(key: SeenKey) -> str:
-    return f"{_PREFIX}seen:{key[0]}:{key[1] // DAY_MICROSECONDS}"
+    return f"{PREFIX}seen:{key[0]}:{key[1] // DAY_MICROSECONDS}"
 
 
 def _seen(key: SeenKey) -> bytes:
