@@ -96,7 +96,7 @@ def _add_events(app: FastAPI, service: Service, quick: Executor, slow: Executor)
         tried = await _in(slow, lambda: service.try_out(raw))
         return _json(tried, 422 if len(tried["refused"]) == len(raw) else 200)
 
-    @app.get("/carts/{user_session}", **documents.CARTS)
+    @app.get("/carts/{user_session:path}", **documents.CARTS)
     async def carts(user_session: str, why: bool = False) -> Response:
         try:
             user_session.encode()

@@ -16,6 +16,8 @@ from purchase_predict.serving.meters import Meters
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 #: Bytes of a request's body: of events, and of anything else.
 MAX_EVENT_BYTES, MAX_BYTES = 2**20, 8 * 2**20
+#: Bytes of a refused body that are read before the answer.
+_DRAINED_BYTES = 32 * 2**20
 #: Characters of a token: shorter ones can be guessed.
 _MIN_TOKEN = 16
 
@@ -74,12 +76,13 @@ class Guard:
 
         try:
             if refusal := self._refusal(headers):
+                await _drain(receive)
                 await _answer(noting, *refusal)
             else:
                 await self._limited(scope, receive, noting, headers)
         finally:
             # The route's pattern; a path may have a session's id. Paths without a route share one name.
-            route = getattr(scope.get("route"), "path", "other")
+            route = getattr(scope.get("route"), "path_format", "other")
             self._meters.request(str(route), status, time.perf_counter() - started)
 
     def _refusal(self, headers: Mapping[str, str]) -> tuple[int, str] | None:
@@ -98,6 +101,7 @@ class Guard:
         length = headers.get("content-length", "0")
         too_large = f"a request may have {limit} bytes"
         if not length.isdigit() or int(length) > limit:
+            await _drain(receive)
             await _answer(send, 413, too_large)
             return
         received, begun = 0, False
@@ -142,6 +146,15 @@ def _has_token(authorization: str, token: bytes) -> bool:
     elif scheme.lower() != "bearer":
         return False
     return hmac.compare_digest(value, token)
+
+
+async def _drain(receive: Receive) -> None:
+    """Reads a body and keeps nothing of it: a client that is still sending would get a broken connection for an answer."""
+    received, more = 0, True
+    while more and received < _DRAINED_BYTES:
+        message = await receive()
+        received += len(message.get("body", b""))
+        more = message.get("more_body", False)
 
 
 async def _answer(send: Send, status: int, detail: str) -> None:

@@ -32,7 +32,7 @@ METRICS = {
     "registry_age_seconds": ("gauge", "Seconds since the registry answered last."),
     "shadow_answers_total": ("counter", "Answers of the shadow's version, by version."),
     "shadow_dropped_total": ("counter", "Answers that the shadow was too slow for."),
-    "shadow_difference_sum": ("counter", "Sum of the absolute differences between both probabilities."),
+    "shadow_difference_total": ("counter", "Sum of the absolute differences between both probabilities."),
     "shadow_disagreements_total": ("counter", "Answers in which both decide differently."),
     "log_rows_total": ("counter", "Answers written to the log."),
     "log_dropped_total": ("counter", "Answers that could not be written to the log."),

@@ -132,7 +132,11 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise click.ClickException(f"port {port} of {host}: cannot be listened on: {error.strerror or error}") from error
+        raise click.ClickException(f"port {port} of {host}: cannot be listened on: {_why(error)}") from error
+
+
+def _why(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror or error)
 
 
 def _followed(name: str, env: str, stack: contextlib.ExitStack) -> Follower:

@@ -42,7 +42,7 @@ class Shadow:
                 answer.shadow = probability, will_buy, scorer.version
                 self._meters.add("shadow_answers_total", version=scorer.version)
                 if answer.probability is not None:
-                    self._meters.add("shadow_difference_sum", abs(probability - answer.probability))
+                    self._meters.add("shadow_difference_total", abs(probability - answer.probability))
                     self._meters.add("shadow_disagreements_total", will_buy != answer.will_buy)
             if self._log:
                 self._log.add(answer)

@@ -23,6 +23,7 @@ from tests import registered
 from tests.registered import Trained
 
 NAME = "served"
+_STARTED = " answers at http"
 
 
 def primary_of(source: str, folder: Path) -> pd.DataFrame:
@@ -81,6 +82,7 @@ class Served:
 def server(store: str, log: Path, **parameters: object) -> Iterator[Served]:
     """The server as its entry point starts it, on a free port; ended by SIGTERM."""
     given = {"registry_name": NAME, "env": "production", "port": 0} | parameters
+    starts = log.read_text().count(_STARTED) if log.exists() else 0
     with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "steps.serve", *(f"--{name}={value}" for name, value in given.items())],
@@ -90,10 +92,9 @@ def server(store: str, log: Path, **parameters: object) -> Iterator[Served]:
         )
     served = Served(process, log)
     try:
-        begun = len(log.read_text().split(" answers at "))
-        served.wait_until(lambda: process.poll() is not None or len(log.read_text().split(" answers at ")) > begun - 1, 90)
+        served.wait_until(lambda: process.poll() is not None or log.read_text().count(_STARTED) > starts, 90)
         assert process.poll() is None, log.read_text()
-        served.address = log.read_text().rpartition(" answers at ")[2].split()[0].replace("0.0.0.0", "127.0.0.1")
+        served.address = "http" + log.read_text().rpartition(_STARTED)[2].split()[0].replace("0.0.0.0", "127.0.0.1")
         yield served
     finally:
         if process.poll() is None:
