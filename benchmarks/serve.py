@@ -20,11 +20,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 import mlflow
 import pandas as pd
+import psutil
 
 from benchmarks.arrivals import Waits, arrive
 from benchmarks.predict import prepare
@@ -37,8 +39,21 @@ _LIMIT = 20.0
 _ROUND_SECONDS = 10.0
 
 
+@dataclass(frozen=True)
+class Server:
+    """A server, and what is asked of it."""
+
+    process: psutil.Process
+    address: str
+    path: str
+    bodies: Iterator[bytes]
+
+    def asked(self, rate: float, seconds: float) -> Waits:
+        return arrive(self.address, self.path, self.bodies, rate, seconds)
+
+
 @contextlib.contextmanager
-def _running(command: list[str], ready: str) -> Iterator[None]:
+def _running(command: list[str], ready: str) -> Iterator[psutil.Process]:
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         try:
@@ -48,7 +63,7 @@ def _running(command: list[str], ready: str) -> Iterator[None]:
                     log.seek(0)
                     raise click.ClickException(log.read().decode())
                 time.sleep(0.2)
-            yield
+            yield psutil.Process(process.pid)
         finally:
             os.killpg(process.pid, signal.SIGTERM)
             process.wait(30)
@@ -60,6 +75,12 @@ def _answers(url: str) -> bool:
             return bool(answer.status == 200)
     except OSError:
         return False
+
+
+def _cpu(process: psutil.Process) -> float:
+    """Processor seconds of a server and its children so far: what a busy machine does not change much."""
+    times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
+    return float(sum(one.user + one.system for one in times))
 
 
 def _carts(prefix: str) -> Iterator[bytes]:
@@ -106,35 +127,38 @@ def main(rounds: int, rates: str, state: str) -> None:
         serve += [f"--port={ours.rpartition(':')[2]}", f"--state={state or folder / 'state'}", "--retention_days=30000"]
         models = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/{NAME}@{ENV}", "--workers", "1"]
         models += ["--env-manager", "local", "--port", peer.rpartition(":")[2]]
-        with _running(serve, f"{ours}/ready"), _running(models, f"{peer}/ping"):
+        with _running(serve, f"{ours}/ready") as one, _running(models, f"{peer}/ping") as other:
             servers = {
-                "serve": (ours, "/events", _carts("visit")),
-                "mlflow models serve": (peer, "/invocations", _ready_columns(folder)),
+                "serve": Server(one, ours, "/events", _carts("visit")),
+                "mlflow models serve": Server(other, peer, "/invocations", _ready_columns(folder)),
             }
-            for address, path, bodies in servers.values():
-                arrive(address, path, bodies, 50, 3)
+            for server in servers.values():
+                server.asked(50, 3)
             _at_a_fixed_rate(servers, rounds)
             _at_rising_rates(servers, [float(rate) for rate in rates.split(",")])
 
 
-def _at_a_fixed_rate(servers: dict[str, tuple[str, str, Iterator[bytes]]], rounds: int) -> None:
+def _at_a_fixed_rate(servers: dict[str, Server], rounds: int) -> None:
     found: dict[str, list[Waits]] = {name: [] for name in servers}
+    cpu = dict.fromkeys(servers, 0.0)
     for _ in range(rounds):
-        for name, (address, path, bodies) in servers.items():
-            found[name].append(arrive(address, path, bodies, 100, _ROUND_SECONDS))
-    click.echo("100 requests a second     p50 ms  p99 ms  failed   p99 of each round")
+        for name, server in servers.items():
+            before = _cpu(server.process)
+            found[name].append(server.asked(100, _ROUND_SECONDS))
+            cpu[name] += _cpu(server.process) - before
+    click.echo("100 requests a second     p50 ms  p99 ms  failed  CPU ms a request  p99 of each round")
     for name, waits in found.items():
         all_ = Waits(sorted(itertools.chain.from_iterable(wait.seconds for wait in waits)), sum(w.failed for w in waits))
         each = " ".join(f"{wait.quantile(0.99):.1f}" for wait in waits)
         p50 = statistics.median(wait.quantile(0.5) for wait in waits)
-        click.echo(f"{name:24} {p50:7.2f} {all_.quantile(0.99):7.2f} {all_.failed:7d}   {each}")
+        click.echo(f"{name:24} {p50:7.2f} {all_.quantile(0.99):7.2f} {all_.failed:7d} {1000 * cpu[name] / max(1, len(all_.seconds)):17.2f}  {each}")
 
 
-def _at_rising_rates(servers: dict[str, tuple[str, str, Iterator[bytes]]], rates: list[float]) -> None:
+def _at_rising_rates(servers: dict[str, Server], rates: list[float]) -> None:
     going = dict(servers)
     for rate in rates:
-        for name, (address, path, bodies) in list(going.items()):
-            waits = arrive(address, path, bodies, rate, _ROUND_SECONDS)
+        for name, server in list(going.items()):
+            waits = server.asked(rate, _ROUND_SECONDS)
             p50, p99 = waits.quantile(0.5), waits.quantile(0.99)
             held = p99 <= _LIMIT and not waits.failed
             click.echo(f"{rate:6.0f}/s {name:24} {p50:7.2f} {p99:7.2f} {waits.failed:7d}   {'' if held else 'too slow'}")
