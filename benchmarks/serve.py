@@ -148,10 +148,14 @@ def _at_a_fixed_rate(servers: dict[str, Server], rounds: int) -> None:
             cpu[name] += _cpu(server.process) - before
     click.echo("100 requests a second     p50 ms  p99 ms  failed  CPU ms a request  p99 of each round")
     for name, waits in found.items():
-        all_ = Waits(sorted(itertools.chain.from_iterable(wait.seconds for wait in waits)), sum(w.failed for w in waits))
+        all_ = Waits(
+            sorted(itertools.chain.from_iterable(wait.seconds for wait in waits)), sum(w.failed for w in waits)
+        )
         each = " ".join(f"{wait.quantile(0.99):.1f}" for wait in waits)
         p50 = statistics.median(wait.quantile(0.5) for wait in waits)
-        click.echo(f"{name:24} {p50:7.2f} {all_.quantile(0.99):7.2f} {all_.failed:7d} {1000 * cpu[name] / max(1, len(all_.seconds)):17.2f}  {each}")
+        click.echo(
+            f"{name:24} {p50:7.2f} {all_.quantile(0.99):7.2f} {all_.failed:7d} {1000 * cpu[name] / max(1, len(all_.seconds)):17.2f}  {each}"
+        )
 
 
 def _at_rising_rates(servers: dict[str, Server], rates: list[float]) -> None:
@@ -161,7 +165,9 @@ def _at_rising_rates(servers: dict[str, Server], rates: list[float]) -> None:
             waits = server.asked(rate, _ROUND_SECONDS)
             p50, p99 = waits.quantile(0.5), waits.quantile(0.99)
             held = p99 <= _LIMIT and not waits.failed
-            click.echo(f"{rate:6.0f}/s {name:24} {p50:7.2f} {p99:7.2f} {waits.failed:7d}   {'' if held else 'too slow'}")
+            click.echo(
+                f"{rate:6.0f}/s {name:24} {p50:7.2f} {p99:7.2f} {waits.failed:7d}   {'' if held else 'too slow'}"
+            )
             if not held:
                 del going[name]
             time.sleep(1)

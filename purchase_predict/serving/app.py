@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
@@ -31,7 +31,7 @@ class _Wrong(Exception):
         self.status, self.detail = status, detail
 
 
-def build(service: Service, health: Health, quick: Executor, slow: Executor) -> FastAPI:
+def build(service: Service, health: Health, quick: Executor, slow: Executor, at_once: int = 0) -> FastAPI:
     """The application.
 
     Args:
@@ -39,12 +39,14 @@ def build(service: Service, health: Health, quick: Executor, slow: Executor) -> 
         health: how it is.
         quick: runs what waits for the state.
         slow: runs what may take long, so that events need not wait for it.
+        at_once: a request with so many events or fewer is counted in the event loop itself: a thread would take longer
+            to begin than a local state takes to answer.
     """
     app = FastAPI(
         title="purchase-predict", version="1", description=documents.DESCRIPTION, docs_url=None, redoc_url=None
     )
     _add_errors(app)
-    _add_events(app, service, quick, slow)
+    _add_events(app, service, quick, slow, at_once)
     _add_health(app, health, quick)
     _add_pages(app, slow)
 
@@ -83,11 +85,12 @@ def _add_errors(app: FastAPI) -> None:
         return JSONResponse(json.loads(error.serialize_as_json()), error.get_http_status_code())
 
 
-def _add_events(app: FastAPI, service: Service, quick: Executor, slow: Executor) -> None:
+def _add_events(app: FastAPI, service: Service, quick: Executor, slow: Executor, at_once: int) -> None:
     @app.post("/events", **documents.EVENTS)
     async def events(request: Request) -> Response:
         raw = await _events(request)
-        counted = await _in(quick, lambda: service.count(raw))
+        few = len(raw) <= at_once
+        counted = service.count(raw) if few else await _in(quick, lambda: service.count(raw))
         return _json(counted, 422 if len(counted["refused"]) == len(raw) else 200)
 
     @app.post("/try", **documents.TRY)
@@ -117,7 +120,9 @@ def _add_health(app: FastAPI, health: Health, quick: Executor) -> None:
 
     @app.get("/metrics", **documents.METRICS)
     async def metrics() -> Response:
-        return PlainTextResponse(await _in(quick, health.metrics), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return PlainTextResponse(
+            await _in(quick, health.metrics), media_type="text/plain; version=0.0.4; charset=utf-8"
+        )
 
 
 def _add_pages(app: FastAPI, slow: Executor) -> None:

@@ -53,7 +53,11 @@ _EVENT = {
     "type": "object",
     "required": ["event_time", "event_type", "product_id", "user_id", "user_session"],
     "properties": {
-        "event_time": {"type": "string", "description": "UTC, with seconds", "pattern": r"^\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d"},
+        "event_time": {
+            "type": "string",
+            "description": "UTC, with seconds",
+            "pattern": r"^\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d",
+        },
         "event_type": {"type": "string", "enum": list(EVENT_TYPES)},
         "product_id": _INTEGER["anyOf"][0],  # type: ignore[index]
         "category_id": _INTEGER,

@@ -22,7 +22,9 @@ class Health:
     def ready(self) -> dict[str, Any]:
         """Whether model and state are there, with the version at work and what is wrong, if something is."""
         size, wrong = self._size()
-        problems = [problem for problem in (wrong, self.follower.problem, self.shadow and self.shadow.problem) if problem]
+        problems = [
+            problem for problem in (wrong, self.follower.problem, self.shadow and self.shadow.problem) if problem
+        ]
         scorer = self.follower.scorer
         return {
             "ready": size is not None and scorer is not None,

@@ -28,8 +28,8 @@ _CHECKPOINT_SECONDS = 0.5
 _CHECKPOINT_BYTES = 32 * 2**20
 #: Seconds for which a count of the visitors is shown.
 _COUNT_SECONDS = 60
-#: Visitors, or seen events, removed in one transaction.
-_CHUNK = 500
+#: Visitors who are looked at in one transaction when old ones are forgotten.
+_CHUNK = 50
 
 _COUNTER_NAMES = tuple(f"c{number}" for number in range(COUNTERS))
 _COUNTER_COLUMNS = ", ".join(f"{name} INTEGER NOT NULL" for name in _COUNTER_NAMES)
@@ -88,7 +88,7 @@ class SqliteState:
             threading.Thread(target=self._keep_checkpointing, name="checkpoints", daemon=True).start()
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=5, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(self.path, timeout=2, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA wal_autocheckpoint = 0")
@@ -144,10 +144,17 @@ class SqliteState:
         asked = {(event.user, event.time, event.digest) for event in events}
         seen = {key for key in asked if one("SELECT 1 FROM seen WHERE user = ? AND time = ? AND digest = ?", *key)}
         days = {
-            product: _days(ask("SELECT * FROM product_days WHERE product = ?", (product,)), 1) for product in shop_products
+            product: _days(ask("SELECT * FROM product_days WHERE product = ?", (product,)), 1)
+            for product in shop_products
         }
         return ids, Batch(
-            known_visitors, known_sessions, known_pairs, known_products, seen, days, _days(ask("SELECT * FROM shop_days"), 0)
+            known_visitors,
+            known_sessions,
+            known_pairs,
+            known_products,
+            seen,
+            days,
+            _days(ask("SELECT * FROM shop_days"), 0),
         )
 
     def _write(self, batch: Batch, ids: dict[tuple[int, str], int]) -> None:
@@ -171,9 +178,14 @@ class SqliteState:
         )
         many(
             "INSERT OR REPLACE INTO pairs VALUES (?, ?, ?)",
-            [(ids[user, session], product, batch.pairs[user, session, product].pack()) for user, session, product in pairs],
+            [
+                (ids[user, session], product, batch.pairs[user, session, product].pack())
+                for user, session, product in pairs
+            ],
         )
-        many("INSERT OR REPLACE INTO products VALUES (?, ?, ?)", [(*key, batch.products[key].pack()) for key in products])
+        many(
+            "INSERT OR REPLACE INTO products VALUES (?, ?, ?)", [(*key, batch.products[key].pack()) for key in products]
+        )
         many("INSERT INTO seen VALUES (?, ?, ?)", [(event.user, event.time, event.digest) for event in events])
         self._add_days(batch)
         self._fold_days(batch, shop_products)

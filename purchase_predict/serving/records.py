@@ -88,7 +88,7 @@ class Visitor(Record):
         purchases: by session.
     """
 
-    __slots__ = ("clock", "answered", "sessions_before", "sessions_at", "last_start", "prev_start", "purchases")
+    __slots__ = ("answered", "clock", "last_start", "prev_start", "purchases", "sessions_at", "sessions_before")
     tallies = frozenset({"purchases"})
 
     def __init__(self) -> None:
@@ -171,7 +171,7 @@ class Pair(Record):
         row: its columns at the moment, in the order of `columns.COLUMNS`; None before that.
     """
 
-    __slots__ = ("views", "act", "purchase", "moment", "bought", "in_cart", "decided", "row")
+    __slots__ = ("act", "bought", "decided", "in_cart", "moment", "purchase", "row", "views")
 
     def __init__(self) -> None:
         self.views = 0
@@ -186,7 +186,7 @@ class Pair(Record):
 class Product(Record):
     """A product of a visitor: which sessions viewed it, and its purchases by session."""
 
-    __slots__ = ("views", "purchases")
+    __slots__ = ("purchases", "views")
     tallies = frozenset({"views", "purchases"})
 
     def __init__(self) -> None:

@@ -35,7 +35,9 @@ class Scorer:
         codes = {name: {text: float(code) for code, text in enumerate(values)} for name, values in _categories(model)}
         #: Each feature's place in a row, and the codes of its categories.
         self._places = [
-            (number, COLUMNS.index(name), codes.get(name)) for number, name in enumerate(self.features) if name in COLUMNS
+            (number, COLUMNS.index(name), codes.get(name))
+            for number, name in enumerate(self.features)
+            if name in COLUMNS
         ]
         self.score([[None] * len(COLUMNS)])
 

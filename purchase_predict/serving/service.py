@@ -62,7 +62,11 @@ class Service:
             Unavailable: the state cannot be written; nothing was counted.
         """
         positions, events, refused = _parsed(raw)
-        done = self.state.change(events, lambda batch: advance(batch, events, self.retention_days)) if events else Advanced()
+        done = (
+            self.state.change(events, lambda batch: advance(batch, events, self.retention_days))
+            if events
+            else Advanced()
+        )
         refused += [_too_old(positions[place], events[place], self.retention_days) for place in done.too_old]
         self._meter(done.counts, len(refused))
         answers = self._answers(positions, events, done)
@@ -88,7 +92,10 @@ class Service:
         done = self.state.change(events, work) if events else Advanced()
         scorer = self.follower.scorer
         answers = [
-            {"event": positions[place], **self._of_pair(events[place].user, events[place].session, pair, scorer, why=True)}
+            {
+                "event": positions[place],
+                **self._of_pair(events[place].user, events[place].session, pair, scorer, why=True),
+            }
             for place, pair in done.carts.items()
         ]
         return {"events": done.counts.counted, "repeated": done.counts.repeated, "refused": refused, "answers": answers}
@@ -141,7 +148,16 @@ class Service:
             )
             self._log(
                 Answer(
-                    now, event.user, event.session, event.product, pair.moment or 0, late, row, probability, will_buy, version
+                    now,
+                    event.user,
+                    event.session,
+                    event.product,
+                    pair.moment or 0,
+                    late,
+                    row,
+                    probability,
+                    will_buy,
+                    version,
                 )
             )
         return answers

@@ -14,14 +14,17 @@ from purchase_predict.serving.records import TALLY_SESSIONS
 _ACT = "kind <> 'remove_from_cart'"
 
 #: `{bucket}` is the FROM item of the events; `{oldest}` the day on which a visitor's newest event must lie, or later.
-KNOWN = """
+KNOWN = (
+    """
     WITH events AS (
         SELECT DISTINCT user_id AS visitor, user_session::VARCHAR AS session, epoch_us(event_time) AS time, event_type AS kind,
             product_id AS product, category_id, category_code, brand, price + 0.0 AS price
         FROM {bucket} WHERE user_session IS NOT NULL
     )
     FROM events SEMI JOIN (SELECT visitor FROM events GROUP BY visitor HAVING max(time) >= {oldest} * %d) USING (visitor)
-""" % DAY_MICROSECONDS  # noqa: UP031
+"""
+    % DAY_MICROSECONDS
+)  # noqa: UP031
 
 #: One row per pair, with what sessions, products and visitors need of it.
 PAIRS = f"""
@@ -74,7 +77,9 @@ def _tally(table: str, keys: str) -> str:
         ) GROUP BY {keys}"""
 
 
-_OF_PAIRS = "SELECT visitor, product, place, {count} AS count FROM pairs JOIN starts USING (visitor, session) WHERE {count} > 0"
+_OF_PAIRS = (
+    "SELECT visitor, product, place, {count} AS count FROM pairs JOIN starts USING (visitor, session) WHERE {count} > 0"
+)
 
 SESSION_RECORDS = f"""
     WITH ends AS (SELECT visitor, session, max(time) AS newest FROM known GROUP BY ALL),
@@ -113,7 +118,9 @@ PAIR_RECORDS = f"""
     _json("views", "act", "purchase", "moment", "bought", "in_cart", "decided", "row_")
 } AS record
     FROM pairs JOIN session_records USING (visitor, session) LEFT JOIN (
-        SELECT user_id AS visitor, user_session::VARCHAR AS session, product_id AS product, {_row()} AS row_ FROM primary_table
+        SELECT user_id AS visitor, user_session::VARCHAR AS session, product_id AS product, {
+    _row()
+} AS row_ FROM primary_table
     ) USING (visitor, session, product)
 """
 
@@ -150,7 +157,8 @@ VISITOR_RECORDS = f"""
 """
 
 #: As `Event.digest`.
-SEEN_EVENTS = """
+SEEN_EVENTS = (
+    """
     SELECT visitor, time, (lower - CASE WHEN lower >= 9223372036854775808 THEN 18446744073709551616 ELSE 0 END)::BIGINT AS digest
     FROM (
         SELECT visitor, time, md5_number_lower(
@@ -160,4 +168,6 @@ SEEN_EVENTS = """
         )::HUGEINT AS lower
         FROM known WHERE time >= {oldest} * %d
     )
-""" % DAY_MICROSECONDS  # noqa: UP031
+"""
+    % DAY_MICROSECONDS
+)  # noqa: UP031

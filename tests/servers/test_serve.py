@@ -93,7 +93,12 @@ def test_a_wrong_event_is_refused_alone(server: Served) -> None:
     assert (status, answer["events"]) == (200, 1)
     assert answer["refused"] == [
         {"event": 0, "field": "price", "value": "cheap", "reason": "must be a price, 0 or more"},
-        {"event": 2, "field": "event", "value": "int", "reason": "must be an object with the columns of the events table"},
+        {
+            "event": 2,
+            "field": "event",
+            "value": "int",
+            "reason": "must be an object with the columns of the events table",
+        },
     ]
 
 
@@ -181,7 +186,15 @@ def test_the_pages_ask_nobody_else(server: Served, path: str) -> None:
 def test_the_docs_have_an_example_of_every_address(server: Served) -> None:
     _, openapi = server.ask("/openapi.json")
     assert openapi["info"]["title"] == "purchase-predict"
-    assert set(openapi["paths"]) == {"/events", "/try", "/carts/{user_session}", "/invocations", "/health", "/ready", "/metrics"}
+    assert set(openapi["paths"]) == {
+        "/events",
+        "/try",
+        "/carts/{user_session}",
+        "/invocations",
+        "/health",
+        "/ready",
+        "/metrics",
+    }
     _, page = server.ask("/docs")
     assert all(path in page for path in openapi["paths"])
     example = openapi["paths"]["/events"]["post"]["requestBody"]["content"]["application/json"]["example"]
@@ -300,7 +313,9 @@ def test_it_ends_on_sigterm_after_the_requests_at_work_and_its_run_is_closed(reg
         ({"state": "ftp://x"}, "state=ftp://x: must be a local file, redis://<host>"),
     ],
 )
-def test_what_cannot_be_served_is_one_line(registry: str, tmp_path: Path, parameters: dict[str, str], line: str) -> None:
+def test_what_cannot_be_served_is_one_line(
+    registry: str, tmp_path: Path, parameters: dict[str, str], line: str
+) -> None:
     given = {"registry_name": NAME, "env": "production", "port": "0", "state": str(tmp_path / "state")} | parameters
     said = invoke(serve, **given)
     assert said.exit_code == 1
@@ -352,7 +367,9 @@ def test_acknowledged_events_are_there_once_after_kill_9(registry: str, tmp_path
             running.process.wait(timeout=20)
     assert 20 < acknowledged < len(table)
     with served.server(registry, tmp_path / "log", state=tmp_path / "state") as running:
-        fresh = sum(running.ask("/events", table[start : start + 500])[1]["events"] for start in range(0, len(table), 500))
+        fresh = sum(
+            running.ask("/events", table[start : start + 500])[1]["events"] for start in range(0, len(table), 500)
+        )
         # The request at which the server was killed may be there, too, though nobody was told.
         assert len(table) - acknowledged - 10 <= fresh <= len(table) - acknowledged
 
@@ -400,6 +417,10 @@ def test_promotions_and_rollbacks_take_effect_within_five_seconds_and_no_request
     assert {status for _, status, _ in asked} == {200}
     for sent, _, version in asked:
         recent = [(since, holder) for since, holder in holders if since <= sent + 1]
-        in_time = {holder for (_, holder), (until, _) in zip(recent, [*recent[1:], (1e12, "")], strict=True) if until > sent - 5}
+        in_time = {
+            holder
+            for (_, holder), (until, _) in zip(recent, [*recent[1:], (1e12, "")], strict=True)
+            if until > sent - 5
+        }
         assert version in in_time
     assert {version for _, _, version in asked} == {"1", "2"}

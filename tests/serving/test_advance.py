@@ -52,7 +52,9 @@ def test_what_is_sent_again_counts_once_and_is_answered_again(state: SqliteState
     again = counted(state, events)
     assert (again.counts.counted, again.counts.repeated) == (0, len(events))
     assert {
-        (events[place].user, events[place].session, events[place].product): dict(zip(COLUMNS, pair.row or [], strict=True))
+        (events[place].user, events[place].session, events[place].product): dict(
+            zip(COLUMNS, pair.row or [], strict=True)
+        )
         for place, pair in again.carts.items()
     } == once
 
@@ -74,11 +76,15 @@ def column(state: SqliteState, request: list[Event], name: str) -> Any:
 # ---- where the order of arrival is not that of the times ---------------------------------------------------------
 
 
-def test_an_event_of_the_carts_second_that_comes_after_the_answer_is_counted_and_changes_no_row(state: SqliteState) -> None:
+def test_an_event_of_the_carts_second_that_comes_after_the_answer_is_counted_and_changes_no_row(
+    state: SqliteState,
+) -> None:
     assert column(state, [event(0, "view"), event(5, "cart")], "num_views_session") == 1
     done = counted(state, [event(5, "view", product=2)])
     assert (done.counts.after_answer, done.counts.late) == (1, 0)
-    assert column(state, [event(5, "cart")], "num_views_session") == 1  # the repeated event gets the answer of the first
+    assert (
+        column(state, [event(5, "cart")], "num_views_session") == 1
+    )  # the repeated event gets the answer of the first
     assert column(state, [event(6, "cart", product=3)], "num_views_session") == 2  # later rows know it
 
 
@@ -104,9 +110,7 @@ def test_a_late_cart_event_is_answered_counted_and_marked(state: SqliteState) ->
     assert row["seconds_since_prev_event"] == 0
 
 
-def test_a_session_that_many_later_ones_overlap_is_counted(
-    state: SqliteState, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_session_that_many_later_ones_overlap_is_counted(state: SqliteState, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "TALLY_SESSIONS", 3)
     counted(state, [event(0, "view", session="first")])
     for number in range(4):
@@ -114,7 +118,9 @@ def test_a_session_that_many_later_ones_overlap_is_counted(
         assert done.counts.overlaps == 0
     done = counted(state, [event(9, "cart", session="first")])
     assert done.counts.overlaps == 1
-    assert column(state, [event(10, "view", session="last"), event(11, "cart", session="last")], "num_prev_purchases") == 4
+    assert (
+        column(state, [event(10, "view", session="last"), event(11, "cart", session="last")], "num_prev_purchases") == 4
+    )
 
 
 def test_an_event_that_is_older_than_the_state_reaches_back_is_refused_and_not_counted(state: SqliteState) -> None:

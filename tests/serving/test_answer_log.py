@@ -15,7 +15,10 @@ from purchase_predict.serving.meters import Meters
 from tests.conftest import PROJECT
 
 DAY = 86_400_000_000
-ROW = [1 if name == "product_id" else "acme" if name == "brand" else None if "category" in name else 2.5 for name in COLUMNS]
+ROW = [
+    1 if name == "product_id" else "acme" if name == "brand" else None if "category" in name else 2.5
+    for name in COLUMNS
+]
 
 
 def answer(day: int = 20_000, user: int = 1, probability: float | None = 0.25) -> Answer:
@@ -32,7 +35,9 @@ def test_answers_are_written_by_day_with_features_versions_and_the_shadows(tmp_p
     log.close()
     assert sorted(path.name for path in (tmp_path / "log").iterdir()) == ["day=2024-10-04", "day=2024-10-05"]
     rows = ds.dataset(tmp_path / "log", partitioning="hive").to_table().sort_by("user_id").to_pylist()
-    assert [(row["user_id"], row["probability"], row["shadow_probability"]) for row in rows if row["user_id"] == 2] == [(2, None, None)]
+    assert [(row["user_id"], row["probability"], row["shadow_probability"]) for row in rows if row["user_id"] == 2] == [
+        (2, None, None)
+    ]
     found = next(row for row in rows if row["shadow_version"])
     assert (found["probability"], found["model_version"], found["shadow_probability"]) == (0.25, "3", 0.5)
     assert [found[name] for name in COLUMNS[1:]] == ROW[1:]

@@ -37,7 +37,10 @@ def test_a_good_event_is_taken_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("field", "values"),
     [
-        ("event_time", ["2019-10-07T12:30:05Z", "2019-10-07 12:30:05", "2019-10-07T14:30:05+02:00", "2019-10-07 12:30:05.000 UTC"]),
+        (
+            "event_time",
+            ["2019-10-07T12:30:05Z", "2019-10-07 12:30:05", "2019-10-07T14:30:05+02:00", "2019-10-07 12:30:05.000 UTC"],
+        ),
         ("product_id", ["7", 7.0, "+7"]),
         ("price", ["9.99", "999e-2"]),
     ],
@@ -102,7 +105,14 @@ def test_what_is_no_object_is_refused(raw: object) -> None:
 
 def test_load_refuses_the_same_values(tmp_path: Path) -> None:
     """Every value that a CSV file can hold is taken by both, or refused by both, and means the same to both."""
-    times = ["2019-10-07 12:30:05 UTC", "2019-10-07T12:30:05Z", "2019-02-30 12:00:00 UTC", "1969-12-31 23:59:59 UTC", "noon", ""]
+    times = [
+        "2019-10-07 12:30:05 UTC",
+        "2019-10-07T12:30:05Z",
+        "2019-02-30 12:00:00 UTC",
+        "1969-12-31 23:59:59 UTC",
+        "noon",
+        "",
+    ]
     given_values = {
         "event_time": times,
         "event_type": ["view", "cart", "click", ""],

@@ -5,11 +5,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from purchase_predict.serving.meters import METRICS, Meters
 
 
-def samples(meters: Meters, *gauges: tuple[str, dict[str, str], float]) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+def samples(
+    meters: Meters, *gauges: tuple[str, dict[str, str], float]
+) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     families = list(text_string_to_metric_families(meters.text(gauges)))
     assert all(family.documentation and family.type in ("counter", "gauge", "summary") for family in families)
     return {
-        (sample.name, tuple(sorted(sample.labels.items()))): sample.value for family in families for sample in family.samples
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in families
+        for sample in family.samples
     }
 
 

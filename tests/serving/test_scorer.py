@@ -33,7 +33,9 @@ def packaged(store: str, rows: pd.DataFrame, tmp_path_factory: pytest.TempPathFa
 
 
 def as_rows(frame: pd.DataFrame) -> list[list[object]]:
-    return [[None if pd.isna(value) else value for value in row] for row in frame[list(COLUMNS)].itertuples(index=False)]
+    return [
+        [None if pd.isna(value) else value for value in row] for row in frame[list(COLUMNS)].itertuples(index=False)
+    ]
 
 
 def test_probability_and_decision_are_the_packaged_models(packaged: packaging.Packaged, rows: pd.DataFrame) -> None:
@@ -72,7 +74,9 @@ def test_columns_that_nothing_is_known_of_are_named(packaged: packaging.Packaged
     scorer = Scorer(packaged, "1")
     known = as_rows(rows.tail(1))[0]
     assert scorer.missing(known) == []
-    shop = [name for name in COLUMNS if name.startswith("product_") and name not in ("product_id", "product_relative_price")]
+    shop = [
+        name for name in COLUMNS if name.startswith("product_") and name not in ("product_id", "product_relative_price")
+    ]
     unknown = [None if name in shop else value for name, value in zip(COLUMNS, known, strict=True)]
     assert scorer.missing(unknown) == shop
 
@@ -86,5 +90,3 @@ def test_a_model_of_another_kind_is_refused(store: str, tmp_path: Path) -> None:
         info = mlflow.pyfunc.log_model(name="model", python_model=Other(), input_example=pd.DataFrame({"a": [1]}))
     with pytest.raises(click.ClickException, match="version 7: was not packaged by this workflow"):
         Scorer(packaging.load(info.model_uri), "7")
-
-

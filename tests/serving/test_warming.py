@@ -37,13 +37,20 @@ def fill(place: str | Path, source: str, scratch: Path, retention_days: int = AL
 def in_sqlite(path: Path) -> dict[str, Any]:
     """What a SQLite state holds."""
     with sqlite3.connect(path) as connection:
-        ids = {number: (session, user) for number, session, user in connection.execute("SELECT id, session, user FROM sessions")}
+        ids = {
+            number: (session, user)
+            for number, session, user in connection.execute("SELECT id, session, user FROM sessions")
+        }
         ask = connection.execute
         return {
             "visitors": {user: json.loads(record) for user, record in ask("SELECT user, record FROM visitors")},
             "sessions": {key[:2]: json.loads(key[2]) for key in ask("SELECT session, user, record FROM sessions")},
-            "pairs": {(*ids[number], product): json.loads(record) for number, product, record in ask("SELECT * FROM pairs")},
-            "products": {(user, product): json.loads(record) for user, product, record in ask("SELECT * FROM products")},
+            "pairs": {
+                (*ids[number], product): json.loads(record) for number, product, record in ask("SELECT * FROM pairs")
+            },
+            "products": {
+                (user, product): json.loads(record) for user, product, record in ask("SELECT * FROM products")
+            },
             "seen": set(ask("SELECT * FROM seen")),
             "product_days": _folded({row[:2]: row[2:] for row in ask("SELECT * FROM product_days")}),
             "shop_days": _folded({(0, row[0]): row[1:] for row in ask("SELECT * FROM shop_days")}),
@@ -87,7 +94,9 @@ def test_so_it_is_for_a_visitor_with_more_sessions_than_a_tally_keeps_apart(
         assert "<= 32 AS kept" in query
         monkeypatch.setitem(warming._RECORDS, name.lower(), query.replace("<= 32 AS kept", "<= 4 AS kept"))
     events = [
-        reference.Event(event.event_time, event.event_type, event.product_id, None, None, None, 1.0, 1, f"{event.user_id}")
+        reference.Event(
+            event.event_time, event.event_type, event.product_id, None, None, None, 1.0, 1, f"{event.user_id}"
+        )
         for event in many_shops(60)
         if event.event_type in ("view", "purchase")
     ]
@@ -184,7 +193,9 @@ def test_what_fails_on_its_way_leaves_no_half_filled_state(
     assert client.keys() == []
 
 
-def test_two_servers_do_not_fill_one_redis_at_once_and_a_killed_filling_is_begun_anew(redis_server: RedisServer) -> None:
+def test_two_servers_do_not_fill_one_redis_at_once_and_a_killed_filling_is_begun_anew(
+    redis_server: RedisServer,
+) -> None:
     client = redis.Redis.from_url(redis_server.uri)
     client.flushall()
     first = warming.filler_of(redis_server.uri, 90)
@@ -200,7 +211,9 @@ def test_two_servers_do_not_fill_one_redis_at_once_and_a_killed_filling_is_begun
 
 def test_a_primary_table_fills_no_state(tmp_path: Path) -> None:
     primary = "product_id,brand,price,user_id,user_session,purchased,num_views_session,num_views_product,category,sub_category,"
-    primary += "hour,minute,weekday,duration,num_prev_sessions,num_prev_product_views\n1,a,1,1,s,1,1,1,a,b,1,1,1,1,1,1\n"
+    primary += (
+        "hour,minute,weekday,duration,num_prev_sessions,num_prev_product_views\n1,a,1,1,s,1,1,1,a,b,1,1,1,1,1,1\n"
+    )
     (tmp_path / "primary.csv").write_text(primary)
     with pytest.raises(click.ClickException, match="holds the primary table; a state is filled from events"):
         fill(tmp_path / "state", str(tmp_path / "primary.csv"), tmp_path / "scratch")

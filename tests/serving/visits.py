@@ -81,6 +81,4 @@ def counted(state: State, events: Sequence[Event], retention_days: int = ALL_DAY
 
 def expected(rows: Iterable[dict[str, Any]]) -> dict[tuple[int, str, int], dict[str, Any]]:
     """Rows of the primary table in the same form."""
-    return {
-        (row[KEYS[0]], row[KEYS[1]], row[KEYS[2]]): {name: row[name] for name in COLUMNS} for row in rows
-    }
+    return {(row[KEYS[0]], row[KEYS[1]], row[KEYS[2]]): {name: row[name] for name in COLUMNS} for row in rows}
