@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 @dataclass(frozen=True)
 class Waits:
-    """What came of some arrivals: the sorted seconds from the time at which each was due to its answer, and the failures."""
+    """What came of some arrivals: the sorted seconds from when each was due to its answer, and the failures."""
 
     seconds: list[float]
     failed: int

@@ -2,8 +2,8 @@
 
 python -m benchmarks.serve
 
-Both servers have the same model and run on this machine; this process is the visitors. The two take turns, round by round.
-Then the rate rises until the slowest hundredth of the requests waits more than 20 ms.
+Both servers have the same model and run on this machine; this process is the visitors. The two take turns, round by
+round. Then the rate rises until the slowest hundredth of the requests waits more than 20 ms.
 """
 
 import contextlib
@@ -153,9 +153,8 @@ def _at_a_fixed_rate(servers: dict[str, Server], rounds: int) -> None:
         )
         each = " ".join(f"{wait.quantile(0.99):.1f}" for wait in waits)
         p50 = statistics.median(wait.quantile(0.5) for wait in waits)
-        click.echo(
-            f"{name:24} {p50:7.2f} {all_.quantile(0.99):7.2f} {all_.failed:7d} {1000 * cpu[name] / max(1, len(all_.seconds)):17.2f}  {each}"
-        )
+        spent = 1000 * cpu[name] / max(1, len(all_.seconds))
+        click.echo(f"{name:24} {p50:7.2f} {all_.quantile(0.99):7.2f} {all_.failed:7d} {spent:17.2f}  {each}")
 
 
 def _at_rising_rates(servers: dict[str, Server], rates: list[float]) -> None:

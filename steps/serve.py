@@ -1,7 +1,8 @@
 """Entry point `serve`: events in, answers out, by the version that holds the environment's alias now.
 
 In: the registered model and the environment; with `warm`, events of the past. Out: a server at `host` and `port` until
-SIGTERM or Ctrl-C, the state of the visitors in `state`, and with `answers` a log of the answers. docs/serving.md says more.
+SIGTERM or Ctrl-C, the state of the visitors in `state`, and with `answers` a log of the answers. docs/serving.md says
+more.
 
     mlflow run . -e serve --env-manager local -P env=production -P warm=/data/clicks
 """

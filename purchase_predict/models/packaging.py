@@ -16,6 +16,7 @@ import lightgbm
 import mlflow
 import pandas as pd
 from mlflow.models import ModelSignature
+from mlflow.pyfunc import PyFuncModel
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 from mlflow.types.schema import AnyType
 
@@ -88,14 +89,14 @@ class Packaged:
     """A loaded model: the raw columns that it uses, and the function that scores rows of them.
 
     `answer` returns the columns `probability` and `will_buy`, one row per row of its argument, in the same order, and
-    `missing` where the rows lack columns of the model. `counters` is what the shop knew at the end of its events. `loaded`
-    is the model as MLflow loads it.
+    `missing` where the rows lack columns of the model. `counters` is what the shop knew at the end of its events.
+    `loaded` is the model as MLflow loads it.
     """
 
     columns: list[str]
     answer: Callable[[pd.DataFrame], pd.DataFrame]
     counters: pd.DataFrame | None = None
-    loaded: mlflow.pyfunc.PyFuncModel | None = None
+    loaded: PyFuncModel | None = None
 
 
 def load(uri: str, files: Mapping[str, str] | None = None, checked: bool = True) -> Packaged:

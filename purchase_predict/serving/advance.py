@@ -1,13 +1,14 @@
 """Events counted one by one: the records move on, and each pair gets its row at its first cart event.
 
-The rows equal those of `features/expressions.py` as long as a visitor's events arrive in the order of their times, those of
-one time together. An event that breaks that order is counted for all later rows, but rows that were made stay as they are:
+The rows equal those of `features/expressions.py` as long as a visitor's events arrive in the order of their times,
+those of one time together. An event that breaks that order is counted for all later rows, but rows that were made stay
+as they are:
 
 - *Late*: its time lies before the visitor's newest event. A late cart event has a row of all that had arrived, later
   events included. The start of a late session does not change the ranks of sessions that started before it arrived.
 - *After the answer*: its time is that of a row already made, or before. `process` would have used it for that row.
-- *Overlap*: a session that goes on after `records.TALLY_SESSIONS` later ones of the same visitor. What those did is then
-  counted among what earlier sessions did.
+- *Overlap*: a session that goes on after `records.TALLY_SESSIONS` later ones of the same visitor. What those did is
+  then counted among what earlier sessions did.
 
 Each is counted in `Counts` and shown in /metrics.
 """
@@ -57,8 +58,8 @@ def advance(batch: Batch, events: Sequence[Event], retention_days: int) -> Advan
     Args:
         batch: the records of the events; they are changed.
         events: in any order.
-        retention_days: how far the state reaches back from its newest day. What is older is not counted, because nothing
-            tells any more whether it was counted before.
+        retention_days: how far the state reaches back from its newest day. What is older is not counted, because
+            nothing tells any more whether it was counted before.
     """
     done = Advanced()
     newest = max([batch.newest_day, *(event.day for event in events)])

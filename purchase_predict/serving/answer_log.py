@@ -2,8 +2,8 @@
 
     <answers>/day=2026-11-29/120000-<process>-1.parquet
 
-A row has what was answered when, the columns that the answer is made of, and the shadow's answer. It can be joined with the
-output of `predict`, or with later events, by `user_id`, `user_session` and `product_id`.
+A row has what was answered when, the columns that the answer is made of, and the shadow's answer. It can be joined with
+the output of `predict`, or with later events, by `user_id`, `user_session` and `product_id`.
 """
 
 import logging

@@ -5,8 +5,9 @@ from typing import Any
 from purchase_predict.schema import EVENT_TYPES
 
 DESCRIPTION = (
-    "This visitor has just put this product in the cart: will they buy it in this session? Send the shop's events; each cart "
-    "event is answered with a probability by the model that holds the environment's alias now."
+    "This visitor has just put this product in the cart: will they buy it in this session? Send the shop's "
+    "events; each cart event is answered with a probability by the model that holds the environment's alias "
+    "now."
 )
 _VIEW = {
     "event_time": "2019-10-07 12:30:05 UTC",
@@ -47,7 +48,7 @@ _ROW = {
     "num_prev_sessions": 0,
     "num_prev_product_views": 0,
 }
-_INTEGER = {"anyOf": [{"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}, {"type": "null"}]}
+_INTEGER: dict[str, Any] = {"anyOf": [{"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}, {"type": "null"}]}
 _TEXT = {"anyOf": [{"type": "string", "maxLength": 500}, {"type": "null"}]}
 _EVENT = {
     "type": "object",
@@ -59,12 +60,12 @@ _EVENT = {
             "pattern": r"^\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d",
         },
         "event_type": {"type": "string", "enum": list(EVENT_TYPES)},
-        "product_id": _INTEGER["anyOf"][0],  # type: ignore[index]
+        "product_id": _INTEGER["anyOf"][0],
         "category_id": _INTEGER,
         "category_code": _TEXT,
         "brand": _TEXT,
         "price": {"anyOf": [{"type": "number", "minimum": 0, "exclusiveMaximum": 1e12}, {"type": "null"}]},
-        "user_id": _INTEGER["anyOf"][0],  # type: ignore[index]
+        "user_id": _INTEGER["anyOf"][0],
         "user_session": {"type": "string", "minLength": 1, "maxLength": 500},
     },
 }
@@ -109,10 +110,10 @@ def _route(summary: str, description: str, responses: dict[int, Any], body: Any 
 
 EVENTS = _route(
     "Count events, answer carts",
-    "One event or a list, of any visitors. An exact repetition counts once, however often it is sent, and a repeated cart "
-    "event is answered again. A wrong event is refused alone. Send the events of one second of a visitor together: a row is "
-    "made of what has arrived. `late` says that the row saw later events; `missing` names the model's columns that the server "
-    "has nothing for.",
+    "One event or a list, of any visitors. An exact repetition counts once, however often it is sent, and a "
+    "repeated cart event is answered again. A wrong event is refused alone. Send the events of one second of a "
+    "visitor together: a row is made of what has arrived. `late` says that the row saw later events; `missing` "
+    "names the model's columns that the server has nothing for.",
     {
         200: _answer("What was counted.", {"events": 2, "repeated": 0, "refused": [], "answers": [_ANSWER]}),
         **_ERRORS,
@@ -121,14 +122,15 @@ EVENTS = _route(
 )
 TRY = _route(
     "Try events out",
-    "Answers as /events would, with the columns and what pushed each answer (SHAP values, in log-odds). Nothing is kept.",
+    "Answers as /events would, with the columns and what pushed each answer (SHAP values, in log-odds). Nothing"
+    " is kept.",
     {200: _answer("What would be answered."), **_ERRORS},
     _EVENTS_BODY,
 )
 CARTS = _route(
     "What is in a cart",
-    "The products in the cart of a session, each with the answer as of now: the columns of its moment, the model of today. "
-    "`why=true` adds what pushed the answer.",
+    "The products in the cart of a session, each with the answer as of now: the columns of its moment, the "
+    "model of today. `why=true` adds what pushed the answer.",
     {
         200: _answer(
             "The cart; empty for a session that has none.",
@@ -143,8 +145,8 @@ CARTS = _route(
 )
 INVOCATIONS = _route(
     "Score ready columns",
-    "MLflow's protocol, for those who have the columns: `dataframe_records`, `dataframe_split`, or CSV. The same answers as "
-    "`mlflow models serve`.",
+    "MLflow's protocol, for those who have the columns: `dataframe_records`, `dataframe_split`, or CSV. The "
+    "same answers as `mlflow models serve`.",
     {
         200: _answer("One prediction per row.", {"predictions": [{"probability": 0.4127, "will_buy": 1}]}),
         400: _answer("A column is missing, or a value is of the wrong type."),

@@ -49,8 +49,8 @@ class Event(NamedTuple):
     def digest(self) -> int:
         """A signed 64-bit number that two events share exactly if they agree in all nine columns.
 
-        MD5's lower half of a text that no two different events have in common. `warm` computes the same in SQL. User and
-        time are left out, because the record of seen events is keyed by them.
+        MD5's lower half of a text that no two different events have in common. `warm` computes the same in SQL. User
+        and time are left out, because the record of seen events is keyed by them.
         """
         code, brand = self.category_code, self.brand
         text = (

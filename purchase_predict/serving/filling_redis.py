@@ -1,4 +1,4 @@
-"""An empty state in Redis, filled at once: the shop's counters come last, and without them the state counts as empty."""
+"""An empty state in Redis, filled at once: the shop's counters come last; without them the state counts as empty."""
 
 import struct
 from collections.abc import Sequence
@@ -19,17 +19,16 @@ _FILLING, _FILLING_SECONDS = f"{PREFIX}filling", 600
 class RedisFiller:
     """See `warming.Filler`."""
 
-    columns = {
-        "session_records": "session, visitor, record",
-        "pair_records": "session, visitor, product, record",
-        "product_records": "visitor, product, record",
-        "visitor_records": "visitor, record",
-        "seen_events": "visitor, time, digest",
-    }
-
     def __init__(self, client: "redis.Redis", retention_days: int) -> None:
         """Args: `client` is connected to an empty state."""
         self._redis, self._expires = client, expires_after(retention_days)
+        self.columns = {
+            "session_records": "session, visitor, record",
+            "pair_records": "session, visitor, product, record",
+            "product_records": "visitor, product, record",
+            "visitor_records": "visitor, record",
+            "seen_events": "visitor, time, digest",
+        }
         self._shop: list[Sequence[int]] = []
 
     @classmethod
@@ -124,5 +123,5 @@ class RedisFiller:
             raise OSError(f"Redis: {error}") from error
 
 
-def _fields(day: int, counts: Sequence[int]) -> dict[str, int]:
+def _fields(day: int, counts: Sequence[int]) -> Any:
     return {f"{day}:{counter}": count for counter, count in enumerate(counts)}

@@ -1,4 +1,4 @@
-"""Follows an environment's alias: the version that holds it is loaded beside the one at work, warmed, and put in its place."""
+"""Follows an environment's alias: the version that holds it is loaded beside the one at work and takes its place."""
 
 import logging
 import threading

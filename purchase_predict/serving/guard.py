@@ -53,7 +53,7 @@ class TooLarge(Exception):
 
 
 class Guard:
-    """Refuses requests before anything of them is read, times the others, and turns a bug into a 500 without content."""
+    """Refuses requests before they are read, times the others, and turns a bug into a 500 without content."""
 
     def __init__(self, app: ASGIApp, token: str, host: str, meters: Meters) -> None:
         """Args: `token` is empty where none is asked for; `host` is the address that the server listens on."""
@@ -149,7 +149,7 @@ def _has_token(authorization: str, token: bytes) -> bool:
 
 
 async def _drain(receive: Receive) -> None:
-    """Reads a body and keeps nothing of it: a client that is still sending would get a broken connection for an answer."""
+    """Reads a body and keeps nothing: a client that is still sending would get a broken connection for an answer."""
     received, more = 0, True
     while more and received < _DRAINED_BYTES:
         message = await receive()

@@ -1,9 +1,9 @@
 """The state in Redis, for several servers that share it.
 
 A request reads the records of its visitors, changes them and writes them in one transaction. The visitors' keys are
-watched, so that a transaction fails, and the request starts again, where another server has changed one of them meanwhile.
-The shop's counters are only ever added to, which needs no watching. What was seen is written in the same transaction, so a
-request that is sent again after a broken connection counts once.
+watched, so that a transaction fails, and the request starts again, where another server has changed one of them
+meanwhile. The shop's counters are only ever added to, which needs no watching. What was seen is written in the same
+transaction, so a request that is sent again after a broken connection counts once.
 
 Keys, all with the prefix `purchase-predict:`
 
@@ -80,7 +80,7 @@ class RedisState:
 
     @property
     def survives_restart(self) -> bool:
-        """Whether Redis writes each change to a file before it answers, or within a second; True where it does not say."""
+        """Whether Redis writes its changes to an append-only file; True where it does not say."""
         try:
             return bool(self._redis.info("persistence").get("aof_enabled", True))
         except RedisError:
@@ -115,7 +115,7 @@ class RedisState:
         return result
 
     def _read(self, events: Sequence[Event]) -> Batch:
-        visitors, sessions, pairs, products, shop_products = map(list, keys_of(events))
+        visitors, sessions, pairs, products, shop_products = (list[Any](keys) for keys in keys_of(events))
         asked = list({(event.user, event.time, event.digest) for event in events})
         with self._redis.pipeline(transaction=False) as pipe:
             for user in visitors:
@@ -206,7 +206,7 @@ class RedisState:
 
 
 def expires_after(retention_days: int) -> int:
-    """The seconds after which what belongs to a visitor expires: a day longer, so that what counts is never forgotten."""
+    """The seconds after which a visitor's keys expire: a day more, so that nothing is forgotten that still counts."""
     return (retention_days + 1) * _DAY_SECONDS
 
 

@@ -1,8 +1,8 @@
 """The state in a SQLite file beside the server.
 
-One transaction per request, in WAL mode. A commit reaches the operating system before the request is answered, so that it
-survives the end of the process, however it ends. It reaches the disk at the next checkpoint, some seconds later at most:
-only a power failure in between can lose it.
+One transaction per request, in WAL mode. A commit reaches the operating system before the request is answered, so that
+it survives the end of the process, however it ends. It reaches the disk at the next checkpoint, some seconds later at
+most: only a power failure in between can lose it.
 """
 
 import sqlite3
@@ -38,15 +38,22 @@ TABLES = f"""
     CREATE TABLE visitors (user INTEGER PRIMARY KEY, touched INTEGER NOT NULL, record TEXT NOT NULL);
     CREATE INDEX visitors_by_day ON visitors (touched);
     CREATE TABLE sessions (
-        id INTEGER PRIMARY KEY, session TEXT NOT NULL, user INTEGER NOT NULL, record TEXT NOT NULL, UNIQUE (session, user)
+        id INTEGER PRIMARY KEY, session TEXT NOT NULL, user INTEGER NOT NULL, record TEXT NOT NULL,
+        UNIQUE (session, user)
     );
     CREATE INDEX sessions_by_user ON sessions (user);
     CREATE TABLE pairs (
         session_id INTEGER, product INTEGER, record TEXT NOT NULL, PRIMARY KEY (session_id, product)
     ) WITHOUT ROWID;
-    CREATE TABLE products (user INTEGER, product INTEGER, record TEXT NOT NULL, PRIMARY KEY (user, product)) WITHOUT ROWID;
-    CREATE TABLE seen (user INTEGER, time INTEGER, digest INTEGER, PRIMARY KEY (user, time, digest)) WITHOUT ROWID;
-    CREATE TABLE product_days (product INTEGER, day INTEGER, {_COUNTER_COLUMNS}, PRIMARY KEY (product, day)) WITHOUT ROWID;
+    CREATE TABLE products (
+        user INTEGER, product INTEGER, record TEXT NOT NULL, PRIMARY KEY (user, product)
+    ) WITHOUT ROWID;
+    CREATE TABLE seen (
+        user INTEGER, time INTEGER, digest INTEGER, PRIMARY KEY (user, time, digest)
+    ) WITHOUT ROWID;
+    CREATE TABLE product_days (
+        product INTEGER, day INTEGER, {_COUNTER_COLUMNS}, PRIMARY KEY (product, day)
+    ) WITHOUT ROWID;
     CREATE TABLE shop_days (day INTEGER PRIMARY KEY, {_COUNTER_COLUMNS});
     PRAGMA user_version = {VERSION};
 """

@@ -1,7 +1,7 @@
 """What the server remembers: one record per visitor, session, pair, and product of a visitor. None grows with history.
 
-Records are packed as short lists for the stores (`pack`, `unpack`); the order of a class's `__slots__` is that of its list.
-Times are microseconds since 1970 (UTC).
+Records are packed as short lists for the stores (`pack`, `unpack`); the order of a class's `__slots__` is that of its
+list. Times are microseconds since 1970 (UTC).
 """
 
 import json
@@ -11,11 +11,21 @@ from typing import Any, Self
 #: before more sessions than this can no longer be answered exactly; it is counted (`overlaps`).
 TALLY_SESSIONS = 32
 
+#: The fields of each record in the order of its list, which `summaries` follows, too.
+_VISITOR = ("clock", "answered", "sessions_before", "sessions_at", "last_start", "prev_start", "purchases")
+_SESSION = (
+    *("first", "visit", "rank", "prev_start", "views", "newest"),
+    *("carts", "removed", "purchases", "cents", "products", "act"),
+    *("carts_now", "removed_now", "purchases_now", "cents_now", "products_now", "act_now"),
+)
+_PAIR = ("views", "act", "purchase", "moment", "bought", "in_cart", "decided", "row")
+_PRODUCT = ("views", "purchases")
+
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False)
 
 
 class Tally:
-    """How many facts, such as purchases, each of a visitor's sessions has, so that those of earlier sessions can be summed.
+    """How many facts, such as purchases, each session of a visitor has, so that those of earlier ones can be summed.
 
     Sessions are known by their rank: how many of the visitor's sessions started before. Sessions may overlap, so a
     question is about the ranks below one's own, not about all so far. The newest sessions are kept apart, older ones as
@@ -59,7 +69,7 @@ class Tally:
 class Record:
     """A record whose `__slots__` are numbers, texts, flags, lists of them, or tallies (named in `tallies`)."""
 
-    __slots__ = ()
+    __slots__: tuple[str, ...] = ()
     tallies: frozenset[str] = frozenset()
 
     def pack(self) -> str:
@@ -88,7 +98,7 @@ class Visitor(Record):
         purchases: by session.
     """
 
-    __slots__ = ("answered", "clock", "last_start", "prev_start", "purchases", "sessions_at", "sessions_before")
+    __slots__ = _VISITOR
     tallies = frozenset({"purchases"})
 
     def __init__(self) -> None:
@@ -123,17 +133,13 @@ class Session(Record):
         rank, prev_start: of its start among the visitor's sessions (`Visitor.start_session`).
         views: up to now.
         newest: the time of its newest event.
-        carts, removed, purchases, cents, products: before `newest`; those at it have the ending `_now`. `cents` is the sum
-            of the carts' prices, `products` counts the products viewed, carted or bought for the first time.
+        carts, removed, purchases, cents, products: before `newest`; those at it have the ending `_now`. `cents` is the
+            sum of the carts' prices, `products` counts the products viewed, carted or bought for the first time.
         act: of the last view, cart or purchase before `newest`; None if there is none.
         act_now: whether there is one at `newest`.
     """
 
-    __slots__ = (
-        *("first", "visit", "rank", "prev_start", "views", "newest"),
-        *("carts", "removed", "purchases", "cents", "products", "act"),
-        *("carts_now", "removed_now", "purchases_now", "cents_now", "products_now", "act_now"),
-    )
+    __slots__ = _SESSION
 
     def __init__(self) -> None:
         self.first = self.newest = -1
@@ -167,11 +173,12 @@ class Pair(Record):
         purchase: of its last purchase before it was put in the cart; None if there is none.
         moment: of its first cart event; None before that.
         bought: whether it was bought at or after the moment.
-        in_cart: whether it is in the cart now, as its newest cart event, removal or purchase says, which was at `decided`.
+        in_cart: whether it is in the cart now, as its newest cart event, removal or purchase says, which was at
+            `decided`.
         row: its columns at the moment, in the order of `columns.COLUMNS`; None before that.
     """
 
-    __slots__ = ("act", "bought", "decided", "in_cart", "moment", "purchase", "row", "views")
+    __slots__ = _PAIR
 
     def __init__(self) -> None:
         self.views = 0
@@ -186,7 +193,7 @@ class Pair(Record):
 class Product(Record):
     """A product of a visitor: which sessions viewed it, and its purchases by session."""
 
-    __slots__ = ("purchases", "views")
+    __slots__ = _PRODUCT
     tallies = frozenset({"views", "purchases"})
 
     def __init__(self) -> None:

@@ -24,7 +24,7 @@ class Scorer:
 
     def __init__(self, packaged: Packaged, version: str) -> None:
         """Raises: click.ClickException: it is not a model that this workflow has packaged."""
-        model = packaged.loaded and packaged.loaded.unwrap_python_model()
+        model: Any = packaged.loaded and packaged.loaded.unwrap_python_model()
         if not hasattr(model, "booster") or not hasattr(model, "spec"):
             raise click.ClickException(f"version {version}: was not packaged by this workflow")
         self.version, self.loaded, self._booster = version, packaged.loaded, model.booster
@@ -49,7 +49,7 @@ class Scorer:
         return [(float(value), int(value >= self._threshold)) for value in probability]
 
     def contributions(self, row: Sequence[Any]) -> dict[str, float]:
-        """What each feature adds to the log-odds of a row (SHAP values of trees), and `base`, the average row's log-odds.
+        """What each feature adds to a row's log-odds (SHAP values of trees), and `base`, those of the average row.
 
         As LightGBM's `pred_contrib` has them, before the correction of the probability.
         """
@@ -57,7 +57,7 @@ class Scorer:
         return dict(zip([*self.features, "base"], map(float, values), strict=True))
 
     def missing(self, row: Sequence[Any]) -> list[str]:
-        """The model's columns that the server has nothing for: unknown ones, and those about a shop without an earlier day."""
+        """The model's columns that the server has nothing for: unknown ones, and the shop's before its second day."""
         shop = "product_conversion_rate", "product_carts_per_view", "product_purchases_per_view"
         unknown = [name for name in shop if name in self.features and row[COLUMNS.index(name)] is None]
         return [*self.lacks, *unknown]

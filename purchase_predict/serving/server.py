@@ -39,8 +39,8 @@ _REDIS_THREADS = 8
 #: Events of a request that are counted at once where the state is local: they take 0.5 ms each.
 _AT_ONCE = 5
 _HOUR_SECONDS = 3600
-#: Seconds after which a thread of Python hands over to another one that waits. The default, 5 ms, would be half of what an
-#: answer may take.
+#: Seconds after which a thread of Python hands over to another one that waits. The default, 5 ms, would be half of what
+#: an answer may take.
 _SWITCH_SECONDS = 0.0005
 
 
@@ -86,7 +86,7 @@ def open_state(place: str | Path, retention_days: int) -> State:
 
 
 def default_state() -> Path:
-    """The file of the state where none is named: outside the project, whose folder may be a clone that does not stay."""
+    """The state's file where none is named: outside the project, whose folder may be a clone that does not stay."""
     home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
     return Path(home) / "purchase-predict" / "serving.sqlite"
 
@@ -136,8 +136,8 @@ def serve(settings: Settings, state: State, started: Callable[[str], None]) -> N
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family, type_, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        # With the protocol named, asyncio sends each part of an answer at once: otherwise the second part waits 40 ms for
-        # the acknowledgement of the first.
+        # With the protocol named, asyncio sends each part of an answer at once: otherwise the second part waits 40 ms
+        # for the acknowledgement of the first.
         listening = socket.socket(family, type_, socket.IPPROTO_TCP)
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -79,14 +79,14 @@ class State(Protocol):
         """
 
     def carts(self, session: str) -> list[tuple[int, int, Pair]]:
-        """The products put in the cart in a session: user, product and pair of each. A session id may have several users.
+        """The products put in the cart in a session: user, product and pair of each. It may have several users.
 
         Raises:
             Unavailable: the store cannot be read.
         """
 
     def forget(self, retention_days: int) -> int:
-        """Removes the visitors who have sent nothing for so many days, and what is as old; returns how many visitors."""
+        """Removes visitors who have sent nothing for so many days, and what is as old; returns how many they were."""
 
     def size(self) -> Size:
         """How large the state is.

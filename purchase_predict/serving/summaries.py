@@ -1,4 +1,4 @@
-"""The records of many visitors at once, in SQL: what `advance` leaves behind once it has counted all their events in order.
+"""The records of many visitors at once, in SQL: what `advance` leaves once it has counted all their events in order.
 
 The tables of a bucket of users, each with the columns that the stores need and the record as JSON text:
 
@@ -8,23 +8,19 @@ The tables of a bucket of users, each with the columns that the stores need and 
 
 from purchase_predict.schema import CATEGORICAL
 from purchase_predict.serving.columns import COLUMNS
-from purchase_predict.serving.events import DAY_MICROSECONDS
 from purchase_predict.serving.records import TALLY_SESSIONS
 
 _ACT = "kind <> 'remove_from_cart'"
 
-#: `{bucket}` is the FROM item of the events; `{oldest}` the day on which a visitor's newest event must lie, or later.
-KNOWN = (
-    """
+#: `{bucket}` is the FROM item of the events; a visitor is kept whose newest event lies at the time `{oldest}` or later.
+KNOWN = """
     WITH events AS (
-        SELECT DISTINCT user_id AS visitor, user_session::VARCHAR AS session, epoch_us(event_time) AS time, event_type AS kind,
-            product_id AS product, category_id, category_code, brand, price + 0.0 AS price
+        SELECT DISTINCT user_id AS visitor, user_session::VARCHAR AS session, epoch_us(event_time) AS time,
+            event_type AS kind, product_id AS product, category_id, category_code, brand, price + 0.0 AS price
         FROM {bucket} WHERE user_session IS NOT NULL
     )
-    FROM events SEMI JOIN (SELECT visitor FROM events GROUP BY visitor HAVING max(time) >= {oldest} * %d) USING (visitor)
+    FROM events SEMI JOIN (SELECT visitor FROM events GROUP BY visitor HAVING max(time) >= {oldest}) USING (visitor)
 """
-    % DAY_MICROSECONDS
-)  # noqa: UP031
 
 #: One row per pair, with what sessions, products and visitors need of it.
 PAIRS = f"""
@@ -89,9 +85,11 @@ SESSION_RECORDS = f"""
         FROM known JOIN ends USING (visitor, session)
     ),
     counts AS (
-        SELECT visitor, session, any_value(newest) AS newest, min(time) AS first, count(*) FILTER (kind = 'view') AS views,
+        SELECT visitor, session, any_value(newest) AS newest, min(time) AS first,
+            count(*) FILTER (kind = 'view') AS views,
             count(*) FILTER (kind = 'cart') AS carts, count(*) FILTER (kind = 'cart' AND now) AS carts_now,
-            count(*) FILTER (kind = 'purchase') AS purchases, count(*) FILTER (kind = 'purchase' AND now) AS purchases_now,
+            count(*) FILTER (kind = 'purchase') AS purchases,
+            count(*) FILTER (kind = 'purchase' AND now) AS purchases_now,
             count(*) FILTER (NOT is_act) AS removed, count(*) FILTER (NOT is_act AND now) AS removed_now,
             sum(cents)::BIGINT AS cents, coalesce(sum(cents) FILTER (now), 0)::BIGINT AS cents_now,
             max(time) FILTER (is_act AND NOT now) AS act, bool_or(is_act AND now) AS act_now
@@ -156,18 +154,17 @@ VISITOR_RECORDS = f"""
     FROM clocks JOIN answered USING (visitor) JOIN sessions USING (visitor) LEFT JOIN bought USING (visitor)
 """
 
-#: As `Event.digest`.
-SEEN_EVENTS = (
-    """
-    SELECT visitor, time, (lower - CASE WHEN lower >= 9223372036854775808 THEN 18446744073709551616 ELSE 0 END)::BIGINT AS digest
-    FROM (
+#: As `Event.digest`, of the events since `{oldest}`.
+SEEN_EVENTS = """
+    WITH digests AS (
         SELECT visitor, time, md5_number_lower(
             kind || '|' || product || '|' || coalesce(category_id::VARCHAR, '') || '|' || coalesce(price::VARCHAR, '')
             || '|' || coalesce(length(category_code), -1) || '|' || coalesce(length(brand), -1) || '|'
             || coalesce(category_code, '') || coalesce(brand, '') || session
         )::HUGEINT AS lower
-        FROM known WHERE time >= {oldest} * %d
+        FROM known WHERE time >= {oldest}
     )
+    SELECT visitor, time,
+        (lower - CASE WHEN lower >= 9223372036854775808 THEN 18446744073709551616 ELSE 0 END)::BIGINT AS digest
+    FROM digests
 """
-    % DAY_MICROSECONDS
-)  # noqa: UP031

@@ -1,4 +1,4 @@
-"""Fills an empty state from events of the past, at the speed of load: the records are made in SQL, a bucket at a time."""
+"""Fills an empty state from events of the past, at the speed of load: the records are made in SQL, bucket by bucket."""
 
 import sqlite3
 import time
@@ -16,6 +16,7 @@ from purchase_predict.features import on_duckdb
 from purchase_predict.features.shop import COUNTERS
 from purchase_predict.reading.load import load_source
 from purchase_predict.serving import summaries
+from purchase_predict.serving.events import DAY_MICROSECONDS
 from purchase_predict.serving.filling_redis import RedisFiller
 from purchase_predict.serving.filling_sqlite import SqliteFiller
 from purchase_predict.serving.shop_days import EARLIER, KEPT_DAYS
@@ -108,7 +109,7 @@ def fill(
         with connect(scratch, memory_limit) as connection:
             on_duckdb.primary_from_events(connection, folder / "events")
             (newest,) = one_row(connection, "SELECT max(day) FROM all_daily")
-            oldest = (-1 if newest is None else newest) - retention_days
+            oldest = ((-1 if newest is None else newest) - retention_days) * DAY_MICROSECONDS
             visitors = _fill_buckets(connection, filler, sorted((folder / "events").iterdir()), oldest)
             if newest is not None:
                 _fill_days(connection, filler, newest)

@@ -130,8 +130,13 @@ def test_a_request_that_cannot_be_read_is_refused_in_one_line(
 def test_a_body_without_a_length_is_bounded_too(server: Served) -> None:
     host, _, port = server.address.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port))) as connection:
-        head = b"POST /events HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
-        connection.sendall(head)
+        head = [
+            "POST /events HTTP/1.1",
+            "Host: 127.0.0.1",
+            "Content-Type: application/json",
+            "Transfer-Encoding: chunked",
+        ]
+        connection.sendall("\r\n".join([*head, "", ""]).encode())
         chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
         try:
             for _ in range(20):

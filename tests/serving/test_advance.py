@@ -92,7 +92,7 @@ def test_a_late_event_is_counted_and_later_rows_know_it(state: SqliteState) -> N
     counted(state, [event(10, "view")])
     done = counted(state, [event(3, "view", product=2), event(4, "remove_from_cart")])
     assert (done.counts.late, done.counts.after_answer) == (2, 0)
-    row = list(counted(state, [event(20, "cart")]).carts.values())[0].row
+    row = next(iter(counted(state, [event(20, "cart")]).carts.values())).row
     assert row
     values = dict(zip(COLUMNS, row, strict=True))
     assert (values["num_views_session"], values["num_removed_session"], values["num_products_session"]) == (2, 1, 2)

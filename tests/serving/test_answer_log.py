@@ -81,5 +81,5 @@ def test_a_log_that_cannot_be_written_counts_what_is_lost_and_goes_on(tmp_path: 
 
 
 def test_a_folder_that_cannot_be_made_is_refused_in_one_line() -> None:
-    with pytest.raises(click.ClickException, match="^answers .*/MLproject/log: cannot be written: Not a directory$"):
+    with pytest.raises(click.ClickException, match=r"^answers .*/MLproject/log: cannot be written: Not a directory$"):
         AnswerLog(str(PROJECT / "MLproject/log"), 5, Meters())

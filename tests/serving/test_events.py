@@ -73,7 +73,7 @@ def test_what_may_be_null_may_be_absent_or_empty(field: str) -> None:
         ("product_id", 7.5, "must be a whole number"),
         ("product_id", True, "must be a whole number"),
         ("product_id", 2**63, "must be a whole number"),
-        ("product_id", "７", "must be a whole number"),
+        ("product_id", "\uff17", "must be a whole number"),
         ("product_id", {"$gt": 0}, "must be a whole number"),
         ("user_id", "me", "must be a whole number"),
         ("user_session", "", "must not be empty"),

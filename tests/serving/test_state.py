@@ -134,7 +134,7 @@ def test_redis_forgets_by_itself(redis_server: RedisServer) -> None:
     client.flushall()
     state = RedisState(redis_server.uri, retention_days=3)
     counted(state, [event(0, "cart"), event(1, "purchase")])
-    lives = {key.decode(): client.ttl(key) for key in client.keys()}
+    lives = {key.decode(): client.ttl(key) for key in client.scan_iter()}
     kept = {key for key, seconds in lives.items() if seconds == -1}
     assert kept == {"purchase-predict:days:1", "purchase-predict:days:all"}
     assert all(4 * 86_400 - 60 < seconds <= 4 * 86_400 for key, seconds in lives.items() if key not in kept)
@@ -150,7 +150,7 @@ def test_a_full_disk_loses_nothing_and_says_so(tmp_path: Path) -> None:
     (pages,) = state._connection.execute("PRAGMA page_count").fetchone()
     state._connection.execute(f"PRAGMA max_page_count = {pages}")
     many = [event(second, "view", user=second, session=str(second)) for second in range(500)]
-    with pytest.raises(Unavailable, match="^the state cannot be written: database or disk is full$"):
+    with pytest.raises(Unavailable, match=r"^the state cannot be written: database or disk is full$"):
         counted(state, many)
     assert [product for _, product, _ in state.carts("s")] == [1]
     state._connection.execute("PRAGMA max_page_count = 1000000")
@@ -160,7 +160,7 @@ def test_a_full_disk_loses_nothing_and_says_so(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_state_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("not a database, but a text that is long enough to have a header of its own\n" * 20)
-    with pytest.raises(click.ClickException, match="^state .*text: cannot be opened: file is not a database$"):
+    with pytest.raises(click.ClickException, match=r"^state .*text: cannot be opened: file is not a database$"):
         SqliteState(tmp_path / "text")
     newer = SqliteState(tmp_path / "newer")
     newer._connection.execute("PRAGMA user_version = 99")

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 
+from purchase_predict.schema import PRIMARY
 from purchase_predict.serving import filling_sqlite, records, summaries, warming
 from purchase_predict.serving.events import Event
 from purchase_predict.serving.on_redis import PREFIX, RedisState
@@ -187,7 +188,7 @@ def test_what_fails_on_its_way_leaves_no_half_filled_state(
 
         monkeypatch.setattr(filler, "put_days", fails)
         (tmp_path / f"scratch-{number}").mkdir()
-        with pytest.raises(click.ClickException, match="^the state cannot be filled: No space left on device$"):
+        with pytest.raises(click.ClickException, match=r"^the state cannot be filled: No space left on device$"):
             warming.fill(filler, "sample:1000", tmp_path / f"scratch-{number}", 90, 0)
     assert not [path for path in tmp_path.iterdir() if "state" in path.name]
     assert client.keys() == []
@@ -210,10 +211,9 @@ def test_two_servers_do_not_fill_one_redis_at_once_and_a_killed_filling_is_begun
 
 
 def test_a_primary_table_fills_no_state(tmp_path: Path) -> None:
-    primary = "product_id,brand,price,user_id,user_session,purchased,num_views_session,num_views_product,category,sub_category,"
-    primary += (
-        "hour,minute,weekday,duration,num_prev_sessions,num_prev_product_views\n1,a,1,1,s,1,1,1,a,b,1,1,1,1,1,1\n"
-    )
+    columns = [column.name for column in PRIMARY]
+    values = ["a" if column.type == "VARCHAR" else "1" for column in PRIMARY]
+    primary = f"{','.join(columns)}\n{','.join(values)}\n"
     (tmp_path / "primary.csv").write_text(primary)
     with pytest.raises(click.ClickException, match="holds the primary table; a state is filled from events"):
         fill(tmp_path / "state", str(tmp_path / "primary.csv"), tmp_path / "scratch")
