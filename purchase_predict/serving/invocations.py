@@ -1,11 +1,16 @@
 """MLflow's protocol for those who have the columns: the very functions of `mlflow models serve`."""
 
+import logging
+
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST
 from mlflow.pyfunc import scoring_server
 from starlette.responses import Response
 
 from purchase_predict.serving.scorer import Scorer
+
+# It explains the protocol in the log at each wrong request of a certain form.
+logging.getLogger(scoring_server.__name__).setLevel(logging.ERROR)
 
 
 def invoke(scorer: Scorer, body: bytes, content_type: str) -> Response:

@@ -24,16 +24,16 @@ function stamp(milliseconds) {
 function pushes(answer) {
   const table = element("table");
   const head = table.insertRow();
-  for (const text of ["column", "value", "pushes", ""]) head.append(element("th", text));
+  for (const text of ["column", "value", "pushes", ""]) head.append(element("th", text, text === "pushes" ? "number" : ""));
   const entries = Object.entries(answer.contributions).filter(([name]) => name !== "base");
   entries.sort((a, b) => Math.abs(b[1]) - Math.abs(a[1]));
   const largest = Math.max(...entries.map(([, value]) => Math.abs(value)), 1e-9);
   for (const [name, value] of entries.slice(0, 10)) {
     const row = table.insertRow();
-    row.append(element("td", name), element("td", shown(answer.columns[name])));
+    row.append(element("td", name.replaceAll("_", "_\u200b")), element("td", shown(answer.columns[name]), "tight"));
     row.append(element("td", (value >= 0 ? "+" : "−") + Math.abs(value).toFixed(3), "number"));
     const bar = element("span", undefined, value >= 0 ? "bar" : "bar away");
-    bar.style.width = Math.round(90 * Math.abs(value) / largest) + "px";
+    bar.style.width = Math.round(60 * Math.abs(value) / largest) + "px";
     const cell = element("td");
     cell.append(bar);
     row.append(cell);
@@ -98,7 +98,8 @@ function list(events) {
   const table = element("table");
   for (const event of events) {
     const row = table.insertRow();
-    row.append(element("td", event.event_time.slice(11, 19)), element("td", event.event_type.replaceAll("_", " ")));
+    const kind = event.event_type === "remove_from_cart" ? "remove" : event.event_type;
+    row.append(element("td", event.event_time.slice(11, 19), "tight"), element("td", kind, "tight"));
     row.append(element("td", event.product_id + (event.category_code ? " " + event.category_code : "")));
     row.append(element("td", event.price === null ? "" : event.price.toFixed(2), "number"));
   }

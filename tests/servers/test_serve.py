@@ -2,8 +2,12 @@
 
 import base64
 import json
+import os
+import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -14,8 +18,11 @@ from typing import Any
 import mlflow
 import numpy as np
 import pandas as pd
+import psutil
 import pyarrow.dataset as ds
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from purchase_predict.models import packaging
 from purchase_predict.serving.columns import COLUMNS
@@ -23,6 +30,7 @@ from purchase_predict.sources import sample
 from steps.deploy import deploy
 from steps.serve import serve
 from tests import registered
+from tests.conftest import examples
 from tests.registered import invoke
 from tests.serving import served
 from tests.serving.served import NAME, Served, as_sent
@@ -210,6 +218,49 @@ def test_the_docs_have_an_example_of_every_address(server: Served) -> None:
     assert set(answer["answers"][0]) == set(shown["answers"][0])
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("chromium is not installed (apt-get install chromium)")
+    options = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
+    with pytest.importorskip("playwright.sync_api").sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=chromium, args=options)
+        yield opened
+        opened.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_a_cart_is_typed_and_a_visit_replayed_on_the_page(
+    server: Served, browser: Any, width: int, scheme: str, tmp_path: Path
+) -> None:
+    tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    asked: list[str] = []
+    said: list[str] = []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.on("console", lambda message: said.append(message.text))
+    tab.on("pageerror", lambda error: said.append(str(error)))
+    tab.goto(server.address)
+    tab.fill("[name=brand]", "<img src=x onerror=alert(1)>")
+    tab.click("#cart button")
+    tab.wait_for_selector(".probability")
+    typed = tab.inner_text("#answers")
+    assert "Version 1 answered" in typed
+    assert "num_views_product" in typed
+    tab.click("#visit button")
+    tab.wait_for_function("before => document.querySelector('#answers').innerText !== before", arg=typed)
+    tab.wait_for_selector(".probability")
+    assert len(tab.query_selector_all("#events tr")) > 3
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    folder = Path(os.environ.get("SCREENSHOTS", tmp_path))  # SCREENSHOTS=docs renews those of docs/serving.md
+    tab.screenshot(path=folder / f"serving-{width}-{scheme}.png", full_page=True)
+    tab.goto(f"{server.address}/docs")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert said == []
+    assert [url for url in asked if not url.startswith((server.address, "data:"))] == []
+    tab.close()
+
+
 # ---- ready columns -----------------------------------------------------------------------------------------------
 
 
@@ -282,6 +333,48 @@ def test_nothing_of_a_request_is_in_the_log(server: Served) -> None:
     _, metrics = server.ask("/metrics")
     assert secret not in metrics
     assert secret not in server.log.read_text()
+
+
+# ---- input of any kind -------------------------------------------------------------------------------------------
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+MUTATED = st.fixed_dictionaries(
+    {
+        "event_time": st.sampled_from([f"2019-12-02 18:00:{second:02} UTC" for second in range(20)]) | ANYTHING,
+        "event_type": st.sampled_from(["view", "cart", "remove_from_cart", "purchase"]) | ANYTHING,
+        "product_id": st.integers(1, 4) | ANYTHING,
+        "price": st.floats(0, 1e11) | ANYTHING,
+        "user_id": st.integers(1, 3) | ANYTHING,
+        "user_session": st.sampled_from(["a", "b"]) | ANYTHING,
+    },
+    optional={"brand": ANYTHING, "category_code": ANYTHING, "category_id": ANYTHING},
+)
+
+
+@settings(deadline=None, max_examples=examples(400), suppress_health_check=list(HealthCheck))
+@given(st.lists(MUTATED | ANYTHING, min_size=1, max_size=20), st.sampled_from(["/events", "/try"]))
+def test_events_of_any_kind_are_counted_or_refused(server: Served, events: list[Any], path: str) -> None:
+    status, answer = server.ask(path, events)
+    assert status in (200, 422), answer
+    assert answer["events"] + answer["repeated"] + len(answer["refused"]) == len(events)
+
+
+def test_requests_that_its_own_description_gives_rise_to_are_answered(server: Served) -> None:
+    """schemathesis makes valid and invalid requests of every address out of openapi.json."""
+    before = psutil.Process(server.process.pid).memory_info().rss
+    command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.address}/openapi.json", "--no-color"]
+    command += ["--checks", "not_a_server_error", "--phases", "examples,fuzzing", "--mode", "all", "--seed", "1"]
+    run = subprocess.run([*command, "--max-examples", str(examples(550) // 4)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout
+    assert "No issues found" in run.stdout
+    assert server.process.poll() is None
+    assert psutil.Process(server.process.pid).memory_info().rss < before + 300 * 2**20
+    _, metrics = server.ask("/metrics")
+    assert not [line for line in metrics.splitlines() if "errors_total{" in line and not line.endswith(" 0")]
 
 
 # ---- its run, its end --------------------------------------------------------------------------------------------
