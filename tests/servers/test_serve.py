@@ -244,11 +244,12 @@ def test_a_cart_is_typed_and_a_visit_replayed_on_the_page(
     tab.fill("[name=brand]", "<img src=x onerror=alert(1)>")
     tab.click("#cart button")
     tab.wait_for_selector(".probability")
-    typed = tab.inner_text("#answers")
+    typed = tab.inner_text("#answers").replace("\u200b", "")
     assert "Version 1 answered" in typed
     assert "num_views_product" in typed
+    tab.reload()
+    tab.wait_for_selector("#events td")
     tab.click("#visit button")
-    tab.wait_for_function("before => document.querySelector('#answers').innerText !== before", arg=typed)
     tab.wait_for_selector(".probability")
     assert len(tab.query_selector_all("#events tr")) > 3
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
