@@ -30,8 +30,8 @@ _SCRIPT_DIGEST = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).dec
 #: The browser runs this page's script and no other, and asks nobody but this server.
 HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-        f"frame-ancestors 'none'; script-src 'sha256-{_SCRIPT_DIGEST}'"
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; "
+        f"form-action 'none'; frame-ancestors 'none'; script-src 'sha256-{_SCRIPT_DIGEST}'"
     ),
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",

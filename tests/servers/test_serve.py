@@ -33,7 +33,9 @@ from tests import registered
 from tests.conftest import examples
 from tests.registered import invoke
 from tests.serving import served
+from tests.serving.redis_server import RedisServer
 from tests.serving.served import NAME, Served, as_sent
+from tools.machine import answers, free_port, within
 
 VISIT = {"user_id": 1, "user_session": "a visit", "product_id": 1000001, "price": 99.5, "brand": "brand-01"}
 TOKEN = "0123456789abcdef0123456789abcdef"
@@ -384,15 +386,15 @@ def test_requests_that_its_own_description_gives_rise_to_are_answered(server: Se
 def test_it_ends_on_sigterm_after_the_requests_at_work_and_its_run_is_closed(registry: str, tmp_path: Path) -> None:
     with served.server(registry, tmp_path / "log", state=tmp_path / "state", answers=tmp_path / "answers") as running:
         events = [event(f"10:{n // 60:02}:{n % 60:02}", "cart", product_id=n, user_session=str(n)) for n in range(900)]
-        answers: list[tuple[int, Any]] = []
-        asking = threading.Thread(target=lambda: answers.append(running.ask("/events", events)))
+        answered: list[tuple[int, Any]] = []
+        asking = threading.Thread(target=lambda: answered.append(running.ask("/events", events)))
         asking.start()
         time.sleep(0.1)
         running.process.send_signal(signal.SIGTERM)
         asking.join()
         assert running.process.wait(timeout=20) == 0
-    assert answers[0][0] == 200
-    assert len(answers[0][1]["answers"]) == 900
+    assert answered[0][0] == 200
+    assert len(answered[0][1]["answers"]) == 900
     assert (tmp_path / "log").read_text().endswith("serve: ended, after the requests at work\n")
     logged = ds.dataset(tmp_path / "answers", partitioning="hive").to_table()
     assert sorted(logged["product_id"].to_pylist()) == list(range(900))
@@ -523,3 +525,59 @@ def test_promotions_and_rollbacks_take_effect_within_five_seconds_and_no_request
         }
         assert version in in_time
     assert {version for _, _, version in asked} == {"1", "2"}
+
+
+def test_redis_that_restarts_is_a_503_in_one_line_and_nothing_acknowledged_is_lost(
+    registry: str, tmp_path: Path
+) -> None:
+    redis_server = RedisServer(tmp_path)
+    redis_server.start()
+    events = [event(f"10:00:{second:02}", "view") for second in range(9)]
+    try:
+        with served.server(registry, tmp_path / "log", state=redis_server.uri) as running:
+            assert running.ask("/events", events[:5])[1]["events"] == 5
+            redis_server.kill()
+            status, answer = running.ask("/events", events)
+            assert (status, list(answer)) == (503, ["detail"])
+            assert "cannot be reached" in answer["detail"]
+            assert running.ask("/health")[0] == 200
+            assert running.ask("/ready")[0] == 503
+            assert running.metric("state_up") == 0
+            redis_server.start()
+            status, answer = running.ask("/events", events)
+            assert (status, answer["events"], answer["repeated"]) == (200, 4, 5)
+            assert running.ask("/ready")[0] == 200
+    finally:
+        redis_server.kill()
+
+
+def test_a_tracking_server_that_is_away_leaves_the_answers_as_they_are(registry: str, tmp_path: Path) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", registry, "--port", str(port)]
+    command += ["--workers", "1", "--host", "127.0.0.1"]
+
+    def started() -> "subprocess.Popen[bytes]":
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        assert within(90, lambda: answers(f"http://127.0.0.1:{port}/health"))
+        return process
+
+    tracking = started()
+    try:
+        with served.server(f"http://127.0.0.1:{port}", tmp_path / "log", state=tmp_path / "state") as running:
+            os.killpg(tracking.pid, signal.SIGKILL)
+            tracking.wait()
+            running.wait_until(lambda: running.ask("/ready")[1]["problems"], 30)
+            status, ready = running.ask("/ready")
+            assert (status, ready["model_version"]) == (200, "1")
+            assert ready["problems"][0].startswith("the registry does not answer: ")
+            assert running.metric("model_behind") == 1
+            for second in range(20):
+                status, answer = running.ask("/events", event(f"11:00:{second:02}", "cart", user_session=f"{second}"))
+                assert (status, answer["answers"][0]["model_version"]) == (200, "1")
+            tracking = started()
+            running.wait_until(lambda: not running.ask("/ready")[1]["problems"], 30)
+    finally:
+        os.killpg(tracking.pid, signal.SIGKILL)
+        tracking.wait()
