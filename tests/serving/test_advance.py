@@ -99,6 +99,12 @@ def test_a_late_event_is_counted_and_later_rows_know_it(state: SqliteState) -> N
     assert (values["duration"], values["seconds_since_prev_event"]) == (17, 10)
 
 
+def test_a_late_event_moves_the_first_look_at_a_product(state: SqliteState) -> None:
+    counted(state, [event(10, "view"), event(3, "purchase", product=3)])
+    counted(state, [event(4, "view")])
+    assert column(state, [event(10, "cart", product=2)], "num_products_session") == 2
+
+
 def test_a_late_cart_event_is_answered_counted_and_marked(state: SqliteState) -> None:
     counted(state, [event(10, "view"), event(12, "view")])
     done = counted(state, [event(5, "cart")])
