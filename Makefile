@@ -11,7 +11,7 @@ CREATED := .venv/.python-$(VERSION)
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 ARGS ?= -P max_evals=1
 # Programs that tests start, and the packages of Debian and Ubuntu that bring them.
-NEEDS := java=default-jre-headless chromium=chromium initdb=postgresql ip=iproute2 ps=procps faketime=faketime
+NEEDS := java=default-jre-headless chromium=chromium initdb=postgresql ip=iproute2 ps=procps faketime=faketime redis-server=redis-server
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Without byte code each process of a run compiles the 2,000 modules of its imports anew: uv writes none, and
 # PYTHONDONTWRITEBYTECODE keeps Python from it. Here all cores write it after pip, which takes one. What cannot be compiled

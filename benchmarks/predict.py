@@ -28,7 +28,7 @@ from purchase_predict.reading.load import load_source
 from purchase_predict.schema import LABEL, features_of
 
 
-def _prepare(folder: Path, rows: int, rounds: int) -> str:
+def prepare(folder: Path, rows: int, rounds: int) -> str:
     """A packaged model and `rows` rows to score in `folder`; the model's URI."""
     (folder / "scratch").mkdir()
     (folder / "events").mkdir()
@@ -126,7 +126,7 @@ def main(rows: int, rounds: int, part: str | None, folder: Path | None, uri: str
         work = Path(made)
         mlflow.set_tracking_uri(f"sqlite:///{work}/mlflow.db")
         mlflow.set_experiment("benchmark")
-        model_uri = _prepare(work, rows, rounds)
+        model_uri = prepare(work, rows, rounds)
 
         def measure(name: str) -> dict[str, float]:
             output = subprocess.run(

@@ -158,6 +158,7 @@ class Parameter:
 _URI = Text("be runs:/<run id>/<path>, models:/<name>@<alias>, models:/<name>/<version>, or empty", r".*")
 _NAME_RULE = "be a name without / : @ ? # % \\ and quotes, and not dots alone"
 _SOME_TEXT = r".*\S.*"
+_STATE = r"((redis|rediss|unix)://.+|(?!.*://).*)"
 
 PARAMETERS = {
     "source": Parameter(Text("name the data: sample, gs://, a file, folder or glob", _SOME_TEXT), in_key=False),
@@ -196,6 +197,14 @@ PARAMETERS = {
     "input": Parameter(Text("name the data to score: a file, a folder, a glob or sample", _SOME_TEXT)),
     "history": Parameter(click.STRING),
     "output": Parameter(Text("be a local .csv or .parquet file", r"(?!.*://).*\.(csv|parquet)")),
+    "host": Parameter(Text("be an address or a name of this machine", r"[A-Za-z0-9.:_-]+")),
+    "port": Parameter(WholeNumber("a whole number from 0 (any) to 65535", min=0, max=65535)),
+    "token_file": Parameter(click.STRING),
+    "state": Parameter(Text("be a local file, redis://<host>, rediss://, unix:// or empty", _STATE)),
+    "retention_days": Parameter(WholeNumber("a whole number of days, 1 or more", min=1, max=36_500)),
+    "warm": Parameter(click.STRING),
+    "shadow": Parameter(OneOf(ENVIRONMENTS, empty="none")),
+    "answers": Parameter(Text("be a local folder, gs://<bucket>/<folder>, or empty", r"(gs://.+|(?!.*://).*)")),
 }
 #: The inputs of steps and the step that makes each. The model comes first: it decides which dataset belongs to it.
 MADE_BY = {name: PARAMETERS[name].made_by for name in ("model", "data", "dataset")}

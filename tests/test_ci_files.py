@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
+from purchase_predict import parameters
 from purchase_predict.settings import PROJECT
+from purchase_predict.workflow import stopping
 
 CLOUD_BUILD = yaml.safe_load((PROJECT / "cloudbuild.yaml").read_text())
 ACTIONS = yaml.safe_load((PROJECT / ".github/workflows/ci.yml").read_text())
@@ -135,3 +137,30 @@ def test_the_containers_take_their_versions_from_the_files_that_pin_them() -> No
     assert re.findall(r"[\w-]+==[\d.]+", dockerfile) == re.findall(
         r"pip==[\d.]+", (PROJECT / "Makefile").read_text(encoding="utf-8")
     )
+
+
+def test_the_image_serves_without_root_and_has_what_it_copies() -> None:
+    dockerfile = (PROJECT / "Dockerfile").read_text(encoding="utf-8")
+    assert set(re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)) == {"python:3.11.13-slim-bookworm"}
+    assert re.findall(r"^USER (\w+)$", dockerfile, re.MULTILINE) == ["shop"]
+    assert "HEALTHCHECK" in dockerfile
+    assert "pip install --no-cache-dir -r requirements.lock" in dockerfile
+    copied = [
+        name for line in re.findall(r"^COPY --chown=shop (.*) \S+$", dockerfile, re.MULTILINE) for name in line.split()
+    ]
+    assert [name for name in copied if not (PROJECT / name).exists()] == []
+    ignored = (PROJECT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert {f"!{name}" for name in [*copied, "requirements.lock", "requirements-dev.lock"]} <= set(ignored)
+    # What the image runs is the entry point with parameters that it has.
+    given = re.findall(r"--(\w+)=", dockerfile.partition("\nCMD")[2])
+    assert set(given) <= set(parameters.declared("serve"))
+    environment = COMPOSE["services"]["serve"]["environment"]
+    assert {name for name in environment if f"${{{name}" in dockerfile} == {"STATE", "WARM", "SHADOW"}
+
+
+def test_the_systemd_unit_starts_the_entry_point() -> None:
+    unit = (PROJECT / "docs/purchase-predict.service").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^ExecStart=\S+/python -m steps\.serve (.*)$", unit, re.MULTILINE)
+    assert set(re.findall(r"--(\w+)=", command)) <= set(parameters.declared("serve"))
+    (seconds,) = re.findall(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)
+    assert int(seconds) > stopping.GRACE_SECONDS

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +16,7 @@ import lightgbm
 import mlflow
 import pandas as pd
 from mlflow.models import ModelSignature
+from mlflow.pyfunc import PyFuncModel
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 from mlflow.types.schema import AnyType
 
@@ -89,11 +90,13 @@ class Packaged:
 
     `answer` returns the columns `probability` and `will_buy`, one row per row of its argument, in the same order, and
     `missing` where the rows lack columns of the model. `counters` is what the shop knew at the end of its events.
+    `loaded` is the model as MLflow loads it.
     """
 
     columns: list[str]
     answer: Callable[[pd.DataFrame], pd.DataFrame]
     counters: pd.DataFrame | None = None
+    loaded: PyFuncModel | None = None
 
 
 def load(uri: str, files: Mapping[str, str] | None = None, checked: bool = True) -> Packaged:
@@ -109,13 +112,13 @@ def load(uri: str, files: Mapping[str, str] | None = None, checked: bool = True)
         Damaged: a file is not what was logged.
         click.ClickException: the model cannot be loaded; or, raised by `answer`, it cannot score the rows.
     """
-    columns, predict, counters = _call_foreign_code(f"{uri} cannot be loaded", lambda: _load(uri, files or {}, checked))
-    return Packaged(columns, lambda frame: _call_foreign_code(f"{uri} cannot answer", lambda: predict(frame)), counters)
+    packaged = _call_foreign_code(f"{uri} cannot be loaded", lambda: _load(uri, files or {}, checked))
+    return replace(
+        packaged, answer=lambda frame: _call_foreign_code(f"{uri} cannot answer", lambda: packaged.answer(frame))
+    )
 
 
-def _load(
-    uri: str, files: Mapping[str, str], checked: bool
-) -> tuple[list[str], Callable[[pd.DataFrame], pd.DataFrame], pd.DataFrame | None]:
+def _load(uri: str, files: Mapping[str, str], checked: bool) -> Packaged:
     # What is checked is what is loaded: a copy, in which nobody writes meanwhile.
     with tempfile.TemporaryDirectory(prefix="purchase-predict-") as folder, no_byte_code():
         place = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
@@ -128,7 +131,7 @@ def _load(
     columns = loaded.metadata.get_input_schema().input_names()
     model = loaded.unwrap_python_model()
     predict = loaded.predict if checked else lambda frame: model.predict(None, frame)
-    return columns, predict, getattr(model, "counters", None)
+    return Packaged(columns, predict, getattr(model, "counters", None), loaded)
 
 
 @contextmanager

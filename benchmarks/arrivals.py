@@ -1,0 +1,72 @@
+"""Requests that arrive at a fixed rate, whether or not the earlier ones are answered, and how long each waits."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+
+@dataclass(frozen=True)
+class Waits:
+    """What came of some arrivals: the sorted seconds from when each was due to its answer, and the failures."""
+
+    seconds: list[float]
+    failed: int
+
+    def quantile(self, share: float) -> float:
+        """Milliseconds that this share of the requests waited at most."""
+        return 1000 * self.seconds[min(len(self.seconds) - 1, int(share * len(self.seconds)))] if self.seconds else 0.0
+
+
+def arrive(address: str, path: str, bodies: Iterator[bytes], rate: float, seconds: float) -> Waits:
+    """Posts JSON bodies at a rate, over connections that are kept open.
+
+    A request that finds the server busy waits, and its waiting counts: the clock starts when it was due.
+
+    Args:
+        address: `http://<host>:<port>`.
+        path: where to post.
+        bodies: one for each request.
+        rate: requests a second.
+        seconds: how long.
+    """
+    return asyncio.run(_arrive(address, path, bodies, rate, seconds))
+
+
+async def _arrive(address: str, path: str, bodies: Iterator[bytes], rate: float, seconds: float) -> Waits:
+    host, port = urlsplit(address).hostname or "", urlsplit(address).port or 80
+    idle: deque[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = deque()
+    waits: list[float] = []
+    failed = 0
+
+    async def ask(body: bytes, due: float) -> None:
+        nonlocal failed
+        try:
+            reader, writer = idle.pop() if idle else await asyncio.open_connection(host, port)
+            head = f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
+            writer.write(head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            answer = await reader.readuntil(b"\r\n\r\n")
+            length = next(line for line in answer.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+            await reader.readexactly(int(length[15:]))
+            failed += b" 200 " not in answer[:16]
+            idle.append((reader, writer))
+            waits.append(time.perf_counter() - due)
+        except (OSError, asyncio.IncompleteReadError):
+            failed += 1
+
+    tasks = set()
+    begun = time.perf_counter()
+    for number in range(int(rate * seconds)):
+        due = begun + number / rate
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        task = asyncio.create_task(ask(next(bodies), due))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        if time.perf_counter() > begun + 3 * seconds:
+            break  # far behind: what has been measured says so
+    await asyncio.wait(tasks or {asyncio.create_task(asyncio.sleep(0))}, timeout=30)
+    for _, writer in idle:
+        writer.close()
+    return Waits(sorted(waits), failed)

@@ -1,0 +1,83 @@
+"""What the server's state costs: a visitor with a long history, and a state filled with many visitors.
+
+python -m benchmarks.state --visitors 1000000
+"""
+
+import statistics
+import tempfile
+import time
+from datetime import datetime
+from pathlib import Path
+
+import click
+import duckdb
+
+from purchase_predict.database import one_row, quoted
+from purchase_predict.serving import warming
+from purchase_predict.serving.advance import advance
+from purchase_predict.serving.events import Event, microseconds
+from purchase_predict.serving.on_sqlite import SqliteState
+
+_START = microseconds(datetime(2026, 1, 1))
+_SECOND = 1_000_000
+
+
+def _long_history(events: int, sessions: int) -> tuple[float, float]:
+    """Milliseconds of an event of a visitor: the median of the first 1,000 and of the last 1,000."""
+    with tempfile.TemporaryDirectory() as folder:
+        state = SqliteState(Path(folder) / "state")
+        seconds = []
+        for number in range(events):
+            kind = ("view", "view", "view", "cart", "purchase")[number % 5]
+            session = f"session-{number * sessions // events}"
+            event = Event(_START + number * _SECOND, kind, number % 300, None, "a.b", "acme", 9.99, 1, session)
+            begun = time.perf_counter()
+            state.change([event], lambda batch, event=event: advance(batch, [event], 10_000))  # type: ignore[misc]
+            seconds.append(time.perf_counter() - begun)
+        state.close()
+    return 1000 * statistics.median(seconds[:1000]), 1000 * statistics.median(seconds[-1000:])
+
+
+def _write_events(visitors: int, file: Path) -> None:
+    """Ten events of each visitor in two sessions, in 30 days, with a cart in one of them."""
+    duckdb.sql(
+        f"""COPY (
+            SELECT make_timestamp({_START} + day * 86400 * {_SECOND} + (visitor * 7 % 80000 + nth * 20) * {_SECOND}) AS
+                    event_time,
+                CASE nth % 5 WHEN 3 THEN 'cart' WHEN 4 THEN 'purchase' ELSE 'view' END AS event_type,
+                hash(visitor, nth // 2) % 20000 AS product_id, 2053013550000000003 AS category_id,
+                'electronics.smartphone' AS category_code, 'brand-' || visitor % 60 AS brand,
+                (hash(visitor, nth) % 100000) / 100 AS price, visitor AS user_id,
+                md5(visitor || '-' || nth // 5)::UUID::VARCHAR AS user_session
+            FROM (SELECT visitor, nth, (visitor + nth // 5 * 3) % 30 AS day
+                  FROM range({visitors}) v(visitor), range(10) n(nth))
+        ) TO {quoted(file)} (FORMAT parquet)"""
+    )
+
+
+@click.command()
+@click.option("--visitors", default=1_000_000, show_default=True)
+@click.option("--events", default=100_000, show_default=True, help="Of one visitor.")
+def main(visitors: int, events: int) -> None:
+    """Measures and prints both."""
+    for sessions in (1, events // 50):
+        first, last = _long_history(events, sessions)
+        click.echo(
+            f"one visitor, {events} events in {sessions} sessions: first {first:.3f} ms, last {last:.3f} ms an event"
+        )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "scratch").mkdir()
+        _write_events(visitors, folder / "events.parquet")
+        (rows,) = one_row(duckdb.connect(), f"SELECT count(*) FROM {quoted(folder / 'events.parquet')}")
+        filler = warming.filler_of(folder / "state", 90)
+        assert filler
+        filled = warming.fill(filler, str(folder / "events.parquet"), folder / "scratch", 90, 0)
+        size = (folder / "state").stat().st_size
+        click.echo(
+            f"{filled}: {rows / filled.seconds:,.0f} events a second, {size / filled.visitors:,.0f} bytes a visitor"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""Events counted one by one: the records move on, and each pair gets its row at its first cart event.
+
+The rows equal those of `features/expressions.py` as long as a visitor's events arrive in the order of their times,
+those of one time together. An event that breaks that order is counted for all later rows, but rows that were made stay
+as they are:
+
+- *Late*: its time lies before the visitor's newest event. A late cart event has a row of all that had arrived, later
+  events included. The start of a late session does not change the ranks of sessions that started before it arrived.
+- *After the answer*: its time is that of a row already made, or before. `process` would have used it for that row.
+- *Overlap*: a session that goes on after `records.TALLY_SESSIONS` later ones of the same visitor. What those did is
+  then counted among what earlier sessions did.
+
+Each is counted in `Counts` and shown in /metrics.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
+
+from purchase_predict.serving import columns, shop_days
+from purchase_predict.serving.events import DAY_MICROSECONDS, Event
+from purchase_predict.serving.records import Pair, Session
+from purchase_predict.serving.state import Batch, PairKey
+
+
+@dataclass
+class Counts:
+    """What was counted, and what could not be as `process` would have it."""
+
+    counted: int = 0
+    repeated: int = 0
+    late: int = 0
+    late_carts: int = 0
+    after_answer: int = 0
+    overlaps: int = 0
+
+
+@dataclass
+class Advanced:
+    """What came of some events.
+
+    Attributes:
+        carts: for each cart event, by its position among the events: the pair with its row.
+        too_old: the positions of the events that are older than the state reaches back; they were not counted.
+        late: the positions of cart events that were late.
+    """
+
+    carts: dict[int, Pair] = field(default_factory=dict)
+    too_old: list[int] = field(default_factory=list)
+    late: set[PairKey] = field(default_factory=set)
+    counts: Counts = field(default_factory=Counts)
+
+
+def advance(batch: Batch, events: Sequence[Event], retention_days: int) -> Advanced:
+    """Counts events, in the order of their times.
+
+    Args:
+        batch: the records of the events; they are changed.
+        events: in any order.
+        retention_days: how far the state reaches back from its newest day. What is older is not counted, because
+            nothing tells any more whether it was counted before.
+    """
+    done = Advanced()
+    newest = max([batch.newest_day, *(event.day for event in events)])
+    usable = []
+    for position, event in enumerate(events):
+        if event.day < newest - retention_days:
+            done.too_old.append(position)
+        else:
+            usable.append(event)
+    fresh = _unseen(batch, usable)
+    done.counts.counted, done.counts.repeated = len(fresh), len(usable) - len(fresh)
+    answered = {user: visitor.answered for user, visitor in batch.visitors.items()}
+    for _, same_time in groupby(sorted(fresh, key=attrgetter("time")), key=attrgetter("time")):
+        _count_together(batch, list(same_time), done, answered)
+    batch.counted = fresh
+    too_old = set(done.too_old)
+    for position, event in enumerate(events):
+        if event.kind == "cart" and position not in too_old:
+            done.carts[position] = batch.pairs[event.user, event.session, event.product]
+    return done
+
+
+def _unseen(batch: Batch, events: Sequence[Event]) -> list[Event]:
+    """The events that were not counted before, each once."""
+    seen = set(batch.seen)
+    fresh = []
+    for event in events:
+        key = event.user, event.time, event.digest
+        if key not in seen:
+            seen.add(key)
+            fresh.append(event)
+    return fresh
+
+
+def _count_together(batch: Batch, events: list[Event], done: Advanced, answered: dict[int, int]) -> None:
+    """Counts events of one time, then makes the rows of the pairs that they put in the cart."""
+    carts: dict[PairKey, list[Event]] = {}
+    for event in events:
+        visitor = batch.visitors[event.user]
+        if late := event.time < visitor.clock:
+            done.counts.late += 1
+        else:
+            visitor.clock = event.time
+        done.counts.after_answer += event.time <= answered[event.user]
+        key = event.user, event.session, event.product
+        _count(batch, event)
+        if event.kind == "cart" and batch.pairs[key].moment is None:
+            carts.setdefault(key, []).append(event)
+            if late:
+                done.late.add(key)
+    for key, of_pair in carts.items():
+        done.counts.late_carts += key in done.late
+        _make_row(batch, key, columns.first_of(of_pair), done)
+    for event in events:  # a purchase at the time of the first cart event counts as after it
+        if event.kind == "purchase":
+            _count_purchase(batch, event)
+        pair = batch.pairs[event.user, event.session, event.product]
+        if event.kind != "view" and event.time >= pair.decided:
+            # Of events at the same time, a removal or a purchase wins, in whatever order they arrive.
+            pair.in_cart = event.kind == "cart" and (event.time > pair.decided or pair.in_cart)
+            pair.decided = event.time
+
+
+def _count(batch: Batch, event: Event) -> None:
+    """Moves the records of an event on, except for what depends on the pair's moment."""
+    visitor, session = batch.visitors[event.user], batch.sessions[event.user, event.session]
+    pair = batch.pairs[event.user, event.session, event.product]
+    time, kind = event.time, event.kind
+    if time > session.newest:
+        session.move_to(time)
+    now = time == session.newest
+    session.first = time if session.first < 0 else min(session.first, time)
+    if kind == "remove_from_cart":
+        if now:
+            session.removed_now += 1
+        else:
+            session.removed += 1
+        return
+    if session.visit is None:
+        session.rank, session.prev_start = visitor.start_session(time)
+    session.visit = time if session.visit is None else min(session.visit, time)
+    if now:
+        session.act_now = True
+    elif session.act is None or time > session.act:
+        session.act = time
+    _count_product(session, pair, time, now)
+    counts = {{"view": shop_days.VIEWS, "cart": shop_days.CARTS, "purchase": shop_days.PURCHASES}[kind]: 1}
+    if (log := shop_days.millionths_of_log(event.price)) is not None:
+        counts |= {shop_days.LOG_PRICES: log, shop_days.PRICED: 1}
+    batch.count_for_shop(event.product, event.day, counts)
+    product = batch.products[event.user, event.product]
+    if kind == "view":
+        session.views += 1
+        pair.views += 1
+        if pair.views == 1:
+            product.views.add(session.rank)
+    elif kind == "purchase":
+        session.purchases += not now
+        session.purchases_now += now
+        product.purchases.add(session.rank)
+        visitor.purchases.add(session.rank)
+    else:
+        cents = columns.cents(event.price)
+        session.carts += not now
+        session.carts_now += now
+        session.cents += 0 if now else cents
+        session.cents_now += cents if now else 0
+
+
+def _count_product(session: Session, pair: Pair, time: int, now: bool) -> None:
+    """Counts a product when it is viewed, carted or bought for the first time in the session."""
+    if pair.act is None:
+        session.products += not now
+        session.products_now += now
+        pair.act = time
+    elif time < pair.act:
+        if pair.act == session.newest and not now:  # it was first seen at the newest time, and now before it
+            session.products_now -= 1
+            session.products += 1
+        pair.act = time
+
+
+def _make_row(batch: Batch, key: PairKey, cart: Event, done: Advanced) -> None:
+    visitor, session = batch.visitors[cart.user], batch.sessions[cart.user, cart.session]
+    pair, product = batch.pairs[key], batch.products[cart.user, cart.product]
+    pair.row = columns.row(cart, visitor, session, pair, product)
+    columns.add_shop(pair.row, batch.product_days[cart.product], batch.shop_days, cart.day)
+    pair.moment = cart.time
+    visitor.answered = max(visitor.answered, cart.time)
+    tallies = visitor.purchases, product.views, product.purchases
+    done.counts.overlaps += not all(tally.knows(session.rank) for tally in tallies)
+    counts = {shop_days.CARTED_PAIRS: 1}
+    batch.count_for_shop(cart.product, cart.day, counts)
+    if pair.purchase is not None and pair.purchase >= cart.time:
+        # It was bought in an earlier request, at the same time or, where the cart event is late, after it.
+        pair.bought = True
+        batch.count_for_shop(cart.product, pair.purchase // DAY_MICROSECONDS, {shop_days.BOUGHT_PAIRS: 1})
+
+
+def _count_purchase(batch: Batch, event: Event) -> None:
+    pair = batch.pairs[event.user, event.session, event.product]
+    if pair.moment is None:
+        pair.purchase = event.time if pair.purchase is None else max(pair.purchase, event.time)
+    elif not pair.bought and event.time >= pair.moment:
+        pair.bought = True
+        batch.count_for_shop(event.product, event.day, {shop_days.BOUGHT_PAIRS: 1})

@@ -1,0 +1,194 @@
+"""The log of answers: Parquet files in one folder per day, locally or in a Cloud Storage bucket.
+
+    <answers>/day=2026-11-29/120000-<process>-1.parquet
+
+A row has what was answered when, the columns that the answer is made of, and the shadow's answer. It can be joined with
+the output of `predict`, or with later events, by `user_id`, `user_session` and `product_id`.
+"""
+
+import logging
+import os
+import queue
+import shutil
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from purchase_predict.schema import CATEGORICAL
+from purchase_predict.serving.columns import COLUMNS
+from purchase_predict.serving.meters import Meters
+
+#: Seconds after which the answers at hand are written, and rows from which on they are written at once.
+_FLUSH_SECONDS, _FLUSH_ROWS = 60.0, 20_000
+#: Answers that may wait to be written. More are dropped, and counted: the log never holds a request up.
+_WAITING_ROWS = 100_000
+
+_TIME = pa.timestamp("us", tz="UTC")
+SCHEMA = pa.schema(
+    [("answered_at", _TIME), ("user_id", pa.int64()), ("user_session", pa.string()), ("product_id", pa.int64())]
+    + [("event_time", pa.timestamp("us")), ("late", pa.bool_())]
+    + [("probability", pa.float64()), ("will_buy", pa.int8()), ("model_version", pa.string())]
+    + [("shadow_probability", pa.float64()), ("shadow_will_buy", pa.int8()), ("shadow_version", pa.string())]
+    + [(name, pa.string() if name in CATEGORICAL else pa.float64()) for name in COLUMNS if name != "product_id"]
+)
+
+
+@dataclass
+class Answer:
+    """One answer, as the log has it. Times are in microseconds since 1970; `row` is in the order of `COLUMNS`."""
+
+    answered_at: int
+    user: int
+    session: str
+    product: int
+    moment: int
+    late: bool
+    row: list[Any]
+    probability: float | None
+    will_buy: int | None
+    version: str
+    shadow: tuple[float, int, str] | None = None
+
+
+class AnswerLog:
+    """Writes answers in a thread of its own."""
+
+    def __init__(self, place: str, retention_days: int, meters: Meters) -> None:
+        """Checks that the log can be written.
+
+        Args:
+            place: a folder, or `gs://<bucket>/<folder>`.
+            retention_days: days of a folder that are kept. In a bucket a lifecycle rule does that.
+
+        Raises:
+            click.ClickException: the folder cannot be made or written.
+        """
+        self._meters, self._days = meters, retention_days
+        self._queue: queue.Queue[Answer | None] = queue.Queue(_WAITING_ROWS)
+        self._folder = None if place.startswith("gs://") else Path(place).expanduser().resolve()
+        self._put: Callable[[Path, str], None] = self._move if self._folder else _uploader(place)
+        if self._folder:
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=self._folder):
+                    pass
+            except OSError as error:
+                raise click.ClickException(f"answers {place}: cannot be written: {error.strerror}") from error
+        self._thread = threading.Thread(target=self._write_on, name="log of answers", daemon=True)
+        self._thread.start()
+
+    def add(self, answer: Answer) -> None:
+        """Puts an answer into the log; drops and counts it where too many wait already."""
+        try:
+            self._queue.put_nowait(answer)
+        except queue.Full:
+            self._meters.add("log_dropped_total")
+
+    def close(self) -> None:
+        """Writes what waits, and ends."""
+        self._queue.put(None)
+        self._thread.join(10)
+
+    def _write_on(self) -> None:
+        ended = False
+        while not ended:
+            rows: list[Answer] = []
+            due = time.monotonic() + _FLUSH_SECONDS
+            while len(rows) < _FLUSH_ROWS and not ended:
+                try:
+                    answer = self._queue.get(timeout=max(0.0, due - time.monotonic()))
+                except queue.Empty:
+                    break
+                if answer is None:
+                    ended = True
+                else:
+                    rows.append(answer)
+            if rows:
+                self._write(rows)
+            self._forget()
+
+    def _write(self, rows: list[Answer]) -> None:
+        days: dict[str, list[Answer]] = {}
+        for row in rows:
+            days.setdefault(_as_datetime(row.answered_at).date().isoformat(), []).append(row)
+        for day, of_day in days.items():
+            name = f"day={day}/{datetime.now(UTC):%H%M%S}-{os.getpid()}-{uuid.uuid4().hex[:8]}.parquet"
+            try:
+                with tempfile.TemporaryDirectory(prefix="purchase-predict-", dir=self._folder) as scratch:
+                    file = Path(scratch) / "part.parquet"
+                    pq.write_table(_table(of_day), file, compression="zstd")
+                    self._put(file, name)
+                self._meters.add("log_rows_total", len(of_day))
+            except Exception as error:  # a full disk, a bucket that refuses: the server goes on answering
+                self._meters.add("log_dropped_total", len(of_day))
+                logging.getLogger(__name__).warning("answers were not logged: %s", type(error).__name__)
+
+    def _move(self, file: Path, name: str) -> None:
+        assert self._folder
+        target = self._folder / name
+        target.parent.mkdir(exist_ok=True)
+        file.replace(target)
+
+    def _forget(self) -> None:
+        """Removes the days of the folder that are older than the retention."""
+        if self._folder is None:
+            return
+        oldest = (datetime.now(UTC) - timedelta(days=self._days)).date()
+        for folder in self._folder.glob("day=*"):
+            try:
+                if date.fromisoformat(folder.name.removeprefix("day=")) < oldest:
+                    shutil.rmtree(folder, ignore_errors=True)
+            except ValueError:
+                continue
+
+
+def _uploader(place: str) -> Callable[[Path, str], None]:
+    from google.cloud import storage  # it takes 0.5 s to import, and most logs are local
+
+    bucket_name, _, folder = place.removeprefix("gs://").partition("/")
+    try:
+        bucket = storage.Client().bucket(bucket_name)
+    except Exception as error:
+        raise click.ClickException(f"answers {place}: Cloud Storage cannot be used: {error}") from error
+
+    def upload(file: Path, name: str) -> None:
+        bucket.blob("/".join(filter(None, [folder.strip("/"), name]))).upload_from_filename(str(file))
+
+    return upload
+
+
+def _table(answers: list[Answer]) -> pa.Table:
+    columns: dict[str, list[Any]] = {
+        "answered_at": [_as_datetime(answer.answered_at) for answer in answers],
+        "user_id": [answer.user for answer in answers],
+        "user_session": [answer.session for answer in answers],
+        "product_id": [answer.product for answer in answers],
+        "event_time": [_as_datetime(answer.moment).replace(tzinfo=None) for answer in answers],
+        "late": [answer.late for answer in answers],
+        "probability": [answer.probability for answer in answers],
+        "will_buy": [answer.will_buy for answer in answers],
+        "model_version": [answer.version for answer in answers],
+        "shadow_probability": [answer.shadow and answer.shadow[0] for answer in answers],
+        "shadow_will_buy": [answer.shadow and answer.shadow[1] for answer in answers],
+        "shadow_version": [answer.shadow and answer.shadow[2] for answer in answers],
+    }
+    for place, name in enumerate(COLUMNS):
+        if name != "product_id":
+            values = [answer.row[place] for answer in answers]
+            text = name in CATEGORICAL
+            columns[name] = [value if text or value is None else float(value) for value in values]
+    return pa.table(columns, schema=SCHEMA)
+
+
+def _as_datetime(time: int) -> datetime:
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=time)

@@ -1,0 +1,161 @@
+"""The server's addresses: what each takes and returns over HTTP."""
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from typing import TypeVar
+
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from mlflow.exceptions import MlflowException
+
+from purchase_predict.serving import documents, pages
+from purchase_predict.serving.guard import TooLarge
+from purchase_predict.serving.health import Health
+from purchase_predict.serving.invocations import invoke
+from purchase_predict.serving.service import Service
+from purchase_predict.serving.state import Unavailable
+
+#: Events of one request.
+MAX_EVENTS = 1000
+
+Result = TypeVar("Result")
+
+
+class _Wrong(Exception):
+    """A request that cannot be read: its status, and what is wrong, without content."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status, self.detail = status, detail
+
+
+def build(service: Service, health: Health, quick: Executor, slow: Executor, at_once: int = 0) -> FastAPI:
+    """The application.
+
+    Args:
+        service: what it does.
+        health: how it is.
+        quick: runs what waits for the state.
+        slow: runs what may take long, so that events need not wait for it.
+        at_once: a request with so many events or fewer is counted in the event loop itself: a thread would take longer
+            to begin than a local state takes to answer.
+    """
+    app = FastAPI(
+        title="purchase-predict", version="1", description=documents.DESCRIPTION, docs_url=None, redoc_url=None
+    )
+    _add_errors(app)
+    _add_events(app, service, quick, slow, at_once)
+    _add_health(app, health, quick)
+    _add_pages(app, slow)
+
+    @app.post("/invocations", **documents.INVOCATIONS)
+    async def invocations(request: Request) -> Response:
+        scorer = service.follower.scorer
+        if scorer is None:
+            return JSONResponse({"detail": service.follower.problem}, 503)
+        body, kind = await request.body(), request.headers.get("content-type", "")
+        return await _in(slow, lambda: invoke(scorer, body, kind))
+
+    return app
+
+
+async def _in(executor: Executor, call: Callable[[], Result]) -> Result:
+    return await asyncio.get_running_loop().run_in_executor(executor, call)
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(TooLarge)
+    async def too_large(_: Request, __: Exception) -> Response:
+        return JSONResponse({"detail": "the request is too large"}, 413, {"Connection": "close"})
+
+    @app.exception_handler(Unavailable)
+    async def unavailable(_: Request, error: Exception) -> Response:
+        return JSONResponse({"detail": str(error)}, 503, {"Retry-After": "1"})
+
+    @app.exception_handler(_Wrong)
+    async def wrong(_: Request, error: Exception) -> Response:
+        assert isinstance(error, _Wrong)
+        return JSONResponse({"detail": error.detail}, error.status)
+
+    @app.exception_handler(MlflowException)
+    async def of_mlflow(_: Request, error: Exception) -> Response:
+        assert isinstance(error, MlflowException)
+        return JSONResponse(json.loads(error.serialize_as_json()), error.get_http_status_code())
+
+
+def _add_events(app: FastAPI, service: Service, quick: Executor, slow: Executor, at_once: int) -> None:
+    @app.post("/events", **documents.EVENTS)
+    async def events(request: Request) -> Response:
+        raw = await _events(request)
+        few = len(raw) <= at_once
+        counted = service.count(raw) if few else await _in(quick, lambda: service.count(raw))
+        return _json(counted, 422 if len(counted["refused"]) == len(raw) else 200)
+
+    @app.post("/try", **documents.TRY)
+    async def try_out(request: Request) -> Response:
+        raw = await _events(request)
+        tried = await _in(slow, lambda: service.try_out(raw))
+        return _json(tried, 422 if len(tried["refused"]) == len(raw) else 200)
+
+    @app.get("/carts/{user_session:path}", **documents.CARTS)
+    async def carts(user_session: str, why: bool = False) -> Response:
+        try:
+            user_session.encode()
+        except UnicodeEncodeError:
+            raise _Wrong(422, "user_session must be text") from None
+        return _json(await _in(quick, lambda: service.cart(user_session, why)), 200)
+
+
+def _add_health(app: FastAPI, health: Health, quick: Executor) -> None:
+    @app.get("/health", **documents.HEALTH)
+    async def alive() -> Response:
+        return JSONResponse({"status": "alive"})
+
+    @app.get("/ready", **documents.READY)
+    async def ready() -> Response:
+        found = await _in(quick, health.ready)
+        return _json(found, 200 if found["ready"] else 503)
+
+    @app.get("/metrics", **documents.METRICS)
+    async def metrics() -> Response:
+        return PlainTextResponse(
+            await _in(quick, health.metrics), media_type="text/plain; version=0.0.4; charset=utf-8"
+        )
+
+
+def _add_pages(app: FastAPI, slow: Executor) -> None:
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return HTMLResponse(pages.try_page(), headers=pages.HEADERS)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return HTMLResponse(pages.docs_page(app.openapi()), headers=pages.HEADERS)
+
+    @app.get("/sample", include_in_schema=False)
+    async def sample() -> Response:
+        return _json(await _in(slow, pages.visits), 200)
+
+
+async def _events(request: Request) -> Sequence[object]:
+    """The events of a request: one object, a list of them, or an object with the list `events`."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise _Wrong(415, "Content-Type must be application/json")
+    try:
+        body = json.loads(await request.body())
+    except (ValueError, RecursionError):
+        raise _Wrong(400, "the body is no JSON") from None
+    if isinstance(body, dict):
+        body = body["events"] if isinstance(body.get("events"), list) else [body]
+    if not isinstance(body, list) or not body:
+        raise _Wrong(422, "the body must be an event or a list of events")
+    if len(body) > MAX_EVENTS:
+        raise _Wrong(413, f"a request may have {MAX_EVENTS} events")
+    return body
+
+
+def _json(value: object, status: int) -> Response:
+    return Response(json.dumps(value, ensure_ascii=False), status, media_type="application/json")

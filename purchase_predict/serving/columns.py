@@ -1,0 +1,82 @@
+"""One row of the primary table from the records: the columns of `features/expressions.py` as of the moment."""
+
+from typing import Any
+
+from purchase_predict.schema import FEATURES, OPTIONAL, SHOP
+from purchase_predict.serving import shop_days
+from purchase_predict.serving.events import Event, as_time
+from purchase_predict.serving.records import Pair, Product, Session, Visitor
+from purchase_predict.serving.shop_days import Days
+
+#: The columns of a row, in the order in which `Pair.row` has them.
+COLUMNS = FEATURES + OPTIONAL
+_SECOND = 1_000_000
+
+
+def first_of(carts: list[Event]) -> Event:
+    """The cart event that stands for a pair, of those of one time: the smallest values, nulls last."""
+    return min(
+        carts, key=lambda cart: [*map(_nulls_last, (cart.price, cart.brand, cart.category_code, cart.category_id))]
+    )
+
+
+def row(cart: Event, visitor: Visitor, session: Session, pair: Pair, product: Product) -> list[Any]:
+    """The columns of a pair without those about the shop, once all events up to its moment are in the records."""
+    time = as_time(cart.time)
+    category, sub_category = _categories(cart.category_code)
+    values: dict[str, Any] = {
+        "product_id": cart.product,
+        "brand": cart.brand,
+        "price": cart.price,
+        "num_views_session": session.views,
+        "num_views_product": pair.views,
+        "category": category,
+        "sub_category": sub_category,
+        "hour": time.hour,
+        "minute": time.minute,
+        "weekday": time.weekday(),
+        "duration": _seconds(session.first, cart.time),
+        "num_prev_sessions": session.rank,
+        "num_prev_product_views": product.views.before(session.rank),
+        "num_carts_session": session.carts,
+        "cart_value_session": session.cents / 100,
+        "num_products_session": session.products,
+        "num_removed_session": session.removed,
+        "num_purchases_session": session.purchases,
+        "num_prev_purchases": visitor.purchases.before(session.rank),
+        "num_prev_product_purchases": product.purchases.before(session.rank),
+        "seconds_since_prev_event": _seconds(session.act, cart.time),
+        "seconds_since_prev_session": _seconds(session.prev_start, cart.time),
+    }
+    return [values.get(name) for name in COLUMNS]
+
+
+def add_shop(row: list[Any], product: Days, shop: Days, day: int) -> None:
+    """Fills in the columns about the shop."""
+    row[-len(SHOP) :] = shop_days.columns(product, shop, day, row[COLUMNS.index("price")])
+
+
+def cents(price: float | None) -> int:
+    """A price in hundredths, half a one up, as both SQL engines round; 0 for none."""
+    if price is None:
+        return 0
+    # A double below 2^52 and its half are exact, so the sum rounds only where the fraction does not matter.
+    hundredths = price * 100
+    whole = int(hundredths)
+    return whole + (hundredths - whole >= 0.5)
+
+
+def _categories(code: str | None) -> tuple[str | None, str | None]:
+    if code is None:
+        return None, None
+    parts = code.split(".")
+    return parts[0], parts[1] if len(parts) > 1 else None
+
+
+def _seconds(since: int | None, until: int) -> int | None:
+    """Between the seconds in which two times lie. A late event may look back on a later one: then 0."""
+    return None if since is None else max(0, until // _SECOND - since // _SECOND)
+
+
+def _nulls_last(value: Any) -> tuple[bool, Any]:
+    return value is None, 0 if value is None else value

@@ -1,0 +1,85 @@
+"""A new SQLite file of the state, filled at once: it gets its name only when it is whole."""
+
+import os
+import sqlite3
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import click
+
+from purchase_predict.serving.on_sqlite import TABLES
+from purchase_predict.serving.shop_days import COUNTERS
+
+_COUNTER_MARKS = ", ".join("?" * COUNTERS)
+_INSERT = {
+    "session_records": "INSERT INTO sessions VALUES (?, ?, ?, ?)",
+    "pair_records": "INSERT INTO pairs VALUES (?, ?, ?)",
+    "product_records": "INSERT INTO products VALUES (?, ?, ?)",
+    "visitor_records": "INSERT INTO visitors VALUES (?, ?, ?)",
+    "seen_events": "INSERT INTO seen VALUES (?, ?, ?)",
+}
+
+
+class SqliteFiller:
+    """See `warming.Filler`."""
+
+    def __init__(self, path: Path) -> None:
+        """Args: `path` is the file to make; there is none yet, or an empty state."""
+        self._path, self._part = path, path.with_name(f"{path.name}.{os.getpid()}.filling")
+        self._part.unlink(missing_ok=True)
+        self._connection = sqlite3.connect(self._part, isolation_level=None, check_same_thread=False)
+        # Nobody reads the file before it is whole, and a file that is not whole is made anew.
+        self._connection.executescript(
+            f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -262144; {TABLES} BEGIN;"
+        )
+        # By user, as the keys of the tables: each bucket is then written in the order of the pages.
+        self.columns = {
+            "session_records": "id, session, visitor, record",
+            "pair_records": "id, product, record",
+            "product_records": "visitor, product, record",
+            "visitor_records": f"visitor, {int(time.time() // 86_400)} AS touched, record",
+            "seen_events": "visitor, time, digest",
+        }
+
+    @classmethod
+    def of_empty(cls, path: Path) -> Self | None:
+        """The filler of a file that is not there, or holds an empty state; None for any other.
+
+        Raises:
+            click.ClickException: the file cannot be read or made.
+        """
+        try:
+            if path.exists() and path.stat().st_size:
+                with sqlite3.connect(path) as connection:
+                    if connection.execute("SELECT 1 FROM shop_days LIMIT 1").fetchone():
+                        return None
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return cls(path)
+        except (sqlite3.Error, OSError) as error:
+            raise click.ClickException(f"state {path}: cannot be filled: {error}") from error
+
+    def put(self, table: str, rows: Sequence[Sequence[Any]]) -> None:
+        """See `warming.Filler.put`."""
+        self._connection.executemany(_INSERT[table], rows)
+
+    def put_days(self, rows: Sequence[Sequence[int]], shop: Sequence[Sequence[int]]) -> None:
+        """See `warming.Filler.put_days`."""
+        self._connection.executemany(f"INSERT INTO product_days VALUES (?, ?, {_COUNTER_MARKS})", rows)
+        self._connection.executemany(f"INSERT INTO shop_days VALUES (?, {_COUNTER_MARKS})", shop)
+
+    def finish(self) -> None:
+        """See `warming.Filler.finish`."""
+        self._connection.execute("COMMIT")
+        self._connection.close()
+        with self._part.open("rb") as file:
+            os.fsync(file.fileno())
+        for ending in ("-wal", "-shm"):  # of the empty state that is replaced
+            self._path.with_name(self._path.name + ending).unlink(missing_ok=True)
+        self._part.replace(self._path)
+
+    def give_up(self) -> None:
+        """See `warming.Filler.give_up`."""
+        self._connection.close()
+        self._part.unlink(missing_ok=True)

@@ -1,0 +1,113 @@
+"""Follows an environment's alias: the version that holds it is loaded beside the one at work and takes its place."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+import click
+import mlflow
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from purchase_predict import mlflow_errors
+from purchase_predict.checksums import Damaged
+from purchase_predict.errors import first_line, printable
+from purchase_predict.models import packaging
+from purchase_predict.registry import model_files, versions
+from purchase_predict.secrets import without_secrets
+from purchase_predict.serving.scorer import Scorer
+
+#: Seconds between two looks at the registry.
+POLL_SECONDS = 2.0
+#: Seconds until a version that did not load is tried again.
+_RETRY_SECONDS = 30.0
+
+
+class Follower:
+    """The version of an environment that answers now.
+
+    Attributes:
+        scorer: what answers; None while no version holds the alias.
+        since: when it took over, in seconds since 1970.
+        problem: one line on why the alias's version is not the one that answers; empty where it is.
+        failures: how often a version did not load. `loads` counts those that did.
+        registry_seen: when the registry answered last, in seconds since 1970.
+        problem_seen: called with each new problem, and with an empty text once it is over.
+    """
+
+    def __init__(self, name: str, env: str) -> None:
+        self.name, self.env = name, env
+        self.problem_seen: Callable[[str], None] = lambda problem: None
+        self.scorer: Scorer | None = None
+        self.since = self.registry_seen = 0.0
+        self.problem = ""
+        self.failures = self.loads = 0
+        self._current: tuple[str, object] | None = None
+        self._failed: tuple[tuple[str, object], float] | None = None
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._keep_following, name=f"follows {env}", daemon=True)
+
+    def start(self) -> None:
+        """Loads the holder of the alias, if there is one, and follows the alias from then on in a thread."""
+        self.look()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread. A load in progress is not waited for."""
+        self._stopped.set()
+
+    def look(self) -> None:
+        """Looks at the registry once, and changes the version where the alias has moved."""
+        try:
+            version = self._holder()
+        except Exception as error:  # whatever is wrong with the server: the model at work goes on
+            self._report(f"the registry does not answer: {without_secrets(first_line(error))}")
+            return
+        self.registry_seen = time.time()
+        if version is None:
+            self.scorer = self._current = None
+            self._report(f"no version of {self.name} holds {self.env}")
+            return
+        # A registry that was emptied counts from 1 again, so the number alone does not name a version.
+        found = str(version.version), version.creation_timestamp
+        if found == self._current:
+            self._report("")
+        elif self._failed is None or self._failed[0] != found or time.monotonic() >= self._failed[1]:
+            self._change_to(version, found)
+
+    def _holder(self) -> ModelVersion | None:
+        try:
+            return mlflow.MlflowClient().get_model_version_by_alias(self.name, self.env)
+        except MlflowException as error:
+            if mlflow_errors.is_missing(error):
+                return None
+            raise
+
+    def _change_to(self, version: ModelVersion, found: tuple[str, object]) -> None:
+        try:
+            packaged = packaging.load(versions.uri(version), model_files.recorded_files(version))
+            scorer = Scorer(packaged, str(version.version))
+        except (click.ClickException, Damaged, Exception) as error:
+            self.failures += 1
+            self._failed = found, time.monotonic() + _RETRY_SECONDS
+            text = error.format_message() if isinstance(error, click.ClickException) else first_line(error)
+            stays = f"; version {self.scorer.version} goes on" if self.scorer else ""
+            self._report(f"version {version.version} does not load: {without_secrets(printable(text))}{stays}")
+            return
+        self.loads += 1
+        self._failed, self._current = None, found
+        self.scorer, self.since = scorer, time.time()
+        self._report("")
+
+    def _report(self, problem: str) -> None:
+        if problem != self.problem:
+            self.problem = problem
+            self.problem_seen(problem)
+
+    def _keep_following(self) -> None:
+        while not self._stopped.wait(POLL_SECONDS):
+            try:
+                self.look()
+            except Exception:
+                logging.getLogger(__name__).exception("the registry was not looked at")

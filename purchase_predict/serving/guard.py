@@ -1,0 +1,171 @@
+"""Who may ask, and how much: the token, the name by which the server is called, and the size of a request."""
+
+import base64
+import binascii
+import hmac
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from purchase_predict.serving.meters import Meters
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+#: Bytes of a request's body: of events, and of anything else.
+MAX_EVENT_BYTES, MAX_BYTES = 2**20, 8 * 2**20
+#: Bytes of a refused body that are read before the answer.
+_DRAINED_BYTES = 32 * 2**20
+#: Characters of a token: shorter ones can be guessed.
+_MIN_TOKEN = 16
+
+
+def token_of(file: str, host: str) -> str:
+    """The token that every request must bring; empty where none is asked for.
+
+    Args:
+        file: a file with the token as its only line; empty: none.
+        host: the address that the server listens on.
+
+    Raises:
+        click.ClickException: the server would be open to other machines, or the file holds no token.
+    """
+    if not file:
+        if host not in LOOPBACK:
+            raise click.ClickException(
+                f"host={host}: other machines could ask, so a token is needed: write one into a file "
+                "(openssl rand -hex 32) and name it with -P token_file=<file>"
+            )
+        return ""
+    try:
+        token = Path(file).expanduser().read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.ClickException(f"token_file {file}: cannot be read: {error}") from error
+    if len(token) < _MIN_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
+        raise click.ClickException(f"token_file {file}: must hold one token of {_MIN_TOKEN} characters or more")
+    return token
+
+
+class TooLarge(Exception):
+    """The request's body is larger than it may be."""
+
+
+class Guard:
+    """Refuses requests before they are read, times the others, and turns a bug into a 500 without content."""
+
+    def __init__(self, app: ASGIApp, token: str, host: str, meters: Meters) -> None:
+        """Args: `token` is empty where none is asked for; `host` is the address that the server listens on."""
+        self._app, self._token, self._meters = app, token.encode(), meters
+        self._names = None if token or host not in LOOPBACK else (*LOOPBACK, "[::1]")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one request, as ASGI asks."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status = time.perf_counter(), 500
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            if refusal := self._refusal(headers):
+                await _drain(receive)
+                await _answer(noting, *refusal)
+            else:
+                await self._limited(scope, receive, noting, headers)
+        finally:
+            # The route's pattern; a path may have a session's id. Paths without a route share one name.
+            route = getattr(scope.get("route"), "path_format", "other")
+            self._meters.request(str(route), status, time.perf_counter() - started)
+
+    def _refusal(self, headers: Mapping[str, str]) -> tuple[int, str] | None:
+        if self._token:
+            if not _has_token(headers.get("authorization", ""), self._token):
+                return 401, "a token is needed: Authorization: Bearer <token>"
+        elif self._names:
+            # A page of another site can have its name point to this machine, and would then be let in by the browser.
+            name = headers.get("host", "").rsplit(":", 1)[0] if "]" not in headers.get("host", "") else "[::1]"
+            if name not in self._names:
+                return 400, "this server answers to 127.0.0.1 and localhost only"
+        return None
+
+    async def _limited(self, scope: Scope, receive: Receive, send: Send, headers: Mapping[str, str]) -> None:
+        limit = MAX_BYTES if scope["path"] == "/invocations" else MAX_EVENT_BYTES
+        length = headers.get("content-length", "0")
+        too_large = f"a request may have {limit} bytes"
+        if not length.isdigit() or int(length) > limit:
+            await _drain(receive)
+            await _answer(send, 413, too_large)
+            return
+        received, begun = 0, False
+
+        async def counting() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > limit:
+                raise TooLarge
+            return message
+
+        async def noting(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, counting, noting)
+        except TooLarge:
+            await _answer(send, 413, too_large)
+        except Exception as error:
+            # The text of an error may quote the request, so the log has its type and place only.
+            place = error.__traceback__
+            while place and place.tb_next:
+                place = place.tb_next
+            where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else "unknown"
+            logging.getLogger(__name__).error("a request failed: %s at %s", type(error).__name__, where)
+            if not begun:
+                await _answer(send, 500, "the server made a mistake; its log says where")
+
+
+def _has_token(authorization: str, token: bytes) -> bool:
+    """Whether a header brings the token: as a bearer token or, for browsers, as the password of any user."""
+    scheme, _, given = authorization.partition(" ")
+    value = given.strip().encode("utf-8", "replace")
+    if scheme.lower() == "basic":
+        try:
+            value = base64.b64decode(value, validate=True).partition(b":")[2]
+        except (binascii.Error, ValueError):
+            return False
+    elif scheme.lower() != "bearer":
+        return False
+    return hmac.compare_digest(value, token)
+
+
+async def _drain(receive: Receive) -> None:
+    """Reads a body and keeps nothing: a client that is still sending would get a broken connection for an answer."""
+    received, more = 0, True
+    while more and received < _DRAINED_BYTES:
+        message = await receive()
+        received += len(message.get("body", b""))
+        more = message.get("more_body", False)
+
+
+async def _answer(send: Send, status: int, detail: str) -> None:
+    body = b'{"detail": "' + detail.encode() + b'"}'
+    headers: list[tuple[bytes, bytes]] = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+    ]
+    if status == 401:
+        headers += [(b"www-authenticate", b"Bearer"), (b"www-authenticate", b'Basic realm="purchase-predict"')]
+    if status == 413:
+        headers.append((b"connection", b"close"))  # the rest of the body is not read
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

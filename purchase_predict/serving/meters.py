@@ -1,0 +1,101 @@
+"""What the server counts, as Prometheus reads it: counters, gauges, and seconds by quantile."""
+
+import threading
+from collections import defaultdict, deque
+from collections.abc import Iterable, Mapping
+
+_PREFIX = "purchase_predict_"
+_QUANTILES = (0.5, 0.9, 0.99)
+#: Requests of a route whose seconds the quantiles are taken of: the newest ones.
+_WINDOW = 1000
+
+Labels = tuple[tuple[str, str], ...]
+
+#: Each metric once: its type and what it says.
+METRICS = {
+    "requests_total": ("counter", "Requests answered, by route and status."),
+    "errors_total": ("counter", "Requests that ended with a status of 500 or more, by route."),
+    "request_seconds": ("summary", "Seconds from request to answer, by route: quantiles of the newest 1000."),
+    "answers_total": ("counter", "Carts answered, by version of the model; no version while none holds the alias."),
+    "events_total": ("counter", "Events counted."),
+    "events_repeated_total": ("counter", "Events that repeat one counted before."),
+    "events_refused_total": ("counter", "Events that break a rule."),
+    "events_late_total": ("counter", "Events whose time lies before their visitor's newest event."),
+    "carts_late_total": ("counter", "Late events that put a product in the cart: their columns saw later events."),
+    "events_after_answer_total": ("counter", "Events that belong to a row made before they arrived."),
+    "rows_overlapping_total": ("counter", "Rows of a session that more later ones overlap than are kept apart."),
+    "model_version": ("gauge", "The version that answers, by environment; 0 for none."),
+    "model_age_seconds": ("gauge", "Seconds since that version took over."),
+    "model_loads_total": ("counter", "Versions loaded, by environment."),
+    "model_load_failures_total": ("counter", "Times that a version did not load, by environment."),
+    "model_behind": ("gauge", "1 while the version that answers is not the one that holds the alias, or nobody knows."),
+    "registry_age_seconds": ("gauge", "Seconds since the registry answered last."),
+    "shadow_answers_total": ("counter", "Answers of the shadow's version, by version."),
+    "shadow_dropped_total": ("counter", "Answers that the shadow was too slow for."),
+    "shadow_difference_total": ("counter", "Sum of the absolute differences between both probabilities."),
+    "shadow_disagreements_total": ("counter", "Answers in which both decide differently."),
+    "log_rows_total": ("counter", "Answers written to the log."),
+    "log_dropped_total": ("counter", "Answers that could not be written to the log."),
+    "state_bytes": ("gauge", "Bytes of the state: its files, or Redis's memory."),
+    "state_visitors": ("gauge", "Visitors in the state."),
+    "state_up": ("gauge", "1 if the state can be read."),
+}
+
+
+class Meters:
+    """Counters and durations; safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: dict[tuple[str, Labels], float] = defaultdict(float)
+        self._seconds: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_WINDOW))
+
+    def add(self, name: str, amount: float = 1, **labels: str) -> None:
+        """Adds to a counter."""
+        with self._lock:
+            self._counts[name, tuple(labels.items())] += amount
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        """Counts a request. `route` is the route's pattern, not the path, which has content."""
+        with self._lock:
+            self._counts["requests_total", (("route", route), ("status", str(status)))] += 1
+            self._counts["errors_total", (("route", route),)] += status >= 500
+            self._seconds[route].append(seconds)
+            self._counts["request_seconds_sum", (("route", route),)] += seconds
+            self._counts["request_seconds_count", (("route", route),)] += 1
+
+    def value(self, name: str, **labels: str) -> float:
+        """What a counter has counted."""
+        with self._lock:
+            return self._counts.get((name, tuple(labels.items())), 0.0)
+
+    def text(self, gauges: Iterable[tuple[str, Mapping[str, str], float]]) -> str:
+        """All metrics in Prometheus's text format.
+
+        Args:
+            gauges: what is known at this moment only: name, labels, value.
+        """
+        with self._lock:
+            samples = [(name, labels, value) for (name, labels), value in self._counts.items()]
+            windows = {route: sorted(seconds) for route, seconds in self._seconds.items()}
+        samples += [(name, tuple(labels.items()), value) for name, labels, value in gauges]
+        for route, seconds in windows.items():
+            for quantile in _QUANTILES:
+                labels = (("route", route), ("quantile", str(quantile)))
+                samples.append(("request_seconds", labels, seconds[int(quantile * (len(seconds) - 1))]))
+        lines = []
+        for metric, (kind, says) in METRICS.items():
+            own = [sample for sample in samples if sample[0] in (metric, f"{metric}_sum", f"{metric}_count")]
+            if not own and kind == "counter":
+                own = [(metric, (), 0.0)]
+            if own:
+                lines += [f"# HELP {_PREFIX}{metric} {says}", f"# TYPE {_PREFIX}{metric} {kind}"]
+                lines += [f"{_PREFIX}{name}{_shown(labels)} {value:.17g}" for name, labels, value in own]
+        return "\n".join([*lines, ""])
+
+
+def _shown(labels: Labels) -> str:
+    def escaped(text: str) -> str:
+        return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+    return "{" + ",".join(f'{name}="{escaped(value)}"' for name, value in labels) + "}" if labels else ""

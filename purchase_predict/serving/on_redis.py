@@ -1,0 +1,230 @@
+"""The state in Redis, for several servers that share it.
+
+A request reads the records of its visitors, changes them and writes them in one transaction. The visitors' keys are
+watched, so that a transaction fails, and the request starts again, where another server has changed one of them
+meanwhile. The shop's counters are only ever added to, which needs no watching. What was seen is written in the same
+transaction, so a request that is sent again after a broken connection counts once.
+
+Keys, all with the prefix `purchase-predict:`
+
+- `visitor:<user>`: its record. `products:<user>`: a hash of the records of its products.
+- `session:<user>:<session>`: a hash of the session's record (field "") and those of its pairs, by product.
+- `users:<session>`: the set of users of a session id.
+- `seen:<user>:<day>`: the set of the events counted, as time and digest.
+- `days:<product>`, `days:all`: a hash of counters, by `<day>:<counter>`.
+
+All but the last expire when a visitor has sent nothing for the days of retention.
+"""
+
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import click
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, WatchError
+from redis.retry import Retry
+
+from purchase_predict.secrets import shown_uri
+from purchase_predict.serving import shop_days
+from purchase_predict.serving.events import DAY_MICROSECONDS, Event
+from purchase_predict.serving.records import Pair, Product, Session, Visitor
+from purchase_predict.serving.shop_days import COUNTERS, EARLIER, Days
+from purchase_predict.serving.state import Batch, Result, SeenKey, Size, Unavailable, keys_of
+
+PREFIX = "purchase-predict:"
+#: Seconds to wait for Redis to answer.
+_TIMEOUT_SECONDS = 2.0
+#: How often a request is tried where other servers change the same visitors, or the connection breaks.
+_ATTEMPTS, _CONNECTIONS = 50, 2
+_DAY_SECONDS = 86_400
+#: Moves all counters of days before ARGV[1] to the day ARGV[2], at once.
+_FOLD = """
+    local fields = redis.call('HGETALL', KEYS[1])
+    for i = 1, #fields, 2 do
+        local day, counter = fields[i]:match('^(-?%d+):(%d+)$')
+        if tonumber(day) < tonumber(ARGV[1]) and day ~= ARGV[2] then
+            redis.call('HINCRBY', KEYS[1], ARGV[2] .. ':' .. counter, fields[i + 1])
+            redis.call('HDEL', KEYS[1], fields[i])
+        end
+    end
+"""
+
+
+class RedisState:
+    """The state in Redis; see `state.State`."""
+
+    def __init__(self, uri: str, retention_days: int) -> None:
+        """Connects to Redis.
+
+        Args:
+            uri: `redis://`, `rediss://` or `unix://`, with password and number of the database where they are needed.
+            retention_days: after how many days without an event a visitor is forgotten.
+
+        Raises:
+            click.ClickException: Redis cannot be reached.
+        """
+        self._shown = shown_uri(uri)
+        self._expires = expires_after(retention_days)
+        try:
+            self._redis = redis.Redis.from_url(
+                uri,
+                socket_timeout=_TIMEOUT_SECONDS,
+                socket_connect_timeout=_TIMEOUT_SECONDS,
+                retry=Retry(NoBackoff(), 0),
+            )
+            self._redis.ping()
+        except (RedisError, ValueError) as error:
+            raise click.ClickException(f"state {self._shown}: Redis cannot be used: {error}") from error
+
+    @property
+    def survives_restart(self) -> bool:
+        """Whether Redis writes its changes to an append-only file; True where it does not say."""
+        try:
+            return bool(self._redis.info("persistence").get("aof_enabled", True))
+        except RedisError:
+            return True
+
+    def change(self, events: Sequence[Event], work: Callable[[Batch], Result]) -> Result:
+        """See `state.State.change`."""
+        broken = 0
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._change_once(events, work)
+            except WatchError:
+                continue
+            except redis.ConnectionError as error:
+                # Redis may have restarted since the connection was made. Whatever was written counts only once.
+                broken += 1
+                if broken >= _CONNECTIONS:
+                    raise Unavailable(f"the state at {self._shown} cannot be reached") from error
+            except RedisError as error:
+                raise Unavailable(f"the state at {self._shown}: {type(error).__name__}") from error
+        raise Unavailable(f"the state at {self._shown}: other servers keep changing the same visitors")
+
+    def _change_once(self, events: Sequence[Event], work: Callable[[Batch], Result]) -> Result:
+        visitors = sorted({event.user for event in events})
+        with self._redis.pipeline() as pipe:
+            pipe.watch(*(f"{PREFIX}visitor:{user}" for user in visitors))
+            batch = self._read(events)
+            result = work(batch)
+            pipe.multi()
+            self._write(pipe, batch)
+            pipe.execute()
+        return result
+
+    def _read(self, events: Sequence[Event]) -> Batch:
+        visitors, sessions, pairs, products, shop_products = (list[Any](keys) for keys in keys_of(events))
+        asked = list({(event.user, event.time, event.digest) for event in events})
+        with self._redis.pipeline(transaction=False) as pipe:
+            for user in visitors:
+                pipe.get(f"{PREFIX}visitor:{user}")
+            for user, session in sessions:
+                pipe.hget(_session(user, session), "")
+            for user, session, product in pairs:
+                pipe.hget(_session(user, session), str(product))
+            for user, product in products:
+                pipe.hget(f"{PREFIX}products:{user}", str(product))
+            for key in asked:
+                pipe.sismember(_seen_in(key), _seen(key))  # type: ignore[arg-type]
+            for product in [*shop_products, "all"]:
+                pipe.hgetall(f"{PREFIX}days:{product}")
+            answers = iter(pipe.execute())
+
+        def known(keys: Iterable[Any], record: Any) -> dict[Any, Any]:
+            return {key: record.unpack(text) if (text := next(answers)) is not None else record() for key in keys}
+
+        records = [
+            known(keys, record)
+            for keys, record in ((visitors, Visitor), (sessions, Session), (pairs, Pair), (products, Product))
+        ]
+        seen = {key for key in asked if next(answers)}
+        days = {product: _days(next(answers)) for product in shop_products}
+        return Batch(records[0], records[1], records[2], records[3], seen, days, _days(next(answers)))
+
+    def _write(self, pipe: Any, batch: Batch) -> None:
+        events = batch.counted
+        if not events:
+            return
+        visitors, sessions, pairs, products, shop_products = keys_of(events)
+        for user in visitors:
+            pipe.set(f"{PREFIX}visitor:{user}", batch.visitors[user].pack(), ex=self._expires)
+        for user, session in sessions:
+            pipe.hset(_session(user, session), "", batch.sessions[user, session].pack())
+            pipe.sadd(f"{PREFIX}users:{session}", user)
+        for user, session, product in pairs:
+            pipe.hset(_session(user, session), str(product), batch.pairs[user, session, product].pack())
+        for user, product in products:
+            pipe.hset(f"{PREFIX}products:{user}", str(product), batch.products[user, product].pack())
+        seen = {(event.user, event.time, event.digest) for event in events}
+        for key in seen:
+            pipe.sadd(_seen_in(key), _seen(key))
+        for (subject, day), counts in batch.added.items():
+            for counter, count in counts.items():
+                pipe.hincrby(f"{PREFIX}days:{'all' if subject is None else subject}", f"{day}:{counter}", count)
+        expiring = {_session(*key) for key in sessions} | {f"{PREFIX}users:{session}" for _, session in sessions}
+        expiring |= {f"{PREFIX}products:{user}" for user in visitors} | {_seen_in(key) for key in seen}
+        for name in expiring:
+            pipe.expire(name, self._expires)
+        self._fold_days(pipe, batch, shop_products)
+
+    def _fold_days(self, pipe: Any, batch: Batch, products: Iterable[int]) -> None:
+        newest = batch.newest_day
+        for subject in [*products, None]:
+            days = batch.shop_days if subject is None else batch.product_days[subject]
+            if old := shop_days.too_old(days, newest):
+                name = "all" if subject is None else subject
+                pipe.eval(_FOLD, 1, f"{PREFIX}days:{name}", max(old) + 1, EARLIER)
+
+    def carts(self, session: str) -> list[tuple[int, int, Pair]]:
+        """See `state.State.carts`."""
+        found = []
+        try:
+            for user in sorted(map(int, self._redis.smembers(f"{PREFIX}users:{session}"))):
+                records = self._redis.hgetall(_session(user, session))
+                pairs = {int(product): Pair.unpack(text) for product, text in records.items() if product}
+                found += [(user, product, pair) for product, pair in sorted(pairs.items()) if pair.row is not None]
+        except RedisError as error:
+            raise Unavailable(f"the state at {self._shown} cannot be read: {type(error).__name__}") from error
+        return found
+
+    def forget(self, retention_days: int) -> int:
+        """See `state.State.forget`: Redis does it by itself, as the keys expire."""
+        return 0
+
+    def size(self) -> Size:
+        """See `state.State.size`: the memory of all that Redis holds."""
+        try:
+            return Size(int(self._redis.info("memory")["used_memory"]), None)
+        except RedisError as error:
+            raise Unavailable(f"the state at {self._shown} cannot be read: {type(error).__name__}") from error
+
+    def close(self) -> None:
+        """See `state.State.close`."""
+        self._redis.close()
+
+
+def expires_after(retention_days: int) -> int:
+    """The seconds after which a visitor's keys expire: a day more, so that nothing is forgotten that still counts."""
+    return (retention_days + 1) * _DAY_SECONDS
+
+
+def _session(user: int, session: str) -> str:
+    return f"{PREFIX}session:{user}:{session}"
+
+
+def _seen_in(key: SeenKey) -> str:
+    return f"{PREFIX}seen:{key[0]}:{key[1] // DAY_MICROSECONDS}"
+
+
+def _seen(key: SeenKey) -> bytes:
+    return struct.pack("<qq", key[1], key[2])
+
+
+def _days(fields: dict[bytes, bytes]) -> Days:
+    days: Days = {}
+    for field, count in fields.items():
+        day, _, counter = field.decode().partition(":")
+        days.setdefault(int(day), [0] * COUNTERS)[int(counter)] = int(count)
+    return days

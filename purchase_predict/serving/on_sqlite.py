@@ -1,0 +1,317 @@
+"""The state in a SQLite file beside the server.
+
+One transaction per request, in WAL mode. A commit reaches the operating system before the request is answered, so that
+it survives the end of the process, however it ends. It reaches the disk at the next checkpoint, some seconds later at
+most: only a power failure in between can lose it.
+"""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from purchase_predict.serving import shop_days
+from purchase_predict.serving.events import Event
+from purchase_predict.serving.records import Pair, Product, Session, Visitor
+from purchase_predict.serving.shop_days import COUNTERS, EARLIER, Days
+from purchase_predict.serving.state import Batch, Result, Size, Unavailable, keys_of
+
+#: The version of the tables below. A file of another version is refused.
+VERSION = 1
+#: Seconds between two looks at the size of the log of changes, by a thread of its own.
+_CHECKPOINT_SECONDS = 0.5
+#: Bytes of the log of changes from which on a checkpoint moves them into the database.
+_CHECKPOINT_BYTES = 32 * 2**20
+#: Seconds for which a count of the visitors is shown.
+_COUNT_SECONDS = 60
+#: Visitors who are looked at in one transaction when old ones are forgotten.
+_CHUNK = 50
+
+_COUNTER_NAMES = tuple(f"c{number}" for number in range(COUNTERS))
+_COUNTER_COLUMNS = ", ".join(f"{name} INTEGER NOT NULL" for name in _COUNTER_NAMES)
+#: `touched` is the day on which a visitor's last event arrived, by the server's clock.
+TABLES = f"""
+    CREATE TABLE visitors (user INTEGER PRIMARY KEY, touched INTEGER NOT NULL, record TEXT NOT NULL);
+    CREATE INDEX visitors_by_day ON visitors (touched);
+    CREATE TABLE sessions (
+        id INTEGER PRIMARY KEY, session TEXT NOT NULL, user INTEGER NOT NULL, record TEXT NOT NULL,
+        UNIQUE (session, user)
+    );
+    CREATE INDEX sessions_by_user ON sessions (user);
+    CREATE TABLE pairs (
+        session_id INTEGER, product INTEGER, record TEXT NOT NULL, PRIMARY KEY (session_id, product)
+    ) WITHOUT ROWID;
+    CREATE TABLE products (
+        user INTEGER, product INTEGER, record TEXT NOT NULL, PRIMARY KEY (user, product)
+    ) WITHOUT ROWID;
+    CREATE TABLE seen (
+        user INTEGER, time INTEGER, digest INTEGER, PRIMARY KEY (user, time, digest)
+    ) WITHOUT ROWID;
+    CREATE TABLE product_days (
+        product INTEGER, day INTEGER, {_COUNTER_COLUMNS}, PRIMARY KEY (product, day)
+    ) WITHOUT ROWID;
+    CREATE TABLE shop_days (day INTEGER PRIMARY KEY, {_COUNTER_COLUMNS});
+    PRAGMA user_version = {VERSION};
+"""
+_ADD = (
+    f"({', '.join(_COUNTER_NAMES)}) VALUES ({{keys}}, {', '.join('?' * COUNTERS)}) ON CONFLICT DO UPDATE SET "
+    + ", ".join(f"{name} = {name} + excluded.{name}" for name in _COUNTER_NAMES)
+)
+_ADD_PRODUCT = "INSERT INTO product_days (product, day, " + _ADD.format(keys="?, ?")[1:]
+_ADD_SHOP = "INSERT INTO shop_days (day, " + _ADD.format(keys="?")[1:]
+
+
+class SqliteState:
+    """The state in one file; see `state.State`."""
+
+    def __init__(self, path: Path | str) -> None:
+        """Opens the file, or makes it.
+
+        Raises:
+            click.ClickException: it cannot be opened, or holds something else.
+        """
+        self.path = path
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._counted: tuple[float, int] = (-_COUNT_SECONDS, 0)
+        try:
+            self._connection = self._connect()
+            (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+            tables = self._connection.execute("SELECT name FROM sqlite_master").fetchall()
+            if not tables:
+                self._connection.executescript(f"BEGIN IMMEDIATE; {TABLES} COMMIT;")
+            elif version != VERSION:
+                raise click.ClickException(
+                    f"state {path}: is not a state of this version of the server; name another file and fill it with "
+                    "warm=<source>"
+                )
+        except sqlite3.Error as error:
+            raise click.ClickException(f"state {path}: cannot be opened: {error}") from error
+        if str(path) != ":memory:":
+            threading.Thread(target=self._keep_checkpointing, name="checkpoints", daemon=True).start()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=2, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.execute("PRAGMA cache_size = -65536")  # 64 MB
+        return connection
+
+    def change(self, events: Sequence[Event], work: Callable[[Batch], Result]) -> Result:
+        """See `state.State.change`."""
+        with self._lock:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                try:
+                    session_ids, batch = self._read(events)
+                    result = work(batch)
+                    self._write(batch, session_ids)
+                    self._connection.execute("COMMIT")
+                except BaseException:
+                    if self._connection.in_transaction:
+                        self._connection.execute("ROLLBACK")
+                    raise
+            except sqlite3.Error as error:
+                raise Unavailable(f"the state cannot be written: {error}") from error
+            return result
+
+    def _read(self, events: Sequence[Event]) -> tuple[dict[tuple[int, str], int], Batch]:
+        visitors, sessions, pairs, products, shop_products = keys_of(events)
+        ask = self._connection.execute
+
+        def one(query: str, *key: Any) -> Any:
+            return ask(query, key).fetchone()
+
+        ids: dict[tuple[int, str], int] = {}
+        known_sessions = {}
+        for user, session in sessions:
+            if found := one("SELECT id, record FROM sessions WHERE session = ? AND user = ?", session, user):
+                ids[user, session] = found[0]
+            known_sessions[user, session] = Session.unpack(found[1]) if found else Session()
+        known_pairs = {}
+        for user, session, product in pairs:
+            session_id = ids.get((user, session))
+            found = session_id and one(
+                "SELECT record FROM pairs WHERE session_id = ? AND product = ?", session_id, product
+            )
+            known_pairs[user, session, product] = Pair.unpack(found[0]) if found else Pair()
+        known_products = {}
+        for key in products:
+            found = one("SELECT record FROM products WHERE user = ? AND product = ?", *key)
+            known_products[key] = Product.unpack(found[0]) if found else Product()
+        known_visitors = {}
+        for user in visitors:
+            found = one("SELECT record FROM visitors WHERE user = ?", user)
+            known_visitors[user] = Visitor.unpack(found[0]) if found else Visitor()
+        asked = {(event.user, event.time, event.digest) for event in events}
+        seen = {key for key in asked if one("SELECT 1 FROM seen WHERE user = ? AND time = ? AND digest = ?", *key)}
+        days = {
+            product: _days(ask("SELECT * FROM product_days WHERE product = ?", (product,)), 1)
+            for product in shop_products
+        }
+        return ids, Batch(
+            known_visitors,
+            known_sessions,
+            known_pairs,
+            known_products,
+            seen,
+            days,
+            _days(ask("SELECT * FROM shop_days"), 0),
+        )
+
+    def _write(self, batch: Batch, ids: dict[tuple[int, str], int]) -> None:
+        events = batch.counted
+        if not events:
+            return
+        visitors, sessions, pairs, products, shop_products = keys_of(events)
+        many, today = self._connection.executemany, int(time.time() // 86_400)
+        for key in sessions:
+            record = batch.sessions[key].pack()
+            if key in ids:
+                self._connection.execute("UPDATE sessions SET record = ? WHERE id = ?", (record, ids[key]))
+            else:
+                added = self._connection.execute(
+                    "INSERT INTO sessions (session, user, record) VALUES (?, ?, ?)", (key[1], key[0], record)
+                )
+                ids[key] = added.lastrowid or 0
+        many(
+            "INSERT OR REPLACE INTO visitors VALUES (?, ?, ?)",
+            [(user, today, batch.visitors[user].pack()) for user in visitors],
+        )
+        many(
+            "INSERT OR REPLACE INTO pairs VALUES (?, ?, ?)",
+            [
+                (ids[user, session], product, batch.pairs[user, session, product].pack())
+                for user, session, product in pairs
+            ],
+        )
+        many(
+            "INSERT OR REPLACE INTO products VALUES (?, ?, ?)", [(*key, batch.products[key].pack()) for key in products]
+        )
+        many("INSERT INTO seen VALUES (?, ?, ?)", [(event.user, event.time, event.digest) for event in events])
+        self._add_days(batch)
+        self._fold_days(batch, shop_products)
+
+    def _add_days(self, batch: Batch) -> None:
+        for (product, day), counts in batch.added.items():
+            row = [counts.get(counter, 0) for counter in range(COUNTERS)]
+            if product is None:
+                self._connection.execute(_ADD_SHOP, (day, *row))
+            else:
+                self._connection.execute(_ADD_PRODUCT, (product, day, *row))
+
+    def _fold_days(self, batch: Batch, products: Iterable[int]) -> None:
+        newest = batch.newest_day
+        for product in products:
+            for day in shop_days.too_old(batch.product_days[product], newest):
+                row = batch.product_days[product][day]
+                self._connection.execute(_ADD_PRODUCT, (product, EARLIER, *row))
+                self._connection.execute("DELETE FROM product_days WHERE product = ? AND day = ?", (product, day))
+        for day in shop_days.too_old(batch.shop_days, newest):
+            self._connection.execute(_ADD_SHOP, (EARLIER, *batch.shop_days[day]))
+            self._connection.execute("DELETE FROM shop_days WHERE day = ?", (day,))
+
+    def carts(self, session: str) -> list[tuple[int, int, Pair]]:
+        """See `state.State.carts`."""
+        query = """SELECT user, product, pairs.record FROM sessions JOIN pairs ON session_id = sessions.id
+                   WHERE session = ? ORDER BY user, product"""
+        with self._lock:
+            try:
+                rows = self._connection.execute(query, (session,)).fetchall()
+            except sqlite3.Error as error:
+                raise Unavailable(f"the state cannot be read: {error}") from error
+        found = [(user, product, Pair.unpack(record)) for user, product, record in rows]
+        return [(user, product, pair) for user, product, pair in found if pair.row is not None]
+
+    def forget(self, retention_days: int) -> int:
+        """See `state.State.forget`. In small transactions, so that requests wait only briefly."""
+        oldest = int(time.time() // 86_400) - retention_days
+        removed = 0
+        while not self._closed.is_set():
+            with self._lock, self._transaction() as ask:
+                users = ask("SELECT user FROM visitors WHERE touched < ? LIMIT ?", (oldest, _CHUNK)).fetchall()
+                for (user,) in users:
+                    ask("DELETE FROM pairs WHERE session_id IN (SELECT id FROM sessions WHERE user = ?)", (user,))
+                    for table in ("sessions", "products", "seen", "visitors"):
+                        ask(f"DELETE FROM {table} WHERE user = ?", (user,))
+            removed += len(users)
+            if len(users) < _CHUNK:
+                break
+        self._forget_seen(retention_days)
+        return removed
+
+    def _forget_seen(self, retention_days: int) -> None:
+        """Removes what was seen of visitors who stay, once `advance` refuses to count it again anyway."""
+        (newest,) = self._connection.execute("SELECT max(day) FROM shop_days").fetchone()
+        if newest is None:
+            return
+        oldest, first = (newest - retention_days) * 86_400 * 1_000_000, -(2**63)
+        while not self._closed.is_set():
+            with self._lock, self._transaction() as ask:
+                query = "SELECT user FROM visitors WHERE user >= ? ORDER BY user LIMIT 1 OFFSET ?"
+                (last,) = ask(query, (first, _CHUNK)).fetchone() or (None,)
+                until = 2**63 - 1 if last is None else last
+                ask("DELETE FROM seen WHERE user BETWEEN ? AND ? AND time < ?", (first, until, oldest))
+            if last is None:
+                return
+            first = last
+
+    def _transaction(self) -> "_Transaction":
+        return _Transaction(self._connection)
+
+    def size(self) -> Size:
+        """See `state.State.size`."""
+        counted_at, visitors = self._counted
+        if time.monotonic() - counted_at > _COUNT_SECONDS:
+            with self._lock:
+                try:
+                    (visitors,) = self._connection.execute("SELECT count(*) FROM visitors").fetchone()
+                except sqlite3.Error as error:
+                    raise Unavailable(f"the state cannot be read: {error}") from error
+            self._counted = time.monotonic(), visitors
+        files = [Path(f"{self.path}{ending}") for ending in ("", "-wal", "-shm")]
+        return Size(sum(file.stat().st_size for file in files if file.exists()), visitors)
+
+    def close(self) -> None:
+        """See `state.State.close`."""
+        self._closed.set()
+        with self._lock:
+            self._connection.close()
+
+    def _keep_checkpointing(self) -> None:
+        """Moves the log of changes into the database. The long part, which waits for the disk, holds no request up."""
+        connection = self._connect()
+        log = Path(f"{self.path}-wal")
+        while not self._closed.wait(_CHECKPOINT_SECONDS):
+            try:
+                if log.exists() and log.stat().st_size > _CHECKPOINT_BYTES:
+                    connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                    with self._lock:  # without a pause in the changes the log would never be empty, and only grow
+                        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            except (sqlite3.Error, OSError):  # as on a full disk; the requests meet and report it
+                continue
+        connection.close()
+
+
+class _Transaction:
+    """A transaction: committed at the end of the block, undone by an exception."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> Callable[..., sqlite3.Cursor]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        return self._connection.execute
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._connection.execute("ROLLBACK" if kind else "COMMIT")
+
+
+def _days(rows: Iterable[Sequence[int]], day: int) -> Days:
+    """Counters by day of rows whose column number `day` is the day, followed by the counters."""
+    return {row[day]: list(row[day + 1 :]) for row in rows}

@@ -1,0 +1,110 @@
+"""The server's two pages, without outside requests: one to try a cart, one with the addresses and their examples.
+
+`try.html.jinja` and `docs.html.jinja` hold their words, `page.css` their looks, `try.js` what the first one does.
+"""
+
+import base64
+import functools
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from purchase_predict.schema import EVENTS
+from purchase_predict.sources import sample
+
+_FOLDER = Path(__file__).parent
+#: Visits of the built-in shop that can be replayed, and the events that they are picked from.
+_VISITS, _EVENTS = 8, 2_000
+
+
+def _text(name: str) -> str:
+    return (_FOLDER / name).read_text(encoding="utf-8")
+
+
+_SCRIPT = _text("try.js")
+_SCRIPT_DIGEST = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
+#: The browser runs this page's script and no other, and asks nobody but this server.
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; "
+        f"form-action 'none'; frame-ancestors 'none'; script-src 'sha256-{_SCRIPT_DIGEST}'"
+    ),
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+@functools.cache
+def try_page() -> str:
+    """The page on which a cart is typed, or a visit replayed, as an HTML document."""
+    return _environment().get_template("try.html.jinja").render(style=Markup(_text("page.css")), script=Markup(_SCRIPT))
+
+
+def docs_page(openapi: dict[str, Any]) -> str:
+    """The page with every address, its example and its answers.
+
+    Args:
+        openapi: the application's description.
+    """
+    return (
+        _environment()
+        .get_template("docs.html.jinja")
+        .render(style=Markup(_text("page.css")), info=openapi["info"], routes=_routes(openapi))
+    )
+
+
+@functools.cache
+def visits() -> list[list[dict[str, Any]]]:
+    """Visits of the built-in shop with a cart, as lists of raw events."""
+    table = sample.events(_EVENTS)
+    by_session: dict[str, list[dict[str, Any]]] = {}
+    for row in table.to_pylist():
+        event = {column.name: row[column.name] for column in EVENTS}
+        event["event_time"] = f"{event['event_time']} UTC"
+        by_session.setdefault(str(event["user_session"]), []).append(event)
+    carted = [events for events in by_session.values() if any(event["event_type"] == "cart" for event in events)]
+    return sorted(carted, key=len, reverse=True)[: 3 * _VISITS : 3]
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(_FOLDER),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+
+
+def _routes(openapi: dict[str, Any]) -> list[dict[str, Any]]:
+    routes = []
+    for path, methods in openapi["paths"].items():
+        for method, route in methods.items():
+            content = route.get("requestBody", {}).get("content", {}).get("application/json", {})
+            answers = [
+                {
+                    "status": status,
+                    "description": answer["description"],
+                    "example": _pretty(answer.get("content", {}).get("application/json", {}).get("example")),
+                }
+                for status, answer in route["responses"].items()
+            ]
+            routes.append(
+                {
+                    "path": path,
+                    "method": method.upper(),
+                    "summary": route["summary"],
+                    "description": route["description"],
+                    "example": _pretty(content.get("example")),
+                    "answers": answers,
+                }
+            )
+    return routes
+
+
+def _pretty(example: object) -> str:
+    return "" if example is None else json.dumps(example, indent=2)

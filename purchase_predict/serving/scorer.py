@@ -1,0 +1,77 @@
+"""One version of the model, ready to score rows of the state: what the packaged model does, without pandas."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import click
+import numpy as np
+
+from purchase_predict.models.packaging import Packaged
+from purchase_predict.models.purchase_model import calibrated
+from purchase_predict.serving.columns import COLUMNS
+
+
+class Scorer:
+    """A loaded version, warmed: its first answer takes no longer than the later ones.
+
+    Attributes:
+        version: the version's number; empty for a model that is no version.
+        loaded: the model as MLflow loads it, for requests that bring the columns.
+        features: the model's columns, in the booster's order.
+        lacks: those that no row of the state has.
+    """
+
+    def __init__(self, packaged: Packaged, version: str) -> None:
+        """Raises: click.ClickException: it is not a model that this workflow has packaged."""
+        model: Any = packaged.loaded and packaged.loaded.unwrap_python_model()
+        if not hasattr(model, "booster") or not hasattr(model, "spec"):
+            raise click.ClickException(f"version {version}: was not packaged by this workflow")
+        self.version, self.loaded, self._booster = version, packaged.loaded, model.booster
+        self.features: list[str] = model.spec["features"]
+        self.lacks = [name for name in self.features if name not in COLUMNS]
+        self._threshold: float = model.spec["threshold"]
+        self._correction = model.spec["calibration"]
+        codes = {name: {text: float(code) for code, text in enumerate(values)} for name, values in _categories(model)}
+        #: Each feature's place in a row, and the codes of its categories.
+        self._places = [
+            (number, COLUMNS.index(name), codes.get(name))
+            for number, name in enumerate(self.features)
+            if name in COLUMNS
+        ]
+        self.score([[None] * len(COLUMNS)])
+
+    def score(self, rows: Sequence[Sequence[Any]]) -> list[tuple[float, int]]:
+        """The probability of a purchase (0 to 1) and the decision (0 or 1) for each row, in the order of `COLUMNS`."""
+        # One thread: starting others takes longer than scoring a few rows.
+        raw = np.asarray(self._booster.predict(self._encoded(rows), num_threads=1))
+        probability = calibrated(raw, self._correction)
+        return [(float(value), int(value >= self._threshold)) for value in probability]
+
+    def contributions(self, row: Sequence[Any]) -> dict[str, float]:
+        """What each feature adds to a row's log-odds (SHAP values of trees), and `base`, those of the average row.
+
+        As LightGBM's `pred_contrib` has them, before the correction of the probability.
+        """
+        values = np.asarray(self._booster.predict(self._encoded([row]), num_threads=1, pred_contrib=True))[0]
+        return dict(zip([*self.features, "base"], map(float, values), strict=True))
+
+    def missing(self, row: Sequence[Any]) -> list[str]:
+        """The model's columns that the server has nothing for: unknown ones, and the shop's before its second day."""
+        shop = "product_conversion_rate", "product_carts_per_view", "product_purchases_per_view"
+        unknown = [name for name in shop if name in self.features and row[COLUMNS.index(name)] is None]
+        return [*self.lacks, *unknown]
+
+    def _encoded(self, rows: Sequence[Sequence[Any]]) -> np.ndarray:
+        """As `purchase_model.encode`: NaN for a null and for an unknown category."""
+        encoded = np.full((len(rows), len(self.features)), math.nan)
+        for target, row in zip(encoded, rows, strict=True):
+            for number, place, codes in self._places:
+                value = row[place]
+                if value is not None:
+                    target[number] = value if codes is None else codes.get(value, math.nan)
+        return encoded
+
+
+def _categories(model: Any) -> list[tuple[str, list[str]]]:
+    return list(model.spec["categories"].items())

@@ -1,0 +1,65 @@
+"""The shop's counters per product and day, and the columns made of them: as `features/shop.py`, for one row."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from purchase_predict.schema import SHOP_MIXING
+
+#: In the order of `features.shop.COUNTERS`.
+VIEWS, CARTS, PURCHASES, CARTED_PAIRS, BOUGHT_PAIRS, LOG_PRICES, PRICED = range(7)
+COUNTERS = 7
+#: The day of counters that stand for all days before those kept apart.
+EARLIER = -1
+#: Days that are kept apart: a row is exact as long as its day is one of them.
+KEPT_DAYS = 3
+
+Days = dict[int, list[int]]
+
+
+def add(days: Days, day: int, counts: Mapping[int, int]) -> None:
+    """Adds to the counters of a day."""
+    counters = days.setdefault(day, [0] * COUNTERS)
+    for counter, count in counts.items():
+        counters[counter] += count
+
+
+def too_old(days: Mapping[int, Sequence[int]], newest: int) -> list[int]:
+    """The days that no longer need to be kept apart, once the shop's newest day is `newest`."""
+    return [day for day in days if EARLIER < day <= newest - KEPT_DAYS]
+
+
+def millionths_of_log(price: float | None) -> int | None:
+    """The natural logarithm of a price in millionths; None for a price of 0 or None."""
+    return round(math.log(price) * 1_000_000) if price else None
+
+
+def columns(product: Days, shop: Days, day: int, price: float | None) -> list[float | None]:
+    """The columns `schema.SHOP` of a row as of the midnight before its day.
+
+    Args:
+        product: the counters of its product by day; `shop` those of all products.
+        day: the row's.
+        price: the row's.
+    """
+    own, all_ = _before(product, day), _before(shop, day)
+
+    def rate(of: int, per: int, mixed: int) -> float | None:
+        if not all_[per]:
+            return None
+        return (own[of] + mixed * (all_[of] / all_[per])) / (own[per] + mixed)
+
+    log = millionths_of_log(price)
+    relative = None
+    if log is not None and own[PRICED]:
+        relative = (log - own[LOG_PRICES] / own[PRICED]) / 1_000_000
+    return [
+        rate(BOUGHT_PAIRS, CARTED_PAIRS, SHOP_MIXING["pairs"]),
+        rate(CARTS, VIEWS, SHOP_MIXING["views"]),
+        rate(PURCHASES, VIEWS, SHOP_MIXING["views"]),
+        relative,
+    ]
+
+
+def _before(days: Days, day: int) -> list[int]:
+    earlier = [counters for own, counters in days.items() if own < day]
+    return [sum(counts) for counts in zip(*earlier, strict=True)] if earlier else [0] * COUNTERS

@@ -1,0 +1,111 @@
+"""What a store of the state does: it reads the records of some events, has them changed, and writes all or nothing."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from purchase_predict.serving import shop_days
+from purchase_predict.serving.events import Event
+from purchase_predict.serving.records import Pair, Product, Session, Visitor
+from purchase_predict.serving.shop_days import Days
+
+Result = TypeVar("Result")
+
+SessionKey = tuple[int, str]
+PairKey = tuple[int, str, int]
+ProductKey = tuple[int, int]
+#: User, time and digest of an event.
+SeenKey = tuple[int, int, int]
+
+
+class Unavailable(Exception):
+    """The store cannot read or write now. Nothing of the request was kept; its text is one line, without content."""
+
+
+@dataclass
+class Batch:
+    """The records of some events, read together and written together.
+
+    Attributes:
+        visitors, sessions, pairs, products: by their keys; the records that are not there yet are new ones.
+        seen: the events among those asked about that the state has already counted.
+        product_days, shop_days: the shop's counters, of each product and of all.
+        counted: the events that count now: their records are written, and they are seen from now on.
+        added: counters to add, by product (None: all products) and day.
+    """
+
+    visitors: dict[int, Visitor]
+    sessions: dict[SessionKey, Session]
+    pairs: dict[PairKey, Pair]
+    products: dict[ProductKey, Product]
+    seen: set[SeenKey]
+    product_days: dict[int, Days]
+    shop_days: Days
+    counted: list[Event] = field(default_factory=list)
+    added: dict[tuple[int | None, int], dict[int, int]] = field(default_factory=dict)
+
+    @property
+    def newest_day(self) -> int:
+        """The newest day of any event, as days since 1970; -1 where there is none."""
+        return max(self.shop_days, default=-1)
+
+    def count_for_shop(self, product: int, day: int, counts: dict[int, int]) -> None:
+        """Adds to the counters of a product and of the shop."""
+        for subject, days in ((product, self.product_days[product]), (None, self.shop_days)):
+            shop_days.add(days, day, counts)
+            total = self.added.setdefault((subject, day), {})
+            for counter, count in counts.items():
+                total[counter] = total.get(counter, 0) + count
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large the state is: bytes, and visitors; None where the store does not know it cheaply."""
+
+    bytes: int
+    visitors: int | None
+
+
+class State(Protocol):
+    """A store of the state. Its methods may be called from several threads."""
+
+    def change(self, events: Sequence[Event], work: Callable[[Batch], Result]) -> Result:
+        """Reads the records of the events, calls `work`, which changes them, and writes them durably.
+
+        Nobody else changes the visitors of the events meanwhile. `work` may be called again, with a new batch.
+
+        Raises:
+            Unavailable: nothing was written.
+        """
+
+    def carts(self, session: str) -> list[tuple[int, int, Pair]]:
+        """The products put in the cart in a session: user, product and pair of each. It may have several users.
+
+        Raises:
+            Unavailable: the store cannot be read.
+        """
+
+    def forget(self, retention_days: int) -> int:
+        """Removes visitors who have sent nothing for so many days, and what is as old; returns how many they were."""
+
+    def size(self) -> Size:
+        """How large the state is.
+
+        Raises:
+            Unavailable: the store cannot be read.
+        """
+
+    def close(self) -> None:
+        """Ends the use of the store; every change is on its way to the disk already."""
+
+
+def keys_of(events: Iterable[Event]) -> tuple[set[int], set[SessionKey], set[PairKey], set[ProductKey], set[int]]:
+    """The keys of the records of events: visitors, sessions, pairs, products of visitors, products."""
+    events = list(events)
+    return (
+        {event.user for event in events},
+        {(event.user, event.session) for event in events},
+        {(event.user, event.session, event.product) for event in events},
+        {(event.user, event.product) for event in events},
+        {event.product for event in events},
+    )

@@ -1,0 +1,170 @@
+"""The records of many visitors at once, in SQL: what `advance` leaves once it has counted all their events in order.
+
+The tables of a bucket of users, each with the columns that the stores need and the record as JSON text:
+
+- `known`: the events with a session, without repetitions, of the visitors who are kept.
+- `session_records`, `pair_records`, `product_records`, `visitor_records`, `seen_events`.
+"""
+
+from purchase_predict.schema import CATEGORICAL
+from purchase_predict.serving.columns import COLUMNS
+from purchase_predict.serving.records import TALLY_SESSIONS
+
+_ACT = "kind <> 'remove_from_cart'"
+
+#: `{bucket}` is the FROM item of the events; a visitor is kept whose newest event lies at the time `{oldest}` or later.
+KNOWN = """
+    WITH events AS (
+        SELECT DISTINCT user_id AS visitor, user_session::VARCHAR AS session, epoch_us(event_time) AS time,
+            event_type AS kind, product_id AS product, category_id, category_code, brand, price + 0.0 AS price
+        FROM {bucket} WHERE user_session IS NOT NULL
+    )
+    FROM events SEMI JOIN (SELECT visitor FROM events GROUP BY visitor HAVING max(time) >= {oldest}) USING (visitor)
+"""
+
+#: One row per pair, with what sessions, products and visitors need of it.
+PAIRS = f"""
+    WITH moments AS (
+        SELECT visitor, session, product, min(time) FILTER (kind = 'cart') AS moment,
+            max(time) FILTER (kind <> 'view') AS decided
+        FROM known GROUP BY ALL
+    )
+    SELECT visitor, session, product, any_value(moment) AS moment, coalesce(any_value(decided), -1) AS decided,
+        count(*) FILTER (kind = 'view') AS views, min(time) FILTER ({_ACT}) AS act,
+        max(time) FILTER (kind = 'purchase' AND (moment IS NULL OR time < moment)) AS purchase,
+        coalesce(bool_or(kind = 'purchase' AND time >= moment), false) AS bought,
+        coalesce(bool_and(kind = 'cart') FILTER (kind <> 'view' AND time = decided), false) AS in_cart,
+        count(*) FILTER (kind = 'purchase') AS purchases
+    FROM known JOIN moments USING (visitor, session, product) GROUP BY ALL
+"""
+
+#: The start of each session, and its place among those of its visitor.
+STARTS = f"""
+    WITH visits AS (SELECT visitor, session, min(time) FILTER ({_ACT}) AS visit FROM known GROUP BY ALL),
+    ranked AS (
+        SELECT visitor, visit, rank() OVER w - 1 AS place, lag(visit) OVER w AS before, row_number() OVER w - 1 AS nth
+        FROM visits WHERE visit IS NOT NULL WINDOW w AS (PARTITION BY visitor ORDER BY visit)
+    )
+    SELECT visitor, session, visits.visit, coalesce(place, 0) AS place, before
+    FROM visits LEFT JOIN (FROM ranked WHERE nth = place) USING (visitor, visit)
+"""
+
+
+def _json(*values: str) -> str:
+    """SQL of a JSON list of SQL values that are numbers, flags or JSON already; a null is null."""
+    return "'[' || " + " || ',' || ".join(f"coalesce(({value})::VARCHAR, 'null')" for value in values) + " || ']'"
+
+
+def _row() -> str:
+    """SQL of a pair's row, from the primary table."""
+    return _json(*(f"to_json({name})" if name in CATEGORICAL else name for name in COLUMNS))
+
+
+def _tally(table: str, keys: str) -> str:
+    """SELECT of a tally per value of the keys, `tally`, from a table with these, `place` and `count`."""
+    # The newest sessions are kept apart; what comes before them is one sum.
+    pairs = "string_agg('[' || place || ',' || count || ']', ',' ORDER BY place) FILTER (kept)"
+    return f"""
+        SELECT {keys}, '[' || coalesce(sum(count) FILTER (NOT kept), 0) || ',' ||
+            coalesce(max(place) FILTER (NOT kept), -1) || ',[' || {pairs} || ']]' AS tally
+        FROM (
+            SELECT *, row_number() OVER (PARTITION BY {keys} ORDER BY place DESC) <= {TALLY_SESSIONS} AS kept
+            FROM (SELECT {keys}, place, sum(count) AS count FROM ({table}) GROUP BY ALL)
+        ) GROUP BY {keys}"""
+
+
+_OF_PAIRS = (
+    "SELECT visitor, product, place, {count} AS count FROM pairs JOIN starts USING (visitor, session) WHERE {count} > 0"
+)
+
+SESSION_RECORDS = f"""
+    WITH ends AS (SELECT visitor, session, max(time) AS newest FROM known GROUP BY ALL),
+    events AS (
+        SELECT *, {_ACT} AS is_act, time = newest AS now,
+            CASE WHEN kind = 'cart' THEN coalesce(round(price * 100), 0)::BIGINT ELSE 0 END AS cents
+        FROM known JOIN ends USING (visitor, session)
+    ),
+    counts AS (
+        SELECT visitor, session, any_value(newest) AS newest, min(time) AS first,
+            count(*) FILTER (kind = 'view') AS views,
+            count(*) FILTER (kind = 'cart') AS carts, count(*) FILTER (kind = 'cart' AND now) AS carts_now,
+            count(*) FILTER (kind = 'purchase') AS purchases,
+            count(*) FILTER (kind = 'purchase' AND now) AS purchases_now,
+            count(*) FILTER (NOT is_act) AS removed, count(*) FILTER (NOT is_act AND now) AS removed_now,
+            sum(cents)::BIGINT AS cents, coalesce(sum(cents) FILTER (now), 0)::BIGINT AS cents_now,
+            max(time) FILTER (is_act AND NOT now) AS act, bool_or(is_act AND now) AS act_now
+        FROM events GROUP BY ALL
+    ),
+    firsts AS (
+        SELECT visitor, session, count(act) AS products, count(*) FILTER (act = newest) AS products_now
+        FROM pairs JOIN ends USING (visitor, session) GROUP BY ALL
+    )
+    SELECT row_number() OVER () + {{offset}} AS id, visitor, session, {
+    _json(
+        *("first", "visit", "place", "before", "views", "newest"),
+        *("carts - carts_now", "removed - removed_now", "purchases - purchases_now", "cents - cents_now"),
+        *("products - products_now", "act", "carts_now", "removed_now", "purchases_now", "cents_now", "products_now"),
+        "act_now",
+    )
+} AS record
+    FROM counts JOIN firsts USING (visitor, session) JOIN starts USING (visitor, session)
+"""
+
+#: Needs `session_records`, and the primary table as `primary_table`.
+PAIR_RECORDS = f"""
+    SELECT id, visitor, pairs.session, product, {
+    _json("views", "act", "purchase", "moment", "bought", "in_cart", "decided", "row_")
+} AS record
+    FROM pairs JOIN session_records USING (visitor, session) LEFT JOIN (
+        SELECT user_id AS visitor, user_session::VARCHAR AS session, product_id AS product, {
+    _row()
+} AS row_ FROM primary_table
+    ) USING (visitor, session, product)
+"""
+
+PRODUCT_RECORDS = f"""
+    WITH views AS ({_tally(_OF_PAIRS.format(count="(views > 0)::INTEGER"), "visitor, product")}),
+    bought AS ({_tally(_OF_PAIRS.format(count="purchases"), "visitor, product")})
+    SELECT visitor, product, {_json("coalesce(views.tally, '[]')", "coalesce(bought.tally, '[]')")} AS record
+    FROM (SELECT DISTINCT visitor, product FROM pairs)
+    LEFT JOIN views USING (visitor, product) LEFT JOIN bought USING (visitor, product)
+"""
+
+VISITOR_RECORDS = f"""
+    WITH bought AS ({_tally(f"SELECT visitor, place, count FROM ({_OF_PAIRS.format(count='purchases')})", "visitor")}),
+    clocks AS (SELECT visitor, max(time) AS clock FROM known GROUP BY visitor),
+    answered AS (SELECT visitor, max(moment) AS answered FROM pairs GROUP BY visitor),
+    newest AS (SELECT visitor, max(visit) AS last_start FROM starts GROUP BY visitor),
+    sessions AS (
+        SELECT visitor, any_value(last_start) AS last_start, count(*) FILTER (visit < last_start) AS before,
+            count(*) FILTER (visit = last_start) AS at_it, max(visit) FILTER (visit < last_start) AS prev_start
+        FROM starts JOIN newest USING (visitor) GROUP BY visitor
+    )
+    SELECT visitor, {
+    _json(
+        "clock",
+        "coalesce(answered, -1)",
+        "before",
+        "at_it",
+        "last_start",
+        "prev_start",
+        "coalesce(tally, '[]')",
+    )
+} AS record
+    FROM clocks JOIN answered USING (visitor) JOIN sessions USING (visitor) LEFT JOIN bought USING (visitor)
+"""
+
+#: As `Event.digest`, of the events since `{oldest}`.
+SEEN_EVENTS = """
+    WITH digests AS (
+        SELECT visitor, time, md5_number_lower(
+            kind || '|' || product || '|' || coalesce(category_id::VARCHAR, '') || '|' || coalesce(price::VARCHAR, '')
+            || '|' || coalesce(length(category_code), -1) || '|' || coalesce(length(brand), -1) || '|'
+            || coalesce(category_code, '') || coalesce(brand, '') || session
+        )::HUGEINT AS lower
+        FROM known WHERE time >= {oldest}
+    )
+    SELECT visitor, time,
+        (lower - CASE WHEN lower >= 9223372036854775808 THEN 18446744073709551616 ELSE 0 END)::BIGINT AS digest
+    FROM digests
+"""

@@ -1,0 +1,126 @@
+"use strict";
+const answers = document.getElementById("answers");
+const cart = document.getElementById("cart");
+const visit = document.getElementById("visit");
+let visits = [];
+
+function element(name, text, kind) {
+  const made = document.createElement(name);
+  if (text !== undefined) made.textContent = text;
+  if (kind) made.className = kind;
+  return made;
+}
+
+function shown(value) {
+  if (value === null || value === undefined) return "unknown";
+  return typeof value === "number" && !Number.isInteger(value) ? value.toPrecision(4) : String(value);
+}
+
+function stamp(milliseconds) {
+  return new Date(milliseconds).toISOString().slice(0, 19).replace("T", " ") + " UTC";
+}
+
+// What each column adds to the log-odds, the strongest first; LightGBM's own SHAP values.
+function pushes(answer) {
+  const table = element("table");
+  const head = table.insertRow();
+  for (const text of ["column", "value", "pushes", ""]) head.append(element("th", text, text === "pushes" ? "number" : ""));
+  const entries = Object.entries(answer.contributions).filter(([name]) => name !== "base");
+  entries.sort((a, b) => Math.abs(b[1]) - Math.abs(a[1]));
+  const largest = Math.max(...entries.map(([, value]) => Math.abs(value)), 1e-9);
+  for (const [name, value] of entries.slice(0, 10)) {
+    const row = table.insertRow();
+    row.append(element("td", name.replaceAll("_", "_\u200b")), element("td", shown(answer.columns[name]), "tight"));
+    row.append(element("td", (value >= 0 ? "+" : "−") + Math.abs(value).toFixed(3), "number"));
+    const bar = element("span", undefined, value >= 0 ? "bar" : "bar away");
+    bar.style.width = Math.round(60 * Math.abs(value) / largest) + "px";
+    const cell = element("td");
+    cell.append(bar);
+    row.append(cell);
+  }
+  return table;
+}
+
+function card(answer) {
+  const box = element("div", undefined, "answer");
+  box.append(element("h3", "Product " + answer.product_id + ", put in the cart at " + answer.moment));
+  if (answer.probability === null) {
+    box.append(element("p", "No version of the model is at work.", "error"));
+    return box;
+  }
+  box.append(element("div", (100 * answer.probability).toFixed(1) + " %", "probability"));
+  const decision = answer.will_buy ? "will buy" : "will not buy";
+  box.append(element("p", "likely to buy it in this session; the model says: " + decision + ". Version "
+    + answer.model_version + " answered."));
+  if (answer.missing.length) {
+    box.append(element("p", "The server has nothing yet for " + answer.missing.join(", ") + ".", "soft"));
+  }
+  box.append(pushes(answer));
+  return box;
+}
+
+async function ask(events) {
+  answers.replaceChildren(element("p", "Asking …", "soft"));
+  try {
+    const response = await fetch("try", {
+      method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(events),
+    });
+    const body = await response.json();
+    if (body.detail) throw new Error(typeof body.detail === "string" ? body.detail : "the server refused it");
+    const refused = (body.refused || []).map(wrong => element("p", wrong.field + " " + wrong.reason + ".", "error"));
+    answers.replaceChildren(...refused, ...(body.answers || []).map(card));
+    if (!answers.childNodes.length) answers.append(element("p", "No product was put in the cart.", "soft"));
+  } catch (error) {
+    answers.replaceChildren(element("p", error.message, "error"));
+  }
+}
+
+cart.elements.time.value = stamp(Date.now());
+cart.addEventListener("submit", event => {
+  event.preventDefault();
+  const form = Object.fromEntries(new FormData(cart));
+  const moment = Date.parse(form.time.replace(" UTC", "Z").replace(" ", "T"));
+  if (Number.isNaN(moment)) return answers.replaceChildren(element("p", "Time must be as 2019-10-07 12:30:05 UTC.", "error"));
+  const base = {
+    product_id: form.product_id, price: form.price || null, brand: form.brand || null,
+    category_code: form.category_code || null, user_id: -1, user_session: "tried",
+  };
+  const views = Number(form.views);
+  const events = [];
+  for (let number = 0; number < views; number++) {
+    const ago = Math.round(form.seconds * (views - number) / views) * 1000;
+    events.push({...base, event_type: "view", event_time: stamp(moment - ago).replace(" UTC", "." + String(number).padStart(3, "0") + " UTC")});
+  }
+  ask([...events, {...base, event_type: "cart", event_time: form.time}]);
+});
+
+function list(events) {
+  const table = element("table");
+  for (const event of events) {
+    const row = table.insertRow();
+    const kind = event.event_type === "remove_from_cart" ? "remove" : event.event_type;
+    row.append(element("td", event.event_time.slice(11, 19), "tight"), element("td", kind, "tight"));
+    row.append(element("td", event.product_id + (event.category_code ? " " + event.category_code : "")));
+    row.append(element("td", event.price === null ? "" : event.price.toFixed(2), "number"));
+  }
+  return table;
+}
+
+function chosen() {
+  return visits[Number(visit.elements.visit.value)] || [];
+}
+
+visit.addEventListener("change", () => document.getElementById("events").replaceChildren(list(chosen())));
+visit.addEventListener("submit", event => {
+  event.preventDefault();
+  ask(chosen());
+});
+fetch("sample").then(response => response.json()).then(found => {
+  visits = found;
+  found.forEach((events, number) => {
+    const option = element("option", events[0].event_time.slice(0, 16) + ", " + events.length + " events");
+    option.value = number;
+    visit.elements.visit.append(option);
+  });
+  document.getElementById("events").replaceChildren(list(chosen()));
+});

@@ -1,0 +1,179 @@
+"""Fills an empty state from events of the past, at the speed of load: the records are made in SQL, bucket by bucket."""
+
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import click
+import duckdb
+
+from purchase_predict.database import connect, one_row, quoted
+from purchase_predict.features import on_duckdb
+from purchase_predict.features.shop import COUNTERS
+from purchase_predict.reading.load import load_source
+from purchase_predict.serving import summaries
+from purchase_predict.serving.events import DAY_MICROSECONDS
+from purchase_predict.serving.filling_redis import RedisFiller
+from purchase_predict.serving.filling_sqlite import SqliteFiller
+from purchase_predict.serving.shop_days import EARLIER, KEPT_DAYS
+
+#: Rows that are handed from DuckDB to the store at a time.
+_ROWS = 20_000
+#: The tables of records, in the order in which they are made.
+_RECORDS = {
+    "session_records": summaries.SESSION_RECORDS,
+    "pair_records": summaries.PAIR_RECORDS,
+    "product_records": summaries.PRODUCT_RECORDS,
+    "visitor_records": summaries.VISITOR_RECORDS,
+    "seen_events": summaries.SEEN_EVENTS,
+}
+
+
+class Filler(Protocol):
+    """Fills an empty state; nothing of it can be used before `finish`."""
+
+    #: For each table of records, the columns that the store needs and their order.
+    columns: dict[str, str]
+
+    def put(self, table: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Writes rows of a table of records."""
+
+    def put_days(self, rows: Sequence[Sequence[int]], shop: Sequence[Sequence[int]]) -> None:
+        """Writes the shop's counters: product, day and counters; and day and counters of all products."""
+
+    def finish(self) -> None:
+        """Makes the state usable, as a whole."""
+
+    def give_up(self) -> None:
+        """Removes what was written."""
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What a state was filled with; `seconds` is how long it took, reading included."""
+
+    events: int
+    visitors: int
+    refused: int
+    seconds: float
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What the run logs as MLflow metrics."""
+        return {
+            "warm_events": self.events,
+            "warm_visitors": self.visitors,
+            "warm_rejected_rows": self.refused,
+            "warm_seconds": self.seconds,
+        }
+
+    def __str__(self) -> str:
+        return f"state filled with {self.events} events of {self.visitors} visitors in {self.seconds:.1f} s"
+
+
+def fill(
+    filler: Filler,
+    source: str,
+    scratch: Path,
+    retention_days: int,
+    max_reject_ratio: float,
+    gcp_project: str = "",
+    memory_limit: str = "",
+) -> Filled:
+    """Fills a state from a source of events.
+
+    Args:
+        filler: of an empty state.
+        source: as `load` reads it.
+        scratch: an empty folder.
+        retention_days: visitors whose newest event lies longer before the newest of all are left out.
+        max_reject_ratio: the share of refused rows, 0 to 1, above which nothing is filled.
+        gcp_project: the Google Cloud project to read as; empty: that of the credentials.
+        memory_limit: what DuckDB may take, as `2GB`; empty: a quarter of the machine's memory.
+
+    Raises:
+        click.ClickException: the source cannot be read, or holds no events; or the state cannot be written.
+    """
+    started = time.monotonic()
+    folder, working = scratch / "input", scratch / "reading"
+    folder.mkdir()
+    working.mkdir()
+    loaded = load_source(source, folder, working, max_reject_ratio, memory_limit, gcp_project)
+    if loaded.table != "events":
+        raise click.ClickException(f"warm={source}: holds the primary table; a state is filled from events")
+    try:
+        with connect(scratch, memory_limit) as connection:
+            on_duckdb.primary_from_events(connection, folder / "events")
+            (newest,) = one_row(connection, "SELECT max(day) FROM all_daily")
+            oldest = ((-1 if newest is None else newest) - retention_days) * DAY_MICROSECONDS
+            visitors = _fill_buckets(connection, filler, sorted((folder / "events").iterdir()), oldest)
+            if newest is not None:
+                _fill_days(connection, filler, newest)
+        filler.finish()
+    except (sqlite3.Error, OSError) as error:
+        filler.give_up()
+        raise click.ClickException(f"the state cannot be filled: {error}") from error
+    except BaseException:
+        filler.give_up()
+        raise
+    return Filled(loaded.rows, visitors, loaded.rejected, time.monotonic() - started)
+
+
+def _fill_buckets(connection: duckdb.DuckDBPyConnection, filler: Filler, buckets: list[Path], oldest: int) -> int:
+    """Makes the records of one bucket while those of the bucket before are written; returns the number of visitors."""
+    visitors = offset = 0
+    with ThreadPoolExecutor(1) as pool:
+        cursors = [connection.cursor() for _ in buckets]
+        waiting = pool.submit(_make, cursors[0], buckets[0], oldest, offset) if buckets else None
+        for number, cursor in enumerate(cursors):
+            assert waiting
+            offset += waiting.result()
+            if number + 1 < len(buckets):
+                waiting = pool.submit(_make, cursors[number + 1], buckets[number + 1], oldest, offset)
+            for table in _RECORDS:
+                for rows in _rows(cursor, f"SELECT {filler.columns[table]} FROM {table}"):
+                    filler.put(table, rows)
+            visitors += one_row(cursor, "SELECT count(*) FROM visitor_records")[0]
+            cursor.close()  # drops the bucket's temporary tables
+    return visitors
+
+
+def _make(cursor: duckdb.DuckDBPyConnection, bucket: Path, oldest: int, offset: int) -> int:
+    """Makes the tables of records of a bucket; returns the number of sessions."""
+    source = f"read_parquet({quoted(bucket / '*.parquet')}, hive_partitioning=false)"
+    cursor.execute(f"CREATE TEMP TABLE known AS {summaries.KNOWN.format(bucket=source, oldest=oldest)}")
+    cursor.execute(f"CREATE TEMP TABLE pairs AS {summaries.PAIRS}")
+    cursor.execute(f"CREATE TEMP TABLE starts AS {summaries.STARTS}")
+    for table, query in _RECORDS.items():
+        filled = query.replace("{oldest}", str(oldest)).replace("{offset}", str(offset))
+        cursor.execute(f"CREATE TEMP TABLE {table} AS {filled}")
+    return int(one_row(cursor, "SELECT count(*) FROM session_records")[0])
+
+
+def _fill_days(connection: duckdb.DuckDBPyConnection, filler: Filler, newest: int) -> None:
+    """Writes the shop's counters; the days that need not be kept apart are added up."""
+    day = f"CASE WHEN day <= {newest - KEPT_DAYS} THEN {EARLIER} ELSE day END AS day"
+    sums = ", ".join(f"sum({name})::BIGINT" for name in COUNTERS)
+    shop = connection.execute(f"SELECT {day}, {sums} FROM all_daily GROUP BY ALL").fetchall()
+    for rows in _rows(connection, f"SELECT product_id, {day}, {sums} FROM all_daily GROUP BY ALL ORDER BY ALL"):
+        filler.put_days(rows, ())
+    filler.put_days((), shop)
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[list[Any]]:
+    result = connection.execute(query)
+    while rows := result.fetchmany(_ROWS):
+        yield rows
+
+
+def filler_of(place: str | Path, retention_days: int) -> Filler | None:
+    """What fills the state at a place, Redis's address or a file; None if it holds something already.
+
+    Raises:
+        click.ClickException: the place cannot be used.
+    """
+    return RedisFiller.of_empty(place, retention_days) if isinstance(place, str) else SqliteFiller.of_empty(place)

@@ -1,0 +1,58 @@
+"""Entry point `serve`: events in, answers out, by the version that holds the environment's alias now.
+
+In: the registered model and the environment; with `warm`, events of the past. Out: a server at `host` and `port` until
+SIGTERM or Ctrl-C, the state of the visitors in `state`, and with `answers` a log of the answers. docs/serving.md says
+more.
+
+    mlflow run . -e serve --env-manager local -P env=production -P warm=/data/clicks
+"""
+
+import os
+
+import click
+import mlflow
+from mlflow.entities import Run
+
+from purchase_predict import settings
+from purchase_predict.secrets import shown_uri
+from purchase_predict.serving import guard, server, warming
+from purchase_predict.workflow.command import command
+from purchase_predict.workflow.scratch import scratch_folder
+
+
+@command("serve")
+def serve(
+    run: Run, warm: str, state: str, env: str, max_reject_ratio: float, gcp_project: str, memory_limit: str, **rest: str
+) -> None:
+    """Answer carts over HTTP, at the moment of the cart."""
+    env = env or settings.Settings.read().env or ""
+    if not env:
+        raise click.ClickException("env is empty and so is ENV: say whose model answers, with -P env=production")
+    # The registry is asked again in 2 s anyway: a try that waits for minutes would only be late.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    options = server.Settings(env=env, **rest)  # type: ignore[arg-type]
+    guard.token_of(options.token_file, options.host)
+    place = server.place_of(state)
+    mlflow.set_tags({"serve.env": env, "serve.state": shown_uri(str(place))})
+    filler = warming.filler_of(place, options.retention_days) if warm else None
+    if filler:
+        with scratch_folder() as scratch:
+            filled = warming.fill(
+                filler, warm, scratch, options.retention_days, max_reject_ratio, gcp_project, memory_limit
+            )
+        mlflow.log_metrics(filled.metrics)
+        click.echo(f"serve: {filled}")
+    elif warm:
+        click.echo(f"serve: the state at {shown_uri(str(place))} holds visitors already: warm is left out")
+
+    def started(line: str) -> None:
+        mlflow.set_tag("serve.address", line.rpartition(" ")[2])
+        click.echo(f"serve: {line}")
+
+    server.serve(options, server.open_state(place, options.retention_days), started)
+    click.echo("serve: ended, after the requests at work")
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,119 @@
+"""A registered model of event features, and the server of `mlflow run -e serve` started for tests."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from purchase_predict.database import connect
+from purchase_predict.features import on_duckdb
+from purchase_predict.reading.load import load_source
+from tests import registered
+from tests.registered import Trained
+
+NAME = "served"
+_STARTED = " answers at http"
+
+
+def primary_of(source: str, folder: Path) -> pd.DataFrame:
+    """The primary table that load and process make of a source of events."""
+    for name in ("input", "reading", "scratch"):
+        (folder / name).mkdir(parents=True)
+    load_source(source, folder / "input", folder / "reading", 0)
+    with connect(folder / "scratch") as connection:
+        on_duckdb.primary_from_events(connection, folder / "input/events")
+        return connection.sql("SELECT * REPLACE (user_session::VARCHAR AS user_session) FROM primary_table").df()
+
+
+def trained_on(rows: pd.DataFrame, folder: Path, rounds: int = 30) -> Trained:
+    """A model trained on a primary table of events, with all its columns."""
+    (folder / "process").mkdir(parents=True)
+    (folder / "train").mkdir()
+    return registered.train(registered.process(rows, folder / "process"), folder / "train", rounds)
+
+
+@dataclass
+class Served:
+    """A running server."""
+
+    process: "subprocess.Popen[bytes]"
+    log: Path
+    address: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def ask(self, path: str, body: object = None, **headers: str) -> tuple[int, Any]:
+        """Status and answer: JSON where it is, else text."""
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        request = urllib.request.Request(
+            self.address + path, data, {"Content-Type": "application/json", **self.headers, **headers}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return answer.status, _read(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, _read(error)
+
+    def metric(self, name: str) -> float:
+        """The value of a metric without labels, or the first one with labels that the name gives."""
+        _, text = self.ask("/metrics")
+        (line, *_) = [line for line in text.splitlines() if line.startswith(f"purchase_predict_{name}")]
+        return float(line.rpartition(" ")[2])
+
+    def wait_until(self, holds: Any, seconds: float = 20) -> None:
+        """Waits until a condition holds."""
+        deadline = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.05)
+
+
+@contextmanager
+def server(store: str, log: Path, **parameters: object) -> Iterator[Served]:
+    """The server as its entry point starts it, on a free port; ended by SIGTERM."""
+    given = {"registry_name": NAME, "env": "production", "port": 0} | parameters
+    starts = log.read_text().count(_STARTED) if log.exists() else 0
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "steps.serve", *(f"--{name}={value}" for name, value in given.items())],
+            env={**os.environ, "MLFLOW_TRACKING_URI": store, "MLFLOW_EXPERIMENT_NAME": "tests"},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    served = Served(process, log)
+    try:
+        served.wait_until(lambda: process.poll() is not None or log.read_text().count(_STARTED) > starts, 90)
+        assert process.poll() is None, log.read_text()
+        served.address = "http" + log.read_text().rpartition(_STARTED)[2].split()[0].replace("0.0.0.0", "127.0.0.1")
+        yield served
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+
+
+def as_sent(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the events table as a client sends them."""
+    return [{**event, "event_time": f"{event['event_time']} UTC"} for event in events]
+
+
+def _read(answer: Any) -> Any:
+    text = answer.read().decode()
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

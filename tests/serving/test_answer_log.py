@@ -1,0 +1,85 @@
+"""The log of answers: whole Parquet files by day, bounded, in a folder."""
+
+import time
+from pathlib import Path
+
+import click
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+
+from purchase_predict.serving import answer_log
+from purchase_predict.serving.answer_log import Answer, AnswerLog
+from purchase_predict.serving.columns import COLUMNS
+from purchase_predict.serving.meters import Meters
+from tests.conftest import PROJECT
+
+DAY = 86_400_000_000
+ROW = [
+    1 if name == "product_id" else "acme" if name == "brand" else None if "category" in name else 2.5
+    for name in COLUMNS
+]
+
+
+def answer(day: int = 20_000, user: int = 1, probability: float | None = 0.25) -> Answer:
+    return Answer(day * DAY + 5, user, "s", 7, day * DAY, False, ROW, probability, 0, "3")
+
+
+def test_answers_are_written_by_day_with_features_versions_and_the_shadows(tmp_path: Path) -> None:
+    meters = Meters()
+    log = AnswerLog(str(tmp_path / "log"), 10**5, meters)
+    shadowed = answer(20_001)
+    shadowed.shadow = 0.5, 1, "4"
+    for one in (answer(), shadowed, answer(20_001, user=2, probability=None)):
+        log.add(one)
+    log.close()
+    assert sorted(path.name for path in (tmp_path / "log").iterdir()) == ["day=2024-10-04", "day=2024-10-05"]
+    rows = ds.dataset(tmp_path / "log", partitioning="hive").to_table().sort_by("user_id").to_pylist()
+    assert [(row["user_id"], row["probability"], row["shadow_probability"]) for row in rows if row["user_id"] == 2] == [
+        (2, None, None)
+    ]
+    found = next(row for row in rows if row["shadow_version"])
+    assert (found["probability"], found["model_version"], found["shadow_probability"]) == (0.25, "3", 0.5)
+    assert [found[name] for name in COLUMNS[1:]] == ROW[1:]
+    assert (found["user_session"], found["product_id"], str(found["event_time"])) == ("s", 7, "2024-10-05 00:00:00")
+    assert meters.value("log_rows_total") == 3
+
+
+def test_old_days_are_removed(tmp_path: Path) -> None:
+    today = int(time.time() // 86_400)
+    for folder in ("day=2020-01-01", "day=of-wrath", "other"):
+        (tmp_path / folder).mkdir()
+    log = AnswerLog(str(tmp_path), 5, Meters())
+    log.add(answer(today))
+    log.add(answer(today - 5))
+    log.add(answer(today - 6))
+    log.close()
+    assert len([path for path in tmp_path.iterdir() if path.name.startswith("day=2")]) == 2
+    assert {"day=of-wrath", "other"} < {path.name for path in tmp_path.iterdir()}
+
+
+def test_more_than_may_wait_is_dropped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answer_log, "_WAITING_ROWS", 10)
+    monkeypatch.setattr(AnswerLog, "_write_on", lambda self: None)  # stands for a disk that hangs
+    meters = Meters()
+    log = AnswerLog(str(tmp_path), 5, meters)
+    for _ in range(15):
+        log.add(answer())
+    assert meters.value("log_dropped_total") == 5
+
+
+def test_a_log_that_cannot_be_written_counts_what_is_lost_and_goes_on(tmp_path: Path) -> None:
+    meters = Meters()
+    log = AnswerLog(str(tmp_path / "log"), 10**5, meters)
+    (tmp_path / "log/day=2024-10-04").write_text("a file where the folder should be")
+    log.add(answer())
+    log.add(answer(20_001))
+    log.close()
+    assert (meters.value("log_dropped_total"), meters.value("log_rows_total")) == (1, 1)
+    (file,) = (tmp_path / "log/day=2024-10-05").iterdir()
+    assert pq.read_table(file).num_rows == 1
+
+
+def test_a_folder_that_cannot_be_made_is_refused_in_one_line() -> None:
+    with pytest.raises(click.ClickException, match=r"^answers .*/MLproject/log: cannot be written: Not a directory$"):
+        AnswerLog(str(PROJECT / "MLproject/log"), 5, Meters())

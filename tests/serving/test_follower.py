@@ -1,0 +1,110 @@
+"""The version that answers is the one that holds the alias; what does not load leaves the old one at work."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from mlflow.entities.model_registry import ModelVersion
+
+from purchase_predict.serving import follower
+from purchase_predict.serving.follower import Follower
+from steps.deploy import deploy
+from steps.rollback import rollback
+from tests import registered
+from tests.registered import carts, invoke
+from tests.serving.served import NAME
+
+
+@pytest.fixture(scope="module")
+def versions(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A registry with two versions, of which the second holds production: its folder."""
+    folder = tmp_path_factory.mktemp("store")
+    with registered.store_for_many(empty_store, folder):
+        dataset = registered.process(carts(2000), tmp_path_factory.mktemp("data"))
+        for rounds in (10, 60):
+            trained = registered.train(dataset, tmp_path_factory.mktemp("model"), rounds)
+            assert invoke(deploy, model=trained.uri, registry_name=NAME, env="production").exit_code == 0
+        yield folder
+
+
+@pytest.fixture
+def following(versions: Path) -> Follower:
+    mlflow.MlflowClient().set_registered_model_alias(NAME, "production", "2")
+    following = Follower(NAME, "production")
+    following.look()
+    assert following.scorer
+    assert (following.scorer.version, following.problem) == ("2", "")
+    return following
+
+
+def version(following: Follower) -> str | None:
+    return following.scorer and following.scorer.version
+
+
+def test_a_rollback_and_a_promotion_take_effect_at_the_next_look(following: Follower) -> None:
+    assert invoke(rollback, registry_name=NAME, env="production").exit_code == 0
+    following.look()
+    assert version(following) == "1"
+    mlflow.MlflowClient().set_registered_model_alias(NAME, "production", "2")
+    following.look()
+    assert version(following) == "2"
+    assert (following.loads, following.failures) == (3, 0)
+
+
+def test_the_deletion_of_the_alias_takes_effect(following: Follower) -> None:
+    seen: list[str] = []
+    following.problem_seen = seen.append
+    mlflow.MlflowClient().delete_registered_model_alias(NAME, "production")
+    following.look()
+    following.look()
+    assert version(following) is None
+    mlflow.MlflowClient().set_registered_model_alias(NAME, "production", "2")
+    following.look()
+    assert version(following) == "2"
+    assert seen == [f"no version of {NAME} holds production", ""]
+
+
+def test_a_version_that_does_not_load_leaves_the_old_one_at_work(
+    following: Follower, versions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = mlflow.MlflowClient().get_model_version(NAME, "1")
+    (booster,) = [path for path in versions.rglob("booster.txt") if str(number.source).rpartition("/")[2] in str(path)]
+    whole = booster.read_bytes()
+    booster.write_bytes(whole[: len(whole) // 2])
+    try:
+        mlflow.MlflowClient().set_registered_model_alias(NAME, "production", "1")
+        for _ in range(3):
+            following.look()
+        assert version(following) == "2"
+        assert following.problem.startswith("version 1 does not load: ")
+        assert following.problem.endswith("; version 2 goes on")
+        assert following.failures == 1  # it is not loaded again with every look
+    finally:
+        booster.write_bytes(whole)
+    monkeypatch.setattr(follower.time, "monotonic", lambda: 1e12)  # the seconds are over
+    following.look()
+    assert (version(following), following.problem) == ("1", "")
+
+
+def test_a_registry_that_is_away_leaves_the_model_at_work(following: Follower, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: Any) -> None:
+        raise ConnectionError("connection refused")
+
+    monkeypatch.setattr(mlflow.MlflowClient, "get_model_version_by_alias", away)
+    following.look()
+    assert version(following) == "2"
+    assert following.problem == "the registry does not answer: connection refused"
+    monkeypatch.undo()
+    following.look()
+    assert following.problem == ""
+
+
+def test_a_number_that_was_given_again_is_another_version(following: Follower, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = mlflow.MlflowClient().get_model_version(NAME, "2")
+    # As in a registry that was emptied and filled again.
+    again = ModelVersion(NAME, "2", before.creation_timestamp + 1, source=before.source)
+    monkeypatch.setattr(mlflow.MlflowClient, "get_model_version_by_alias", lambda *_: again)
+    following.look()
+    assert following.loads == 2

@@ -1,0 +1,220 @@
+"""Both stores of the state: the same answers, from one server or from several that take turns."""
+
+import threading
+from pathlib import Path
+from unittest import mock
+
+import click
+import pytest
+import redis
+
+from purchase_predict.serving import on_sqlite, shop_days
+from purchase_predict.serving.on_redis import RedisState
+from purchase_predict.serving.on_sqlite import SqliteState
+from purchase_predict.serving.records import Pair, Product, Session, Tally, Visitor
+from purchase_predict.serving.state import Batch, Unavailable
+from tests.features.shops import many_shops, on_duckdb
+from tests.serving.conftest import OpenState
+from tests.serving.redis_server import RedisServer
+from tests.serving.test_advance import event
+from tests.serving.visits import arriving, as_loaded, counted, expected, sent
+from tools.machine import free_port
+
+
+def test_two_servers_that_take_turns_answer_as_process_does(open_state: OpenState) -> None:
+    events = many_shops(300)
+    assert sent([open_state(), open_state()], arriving(events)) == expected(on_duckdb(as_loaded(events)))
+
+
+def test_the_state_is_there_after_it_was_opened_anew(open_state: OpenState) -> None:
+    events = arriving(many_shops(30))
+    first = open_state()
+    for some in events[:40], events[40:]:
+        counted(first, some)
+    again = counted(open_state(), events)
+    assert again.counts.counted == 0
+    assert again.counts.repeated == len(events)
+
+
+def test_servers_at_the_same_time_lose_no_event_and_count_none_twice(open_state: OpenState) -> None:
+    """Four servers send the same events of one visitor at once, each in another order."""
+    events = [event(second, "view", product=second % 3) for second in range(40)]
+    states = [open_state() for _ in range(4)]
+    fresh = [0] * 4
+
+    def send(number: int) -> None:
+        for one in (events[number * 10 :] + events[: number * 10])[:: 1 if number % 2 else -1]:
+            fresh[number] += counted(states[number], [one]).counts.counted
+
+    threads = [threading.Thread(target=send, args=[number]) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(fresh) == 40
+    row = next(iter(counted(states[0], [event(60, "cart")]).carts.values())).row
+    assert row
+    assert row[3:5] == [40, 13]  # num_views_session, num_views_product
+
+
+def test_a_request_that_fails_leaves_nothing_behind(open_state: OpenState) -> None:
+    state = open_state()
+
+    def fails(batch: Batch) -> None:
+        batch.counted = [event(0, "cart")]
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        state.change([event(0, "cart")], fails)
+    assert state.carts("s") == []
+    assert counted(state, [event(0, "cart")]).counts.counted == 1
+
+
+def test_a_session_id_of_two_users_is_two_carts(open_state: OpenState) -> None:
+    state = open_state()
+    counted(state, [event(0, "cart"), event(0, "cart", user=2, product=7), event(0, "view", product=9)])
+    assert [(user, product) for user, product, _ in state.carts("s")] == [(1, 1), (2, 7)]
+    assert state.carts("nobody's") == []
+
+
+def test_days_long_past_are_kept_as_one(open_state: OpenState) -> None:
+    state = open_state()
+    for day in range(12):
+        counted(state, [event(day * 86_400, "view"), event(day * 86_400 + 1, "purchase")])
+    seen: dict[str, dict[int, list[int]]] = {}
+
+    def look(batch: Batch) -> None:
+        seen["product"], seen["shop"] = batch.product_days[1], batch.shop_days
+
+    state.change([event(12 * 86_400, "view")], look)
+    for days in seen.values():
+        assert len(days) <= shop_days.KEPT_DAYS + 1
+        assert sum(counters[shop_days.VIEWS] for counters in days.values()) == 12
+        assert sum(counters[shop_days.PURCHASES] for counters in days.values()) == 12
+
+
+def test_the_size_is_known(open_state: OpenState) -> None:
+    state = open_state()
+    counted(state, [event(0, "view"), event(0, "view", user=2)])
+    size = state.size()
+    assert size.bytes > 10_000
+    assert size.visitors in (2, None)
+
+
+# ---- forgetting --------------------------------------------------------------------------------------------------
+
+
+def test_a_visitor_is_forgotten_after_the_retention(tmp_path: Path) -> None:
+    state = SqliteState(tmp_path / "state.sqlite")
+    with mock.patch.object(on_sqlite.time, "time", return_value=100 * 86_400.0):
+        counted(state, [event(0, "cart", user=user, session=str(user)) for user in range(1200)])
+    with mock.patch.object(on_sqlite.time, "time", return_value=105 * 86_400.0):
+        counted(state, [event(9, "view", user=5, session="5")])
+        assert state.forget(6) == 0
+        assert state.forget(4) == 1199
+    assert [len(state.carts(session)) for session in ("5", "6")] == [1, 0]
+    tables = ("visitors", "sessions", "pairs", "products")
+    assert [state._connection.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in tables] == [1] * 4
+    state.close()
+
+
+def test_events_that_are_refused_for_their_age_need_not_be_remembered(tmp_path: Path) -> None:
+    state = SqliteState(tmp_path / "state.sqlite")
+    many = [event(day * 86_400, "view", user=user) for day in (0, 5, 6) for user in range(700)]
+    counted(state, many, retention_days=90)
+    state.forget(1)
+    assert state._connection.execute("SELECT count(*) FROM seen").fetchone()[0] == 1400
+    again = counted(state, many, retention_days=1)
+    assert (again.counts.counted, again.counts.repeated, len(again.too_old)) == (0, 1400, 700)
+    state.close()
+
+
+def test_redis_forgets_by_itself(redis_server: RedisServer) -> None:
+    client = redis.Redis.from_url(redis_server.uri)
+    client.flushall()
+    state = RedisState(redis_server.uri, retention_days=3)
+    counted(state, [event(0, "cart"), event(1, "purchase")])
+    lives = {key.decode(): client.ttl(key) for key in client.scan_iter()}
+    kept = {key for key, seconds in lives.items() if seconds == -1}
+    assert kept == {"purchase-predict:days:1", "purchase-predict:days:all"}
+    assert all(4 * 86_400 - 60 < seconds <= 4 * 86_400 for key, seconds in lives.items() if key not in kept)
+    state.close()
+
+
+# ---- what is wrong with the store --------------------------------------------------------------------------------
+
+
+def test_a_full_disk_loses_nothing_and_says_so(tmp_path: Path) -> None:
+    state = SqliteState(tmp_path / "state.sqlite")
+    counted(state, [event(0, "cart")])
+    (pages,) = state._connection.execute("PRAGMA page_count").fetchone()
+    state._connection.execute(f"PRAGMA max_page_count = {pages}")
+    many = [event(second, "view", user=second, session=str(second)) for second in range(500)]
+    with pytest.raises(Unavailable, match=r"^the state cannot be written: database or disk is full$"):
+        counted(state, many)
+    assert [product for _, product, _ in state.carts("s")] == [1]
+    state._connection.execute("PRAGMA max_page_count = 1000000")
+    assert counted(state, many).counts.counted == 500
+    state.close()
+
+
+def test_a_file_that_is_no_state_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("not a database, but a text that is long enough to have a header of its own\n" * 20)
+    with pytest.raises(click.ClickException, match=r"^state .*text: cannot be opened: file is not a database$"):
+        SqliteState(tmp_path / "text")
+    newer = SqliteState(tmp_path / "newer")
+    newer._connection.execute("PRAGMA user_version = 99")
+    newer.close()
+    with pytest.raises(click.ClickException, match="is not a state of this version of the server; name another file"):
+        SqliteState(tmp_path / "newer")
+
+
+def test_a_redis_that_is_not_there_is_one_line_without_the_password() -> None:
+    with pytest.raises(click.ClickException) as caught:
+        RedisState(f"redis://me:secret@127.0.0.1:{free_port()}", 90)
+    assert "Redis cannot be used" in caught.value.message
+    assert "secret" not in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_redis_restarted_keeps_what_was_acknowledged_and_says_unavailable_meanwhile(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path)
+    server.start()
+    try:
+        state = RedisState(server.uri, 90)
+        assert state.survives_restart
+        counted(state, [event(0, "view"), event(1, "cart")])
+        server.kill()
+        with pytest.raises(Unavailable, match=r"^the state at redis://127.0.0.1:\d+/0 cannot be reached$"):
+            counted(state, [event(2, "view")])
+        server.start()
+        assert counted(state, [event(0, "view"), event(1, "cart"), event(2, "view")]).counts.repeated == 2
+        state.close()
+    finally:
+        server.kill()
+
+
+# ---- records -----------------------------------------------------------------------------------------------------
+
+
+def test_records_are_read_as_they_were_packed() -> None:
+    visitor, session, pair, product = Visitor(), Session(), Pair(), Product()
+    session.first, session.act_now = 5, True
+    pair.row = [1, "näive", None, 0.1]
+    for rank in range(50):
+        visitor.purchases.add(rank)
+        product.views.add(rank // 2)
+    for record in (visitor, session, pair, product):
+        assert type(record).unpack(record.pack()).pack() == record.pack()
+    assert visitor.purchases.before(45) == 45
+    assert visitor.purchases.knows(18)
+    assert not visitor.purchases.knows(17)
+    assert Tally(*visitor.purchases.pack()).before(30) == 30
+
+
+def test_a_visitors_sessions_are_ranked_by_their_start() -> None:
+    visitor = Visitor()
+    starts = [visitor.start_session(start) for start in (5, 5, 7, 9, 9)]
+    assert starts == [(0, None), (0, None), (2, 5), (3, 7), (3, 7)]
+    assert visitor.start_session(8) == (3, 7)  # late: after the session at 7, before those at 9
+    assert visitor.start_session(10) == (6, 9)

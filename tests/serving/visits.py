@@ -1,0 +1,84 @@
+"""Events of small shops on their way through the state, as requests."""
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+from purchase_predict.schema import KEYS
+from purchase_predict.serving.advance import Advanced, advance
+from purchase_predict.serving.columns import COLUMNS
+from purchase_predict.serving.events import Event, microseconds
+from purchase_predict.serving.state import State
+from tests.features import reference
+
+#: The events of the shops lie in 2019, and the oldest counts, too.
+ALL_DAYS = 10_000
+
+
+def arriving(events: Iterable[reference.Event]) -> list[Event]:
+    """Events as the server has them once they are checked. An empty text is null, as `load` makes it."""
+    return [
+        Event(microseconds(e.event_time), *e[1:4], e.category_code or None, e.brand or None, *e[6:])  # type: ignore[arg-type]
+        for e in events
+        if e.user_session is not None
+    ]
+
+
+def as_loaded(events: Iterable[reference.Event]) -> list[reference.Event]:
+    """The same events as `process` has them."""
+    return [e._replace(category_code=e.category_code or None, brand=e.brand or None) for e in events]
+
+
+def requests(events: Sequence[Event], draw: random.Random) -> Iterator[list[Event]]:
+    """Events in the order of their days, visitors mixed, each visitor's in time order, those of one time together."""
+    for _, day in groupby(sorted(events, key=lambda event: event.day), key=lambda event: event.day):
+        of_day = list(day)
+        queues: list[list[list[Event]]] = []
+        for user in sorted({event.user for event in of_day}):
+            own = sorted((event for event in of_day if event.user == user), key=lambda event: event.time)
+            queues.append([list(group) for _, group in groupby(own, key=lambda event: event.time)])
+        request: list[Event] = []
+        while queues:
+            queue = draw.choice(queues)
+            group = queue.pop(0)
+            draw.shuffle(group)
+            request += group
+            if not queue:
+                queues.remove(queue)
+            if draw.random() < 0.6:
+                yield request
+                request = []
+        if request:
+            yield request
+
+
+def sent(
+    state: State | Sequence[State], events: Sequence[Event], seed: int = 0, draw: random.Random | None = None
+) -> dict[tuple[int, str, int], dict[str, Any]]:
+    """The rows that come of the events, by user, session and product, as they were answered first.
+
+    Args:
+        state: one, or several of servers that take turns.
+        events: in any order.
+    """
+    states = [state] if not isinstance(state, Sequence) else state
+    rows: dict[tuple[int, str, int], dict[str, Any]] = {}
+    for number, request in enumerate(requests(events, draw or random.Random(seed))):
+        done = counted(states[number % len(states)], request)
+        assert (done.counts.late, done.counts.after_answer, done.counts.overlaps) == (0, 0, 0)
+        for place, pair in done.carts.items():
+            event = request[place]
+            assert pair.row is not None
+            rows.setdefault((event.user, event.session, event.product), dict(zip(COLUMNS, pair.row, strict=True)))
+    return rows
+
+
+def counted(state: State, events: Sequence[Event], retention_days: int = ALL_DAYS) -> Advanced:
+    """What comes of one request."""
+    return state.change(events, lambda batch: advance(batch, events, retention_days))
+
+
+def expected(rows: Iterable[dict[str, Any]]) -> dict[tuple[int, str, int], dict[str, Any]]:
+    """Rows of the primary table in the same form."""
+    return {(row[KEYS[0]], row[KEYS[1]], row[KEYS[2]]): {name: row[name] for name in COLUMNS} for row in rows}
