@@ -16,7 +16,9 @@ _TOTALS_PARTS = 4
 def primary_from_events(
     connection: duckdb.DuckDBPyConnection, folder: Path, state: Path | None = None
 ) -> dict[str, int]:
-    """Creates the table `primary_table` from events, and `shop_state` with what the shop knows at their end.
+    """Creates the table `primary_table` from events, and what the shop knows at their end.
+
+    That is `shop_totals`, the counters of each product and day, and `shop_state`, the counters of each product.
 
     Args:
         connection: the database. Its number of threads is the number of buckets at a time.
@@ -59,19 +61,14 @@ def primary_from_events(
     tables = [f"primary_{number}" for number in range(len(buckets))]
     connection.execute(f"CREATE VIEW shop_primary AS {' UNION ALL '.join(f'FROM {table}' for table in tables)}")
     _add_shop(connection, state)
-    for relation in (
-        "VIEW shop_primary",
-        "TABLE shop_totals",
-        "TABLE shop_product_days",
-        *(f"TABLE {table}" for table in tables),
-    ):
+    for relation in ("VIEW shop_primary", "TABLE shop_product_days", *(f"TABLE {table}" for table in tables)):
         connection.execute(f"DROP {relation}")
     total, with_session, repeated = map(sum, zip(*counts, strict=True))
     return {"events": total, "events_without_session": total - with_session, "events_repeated": repeated}
 
 
 def _add_shop(connection: duckdb.DuckDBPyConnection, state: Path | None) -> None:
-    """Creates `primary_table` and `shop_state` from `shop_primary` and `all_daily`."""
+    """Creates `primary_table`, `shop_totals` and `shop_state` from `shop_primary` and `all_daily`."""
     from purchase_predict.features import expressions
 
     for part in range(_TOTALS_PARTS):

@@ -108,7 +108,7 @@ def fill(
     try:
         with connect(scratch, memory_limit) as connection:
             on_duckdb.primary_from_events(connection, folder / "events")
-            (newest,) = one_row(connection, "SELECT max(day) FROM all_daily")
+            (newest,) = one_row(connection, "SELECT max(day) FROM shop_totals")
             oldest = ((-1 if newest is None else newest) - retention_days) * DAY_MICROSECONDS
             visitors = _fill_buckets(connection, filler, sorted((folder / "events").iterdir()), oldest)
             if newest is not None:
@@ -158,8 +158,8 @@ def _fill_days(connection: duckdb.DuckDBPyConnection, filler: Filler, newest: in
     """Writes the shop's counters; the days that need not be kept apart are added up."""
     day = f"CASE WHEN day <= {newest - KEPT_DAYS} THEN {EARLIER} ELSE day END AS day"
     sums = ", ".join(f"sum({name})::BIGINT" for name in COUNTERS)
-    shop = connection.execute(f"SELECT {day}, {sums} FROM all_daily GROUP BY ALL").fetchall()
-    for rows in _rows(connection, f"SELECT product_id, {day}, {sums} FROM all_daily GROUP BY ALL ORDER BY ALL"):
+    shop = connection.execute(f"SELECT {day}, {sums} FROM shop_totals GROUP BY ALL").fetchall()
+    for rows in _rows(connection, f"SELECT product_id, {day}, {sums} FROM shop_totals GROUP BY ALL ORDER BY ALL"):
         filler.put_days(rows, ())
     filler.put_days((), shop)
 
