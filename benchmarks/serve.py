@@ -111,7 +111,7 @@ def _ready_columns(folder: Path) -> Iterator[bytes]:
 
 @click.command()
 @click.option("--rounds", default=5, show_default=True, help="Rounds at 100 requests a second, of each server.")
-@click.option("--rates", default="100,200,300,400,500,600,800,1000,1200,1500", show_default=True)
+@click.option("--rates", default="25,50,100,200,300,400,500,600,800,1000,1200,1500", show_default=True)
 @click.option("--state", default="", help="The state of the server; empty: a SQLite file.")
 def main(rounds: int, rates: str, state: str) -> None:
     """Measures both servers, and prints a table."""

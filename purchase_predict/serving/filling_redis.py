@@ -29,6 +29,7 @@ class RedisFiller:
             "visitor_records": "visitor, record",
             "seen_events": "visitor, time, digest",
         }
+        self.orders = dict.fromkeys(self.columns, "")
         self._shop: list[Sequence[int]] = []
 
     @classmethod

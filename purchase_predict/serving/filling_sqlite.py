@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import click
 
-from purchase_predict.serving.on_sqlite import TABLES
+from purchase_predict.serving.on_sqlite import INDEXES, TABLES
 from purchase_predict.serving.shop_days import COUNTERS
 
 _COUNTER_MARKS = ", ".join("?" * COUNTERS)
@@ -34,13 +34,20 @@ class SqliteFiller:
         self._connection.executescript(
             f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -262144; {TABLES} BEGIN;"
         )
-        # By user, as the keys of the tables: each bucket is then written in the order of the pages.
         self.columns = {
             "session_records": "id, session, visitor, record",
             "pair_records": "id, product, record",
             "product_records": "visitor, product, record",
             "visitor_records": f"visitor, {int(time.time() // 86_400)} AS touched, record",
             "seen_events": "visitor, time, digest",
+        }
+        # As the keys of the tables: each bucket is then written page by page.
+        self.orders = {
+            "session_records": "ORDER BY id",
+            "pair_records": "ORDER BY id, product",
+            "product_records": "ORDER BY visitor, product",
+            "visitor_records": "ORDER BY visitor",
+            "seen_events": "ORDER BY visitor, time, digest",
         }
 
     @classmethod
@@ -72,6 +79,7 @@ class SqliteFiller:
     def finish(self) -> None:
         """See `warming.Filler.finish`."""
         self._connection.execute("COMMIT")
+        self._connection.executescript(INDEXES)
         self._connection.close()
         with self._part.open("rb") as file:
             os.fsync(file.fileno())

@@ -38,6 +38,8 @@ class Filler(Protocol):
 
     #: For each table of records, the columns that the store needs and their order.
     columns: dict[str, str]
+    #: For each of them, the SQL of the order in which the store likes to be filled; empty: any.
+    orders: dict[str, str]
 
     def put(self, table: str, rows: Sequence[Sequence[Any]]) -> None:
         """Writes rows of a table of records."""
@@ -135,7 +137,7 @@ def _fill_buckets(connection: duckdb.DuckDBPyConnection, filler: Filler, buckets
             if number + 1 < len(buckets):
                 waiting = pool.submit(_make, cursors[number + 1], buckets[number + 1], oldest, offset)
             for table in _RECORDS:
-                for rows in _rows(cursor, f"SELECT {filler.columns[table]} FROM {table}"):
+                for rows in _rows(cursor, f"SELECT {filler.columns[table]} FROM {table} {filler.orders[table]}"):
                     filler.put(table, rows)
             visitors += one_row(cursor, "SELECT count(*) FROM visitor_records")[0]
             cursor.close()  # drops the bucket's temporary tables
