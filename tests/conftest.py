@@ -34,6 +34,8 @@ def examples(deep: int) -> int:
 #: The longest files, the longest first. They are started first, so that no worker ends with one while others are idle.
 LONGEST = (
     "servers/test_outages.py",
+    "servers/test_serve.py",
+    "servers/test_replay.py",
     "features/test_on_spark.py",
     "workflow/test_spark.py",
     "workflow/test_faults.py",
