@@ -43,7 +43,7 @@ class Period:
         end: the moment at which the next one starts.
         train_rows: the rows before it, which were trained on.
         rows: the rows in it.
-        base_rate: the share of them that are purchases, 0 to 1; NaN without rows.
+        base_rate: the share of them that are purchases, 0 to 1; None without rows.
         scores: of `METRICS`, by name; empty where one class has fewer than `MIN_USERS` users, in it or before it.
     """
 
@@ -51,7 +51,7 @@ class Period:
     end: datetime
     train_rows: int
     rows: int
-    base_rate: float
+    base_rate: float | None
     scores: Mapping[str, Score]
 
 
@@ -158,10 +158,10 @@ def backtest(
         before, inside = np.flatnonzero(ended < start), np.flatnonzero((ended >= start) & (ended < end))
         scores = {}
         if min(_rarer_users(y[rows], users[rows]) for rows in (before, inside)) >= MIN_USERS:
-            probability, rate = fit_and_predict(before, inside), float(y[before].mean())
-            scores = evaluate(y[inside], probability, users[inside], 0.5, rate, names=METRICS)
-        rate = float(y[inside].mean()) if len(inside) else math.nan
-        return Period(_moment(start), _moment(end), len(before), len(inside), rate, scores)
+            probability, known_rate = fit_and_predict(before, inside), float(y[before].mean())
+            scores = evaluate(y[inside], probability, users[inside], 0.5, known_rate, names=METRICS)
+        base_rate = float(y[inside].mean()) if len(inside) else None
+        return Period(_moment(start), _moment(end), len(before), len(inside), base_rate, scores)
 
     measured = [measure(start, end) for start, end in list(pairwise(edges))[::-1]]
     periods = [period for period in measured[::-1] if period]

@@ -44,12 +44,12 @@ class Environment:
         if entry is None:
             yield f"{self.env}: {held}" + (", since before the journal began" if self.version else "")
         elif entry.version != self.version:
-            yield f"{self.env}: {held}, moved by hand since {entry.at}, when version {entry.version or 'none'} held it"
+            before = f"version {entry.version or 'none'} held it"
+            yield f"{self.env}: {held}, moved by hand since {_shown(entry.at)}, when {before}"
         else:
-            by = (
-                "found there" if entry.action == journal.FOUND else f"{entry.action} by {entry.by} (run {entry.run_id})"
-            )
-            yield f"{self.env}: {held} since {entry.at}, {by}" + (f": {entry.reason}" if entry.reason else "")
+            by_run = f"{entry.action} by {entry.by} (run {entry.run_id})"
+            how = "found there" if entry.action == journal.FOUND else by_run
+            yield f"{self.env}: {held} since {_shown(entry.at)}, {how}" + (f": {entry.reason}" if entry.reason else "")
             yield f"{self.env}, before that: {f'version {entry.previous}' if entry.previous else 'none'}"
         if self.problem:
             yield f"warning: {self.problem}"
@@ -116,6 +116,10 @@ def status(name: str, envs: Sequence[str], at: datetime | None, experiment_id: s
         now.append(Environment(env, str(model.aliases.get(env, "")), last, problem, claims))
     present = sorted(versions(name), key=lambda version: -int(version.version))
     return Status(name, None, now, _rolled_back(present), _refused(present, envs), _at_work(experiment_id, mine))
+
+
+def _shown(at: str) -> str:
+    return f"{datetime.fromisoformat(at):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _at_work(experiment_id: str, mine: str) -> dict[str, str]:
