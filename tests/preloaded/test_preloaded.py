@@ -83,7 +83,11 @@ def test_a_command_ends_as_its_program_does(preloaded: str, code: str) -> None:
 
 
 def begun(preloaded: str) -> tuple["subprocess.Popen[str]", int]:
-    process = subprocess.Popen([preloaded, "-c", WAIT], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    # Who runs the tests in the background has them ignore SIGINT.
+    process = subprocess.Popen(
+        [preloaded, "-c", WAIT], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     assert process.stdout
     return process, int(process.stdout.readline().split()[1])
 
