@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -374,7 +375,10 @@ def test_requests_that_its_own_description_gives_rise_to_are_answered(server: Se
     command += ["--checks", "not_a_server_error", "--phases", "examples,fuzzing", "--mode", "all", "--seed", "1"]
     run = subprocess.run([*command, "--max-examples", str(examples(550) // 4)], capture_output=True, text=True)
     assert run.returncode == 0, run.stdout
-    assert "No issues found" in run.stdout
+    made = re.search(r"([\d,]+) generated, ([\d,]+) passed", run.stdout)  # it may warn that few of them were valid
+    assert made, run.stdout
+    assert made[1] == made[2]
+    assert int(made[1].replace(",", "")) > 100
     assert server.process.poll() is None
     assert psutil.Process(server.process.pid).memory_info().rss < before + 300 * 2**20
     _, metrics = server.ask("/metrics")
