@@ -4,7 +4,7 @@ Without `site` and with hardly an import: it has to start in some milliseconds. 
 preloaded Python would not be the same.
 """
 
-import _signal
+import _signal  # type: ignore[import-not-found]  # what `signal` is made of; it starts sooner
 import _socket
 import marshal
 import os

@@ -81,7 +81,7 @@ def _as_just_imported() -> None:
     sys.modules["numpy"].random.seed()
     tempfile.tempdir = None
     multiprocessing.spawn.set_executable(sys.executable)
-    multiprocessing.process.ORIGINAL_DIR = str(Path.cwd())
+    multiprocessing.process.ORIGINAL_DIR = str(Path.cwd())  # type: ignore[attr-defined]
 
 
 def _take(files: list[int], numbers: list[int]) -> None:
@@ -115,7 +115,7 @@ def _program(arguments: list[str], path: list[str]) -> Callable[[], object]:
     scope = sys.modules["__main__"].__dict__
     if first == "-m":
         sys.argv, sys.path[:] = ["-m", *rest[1:]], [str(Path.cwd()), *path]
-        return lambda: runpy._run_module_as_main(rest[0])
+        return lambda: runpy._run_module_as_main(rest[0])  # type: ignore[attr-defined]  # what -m calls
     if first == "-c":
         sys.argv, sys.path[:] = ["-c", *rest[1:]], ["", *path]
         return lambda: exec(compile(rest[0], "<string>", "exec"), scope)  # noqa: S102  # a program
@@ -139,7 +139,7 @@ def run(program: Callable[[], object]) -> NoReturn:
     except BaseException as error:
         sys.excepthook(type(error), error, error.__traceback__)
         code, interrupted = 1, isinstance(error, KeyboardInterrupt)
-    threading._shutdown()
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         try:
