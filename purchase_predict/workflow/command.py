@@ -25,7 +25,7 @@ from purchase_predict.settings import Settings, server_conflict
 from purchase_predict.workflow import lease
 from purchase_predict.workflow.completed import ERROR
 from purchase_predict.workflow.scratch import process_folder, remove_orphans
-from purchase_predict.workflow.stopping import Stopped, closing, stop_with_launcher
+from purchase_predict.workflow.stopping import Stopped, closing, exit_at_last, stop_with_launcher
 
 
 class _OneLineErrors(click.Command):
@@ -40,7 +40,10 @@ class _OneLineErrors(click.Command):
         except click.ClickException as error:
             _fail(error.format_message())
         except click.Abort as abort:  # click turns a KeyboardInterrupt into it
-            sys.exit(128 + (signal.SIGTERM if isinstance(abort.__cause__, Stopped) else signal.SIGINT))
+            if not isinstance(abort.__cause__, Stopped):
+                sys.exit(128 + signal.SIGINT)
+            exit_at_last()
+            sys.exit(128 + signal.SIGTERM)
         except (MlflowException, RequestException) as error:
             if isinstance(error, MlflowException) and not mlflow_errors.is_of_the_server(error):
                 raise

@@ -93,6 +93,20 @@ def _end_from_within(run_id: str | None) -> NoReturn:
     os._exit(128 + signal.SIGTERM)
 
 
+def exit_at_last() -> None:
+    """Ends a stopped process whose run is closed, if it is still there after the grace period.
+
+    Python waits for its threads at the end. If the signal met a thread pool that was just starting a thread, nobody
+    tells that thread to end.
+    """
+
+    def leave() -> None:
+        time.sleep(GRACE_SECONDS)
+        os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=leave, daemon=True).start()
+
+
 def _launchers() -> tuple[int, ...]:
     """The parent's process id; where the parent is the shell that activated an environment, its parent's too."""
     parent = os.getppid()

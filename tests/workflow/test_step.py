@@ -245,7 +245,8 @@ def test_any_other_store_is_not_refused(uri: str, monkeypatch: pytest.MonkeyPatc
     workflow_command._refuse_relative_store()
 
 
-#: A step that is sent SIGTERM while it is in a destructor; one whose launcher ends while native code holds it for ever.
+#: A step that is sent SIGTERM while it is in a destructor; one whose launcher ends while native code holds it for ever;
+#: and one with a thread that does not end.
 IN_A_DESTRUCTOR = """
 class Deaf:
     def __del__(self):
@@ -266,7 +267,18 @@ while True:
 """
 
 
-@pytest.mark.parametrize(("body", "said"), [(IN_A_DESTRUCTOR, "dropped"), (IN_NATIVE_CODE, "held")])
+BESIDE_A_THREAD = """
+import threading
+threading.Thread(target=time.sleep, args=[120]).start()
+print("beside", flush=True)
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "said"), [(IN_A_DESTRUCTOR, "dropped"), (IN_NATIVE_CODE, "held"), (BESIDE_A_THREAD, "beside")]
+)
 def test_a_step_that_is_to_stop_stops_wherever_it_is_and_its_run_says_so(store: str, body: str, said: str) -> None:
     code = f"""
 import ctypes, os, signal, subprocess, sys, time
