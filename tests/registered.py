@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
+from mlflow.entities.model_registry import ModelVersion
 
 from purchase_predict import database
 from purchase_predict.database import quoted
@@ -47,6 +48,13 @@ def store_for_many(empty_store: Path, folder: Path) -> Iterator[str]:
         yield uri
         mlflow.set_tracking_uri(before)
         mlflow.tracking.fluent._active_experiment_id = None
+
+
+def empty_versions(name: str, count: int) -> list[ModelVersion]:
+    """A registered model with versions that nobody loads."""
+    client = mlflow.MlflowClient()
+    client.create_registered_model(name)
+    return [client.create_model_version(name, f"/nowhere/{name}/{number}") for number in range(count)]
 
 
 def carts(rows: int, seed: int = 0) -> pd.DataFrame:

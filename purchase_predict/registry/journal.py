@@ -121,10 +121,21 @@ def _write(name: str, env: str, last: Entry | None, action: str, version: str, a
 
 
 def read(tags: Mapping[str, str], env: str) -> list[Entry]:
-    """The entries among the tags of a registered model, in their order, whether they fit or not."""
-    prefix = f"{_JOURNAL}.{env}."
-    texts = (tags[key] for key in sorted(tags) if key.startswith(prefix))
-    return [Entry(**json.loads(text)) for text in texts]
+    """The entries among the tags of a registered model, in their order, whether they fit or not.
+
+    Raises:
+        click.ClickException: an entry cannot be read.
+    """
+    entries = []
+    for key in sorted(tags):
+        if key.startswith(f"{_JOURNAL}.{env}."):
+            try:
+                entries.append(Entry(**json.loads(tags[key])))
+            except (ValueError, TypeError):
+                raise click.ClickException(
+                    f"the journal of {env} was changed: the registered model's tag {key} cannot be read; restore it"
+                ) from None
+    return entries
 
 
 def newest(entries: Sequence[Entry]) -> Entry | None:
@@ -141,8 +152,8 @@ def problem(tags: Mapping[str, str], env: str) -> str | None:
     """What shows that the journal was changed, in a sentence; None where all of it fits."""
     try:
         entries = read(tags, env)
-    except (ValueError, TypeError):
-        return f"the journal of {env} was changed: an entry cannot be read"
+    except click.ClickException as error:
+        return error.message
     before = ""
     for number, entry in enumerate(entries, start=1):
         if entry.number != number:

@@ -6,26 +6,19 @@ import random
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
+import click
 import mlflow
 import pytest
 from hypothesis import settings
-from mlflow.entities.model_registry import ModelVersion
 
 from purchase_predict.registry import journal, promotion, versions
 from purchase_predict.registry.journal import Author
 from purchase_predict.registry.status import status as status_of
 from steps.status import status
-from tests.registered import invoke
+from tests.registered import empty_versions, invoke
 
 MOVES = 1000 if settings().max_examples >= 100 else 40
 ME = Author("anna", "0123", "because")
-
-
-def registry(name: str, count: int) -> list[ModelVersion]:
-    """A registered model with versions that nobody loads."""
-    client = mlflow.MlflowClient()
-    client.create_registered_model(name)
-    return [client.create_model_version(name, f"/nowhere/{name}/{number}") for number in range(count)]
 
 
 def tags(name: str) -> dict[str, str]:
@@ -35,7 +28,7 @@ def tags(name: str) -> dict[str, str]:
 def moves(name: str, count: int, chance: random.Random) -> Iterator[str]:
     """Moves production at random, now and then by hand; yields the holder after each move."""
     client = mlflow.MlflowClient()
-    made = registry(name, 6)
+    made = empty_versions(name, 6)
     for _ in range(count):
         promotion.mend(name, "production", ME)
         holder, target = versions.champion(name, "production"), chance.choice(made)
@@ -110,7 +103,7 @@ def test_a_changed_record_is_noticed(shared_store: str) -> None:
 def test_an_entry_whose_writer_was_killed_before_the_head_still_fits(
     shared_store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = registry("half", 2)
+    first, second = empty_versions("half", 2)
     assert promotion.promote(first, "staging", None, ME)
     head = tags("half")["journal.staging"]
     assert promotion.promote(second, "staging", first, ME)
@@ -122,9 +115,20 @@ def test_an_entry_whose_writer_was_killed_before_the_head_still_fits(
     assert [entry.number for entry in journal.read(tags("half"), "staging")] == [1, 2, 3]
 
 
+def test_an_entry_that_cannot_be_read_stops_a_move_before_anything_moves(shared_store: str) -> None:
+    first, _ = empty_versions("broken", 2)
+    assert promotion.promote(first, "staging", None, ME)
+    mlflow.MlflowClient().set_registered_model_tag("broken", "journal.staging.000001", "{}")
+    with pytest.raises(click.ClickException, match=r"tag journal\.staging\.000001 cannot be read; restore it"):
+        promotion.mend("broken", "staging", ME)
+    holder = versions.champion("broken", "staging")
+    assert holder
+    assert holder.version == first.version
+
+
 def test_status_says_who_holds_what_and_what_was_refused(shared_store: str) -> None:
     client = mlflow.MlflowClient()
-    first, second, third = registry("said", 3)
+    first, second, third = empty_versions("said", 3)
     assert promotion.promote(first, "production", None, ME)
     assert promotion.promote(second, "production", first, Author("bert", "4567", "better"))
     client.set_model_version_tag("said", third.version, "gate.production", "failed")

@@ -21,6 +21,7 @@ from purchase_predict.registry.judge import Rules
 from purchase_predict.registry.way_back import way_back
 from purchase_predict.workflow import lease
 from purchase_predict.workflow.lease import heartbeat
+from tests.registered import empty_versions
 
 ROUNDS = 200 if settings().max_examples >= 100 else 6
 RULES = Rules("roc_auc", 0.0, 0.0, False)
@@ -53,13 +54,6 @@ class Rows:
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claim, "_POLL_SECONDS", 0.02)
     monkeypatch.setattr(lease, "_LEASE_SECONDS", 3600)
-
-
-def registry(name: str, count: int) -> list[ModelVersion]:
-    """A registered model with versions that nobody loads."""
-    client = mlflow.MlflowClient()
-    client.create_registered_model(name)
-    return [client.create_model_version(name, f"/nowhere/{name}/{number}") for number in range(count)]
 
 
 def open_run() -> Run:
@@ -105,7 +99,7 @@ def test_the_alias_is_never_at_a_loser_and_previous_always_leads_back(
 ) -> None:
     for round_ in range(ROUNDS):
         chance, name, moves = random.Random(round_), f"race-{round_}", Moves()
-        made = registry(name, 4)
+        made = empty_versions(name, 4)
         quality = dict(zip("1234", chance.sample([0.6, 0.65, 0.7, 0.75], 4), strict=True))
         rows = Rows(quality, lambda chance=chance: time.sleep(chance.random() / 50))
         monkeypatch.setattr(promotion, "move_alias", moves.recorded)
@@ -160,7 +154,7 @@ def check(name: str, moves: list[tuple[str, str, bool]], quality: Mapping[str, f
 
 def test_who_claims_nothing_may_still_move_the_alias_and_the_challenger_is_judged_again(shared_store: str) -> None:
     name = "by-hand"
-    first, second, third = registry(name, 3)
+    first, second, third = empty_versions(name, 3)
     rows = Rows({"1": 0.6, "2": 0.65, "3": 0.7})
     deploy(first, rows)
     moved = iter([True])
@@ -181,7 +175,7 @@ def test_a_killed_rollback_leaves_no_version_that_is_said_to_be_rolled_back_and_
     shared_store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "killed"
-    first, second, _ = registry(name, 3)
+    first, second, _ = empty_versions(name, 3)
     rows = Rows({"1": 0.6, "2": 0.65, "3": 0.7})
     deploy(first, rows)
     deploy(second, rows)
@@ -204,7 +198,7 @@ def test_a_killed_rollback_leaves_no_version_that_is_said_to_be_rolled_back_and_
 
 def test_the_claim_of_a_run_that_has_ended_or_is_gone_keeps_nobody(shared_store: str) -> None:
     name = "stale-claims"
-    (version,) = registry(name, 1)
+    (version,) = empty_versions(name, 1)
     client, ended = mlflow.MlflowClient(), open_run()
     client.set_terminated(ended.info.run_id, "KILLED")
     for run_id in (ended.info.run_id, "f" * 32):
