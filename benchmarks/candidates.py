@@ -7,16 +7,14 @@ forward folds of all training rows, on forward folds of the last 40 % of them (a
 Every candidate is as of the midnight before the row's day.
 """
 
-import sys
-import tempfile
-from pathlib import Path
+from functools import partial
 
 import duckdb
 import numpy as np
 import pandas as pd
 
-from benchmarks.columns import SEEDS, dataset_of
-from benchmarks.folds import fitted, out_of_fold, with_column
+from benchmarks.columns import SEEDS
+from benchmarks.folds import fitted, out_of_fold, print_gains
 from purchase_predict.evaluation import scores
 from purchase_predict.search.folds import forward_folds
 from purchase_predict.search.trial import LabelledRows
@@ -52,7 +50,7 @@ CANDIDATES = {
 }
 
 
-def candidate(data: Dataset, sql: str) -> tuple[pd.Series, pd.Series]:
+def candidate(sql: str, data: Dataset) -> tuple[pd.Series, pd.Series]:
     """The values of a candidate for the training and the test rows."""
     both = pd.concat([data.train, data.test], ignore_index=True)
     rows = both.assign(number=both.index, day=(both["event_time"] - pd.Timestamp(0)) // pd.Timedelta(days=1))
@@ -74,19 +72,9 @@ def measured(train: LabelledRows, test: LabelledRows) -> np.ndarray:
     return np.mean(found, axis=0)
 
 
-def main() -> None:
-    """Prints the table."""
-    with tempfile.TemporaryDirectory() as folder:
-        data = dataset_of(sys.argv[1], Path(folder))
-    train, test = data.encoded(data.train), data.encoded(data.test)
-    without = measured(train, test)
-    print("| put in | forward folds | after a short history | later test |\n|---|---|---|---|")
-    print(f"| nothing (ROC AUC) | {' | '.join(f'{value:.4f}' for value in without)} |")
-    for name, sql in CANDIDATES.items():
-        of_train, of_test = candidate(data, sql)
-        gain = measured(with_column(train, of_train), with_column(test, of_test)) - without
-        print(f"| {name} | {' | '.join(f'{value:+.4f}' for value in gain)} |", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    print_gains(
+        "forward folds | after a short history | later test",
+        {name: partial(candidate, sql) for name, sql in CANDIDATES.items()},
+        measured,
+    )

@@ -7,7 +7,7 @@ Prints the table of docs/features.md: for each column that is put in, the gain i
 
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from purchase_predict.schema import MOMENT
 from purchase_predict.search.folds import forward_folds, grouped_folds
 from purchase_predict.search.objective import lightgbm_dataset
 from purchase_predict.search.trial import LabelledRows
+from purchase_predict.training import Dataset
 
 #: Columns that move with time.
 CALENDAR: dict[str, Callable[[pd.Series], pd.Series]] = {
@@ -61,18 +62,38 @@ def measured(train: LabelledRows, test: LabelledRows) -> np.ndarray:
     return np.mean(found, axis=0)
 
 
-def main() -> None:
-    """Prints the table."""
+def print_gains(
+    head: str,
+    columns: Mapping[str, Callable[[Dataset], tuple[pd.Series, pd.Series]]],
+    measure: Callable[[LabelledRows, LabelledRows], np.ndarray],
+) -> None:
+    """Prints what one more column adds to the ROC AUC, for the events that the command line names.
+
+    Args:
+        head: the heads of the table's columns.
+        columns: makes the values of a column for the training and the test rows, by its name.
+        measure: the ROC AUC values of training and test rows, in the order of the heads.
+    """
     with tempfile.TemporaryDirectory() as folder:
         data = dataset_of(sys.argv[1], Path(folder))
     train, test = data.encoded(data.train), data.encoded(data.test)
-    without = measured(train, test)
-    print("| put in | random folds | forward folds | later test |\n|---|---|---|---|")
+    without = measure(train, test)
+    print(f"| put in | {head} |\n|---|---|---|---|")
     print(f"| nothing (ROC AUC) | {' | '.join(f'{value:.4f}' for value in without)} |")
-    for name, column in CALENDAR.items():
-        gain = measured(with_column(train, column(data.train[MOMENT])), with_column(test, column(data.test[MOMENT])))
-        print(f"| {name} | {' | '.join(f'{value:+.4f}' for value in gain - without)} |")
+    for name, column in columns.items():
+        of_train, of_test = column(data)
+        gain = measure(with_column(train, of_train), with_column(test, of_test)) - without
+        print(f"| {name} | {' | '.join(f'{value:+.4f}' for value in gain)} |", flush=True)
+
+
+def of_moment(made: Callable[[pd.Series], pd.Series]) -> Callable[[Dataset], tuple[pd.Series, pd.Series]]:
+    """A column that follows from the moment alone."""
+    return lambda data: (made(data.train[MOMENT]), made(data.test[MOMENT]))
 
 
 if __name__ == "__main__":
-    main()
+    print_gains(
+        "random folds | forward folds | later test",
+        {name: of_moment(made) for name, made in CALENDAR.items()},
+        measured,
+    )

@@ -17,8 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +29,7 @@ import psutil
 from benchmarks.arrivals import Waits, arrive
 from benchmarks.predict import prepare
 from purchase_predict.schema import FEATURES, OPTIONAL
-from tools.machine import free_port
+from tools.machine import answers, free_port
 
 NAME, ENV = "benchmark", "production"
 #: Milliseconds that the slowest hundredth may wait.
@@ -58,7 +56,7 @@ def _running(command: list[str], ready: str) -> Iterator[psutil.Process]:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         try:
             deadline = time.monotonic() + 120
-            while not _answers(ready):
+            while not answers(ready):
                 if process.poll() is not None or time.monotonic() > deadline:
                     log.seek(0)
                     raise click.ClickException(log.read().decode())
@@ -67,14 +65,6 @@ def _running(command: list[str], ready: str) -> Iterator[psutil.Process]:
         finally:
             os.killpg(process.pid, signal.SIGTERM)
             process.wait(30)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
 
 
 def _cpu(process: psutil.Process) -> float:

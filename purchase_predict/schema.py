@@ -150,6 +150,9 @@ SHOP = (
     "product_relative_price",
 )
 
+#: Those of them that are shares: unknown only before the shop's second day.
+SHOP_RATES = SHOP[:3]
+
 #: Carted pairs, and views, of the shop's average that a product's own counts are mixed with. With few counts of its own
 #: a product's rate is nearly the shop's.
 SHOP_MIXING = {"pairs": 20, "views": 100}
@@ -163,7 +166,7 @@ SCORED_TABLES = {
     "events": EVENTS,
     "primary": (
         *(column for column in PRIMARY if column.name != LABEL),
-        *(_not_negative(name, optional=True) for name in (*BEHAVIOUR, *SHOP[:3])),
+        *(_not_negative(name, optional=True) for name in (*BEHAVIOUR, *SHOP_RATES)),
         Column(SHOP[3], "DOUBLE", rule=f"isfinite({SHOP[3]})", reason="must be a number", optional=True),
         replace(EVENTS[0], required=False, optional=True),
     ),

@@ -26,9 +26,7 @@ def joined(connection: duckdb.DuckDBPyConnection, folder: Path, history: Path, t
         `target`, with the events in buckets.
     """
     buckets = max(len(list(events.iterdir())) for events in (folder, history))
-    tables = [
-        f"read_parquet({quoted(events / '*' / '*.parquet')}, hive_partitioning=false)" for events in (folder, history)
-    ]
+    tables = [_files(events) for events in (folder, history)]
     # Session ids are stored as UUIDs only where all ids of a source are UUIDs.
     types = {connection.sql(f"SELECT user_session FROM {table} LIMIT 0").types[0] for table in tables}
     session = f"user_session::{types.pop() if len(types) == 1 else 'VARCHAR'} AS user_session"

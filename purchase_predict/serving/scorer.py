@@ -9,6 +9,7 @@ import numpy as np
 
 from purchase_predict.models.packaging import Packaged
 from purchase_predict.models.purchase_model import calibrated
+from purchase_predict.schema import SHOP_RATES
 from purchase_predict.serving.columns import COLUMNS
 
 
@@ -32,7 +33,8 @@ class Scorer:
         self.lacks = [name for name in self.features if name not in COLUMNS]
         self._threshold: float = model.spec["threshold"]
         self._correction = model.spec["calibration"]
-        codes = {name: {text: float(code) for code, text in enumerate(values)} for name, values in _categories(model)}
+        categories: dict[str, list[str]] = model.spec["categories"]
+        codes = {name: {text: float(code) for code, text in enumerate(values)} for name, values in categories.items()}
         #: Each feature's place in a row, and the codes of its categories.
         self._places = [
             (number, COLUMNS.index(name), codes.get(name))
@@ -58,8 +60,7 @@ class Scorer:
 
     def missing(self, row: Sequence[Any]) -> list[str]:
         """The model's columns that the server has nothing for: unknown ones, and the shop's before its second day."""
-        shop = "product_conversion_rate", "product_carts_per_view", "product_purchases_per_view"
-        unknown = [name for name in shop if name in self.features and row[COLUMNS.index(name)] is None]
+        unknown = [name for name in SHOP_RATES if name in self.features and row[COLUMNS.index(name)] is None]
         return [*self.lacks, *unknown]
 
     def _encoded(self, rows: Sequence[Sequence[Any]]) -> np.ndarray:
@@ -71,7 +72,3 @@ class Scorer:
                 if value is not None:
                     target[number] = value if codes is None else codes.get(value, math.nan)
         return encoded
-
-
-def _categories(model: Any) -> list[tuple[str, list[str]]]:
-    return list(model.spec["categories"].items())
