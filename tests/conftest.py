@@ -35,6 +35,7 @@ def examples(deep: int) -> int:
 LONGEST = (
     "servers/test_outages.py",
     "servers/test_serve.py",
+    "servers/test_serve_faults.py",
     "servers/test_replay.py",
     "features/test_on_spark.py",
     "workflow/test_spark.py",

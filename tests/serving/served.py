@@ -19,11 +19,32 @@ import pandas as pd
 from purchase_predict.database import connect
 from purchase_predict.features import on_duckdb
 from purchase_predict.reading.load import load_source
+from steps.deploy import deploy
 from tests import registered
-from tests.registered import Trained
+from tests.registered import Trained, invoke
 
 NAME = "served"
 _STARTED = " answers at http"
+
+
+#: What stays the same in the events of a visit.
+VISIT = {"user_id": 1, "user_session": "a visit", "product_id": 1000001, "price": 99.5, "brand": "brand-01"}
+
+
+def event(time_: str, kind: str, **other: object) -> dict[str, Any]:
+    """An event of the visit, at a time of one day."""
+    return {"event_time": f"2019-12-02 {time_} UTC", "event_type": kind, **VISIT, **other}
+
+
+@contextmanager
+def registry_of(rows: pd.DataFrame, empty_store: Path, folder: Path) -> Iterator[str]:
+    """A store with version 1 in production and version 2 in staging, both trained on these rows."""
+    with registered.store_for_many(empty_store, folder / "store") as store:
+        for env, rounds in (("production", 60), ("staging", 20)):
+            (folder / env).mkdir()
+            trained = trained_on(rows, folder / env, rounds)
+            assert invoke(deploy, model=trained.uri, registry_name=NAME, env=env).exit_code == 0
+        yield store
 
 
 def primary_of(source: str, folder: Path) -> pd.DataFrame:

@@ -1,0 +1,250 @@
+"""The server of `mlflow run -e serve`: how it starts and ends, who may ask it, and what it survives."""
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import pyarrow.dataset as ds
+import pytest
+
+from purchase_predict.sources import sample
+from steps.serve import serve
+from tests.registered import invoke
+from tests.serving import served
+from tests.serving.redis_server import RedisServer
+from tests.serving.served import NAME, Served, as_sent, event
+from tools.machine import answers, free_port, within
+
+TOKEN = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    return served.primary_of("sample:20000", tmp_path_factory.mktemp("rows"))
+
+
+@pytest.fixture(scope="module")
+def registry(rows: pd.DataFrame, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with served.registry_of(rows, empty_store, tmp_path_factory.mktemp("registry")) as store:
+        yield store
+
+
+@pytest.fixture(scope="module")
+def server(registry: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("serve")
+    with served.server(registry, folder / "log", state=folder / "state") as running:
+        yield running
+
+
+# ---- its run, its end --------------------------------------------------------------------------------------------
+
+
+def test_it_ends_on_sigterm_after_the_requests_at_work_and_its_run_is_closed(registry: str, tmp_path: Path) -> None:
+    with served.server(registry, tmp_path / "log", state=tmp_path / "state", answers=tmp_path / "answers") as running:
+        events = [event(f"10:{n // 60:02}:{n % 60:02}", "cart", product_id=n, user_session=str(n)) for n in range(900)]
+        answered: list[tuple[int, Any]] = []
+        asking = threading.Thread(target=lambda: answered.append(running.ask("/events", events)))
+        asking.start()
+        time.sleep(0.1)
+        running.process.send_signal(signal.SIGTERM)
+        asking.join()
+        assert running.process.wait(timeout=20) == 0
+    assert answered[0][0] == 200
+    assert len(answered[0][1]["answers"]) == 900
+    assert (tmp_path / "log").read_text().endswith("serve: ended, after the requests at work\n")
+    logged = ds.dataset(tmp_path / "answers", partitioning="hive").to_table()
+    assert sorted(logged["product_id"].to_pylist()) == list(range(900))
+    assert set(logged["model_version"].to_pylist()) == {"1"}
+    (run,) = mlflow.search_runs(filter_string=f"tags.`serve.address` = '{running.address}'", output_format="list")
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["serve.env"] == "production"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "line"),
+    [
+        ({"env": ""}, "env is empty and so is ENV: say whose model answers, with -P env=production"),
+        ({"registry_name": "nobody"}, "no version of nobody holds production: deploy one with"),
+        ({"host": "0.0.0.0"}, "host=0.0.0.0: other machines could ask, so a token is needed"),
+        ({"port": "70000"}, "port=70000: must be a whole number from 0 (any) to 65535"),
+        ({"state": "ftp://x"}, "state=ftp://x: must be a local file, redis://<host>"),
+    ],
+)
+def test_what_cannot_be_served_is_one_line(
+    registry: str, tmp_path: Path, parameters: dict[str, str], line: str
+) -> None:
+    given = {"registry_name": NAME, "env": "production", "port": "0", "state": str(tmp_path / "state")} | parameters
+    said = invoke(serve, **given)
+    assert said.exit_code == 1
+    assert said.stderr.startswith("Error: ")
+    assert line in said.stderr
+
+
+def test_a_port_that_is_taken_is_one_line(registry: str, server: Served, tmp_path: Path) -> None:
+    port = server.address.rpartition(":")[2]
+    said = invoke(serve, registry_name=NAME, env="production", port=port, state=tmp_path / "state")
+    assert said.stderr == f"Error: port {port} of 127.0.0.1: cannot be listened on: Address already in use\n"
+
+
+def test_another_host_asks_for_the_token_and_says_nothing_without_it(registry: str, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(TOKEN)
+    options = {"host": "0.0.0.0", "token_file": tmp_path / "token", "state": tmp_path / "state"}
+    with served.server(registry, tmp_path / "log", **options) as running:
+        refusal = (401, {"detail": "a token is needed: Authorization: Bearer <token>"})
+        for path in ("/", "/docs", "/openapi.json", "/health", "/ready", "/metrics", "/sample", "/carts/x", "/nothing"):
+            assert running.ask(path) == refusal, path
+        for path in ("/events", "/try", "/invocations"):
+            assert running.ask(path, b" " * 2**21) == refusal, path
+        assert running.ask("/health", Authorization="Bearer wrong") == refusal
+        assert running.ask("/health", Authorization=f"Bearer {TOKEN}")[0] == 200
+        browser = base64.b64encode(f"me:{TOKEN}".encode()).decode()
+        assert running.ask("/", Authorization=f"Basic {browser}")[0] == 200
+        assert TOKEN not in running.log.read_text()
+
+
+# ---- what it survives --------------------------------------------------------------------------------------------
+
+
+def test_acknowledged_events_are_there_once_after_kill_9(registry: str, tmp_path: Path) -> None:
+    table = as_sent(sample.events(3000).to_pylist())
+    table = list({json.dumps(row, sort_keys=True): row for row in table}.values())
+    acknowledged = 0
+    for kill_after in (0.15, 0.4):
+        with served.server(registry, tmp_path / "log", state=tmp_path / "state") as running:
+            if acknowledged:
+                _, again = running.ask("/events", table[max(0, acknowledged - 500) : acknowledged])
+                assert again["events"] == 0
+            threading.Timer(kill_after, running.process.kill).start()
+            try:
+                while acknowledged < len(table):
+                    running.ask("/events", table[acknowledged : acknowledged + 5])
+                    acknowledged += 5
+            except (OSError, HTTPException):
+                pass
+            running.process.wait(timeout=20)
+    assert 20 < acknowledged < len(table)
+    with served.server(registry, tmp_path / "log", state=tmp_path / "state") as running:
+        fresh = sum(
+            running.ask("/events", table[start : start + 500])[1]["events"] for start in range(0, len(table), 500)
+        )
+        # The request at which the server was killed may be there, too, though nobody was told.
+        assert len(table) - acknowledged - 10 <= fresh <= len(table) - acknowledged
+
+
+def under_load(running: Served, while_: Callable[[], None]) -> list[tuple[float, int, str]]:
+    """Asks without a pause while something is done: when each request was sent, its status and the version."""
+    asked: list[tuple[float, int, str]] = []
+    ended = threading.Event()
+
+    def ask() -> None:
+        for number in range(10**6):
+            if ended.is_set():
+                return
+            sent = time.time()
+            status, answer = running.ask("/events", event("17:00:00", "cart", user_session=f"load-{number}"))
+            asked.append((sent, status, answer["answers"][0]["model_version"]))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    while_()
+    ended.set()
+    thread.join()
+    return asked
+
+
+def test_promotions_and_rollbacks_take_effect_within_five_seconds_and_no_request_fails(
+    registry: str, tmp_path: Path
+) -> None:
+    client = mlflow.MlflowClient()
+    holders: list[tuple[float, str]] = []
+
+    def move() -> None:
+        for number in range(4):
+            holders.append((time.time(), "21"[number % 2]))
+            client.set_registered_model_alias(NAME, "production", holders[-1][1])
+            time.sleep(5.5)
+
+    try:
+        with served.server(registry, tmp_path / "log", state=tmp_path / "state") as running:
+            holders.append((time.time(), "1"))
+            asked = under_load(running, move)
+    finally:
+        client.set_registered_model_alias(NAME, "production", "1")
+    assert len(asked) > 500
+    assert {status for _, status, _ in asked} == {200}
+    for sent, _, version in asked:
+        recent = [(since, holder) for since, holder in holders if since <= sent + 1]
+        in_time = {
+            holder
+            for (_, holder), (until, _) in zip(recent, [*recent[1:], (1e12, "")], strict=True)
+            if until > sent - 5
+        }
+        assert version in in_time
+    assert {version for _, _, version in asked} == {"1", "2"}
+
+
+def test_redis_that_restarts_is_a_503_in_one_line_and_nothing_acknowledged_is_lost(
+    registry: str, tmp_path: Path
+) -> None:
+    redis_server = RedisServer(tmp_path)
+    redis_server.start()
+    events = [event(f"10:00:{second:02}", "view") for second in range(9)]
+    try:
+        with served.server(registry, tmp_path / "log", state=redis_server.uri) as running:
+            assert running.ask("/events", events[:5])[1]["events"] == 5
+            redis_server.kill()
+            status, answer = running.ask("/events", events)
+            assert (status, list(answer)) == (503, ["detail"])
+            assert "cannot be reached" in answer["detail"]
+            assert running.ask("/health")[0] == 200
+            assert running.ask("/ready")[0] == 503
+            assert running.metric("state_up") == 0
+            redis_server.start()
+            status, answer = running.ask("/events", events)
+            assert (status, answer["events"], answer["repeated"]) == (200, 4, 5)
+            assert running.ask("/ready")[0] == 200
+    finally:
+        redis_server.kill()
+
+
+def test_a_tracking_server_that_is_away_leaves_the_answers_as_they_are(registry: str, tmp_path: Path) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", registry, "--port", str(port)]
+    command += ["--workers", "1", "--host", "127.0.0.1"]
+
+    def started() -> "subprocess.Popen[bytes]":
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        assert within(90, lambda: answers(f"http://127.0.0.1:{port}/health"))
+        return process
+
+    tracking = started()
+    try:
+        with served.server(f"http://127.0.0.1:{port}", tmp_path / "log", state=tmp_path / "state") as running:
+            os.killpg(tracking.pid, signal.SIGKILL)
+            tracking.wait()
+            running.wait_until(lambda: running.ask("/ready")[1]["problems"], 30)
+            status, ready = running.ask("/ready")
+            assert (status, ready["model_version"]) == (200, "1")
+            assert ready["problems"][0].startswith("the registry does not answer: ")
+            assert running.metric("model_behind") == 1
+            for second in range(20):
+                status, answer = running.ask("/events", event(f"11:00:{second:02}", "cart", user_session=f"{second}"))
+                assert (status, answer["answers"][0]["model_version"]) == (200, "1")
+            tracking = started()
+            running.wait_until(lambda: not running.ask("/ready")[1]["problems"], 30)
+    finally:
+        os.killpg(tracking.pid, signal.SIGKILL)
+        tracking.wait()
