@@ -42,8 +42,8 @@ def sql(dialect: str, table: str, prefix: str) -> str:
 
     Args:
         dialect: Ibis's name of the SQL dialect: "duckdb" or "pyspark".
-        table: one of `STEPS`, "repeated", "primary" or "daily", of a bucket of users; or "totals", "product_days",
-            "state" or "with_shop", of the primary tables and the daily counters of all buckets.
+        table: one of `STEPS`, "repeated", "primary" or "corrections", of a bucket of users; or "totals", "state",
+            "shop_before", "product_days" or "with_shop", of the events, primary tables and corrections of all buckets.
         prefix: of the names of all tables. The table `<prefix>raw` holds the events.
     """
 
@@ -59,6 +59,14 @@ def sql(dialect: str, table: str, prefix: str) -> str:
 
     raw, candidates, carts = named("raw"), named("candidates"), named("carts")
     alike_, usable_ = named("alike", _ALIKE), named("usable", _USED)
+
+    def rows() -> ir.Table:
+        return made("primary", primary(usable_, carts))
+
+    def product_days() -> ir.Table:
+        shop_before = made("shop_before", shop.shop_before(counters("totals")))
+        return shop.as_of_midnight(counters("totals"), shop_before, rows())
+
     expression = {
         "alike": lambda: alike(raw),
         "candidates": lambda: _with_session(raw).semi_join(alike_, _ALIKE),
@@ -66,12 +74,13 @@ def sql(dialect: str, table: str, prefix: str) -> str:
         "usable": lambda: usable(raw, alike_, candidates, carts),
         "repeated": lambda: repeated(candidates),
         "primary": lambda: primary(usable_, carts),
-        "daily": lambda: shop.daily(_with_session(raw), candidates, usable_, _pairs(carts)),
-        "totals": lambda: shop.totals(counters("daily"), shop.PRODUCT_DAY),
-        "product_days": lambda: shop.as_of_midnight(counters("totals")),
+        "corrections": lambda: shop.corrections(candidates, usable_, _pairs(carts)),
+        "totals": lambda: shop.totals(_with_session(raw), counters("corrections")),
         "state": lambda: shop.state(counters("totals")),
+        "shop_before": lambda: shop.shop_before(counters("totals")),
+        "product_days": product_days,
         "with_shop": lambda: shop.with_shop(
-            made("primary", primary(usable_, carts)), made("product_days", shop.as_of_midnight(counters("totals")))
+            made("primary", primary(usable_, carts)), made("product_days", product_days())
         ),
     }[table]()
     getattr(ibis, dialect)  # makes Ibis load the backend, without which it does not know the dialect

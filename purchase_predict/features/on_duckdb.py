@@ -9,8 +9,8 @@ from purchase_predict.database import one_row, quoted
 
 #: The folder of `shop_state` beside the files of a primary table that Spark wrote.
 STATE = "shop"
-#: Groups of products whose counters are added up one after the other. All at once would be the peak of memory.
-_TOTALS_PARTS = 4
+#: Events whose products' counters are added up at once, roughly. All at once would be the peak of memory.
+_PART_EVENTS = 12_500_000
 
 
 def primary_from_events(
@@ -30,7 +30,6 @@ def primary_from_events(
         The number of events: `events` in all, `events_without_session` and `events_repeated`, which are left out.
     """
     from purchase_predict.features import expressions
-    from purchase_predict.features.shop import COUNTERS, PRODUCT_DAY
 
     buckets = sorted(folder.iterdir())
     (threads,) = one_row(connection, "SELECT current_setting('threads')")
@@ -38,13 +37,9 @@ def primary_from_events(
     # One thread per bucket uses less processor time than all threads on one bucket, and no thread waits for another.
     connection.execute(f"SET threads = {threads // workers}")
     cursors = [connection.cursor() for _ in buckets]
-    # One table for the counters of all buckets: each table takes at least a block of memory per column. In a
-    # bucket no count of a day needs more than an INTEGER, which takes half the memory.
-    types = dict.fromkeys([*PRODUCT_DAY, *COUNTERS], "INTEGER") | {"product_id": "BIGINT", "log_prices": "BIGINT"}
-    connection.execute(f"CREATE TABLE all_daily ({', '.join(f'{name} {type_}' for name, type_ in types.items())})")
     with ThreadPoolExecutor(1) as compiler, ThreadPoolExecutor(workers) as pool:
         # Ibis compiles the SQL of the last table while the first ones are computed.
-        names = [*expressions.STEPS, "repeated", "primary", "daily"]
+        names = [*expressions.STEPS, "repeated", "primary", "corrections"]
         sql = {name: compiler.submit(expressions.sql, "duckdb", name, "bucket_") for name in names}
         futures = [
             pool.submit(_primary_of_bucket, cursor, bucket, number, sql)
@@ -58,28 +53,30 @@ def primary_from_events(
                 cursor.interrupt()
             raise
     connection.execute(f"SET threads = {threads}")
-    tables = [f"primary_{number}" for number in range(len(buckets))]
-    connection.execute(f"CREATE VIEW shop_primary AS {' UNION ALL '.join(f'FROM {table}' for table in tables)}")
-    _add_shop(connection, state)
-    for relation in ("VIEW shop_primary", "TABLE shop_product_days", *(f"TABLE {table}" for table in tables)):
-        connection.execute(f"DROP {relation}")
     total, with_session, repeated = map(sum, zip(*counts, strict=True))
+    made = {table: [f"{table}_{number}" for number in range(len(buckets))] for table in ("primary", "corrections")}
+    for table, of_buckets in made.items():
+        connection.execute(f"CREATE VIEW shop_{table} AS {' UNION ALL '.join(f'FROM {name}' for name in of_buckets)}")
+    connection.execute(f"CREATE VIEW shop_raw AS FROM {_events(folder / '*')}")
+    _add_shop(connection, 1 + total // _PART_EVENTS, state)
+    for view in ("raw", *made):
+        connection.execute(f"DROP VIEW shop_{view}")
+    for table in ("part_shop_before", "shop_product_days", *made["primary"], *made["corrections"]):
+        connection.execute(f"DROP TABLE {table}")
     return {"events": total, "events_without_session": total - with_session, "events_repeated": repeated}
 
 
-def _add_shop(connection: duckdb.DuckDBPyConnection, state: Path | None) -> None:
-    """Creates `primary_table`, `shop_totals` and `shop_state` from `shop_primary` and `all_daily`."""
+def _add_shop(connection: duckdb.DuckDBPyConnection, parts: int, state: Path | None) -> None:
+    """Creates `primary_table`, `shop_totals` and `shop_state` from `shop_raw`, `shop_primary` and `shop_corrections`.
+
+    Args:
+        parts: groups of products whose counters are made one after the other.
+        state: see `primary_from_events`.
+    """
     from purchase_predict.features import expressions
 
-    for part in range(_TOTALS_PARTS):
-        condition = f"hash(product_id) % {_TOTALS_PARTS} = {part}"
-        connection.execute(f"CREATE OR REPLACE VIEW shop_daily AS FROM all_daily WHERE {condition}")
-        into = "INSERT INTO shop_totals BY NAME" if part else "CREATE TABLE shop_totals AS"
-        connection.execute(f"{into} {expressions.sql('duckdb', 'totals', 'shop_')}")
-    connection.execute("DROP VIEW shop_daily")
-    connection.execute("DROP TABLE all_daily")
-    product_days = expressions.sql("duckdb", "product_days", "shop_")
-    connection.execute(f"CREATE TABLE shop_product_days AS {product_days}")
+    _add_parts(connection, parts, "totals", ("raw", "corrections"))
+    _add_product_days(connection, parts)
     if state:
         # The state stands for all days up to its own. Of those, the events' counters would count the same twice.
         earlier = f"read_parquet({quoted(state)})"
@@ -87,25 +84,60 @@ def _add_shop(connection: duckdb.DuckDBPyConnection, state: Path | None) -> None
         connection.execute(f"DELETE FROM shop_totals WHERE day <= {last}")
         connection.execute(f"INSERT INTO shop_totals BY NAME FROM {earlier}")
         connection.execute(f"DELETE FROM shop_product_days WHERE day > {last}")
-        connection.execute(f"INSERT INTO shop_product_days BY NAME FROM ({product_days}) WHERE day > {last}")
+        _add_product_days(connection, parts, f"day > {last}")
     connection.execute(f"CREATE TABLE shop_state AS {expressions.sql('duckdb', 'state', 'shop_')}")
     # A table, not a view: the split would otherwise hold the join and its own window in memory at once.
     connection.execute(f"CREATE TABLE primary_table AS {expressions.sql('duckdb', 'with_shop', 'shop_')}")
 
 
+def _add_product_days(connection: duckdb.DuckDBPyConnection, parts: int, condition: str = "true") -> None:
+    """Adds the rows of `shop_product_days` that meet the condition, from `shop_totals` and `shop_primary`."""
+    from purchase_predict.features import expressions
+
+    before = expressions.sql("duckdb", "shop_before", "shop_")
+    connection.execute(f"CREATE OR REPLACE TABLE part_shop_before AS {before}")
+    _add_parts(connection, parts, "product_days", ("totals", "primary"), condition)
+
+
+def _add_parts(
+    connection: duckdb.DuckDBPyConnection, parts: int, table: str, sources: tuple[str, ...], condition: str = "true"
+) -> None:
+    """Adds the rows of `shop_<table>` that meet the condition, one group of products after the other."""
+    from purchase_predict.features import expressions
+
+    query = f"FROM ({expressions.sql('duckdb', table, 'part_')}) WHERE {condition}"
+    for part in range(parts):
+        for source in sources:
+            connection.execute(
+                f"CREATE OR REPLACE VIEW part_{source} AS FROM shop_{source} WHERE hash(product_id) % {parts} = {part}"
+            )
+        connection.execute(f"CREATE TABLE IF NOT EXISTS shop_{table} AS {query} LIMIT 0")
+        connection.execute(f"INSERT INTO shop_{table} BY NAME {query}")
+    for source in sources:
+        connection.execute(f"DROP VIEW part_{source}")
+
+
+def _events(bucket: Path) -> str:
+    """The FROM item of a bucket's events; a pattern in the path takes several buckets."""
+    return f"read_parquet({quoted(bucket / '*.parquet')}, hive_partitioning=false)"
+
+
 def _primary_of_bucket(
     connection: duckdb.DuckDBPyConnection, bucket: Path, number: int, sql: dict[str, Future[str]]
 ) -> tuple[int, int, int]:
-    """Creates the table `primary_<number>`; returns the number of events: in all, with a session, and repeated."""
-    file = f"read_parquet({quoted(bucket / '*.parquet')}, hive_partitioning=false)"
-    connection.execute(f"CREATE TEMP VIEW bucket_raw AS FROM {file}")
-    tables = [name for name in sql if name not in ("repeated", "primary", "daily")]
+    """Creates the tables `primary_<number>` and `corrections_<number>`.
+
+    Returns:
+        The number of events: in all, with a session, and repeated.
+    """
+    connection.execute(f"CREATE TEMP VIEW bucket_raw AS FROM {_events(bucket)}")
+    tables = [name for name in sql if name not in ("repeated", "primary", "corrections")]
     for table in tables:
         connection.execute(f"CREATE TEMP TABLE bucket_{table} AS {sql[table].result()}")
     total, with_session = one_row(connection, "SELECT count(*), count(user_session) FROM bucket_raw")
     (repeated,) = one_row(connection, sql["repeated"].result())
-    connection.execute(f"CREATE TABLE primary_{number} AS {sql['primary'].result()}")
-    connection.execute(f"INSERT INTO all_daily BY NAME {sql['daily'].result()}")
+    for table in ("primary", "corrections"):
+        connection.execute(f"CREATE TABLE {table}_{number} AS {sql[table].result()}")
     connection.close()  # drops the bucket's temporary tables
     return total, with_session, repeated
 

@@ -1,8 +1,7 @@
 """What the shop knows about a product: counters per product and day over all users, and the columns made of them.
 
 A row of the primary table sees the counters as of the midnight (UTC) before its day. Nothing of its own day and nothing
-later is looked at, of no user. The counters of a user's events are made together with that user's rows; they add up
-over users, buckets and files.
+later is looked at, of no user. The counters add up over users, buckets and files.
 
 All counters are whole numbers, so that sums do not depend on the order of rows, and both engines agree to the last bit.
 """
@@ -39,19 +38,33 @@ def log_price(price: ir.Value) -> ir.Value:
     return (positive.ln() * _MILLIONTHS).round().cast("int64")
 
 
-def daily(events: ir.Table, candidates: ir.Table, usable: ir.Table, pairs: ir.Table) -> ir.Table:
-    """The counters of each product and day, in parts: `totals` adds them up, over all users at once.
+def corrections(candidates: ir.Table, usable: ir.Table, pairs: ir.Table) -> ir.Table:
+    """What the counters of a bucket's events lack: `totals` adds it, over all users at once.
+
+    Finding repetitions among all events would cost more than everything else here. So `totals` counts all events; here
+    the candidates are taken off again, each different one of them is added once, and the pairs are added.
 
     Args:
-        events: all events with a session.
-        candidates: those of them that may repeat each other (`expressions.sql`).
+        candidates: the events that may repeat each other (`expressions.sql`).
         usable: the events that rows need, without repetitions: all purchases of carted pairs are among them.
         pairs: the first cart event of each pair.
     """
-    # Finding repetitions among all events would cost more than everything else here. So all events are counted, the
-    # candidates are taken off again, and each different one of them is added once.
-    counted = _of_events(events, 1).union(_of_events(candidates, -1), _of_events(candidates.distinct(), 1))
-    return counted.union(_carted(pairs), _bought(usable, pairs))
+    repeated = _of_events(candidates, -1).union(_of_events(candidates.distinct(), 1))
+    return repeated.union(_carted(pairs), _bought(usable, pairs))
+
+
+def totals(events: ir.Table, corrections: ir.Table) -> ir.Table:
+    """The counters of each product and day.
+
+    Args:
+        events: all events with a session.
+        corrections: of all buckets, as `corrections` returns them; of days on which their product has an event.
+    """
+    counted = _of_events(events, 1)
+    both = join(
+        counted, _summed(corrections, PRODUCT_DAY).rename(**{f"{name}_more": name for name in COUNTERS}), PRODUCT_DAY
+    )
+    return both.select(*PRODUCT_DAY, **{name: both[name] + both[f"{name}_more"].fill_null(0) for name in COUNTERS})
 
 
 def state(days: ir.Table) -> ir.Table:
@@ -59,20 +72,23 @@ def state(days: ir.Table) -> ir.Table:
 
     As counters of that day they stand for all days up to it (`as_of_midnight`), for rows of later days.
     """
-    summed = totals(days, ["product_id"])
+    summed = _summed(days, ["product_id"])
     return summed.mutate(day=days.day.max().as_scalar()).select(*PRODUCT_DAY, *COUNTERS)
 
 
-def totals(counters: ir.Table, keys: list[str]) -> ir.Table:
-    """Counters added up, one row for each value of the keys."""
-    return counters.group_by(keys).agg(**{name: counters[name].sum() for name in COUNTERS})
+def shop_before(days: ir.Table) -> ir.Table:
+    """The counters of all products together before each day, one row per day; their names start with `shop_`."""
+    before = _before(_summed(days, ["day"]), {"order_by": "day"})
+    return before.rename(**{f"shop_{name}": name for name in COUNTERS})
 
 
-def as_of_midnight(days: ir.Table) -> ir.Table:
-    """The columns about each product as of the midnight before each day on which it has an event.
+def as_of_midnight(days: ir.Table, shop: ir.Table, rows: ir.Table) -> ir.Table:
+    """The columns about each product as of the midnight before the days on which it has rows.
 
     Args:
-        days: the counters, one row per product and day.
+        days: the counters, one row per product and day; all days of a product, but not necessarily all products.
+        shop: as `shop_before` returns it, of all products.
+        rows: rows of the primary table.
 
     Returns:
         One row per product and day:
@@ -84,8 +100,8 @@ def as_of_midnight(days: ir.Table) -> ir.Table:
     The rates are null where the shop itself has nothing before that midnight.
     """
     own = _before(days, {"group_by": "product_id", "order_by": "day"})
-    shop = _before(totals(days, ["day"]), {"order_by": "day"}).rename(**{f"shop_{name}": name for name in COUNTERS})
-    known = join(own, shop, ["day"])
+    needed = rows.select("product_id", day=day_of(rows.event_time))
+    known = join(own.semi_join(needed, PRODUCT_DAY), shop, ["day"])
 
     def rate(of: str, per: str, mixed: int) -> ir.Value:
         shops = known[f"shop_{of}"] / known[f"shop_{per}"].nullif(0)
@@ -111,6 +127,11 @@ def with_shop(rows: ir.Table, product_days: ir.Table) -> ir.Table:
     return known.mutate(product_relative_price=(log_price(known.price) - known.mean_log_price) / _MILLIONTHS).drop(
         "day", "mean_log_price"
     )
+
+
+def _summed(counters: ir.Table, keys: list[str]) -> ir.Table:
+    """Counters added up, one row for each value of the keys."""
+    return counters.group_by(keys).agg(**{name: counters[name].sum() for name in COUNTERS})
 
 
 def _before(counters: ir.Table, window: dict[str, Any]) -> ir.Table:

@@ -31,8 +31,10 @@ VALUES: dict[str, list[Any]] = {
     "user_id": [1, 2],
     "user_session": [None, "s1", "s1", "s2", "s3"],
 }
+#: The tables that are made after those, in their order.
+MADE = ("primary", "corrections", "totals", "shop_before", "product_days")
 #: The tables that are queried in a shop's connection.
-TABLES = (*expressions.STEPS, "repeated", "primary", "daily", "totals", "product_days", "with_shop")
+TABLES = (*expressions.STEPS, "repeated", *MADE, "with_shop")
 #: The default of the number of pairs up to which earlier sessions are counted by joins.
 MAX_JOINED_PAIRS = earlier_sessions.MAX_JOINED_PAIRS
 
@@ -95,7 +97,7 @@ def prepared(events: Sequence[Event], max_joined_pairs: int = MAX_JOINED_PAIRS) 
 def on_duckdb(events: Sequence[Event], max_joined_pairs: int = MAX_JOINED_PAIRS) -> list[dict[str, Any]]:
     """The primary table that the project makes of these events, in the order of the reference."""
     with prepared(events, max_joined_pairs) as connection:
-        for table in ("primary", "daily", "totals", "product_days"):
+        for table in MADE:
             connection.execute(f'CREATE TABLE "{table}" AS {queries(max_joined_pairs)[table]}')
         query = f"FROM ({queries(max_joined_pairs)['with_shop']}) ORDER BY {', '.join(KEYS)}"
         result = connection.execute(query)

@@ -41,6 +41,17 @@ def test_later_events_with_a_state_get_what_all_events_together_give(events: pa.
     pd.testing.assert_frame_equal(pd.read_parquet(state_after), pd.read_parquet(state_of_all))
 
 
+def test_counters_made_by_groups_of_products_are_those_made_at_once(
+    events: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, before = made(events.slice(0, 12_000), tmp_path / "before")
+    whole, state = made(events, tmp_path / "whole", before)
+    monkeypatch.setattr(on_duckdb, "_PART_EVENTS", len(events) // 4)
+    in_parts, state_in_parts = made(events, tmp_path / "parts", before)
+    pd.testing.assert_frame_equal(in_parts, whole)
+    pd.testing.assert_frame_equal(pd.read_parquet(state_in_parts), pd.read_parquet(state))
+
+
 def test_a_state_that_holds_some_of_the_events_is_left_aside(events: pa.Table, tmp_path: Path) -> None:
     alone, _ = made(events, tmp_path / "alone")
     _, state = made(events, tmp_path / "again")
