@@ -113,9 +113,9 @@ def run_spark(source: str, scratch: Path) -> int:
     target.mkdir()
     spill.mkdir()
     load_source(source, target, spill, 0.01)
-    session_type = json.loads((target / "source.json").read_text())["session_type"]
+    manifest = json.loads((target / "source.json").read_text())
     return on_spark.primary_from_events(
-        f"file://{target / 'events'}", session_type, f"file://{scratch / 'primary'}"
+        f"file://{target / 'events'}", manifest["session_type"], manifest["crc32"], f"file://{scratch / 'primary'}"
     ).rows
 
 

@@ -1,6 +1,7 @@
 """Checksums of files, and the error for a file that is no longer what was written."""
 
 import hashlib
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,6 +23,19 @@ def checksum(path: Path) -> str:
     """
     with path.open("rb") as file:
         return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
+
+
+def crc32_below(folder: Path) -> dict[str, int]:
+    """CRC-32 of each file below a folder, by its path in there: a checksum that Spark's SQL can compute as well.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    return {
+        file.relative_to(folder).as_posix(): zlib.crc32(file.read_bytes())
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
 
 
 def differing(place: Path, expected: Mapping[str, str]) -> str | None:

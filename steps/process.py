@@ -35,7 +35,7 @@ def process(run: StepRun, data: str, test_ratio: float, memory_limit: str, engin
             events = Artifact(f"{run_of(data).info.artifact_uri}/events", lambda: run.fetch(data))
             written = Artifact(mlflow.get_artifact_uri("primary"), lambda: run.fetch_own("primary"))
             copy = run.folder() / "primary"
-            counts = primary.make_on_spark(connection, manifest["session_type"], events, written, copy)
+            counts = primary.make_on_spark(connection, manifest, events, written, copy)
         else:
             counts = primary.make(connection, run.fetch(data))
         made = split.split(connection, test_ratio, outputs)

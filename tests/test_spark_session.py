@@ -13,7 +13,7 @@ pytest.importorskip("pyspark")
 def test_without_pyspark_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyspark.sql", None)
     with pytest.raises(click.ClickException, match=r"needs PySpark.*pip install 'pyspark>=4.0,<4.1'") as refused:
-        on_spark.primary_from_events("file:///nowhere", "UUID", "file:///nowhere")
+        on_spark.primary_from_events("file:///nowhere", "UUID", {}, "file:///nowhere")
     assert "\n" not in refused.value.message
 
 
@@ -21,5 +21,5 @@ def test_without_its_client_one_line_says_what_spark_connect_needs(monkeypatch: 
     monkeypatch.setitem(sys.modules, "grpc", None)
     monkeypatch.setenv("SPARK_REMOTE", "sc://127.0.0.1:1/;token=secret")
     with pytest.raises(click.ClickException, match=r"pip install 'pyspark\[connect\]>=4.0,<4.1'") as refused:
-        on_spark.primary_from_events("file:///nowhere", "UUID", "file:///nowhere")
+        on_spark.primary_from_events("file:///nowhere", "UUID", {}, "file:///nowhere")
     assert "secret" not in refused.value.message

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from purchase_predict.checksums import Damaged
 from purchase_predict.features import expressions
 from purchase_predict.features.on_duckdb import STATE
 from purchase_predict.schema import EVENTS, TYPES
@@ -55,18 +56,21 @@ def location(artifact_uri: str) -> str | None:
     return _SPARK_SCHEMES.get(parts.scheme, parts.scheme) + artifact_uri[len(parts.scheme) :]
 
 
-def primary_from_events(source: str, session_type: str, target: str) -> Written:
+def primary_from_events(source: str, session_type: str, crc32: Mapping[str, int], target: str) -> Written:
     """Writes the primary table of Parquet events as Parquet.
 
     Args:
         source: the folder of the events, as `location` returns it.
         session_type: the type of `user_session`, `UUID` or `VARCHAR`, as in the manifest of load.
+        crc32: of each file of the events, by its path in the folder, as in the manifest of load.
         target: the folder to write, as `location` returns it.
 
     Raises:
+        Damaged: a file of the events is not what load wrote.
         click.ClickException: PySpark or Java is missing, the cluster cannot be reached, or cannot read or write there.
     """
     with session_of("engine=spark", "engine=duckdb") as session, _settings(session, _SETTINGS):
+        _check(session, source, crc32)
         raw = _read(session, source, session_type)
         (total, with_session) = _first_row(raw.selectExpr("count(*)", "count(user_session)"))
         partitions = max(_MIN_PARTITIONS, -(-total // _PARTITION_EVENTS))
@@ -136,6 +140,15 @@ def _first_row(table: "DataFrame") -> tuple[int, ...]:
     row = table.first()
     assert row
     return tuple(row)
+
+
+def _check(session: "SparkSession", source: str, crc32: Mapping[str, int]) -> None:
+    """Has the executors compare the files at `source` with what load wrote; they read each once more for it."""
+    files = session.read.format("binaryFile").option("recursiveFileLookup", "true").load(source)
+    there = {row[0]: row[1] for row in files.selectExpr("path", "crc32(content)").toLocalIterator()}
+    for name, expected in crc32.items():
+        if not any(path.endswith(f"/{name}") and found == expected for path, found in there.items()):
+            raise Damaged(f"{source}: {name} is not what was written: its checksum differs or it is missing")
 
 
 def _read(session: "SparkSession", source: str, session_type: str) -> "DataFrame":

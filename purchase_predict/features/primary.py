@@ -1,9 +1,10 @@
 """The primary table of what load made: on this machine, or on the user's Spark cluster."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import duckdb
@@ -37,7 +38,7 @@ def make(connection: duckdb.DuckDBPyConnection, folder: Path, state: Path | None
 
 
 def make_on_spark(
-    connection: duckdb.DuckDBPyConnection, session_type: str, events: Artifact, primary: Artifact, copy: Path
+    connection: duckdb.DuckDBPyConnection, manifest: Mapping[str, Any], events: Artifact, primary: Artifact, copy: Path
 ) -> dict[str, int]:
     """Makes `primary_table` of events on the cluster, and reads it into DuckDB.
 
@@ -46,7 +47,7 @@ def make_on_spark(
 
     Args:
         connection: where `primary_table` is read into.
-        session_type: how the events hold `user_session`, `UUID` or `VARCHAR`.
+        manifest: of load (`source.json`).
         events: the events of load.
         primary: where the primary table goes.
         copy: a folder of this machine for the primary table, if it cannot go to the artifact store.
@@ -55,6 +56,7 @@ def make_on_spark(
         How many events there were and how many were dropped.
 
     Raises:
+        Damaged: a file of the events is not what load wrote.
         click.ClickException: Spark cannot be used, or its executors wrote to another disk.
     """
     from purchase_predict.features import on_spark  # it needs Ibis, which a ready primary table does without
@@ -63,7 +65,9 @@ def make_on_spark(
     direct = source is not None and target is not None
     if source is None or target is None:
         source, target = f"file://{events.download()}", f"file://{copy}"
-    made = on_spark.primary_from_events(source, session_type, target)
+    session_type = manifest["session_type"]
+    # Runs of load before version 0.2 have no CRC-32 in their manifest.
+    made = on_spark.primary_from_events(source, session_type, manifest.get("crc32", {}), target)
     folder = primary.download() if direct else copy
     on_duckdb.primary_from_spark(connection, folder, session_type)
     (found,) = one_row(connection, "SELECT count(*) FROM primary_table")

@@ -15,10 +15,12 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import click
 import duckdb
 
+from purchase_predict.checksums import crc32_below
 from purchase_predict.database import connect, digest_and_counts, one_row, quoted, table_digest
 from purchase_predict.errors import printable, some_of
 from purchase_predict.reading import careful, csv_blocks, plain, rejects, scan
@@ -211,7 +213,9 @@ def _kept(
         raise click.ClickException(f"source {reading.source}: {len(parts)} file(s), not one row in them")
     digest = copied.digest or table_digest(reading.connection, scan.parquet_below(reading.written))
     _move_rows(reading, target / reading.table)
-    _write_manifest(reading, copied, listed, refused, digest, target / "source.json")
+    manifest = _manifest(reading, copied, listed, refused, digest) | {"crc32": crc32_below(target / reading.table)}
+    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    (target / "source.json").write_text(text, encoding="utf-8", errors="replace")
     if rejected:
         rejects.write(reading.connection, parts, target / "rejects.csv")
     return Loaded(reading.table, rows, rejected, digest, source_digest)
@@ -226,15 +230,15 @@ def _move_rows(reading: Reading, folder: Path) -> None:
         shutil.move(file, folder / f"part-{number}.parquet")
 
 
-def _write_manifest(
-    reading: Reading, copied: Copied, listed: Listing, refused: Mapping[int, int], digest: str, path: Path
-) -> None:
-    """Writes the source, the table's digest, the rows of each part, and what was left out.
+def _manifest(
+    reading: Reading, copied: Copied, listed: Listing, refused: Mapping[int, int], digest: str
+) -> dict[str, Any]:
+    """The source, the table's digest, the rows of each part, and what was left out.
 
     Args:
         refused: refused rows of each part that has any, by its number.
     """
-    manifest = {
+    return {
         "source": reading.source,
         "table": reading.table,
         "rows": copied.rows,
@@ -250,5 +254,3 @@ def _write_manifest(
         ],
         "left_out": list(listed.left_out),
     }
-    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-    path.write_text(text, encoding="utf-8", errors="replace")

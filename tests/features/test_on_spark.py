@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from purchase_predict import database
+from purchase_predict.checksums import Damaged, crc32_below
 from purchase_predict.features import on_duckdb, on_spark
 from purchase_predict.reading.load import load_source
 from purchase_predict.schema import KEYS
@@ -48,19 +49,27 @@ def on_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+def folders(folder: Path) -> tuple[Path, Path]:
+    """Empty folders for what load writes, and for its temporary files."""
+    (loaded := folder / "loaded").mkdir()
+    (scratch := folder / "scratch").mkdir()
+    return loaded, scratch
+
+
 def by_spark(connection: duckdb.DuckDBPyConnection, loaded: Path, target: Path) -> on_spark.Written:
     """Makes `primary_table` of what load wrote with Spark."""
-    session_type = json.loads((loaded / "source.json").read_text())["session_type"]
-    made = on_spark.primary_from_events(f"file://{loaded / 'events'}", session_type, f"file://{target}")
+    manifest = json.loads((loaded / "source.json").read_text())
+    session_type = manifest["session_type"]
+    made = on_spark.primary_from_events(
+        f"file://{loaded / 'events'}", session_type, manifest["crc32"], f"file://{target}"
+    )
     on_duckdb.primary_from_spark(connection, target, session_type)
     return made
 
 
 def assert_engines_agree(source: str, folder: Path) -> tuple[int, dict[str, int]]:
     """Loads the source, makes the features with both engines, and compares every row and column."""
-    for name in ("loaded", "scratch"):
-        (folder / name).mkdir()
-    load_source(source, folder / "loaded", folder / "scratch", 0.01)
+    load_source(source, *folders(folder), 0.01)
     with database.connect(folder) as connection:
         counts = on_duckdb.primary_from_events(connection, folder / "loaded" / "events")
         connection.execute("ALTER TABLE primary_table RENAME TO by_duckdb")
@@ -98,7 +107,8 @@ def test_random_shops_on_two_workers_are_what_plain_python_computes(tmp_path: Pa
     (tmp_path / "events/bucket=0").mkdir(parents=True)
     columns = dict(zip(Event._fields, map(list, zip(*events, strict=True)), strict=True))
     pq.write_table(pa.table(columns, SCHEMA), tmp_path / "events/bucket=0/part.parquet")
-    (tmp_path / "source.json").write_text('{"session_type": "VARCHAR"}')
+    manifest = {"session_type": "VARCHAR", "crc32": crc32_below(tmp_path / "events")}
+    (tmp_path / "source.json").write_text(json.dumps(manifest))
     expected = reference.primary(events)
     # Some users have their earlier sessions looked at by joins, others by running sums.
     with duckdb.connect() as connection, joined_up_to(2):
@@ -119,8 +129,24 @@ def test_random_shops_on_two_workers_are_what_plain_python_computes(tmp_path: Pa
 @pytest.mark.usefixtures("on_cluster")
 def test_what_spark_cannot_read_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(click.ClickException, match=r"PATH_NOT_FOUND.*nothing-here") as refused:
-        on_spark.primary_from_events(f"file://{tmp_path}/nothing-here", "UUID", f"file://{tmp_path}/out")
+        on_spark.primary_from_events(f"file://{tmp_path}/nothing-here", "UUID", {}, f"file://{tmp_path}/out")
     assert "\n" not in refused.value.message
+
+
+@pytest.mark.usefixtures("on_cluster")
+def test_a_flipped_bit_or_a_lost_file_is_noticed_by_the_executors(tmp_path: Path) -> None:
+    load_source("sample:2000", *folders(tmp_path), 0)
+    crc32 = json.loads((tmp_path / "loaded/source.json").read_text())["crc32"]
+    (name,) = crc32
+    file = tmp_path / "loaded/events" / name
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4
+    for damage in (lambda: file.write_bytes(content), lambda: file.rename(file.with_name("other.parquet"))):
+        damage()
+        with pytest.raises(Damaged, match=f"events: {name} is not what was written"):
+            on_spark.primary_from_events(
+                f"file://{tmp_path}/loaded/events", "UUID", crc32, f"file://{tmp_path}/primary"
+            )
 
 
 @pytest.mark.parametrize(
