@@ -6,6 +6,7 @@ A row has what was answered when, the columns that the answer is made of, and th
 the output of `predict`, or with later events, by `user_id`, `user_session` and `product_id`.
 """
 
+import contextlib
 import logging
 import os
 import queue
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import pyarrow as pa
@@ -27,11 +28,19 @@ import pyarrow.parquet as pq
 from purchase_predict.schema import CATEGORICAL
 from purchase_predict.serving.columns import COLUMNS
 from purchase_predict.serving.meters import Meters
+from purchase_predict.sources import cloud_storage
+from purchase_predict.sources.part import CLOUD
+
+if TYPE_CHECKING:
+    from google.cloud import storage
 
 #: Seconds after which the answers at hand are written, and rows from which on they are written at once.
 _FLUSH_SECONDS, _FLUSH_ROWS = 60.0, 20_000
 #: Answers that may wait to be written. More are dropped, and counted: the log never holds a request up.
 _WAITING_ROWS = 100_000
+
+#: The object that a server creates in a bucket when it starts.
+_MARKER = "answers-of-purchase-predict"
 
 _TIME = pa.timestamp("us", tz="UTC")
 SCHEMA = pa.schema(
@@ -69,13 +78,14 @@ class AnswerLog:
         Args:
             place: a folder, or `gs://<bucket>/<folder>`.
             retention_days: days of a folder that are kept. In a bucket a lifecycle rule does that.
+            meters: count the rows that are written, and those that are lost.
 
         Raises:
-            click.ClickException: the folder cannot be made or written.
+            click.ClickException: the folder or bucket cannot be written.
         """
         self._meters, self._days = meters, retention_days
         self._queue: queue.Queue[Answer | None] = queue.Queue(_WAITING_ROWS)
-        self._folder = None if place.startswith("gs://") else Path(place).expanduser().resolve()
+        self._folder = None if place.startswith(CLOUD) else Path(place).expanduser().resolve()
         self._put: Callable[[Path, str], None] = self._move if self._folder else _uploader(place)
         if self._folder:
             try:
@@ -153,18 +163,24 @@ class AnswerLog:
 
 
 def _uploader(place: str) -> Callable[[Path, str], None]:
-    from google.cloud import storage  # it takes 0.5 s to import, and most logs are local
+    """What uploads a file under a name below `place`.
 
-    bucket_name, _, folder = place.removeprefix("gs://").partition("/")
-    try:
-        bucket = storage.Client().bucket(bucket_name)
-    except Exception as error:
-        raise click.ClickException(f"answers {place}: Cloud Storage cannot be used: {error}") from error
+    An empty object is put there first, so that a bucket that cannot be written is an error at the start.
+    """
+    from google.api_core.exceptions import PreconditionFailed  # it takes 0.5 s to import, and most logs are local
 
-    def upload(file: Path, name: str) -> None:
-        bucket.blob("/".join(filter(None, [folder.strip("/"), name]))).upload_from_filename(str(file))
+    bucket_name, _, folder = place.removeprefix(CLOUD).partition("/")
+    if not bucket_name:
+        raise click.ClickException(f"answers {place}: must be gs://<bucket>/<folder>")
+    bucket = cloud_storage.connection("", "read_write").client.bucket(bucket_name)
 
-    return upload
+    def named(name: str) -> "storage.Blob":
+        return bucket.blob("/".join(filter(None, [folder.strip("/"), name])))
+
+    # An earlier server has put it there already; to replace it is another permission.
+    with cloud_storage.explained(place, "create", ""), contextlib.suppress(PreconditionFailed):
+        named(_MARKER).upload_from_string(b"", if_generation_match=0)
+    return lambda file, name: named(name).upload_from_filename(str(file), if_generation_match=0)
 
 
 def _table(answers: list[Answer]) -> pa.Table:

@@ -28,6 +28,12 @@ PATIENCE = 60.0
 WORKERS = 8
 #: Seconds to connect, and between two packets.
 TIMEOUT = (10, 60)
+#: The role that brings a permission.
+_ROLES = {
+    "list": "Storage Object Viewer",
+    "get": "Storage Object Viewer",
+    "create": "Storage Object Creator",
+}
 #: What a listing returns of each object.
 _FIELDS = "items(name,size,generation,crc32c,contentEncoding),nextPageToken"
 
@@ -41,11 +47,12 @@ class Connection:
 
 
 @lru_cache(maxsize=4)
-def connection(project: str) -> Connection:
+def connection(project: str, scope: str = "read_only") -> Connection:
     """A client with the credentials of the environment, or without any, which is enough for public buckets.
 
     Args:
-        project: the Google Cloud project to read as; empty: that of the credentials.
+        project: the Google Cloud project to use; empty: that of the credentials.
+        scope: what the credentials are asked for, `read_only` or `read_write`.
 
     Raises:
         click.ClickException: the file in GOOGLE_APPLICATION_CREDENTIALS is not a key.
@@ -61,7 +68,7 @@ def connection(project: str) -> Connection:
     found: str | None = None
     if not os.environ.get("STORAGE_EMULATOR_HOST"):
         try:
-            credentials, found = google.auth.default(scopes=["https://www.googleapis.com/auth/devstorage.read_only"])
+            credentials, found = google.auth.default(scopes=[f"https://www.googleapis.com/auth/devstorage.{scope}"])
         except DefaultCredentialsError as error:
             if key:
                 raise click.ClickException(f"GOOGLE_APPLICATION_CREDENTIALS={key}: {first_line(error)}") from error
@@ -84,7 +91,7 @@ def explained(uri: str, verb: str, project: str) -> Iterator[None]:
 
     Args:
         uri: what the request was about, as `gs://<bucket>/<object>`.
-        verb: the permission that it needs, `list` or `get`.
+        verb: the permission that it needs, `list`, `get` or `create`.
         project: as `connection` takes it.
 
     Raises:
@@ -117,7 +124,7 @@ def _reason(error: BaseException, uri: str, verb: str, project: str) -> str:
         account = re.search(r"[\w.+-]+@[\w.-]+\w", str(error))
         return (
             f"{account[0] if account else connection(project).account} lacks the permission "
-            f"{permission[0] if permission else f'storage.objects.{verb}'}: grant the role Storage Object Viewer on "
+            f"{permission[0] if permission else f'storage.objects.{verb}'}: grant the role {_ROLES[verb]} on "
             f"bucket {bucket}, or set GOOGLE_APPLICATION_CREDENTIALS to the key of an account that has it"
         )
     return first_line(error)

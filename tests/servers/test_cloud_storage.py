@@ -6,15 +6,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import pyarrow.dataset as ds
 import pytest
 from gcp_storage_emulator.server import Server, create_server
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
 from purchase_predict.reading.load import Loaded, load_source
+from purchase_predict.serving.answer_log import AnswerLog
+from purchase_predict.serving.meters import Meters
 from purchase_predict.sources import cloud_download, cloud_storage, sample, sources
 from tests.conftest import REAL_DATA
 from tests.servers.misbehaving_storage import BUCKET, Storage, serving
+from tests.serving.answers import answer
 
 REAL = REAL_DATA / "primary.csv"
 HEADER = b"event_time,event_type,product_id,category_id,category_code,brand,price,user_id,user_session\n"
@@ -75,6 +79,38 @@ def load(source: str, tmp_path: Path, ratio: float = 0.0) -> Loaded:
 
 def names(source: str) -> list[str]:
     return [found.name for found in sources.listing(source).parts]
+
+
+# ---- what a server writes ----------------------------------------------------------------------------------------
+
+
+def test_the_log_of_answers_goes_to_a_bucket(emulator: tuple[Server, storage.Bucket], tmp_path: Path) -> None:
+    _, bucket = emulator
+    for user in (1, 2):  # the second server finds what the first one put there
+        log = AnswerLog("gs://shop/logs/answers/", 5, meters := Meters())
+        log.add(answer(user=user))
+        log.close()
+        assert meters.value("log_rows_total") == 1
+    for blob in bucket.list_blobs(prefix="logs/answers/day="):
+        (tmp_path / blob.name).parent.mkdir(parents=True, exist_ok=True)
+        blob.download_to_filename(str(tmp_path / blob.name))
+    rows = ds.dataset(tmp_path / "logs/answers", partitioning="hive").to_table().sort_by("user_id")
+    assert rows["user_id"].to_pylist() == [1, 2]
+    assert rows["day"].to_pylist() == ["2024-10-04"] * 2
+
+
+@pytest.mark.usefixtures("emulator")
+@pytest.mark.parametrize(
+    ("place", "line"),
+    [
+        ("gs://nowhere/logs", "gs://nowhere/logs: there is no bucket nowhere"),
+        ("gs:///logs", "answers gs:///logs: must be gs://<bucket>/<folder>"),
+    ],
+)
+def test_a_bucket_that_cannot_be_written_is_one_line_at_the_start(place: str, line: str) -> None:
+    with pytest.raises(click.ClickException) as refused:
+        AnswerLog(place, 5, Meters())
+    assert refused.value.message == line
 
 
 # ---- what is listed ----------------------------------------------------------------------------------------------

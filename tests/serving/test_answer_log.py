@@ -9,20 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from purchase_predict.serving import answer_log
-from purchase_predict.serving.answer_log import Answer, AnswerLog
+from purchase_predict.serving.answer_log import AnswerLog
 from purchase_predict.serving.columns import COLUMNS
 from purchase_predict.serving.meters import Meters
 from tests.conftest import PROJECT
-
-DAY = 86_400_000_000
-ROW = [
-    1 if name == "product_id" else "acme" if name == "brand" else None if "category" in name else 2.5
-    for name in COLUMNS
-]
-
-
-def answer(day: int = 20_000, user: int = 1, probability: float | None = 0.25) -> Answer:
-    return Answer(day * DAY + 5, user, "s", 7, day * DAY, False, ROW, probability, 0, "3")
+from tests.serving.answers import ROW, answer
 
 
 def test_answers_are_written_by_day_with_features_versions_and_the_shadows(tmp_path: Path) -> None:
