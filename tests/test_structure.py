@@ -13,6 +13,7 @@ from purchase_predict.settings import PROJECT
 CODE = sorted(
     path for folder in ("purchase_predict", "steps", "tools", "benchmarks") for path in (PROJECT / folder).rglob("*.py")
 )
+TESTS = sorted((PROJECT / "tests").rglob("*.py"))
 STEPS = sorted(path for path in (PROJECT / "steps").glob("*.py") if path.name != "__init__.py")
 
 
@@ -21,7 +22,16 @@ def lines(path: Path) -> int:
 
 
 def test_no_module_is_longer_than_400_lines() -> None:
-    assert {path.name: lines(path) for path in CODE if lines(path) > 400} == {}
+    assert {path.name: lines(path) for path in (*CODE, *TESTS) if lines(path) > 400} == {}
+
+
+def test_no_helper_lives_in_a_test_module() -> None:
+    found = []
+    for path in TESTS:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").rpartition(".")[2].startswith("test_"):
+                found.append(f"{path.name}: {node.module}")
+    assert found == []
 
 
 def test_no_function_is_longer_than_60_lines() -> None:

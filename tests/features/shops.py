@@ -10,6 +10,7 @@ from unittest import mock
 
 import duckdb
 import pyarrow as pa
+from hypothesis import strategies as st
 
 from purchase_predict.features import earlier_sessions, expressions
 from purchase_predict.schema import EVENTS, KEYS
@@ -31,6 +32,9 @@ VALUES: dict[str, list[Any]] = {
     "user_id": [1, 2],
     "user_session": [None, "s1", "s1", "s2", "s3"],
 }
+#: One event, and the events of a small shop, as hypothesis draws them.
+EVENT = st.builds(Event, **{name: st.sampled_from(values) for name, values in VALUES.items()})
+SHOPS = st.lists(EVENT, max_size=40)
 #: The tables that are made after those, in their order.
 MADE = ("primary", "corrections", "totals", "shop_before", "product_days")
 #: The tables that are queried in a shop's connection.

@@ -13,10 +13,8 @@ from purchase_predict.schema import FEATURES, KEYS, LABEL, MOMENT, OPTIONAL, SHO
 from tests.conftest import examples
 from tests.features import reference
 from tests.features.reference import Event
-from tests.features.shops import MAX_JOINED_PAIRS, MIDNIGHT, VALUES, many_shops, on_duckdb, prepared, queries
+from tests.features.shops import MAX_JOINED_PAIRS, MIDNIGHT, SHOPS, many_shops, on_duckdb, prepared, queries
 
-EVENT = st.builds(Event, **{name: st.sampled_from(values) for name, values in VALUES.items()})
-SHOPS = st.lists(EVENT, max_size=40)
 #: Planning the queries takes 0.2 s of each example.
 PROPERTY = settings(deadline=None, max_examples=examples(60), suppress_health_check=[HealthCheck.too_slow])
 

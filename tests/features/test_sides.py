@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from purchase_predict.features.sides import TOLERANCE
 from tests.conftest import examples
-from tests.features.test_split import a_row, sessions, side, split
+from tests.features.splits import a_row, sessions, side, split
 
 
 def shop(sizes: list[int], one_session_a_user: bool) -> list[dict[str, object]]:

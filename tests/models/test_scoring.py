@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
@@ -20,6 +20,7 @@ from purchase_predict.sources import sample
 from steps.deploy import deploy
 from steps.predict import predict
 from tests import registered
+from tests.models.constant import Constant
 from tests.registered import Trained, carts, invoke
 
 MODEL = "models:/scorer@production"
@@ -263,22 +264,6 @@ def test_what_is_wrong_is_reported_in_one_line(
     assert not (tmp_path / "out.csv").exists()
 
 
-class Constant:
-    """A model that gives every row the same probability, and may fail."""
-
-    columns = ("price", "brand")
-
-    def __init__(self, fails_at: int = 10**9, answered: Callable[[int], None] = lambda rows: None) -> None:
-        self.fails_at, self.seen, self.answered = fails_at, 0, answered
-
-    def answer(self, frame: pd.DataFrame) -> pd.DataFrame:
-        self.seen += len(frame)
-        self.answered(len(frame))
-        if self.seen >= self.fails_at:
-            raise RuntimeError("the model failed")
-        return pd.DataFrame({"probability": 0.25, "will_buy": 0}, index=frame.index)
-
-
 @pytest.fixture
 def rows() -> Iterator[duckdb.DuckDBPyConnection]:
     with duckdb.connect() as connection:
@@ -321,7 +306,7 @@ import sys, time, duckdb
 from pathlib import Path
 sys.path.insert(0, {project!r})
 from purchase_predict.models import scoring
-from tests.models.test_scoring import Constant
+from tests.models.constant import Constant
 with duckdb.connect() as c:
     c.execute("CREATE TABLE rows AS SELECT i AS user_id, i AS user_session, i AS product_id, 1.5 AS price, "
               "'b' AS brand FROM range(2000000) r(i)")

@@ -12,9 +12,7 @@ import pytest
 
 from purchase_predict.reading import load as loading
 from purchase_predict.sources import sample, sources
-from tests.reading.test_load import GOOD, HEADER, Box, bad, box
-
-__all__ = ["box"]
+from tests.reading.box import GOOD, HEADER, Box, bad
 
 
 @pytest.mark.parametrize("ending", ["csv", "csv.gz", "parquet"])

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from purchase_predict.sources import sample
 from tests.conftest import examples
-from tests.reading.test_load import GOOD, HEADER, Box, bad
+from tests.reading.box import GOOD, HEADER, Box, bad
 
 
 @dataclass

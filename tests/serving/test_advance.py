@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Iterator
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,13 +10,12 @@ from hypothesis import strategies as st
 
 from purchase_predict.serving import records
 from purchase_predict.serving.columns import COLUMNS
-from purchase_predict.serving.events import Event, microseconds
+from purchase_predict.serving.events import Event
 from purchase_predict.serving.on_sqlite import SqliteState
 from tests.conftest import examples
 from tests.features import reference
-from tests.features.shops import MIDNIGHT, VALUES, many_shops, on_duckdb
-from tests.features.test_expressions import SHOPS
-from tests.serving.visits import arriving, as_loaded, counted, expected, sent
+from tests.features.shops import SHOPS, VALUES, many_shops, on_duckdb
+from tests.serving.visits import arriving, as_loaded, counted, event, expected, sent
 
 #: The queries of the batch take 0.2 s of each example.
 PROPERTY = settings(deadline=None, max_examples=examples(60), suppress_health_check=list(HealthCheck))
@@ -57,13 +55,6 @@ def test_what_is_sent_again_counts_once_and_is_answered_again(state: SqliteState
         )
         for place, pair in again.carts.items()
     } == once
-
-
-def event(seconds: float, kind: str, **other: Any) -> Event:
-    """An event of one visit; `seconds` after midnight."""
-    values: dict[str, Any] = {"product": 1, "category_id": None, "category_code": None, "brand": None, "price": 1.0}
-    values |= {"user": 1, "session": "s"} | other
-    return Event(microseconds(MIDNIGHT + timedelta(seconds=seconds)), kind, **values)
 
 
 def column(state: SqliteState, request: list[Event], name: str) -> Any:

@@ -16,8 +16,7 @@ from purchase_predict.serving.state import Batch, Unavailable
 from tests.features.shops import many_shops, on_duckdb
 from tests.serving.conftest import OpenState
 from tests.serving.redis_server import RedisServer
-from tests.serving.test_advance import event
-from tests.serving.visits import arriving, as_loaded, counted, expected, sent
+from tests.serving.visits import arriving, as_loaded, counted, event, expected, sent
 from tools.machine import free_port
 
 

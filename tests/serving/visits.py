@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
 from itertools import groupby
 from typing import Any
 
@@ -11,9 +12,17 @@ from purchase_predict.serving.columns import COLUMNS
 from purchase_predict.serving.events import Event, microseconds
 from purchase_predict.serving.state import State
 from tests.features import reference
+from tests.features.shops import MIDNIGHT
 
 #: The events of the shops lie in 2019, and the oldest counts, too.
 ALL_DAYS = 10_000
+
+
+def event(seconds: float, kind: str, **other: Any) -> Event:
+    """An event of one visit; `seconds` after midnight."""
+    values: dict[str, Any] = {"product": 1, "category_id": None, "category_code": None, "brand": None, "price": 1.0}
+    values |= {"user": 1, "session": "s"} | other
+    return Event(microseconds(MIDNIGHT + timedelta(seconds=seconds)), kind, **values)
 
 
 def arriving(events: Iterable[reference.Event]) -> list[Event]:

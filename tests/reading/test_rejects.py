@@ -1,0 +1,250 @@
+"""Reading: refused rows; rows read and rows refused add up to the rows in the files."""
+
+import csv
+import gzip
+import re
+
+import click
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from purchase_predict.database import quoted
+from purchase_predict.reading import csv_records
+from purchase_predict.sources import sample
+from tests.conftest import examples
+from tests.reading.box import GOOD, HEADER, Box, bad
+
+# ---- refused rows ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "column", "value", "reason"),
+    [
+        (bad(product_id="12.7"), "product_id", "12.7", "must be a whole number"),
+        (bad(product_id="0.5e1"), "product_id", "0.5e1", "must be a whole number"),
+        (bad(product_id="0x10"), "product_id", "0x10", "must be a whole number"),
+        (bad(product_id="99999999999999999999"), "product_id", "99999999999999999999", "must be a whole number"),
+        (bad(product_id=""), "product_id", "", "must not be empty"),
+        (bad(user_session=""), "user_session", "", "must not be empty"),
+        (bad(user_session='""'), "user_session", "", "must not be empty"),
+        (bad(price="-1"), "price", "-1", "must be a price, 0 or more"),
+        (bad(price="nan"), "price", "nan", "must be a price, 0 or more"),
+        (bad(price="cheap"), "price", "cheap", "must be a number"),
+        (bad(event_type="wish"), "event_type", "wish", "must be one of view"),
+        (bad(event_time="1969-12-31 23:59:59"), "event_time", "1969-12-31 23:59:59", "must lie within 1970 and 2100"),
+        (bad(event_time="2100-01-01"), "event_time", "2100-01-01", "must lie within 1970 and 2100"),
+        (bad(event_time="soon"), "event_time", "soon", "must be a UTC time"),
+        ("1,2", "", "1,2", "has 2 columns, not 9"),
+        (GOOD + ",x", "", GOOD + ",x", "has 10 columns, not 9"),
+        (GOOD + ",", "", GOOD + ",", "has 10 columns, not 9"),
+        (GOOD + ",,", "", GOOD + ",,", "has 11 columns, not 9"),
+        (bad(brand="not a UUID") + ",x", "", bad(brand="not a UUID") + ",x", "has 10 columns, not 9"),
+        (bad(brand='"acme'), "", bad(brand='"acme'), "a quoted field does not end"),
+        (bad(brand='"a"b'), "", bad(brand='"a"b'), "wrong quoting"),
+        (bad(brand="a\0b"), "", bad(brand="a\ufffdb"), "holds a NUL byte"),
+        (bad(brand="a\rb"), "", bad(brand="a\rb"), "holds a carriage return"),
+    ],
+)
+def test_a_malformed_row_is_refused_with_its_line_and_column(
+    line: str, column: str, value: str, reason: str, box: Box
+) -> None:
+    box.write(f"{HEADER}\n{GOOD}\n", "part-0.csv")
+    box.write(f"{HEADER}\n{GOOD}\n\n{line}\n{GOOD}\n", "part-1.csv")
+    loaded = box.load()
+    assert (loaded.rows, loaded.rejected) == (3, 1)
+    ((file, number, where, what, why),) = box.rejects()
+    assert (file, number, where, what) == ("part-1.csv", 4, column, value)
+    assert reason in why
+    assert box.manifest()["rows_there"] == 4
+
+
+def test_a_line_that_is_not_utf_8_is_refused_alone(box: Box) -> None:
+    box.write(f"{HEADER}\n{GOOD}\n".encode() + bad(brand="café").encode("latin-1") + f"\n{GOOD}\n".encode())
+    assert box.load().rows == 2
+    assert box.rejects() == [("part-0.csv", 3, "", bad(brand="caf\ufffd"), "is not UTF-8")]
+
+
+@pytest.mark.parametrize("name", ["part-0.csv", "part-0.csv.gz"])
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"\xef\xbb\xbf" + GOOD.encode() + b",note", "must be a UTC time"),
+        (GOOD.encode() + b",caf\xe9", "is not UTF-8"),
+        (GOOD.encode() + b",note,", "has 11 columns, not 10"),
+        (GOOD.encode() + b',"a,b",', "has 11 columns, not 10"),
+    ],
+    ids=["BOM", "Latin-1 in an ignored column", "an empty field more", "an empty field more behind quotes"],
+)
+def test_a_single_doubtful_row_is_refused(line: bytes, reason: str, name: str, box: Box) -> None:
+    text = b"\n".join([f"{HEADER},ignored".encode(), line, f"{GOOD},note".encode()])
+    box.write(gzip.compress(text) if name.endswith(".gz") else text, name)
+    loaded = box.load()
+    ((file, number, *_, given_reason),) = box.rejects()
+    assert (loaded.rows, loaded.rejected, file, number) == (1, 1, name, 2)
+    assert given_reason == reason
+
+
+def test_a_comma_at_the_end_is_an_empty_last_value(box: Box) -> None:
+    box.write(gzip.compress(f"{HEADER},ignored\n{GOOD},\n".encode()), "part-0.csv.gz")
+    assert (box.load().rows, box.rejects()) == (1, [])
+
+
+def test_the_longest_line_is_read_line_by_line_too(box: Box) -> None:
+    row = bad(brand="y" * (csv_records.LONGEST - len(bad(brand="")) - 1))
+    box.write(f"{HEADER}\n{row}\n{bad(price='cheap')}\n")
+    loaded = box.load()
+    assert (loaded.rows, loaded.rejected) == (1, 1)
+
+
+def test_a_row_of_parquet_is_refused_by_the_same_rules(box: Box) -> None:
+    connection = duckdb.connect()
+    columns = "TIMESTAMP '2019-10-01' AS event_time, 'view' AS event_type, product_id, 1 AS category_id, " \
+        "NULL AS category_code, NULL AS brand, price, 1 AS user_id, 's' AS user_session"  # fmt: skip
+    rows = "(VALUES (1.0::DOUBLE, 1.0), (12.7, 1.0), (13.0, -1.0), (14.0, NULL)) AS t(product_id, price)"
+    connection.execute(f"COPY (SELECT {columns} FROM {rows}) TO {quoted(box.source / 'part.parquet')}")
+    loaded = box.load()
+    assert (loaded.rows, loaded.rejected) == (2, 2)
+    assert [(line, column, value) for _, line, column, value, _ in box.rejects()] == [
+        (2, "product_id", "12.7"), (3, "price", "-1.0"),
+    ]  # fmt: skip
+    assert sorted(row["product_id"] for row in box.table()) == [1, 14]  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize(
+    ("column", "reason"), [("price", "must be a price, 0 or more"), ("product_id", "must be a whole number")]
+)
+def test_nan_in_parquet_is_refused_though_its_statistics_leave_it_out(column: str, reason: str, box: Box) -> None:
+    events = sample.events(10)
+    values = [float(number) for number in range(10)]
+    values[4] = float("nan")
+    at = events.schema.get_field_index(column)
+    pq.write_table(events.set_column(at, column, pa.array(values)), box.source / "part.parquet")
+    loaded = box.load()
+    assert (loaded.rows, loaded.rejected) == (9, 1)
+    assert box.rejects() == [("part.parquet", 5, column, "nan", reason)]
+
+
+def test_too_many_malformed_rows_name_the_three_most_frequent_reasons(box: Box) -> None:
+    lines = [GOOD] * 90 + [bad(price="x")] * 5 + [bad(event_type="wish")] * 3 + ["1,2"] * 2 + [bad(product_id="")]
+    box.write("\n".join([HEADER, *lines]))
+    with pytest.raises(click.ClickException) as caught:
+        box.load(ratio=0.1)
+    message = caught.value.format_message()
+    assert message.startswith("11 of 101 rows are malformed (10.89%, max_reject_ratio allows 10.00%): 5 x price must")
+    assert "as 'x' in part-0.csv line 92; 3 x event_type" in message
+    assert "2 x has 2 columns, not 9, as '1,2' in part-0.csv line 100" in message
+    assert "must not be empty" not in message
+    assert not list(box.target.iterdir())
+    assert box.load(ratio=11 / 101).rows == 90
+
+
+def test_whole_floats_and_large_ids_are_exact(box: Box) -> None:
+    box.write(f"{HEADER}\n{bad(product_id='13.0', category_id='2053013552326770905.0')}\n")
+    box.load()
+    (row,) = box.table()
+    assert (row["product_id"], row["category_id"]) == (13, 2053013552326770905)
+
+
+@pytest.mark.parametrize("malformed", ["", bad(price="x") + "\n"])
+@pytest.mark.parametrize(
+    ("sessions", "type_"),
+    [
+        (["00005eed-0000-4000-8000-000000000001"], "UUID"),
+        (["00005eed-0000-4000-8000-000000000001", "s1"], "VARCHAR"),
+        (["00005EED-0000-4000-8000-00000000000A"], "VARCHAR"),
+    ],
+)
+def test_a_session_is_a_uuid_where_every_value_is_one(
+    sessions: list[str], type_: str, malformed: str, box: Box
+) -> None:
+    box.write(f"{HEADER}\n{malformed}" + "".join(bad(user_session=session) + "\n" for session in sessions))
+    assert box.load().rows == len(sessions)
+    file = quoted(next((box.target / "events").rglob("*.parquet")))
+    found = duckdb.connect().execute(f"SELECT user_session::VARCHAR, typeof(user_session) FROM {file}").fetchall()
+    assert sorted(found) == sorted((session, type_) for session in sessions)
+
+
+def test_reading_line_by_line_gives_the_same_rows(box: Box) -> None:
+    connection = duckdb.connect()
+    table = sample.events(5_000)
+    connection.register("events", table)
+    connection.execute(f"COPY (FROM events) TO {quoted(box.source / 'part-0.csv')} (HEADER)")
+    quick = box.load(ratio=0.0)
+    with (box.source / "part-0.csv").open("a") as file:
+        file.write("broken\n")
+    careful = box.load()
+    assert (careful.rows, careful.rejected, careful.digest) == (quick.rows, 1, quick.digest)
+    assert box.load("sample:5000").digest == quick.digest
+
+
+# ---- nothing is lost ---------------------------------------------------------------------------------------------
+
+_pieces = st.one_of(
+    st.just(b'"'), st.just(b","), st.just(b"\n"), st.just(b"\r\n"), st.just(b"\r"), st.just(b"\0"), st.just(b" "),
+    st.just(b'""'), st.just(b'","'), st.just(b'" ,'), st.just(b"\n\n"), st.just(b"\xff"), st.just(b"\xef\xbb\xbf"),
+    st.just("é".encode("latin-1")), st.just("日本".encode("utf-16")), st.just("ü".encode()), st.just(b"x" * 2_100_000),
+    st.just(b"1.0"), st.just(b"12.7"), st.just(b"-1"), st.just(b'"a\nb"'), st.just(b"'"), st.just(b"\\"),
+    st.binary(max_size=12),
+)  # fmt: skip
+
+_fields = st.sampled_from(["", "acme", '"a,b"', '"a ""quoted"" b"', '"two\nlines"', "ü", 'in"ch', "'", '"x\r\ny"'])
+
+
+@st.composite
+def _broken_csv(draw: st.DrawFn) -> bytes:
+    """Good rows with odd pieces at random places below the header, sometimes truncated."""
+    ending = draw(st.sampled_from(["\n", "\r\n"]))
+    rows = draw(st.lists(_fields, min_size=1, max_size=12))
+    body = bytearray((ending.join(bad(brand=field) for field in rows) + ending).encode())
+    for _ in range(draw(st.integers(0, 4))):
+        place = draw(st.integers(0, len(body)))
+        body[place : place + draw(st.integers(0, 3))] = draw(_pieces)
+    if draw(st.booleans()):
+        del body[draw(st.integers(0, len(body))) :]
+    return (HEADER + ending).encode() + bytes(body)
+
+
+def lines_there(text: bytes) -> int:
+    """The number of lines below the header that are not blank; lines end at a line feed."""
+    lines = text.split(b"\n")[1:]
+    return sum(line not in (b"", b"\r") for line in lines)
+
+
+@settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=_broken_csv())
+@example(text="\n".join([HEADER, GOOD, bad(event_time="soon", brand='"\n\na,b"'), GOOD]).encode())
+def test_rows_and_rejects_add_up_to_the_lines(text: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+    box = Box(tmp_path_factory.mktemp("broken"))
+    box.write(text)
+    try:
+        loaded = box.load()
+    except click.ClickException as error:
+        message = error.format_message()
+        assert "\n" not in message
+        assert "would be lost" not in message
+        assert re.search("not one row|rows are malformed", message), message
+        return
+    rows = box.table()
+    assert len(rows) == loaded.rows
+    rejects = box.rejects()
+    assert len(rejects) == loaded.rejected
+    # Each line break within a value makes a row one line longer.
+    further = sum(str(value).count("\n") for row in rows for value in row.values())
+    # Blank lines inside quotes are part of a value, and `lines_there` leaves them out.
+    inside = sum(len(re.findall(r"\n(?=\n)", str(value))) for row in rows for value in row.values())
+    # A record with line breaks that breaks a rule is refused once, at its first line.
+    refused_further = sum(_lines_of_refused(text, line) - 1 for _, line, column, _, _ in rejects if column)
+    assert loaded.rows + further - inside + loaded.rejected + refused_further == lines_there(text)
+    assert len({line for _, line, _, _, _ in rejects}) == len(rejects)
+
+
+def _lines_of_refused(text: bytes, line: int) -> int:
+    """The number of lines, without blank ones, of the refused record that starts on this line."""
+    following = text.decode(errors="replace").split("\n")[line - 1 :]
+    reader = csv.reader(piece.rstrip("\r") + "\n" for piece in following)
+    next(reader)
+    return sum(bool(piece.rstrip("\r")) for piece in following[: reader.line_num])
