@@ -70,7 +70,7 @@ def decide(
     score, auc = scores[metric], scores["roc_auc"].value
     end = score.high if METRICS[metric].less_is_better else score.low
     worst = end if users is None else score.value + (end - score.value) * stretch(users)
-    few = f", up to {worst:.4f} with few buyers" if users is not None and users < _FEW_USERS else ""
+    few = f", widened to {worst:.4f} for few buyers" if users is not None and users < _FEW_USERS else ""
     # `not >` and not `<=`: a metric that is NaN passes nothing.
     if not utility(metric, worst) > utility(metric, score.baseline):
         return Decision(

@@ -102,7 +102,7 @@ def test_with_few_buyers_the_interval_is_widened(users: int | None, passed: bool
     scores = {"roc_auc": Score(0.75, 0.54, 0.9, 0.5)}
     decision = decide("roc_auc", scores, None, users=users)
     assert decision.passed == passed
-    assert passed or "up to 0.4949 with few buyers" in decision.reason
+    assert passed or "widened to 0.4949 for few buyers" in decision.reason
 
 
 @given(st.integers(2, 100_000))
