@@ -1,27 +1,21 @@
 """Drift: how far the columns of a table have moved from the training rows, as the population stability index (PSI).
 
-The index of a column is the sum over its bins of (a - e) ln(a / e): e is the share of the training rows in the bin, a
-the share of the new rows (Siddiqi, Credit Risk Scorecards, 2006: 0.1 is a small shift, above 0.25 a large one). Numbers
-are binned at the deciles of the training rows, text by value; null is a bin of its own.
+Numbers are binned at the deciles of the training rows, text by value; null is a bin of its own.
 """
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
+from purchase_predict.evaluation.stability import WARN_ABOVE, stability
 from purchase_predict.schema import CATEGORICAL
 
-#: The index above which a column gets a warning.
-WARN_ABOVE = 0.2
 DECILES = [tenth / 10 for tenth in range(1, 10)]
 #: Values of a text column that get a bin of their own, the most frequent ones; all others share one bin.
 VALUE_BINS = 100
-#: The share that an empty bin counts as; with 0 the index would be infinite.
-EMPTY_BIN_SHARE = 1e-4
 #: Below this number of rows the warning names the index to expect by chance.
 CHANCE_ROWS = 1000
 
@@ -69,14 +63,9 @@ def population_stability(
         reference: the `profile` of the training rows.
     """
     return {
-        name: _index(reference[name]["shares"], shares)
+        name: stability(reference[name]["shares"], shares)
         for name, shares in _shares(connection, relation, reference).items()
     }
-
-
-def _index(expected: Sequence[float], actual: Sequence[float]) -> float:
-    pairs = [(max(e, EMPTY_BIN_SHARE), max(a, EMPTY_BIN_SHARE)) for e, a in zip(expected, actual, strict=True)]
-    return sum((a - e) * math.log(a / e) for e, a in pairs)
 
 
 def _shares(

@@ -204,12 +204,6 @@ def difference(
     return Difference(gain(), float(low), float(high))
 
 
-def share_of_gain(features: Sequence[str], gain: np.ndarray) -> dict[str, float]:
-    """Each feature's share of the booster's total gain, 0 to 1."""
-    total = float(gain.sum()) or 1.0
-    return {name: float(value) / total for name, value in zip(features, gain, strict=True)}
-
-
 def as_metrics(scores: Mapping[str, Score], of: str = "test", baseline: str = "baseline") -> dict[str, float]:
     """The scores by their names in MLflow: `test_<metric>`, `test_<metric>_low`, `_high`, and `baseline_<metric>`."""
     metrics: dict[str, float] = {}

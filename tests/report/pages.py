@@ -2,18 +2,20 @@
 
 from datetime import UTC, datetime, timedelta
 
+import duckdb
 import lightgbm
 import numpy as np
 import pandas as pd
 
 from purchase_predict import metrics
-from purchase_predict.evaluation import scores, weaknesses
+from purchase_predict.evaluation import drift, profile, promo_codes, scores, weaknesses
 from purchase_predict.evaluation.backtest import Backtest, Period
 from purchase_predict.evaluation.calibration import Calibration
-from purchase_predict.evaluation.curves import curves
+from purchase_predict.evaluation.curves import confusion, curves
+from purchase_predict.evaluation.promo_codes import Money
 from purchase_predict.features.description import BaseRate, Description, Rows, Users
 from purchase_predict.report.contents import Contents, contributions
-from purchase_predict.report.lineage import Step
+from purchase_predict.report.lineage import Origin, Step
 from purchase_predict.search.fold_scores import FoldScore
 
 SCRIPT = "<script>alert('x')</script>"
@@ -39,6 +41,7 @@ def contents(
     random: bool = False,
     suspicious: dict[str, float] | None = None,
     correction: dict[str, float] | None = None,
+    money: Money | None = None,
 ) -> Contents:
     """What a page is made of, from a real booster; a category, a feature and a run are named like an attack."""
     rng = np.random.default_rng(0)
@@ -58,20 +61,30 @@ def contents(
             "category": rng.choice([SCRIPT, "a-very-long-category-name-without-any-place-to-break-it" * 2, None], rows),
             "price": price,
             "num_prev_sessions": rng.integers(0, 2, rows),
+            "num_views_product": views,
+            SCRIPT: rng.choice(["</title>", "acme", "newcomer", None], rows),
         }
     )
+    values = ("acme", "umbra", "</title>", "zenit")
+    connection = duckdb.connect()
+    connection.register("train", frame)
+    binned = drift.profile(connection, "train", ["price", "num_views_product"])
+    binned[SCRIPT] = {"values": list(values), "shares": [*np.bincount(brand.astype(int)) / rows, 0.0, 0.0]}
     pushes, ranks = contributions(booster, x, features, [SCRIPT])
     return Contents(
         metric="roc_auc",
         scores=scores.evaluate(y, probability, users, 0.4, 0.5),
         threshold=0.4,
+        expected=float(probability.sum()),
+        confusion=confusion(y, probability, 0.4),
         calibration=Calibration(correction, metrics.Difference(0.0123, -0.001, 0.03)),
         calibration_error_before=0.2222,
         curves=curves(y, probability),
         slices=weaknesses.slices(frame, y, probability),
-        tradeoff=weaknesses.tradeoff(y, probability, users),
+        tradeoff=promo_codes.tradeoff(y, probability, users),
+        choices=promo_codes.choices(y, probability, users),
+        money=money,
         suspicious=suspicious or {},
-        importance=scores.share_of_gain(features, booster.feature_importance("gain")),
         contributions=pushes,
         feature_ranks=ranks,
         folds=[
@@ -91,6 +104,8 @@ def contents(
                 "lambda_l1": [0.0, 1.0, 0.1, 0.1],
             }
         ),
+        chosen={"boosting rounds": 120, "learning_rate": 0.05, "num_leaves": 31},
+        columns=profile.profile(x, frame, features, {SCRIPT: list(values)}, binned),
         description=Description(
             split="time",
             test_ratio=0.3,
@@ -102,8 +117,15 @@ def contents(
             categories={},
             profile={},
         ),
-        steps=[
-            Step("load", "reused", "0123456789abcdef0123456789abcdef", "https://mlflow.example.org/#/x?a=1&b=2"),
-            Step(SCRIPT, "ran", "fedc", "javascript:alert(1)"),
-        ],
+        origin=Origin(
+            steps=[
+                Step("load", "reused", "0123456789abcdef0123456789abcdef", "https://mlflow.example.org/#/x?a=1&b=2"),
+                Step(SCRIPT, "ran", "fedc", "javascript:alert(1)"),
+            ],
+            made=datetime(2026, 11, 29, 9, 5, tzinfo=UTC),
+            source="/data/" + SCRIPT,
+            commit="0123456789abcdef0123456789abcdef01234567",
+            rows_read=20_000,
+            rows_refused=12,
+        ),
     )
