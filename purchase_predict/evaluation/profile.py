@@ -122,7 +122,7 @@ def _number(name: str, train: np.ndarray, test: np.ndarray, reference: Mapping[s
 def _bins(known: np.ndarray, distinct: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     """The inner edges of the bins of a number, and what each bin holds. The outer bins are open."""
     if len(distinct) <= BINS:
-        return (distinct[:-1] + distinct[1:]) / 2, tuple(map(_written, distinct)) or ("no value",)
+        return (distinct[:-1] + distinct[1:]) / 2, tuple(map(written, distinct)) or ("no value",)
     low, middle, common, high = np.quantile(known, [0.01, 0.5, 0.95, 0.99])
     if low >= 0 and common > SKEWED * max(middle, 1e-9) and high > low:
         edges = np.expm1(np.linspace(np.log1p(low), np.log1p(high), BINS + 1))
@@ -134,14 +134,15 @@ def _bins(known: np.ndarray, distinct: np.ndarray) -> tuple[np.ndarray, tuple[st
         firsts = [distinct[0], *(inner + 0.5)]
         lasts = [*(inner - 0.5), distinct[-1]]
         return inner, tuple(
-            _written(first) if first == last else f"{_written(first)} to {_written(last)}"
+            written(first) if first == last else f"{written(first)} to {written(last)}"
             for first, last in zip(firsts, lasts, strict=True)
         )
-    names = [_written(value) for value in inner]
+    names = [written(value) for value in inner]
     return inner, (f"below {names[0]}", *(f"{a} to {b}" for a, b in pairwise(names)), f"{names[-1]} or more")
 
 
-def _written(number: float) -> str:
+def written(number: float) -> str:
+    """A number as it stands in a label: whole ones and large ones without decimals."""
     return f"{number:,.0f}" if number % 1 == 0 or abs(number) >= 1000 else f"{number:.3g}"
 
 

@@ -6,7 +6,7 @@ from html import escape
 import numpy as np
 import pandas as pd
 
-from purchase_predict.report.drawing import Scale, axes, points, svg, vertical
+from purchase_predict.report.drawing import SERIES, Scale, axes, points, svg, vertical
 
 #: Carts in the drawing of contributions, per feature; more would hide each other.
 SWARM_CARTS = 120
@@ -22,25 +22,24 @@ SHADES = 5
 SMALL_WIDTH, SMALL_HEIGHT, SMALL_GAP = 180, 44, 2
 
 
-def overlaid(first: np.ndarray, second: np.ndarray, x_label: str, y_label: str, mark: float) -> str:
-    """Two histograms over the same bins from 0 to 1, one over the other, and a dashed vertical line.
+def overlaid(groups: Sequence[np.ndarray], x_label: str, y_label: str, mark: float | None) -> str:
+    """Histograms over the same bins from 0 to 1, one over the other, and a dashed vertical line.
 
     Args:
-        first: the share of the first group in each bin.
-        second: the share of the second group.
+        groups: the share of each group in each bin; at most as many groups as there are `SERIES`.
         x_label: what the x axis shows.
         y_label: what the y axis shows.
-        mark: the x of the vertical line.
+        mark: the x of the vertical line; None: there is none.
     """
-    edges = np.linspace(0, 1, len(first) + 1)
-    scale = Scale.around(np.array([0.0, max(first.max(), second.max())]), 0.0, 1.0)
+    edges = np.linspace(0, 1, len(groups[0]) + 1)
+    scale = Scale.around(np.array([0.0, *(group.max() for group in groups)]), 0.0, 1.0)
     y_ticks = [(share, f"{100 * float(text):.3g} %") for share, text in scale.ticks]
     inside = axes(x_label, y_label, [(share, f"{share:g}") for share in (0, 0.25, 0.5, 0.75, 1)], y_ticks)
-    for kind, shares in (("first", first), ("second", second)):
+    for kind, shares in zip(SERIES, groups, strict=False):
         across = np.repeat(edges, 2)
         up = scale.at(np.concatenate([[0.0], np.repeat(shares, 2), [0.0]]))
         inside += f'<polygon class="area {kind}" points="{points(across, up)}"/>'
-    return svg(inside + vertical(mark), f"{y_label} by {x_label}")
+    return svg(inside + ("" if mark is None else vertical(mark)), f"{y_label} by {x_label}")
 
 
 def beside(labels: Sequence[str], expected: Sequence[float], actual: Sequence[float], names: tuple[str, str]) -> str:

@@ -64,13 +64,13 @@ def _tradeoff(points: Sequence[Tradeoff]) -> str:
 
 def _curves(curves: Curves, threshold: float, base_rate: float) -> dict[str, str]:
     """The drawings, by what they show."""
-    diagonal = [(0.0, 0.0), (1.0, 1.0)]
+    diagonal, classes = [(0.0, 0.0), (1.0, 1.0)], (curves.bought, curves.not_bought)
     return {
         "roc": chart(curves.roc, "false positive rate", "true positive rate", diagonal),
         "precision_recall": chart(curves.precision_recall, "recall", "precision", [(0, base_rate), (1, base_rate)]),
         "calibration": chart(curves.calibration, "predicted probability", "share bought", diagonal, dots=True),
         "by_threshold": lines(curves.by_threshold, "threshold", "metric", threshold),
-        "spread": overlaid(curves.bought, curves.not_bought, "predicted probability", "share of the carts", threshold),
+        "spread": overlaid(classes, "predicted probability", "share of the carts", threshold),
     }
 
 

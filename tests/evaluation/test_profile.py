@@ -25,7 +25,7 @@ def profiled(
     reference = drift.profile(connection, "train", features)
     categories = {name: reference[name]["values"] for name in features if "values" in reference[name]}
     found = profile(encode(train, features, categories), test, features, categories, reference)
-    return found, drift.population_stability(connection, "test", reference)
+    return found, drift.population_stability(reference, drift.shares(connection, "test", reference))
 
 
 def test_the_index_is_that_of_predict() -> None:

@@ -14,11 +14,16 @@ from purchase_predict.evaluation.calibration import Calibration
 from purchase_predict.evaluation.curves import confusion, curves
 from purchase_predict.evaluation.promo_codes import Money
 from purchase_predict.features.description import BaseRate, Description, Rows, Users
+from purchase_predict.models.scoring import Scored
+from purchase_predict.prediction import Past, Prediction
+from purchase_predict.reading.load import Loaded
 from purchase_predict.report.contents import Contents, contributions
 from purchase_predict.report.lineage import Origin, Step
 from purchase_predict.search.fold_scores import FoldScore
 
 SCRIPT = "<script>alert('x')</script>"
+#: What a prediction was asked for.
+FACTS = {"model": "models:/purchase_predict/2", "input": "/data/" + SCRIPT, "history": "", "output": "/data/out.csv"}
 
 
 def past(weeks: int = 9) -> Backtest:
@@ -128,4 +133,28 @@ def contents(
             rows_read=20_000,
             rows_refused=12,
         ),
+    )
+
+
+def prediction(rows: int = 5000, moved: bool = True) -> Prediction:
+    """What came of scoring carts whose brand has moved far and whose price slightly; a brand is an attack."""
+    values = [SCRIPT, *(f"brand {number}" for number in range(20))]
+    reference = {
+        "price": {"edges": [5.13, 12.0, 900.0], "shares": [0.25, 0.25, 0.25, 0.24, 0.01]},
+        "brand": {"values": values, "shares": [0.3, *[0.025] * 20, 0.1, 0.1]},
+        "weekday": {"edges": [], "shares": [1.0, 0.0]},
+    }
+    shares = {name: list(bins["shares"]) for name, bins in reference.items()}
+    if moved:
+        shares["price"] = [0.15, 0.25, 0.2, 0.39, 0.01]
+        shares["brand"] = [0.7, *[0.0025] * 20, 0.15, 0.1]
+    spread = tuple(np.bincount(np.arange(rows) % 25, minlength=25).tolist())
+    return Prediction(
+        loaded=Loaded("events", 20_000, 12, "ab", "cd"),
+        past=Past("", datetime(2019, 10, 1, tzinfo=UTC)),
+        scored=Scored(rows, 2532, ("num_prev_purchases",), 1988.4, spread),
+        seconds=1.0,
+        threshold=0.341,
+        reference=reference,
+        shares=shares,
     )
