@@ -46,6 +46,15 @@ class Difference:
     high: float
 
 
+@dataclass(frozen=True)
+class Compared:
+    """A metric of a challenger and of the champion on the same rows, and how much better the challenger is."""
+
+    challenger: float
+    champion: float
+    difference: Difference
+
+
 #: Every metric that is reported, by name and in the order of the report. F1, precision and recall come twice: at the
 #: chosen threshold and at a probability of 0.5. F1 needs a threshold, so its folds stop on the log loss.
 METRICS = {

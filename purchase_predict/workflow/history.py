@@ -41,6 +41,13 @@ def origin(train_run_id: str, dataset: str) -> Origin:
     )
 
 
+def train_step(run: Run | None) -> Step:
+    """A finished train run, for a page that links to it; None: it was deleted."""
+    if run is None:
+        return Step("train", "deleted")
+    return Step("train", "ran", run.info.run_id, addresses.link(run.info.experiment_id, run.info.run_id))
+
+
 def _run_if_there(client: mlflow.MlflowClient, run_id: str) -> Run | None:
     """A run, or None where it was deleted: it may be while what process made of it is still reused."""
     try:

@@ -1,6 +1,7 @@
 """What a page is made of, from a real booster, with names like an attack."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import duckdb
 import lightgbm
@@ -17,6 +18,7 @@ from purchase_predict.features.description import BaseRate, Description, Rows, U
 from purchase_predict.models.scoring import Scored
 from purchase_predict.prediction import Past, Prediction
 from purchase_predict.reading.load import Loaded
+from purchase_predict.report import promotion_page
 from purchase_predict.report.contents import Contents, contributions
 from purchase_predict.report.lineage import Origin, Step
 from purchase_predict.search.fold_scores import FoldScore
@@ -158,3 +160,33 @@ def prediction(rows: int = 5000, moved: bool = True) -> Prediction:
         reference=reference,
         shares=shares,
     )
+
+
+def promotion_facts(contest: bool = True, **changes: object) -> dict[str, Any]:
+    """The content of promotion.json, of a challenger that is better in all metrics but one."""
+    difference = {"value": 0.0084, "low": 0.0015, "high": 0.0156}
+    each = {"challenger": 0.7607, "champion": 0.7523, "difference": difference}
+    worse = {**each, "difference": {"value": -0.01, "low": -0.02, "high": 0.002}}
+    champion = {"version": 2, "value": 0.7523, "gain": 0.0084, "low": 0.0015, "high": 0.0156}
+    champion |= {"challenger": 0.7607, "rows": 1200, "of": 2062}
+    champion["metrics"] = {name: worse if name == "f1" else each for name in metrics.METRICS}
+    return {
+        "registry_name": "shop",
+        "version": 3,
+        "env": "staging",
+        "metric": "roc_auc",
+        "tolerance": 0.0,
+        "min_roc_auc": 0.0,
+        "champion": champion if contest else None,
+        "passed": True,
+        "promoted": True,
+        "reason": f"better than {SCRIPT}",
+        **changes,
+    }
+
+
+def promotion(**changes: Any) -> str:
+    """The page of a deploy."""
+    scores = {name: metrics.Score(0.76, 0.74, 0.78, 0.5) for name in metrics.METRICS}
+    step = Step("train", "ran", "0123456789abcdef", "https://mlflow.example.org/#/runs/0123456789abcdef")
+    return promotion_page.render(promotion_facts(**changes), scores, step)

@@ -10,7 +10,7 @@ import pytest
 
 from purchase_predict.evaluation.promo_codes import Money
 from purchase_predict.report import drift_page, page
-from tests.report.pages import FACTS, contents, prediction
+from tests.report.pages import FACTS, contents, prediction, promotion
 
 CHROMIUM = shutil.which("chromium")
 if CHROMIUM is None:
@@ -31,6 +31,7 @@ def browser() -> Iterator[object]:
 PAGES = {
     "report": lambda: page.render(contents(suspicious={"price": 0.9999}, money=Money(12, 3))),
     "drift": lambda: drift_page.render(prediction(), FACTS),
+    "promotion": promotion,
 }
 
 
