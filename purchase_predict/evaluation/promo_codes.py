@@ -132,11 +132,18 @@ def choices(y: np.ndarray, probability: np.ndarray, users: np.ndarray, seed: int
     for share in CODE_SHARES:
         low, high = np.quantile(probability, [(1 - share) / 2, (1 + share) / 2], method="higher")
         cuts += [(0.0, float(np.quantile(probability, share, method="higher"))), (float(low), float(high))]
-    inside = np.array([(probability >= above) & (probability < below) for above, below in cuts])
-    bought = (inside * y).astype(float)
-    resampled = np.array([bought @ w / w.sum() for w in resampled_weights(users, seed)])
+    edges = np.unique(cuts)
+    between = np.searchsorted(edges, probability, side="right")  # the number of the last edge that is not above
+
+    def inside(values: np.ndarray) -> np.ndarray:
+        """The sum of a value over the rows of each group."""
+        up_to = np.cumsum(np.bincount(between, values, minlength=len(edges) + 1))
+        return np.array([up_to[bottom] - up_to[top] for top, bottom in np.searchsorted(edges, cuts)])
+
+    bought = y.astype(float)
+    resampled = np.array([inside(w * bought) / w.sum() for w in resampled_weights(users, seed)])
     low_ends, high_ends = np.quantile(resampled, INTERVAL_QUANTILES, axis=0)
-    buyers, carts, expected = bought.mean(axis=1), inside.mean(axis=1), (inside * probability).mean(axis=1)
+    buyers, carts, expected = (inside(values) / len(y) for values in (bought, np.ones(len(y)), probability))
     columns = (buyers, low_ends, high_ends, carts - buyers, expected)
     groups = [Group(*cut, *map(float, row)) for cut, row in zip(cuts, zip(*columns, strict=True), strict=True)]
     return [
