@@ -1,5 +1,6 @@
 """The metrics, each once: its name, how people read it, which way is better, and what LightGBM calls it."""
 
+import math
 from dataclasses import dataclass
 
 
@@ -14,6 +15,7 @@ class Metric:
         searchable: whether the search may optimise it and the gate may compare by it.
         lightgbm: LightGBM's name; empty where LightGBM has none.
         early_stopping: the metric by which a fold of a trial stops early; empty: the metric itself.
+        most: the highest value that it can have; the lowest is 0.
     """
 
     name: str
@@ -22,6 +24,7 @@ class Metric:
     searchable: bool = False
     lightgbm: str = ""
     early_stopping: str = ""
+    most: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,15 @@ class Difference:
     high: float
 
 
+@dataclass(frozen=True)
+class Compared:
+    """A metric of a challenger and of the champion on the same rows, and how much better the challenger is."""
+
+    challenger: float
+    champion: float
+    difference: Difference
+
+
 #: Every metric that is reported, by name and in the order of the report. F1, precision and recall come twice: at the
 #: chosen threshold and at a probability of 0.5. F1 needs a threshold, so its folds stop on the log loss.
 METRICS = {
@@ -50,7 +62,7 @@ METRICS = {
     for metric in (
         Metric("roc_auc", "ROC AUC", searchable=True, lightgbm="auc"),
         Metric("average_precision", "average precision", searchable=True, lightgbm="average_precision"),
-        Metric("log_loss", "log loss", less_is_better=True, searchable=True, lightgbm="binary_logloss"),
+        Metric("log_loss", "log loss", less_is_better=True, searchable=True, lightgbm="binary_logloss", most=math.inf),
         Metric("f1", "F1 at the threshold", searchable=True, early_stopping="log_loss"),
         Metric("precision", "precision at the threshold"),
         Metric("recall", "recall at the threshold"),

@@ -74,6 +74,14 @@ class WholeNumber(click.IntRange):
             self.fail(f"must be {self.must_be}", param, ctx)
 
 
+class Amount(Number):
+    """A number in a range, or None for an empty value."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number, or None."""
+        return None if value in ("", None) else super().convert(value, param, ctx)
+
+
 class OneOf(click.Choice[str]):
     """One of a few names; an enum's where it is given one."""
 
@@ -186,6 +194,8 @@ PARAMETERS = {
     "min_roc_auc": Parameter(Number("between 0 and 1", min=0, max=1)),
     "promote_rolled_back": Parameter(Switch(), in_key=False),
     "backtest": Parameter(Switch(), same_trials=True),
+    "margin": Parameter(Amount("a number above 0, or empty", min=0, min_open=True), same_trials=True),
+    "code_cost": Parameter(Amount("0 or more, or empty", min=0), same_trials=True),
     "reuse": Parameter(Switch(), in_key=False),
     "force": Parameter(OneOf(STEPS, empty="none")),
     "dry_run": Parameter(Switch()),
@@ -262,12 +272,17 @@ def resolve(entry_point: str, given: Mapping[str, object]) -> dict[str, Any]:
         raise click.ClickException(
             f"entry point {entry_point} has no parameter {', '.join(unknown)}; it has {', '.join(parameters)}"
         )
-    return {
+    values = {
         name: typed(name, given.get(name, written(declaration.get("default"))))
         for name, declaration in parameters.items()
     }
+    if (values.get("margin") is None) != (values.get("code_cost") is None):
+        raise click.ClickException("margin and code_cost belong together: give both, or neither")
+    return values
 
 
 def written(value: object) -> str:
     """A value as a command line has it."""
+    if value is None:
+        return ""
     return str(value).lower() if isinstance(value, bool) else str(value)

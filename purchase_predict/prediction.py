@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -109,14 +109,39 @@ class Prediction:
         past: what was known of the time before the input; None for a ready primary table, whose columns hold it.
         scored: what was scored.
         seconds: how long the scoring took.
-        drift: the population stability index of each column; empty if it was not measured.
+        threshold: the probability from which on a cart counts as "will buy"; None: not known.
+        reference: the profile of the training rows (`drift.profile`); empty if drift was not measured.
+        shares: of the scored rows, in the bins of the reference (`drift.shares`).
     """
 
     loaded: Loaded
     past: Past | None
     scored: Scored
     seconds: float
-    drift: dict[str, float]
+    threshold: float | None
+    reference: Mapping[str, Mapping[str, Any]]
+    shares: Mapping[str, Sequence[float]]
+
+    @property
+    def drift(self) -> dict[str, float]:
+        """The population stability index of each column; empty if it was not measured."""
+        return drift.population_stability(self.reference, self.shares)
+
+    @property
+    def forecast(self) -> str:
+        """What the model expects of the carts, in a few words."""
+        at = "" if self.threshold is None else f" {self.threshold:.2f}"
+        return (
+            f"about {self.scored.expected:,.0f} purchases expected; "
+            f"{self.scored.will_buy:,} carts above the threshold{at}"
+        )
+
+    def sentence(self, model: str, target: Path) -> str:
+        """What was read, scored and written, in one line."""
+        return (
+            f"{self.loaded.rows} rows of the {self.loaded.table} table, {self.loaded.rejected} refused; "
+            f"{self.scored.rows} carts scored by {model}, {self.forecast}: {target}"
+        )
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -127,6 +152,7 @@ class Prediction:
             "rejected_rows": self.loaded.rejected,
             "scored_rows": self.scored.rows,
             "will_buy_rows": self.scored.will_buy,
+            "expected_purchases": self.scored.expected,
             "scoring_seconds": self.seconds,
             "history_rows": earlier.rows if earlier else 0,
             "history_rejected_rows": earlier.rejected if earlier else 0,
@@ -212,11 +238,12 @@ def predict(
         except OSError as error:
             raise click.ClickException(f"output {target}: cannot be written: {error.strerror or error}") from error
         seconds = time.monotonic() - started
-        indices = drift.population_stability(connection, "primary_table", reference) if reference else {}
-    if indices:
-        (record / "drift.json").write_text(json.dumps(indices, indent=2), encoding="utf-8")
-        drift.plot(indices, record / "drift.png")
-    return Prediction(loaded, past, scored, seconds, indices)
+        shares = drift.shares(connection, "primary_table", reference) if reference else {}
+    made = Prediction(loaded, past, scored, seconds, model.threshold, reference or {}, shares)
+    if made.drift:
+        (record / "drift.json").write_text(json.dumps(made.drift, indent=2), encoding="utf-8")
+        drift.plot(made.drift, record / "drift.png")
+    return made
 
 
 def _make_primary(

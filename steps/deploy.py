@@ -1,7 +1,7 @@
 """Step `deploy`: register the model, judge it against the champion on the same test rows, promote it if it is better.
 
-In: `runs:/<run id>/model` of a train run, or `models:/<name>@<alias>`. Out: a version of the registered model, and
-`promotion.json`. The variable ENV, or `env`, says where it is promoted to; where both are empty, it is registered only.
+In: `runs:/<run id>/model` of a train run, or `models:/<name>@<alias>`. Out: a version of the registered model,
+`promotion.json`, `promotion.html`. `env`, or the variable ENV, says where it is promoted to; both empty: nowhere.
 
     mlflow run . -e deploy --env-manager local -P model=models:/purchase_predict@staging -P env=production
 """
@@ -14,8 +14,9 @@ from purchase_predict.models.held_out import HeldOutRows, ModelFiles
 from purchase_predict.registry import versions
 from purchase_predict.registry.deployment import decide, training_rows
 from purchase_predict.registry.judge import Judgement, Rules
+from purchase_predict.report import promotion_page
 from purchase_predict.report.model_card import card
-from purchase_predict.workflow import models
+from purchase_predict.workflow import history, models
 from purchase_predict.workflow.addresses import markdown_link
 from purchase_predict.workflow.step import Output, StepRun, step
 
@@ -47,7 +48,7 @@ def deploy(
     judgement = decide(version, env, rows, rules, model_card, run.run)
 
     click.echo(f"deploy: {registry_name} version {version.version}, {judgement.verdict}")
-    mlflow.log_dict(judgement.facts, "promotion.json")
+    run.log(promotion_page.write(judgement.facts, judgement.scores, history.train_step(trained.run), run.folder()))
     mlflow.set_tags(judgement.tags)
     return Output("promotion.json", trained.digest)
 

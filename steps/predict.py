@@ -3,8 +3,8 @@
 In: a model, and any source that `load` reads: events, or a primary table with or without the label. With events, a
 `history` of earlier ones tells what the visitors did before. Out: `output`, CSV or Parquet by its ending, with the
 keys, `probability`, `will_buy`, `model_version` and this run's `run_id`; and in the run what was read (`source.json`),
-what was refused (`rejects.csv`), and how far the input has moved from the training data (`psi_<column>`, `drift.json`,
-`drift.png`).
+what was refused (`rejects.csv`), and how far the input has moved from the training data (`drift.html`, `drift.json`,
+`drift.png`, `psi_<column>`).
 
     mlflow run . -e predict --env-manager local -P model=models:/purchase_predict@production \
         -P input=/data/carts -P output=/data/scored.parquet
@@ -20,6 +20,7 @@ from mlflow.entities import Run
 from purchase_predict import prediction
 from purchase_predict.models import packaging
 from purchase_predict.registry import versions
+from purchase_predict.report import drift_page
 from purchase_predict.sources.sources import refuse_output
 from purchase_predict.workflow import models
 from purchase_predict.workflow.command import command
@@ -42,6 +43,7 @@ def predict(run: Run, model: str, output: str, **sources: Any) -> None:
         dataset = trained.trained_on if trained.run else ""
         reference = prediction.training_profile(dataset, lambda: fetch(f"{dataset}/dataset.json", scratch))
         made = prediction.predict(read, target, packaged, marks, reference, scratch, record)
+        drift_page.write(made, {"model": model, "train run": trained.run_id, "output": str(target), **sources}, record)
         mlflow.log_artifacts(str(record))
 
     mlflow.log_metrics(made.metrics)
@@ -49,10 +51,7 @@ def predict(run: Run, model: str, output: str, **sources: Any) -> None:
     for tag, line in made.remarks.items():
         mlflow.set_tag(tag, line)
         click.echo(f"predict: {line}", err=True)
-    click.echo(
-        f"predict: {made.loaded.rows} rows of the {made.loaded.table} table, {made.loaded.rejected} refused; "
-        f"{made.scored.rows} carts scored by {model}, {made.scored.will_buy} of them will buy: {target}"
-    )
+    click.echo(f"predict: {made.sentence(model, target)}")
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ def train(
     parallelism: int,
     reuse: bool,
     backtest: bool,
+    **money: float | None,
 ) -> Output:
     """Search the hyperparameters, train the model, score it on the test set."""
     data = training.Dataset.read(run.fetch(dataset))
@@ -46,12 +47,11 @@ def train(
     with runner(trials, parallelism) as (run_batch, size), progress(max_evals, metric, earlier, record) as on_trial:
         found = search(rows, max_evals, metric, seed, on_trial, earlier, seconds, run_batch, size)
     trained = training.finish(found, rows, data, metric, seed, backtest)
-    run.log(write_report(trained, metric, history.steps(run.run_id, dataset), run.folder()))
+    run.log(write_report(trained, metric, history.origin(run.run_id, dataset), run.folder(), **money))
     mlflow.log_params({f"best_{name}": value for name, value in found.best.params.items()})
     digest = packaging.log(**trained.model, rows=data.train, folder=run.folder())
     mlflow.log_metrics(trained.metrics | {"trials_taken_over": len(earlier)})
-    for number, metrics in enumerate(trained.series):
-        mlflow.log_metrics(metrics, step=number)
+    trial_runs.log_series(trained.series)
     return Output("model", digest)
 
 

@@ -43,6 +43,9 @@ def test_a_number_is_the_same_however_it_is_written(number: int) -> None:
         ("dry_run", "1"),
         ("memory_limit", "2"),
         ("version", "two"),
+        ("margin", "0"),
+        ("margin", "twelve"),
+        ("code_cost", "-1"),
         ("output", "gs://bucket/scored.csv"),
     ],
 )
@@ -58,6 +61,14 @@ def test_defaults_fill_what_is_not_given() -> None:
     assert values["max_evals"] == 3
     assert values["metric"] == "roc_auc"
     assert set(values) == set(parameters.declared("main"))
+
+
+@pytest.mark.parametrize("entry_point", ["main", "train"])
+def test_the_money_of_codes_is_given_as_a_whole_or_not_at_all(entry_point: str) -> None:
+    assert resolve(entry_point, {"margin": "12", "code_cost": "3"})["code_cost"] == 3
+    assert resolve(entry_point, {})["margin"] is None
+    with pytest.raises(click.ClickException, match="give both, or neither"):
+        resolve(entry_point, {"margin": 12})
 
 
 def test_an_unknown_parameter_is_refused() -> None:
@@ -88,6 +99,8 @@ def test_main_and_the_steps_agree_on_what_they_share(step: str) -> None:
         ("test_ratio", ["0.3", ".3", "3e-1"], 0.3),
         ("engine", ["spark"], Engine.SPARK),
         ("env", [""], ""),
+        ("margin", ["", None], None),
+        ("code_cost", ["3", "3.0", 3], 3.0),
         ("memory_limit", ["2GB", "2GB"], "2GB"),
     ],
 )

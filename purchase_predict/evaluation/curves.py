@@ -1,4 +1,4 @@
-"""The curves that show a model's quality on the test rows: ROC, precision against recall, and calibration."""
+"""The curves that show a model's quality on the test rows, and how its probabilities are spread."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,10 @@ import numpy as np
 
 #: Points of the calibration curve; each stands for the same number of rows.
 CALIBRATION_POINTS = 10
+#: Thresholds, from 0 to 1, at which precision, recall and F1 are computed.
+THRESHOLDS = np.linspace(0, 1, 101)
+#: Bins of the distribution of the probabilities, all of the same width.
+DISTRIBUTION_BINS = 25
 
 
 @dataclass(frozen=True)
@@ -21,12 +25,27 @@ class Curves:
     """The curves of one model on one set of rows.
 
     `roc`: true positive rate over false positive rate. `precision_recall`: precision over recall. `calibration`: share
-    of purchases over the mean predicted probability, one point per tenth of the rows.
+    of purchases over the mean predicted probability, one point per tenth of the rows. `by_threshold`: precision, recall
+    and F1 over the decision threshold, by those names; precision ends where no row is above the threshold.
+    `bought` and `not_bought`: the share of the rows of each class in each of `DISTRIBUTION_BINS` bins of probability.
     """
 
     roc: Curve
     precision_recall: Curve
     calibration: Curve
+    by_threshold: dict[str, Curve]
+    bought: np.ndarray
+    not_bought: np.ndarray
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Rows by what the model answers at its threshold and by what happened."""
+
+    true_positives: int
+    false_positives: int
+    false_negatives: int
+    true_negatives: int
 
 
 def curves(y: np.ndarray, probability: np.ndarray) -> Curves:
@@ -46,4 +65,39 @@ def curves(y: np.ndarray, probability: np.ndarray) -> Curves:
         roc=Curve(false_positives, true_positives),
         precision_recall=Curve(recall, precision),
         calibration=Curve(predicted, bought),
+        by_threshold=_by_threshold(y, probability),
+        bought=_spread(probability[y == 1]),
+        not_bought=_spread(probability[y == 0]),
     )
+
+
+def confusion(y: np.ndarray, probability: np.ndarray, threshold: float) -> Confusion:
+    """Counts the rows by answer and label.
+
+    Args:
+        y: labels, 0 or 1.
+        probability: predicted probabilities, 0 to 1.
+        threshold: the probability from which on the answer is "will buy".
+    """
+    above = probability >= threshold
+    counts = np.bincount(2 * above.astype(int) + y.astype(int), minlength=4)
+    negatives, missed, wrong, found = (int(count) for count in counts)
+    return Confusion(found, wrong, missed, negatives)
+
+
+def _by_threshold(y: np.ndarray, probability: np.ndarray) -> dict[str, Curve]:
+    def at_least(values: np.ndarray) -> np.ndarray:
+        return len(values) - np.searchsorted(np.sort(values), THRESHOLDS, side="left")
+
+    above, found, bought = at_least(probability), at_least(probability[y == 1]), int(y.sum())
+    some = above > 0
+    return {
+        "precision": Curve(THRESHOLDS[some], found[some] / above[some]),
+        "recall": Curve(THRESHOLDS, found / bought),
+        "F1": Curve(THRESHOLDS, 2 * found / (above + bought)),
+    }
+
+
+def _spread(probability: np.ndarray) -> np.ndarray:
+    counts, _ = np.histogram(probability, DISTRIBUTION_BINS, (0, 1))
+    return counts / max(1, len(probability))

@@ -1,27 +1,21 @@
 """Drift: how far the columns of a table have moved from the training rows, as the population stability index (PSI).
 
-The index of a column is the sum over its bins of (a - e) ln(a / e): e is the share of the training rows in the bin, a
-the share of the new rows (Siddiqi, Credit Risk Scorecards, 2006: 0.1 is a small shift, above 0.25 a large one). Numbers
-are binned at the deciles of the training rows, text by value; null is a bin of its own.
+Numbers are binned at the deciles of the training rows, text by value; null is a bin of its own.
 """
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
+from purchase_predict.evaluation.stability import WARN_ABOVE, stability
 from purchase_predict.schema import CATEGORICAL
 
-#: The index above which a column gets a warning.
-WARN_ABOVE = 0.2
 DECILES = [tenth / 10 for tenth in range(1, 10)]
 #: Values of a text column that get a bin of their own, the most frequent ones; all others share one bin.
 VALUE_BINS = 100
-#: The share that an empty bin counts as; with 0 the index would be infinite.
-EMPTY_BIN_SHARE = 1e-4
 #: Below this number of rows the warning names the index to expect by chance.
 CHANCE_ROWS = 1000
 
@@ -45,44 +39,41 @@ def profile(connection: duckdb.DuckDBPyConnection, relation: str, features: Sequ
     for name in features:
         if name in CATEGORICAL:
             counted = f"SELECT {name} FROM {relation} WHERE {name} IS NOT NULL GROUP BY ALL"
-            found = connection.execute(f"{counted} ORDER BY count(*) DESC, {name} LIMIT {VALUE_BINS}").fetchall()
-            described[name] = {"values": [value for (value,) in found]}
+            frequent = connection.execute(f"{counted} ORDER BY count(*) DESC, {name} LIMIT {VALUE_BINS}").fetchall()
+            described[name] = {"values": [value for (value,) in frequent]}
         else:
             # quantile_disc returns values of the column: an interpolated one could differ in its last digit.
             # Results are always fetched completely: one that is not read to its end keeps the connection busy.
             ((deciles,),) = connection.execute(f"SELECT quantile_disc({name}, {DECILES}) FROM {relation}").fetchall()
             # `or 0` writes -0.0 as 0: the two are equal, so the order of the rows would decide which one is found.
             described[name] = {"edges": sorted({edge or 0 for edge in deciles or []})}
-    for name, shares in _shares(connection, relation, described).items():
-        described[name]["shares"] = shares
+    for name, found in shares(connection, relation, described).items():
+        described[name]["shares"] = found
     return described
 
 
 def population_stability(
-    connection: duckdb.DuckDBPyConnection, relation: str, reference: Mapping[str, Mapping[str, Any]]
+    reference: Mapping[str, Mapping[str, Any]], actual: Mapping[str, Sequence[float]]
 ) -> dict[str, float]:
-    """The population stability index of each column of `reference` that is there, 0 or more; empty without rows.
+    """The population stability index of each column of `actual`, 0 or more.
+
+    Args:
+        reference: the `profile` of the training rows.
+        actual: the `shares` of the new rows.
+    """
+    return {name: stability(reference[name]["shares"], found) for name, found in actual.items()}
+
+
+def shares(
+    connection: duckdb.DuckDBPyConnection, relation: str, bins: Mapping[str, Mapping[str, Any]]
+) -> dict[str, list[float]]:
+    """The shares of the rows in the bins of each column that is there; empty if there are no rows.
 
     Args:
         connection: where `relation` is known.
-        relation: the new rows, as SQL to stand after FROM. A column that they lack has not drifted: it is not there.
-        reference: the `profile` of the training rows.
+        relation: the rows, as SQL to stand after FROM. A column that they lack has not drifted: it is not there.
+        bins: the `profile` of the training rows.
     """
-    return {
-        name: _index(reference[name]["shares"], shares)
-        for name, shares in _shares(connection, relation, reference).items()
-    }
-
-
-def _index(expected: Sequence[float], actual: Sequence[float]) -> float:
-    pairs = [(max(e, EMPTY_BIN_SHARE), max(a, EMPTY_BIN_SHARE)) for e, a in zip(expected, actual, strict=True)]
-    return sum((a - e) * math.log(a / e) for e, a in pairs)
-
-
-def _shares(
-    connection: duckdb.DuckDBPyConnection, relation: str, bins: Mapping[str, Mapping[str, Any]]
-) -> dict[str, list[float]]:
-    """The shares of the rows in the bins of each column that is there; empty if there are no rows."""
     columns = {name for name, *_ in connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()}
     bins = {name: described for name, described in bins.items() if name in columns}
     numbers = {name: described["edges"] for name, described in bins.items() if "edges" in described}
@@ -90,7 +81,7 @@ def _shares(
     if not rows:
         return {}
     remaining = iter(counts)
-    shares: dict[str, list[float]] = {}
+    found: dict[str, list[float]] = {}
     for name, described in bins.items():
         if name in numbers:
             up_to_edge = [next(remaining) for _ in numbers[name]]
@@ -103,8 +94,8 @@ def _shares(
             null = by_value.pop(None, 0)
             inside = [by_value.pop(value, 0) for value in described["values"]]
             inside.append(sum(by_value.values()))
-        shares[name] = [count / rows for count in (*inside, null)]
-    return shares
+        found[name] = [count / rows for count in (*inside, null)]
+    return found
 
 
 def _counting(relation: str, numbers: Mapping[str, Sequence[float]]) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from purchase_predict.metrics import METRICS, Difference, Score, utility
+from purchase_predict.metrics import METRICS, Compared, Difference, Score, utility
 
 #: Bootstrap resamples behind an interval.
 RESAMPLES = 500
@@ -179,35 +179,49 @@ def evaluate(
     return scores
 
 
-def difference(
-    metric: str, y: np.ndarray, users: np.ndarray, challenger: Answers, champion: Answers, seed: int = 0
-) -> Difference:
-    """How much better the challenger scores than the champion on the same rows (above 0: better).
+def compare(
+    y: np.ndarray,
+    users: np.ndarray,
+    challenger: Answers,
+    champion: Answers,
+    seed: int = 0,
+    names: Sequence[str] = tuple(METRICS),
+) -> dict[str, Compared]:
+    """Metrics of two models on the same rows, and how much better the challenger scores (above 0: better).
 
     The bootstrap is paired: both models are scored on the same draw of users. A user who is hard to predict is hard for
     both models, so that this part of the noise cancels out.
 
     Args:
-        metric: a name from `metrics.METRICS`.
         y: labels, 0 or 1.
         users: each row's user.
         challenger: the challenger's predictions for these rows.
         champion: the champion's predictions for the same rows, in the same order.
         seed: seed of the resampling.
+        names: the metrics; every one that is reported by default.
     """
     new, old = (Ranked(y, answers.probability, answers.threshold) for answers in (challenger, champion))
 
-    def gain(weights: np.ndarray | None = None) -> float:
-        return utility(metric, new.score(metric, weights)) - utility(metric, old.score(metric, weights))
+    def both(weights: np.ndarray | None = None) -> tuple[dict[str, float], dict[str, float]]:
+        return new.scores(names, weights), old.scores(names, weights)
 
-    low, high = np.nanquantile([gain(weights) for weights in resampled_weights(users, seed)], INTERVAL_QUANTILES)
-    return Difference(gain(), float(low), float(high))
+    def gain(metric: str, pair: tuple[dict[str, float], dict[str, float]]) -> float:
+        return utility(metric, pair[0][metric]) - utility(metric, pair[1][metric])
+
+    resamples = [both(weights) for weights in resampled_weights(users, seed)]
+    found, measured = {}, both()
+    for metric in names:
+        low, high = np.nanquantile([gain(metric, pair) for pair in resamples], INTERVAL_QUANTILES)
+        difference = Difference(gain(metric, measured), float(low), float(high))
+        found[metric] = Compared(measured[0][metric], measured[1][metric], difference)
+    return found
 
 
-def share_of_gain(features: Sequence[str], gain: np.ndarray) -> dict[str, float]:
-    """Each feature's share of the booster's total gain, 0 to 1."""
-    total = float(gain.sum()) or 1.0
-    return {name: float(value) / total for name, value in zip(features, gain, strict=True)}
+def difference(
+    metric: str, y: np.ndarray, users: np.ndarray, challenger: Answers, champion: Answers, seed: int = 0
+) -> Difference:
+    """How much better the challenger scores than the champion in one metric: what `compare` says of it."""
+    return compare(y, users, challenger, champion, seed, [metric])[metric].difference
 
 
 def as_metrics(scores: Mapping[str, Score], of: str = "test", baseline: str = "baseline") -> dict[str, float]:

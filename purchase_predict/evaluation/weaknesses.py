@@ -1,4 +1,4 @@
-"""Parts of the rows where a model is weak, the promo-code trade-off, and features that look like the label."""
+"""Parts of the rows where a model is weak, and features that look like the label."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,15 +7,13 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from purchase_predict.evaluation.scores import EPSILON, INTERVAL_QUANTILES, Ranked, resampled_weights, score
+from purchase_predict.evaluation.scores import INTERVAL_QUANTILES, Ranked, resampled_weights, score
 from purchase_predict.metrics import Score
 
 #: ROC AUC from which on a single feature is suspected to be a copy of the label.
 LEAK_ROC_AUC = 0.99
 #: Categories that are slices of their own, the most frequent ones; the others share one slice.
 CATEGORY_SLICES = 8
-#: Steps of the trade-off: 0 %, 5 %, ... 100 % of the carts get a code.
-TRADEOFF_SHARES = np.linspace(0, 1, 21)
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Slice:
 
 
 def slices(rows: pd.DataFrame, y: np.ndarray, probability: np.ndarray, seed: int = 0) -> list[Slice]:
-    """Slices the test rows by category, by quartile of the price, and by new or returning user.
+    """Slices the test rows by category, by quartile of the price, and by new or returning user; the weakest first.
 
     Args:
         rows: the test rows with `user_id`; `category`, `price` and `num_prev_sessions` are used if present.
@@ -50,7 +48,7 @@ def slices(rows: pd.DataFrame, y: np.ndarray, probability: np.ndarray, seed: int
             if inside.any():
                 area = _roc_auc(y[inside], probability[inside], users[inside], seed)
                 found.append(Slice(by, name, int(inside.sum()), float(y[inside].mean()), area))
-    return found
+    return sorted(found, key=lambda part: (part.roc_auc is None, part.roc_auc.value if part.roc_auc else 0.0))
 
 
 def _roc_auc(y: np.ndarray, probability: np.ndarray, users: np.ndarray, seed: int) -> Score | None:
@@ -81,52 +79,6 @@ def _groups(rows: pd.DataFrame) -> Iterator[tuple[str, list[str], np.ndarray]]:
     if "num_prev_sessions" in rows:
         earlier_sessions = rows["num_prev_sessions"]
         yield "user", ["new", "returning"], np.where(earlier_sessions.isna(), -1, earlier_sessions > 0)
-
-
-@dataclass(frozen=True)
-class Tradeoff:
-    """The effect of promo codes for the carts least likely to be bought. All values are shares, 0 to 1.
-
-    `codes`: share of carts that get a code. `buyers_kept`: share of buyers who get no code and pay the full price;
-    codes drawn at random would keep 1 - codes. `low` and `high`: its 95 % bootstrap interval. `others_reached`: share
-    of non-buyers who get a code.
-    """
-
-    codes: float
-    buyers_kept: float
-    low: float
-    high: float
-    others_reached: float
-
-
-def tradeoff(y: np.ndarray, probability: np.ndarray, users: np.ndarray, seed: int = 0) -> list[Tradeoff]:
-    """The promo-code trade-off at each of `TRADEOFF_SHARES`.
-
-    Carts of equal probability share the codes for them evenly.
-
-    Args:
-        y: labels, 0 or 1.
-        probability: predicted probabilities, 0 to 1.
-        users: each row's user.
-        seed: seed of the resampling.
-    """
-    order = np.argsort(probability, kind="stable")
-    ranked, bought = probability[order], y[order].astype(float)
-    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
-
-    def reached(weights: np.ndarray, target: np.ndarray) -> np.ndarray:
-        """The share of the rows with `target` 1 that get a code, at each share of codes."""
-        carts = np.cumsum(weights[order])[last] / weights.sum()
-        targets = np.cumsum(weights[order] * target)[last]
-        share = targets / max(targets[-1], EPSILON)
-        found: np.ndarray = np.interp(TRADEOFF_SHARES, np.append(0, carts), np.append(0, share))
-        return found
-
-    ones = np.ones(len(y))
-    resamples = [1 - reached(weights, bought) for weights in resampled_weights(users, seed)]
-    low, high = np.quantile(resamples, INTERVAL_QUANTILES, axis=0)
-    columns = (TRADEOFF_SHARES, 1 - reached(ones, bought), low, high, reached(ones, 1 - bought))
-    return [Tradeoff(*(float(value) for value in row)) for row in zip(*columns, strict=True)]
 
 
 def suspicious(

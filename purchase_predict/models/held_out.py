@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from purchase_predict.evaluation.scores import Answers, difference, evaluate
-from purchase_predict.metrics import Difference, Score
+from purchase_predict.evaluation.scores import Answers, compare, evaluate
+from purchase_predict.metrics import Compared, Score
 from purchase_predict.models import packaging, scoring
 from purchase_predict.schema import LABEL
 
@@ -82,13 +82,13 @@ class HeldOutRows:
         answers: Answers = self.answers(uri)
         return evaluate(self.y, answers.probability, self.users, answers.threshold, self.train_rate)
 
-    def difference(self, metric: str, challenger: str, champion: str) -> Difference:
-        """How much better one model is than another, both named by URI.
+    def compare(self, challenger: str, champion: str) -> dict[str, Compared]:
+        """Every metric of two models, both named by URI, and how much better the first one is.
 
         Raises:
             click.ClickException: one of them cannot be loaded, or it cannot answer these rows.
         """
-        return difference(metric, self.y, self.users, self.answers(challenger), self.answers(champion))
+        return compare(self.y, self.users, self.answers(challenger), self.answers(champion))
 
     def _answers(self, uri: str) -> Answers:
         return scoring.answers(packaging.load(uri, self.files.checksums(uri)), self.rows)

@@ -90,13 +90,14 @@ class Packaged:
 
     `answer` returns the columns `probability` and `will_buy`, one row per row of its argument, in the same order, and
     `missing` where the rows lack columns of the model. `counters` is what the shop knew at the end of its events.
-    `loaded` is the model as MLflow loads it.
+    `loaded` is the model as MLflow loads it. `threshold` is the probability from which on `will_buy` is 1.
     """
 
     columns: list[str]
     answer: Callable[[pd.DataFrame], pd.DataFrame]
     counters: pd.DataFrame | None = None
     loaded: PyFuncModel | None = None
+    threshold: float | None = None
 
 
 def load(uri: str, files: Mapping[str, str] | None = None, checked: bool = True) -> Packaged:
@@ -131,7 +132,8 @@ def _load(uri: str, files: Mapping[str, str], checked: bool) -> Packaged:
     columns = loaded.metadata.get_input_schema().input_names()
     model = loaded.unwrap_python_model()
     predict = loaded.predict if checked else lambda frame: model.predict(None, frame)
-    return Packaged(columns, predict, getattr(model, "counters", None), loaded)
+    threshold = getattr(model, "spec", {}).get("threshold")
+    return Packaged(columns, predict, getattr(model, "counters", None), loaded, threshold)
 
 
 @contextmanager

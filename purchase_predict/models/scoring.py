@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
+from purchase_predict.evaluation.curves import DISTRIBUTION_BINS
 from purchase_predict.evaluation.scores import Answers
 from purchase_predict.schema import KEYS, MOMENT
 from purchase_predict.spreadsheets import FORMULA
@@ -35,6 +36,10 @@ class Model(Protocol):
         """What the shop knew of its products at the end of the model's events, or None."""
 
     @property
+    def threshold(self) -> float | None:
+        """The probability from which on `will_buy` is 1; None if it is not known."""
+
+    @property
     def answer(self) -> Callable[[pd.DataFrame], pd.DataFrame]:
         """Returns `probability` and `will_buy` of each row, in the same order."""
 
@@ -44,13 +49,17 @@ class Scored:
     """What was scored.
 
     Attributes:
-        rows: how many rows; `will_buy` of them with "will buy".
+        rows: how many rows; `will_buy` of them at or above the threshold.
         missing: the model's columns that the rows lacked.
+        expected: purchases that the model expects: the sum of the probabilities.
+        spread: rows in each of `curves.DISTRIBUTION_BINS` bins of probability, from 0 to 1.
     """
 
     rows: int
     will_buy: int
     missing: tuple[str, ...] = ()
+    expected: float = 0.0
+    spread: tuple[int, ...] = ()
 
 
 def answers(model: Model, frame: pd.DataFrame) -> Answers:
@@ -95,17 +104,21 @@ def score(
         f"{name}::VARCHAR AS {name}" if name == "user_session" else name for name in dict.fromkeys([*keys, *columns])
     )
     chunks = connection.sql(f"SELECT {selected} FROM {relation}").to_arrow_reader(CHUNK_ROWS)
-    rows = buyers = 0
+    rows, buyers, expected, spread = 0, 0, 0.0, np.zeros(DISTRIBUTION_BINS, int)
     with _complete_or_nothing(target) as partial, _writer(partial, target.suffix) as write:
         for chunk in chunks:
             scored = model.answer(_frame(chunk, columns))
             will_buy = scored["will_buy"].to_numpy().astype(np.int8)
-            write(_output(chunk, keys, scored["probability"].to_numpy(), will_buy, marks))
+            probability = scored["probability"].to_numpy()
+            write(_output(chunk, keys, probability, will_buy, marks))
             rows += len(will_buy)
             buyers += int(will_buy.sum())
+            expected += float(probability.sum())
+            spread += np.histogram(probability, DISTRIBUTION_BINS, (0, 1))[0]
         if not rows:  # a file without rows has the same columns
             write(_output(chunks.schema.empty_table(), keys, np.empty(0), np.empty(0, np.int8), marks))
-    return Scored(rows, buyers, tuple(name for name in model.columns if name not in present))
+    missing = tuple(name for name in model.columns if name not in present)
+    return Scored(rows, buyers, missing, expected, tuple(map(int, spread)))
 
 
 def _frame(chunk: pa.RecordBatch, columns: Sequence[str]) -> pd.DataFrame:

@@ -1,10 +1,10 @@
 """The gate: whether a challenger may replace the champion."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from purchase_predict.evaluation.few_users import MIN_USERS, stretch
-from purchase_predict.metrics import METRICS, Score, utility
+from purchase_predict.metrics import METRICS, Compared, Score, utility
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class Contest:
         low, high: the 95 % interval of the gain.
         challenger: the challenger's metric on the same rows; None: as on all test rows.
         rows: how many rows they are; `of` the test rows.
+        metrics: every metric of both, for the record.
     """
 
     version: int
@@ -28,6 +29,7 @@ class Contest:
     challenger: float | None = None
     rows: int = 0
     of: int = 0
+    metrics: Mapping[str, Compared] = field(default_factory=dict)
 
 
 #: Different users of a class below which the reason says that the interval was widened.

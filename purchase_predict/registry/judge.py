@@ -8,7 +8,7 @@ import click
 from mlflow.entities.model_registry import ModelVersion
 
 from purchase_predict.evaluation.few_users import MIN_USERS
-from purchase_predict.metrics import Difference, Score, utility
+from purchase_predict.metrics import Compared, Score
 from purchase_predict.registry import gate, promotion, versions
 from purchase_predict.registry.gate import Contest, Decision
 from purchase_predict.workflow.models import MODEL_SOURCE
@@ -31,8 +31,8 @@ class Rows(Protocol):
     def scores(self, uri: str) -> Mapping[str, Score]:
         """Every metric of a model."""
 
-    def difference(self, metric: str, challenger: str, champion: str) -> Difference:
-        """How much better one model is than another."""
+    def compare(self, challenger: str, champion: str) -> Mapping[str, Compared]:
+        """Every metric of two models, and how much better the first one is."""
 
 
 @dataclass(frozen=True)
@@ -213,14 +213,21 @@ def _contest(
             forbids=True,
         )
     try:
-        gain = fair.difference(metric, ours, theirs)
-        value = fair.scores(ours)[metric].value
+        compared = fair.compare(ours, theirs)
     except click.ClickException as error:
         # A champion that nobody can use must not keep a sound challenger out for ever.
         return None, _Why(f"the champion does not answer: {error.format_message()}")
-    champions_value = utility(metric, utility(metric, value) - gain.value)
+    judged = compared[metric]
     contest = Contest(
-        int(champion.version), champions_value, gain.value, gain.low, gain.high, value, fair.count, rows.count
+        version=int(champion.version),
+        value=judged.champion,
+        gain=judged.difference.value,
+        low=judged.difference.low,
+        high=judged.difference.high,
+        challenger=judged.challenger,
+        rows=fair.count,
+        of=rows.count,
+        metrics=compared,
     )
     return contest, _Why(note=note)
 

@@ -7,17 +7,20 @@ import lightgbm
 import numpy as np
 import pandas as pd
 
-from purchase_predict.evaluation import weaknesses
+from purchase_predict.evaluation import profile, promo_codes, weaknesses
 from purchase_predict.evaluation.backtest import Backtest
 from purchase_predict.evaluation.calibration import Calibration
-from purchase_predict.evaluation.curves import Curves, curves
-from purchase_predict.evaluation.scores import score, share_of_gain
-from purchase_predict.evaluation.weaknesses import Slice, Tradeoff
+from purchase_predict.evaluation.curves import Confusion, Curves, confusion, curves
+from purchase_predict.evaluation.profile import ColumnProfile
+from purchase_predict.evaluation.promo_codes import Choice, Money, Tradeoff
+from purchase_predict.evaluation.scores import score
+from purchase_predict.evaluation.weaknesses import Slice
 from purchase_predict.features.description import Description
 from purchase_predict.metrics import Score
-from purchase_predict.report.lineage import Step
+from purchase_predict.report.lineage import Origin
 from purchase_predict.schema import LABEL
 from purchase_predict.search.fold_scores import FoldScore
+from purchase_predict.search.space import SPACE
 from purchase_predict.search.trial import trials_frame
 from purchase_predict.training import Training
 
@@ -30,65 +33,96 @@ class Contents:
     """The values that page and plots show; all of them were measured on the test rows unless it says otherwise.
 
     `metric`: the metric of the search. `threshold`: the decision threshold, a probability.
+    `expected`: purchases that the model expects among the test rows: the sum of their probabilities.
+    `confusion`: the test rows by the model's answer and by what happened.
     `calibration`: the correction of the probabilities, measured out of fold. `calibration_error_before`: the
     calibration error without that correction.
+    `choices`: whom to give a code. `money`: what a purchase and a code are worth, or None.
     `suspicious`: ROC AUC of each feature that looks like the label, on the training rows.
-    `importance`: each feature's share of the booster's gain, 0 to 1.
     `contributions` and `feature_ranks`: what the function `contributions` returns.
     `folds`: the chosen trial's score on each fold. `backtest`: how the model would have done in past weeks, or None.
-    `trials`: one row per trial, as `search.trial.trials_frame` makes them. `description`: the content of dataset.json.
+    `trials`: one row per trial, as `search.trial.trials_frame` makes them. `chosen`: the parameters of the final fit.
+    `columns`: each feature in train and test. `description`: the content of dataset.json.
     """
 
     metric: str
     scores: Mapping[str, Score]
     threshold: float
+    expected: float
+    confusion: Confusion
     calibration: Calibration
     calibration_error_before: float
     curves: Curves
     slices: Sequence[Slice]
     tradeoff: Sequence[Tradeoff]
+    choices: Sequence[Choice]
+    money: Money | None
     suspicious: Mapping[str, float]
-    importance: Mapping[str, float]
     contributions: pd.DataFrame
     feature_ranks: pd.DataFrame
     folds: Sequence[FoldScore]
     backtest: Backtest | None
     trials: pd.DataFrame
+    chosen: Mapping[str, float]
+    columns: Sequence[ColumnProfile]
     description: Description
-    steps: Sequence[Step]
+    origin: Origin
+
+    @property
+    def above(self) -> int:
+        """The test rows at or above the threshold."""
+        return self.confusion.true_positives + self.confusion.false_positives
+
+    @property
+    def bought(self) -> int:
+        """The test rows that were bought."""
+        return self.confusion.true_positives + self.confusion.false_negatives
 
 
-def gather(training: Training, metric: str, description: Description, steps: Sequence[Step]) -> Contents:
+def gather(training: Training, metric: str, money: Money | None, origin: Origin) -> Contents:
     """Computes what the report shows beside the scores.
 
     Args:
         training: the finished training.
         metric: the metric of the search.
-        description: the content of dataset.json.
-        steps: the pipeline.
+        money: what a purchase and a code are worth; None: not given.
+        origin: where the model comes from.
     """
     train, booster, test = training.train, training.found.booster, training.test
-    y, users = test[LABEL].to_numpy(), test["user_id"].to_numpy()
+    y, users, probability = test[LABEL].to_numpy(), test["user_id"].to_numpy(), training.probability
     pushes, ranks = contributions(booster, training.encoded, train.features, train.categorical)
     return Contents(
         metric=metric,
         scores=training.scores,
         threshold=training.threshold,
+        expected=float(probability.sum()),
+        confusion=confusion(y, probability, training.threshold),
         calibration=training.calibration,
         calibration_error_before=score("calibration_error", y, training.uncorrected),
-        curves=curves(y, training.probability),
-        slices=weaknesses.slices(test, y, training.probability),
-        tradeoff=weaknesses.tradeoff(y, training.probability, users),
+        curves=curves(y, probability),
+        slices=weaknesses.slices(test, y, probability),
+        tradeoff=promo_codes.tradeoff(y, probability, users),
+        choices=promo_codes.choices(y, probability, users),
+        money=money,
         suspicious=weaknesses.suspicious(train.x, train.y, train.features, train.categorical),
-        importance=share_of_gain(train.features, booster.feature_importance("gain")),
         contributions=pushes,
         feature_ranks=ranks,
         folds=training.found.folds,
         backtest=training.backtest,
         trials=trials_frame(training.found.trials),
-        description=description,
-        steps=steps,
+        chosen=_chosen(booster),
+        columns=profile.profile(
+            train.x, test, train.features, training.description.categories, training.description.profile
+        ),
+        description=training.description,
+        origin=origin,
     )
+
+
+def _chosen(booster: lightgbm.Booster) -> dict[str, float]:
+    """The parameters of the search space as the final fit used them, and its boosting rounds."""
+    of_search = {name: booster.params[name] for name in SPACE if name in booster.params}
+    return {"boosting rounds": booster.current_iteration(), **of_search}
 
 
 def contributions(

@@ -1,6 +1,11 @@
-"""Where a model comes from, for the report: the steps of the pipeline and their runs."""
+"""Where a model comes from, for the report: the source, the commit, and the runs of the pipeline's steps."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+
+#: A source that the project makes up (`sources.sources.SAMPLE`).
+_SYNTHETIC = re.compile(r"sample(:\d+)?")
 
 
 @dataclass(frozen=True)
@@ -11,3 +16,35 @@ class Step:
     what: str
     run_id: str = ""
     link: str = ""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model comes from, as far as it is known when the page is made.
+
+    Attributes:
+        steps: the steps of the pipeline, in their order.
+        made: when the train run was started (UTC); None: not known.
+        source: what load read, as the user named it, without passwords; empty: not known.
+        commit: the git commit of the code; empty: not known.
+        uncommitted: whether the code had changes that are in no commit.
+        rows_read: rows of the source that load read; None: not known, the run of load was deleted.
+        rows_refused: rows of the source that load refused.
+    """
+
+    steps: list[Step] = field(default_factory=list)
+    made: datetime | None = None
+    source: str = ""
+    commit: str = ""
+    uncommitted: bool = False
+    rows_read: int | None = None
+    rows_refused: int = 0
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the data is the built-in sample: visitors that a program made up."""
+        return bool(_SYNTHETIC.fullmatch(self.source))
+
+    def step(self, name: str) -> Step:
+        """A step by its name; one without a run if it is not known."""
+        return next((step for step in self.steps if step.name == name), Step(name, ""))

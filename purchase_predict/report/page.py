@@ -1,76 +1,90 @@
-"""The page of the report: one HTML file with styles and drawings inside, without scripts and outside requests.
+"""The page of the report of a training.
 
-`page.html.jinja` holds its words, `page.css` its looks. This module computes the values that the template shows.
+`page.html.jinja` and the parts that it includes hold its words, `layout.css` its looks. This module computes the values
+that the templates show.
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from purchase_predict.evaluation.backtest import Backtest
 from purchase_predict.evaluation.curves import Curve, Curves
-from purchase_predict.evaluation.weaknesses import Tradeoff
-from purchase_predict.metrics import METRICS
+from purchase_predict.evaluation.profile import ColumnProfile
+from purchase_predict.evaluation.promo_codes import Tradeoff
+from purchase_predict.evaluation.stability import SLIGHT_ABOVE, WARN_ABOVE
+from purchase_predict.evaluation.weaknesses import Slice
+from purchase_predict.metrics import METRICS, Score
+from purchase_predict.report import layout
 from purchase_predict.report.contents import Contents
-from purchase_predict.report.drawing import chart, intervals, scatter, swarm
+from purchase_predict.report.distributions import beside, overlaid, swarm
+from purchase_predict.report.drawing import chart, intervals, lines, scatter
 from purchase_predict.search.trial import best_so_far, spans_decades, tried_parameters
 
-#: Rows of the trade-off's table: shares of carts that get a code.
-TRADEOFF_ROWS = (0.1, 0.2, 0.3, 0.5, 0.7)
+#: The share of carts with a code that sentences take as their example.
+EXAMPLE_SHARE = 0.2
 #: Features in the table and the drawing of contributions, the strongest ones.
 SHOWN_FEATURES = 10
 
 
 def render(contents: Contents) -> str:
     """The page as an HTML document."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    return environment.get_template("page.html.jinja").render(
+    return layout.render(
+        "page.html.jinja",
         contents=contents,
         description=contents.description,
-        metrics=METRICS,
-        tradeoff=_tradeoff(contents.tradeoff),
-        curves=_curves(contents.curves, contents.description.base_rate.test),
+        origin=contents.origin,
+        codes=_codes(contents),
+        curves=_curves(contents.curves, contents.threshold, contents.description.base_rate.test),
+        weak=_weak(contents.slices, contents.scores["roc_auc"]),
         contributions=_contributions(contents),
         search=_search(contents.trials, contents.metric),
         past=_past(contents.backtest) if contents.backtest and contents.backtest.scored else None,
+        columns=_columns(contents.columns),
+        moved={"slightly": SLIGHT_ABOVE, "far": WARN_ABOVE},
     )
 
 
-def _tradeoff(points: Sequence[Tradeoff]) -> dict[str, Any]:
-    def at(share: float) -> Tradeoff:
-        return next(point for point in points if abs(point.codes - share) < 1e-9)
+def _codes(contents: Contents) -> dict[str, Any]:
+    example = next(choice for choice in contents.choices if abs(choice.codes - EXAMPLE_SHARE) < 1e-9)
+    return {"drawing": _tradeoff(contents.tradeoff), "example": example}
 
-    drawing = chart(
+
+def _tradeoff(points: Sequence[Tradeoff]) -> str:
+    return chart(
         Curve(np.array([point.codes for point in points]), np.array([point.buyers_kept for point in points])),
         "share of carts that get a code",
-        "buyers who keep the full price",
+        "buyers without a code",
         reference=[(0, 1), (1, 0)],
         interval=([point.low for point in points], [point.high for point in points]),
     )
-    return {"half": at(0.5), "rows": [at(share) for share in TRADEOFF_ROWS], "drawing": drawing}
 
 
-def _curves(curves: Curves, base_rate: float) -> dict[str, str]:
-    """Drawings by their captions."""
-    diagonal = [(0.0, 0.0), (1.0, 1.0)]
+def _curves(curves: Curves, threshold: float, base_rate: float) -> dict[str, str]:
+    """The drawings, by what they show."""
+    diagonal, classes = [(0.0, 0.0), (1.0, 1.0)], (curves.bought, curves.not_bought)
     return {
-        "ROC; dashed: any constant": chart(curves.roc, "false positive rate", "true positive rate", diagonal),
-        "Precision and recall; dashed: any constant": chart(
-            curves.precision_recall, "recall", "precision", [(0, base_rate), (1, base_rate)]
-        ),
-        "Calibration, by tenths of the rows; dashed: perfect": chart(
-            curves.calibration, "predicted probability", "share that bought", diagonal, dots=True
-        ),
+        "roc": chart(curves.roc, "false positive rate", "true positive rate", diagonal),
+        "precision_recall": chart(curves.precision_recall, "recall", "precision", [(0, base_rate), (1, base_rate)]),
+        "calibration": chart(curves.calibration, "predicted probability", "share bought", diagonal, dots=True),
+        "by_threshold": lines(curves.by_threshold, "threshold", "metric", threshold),
+        "spread": overlaid(classes, "predicted probability", "share of the carts", threshold),
+    }
+
+
+def _weak(slices: Sequence[Slice], whole: Score) -> dict[str, Any]:
+    """The weakest slice, the slices whose interval lies below the whole's value, and the scale of their drawings."""
+    scored = [(part, part.roc_auc) for part in slices if part.roc_auc]
+    least = min([0.5, *(area.low for _, area in scored)])
+    left = np.floor(10 * least) / 10
+    return {
+        "weakest": scored[0][0] if scored else None,
+        "below": [part for part, area in scored if area.high < whole.value],
+        "scored": len(scored),
+        "left": left,
+        "at": lambda value: float(100 * (value - left) / (1 - left)),
     }
 
 
@@ -86,14 +100,24 @@ def _contributions(contents: Contents) -> dict[str, Any]:
 
 def _past(backtest: Backtest) -> dict[str, Any]:
     """The name of the metric that is shown of past periods, and its drawing."""
-    label, scored = METRICS[backtest.metric].label, backtest.scored
+    metric, scored = METRICS[backtest.metric], backtest.scored
     drawing = intervals(
         [f"{period.start:%d %b}" for period in scored],
         [period.scores[backtest.metric] for period in scored],
         f"{backtest.unit} from this day on",
-        label,
+        metric.label,
+        metric.most,
     )
-    return {"label": label, "drawing": drawing}
+    return {"label": metric.label, "drawing": drawing}
+
+
+def _columns(columns: Sequence[ColumnProfile]) -> list[tuple[ColumnProfile, str]]:
+    """The columns, the furthest moved first, each with its drawing."""
+    ordered = sorted(columns, key=lambda column: -column.stability)
+    return [
+        (column, beside(column.labels, column.train.shares, column.test.shares, ("training", "test")))
+        for column in ordered
+    ]
 
 
 def _search(trials: pd.DataFrame, metric: str) -> dict[str, Any]:
@@ -108,13 +132,13 @@ def _search(trials: pd.DataFrame, metric: str) -> dict[str, Any]:
 def _search_drawings(finished: pd.DataFrame, parameters: Sequence[str], metric: str) -> Iterator[tuple[str, str]]:
     """Captions and drawings: the scores over the trial's number, then over each parameter."""
     scores, numbers = (finished[name].astype(float).to_numpy() for name in ("score", "number"))
-    best = best_so_far(scores, metric)
+    best, label, most = best_so_far(scores, metric), METRICS[metric].label, METRICS[metric].most
     yield (
         "Finished trials, out of fold; line: the best so far",
-        scatter(numbers + 1, scores, "trial", metric, best, whole=True),
+        scatter(numbers + 1, scores, "trial", label, best, whole=True, most=most),
     )
     for name in parameters:
-        values, label = finished[name].astype(float).to_numpy(), name
+        values, axis = finished[name].astype(float).to_numpy(), name
         if spans_decades(name, values):
-            values, label = np.log10(np.maximum(values, values[values > 0].min())), f"{name}, power of ten"
-        yield name, scatter(values, scores, label, metric)
+            values, axis = np.log10(np.maximum(values, values[values > 0].min())), f"{name}, power of ten"
+        yield name, scatter(values, scores, axis, label, most=most)

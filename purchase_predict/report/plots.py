@@ -27,32 +27,32 @@ def model(
         curves: the model's curves on the test rows.
         scores: its metrics on the same rows.
         threshold: the decision threshold, a probability.
-        importance: each feature's share of the total gain, 0 to 1.
+        importance: the mean absolute SHAP value of each feature, in log-odds.
         folder: where the files go.
     """
     _precision_recall(curves, scores, threshold, folder)
 
     axes = _axes()
     axes.plot(curves.roc.x, curves.roc.y, label=f"model, ROC AUC {scores['roc_auc'].value:.3f}")
-    axes.plot([0, 1], [0, 1], ls="--", color="gray", label="any constant, 0.500")
+    axes.plot([0, 1], [0, 1], ls="--", color="gray", label="constant answer, 0.500")
     _save(axes, folder, "roc", "ROC on the test set", "false positive rate", "true positive rate")
 
     axes = _axes()
     axes.plot(curves.calibration.x, curves.calibration.y, "o-", label="model, tenths of the rows")
     axes.plot([0, 1], [0, 1], ls="--", color="gray", label="perfect")
-    _save(axes, folder, "calibration", "Calibration on the test set", "predicted probability", "share that bought")
+    _save(axes, folder, "calibration", "Calibration on the test set", "predicted probability", "share bought")
 
     names = sorted(importance, key=lambda name: importance[name])
     axes = _axes(height=0.28 * len(names) + 1.2)
     axes.barh(names, [importance[name] for name in names])
-    _save(axes, folder, "importance", "What the model looks at", "share of the total gain", "")
+    _save(axes, folder, "importance", "What the answers rest on", "mean |SHAP| on the test set, log-odds", "")
 
 
 def _precision_recall(curves: Curves, scores: Mapping[str, Score], threshold: float, folder: Path) -> None:
     curve, area = curves.precision_recall, scores["average_precision"]
     axes = _axes()
     axes.plot(curve.x, curve.y, label=f"model, average precision {area.value:.3f}")
-    axes.axhline(area.baseline, ls="--", color="gray", label=f"any constant, {area.baseline:.3f}")
+    axes.axhline(area.baseline, ls="--", color="gray", label=f"constant answer, {area.baseline:.3f}")
     recall, precision = scores["recall"].value, scores["precision"].value
     if recall > 0:  # otherwise no buyer is above the threshold, and there is no such point
         axes.plot(recall, precision, "o", color="black", label=f"at the threshold {threshold:.3f}")
@@ -61,8 +61,8 @@ def _precision_recall(curves: Curves, scores: Mapping[str, Score], threshold: fl
         folder,
         "precision_recall",
         "Precision and recall on the test set",
-        "share of buyers found",
-        "share of buyers among found",
+        "recall",
+        "precision",
     )
 
 

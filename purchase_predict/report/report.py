@@ -1,27 +1,32 @@
 """Writes the report of a training: the page, the plots and the table of trials."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from purchase_predict.evaluation.promo_codes import Money
 from purchase_predict.report import page, plots
 from purchase_predict.report.contents import Contents, gather
-from purchase_predict.report.lineage import Step
+from purchase_predict.report.lineage import Origin
 from purchase_predict.training import Training
 
 
-def write_report(training: Training, metric: str, steps: Sequence[Step], folder: Path) -> Path:
+def write_report(
+    training: Training, metric: str, origin: Origin, folder: Path, *, margin: float | None, code_cost: float | None
+) -> Path:
     """Measures what the report shows, and writes it; returns the folder.
 
     Args:
         training: the finished training.
         metric: the metric of the search.
-        steps: the pipeline.
+        origin: where the model comes from.
         folder: an empty folder.
+        margin: what a purchase earns, in the shop's currency; None: not given.
+        code_cost: what a code takes of it when it is used; None: not given.
     """
-    write(gather(training, metric, training.description, steps), folder)
+    money = None if margin is None or code_cost is None else Money(margin, code_cost)
+    write(gather(training, metric, money, origin), folder)
     return folder
 
 
@@ -38,7 +43,8 @@ def write(contents: Contents, folder: Path) -> None:
     if contents.backtest:
         _write_json(contents.backtest.as_json(), folder / "backtest.json")
     (folder / "plots").mkdir()
-    plots.model(contents.curves, contents.scores, contents.threshold, contents.importance, folder / "plots")
+    importance = {str(name): float(value) for name, value in contents.contributions.abs().mean().items()}
+    plots.model(contents.curves, contents.scores, contents.threshold, importance, folder / "plots")
     plots.search(contents.trials, contents.metric, folder / "plots")
 
 

@@ -1,12 +1,61 @@
-"""The runs that led to a train run, for its report, and whether they were reused."""
+"""Where a train run comes from, for its report: source, commit, and the runs that led to it."""
 
 import json
+from datetime import UTC, datetime
 
 import mlflow
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_GIT_DIRTY, MLFLOW_PARENT_RUN_ID
 
-from purchase_predict.report.lineage import Step
+from purchase_predict import mlflow_errors
+from purchase_predict.report.lineage import Origin, Step
+from purchase_predict.secrets import shown_uri
 from purchase_predict.workflow import addresses
 from purchase_predict.workflow.completed import INPUTS, run_of
+
+
+def origin(train_run_id: str, dataset: str) -> Origin:
+    """What is known of the train run's origin while it works.
+
+    Args:
+        train_run_id: the train run.
+        dataset: `runs:/<run id>/dataset` of the process run.
+    """
+    client = mlflow.MlflowClient()
+    train = client.get_run(train_run_id)
+    parent = train.data.tags.get(MLFLOW_PARENT_RUN_ID)
+    workflow = client.get_run(parent) if parent else train
+    before = steps(train_run_id, dataset)
+    load = _run_if_there(client, before[0].run_id)
+    process = run_of(dataset)
+    given = process.inputs.dataset_inputs if process.inputs else []
+    return Origin(
+        steps=before,
+        made=datetime.fromtimestamp(train.info.start_time / 1000, UTC),
+        source=next((shown_uri(str(each.dataset.name)) for each in given), ""),
+        commit=train.data.tags.get(MLFLOW_GIT_COMMIT, ""),
+        uncommitted=workflow.data.tags.get(MLFLOW_GIT_DIRTY) == "true",
+        rows_read=int(load.data.metrics["rows"]) if load and "rows" in load.data.metrics else None,
+        rows_refused=int(load.data.metrics.get("rejected_rows", 0)) if load else 0,
+    )
+
+
+def train_step(run: Run | None) -> Step:
+    """A finished train run, for a page that links to it; None: it was deleted."""
+    if run is None:
+        return Step("train", "deleted")
+    return Step("train", "ran", run.info.run_id, addresses.link(run.info.experiment_id, run.info.run_id))
+
+
+def _run_if_there(client: mlflow.MlflowClient, run_id: str) -> Run | None:
+    """A run, or None where it was deleted: it may be while what process made of it is still reused."""
+    try:
+        return client.get_run(run_id) if run_id else None
+    except MlflowException as error:
+        if mlflow_errors.is_missing(error):
+            return None
+        raise
 
 
 def steps(train_run_id: str, dataset: str) -> list[Step]:

@@ -15,7 +15,13 @@ KEY_FORMAT = 2
 #: How many differences a reason names.
 _NAMED_DIFFERENCES = 3
 #: What draws the report of a search, or looks back with its result, cannot change its trials.
-_AFTER_SEARCH = ("purchase_predict/report/", "purchase_predict/evaluation/backtest.py")
+_AFTER_SEARCH = (
+    "purchase_predict/report/",
+    *(
+        f"purchase_predict/evaluation/{name}.py"
+        for name in ("backtest", "curves", "profile", "promo_codes", "stability", "weaknesses")
+    ),
+)
 
 
 def key_parts(entry_point: str, values: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def _files_of(module: str, project: Path) -> Iterator[str]:
 def _data_files(folder: Path, counted: set[str], project: Path) -> dict[str, str]:
     """The files in a package's folder that are no Python and that a counted module may read.
 
-    A file belongs to the module whose name it starts with, as `page.css` to `page.py`; if there is none, to all.
+    A file belongs to the module whose name it starts with, as `layout.css` to `layout.py`; if there is none, to all.
     """
     found = {}
     for path in (project / folder).iterdir():

@@ -10,6 +10,7 @@ import mlflow
 import pytest
 from mlflow.entities.model_registry import ModelVersion
 
+from purchase_predict.metrics import METRICS
 from purchase_predict.registry import promotion, versions
 from purchase_predict.registry.journal import Author
 from purchase_predict.workflow import completed
@@ -32,13 +33,17 @@ def models(shared_store: str, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return {"weak": train("weak", 1), "good": train("good", 40), "shuffled": train("shuffled", 40, shuffled=True)}
 
 
-def promotion_json(run_output: str) -> dict[str, object]:
-    """promotion.json of the newest deploy run."""
+def newest_artifact(path: str) -> str:
+    """The text of an artifact of the newest deploy run."""
     run = mlflow.search_runs(
         filter_string="tags.`mlflow.project.entryPoint` = 'deploy'", max_results=1, output_format="list"
     )[0]
-    file = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="promotion.json")
-    return dict(json.loads(Path(file).read_text()))
+    return Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=path)).read_text()
+
+
+def promotion_json(run_output: str) -> dict[str, object]:
+    """promotion.json of the newest deploy run."""
+    return dict(json.loads(newest_artifact("promotion.json")))
 
 
 def holders(name: str) -> dict[str, object]:
@@ -65,6 +70,12 @@ def test_each_version_carries_both_numbers_and_only_a_better_one_is_promoted(mod
     assert contest["gain"] > 0
     assert contest["low"] < contest["gain"] < contest["high"]
     assert holders(name) == {"staging": 2, "Staging": [2], "Archived": [1]}
+    assert set(contest["metrics"]) == set(METRICS)
+    log_loss = contest["metrics"]["log_loss"]
+    assert log_loss["difference"]["value"] == pytest.approx(log_loss["champion"] - log_loss["challenger"])
+    page = newest_artifact("promotion.html")
+    assert "Yes, promoted to staging." in page
+    assert f"{contest['value']:.4f}</strong> ROC AUC of the champion, version 1" in page
 
     version = versions.get_version(name, 2)
     assert version

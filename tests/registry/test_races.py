@@ -13,7 +13,7 @@ from hypothesis import settings
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 
-from purchase_predict.metrics import Difference, Score
+from purchase_predict.metrics import Compared, Difference, Score
 from purchase_predict.registry import claim, deployment, journal, promotion, stages, versions
 from purchase_predict.registry.claim import sole_right
 from purchase_predict.registry.journal import Author
@@ -44,10 +44,10 @@ class Rows:
         value = self.quality[uri.rpartition("/")[2]]
         return {"roc_auc": Score(value, value - 0.01, value + 0.01, 0.5)}
 
-    def difference(self, metric: str, challenger: str, champion: str) -> Difference:
+    def compare(self, challenger: str, champion: str) -> dict[str, Compared]:
         self.pause()
-        gain = self.quality[challenger.rpartition("/")[2]] - self.quality[champion.rpartition("/")[2]]
-        return Difference(gain, gain - 0.01, gain + 0.01)
+        new, old = (self.quality[uri.rpartition("/")[2]] for uri in (challenger, champion))
+        return {"roc_auc": Compared(new, old, Difference(new - old, new - old - 0.01, new - old + 0.01))}
 
 
 @pytest.fixture(autouse=True)

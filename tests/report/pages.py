@@ -1,22 +1,31 @@
 """What a page is made of, from a real booster, with names like an attack."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
+import duckdb
 import lightgbm
 import numpy as np
 import pandas as pd
 
 from purchase_predict import metrics
-from purchase_predict.evaluation import scores, weaknesses
+from purchase_predict.evaluation import drift, profile, promo_codes, scores, weaknesses
 from purchase_predict.evaluation.backtest import Backtest, Period
 from purchase_predict.evaluation.calibration import Calibration
-from purchase_predict.evaluation.curves import curves
+from purchase_predict.evaluation.curves import confusion, curves
+from purchase_predict.evaluation.promo_codes import Money
 from purchase_predict.features.description import BaseRate, Description, Rows, Users
+from purchase_predict.models.scoring import Scored
+from purchase_predict.prediction import Past, Prediction
+from purchase_predict.reading.load import Loaded
+from purchase_predict.report import promotion_page
 from purchase_predict.report.contents import Contents, contributions
-from purchase_predict.report.lineage import Step
+from purchase_predict.report.lineage import Origin, Step
 from purchase_predict.search.fold_scores import FoldScore
 
 SCRIPT = "<script>alert('x')</script>"
+#: What a prediction was asked for.
+FACTS = {"model": "models:/purchase_predict/2", "input": "/data/" + SCRIPT, "history": "", "output": "/data/out.csv"}
 
 
 def past(weeks: int = 9) -> Backtest:
@@ -39,6 +48,7 @@ def contents(
     random: bool = False,
     suspicious: dict[str, float] | None = None,
     correction: dict[str, float] | None = None,
+    money: Money | None = None,
 ) -> Contents:
     """What a page is made of, from a real booster; a category, a feature and a run are named like an attack."""
     rng = np.random.default_rng(0)
@@ -58,20 +68,30 @@ def contents(
             "category": rng.choice([SCRIPT, "a-very-long-category-name-without-any-place-to-break-it" * 2, None], rows),
             "price": price,
             "num_prev_sessions": rng.integers(0, 2, rows),
+            "num_views_product": views,
+            SCRIPT: rng.choice(["</title>", "acme", "newcomer", None], rows),
         }
     )
+    values = ("acme", "umbra", "</title>", "zenit")
+    connection = duckdb.connect()
+    connection.register("train", frame)
+    binned = drift.profile(connection, "train", ["price", "num_views_product"])
+    binned[SCRIPT] = {"values": list(values), "shares": [*np.bincount(brand.astype(int)) / rows, 0.0, 0.0]}
     pushes, ranks = contributions(booster, x, features, [SCRIPT])
     return Contents(
         metric="roc_auc",
         scores=scores.evaluate(y, probability, users, 0.4, 0.5),
         threshold=0.4,
+        expected=float(probability.sum()),
+        confusion=confusion(y, probability, 0.4),
         calibration=Calibration(correction, metrics.Difference(0.0123, -0.001, 0.03)),
         calibration_error_before=0.2222,
         curves=curves(y, probability),
         slices=weaknesses.slices(frame, y, probability),
-        tradeoff=weaknesses.tradeoff(y, probability, users),
+        tradeoff=promo_codes.tradeoff(y, probability, users),
+        choices=promo_codes.choices(y, probability, users),
+        money=money,
         suspicious=suspicious or {},
-        importance=scores.share_of_gain(features, booster.feature_importance("gain")),
         contributions=pushes,
         feature_ranks=ranks,
         folds=[
@@ -91,6 +111,8 @@ def contents(
                 "lambda_l1": [0.0, 1.0, 0.1, 0.1],
             }
         ),
+        chosen={"boosting rounds": 120, "learning_rate": 0.05, "num_leaves": 31},
+        columns=profile.profile(x, frame, features, {SCRIPT: list(values)}, binned),
         description=Description(
             split="time",
             test_ratio=0.3,
@@ -102,8 +124,69 @@ def contents(
             categories={},
             profile={},
         ),
-        steps=[
-            Step("load", "reused", "0123456789abcdef0123456789abcdef", "https://mlflow.example.org/#/x?a=1&b=2"),
-            Step(SCRIPT, "ran", "fedc", "javascript:alert(1)"),
-        ],
+        origin=Origin(
+            steps=[
+                Step("load", "reused", "0123456789abcdef0123456789abcdef", "https://mlflow.example.org/#/x?a=1&b=2"),
+                Step(SCRIPT, "ran", "fedc", "javascript:alert(1)"),
+            ],
+            made=datetime(2026, 11, 29, 9, 5, tzinfo=UTC),
+            source="/data/" + SCRIPT,
+            commit="0123456789abcdef0123456789abcdef01234567",
+            rows_read=20_000,
+            rows_refused=12,
+        ),
     )
+
+
+def prediction(rows: int = 5000, moved: bool = True) -> Prediction:
+    """What came of scoring carts whose brand has moved far and whose price slightly; a brand is an attack."""
+    values = [SCRIPT, *(f"brand {number}" for number in range(20))]
+    reference = {
+        "price": {"edges": [5.13, 12.0, 900.0], "shares": [0.25, 0.25, 0.25, 0.24, 0.01]},
+        "brand": {"values": values, "shares": [0.3, *[0.025] * 20, 0.1, 0.1]},
+        "weekday": {"edges": [], "shares": [1.0, 0.0]},
+    }
+    shares = {name: list(bins["shares"]) for name, bins in reference.items()}
+    if moved:
+        shares["price"] = [0.15, 0.25, 0.2, 0.39, 0.01]
+        shares["brand"] = [0.7, *[0.0025] * 20, 0.15, 0.1]
+    spread = tuple(np.bincount(np.arange(rows) % 25, minlength=25).tolist())
+    return Prediction(
+        loaded=Loaded("events", 20_000, 12, "ab", "cd"),
+        past=Past("", datetime(2019, 10, 1, tzinfo=UTC)),
+        scored=Scored(rows, 2532, ("num_prev_purchases",), 1988.4, spread),
+        seconds=1.0,
+        threshold=0.341,
+        reference=reference,
+        shares=shares,
+    )
+
+
+def promotion_facts(contest: bool = True, **changes: object) -> dict[str, Any]:
+    """The content of promotion.json, of a challenger that is better in all metrics but one."""
+    difference = {"value": 0.0084, "low": 0.0015, "high": 0.0156}
+    each = {"challenger": 0.7607, "champion": 0.7523, "difference": difference}
+    worse = {**each, "difference": {"value": -0.01, "low": -0.02, "high": 0.002}}
+    champion = {"version": 2, "value": 0.7523, "gain": 0.0084, "low": 0.0015, "high": 0.0156}
+    champion |= {"challenger": 0.7607, "rows": 1200, "of": 2062}
+    champion["metrics"] = {name: worse if name == "f1" else each for name in metrics.METRICS}
+    return {
+        "registry_name": "shop",
+        "version": 3,
+        "env": "staging",
+        "metric": "roc_auc",
+        "tolerance": 0.0,
+        "min_roc_auc": 0.0,
+        "champion": champion if contest else None,
+        "passed": True,
+        "promoted": True,
+        "reason": f"better than {SCRIPT}",
+        **changes,
+    }
+
+
+def promotion(**changes: Any) -> str:
+    """The page of a deploy."""
+    scores = {name: metrics.Score(0.76, 0.74, 0.78, 0.5) for name in metrics.METRICS}
+    step = Step("train", "ran", "0123456789abcdef", "https://mlflow.example.org/#/runs/0123456789abcdef")
+    return promotion_page.render(promotion_facts(**changes), scores, step)

@@ -6,8 +6,9 @@ import lightgbm
 import numpy as np
 import pytest
 
+from purchase_predict.evaluation.promo_codes import Money
 from purchase_predict.report.contents import contributions
-from purchase_predict.report.lineage import Step
+from purchase_predict.report.lineage import Origin, Step
 from purchase_predict.report.page import render
 from tests.report.pages import contents
 
@@ -57,9 +58,51 @@ def test_the_answer_states_its_uncertainty_and_a_coin_is_called_one() -> None:
     area = shown.scores["roc_auc"]
     text = render(shown)
     assert "Yes, better than chance" in text
-    assert f"{100 * area.value:.1f}&nbsp;% of all pairs" in text
-    assert f"interval {100 * area.low:.1f}&nbsp;% to {100 * area.high:.1f}&nbsp;%" in text
-    assert "Not surely" in render(contents(random=True))
+    assert f"<strong>{100 * area.value:.1f}&nbsp;%</strong>" in text
+    assert f"interval of ROC AUC, {100 * area.low:.1f}&nbsp;% to {100 * area.high:.1f}&nbsp;%, lies above" in text
+    assert "Not shown to be better than chance" in render(contents(random=True))
+
+
+def test_the_header_says_what_is_expected_what_lies_above_the_threshold_and_what_happened() -> None:
+    shown = contents()
+    text = render(shown)
+    assert f"<strong>about {shown.expected:,.0f}</strong>" in text
+    assert f"among 600 test carts; {shown.bought} were made" in text
+    above = f"carts above the threshold 0.40; {shown.confusion.true_positives} of them were bought"
+    assert f"<strong>{shown.above}</strong>\n      {above}" in text
+
+
+def test_the_page_says_where_the_model_comes_from() -> None:
+    shown = contents()
+    text = render(shown)
+    date, source, leaves = "29 Nov 2026, 09:05 UTC", "/data/&lt;script&gt;", "num_leaves&nbsp;31"
+    facts = (source, date, shown.origin.commit, "12 of 20,012", leaves)
+    assert [fact for fact in facts if fact not in text] == []
+    assert "Synthetic sample" not in text
+    sample = render(dataclasses.replace(shown, origin=Origin(source="sample:20000", uncommitted=True)))
+    assert "Synthetic sample" in sample
+    assert "and uncommitted changes" in sample
+    assert "the run of load was deleted" in sample
+
+
+def test_codes_have_cut_offs_and_with_money_what_they_cost() -> None:
+    shown = contents()
+    text = render(shown)
+    for choice in shown.choices:
+        assert f"below {choice.unlikely.below:.3f}" in text
+        assert f"{choice.undecided.above:.3f} to {choice.undecided.below:.3f}" in text
+    assert "<th>given away" not in text
+    money = Money(12, 3)
+    text, group = render(dataclasses.replace(shown, money=money)), shown.choices[1].unlikely
+    assert f"{1000 * group.given_away(money):,.2f}<small>must win {100 * group.break_even(money):.1f}&nbsp;%" in text
+    assert "cannot pay" in render(dataclasses.replace(shown, money=Money(3, 3)))
+
+
+def test_the_weakest_part_comes_first_and_is_named() -> None:
+    shown = contents()
+    values = [part.roc_auc.value for part in shown.slices if part.roc_auc]
+    assert values == sorted(values)
+    assert f"The weakest part is {shown.slices[0].by} “{shown.slices[0].name}”" in render(shown)
 
 
 def test_every_metric_stands_beside_its_baseline() -> None:
@@ -70,10 +113,10 @@ def test_every_metric_stands_beside_its_baseline() -> None:
 
 
 def test_the_page_says_whether_the_probabilities_were_corrected_and_what_for() -> None:
-    assert "a correction would not surely help (log loss out of fold better by 0.01230" in render(contents())
+    assert "not above 0 with its whole interval (log loss out of fold better by 0.01230" in render(contents())
     shown = contents(correction={"slope": 1.2, "intercept": 0.0})
     after = shown.scores["calibration_error"].value
-    assert f"the calibration error on the test rows goes from 0.2222 to {after:.4f}." in render(shown)
+    assert f"The calibration error on the test rows falls from 0.2222 to {after:.4f}." in render(shown)
 
 
 def test_a_suspicious_feature_is_named_before_the_answer() -> None:
@@ -111,13 +154,13 @@ def test_a_split_by_user_and_a_part_of_one_class_are_named() -> None:
         shown,
         slices=[part],
         description=dataclasses.replace(shown.description, split="user", cut=None),
-        steps=[Step("load", "ran")],
+        origin=Origin(steps=[Step("load", "ran")]),
     )
     text = render(by_user)
     assert _Elements(text).open == []
     assert "one class only" in text
     assert '<td class="name">by user</td>' in text
-    assert "<code>" not in text
+    assert "/runs/" not in text
 
 
 def test_past_weeks_stand_beside_the_constant_answer_and_what_is_left_out_is_said() -> None:
@@ -132,7 +175,7 @@ def test_past_weeks_stand_beside_the_constant_answer_and_what_is_left_out_is_sai
     assert "26 Aug 2019" in after
     for period in shown.backtest.scored:
         area = period.scores["roc_auc"]
-        assert f"{area.value:.3f}<small>{area.low:.3f} to {area.high:.3f}</small><small>constant 0.500</small>" in after
+        assert f"{area.value:.3f}<small>{area.low:.3f} to {area.high:.3f}</small><small>baseline 0.500</small>" in after
     assert after.count('<circle class="dot"') == len(shown.backtest.scored)
     without = render(dataclasses.replace(shown, backtest=None))
     assert "Not measured: it was switched off, or the rows have no time." in without

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from purchase_predict.report import page
-from tests.report.pages import contents
+from purchase_predict.evaluation.promo_codes import Money
+from purchase_predict.report import drift_page, page
+from tests.report.pages import FACTS, contents, prediction, promotion
 
 CHROMIUM = shutil.which("chromium")
 if CHROMIUM is None:
@@ -26,10 +27,18 @@ def browser() -> Iterator[object]:
         chromium.close()
 
 
-@pytest.fixture(scope="module")
-def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("report") / "report.html"
-    file.write_text(page.render(contents(suspicious={"price": 0.9999})), encoding="utf-8")
+#: Each page, made when a test asks for it.
+PAGES = {
+    "report": lambda: page.render(contents(suspicious={"price": 0.9999}, money=Money(12, 3))),
+    "drift": lambda: drift_page.render(prediction(), FACTS),
+    "promotion": promotion,
+}
+
+
+@pytest.fixture(scope="module", params=PAGES)
+def page_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("report") / f"{request.param}.html"
+    file.write_text(PAGES[request.param](), encoding="utf-8")
     return file
 
 
@@ -48,9 +57,9 @@ BAD_TEXTS = """[...document.querySelectorAll('svg[role=img]')].flatMap(svg => {
 })"""
 
 
-@pytest.mark.parametrize("shown", ["many trials", "one trial"])
+@pytest.mark.parametrize("shown", ["many trials", "one trial", "drift"])
 def test_no_text_of_a_drawing_is_small_cut_off_or_under_another(browser: object, tmp_path: Path, shown: str) -> None:
-    made = contents()
+    made = contents(money=Money(12, 3))
     if shown == "one trial":
         made = replace(made, trials=made.trials.head(1))
     names = {"price": "num_prev_product_purchases", "num_views_product": "seconds_since_prev_session"}
@@ -59,7 +68,7 @@ def test_no_text_of_a_drawing_is_small_cut_off_or_under_another(browser: object,
         contributions=made.contributions.rename(columns=names),
         feature_ranks=made.feature_ranks.rename(columns=names),
     )
-    (tmp_path / "report.html").write_text(page.render(made), encoding="utf-8")
+    (tmp_path / "report.html").write_text(PAGES[shown]() if shown in PAGES else page.render(made), encoding="utf-8")
     tab = browser.new_page()  # type: ignore[attr-defined]
     tab.goto((tmp_path / "report.html").as_uri())
     for width in (390, 560, 700, 768, 1024, 1280):
@@ -110,5 +119,5 @@ def test_the_page_fits_and_asks_nothing(
 
     folder = Path(os.environ.get("SCREENSHOTS", tmp_path))
     folder.mkdir(parents=True, exist_ok=True)
-    tab.screenshot(path=folder / f"report-{width}-{scheme}.png", full_page=True)
+    tab.screenshot(path=folder / f"{page_file.stem}-{width}-{scheme}.png", full_page=True)
     tab.close()

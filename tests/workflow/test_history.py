@@ -1,12 +1,14 @@
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
 import pytest
+from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_GIT_DIRTY, MLFLOW_PARENT_RUN_ID
 
 from purchase_predict.report.lineage import Step
-from purchase_predict.workflow import history
+from purchase_predict.workflow import datasets, history
 from purchase_predict.workflow.completed import COMPLETE, INPUTS
 from tests import registered
 
@@ -33,6 +35,35 @@ def test_the_drawing_tells_what_main_ran_and_what_it_reused(client: mlflow.Mlflo
         Step("train", "ran, and made this page", train),
         Step("deploy", "follows, and decides on the promotion"),
     ]
+
+
+def test_the_origin_is_the_source_the_commit_and_the_rows_of_load(client: mlflow.MlflowClient) -> None:
+    load = run(client)
+    client.log_metric(load, "rows", 19_988)
+    client.log_metric(load, "rejected_rows", 12)
+    process = run(client, **{COMPLETE: "true", INPUTS: json.dumps({"data": f"runs:/{load}/events"})})
+    with mlflow.start_run(process):
+        datasets.log_input("gs://bucket/clicks?token=secret", "ab", 19_988, "source")
+    main = run(client, **{MLFLOW_GIT_DIRTY: "true"})
+    train = run(client, **{MLFLOW_PARENT_RUN_ID: main, MLFLOW_GIT_COMMIT: "c0ffee"})
+    found = history.origin(train, f"runs:/{process}/dataset")
+    assert found.steps == history.steps(train, f"runs:/{process}/dataset")
+    assert (found.commit, found.uncommitted) == ("c0ffee", True)
+    assert (found.rows_read, found.rows_refused) == (19_988, 12)
+    assert found.source == "gs://bucket/clicks?token=***"
+    assert not found.synthetic
+    assert found.made is not None
+    assert abs(found.made.timestamp() - time.time()) < 60
+
+
+def test_the_origin_without_the_run_of_load(client: mlflow.MlflowClient) -> None:
+    process = run(client, **{COMPLETE: "true", INPUTS: json.dumps({"data": "runs:/gone/events"})})
+    with mlflow.start_run(process):
+        datasets.log_input("sample:2000", "ab", 2000, "source")
+    found = history.origin(run(client), f"runs:/{process}/dataset")
+    assert found.synthetic
+    assert found.rows_read is None
+    assert found.commit == ""
 
 
 def test_a_train_alone_comes_after_earlier_runs_and_before_nothing(client: mlflow.MlflowClient) -> None:

@@ -43,7 +43,7 @@ OLD = {
     "entry_point": "train",
     "parameters": {"seed": 1, "max_evals": 5},
     "inputs": {"dataset": "a"},
-    "source": {"steps/train.py": "x", "purchase_predict/report/page.css": "x"},
+    "source": {"steps/train.py": "x", "purchase_predict/report/layout.css": "x"},
     "environment": {"lightgbm": "4.6.0"},
 }
 
@@ -71,9 +71,11 @@ def test_what_differs_from_the_newest_run_is_named(store: str, change: dict[str,
     ("change", "same"),
     [
         ({"parameters": {"seed": 1, "max_evals": 20}}, True),
-        ({"source": {**OLD["source"], "purchase_predict/report/page.css": "y"}}, True),  # type: ignore[dict-item]
+        ({"source": {**OLD["source"], "purchase_predict/report/layout.css": "y"}}, True),  # type: ignore[dict-item]
         ({"parameters": {"seed": 1, "max_evals": 5, "backtest": False}}, True),
         ({"source": {**OLD["source"], "purchase_predict/evaluation/backtest.py": "y"}}, True),  # type: ignore[dict-item]
+        ({"parameters": {"seed": 1, "max_evals": 5, "margin": 12.0, "code_cost": 3.0}}, True),
+        ({"source": {**OLD["source"], "purchase_predict/evaluation/promo_codes.py": "y"}}, True),  # type: ignore[dict-item]
         ({"parameters": {"seed": 2, "max_evals": 5}}, False),
         ({"source": {**OLD["source"], "steps/train.py": "y"}}, False),  # type: ignore[dict-item]
         ({"inputs": {"dataset": "b"}}, False),
@@ -87,5 +89,15 @@ def test_only_what_can_change_a_result_is_in_the_key() -> None:
     in_key = {name for name, parameter in PARAMETERS.items() if parameter.in_key}
     for name in ("source", "data", "dataset", "model", "engine", "memory_limit", "gcp_project", "reuse"):
         assert name not in in_key
-    for name in ("seed", "backtest", "metric", "test_ratio", "max_evals", "max_reject_ratio", "env", "registry_name"):
+    for name in (
+        "seed",
+        "backtest",
+        "metric",
+        "test_ratio",
+        "max_evals",
+        "max_reject_ratio",
+        "env",
+        "registry_name",
+        "margin",
+    ):
         assert name in in_key

@@ -1,0 +1,158 @@
+"""What the columns of a dataset hold, the training rows beside the test rows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from purchase_predict.evaluation.stability import stability
+
+#: Bins of a number with many distinct values, and the number of distinct values up to which each has a bin of its own.
+BINS = 16
+#: Values of a text column that are shown, the most frequent ones; all others share one bin.
+SHOWN_VALUES = 8
+#: A column of numbers from 0 up has bins that grow by a factor if its 95th percentile is this many times its median.
+SKEWED = 8
+
+
+@dataclass(frozen=True)
+class Side:
+    """A column on one side of the split: the shares (0 to 1) of its nulls and bins, and its distinct values."""
+
+    nulls: float
+    distinct: int
+    shares: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ColumnProfile:
+    """A column of the dataset.
+
+    Attributes:
+        name: the column's.
+        kind: "number" or "text".
+        labels: what each bin holds, in the order of the bins.
+        train: the column in the training rows.
+        test: the column in the test rows.
+        stability: the population stability index of the test rows against the training rows, 0 or more, over the bins
+            of `drift.profile`, as `predict` measures it.
+        unknown: the share of the test rows whose text is in no training row, 0 to 1; 0 for a number.
+    """
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    train: Side
+    test: Side
+    stability: float
+    unknown: float = 0.0
+
+
+def profile(
+    train: np.ndarray,
+    test: pd.DataFrame,
+    features: Sequence[str],
+    categories: Mapping[str, Sequence[str]],
+    reference: Mapping[str, Mapping[str, Any]],
+) -> list[ColumnProfile]:
+    """Profiles every feature.
+
+    Args:
+        train: the encoded training rows, rows by features.
+        test: the raw test rows.
+        features: the columns of `train`.
+        categories: the values of each text column in the training rows, the most frequent first; a value's code in
+            `train` is its position.
+        reference: what `drift.profile` returned of the training rows.
+    """
+    found = []
+    for position, name in enumerate(features):
+        if name in categories:
+            found.append(_text(name, train[:, position], test[name], categories[name], reference[name]))
+        else:
+            numbers = pd.to_numeric(test[name]).to_numpy(dtype=np.float64, na_value=np.nan)
+            found.append(_number(name, train[:, position], numbers, reference[name]))
+    return found
+
+
+def _text(
+    name: str, train: np.ndarray, test: pd.Series, values: Sequence[str], reference: Mapping[str, Any]
+) -> ColumnProfile:
+    codes = pd.Index(list(values), dtype=object).get_indexer(pd.Index(test.astype(object)))
+    there = test.notna().to_numpy()
+    unknown, shown = float(np.mean(there & (codes < 0))), min(SHOWN_VALUES, len(values))
+    labels = [*map(str, values[:shown])]
+    if len(values) > shown or unknown:
+        labels.append(f"{len(values) - shown:,} others" if len(values) > shown else "others")
+
+    def side(known: np.ndarray, nulls: np.ndarray, distinct: int) -> Side:
+        """Args: codes of the values that are there; -1 is a value that no training row has."""
+        bins = np.where((known < 0) | (known >= shown), shown, known).astype(int)
+        counts = np.bincount(bins, minlength=len(labels))[: len(labels)]
+        return Side(float(np.mean(nulls)), distinct, tuple((counts / len(nulls)).tolist()))
+
+    nulls = np.isnan(train)
+    sides = side(train[~nulls], nulls, len(values)), side(codes[there], ~there, int(test.nunique()))
+    # Both lists of values have the most frequent first.
+    bins = len(reference["values"]) + 1
+    of_test = np.bincount(np.where((codes < 0) | (codes >= bins), bins - 1, codes)[there], minlength=bins)
+    moved = _stability(reference, of_test, len(test))
+    return ColumnProfile(name, "text", tuple(labels), *sides, moved, unknown)
+
+
+def _number(name: str, train: np.ndarray, test: np.ndarray, reference: Mapping[str, Any]) -> ColumnProfile:
+    known = train[~np.isnan(train)]
+    distinct = np.unique(known)
+    edges, labels = _bins(known, distinct)
+
+    def side(values: np.ndarray, distinct: int) -> Side:
+        there = values[~np.isnan(values)]
+        counts = np.bincount(np.searchsorted(edges, there, side="right"), minlength=len(labels))
+        return Side(1 - len(there) / len(values), distinct, tuple((counts / len(values)).tolist()))
+
+    there = test[~np.isnan(test)]
+    of_test = np.bincount(np.searchsorted(reference["edges"], there), minlength=len(reference["edges"]) + 1)
+    sides = side(train, len(distinct)), side(test, len(np.unique(there)))
+    return ColumnProfile(name, "number", labels, *sides, _stability(reference, of_test, len(test)))
+
+
+def _bins(known: np.ndarray, distinct: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The inner edges of the bins of a number, and what each bin holds. The outer bins are open."""
+    if len(distinct) <= BINS:
+        return (distinct[:-1] + distinct[1:]) / 2, tuple(map(written, distinct)) or ("no value",)
+    low, middle, common, high = np.quantile(known, [0.01, 0.5, 0.95, 0.99])
+    if low >= 0 and common > SKEWED * max(middle, 1e-9) and high > low:
+        edges = np.expm1(np.linspace(np.log1p(low), np.log1p(high), BINS + 1))
+    else:
+        edges = np.linspace(low, high, BINS + 1)
+    inner = np.unique(edges[1:-1])
+    if (distinct % 1 == 0).all():
+        inner = np.unique(np.floor(inner)) + 0.5
+        firsts = [distinct[0], *(inner + 0.5)]
+        lasts = [*(inner - 0.5), distinct[-1]]
+        return inner, tuple(
+            written(first) if first == last else f"{written(first)} to {written(last)}"
+            for first, last in zip(firsts, lasts, strict=True)
+        )
+    names = [written(value) for value in inner]
+    return inner, (f"below {names[0]}", *(f"{a} to {b}" for a, b in pairwise(names)), f"{names[-1]} or more")
+
+
+def written(number: float) -> str:
+    """A number as it stands in a label: whole ones and large ones without decimals."""
+    return f"{number:,.0f}" if number % 1 == 0 or abs(number) >= 1000 else f"{number:.3g}"
+
+
+def _stability(reference: Mapping[str, Any], counts: np.ndarray, rows: int) -> float:
+    """The index of a column.
+
+    Args:
+        reference: its bins in the training rows.
+        counts: the test rows in each of them but that of nulls.
+        rows: all test rows.
+    """
+    shares = [*(counts / rows).tolist(), 1 - float(counts.sum()) / rows]
+    return stability(reference["shares"], shares)

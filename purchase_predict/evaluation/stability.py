@@ -1,0 +1,29 @@
+"""The population stability index (PSI): how far a distribution has moved from another one.
+
+It is the sum over the bins of (a - e) ln(a / e): e is the share of the expected rows in the bin, a the share of the
+actual rows (Siddiqi, Credit Risk Scorecards, 2006: 0.1 is a small shift, above 0.25 a large one).
+"""
+
+import math
+from collections.abc import Sequence
+
+#: The index above which a column is called slightly moved, and the one above which it gets a warning.
+SLIGHT_ABOVE, WARN_ABOVE = 0.1, 0.2
+#: The share that an empty bin counts as; with 0 the index would be infinite.
+EMPTY_BIN_SHARE = 1e-4
+
+
+def parts(expected: Sequence[float], actual: Sequence[float]) -> list[float]:
+    """What each bin adds to the index; each value is 0 or more.
+
+    Args:
+        expected: the share of the expected rows in each bin, 0 to 1.
+        actual: the share of the actual rows in the same bins.
+    """
+    pairs = [(max(e, EMPTY_BIN_SHARE), max(a, EMPTY_BIN_SHARE)) for e, a in zip(expected, actual, strict=True)]
+    return [(a - e) * math.log(a / e) for e, a in pairs]
+
+
+def stability(expected: Sequence[float], actual: Sequence[float]) -> float:
+    """The index of a column, 0 or more, of the same shares."""
+    return sum(parts(expected, actual))

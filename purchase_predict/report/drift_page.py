@@ -1,0 +1,117 @@
+"""The page of a prediction: what to expect of the scored carts, and how far they are from the training rows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from purchase_predict.evaluation.drift import CHANCE_ROWS
+from purchase_predict.evaluation.profile import written
+from purchase_predict.evaluation.stability import SLIGHT_ABOVE, WARN_ABOVE, parts
+from purchase_predict.prediction import Prediction
+from purchase_predict.report import layout
+from purchase_predict.report.distributions import beside, overlaid
+from purchase_predict.secrets import shown_uri
+
+#: The file's name among the artifacts.
+NAME = "drift.html"
+#: Values of a text column that are drawn; all others share a bar.
+SHOWN_VALUES = 10
+#: Inputs of a prediction that the page names.
+_FACTS = ("model", "train run", "input", "history", "output")
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A column of the scored carts beside the training rows.
+
+    Attributes:
+        name: the column's.
+        index: its population stability index, 0 or more.
+        most: what moved most: a value or a range, and its shares before and now.
+        drawing: the training rows and the scored carts, bin by bin.
+        first, last: what the first and the last bin of the drawing hold, but for missing values.
+    """
+
+    name: str
+    index: float
+    most: str
+    drawing: str
+    first: str
+    last: str
+
+    @property
+    def verdict(self) -> str:
+        """How far the column has moved, in words."""
+        if self.index > WARN_ABOVE:
+            return "moved far"
+        return "moved slightly" if self.index > SLIGHT_ABOVE else "not moved"
+
+
+def write(prediction: Prediction, facts: Mapping[str, Any], folder: Path) -> None:
+    """Writes `drift.html`, if drift was measured.
+
+    Args:
+        prediction: what came of scoring.
+        facts: the parameters of the prediction, and where it went; those of `_FACTS` are shown.
+        folder: where the file goes.
+    """
+    if prediction.shares:
+        (folder / NAME).write_text(render(prediction, facts), encoding="utf-8")
+
+
+def render(prediction: Prediction, facts: Mapping[str, Any]) -> str:
+    """The page as an HTML document, of the same arguments."""
+    columns = sorted(_columns(prediction), key=lambda column: -column.index)
+    spread = np.array(prediction.scored.spread) / prediction.scored.rows
+    return layout.render(
+        "drift_page.html.jinja",
+        prediction=prediction,
+        columns=columns,
+        far=[column for column in columns if column.index > WARN_ABOVE],
+        limits={"slightly": SLIGHT_ABOVE, "far": WARN_ABOVE},
+        chance=10 / prediction.scored.rows if prediction.scored.rows < CHANCE_ROWS else None,
+        spread=overlaid([spread], "predicted probability", "share of the carts", prediction.threshold),
+        facts={name: shown_uri(str(facts[name])) for name in _FACTS if facts.get(name)},
+        made=datetime.now(UTC),
+    )
+
+
+def _columns(prediction: Prediction) -> list[Moved]:
+    found = []
+    for name, index in prediction.drift.items():
+        bins, actual = prediction.reference[name], prediction.shares[name]
+        expected, labels = bins["shares"], _labels(bins)
+        position = int(np.argmax(parts(expected, actual)))
+        most = f"{labels[position]}: {100 * expected[position]:.1f} % in training, {100 * actual[position]:.1f} % now"
+        drawn = _fewer(labels, expected, actual)
+        found.append(Moved(name, index, most, beside(*drawn, ("training", "now")), drawn[0][0], drawn[0][-2]))
+    return found
+
+
+def _labels(bins: Mapping[str, Any]) -> list[str]:
+    """What each bin of a column holds, that of nulls last."""
+    if "values" in bins:
+        return [*map(str, bins["values"]), "all other values", "missing"]
+    edges = [written(edge) for edge in bins["edges"]]
+    if not edges:
+        return ["any value", "missing"]
+    between = [f"above {low}, up to {high}" for low, high in pairwise(edges)]
+    return [f"up to {edges[0]}", *between, f"above {edges[-1]}", "missing"]
+
+
+def _fewer(
+    labels: Sequence[str], expected: Sequence[float], actual: Sequence[float]
+) -> tuple[list[str], list[float], list[float]]:
+    """The bins that are drawn: the first ones, the others as one, and that of nulls."""
+    if len(labels) <= SHOWN_VALUES + 2:
+        return list(labels), list(expected), list(actual)
+
+    def joined(shares: Sequence[float]) -> list[float]:
+        return [*shares[:SHOWN_VALUES], sum(shares[SHOWN_VALUES:-1]), shares[-1]]
+
+    return [*labels[:SHOWN_VALUES], "all other values", labels[-1]], joined(expected), joined(actual)

@@ -1,0 +1,56 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from purchase_predict.report import drift_page
+from tests.report.pages import FACTS, SCRIPT, prediction
+
+
+def test_the_page_and_the_terminal_say_what_to_expect() -> None:
+    text = drift_page.render(prediction(), FACTS)
+    assert "<strong>about 1,988</strong> purchases expected among 5,000 carts" in text
+    assert "<strong>2,532</strong> carts above the threshold 0.34" in text
+    line = prediction().sentence("models:/purchase_predict/2", Path("/data/out.csv"))
+    assert line == (
+        "20000 rows of the events table, 12 refused; 5000 carts scored by models:/purchase_predict/2, "
+        "about 1,988 purchases expected; 2,532 carts above the threshold 0.34: /data/out.csv"
+    )
+    assert prediction().metrics["expected_purchases"] == pytest.approx(1988.4)
+
+
+def test_what_has_moved_comes_first_with_its_shares_and_a_verdict() -> None:
+    text = drift_page.render(prediction(), FACTS)
+    assert "1 of 3</strong> columns have moved far" in text
+    table = text[text.index("what moved most") :]
+    assert [table.index(f">{name}<") for name in ("brand", "price", "weekday")] == sorted(
+        table.index(f">{name}<") for name in ("brand", "price", "weekday")
+    )
+    assert "30.0 % in training, 70.0 % now" in table
+    assert "above 900: 24.0 % in training, 39.0 % now" in table
+    for verdict in ("moved far", "moved slightly", "not moved"):
+        assert table.count(f"<small>{verdict}</small>") == 1
+    assert "chance" not in text
+    assert "chance alone gives about 0.25" in drift_page.render(prediction(rows=40), FACTS)
+
+
+def test_carts_like_the_training_rows_are_said_to_be_so() -> None:
+    text = drift_page.render(prediction(moved=False), FACTS)
+    assert "Like them," in text
+    assert "train on newer data" not in text
+
+
+def test_names_and_remarks_are_there_and_cannot_become_markup() -> None:
+    text = drift_page.render(prediction(), FACTS)
+    assert SCRIPT not in text
+    assert text.count("&lt;script&gt;") >= 3  # the sentence, the drawing, the input
+    assert "no history: visitors" in text
+    assert "the input lacks 1 of the columns" in text
+    assert "history</dt>" not in text  # none was given
+
+
+def test_without_a_profile_of_the_training_rows_there_is_no_page(tmp_path: Path) -> None:
+    drift_page.write(replace(prediction(), reference={}, shares={}), FACTS, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    drift_page.write(prediction(), FACTS, tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["drift.html"]

@@ -1,0 +1,33 @@
+import re
+
+from tests.report.pages import promotion
+
+
+def test_the_decision_stands_beside_both_sides_of_the_contest() -> None:
+    text = promotion()
+    assert "May version 3 of shop take over staging?" in text
+    assert "Yes, promoted to staging." in text
+    assert "better than &lt;script&gt;" in text
+    assert "0.7523</strong> ROC AUC of the champion, version 2" in text
+    assert "1,200 test rows: those of 2,062 that neither was trained on" in text
+    assert "0: the challenger must be better" in text
+    assert '<a href="https://mlflow.example.org/#/runs/0123456789abcdef">' in text
+
+
+def test_an_interval_lies_on_the_side_that_its_sign_says() -> None:
+    table = promotion().partition("Challenger beside champion")[2]
+    better, worse = (
+        [float(x) for x in re.findall(r'class="line" x1="([\d.]+)%" x2="([\d.]+)%"', row)[0]]
+        for row in (table[table.index("ROC AUC</td>") :], table[table.index("F1 at the threshold</td>") :])
+    )
+    assert 50 < better[0] < better[1] <= 100
+    assert 0 <= worse[0] < 50 < worse[1]
+
+
+def test_without_a_contest_the_challenger_stands_alone() -> None:
+    text = promotion(contest=False, promoted=False, reason="too few buyers to tell")
+    assert "No, not promoted." in text
+    assert "too few buyers to tell." in text
+    assert "Challenger beside champion" not in text
+    assert "The challenger beside the baseline" in text
+    assert "Registered only" in promotion(contest=False, env="", promoted=False)
