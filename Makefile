@@ -12,7 +12,11 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 ARGS ?= -P max_evals=1
 # Programs that tests start, and the packages of Debian and Ubuntu that bring them.
 NEEDS := java=default-jre-headless chromium=chromium initdb=postgresql ip=iproute2 ps=procps faketime=faketime redis-server=redis-server
+# What the caller's shell finds by itself: main prints how to use the environment, if that is not there.
+export CALLERS_PATH := $(PATH)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# `mlflow run` opens its run before the project's code can say where, so make says it.
+export MLFLOW_EXPERIMENT_NAME ?= purchase-predict
 # Without byte code each process of a run compiles the 2,000 modules of its imports anew: uv writes none, and
 # PYTHONDONTWRITEBYTECODE keeps Python from it. Here all cores write it after pip, which takes one. What cannot be compiled
 # stays without.

@@ -83,6 +83,14 @@ class Training:
             "backtest_seconds": self.backtest.seconds if self.backtest else 0,
         }
 
+    def sentence(self, metric: str) -> str:
+        """What came out: a metric on the test rows, with its interval, beside the constant answer's."""
+        score = self.scores[metric]
+        return (
+            f"{metric} {score.value:.4f} on {len(self.test)} test rows (95 % interval {score.low:.4f} to "
+            f"{score.high:.4f}; constant answer {score.baseline:.4f})"
+        )
+
     @property
     def series(self) -> list[dict[str, float]]:
         """What the train run logs as MLflow metrics at step 0, 1, ...: of each fold, and of each past period."""
@@ -119,6 +127,11 @@ class Dataset:
         learn, test = (pd.read_parquet(folder / f"{side}.parquet") for side in ("train", "test"))
         shop = folder / STATE_FILE
         return cls(Description.read(folder), learn, test, shop if shop.exists() else None)
+
+    @property
+    def row_counts(self) -> dict[str, int]:
+        """The rows of each side."""
+        return {"train": len(self.train), "test": len(self.test)}
 
     def encoded(self, rows: pd.DataFrame) -> LabelledRows:
         """Raw rows, of train or test, as the search takes them."""

@@ -6,7 +6,6 @@ In: `runs:/<run id>/model` of a train run, or `models:/<name>@<alias>`. Out: a v
     mlflow run . -e deploy --env-manager local -P model=models:/purchase_predict@staging -P env=production
 """
 
-import click
 import mlflow
 
 from purchase_predict.features.description import Description
@@ -16,7 +15,7 @@ from purchase_predict.registry.deployment import decide, training_rows
 from purchase_predict.registry.judge import Judgement, Rules
 from purchase_predict.report.model_card import card
 from purchase_predict.workflow import models
-from purchase_predict.workflow.addresses import markdown_link
+from purchase_predict.workflow.descriptions import links_of_model
 from purchase_predict.workflow.step import Output, StepRun, step
 
 
@@ -40,16 +39,16 @@ def deploy(
     version = versions.ensure_version(registry_name, trained)
 
     def model_card(judgement: Judgement) -> str:
-        links = {"train": markdown_link(trained.run) if trained.run else "deleted", "deploy": markdown_link(run.run)}
-        return card(judgement.scores, f"{judgement.verdict}.", description, links)
+        return card(
+            judgement.scores, f"{judgement.verdict}.", description, links_of_model(trained.run, dataset, run.run)
+        )
 
     rules = Rules(metric, tolerance, min_roc_auc, promote_rolled_back)
     judgement = decide(version, env, rows, rules, model_card, run.run)
 
-    click.echo(f"deploy: {registry_name} version {version.version}, {judgement.verdict}")
     mlflow.log_dict(judgement.facts, "promotion.json")
     mlflow.set_tags(judgement.tags)
-    return Output("promotion.json", trained.digest)
+    return Output("promotion.json", trained.digest, f"{registry_name} version {version.version}, {judgement.verdict}")
 
 
 if __name__ == "__main__":

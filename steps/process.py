@@ -46,11 +46,11 @@ def process(run: StepRun, data: str, test_ratio: float, memory_limit: str, engin
     run.log(outputs, "dataset")
     if made.note:
         click.echo(f"process: {made.note}", err=True)
-    click.echo(
-        f"process: {rows.read} rows, {rows.repeated} repeated ones dropped; "
+    summary = (
+        f"{rows.read} rows, {rows.repeated} repeated ones dropped; "
         f"by {description.split}: {rows.train} to train, {rows.test} to test"
     )
-    return Output("dataset", made.digest)
+    return Output("dataset", made.digest, summary)
 
 
 if __name__ == "__main__":

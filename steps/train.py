@@ -38,7 +38,7 @@ def train(
 ) -> Output:
     """Search the hyperparameters, train the model, score it on the test set."""
     data = training.Dataset.read(run.fetch(dataset))
-    datasets.log_sides(dataset, run_of(dataset).data.tags[DIGEST], {"train": len(data.train), "test": len(data.test)})
+    sides = datasets.log_sides(dataset, run_of(dataset).data.tags[DIGEST], data.row_counts)
     rows, seconds = data.encoded(data.train), max_minutes * 60 or float("inf")
     known = trial_runs.earlier(run.search_key, run.experiment_id) if reuse else []
     earlier = [Trial(**facts) for facts in known[:max_evals]]
@@ -49,10 +49,10 @@ def train(
     run.log(write_report(trained, metric, history.steps(run.run_id, dataset), run.folder()))
     mlflow.log_params({f"best_{name}": value for name, value in found.best.params.items()})
     digest = packaging.log(**trained.model, rows=data.train, folder=run.folder())
-    mlflow.log_metrics(trained.metrics | {"trials_taken_over": len(earlier)})
+    datasets.log_metrics(trained.metrics | {"trials_taken_over": len(earlier)}, sides)
     for number, metrics in enumerate(trained.series):
         mlflow.log_metrics(metrics, step=number)
-    return Output("model", digest)
+    return Output("model", digest, trained.sentence(metric))
 
 
 if __name__ == "__main__":

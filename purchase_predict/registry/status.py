@@ -13,6 +13,7 @@ from purchase_predict.errors import printable
 from purchase_predict.registry import journal, promotion
 from purchase_predict.registry.journal import Entry
 from purchase_predict.registry.versions import registered_model
+from purchase_predict.workflow.experiments import shared_with
 from purchase_predict.workflow.models import versions
 
 #: Refused versions that are listed, the newest ones.
@@ -123,7 +124,7 @@ def _shown(at: str) -> str:
 
 
 def _at_work(experiment_id: str, mine: str) -> dict[str, str]:
-    runs = mlflow.MlflowClient().search_runs([experiment_id], "attributes.status = 'RUNNING'")
+    runs = mlflow.MlflowClient().search_runs(shared_with(experiment_id), "attributes.status = 'RUNNING'")
     found = {}
     for run in runs:
         step, user = (run.data.tags.get(tag, "?") for tag in ("mlflow.project.entryPoint", MLFLOW_USER))

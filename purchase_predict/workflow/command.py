@@ -14,18 +14,23 @@ from typing import Any, NoReturn
 
 import click
 import mlflow
-from mlflow.entities import Run
+from mlflow.entities import Run, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from requests import RequestException
 
 from purchase_predict import mlflow_errors, parameters
 from purchase_predict.errors import first_line, printable
 from purchase_predict.secrets import shown_uri
 from purchase_predict.settings import Settings, server_conflict
-from purchase_predict.workflow import lease
+from purchase_predict.workflow import descriptions, lease, names
 from purchase_predict.workflow.completed import ERROR
+from purchase_predict.workflow.experiments import PROJECT_EXPERIMENT
 from purchase_predict.workflow.scratch import process_folder, remove_orphans
 from purchase_predict.workflow.stopping import Stopped, closing, exit_at_last, stop_with_launcher
+
+#: Characters of a tag, at most.
+_TAG_LENGTH = 5000
 
 
 class _OneLineErrors(click.Command):
@@ -56,10 +61,16 @@ def _fail(message: str) -> NoReturn:
     run_id = os.environ.get("MLFLOW_RUN_ID")
     if run_id:  # the launcher's run, if the command line was wrong and the run was not entered
         try:
-            mlflow.MlflowClient().set_tag(run_id, ERROR, message[:5000])
+            _record_failure(run_id, message)
         except MlflowException:
             logging.getLogger(__name__).debug("the error could not be recorded", exc_info=True)
     sys.exit(1)
+
+
+def _record_failure(run_id: str, message: str) -> None:
+    """Writes an error to a run's tag `error` and to its description, which MLflow's page shows."""
+    tags = {ERROR: message[:_TAG_LENGTH], MLFLOW_RUN_NOTE: descriptions.of_failure(message)}
+    mlflow.MlflowClient().log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
 
 
 def command(entry_point: str) -> Callable[[Callable[..., None]], click.Command]:
@@ -79,7 +90,10 @@ def command(entry_point: str) -> Callable[[Callable[..., None]], click.Command]:
             if sweep:
                 remove_orphans()
             with stop_with_launcher(), _open_run(sweep=sweep) as run, _limits_explained(), process_folder():
-                function(run, **parameters.resolve(entry_point, given))
+                values = parameters.resolve(entry_point, given)
+                if entry_point not in parameters.STEPS:  # the name of a step holds its source, which is not known yet
+                    names.give(run, entry_point, names.name_of(entry_point, values))
+                function(run, **values)
 
         return _OneLineErrors(
             entry_point, callback=callback, params=parameters.options(entry_point), help=function.__doc__
@@ -100,18 +114,17 @@ def _open_run(*, sweep: bool) -> Iterator[Run]:
             raise click.ClickException(conflict)
     settings.export()
     try:
-        if not launched and settings.experiment_name:
-            mlflow.set_experiment(settings.experiment_name)
+        if not launched and (settings.experiment_name or "MLFLOW_EXPERIMENT_ID" not in os.environ):
+            mlflow.set_experiment(settings.experiment_name or PROJECT_EXPERIMENT)
         run = mlflow.start_run()
     except MlflowException as error:
         server = shown_uri(mlflow.get_tracking_uri())
         raise click.ClickException(f"tracking server {server}: no run can be opened: {first_line(error)}") from error
-    client = mlflow.MlflowClient()
     try:
         with lease.heartbeat(run, sweep=sweep):
             yield run
     except click.ClickException as error:
-        client.set_tag(run.info.run_id, ERROR, printable(error.format_message())[:5000])
+        _record_failure(run.info.run_id, printable(error.format_message()))
         mlflow.end_run("FAILED")
         raise
     except KeyboardInterrupt:
@@ -119,7 +132,7 @@ def _open_run(*, sweep: bool) -> Iterator[Run]:
         mlflow.end_run("KILLED")
         raise
     except BaseException as error:
-        client.set_tag(run.info.run_id, ERROR, f"{type(error).__name__}: {first_line(error)}"[:5000])
+        _record_failure(run.info.run_id, f"{type(error).__name__}: {first_line(error)}")
         mlflow.end_run("FAILED")
         raise
     mlflow.end_run("FINISHED")

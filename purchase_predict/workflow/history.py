@@ -1,12 +1,10 @@
 """The runs that led to a train run, for its report, and whether they were reused."""
 
-import json
-
 import mlflow
 
 from purchase_predict.report.lineage import Step
 from purchase_predict.workflow import addresses
-from purchase_predict.workflow.completed import INPUTS, run_of
+from purchase_predict.workflow.completed import inputs_of, run_of
 
 
 def steps(train_run_id: str, dataset: str) -> list[Step]:
@@ -21,7 +19,7 @@ def steps(train_run_id: str, dataset: str) -> list[Step]:
     parent = train.data.tags.get("mlflow.parentRunId")
     workflow = client.get_run(parent).data.tags if parent else {}
     process = run_of(dataset)
-    events = json.loads(process.data.tags.get(INPUTS, "{}")).get("data", "")
+    events = inputs_of(process).get("data", "")
     # The run of load is not fetched: it may have been deleted while the output of process is still reused.
     runs = {"load": events.removeprefix("runs:/").partition("/")[0], "process": process.info.run_id}
 
