@@ -9,6 +9,12 @@ from typing import Any
 import purchase_predict.telemetry  # noqa: F401  # before MLflow
 
 # isort: split
+from purchase_predict import progress
+
+if __name__ == "__main__":
+    progress.starting()  # before the slow imports
+
+# isort: split
 import click
 from mlflow.entities import Run
 

@@ -10,6 +10,7 @@ import mlflow
 
 from purchase_predict.features.description import Description
 from purchase_predict.models.held_out import HeldOutRows, ModelFiles
+from purchase_predict.progress import phase
 from purchase_predict.registry import versions
 from purchase_predict.registry.deployment import decide, training_rows
 from purchase_predict.registry.judge import Judgement, Rules
@@ -32,11 +33,13 @@ def deploy(
     promote_rolled_back: bool,
 ) -> Output:
     """Register the model and promote it where the gate lets it pass."""
-    trained, folder = models.find(model), run.fetch(dataset)
-    description = Description.read(folder)
-    files = ModelFiles(versions.files_of, training_rows(dataset, run.fetch))
-    rows = HeldOutRows.read(folder / "test.parquet", description.base_rate.train, files)
-    version = versions.ensure_version(registry_name, trained)
+    with phase("reading the test rows"):
+        trained, folder = models.find(model), run.fetch(dataset)
+        description = Description.read(folder)
+        files = ModelFiles(versions.files_of, training_rows(dataset, run.fetch))
+        rows = HeldOutRows.read(folder / "test.parquet", description.base_rate.train, files)
+    with phase("registering the model"):
+        version = versions.ensure_version(registry_name, trained)
 
     def model_card(judgement: Judgement) -> str:
         return card(
@@ -44,7 +47,8 @@ def deploy(
         )
 
     rules = Rules(metric, tolerance, min_roc_auc, promote_rolled_back)
-    judgement = decide(version, env, rows, rules, model_card, run.run)
+    with phase("scoring the model, and the champion if there is one"):
+        judgement = decide(version, env, rows, rules, model_card, run.run)
 
     mlflow.log_dict(judgement.facts, "promotion.json")
     mlflow.set_tags(judgement.tags)

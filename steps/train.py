@@ -12,6 +12,7 @@ import mlflow
 
 from purchase_predict import training
 from purchase_predict.models import packaging
+from purchase_predict.progress import phase
 from purchase_predict.report.report import write_report
 from purchase_predict.search.progress import progress
 from purchase_predict.search.runners import runner
@@ -38,20 +39,19 @@ def train(
 ) -> Output:
     """Search the hyperparameters, train the model, score it on the test set."""
     data = training.Dataset.read(run.fetch(dataset))
-    sides = datasets.log_sides(dataset, run_of(dataset).data.tags[DIGEST], data.row_counts)
     rows, seconds = data.encoded(data.train), max_minutes * 60 or float("inf")
+    sides = datasets.log_sides(dataset, run_of(dataset).data.tags[DIGEST], data.row_counts)
     known = trial_runs.earlier(run.search_key, run.experiment_id) if reuse else []
     earlier = [Trial(**facts) for facts in known[:max_evals]]
     record = partial(trial_runs.record, search_key=run.search_key, parent=run.run)
     with runner(trials, parallelism) as (run_batch, size), progress(max_evals, metric, earlier, record) as on_trial:
         found = search(rows, max_evals, metric, seed, on_trial, earlier, seconds, run_batch, size)
     trained = training.finish(found, rows, data, metric, seed, backtest)
-    run.log(write_report(trained, metric, history.steps(run.run_id, dataset), run.folder()))
+    with phase("report"):
+        run.log(write_report(trained, metric, history.steps(run.run_id, dataset), run.folder()))
     mlflow.log_params({f"best_{name}": value for name, value in found.best.params.items()})
     digest = packaging.log(**trained.model, rows=data.train, folder=run.folder())
-    datasets.log_metrics(trained.metrics | {"trials_taken_over": len(earlier)}, sides)
-    for number, metrics in enumerate(trained.series):
-        mlflow.log_metrics(metrics, step=number)
+    datasets.log_metrics(trained.metrics | {"trials_taken_over": len(earlier)}, trained.series, sides)
     return Output("model", digest, trained.sentence(metric))
 
 

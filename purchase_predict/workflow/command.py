@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from requests import RequestException
 
-from purchase_predict import mlflow_errors, parameters
+from purchase_predict import mlflow_errors, parameters, progress
 from purchase_predict.errors import first_line, printable
 from purchase_predict.secrets import shown_uri
 from purchase_predict.settings import Settings, server_conflict
@@ -87,9 +87,17 @@ def command(entry_point: str) -> Callable[[Callable[..., None]], click.Command]:
             os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
             os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
             sweep = entry_point == "main"
+            progress.name_process(entry_point)
             if sweep:
                 remove_orphans()
-            with stop_with_launcher(), _open_run(sweep=sweep) as run, _limits_explained(), process_folder():
+            with (
+                progress.taken_over(),
+                nullcontext() if entry_point == "serve" else progress.phase("at work", in_log=False),
+                stop_with_launcher(),
+                _open_run(sweep=sweep) as run,
+                _limits_explained(),
+                process_folder(),
+            ):
                 values = parameters.resolve(entry_point, given)
                 if entry_point not in parameters.STEPS:  # the name of a step holds its source, which is not known yet
                     names.give(run, entry_point, names.name_of(entry_point, values))

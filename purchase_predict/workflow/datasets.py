@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import mlflow
 from mlflow.data.code_dataset_source import CodeDatasetSource
@@ -70,16 +70,21 @@ def log_sides(dataset: str, digest: str, rows: Mapping[str, int]) -> dict[str, D
     }
 
 
-def log_metrics(metrics: Mapping[str, float], sides: Mapping[str, DescribedTable]) -> None:
+def log_metrics(
+    metrics: Mapping[str, float], series: Sequence[Mapping[str, float]], sides: Mapping[str, DescribedTable]
+) -> None:
     """Logs metrics on the active run, each with the side that it was measured on: those of the test by their names.
 
     MLflow's page of a logged model names the datasets of its metrics as those that were used.
 
     Args:
         metrics: by name.
+        series: further ones, at step 0, 1, ..., without a side.
         sides: what `log_sides` returned.
     """
     of_test = {name: value for name, value in metrics.items() if name.startswith(("test_", "baseline_"))}
     of_train = {name: value for name, value in metrics.items() if name not in of_test}
     mlflow.log_metrics(of_test, dataset=sides["test"])
     mlflow.log_metrics(of_train, dataset=sides["train"])
+    for number, at_step in enumerate(series):
+        mlflow.log_metrics(dict(at_step), step=number)

@@ -19,6 +19,7 @@ from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from purchase_predict.checksums import checksum
+from purchase_predict.progress import phase
 from purchase_predict.secrets import shown_uri
 from purchase_predict.workflow import artifacts, descriptions, lease, names, summary
 from purchase_predict.workflow.command import command
@@ -83,10 +84,11 @@ class StepRun:
             path: the folder among the artifacts; empty: their root.
         """
         prefix = f"{path}/" if path else ""
-        for file in folder.rglob("*"):
-            if file.is_file():
-                self.checksums[prefix + file.relative_to(folder).as_posix()] = checksum(file)
-        mlflow.log_artifacts(str(folder), path or None)
+        with phase("storing the artifacts"):
+            for file in folder.rglob("*"):
+                if file.is_file():
+                    self.checksums[prefix + file.relative_to(folder).as_posix()] = checksum(file)
+            mlflow.log_artifacts(str(folder), path or None)
 
     def folder(self) -> Path:
         """A new empty folder, removed at the end of the step."""
