@@ -185,6 +185,7 @@ PARAMETERS = {
     "tolerance": Parameter(Number("0 or more", min=0)),
     "min_roc_auc": Parameter(Number("between 0 and 1", min=0, max=1)),
     "promote_rolled_back": Parameter(Switch(), in_key=False),
+    "approve": Parameter(Switch()),
     "backtest": Parameter(Switch(), same_trials=True),
     "reuse": Parameter(Switch(), in_key=False),
     "force": Parameter(OneOf(STEPS, empty="none")),

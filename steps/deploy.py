@@ -1,7 +1,7 @@
 """Step `deploy`: register the model, judge it against the champion on the same test rows, promote it if it is better.
 
 In: `runs:/<run id>/model` of a train run, or `models:/<name>@<alias>`. Out: a version of the registered model, and
-`promotion.json`. The variable ENV, or `env`, says where it is promoted to; where both are empty, it is registered only.
+`promotion.json`. `env`, or the variable ENV, says where it is promoted to (empty: nowhere); `approve`: it waits first.
 
     mlflow run . -e deploy --env-manager local -P model=models:/purchase_predict@staging -P env=production
 """
@@ -31,12 +31,12 @@ def deploy(
     tolerance: float,
     min_roc_auc: float,
     promote_rolled_back: bool,
+    approve: bool,
 ) -> Output:
     """Register the model and promote it where the gate lets it pass."""
     with phase("reading the test rows"):
         trained, folder = models.find(model), run.fetch(dataset)
-        description = Description.read(folder)
-        files = ModelFiles(versions.files_of, training_rows(dataset, run.fetch))
+        description, files = Description.read(folder), ModelFiles(versions.files_of, training_rows(dataset, run.fetch))
         rows = HeldOutRows.read(folder / "test.parquet", description.base_rate.train, files)
     with phase("registering the model"):
         version = versions.ensure_version(registry_name, trained)
@@ -46,7 +46,7 @@ def deploy(
             judgement.scores, f"{judgement.verdict}.", description, links_of_model(trained.run, dataset, run.run)
         )
 
-    rules = Rules(metric, tolerance, min_roc_auc, promote_rolled_back)
+    rules = Rules(metric, tolerance, min_roc_auc, promote_rolled_back, approve)
     with phase("scoring the model, and the champion if there is one"):
         judgement = decide(version, env, rows, rules, model_card, run.run)
 

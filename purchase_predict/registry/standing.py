@@ -43,10 +43,12 @@ def standing(deployed: Run) -> Standing:
     if holder == number:
         return Standing(number, f"holds {env}", f"{ours} holds {env}", str(ModelUri(name, alias=env)))
     version = get_version(name, number)
-    why = "it is gone"
+    why, outcome = "it is gone", f"does not hold {env}"
     if version:
         why = "; ".join(promotion.rolled_back(version).values())
         why = f"rolled back {why}" if why else promotion.failed(version, env) or "another version was promoted since"
+        if waits := version.tags.get(f"{promotion.WAITS}.{env}"):
+            outcome, why = "waits for approval", f"it waits {waits}; mlflow run . -e approve -P version={number}"
     other = f"version {holder} holds {env}" if holder else f"no version holds {env}"
     sentence = printable(f"{ours} does not hold {env}: {why}; {other}")
-    return Standing(number, f"does not hold {env}", sentence, str(ModelUri(name, alias=env)) if holder else "")
+    return Standing(number, outcome, sentence, str(ModelUri(name, alias=env)) if holder else "")

@@ -16,7 +16,7 @@ import click
 import mlflow
 from mlflow.entities import Run, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 from requests import RequestException
 
 from purchase_predict import mlflow_errors, parameters, progress
@@ -26,6 +26,7 @@ from purchase_predict.settings import Settings, server_conflict
 from purchase_predict.workflow import descriptions, lease, names
 from purchase_predict.workflow.completed import ERROR
 from purchase_predict.workflow.experiments import PROJECT_EXPERIMENT
+from purchase_predict.workflow.notification import notify
 from purchase_predict.workflow.scratch import process_folder, remove_orphans
 from purchase_predict.workflow.stopping import Stopped, closing, exit_at_last, stop_with_launcher
 
@@ -73,6 +74,12 @@ def _record_failure(run_id: str, message: str) -> None:
     mlflow.MlflowClient().log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
 
 
+def _notify_of_failure(run: Run, entry_point: str, message: str) -> None:
+    """Notifies of a failure: main of its steps' failures, too. Who only asks for the status is at the screen."""
+    if MLFLOW_PARENT_RUN_ID not in run.data.tags and entry_point != "status":
+        notify(f"{'the workflow' if entry_point == 'main' else entry_point} failed: {message}", run)
+
+
 def command(entry_point: str) -> Callable[[Callable[..., None]], click.Command]:
     """Makes the click command of an entry point from `function(run, **parameters)`, with MLproject's parameters.
 
@@ -86,15 +93,14 @@ def command(entry_point: str) -> Callable[[Callable[..., None]], click.Command]:
             logging.getLogger("mlflow").setLevel(logging.WARNING)
             os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
             os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-            sweep = entry_point == "main"
             progress.name_process(entry_point)
-            if sweep:
+            if entry_point == "main":
                 remove_orphans()
             with (
                 progress.taken_over(),
                 nullcontext() if entry_point == "serve" else progress.phase("at work", in_log=False),
                 stop_with_launcher(),
-                _open_run(sweep=sweep) as run,
+                _open_run(entry_point) as run,
                 _limits_explained(),
                 process_folder(),
             ):
@@ -111,7 +117,7 @@ def command(entry_point: str) -> Callable[[Callable[..., None]], click.Command]:
 
 
 @contextmanager
-def _open_run(*, sweep: bool) -> Iterator[Run]:
+def _open_run(entry_point: str) -> Iterator[Run]:
     launched = os.environ.get("MLFLOW_RUN_ID")
     if launched:
         _refuse_relative_store()
@@ -129,19 +135,23 @@ def _open_run(*, sweep: bool) -> Iterator[Run]:
         server = shown_uri(mlflow.get_tracking_uri())
         raise click.ClickException(f"tracking server {server}: no run can be opened: {first_line(error)}") from error
     try:
-        with lease.heartbeat(run, sweep=sweep):
+        with lease.heartbeat(run, sweep=entry_point == "main"):
             yield run
     except click.ClickException as error:
-        _record_failure(run.info.run_id, printable(error.format_message()))
+        message = printable(error.format_message())
+        _record_failure(run.info.run_id, message)
         mlflow.end_run("FAILED")
+        _notify_of_failure(run, entry_point, message)
         raise
     except KeyboardInterrupt:
         closing.set()
         mlflow.end_run("KILLED")
         raise
     except BaseException as error:
-        _record_failure(run.info.run_id, f"{type(error).__name__}: {first_line(error)}")
+        message = f"{type(error).__name__}: {first_line(error)}"
+        _record_failure(run.info.run_id, message)
         mlflow.end_run("FAILED")
+        _notify_of_failure(run, entry_point, message)
         raise
     mlflow.end_run("FINISHED")
 

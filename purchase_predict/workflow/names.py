@@ -36,7 +36,9 @@ def name_of(entry_point: str, values: Mapping[str, Any], source: str = "") -> st
         return f"{entry_point}: {about}" if about else entry_point
     if entry_point == "predict":
         return f"predict: {_short(values['input'])}"
-    if entry_point in ("rollback", "approve", "serve"):
+    if entry_point == "approve":
+        return f"approve version {values['version']}"
+    if entry_point in ("rollback", "serve"):
         return f"{entry_point} {values['env'] or Settings.read().env or ''}".rstrip()
     return entry_point
 
