@@ -6,6 +6,7 @@ from pathlib import Path
 import duckdb
 
 from purchase_predict.database import one_row, quoted
+from purchase_predict.progress import phase
 
 #: The folder of `shop_state` beside the files of a primary table that Spark wrote.
 STATE = "shop"
@@ -46,7 +47,10 @@ def primary_from_events(
             for number, (cursor, bucket) in enumerate(zip(cursors, buckets, strict=True))
         ]
         try:
-            counts = [future.result() for future in futures]
+            with phase("features", len(buckets), "buckets") as shown:
+                for future in futures:
+                    future.add_done_callback(lambda _: shown.advance())
+                counts = [future.result() for future in futures]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for cursor in cursors:
@@ -58,7 +62,8 @@ def primary_from_events(
     for table, of_buckets in made.items():
         connection.execute(f"CREATE VIEW shop_{table} AS {' UNION ALL '.join(f'FROM {name}' for name in of_buckets)}")
     connection.execute(f"CREATE VIEW shop_raw AS FROM {_events(folder / '*')}")
-    _add_shop(connection, 1 + total // _PART_EVENTS, state)
+    with phase("what the shop knows of each product"):
+        _add_shop(connection, 1 + total // _PART_EVENTS, state)
     for view in ("raw", *made):
         connection.execute(f"DROP VIEW shop_{view}")
     for table in ("part_shop_before", "shop_product_days", *made["primary"], *made["corrections"]):

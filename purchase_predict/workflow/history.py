@@ -1,6 +1,5 @@
 """Where a train run comes from, for its report: source, commit, and the runs that led to it."""
 
-import json
 from datetime import UTC, datetime
 
 import mlflow
@@ -12,7 +11,7 @@ from purchase_predict import mlflow_errors
 from purchase_predict.report.lineage import Origin, Step
 from purchase_predict.secrets import shown_uri
 from purchase_predict.workflow import addresses
-from purchase_predict.workflow.completed import INPUTS, run_of
+from purchase_predict.workflow.completed import inputs_of, run_of
 
 
 def origin(train_run_id: str, dataset: str) -> Origin:
@@ -70,7 +69,7 @@ def steps(train_run_id: str, dataset: str) -> list[Step]:
     parent = train.data.tags.get("mlflow.parentRunId")
     workflow = client.get_run(parent).data.tags if parent else {}
     process = run_of(dataset)
-    events = json.loads(process.data.tags.get(INPUTS, "{}")).get("data", "")
+    events = inputs_of(process).get("data", "")
     # The run of load is not fetched: it may have been deleted while the output of process is still reused.
     runs = {"load": events.removeprefix("runs:/").partition("/")[0], "process": process.info.run_id}
 

@@ -5,16 +5,18 @@ A trial is a JSON object here (`search.trial.Trial.facts`): what it means is the
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import mlflow
 from mlflow.entities import Metric, Param, Run, RunTag
 
 from purchase_predict.workflow.completed import SEARCH_KEY
+from purchase_predict.workflow.experiments import shared_with
 
-#: The tag that holds a trial as JSON.
-_TRIAL = "trial"
+#: The tag that holds a trial as JSON. MLflow's page hides it because of how its name starts.
+_TRIAL = "mlflow.purchase_predict.trial"
 #: The highest number of runs that are read.
 _MAX_RUNS = 10_000
 #: The facts that are MLflow metrics of a trial's run, too.
@@ -27,7 +29,7 @@ def record(trial: Mapping[str, Any], search_key: str, parent: Run) -> None:
     now = int(time.time() * 1000)
     started = now - int(trial["seconds"] * 1000)
     tags = {"mlflow.parentRunId": parent.info.run_id, "mlflow.user": parent.data.tags.get("mlflow.user", "")}
-    run = client.create_run(parent.info.experiment_id, started, tags, run_name=f"trial {trial['number']}")
+    run = client.create_run(parent.info.experiment_id, started, tags, run_name=f"trial {trial['number'] + 1}")
     client.log_batch(
         run.info.run_id,
         metrics=[Metric(name, trial[name], now, 0) for name in _METRICS if trial[name] is not None],
@@ -41,14 +43,19 @@ def record(trial: Mapping[str, Any], search_key: str, parent: Run) -> None:
     client.set_terminated(run.info.run_id, "FAILED" if trial["state"] == "failed" else "FINISHED")
 
 
+def recorder(search_key: str, parent: Run) -> Callable[[Mapping[str, Any]], None]:
+    """What records the trials of one search."""
+    return partial(record, search_key=search_key, parent=parent)
+
+
 def earlier(search_key: str, experiment_id: str) -> list[dict[str, Any]]:
-    """Reads the trials that were recorded with this search key, by any run of the experiment.
+    """Reads the trials that were recorded with this search key, in the experiment or one that it shares its runs with.
 
     Returns:
         Trials 0, 1, 2, ... up to the first number that is missing; of several with one number the oldest.
     """
     runs = mlflow.MlflowClient().search_runs(
-        [experiment_id],
+        shared_with(experiment_id),
         f"tags.\"{SEARCH_KEY}\" = '{search_key}' and tags.\"{_TRIAL}\" LIKE '%'",
         max_results=_MAX_RUNS,
         order_by=["attributes.start_time ASC"],
