@@ -93,7 +93,7 @@ def test_one_server_answers_as_the_batch_does(
     events: list[list[dict[str, Any]]], primary: pd.DataFrame, registry: str, tmp_path: Path
 ) -> None:
     options = {"state": tmp_path / "state", "answers": tmp_path / "answers"}
-    with served.server(registry, tmp_path / "log", **options) as running:
+    with served.server(registry, tmp_path / "log", measured=False, **options) as running:
         assert replay([running], events) == 13_475
     assert len(primary) == 21_897
     assert differences(tmp_path / "answers", primary, registry) == {}
@@ -108,8 +108,8 @@ def test_two_servers_that_share_redis_answer_as_the_batch_does(
     options = {"state": redis_server.uri, "answers": tmp_path / "answers"}
     try:
         with (
-            served.server(registry, tmp_path / "log-1", **options) as first,
-            served.server(registry, tmp_path / "log-2", **options) as second,
+            served.server(registry, tmp_path / "log-1", measured=False, **options) as first,
+            served.server(registry, tmp_path / "log-2", measured=False, **options) as second,
         ):
             replay([first, second], requests)
         sent = primary[primary["event_time"] <= pd.Timestamp(requests[-1][-1]["event_time"].removesuffix(" UTC"))]

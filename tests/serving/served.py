@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import coverage
 import pandas as pd
 
 from purchase_predict.database import connect
@@ -21,6 +22,7 @@ from purchase_predict.features import on_duckdb
 from purchase_predict.reading.load import load_source
 from steps.deploy import deploy
 from tests import registered
+from tests.conftest import PROJECT
 from tests.registered import Trained, invoke
 
 NAME = "served"
@@ -100,14 +102,22 @@ class Served:
 
 
 @contextmanager
-def server(store: str, log: Path, **parameters: object) -> Iterator[Served]:
-    """The server as its entry point starts it, on a free port; ended by SIGTERM."""
+def server(store: str, log: Path, *, measured: bool = True, **parameters: object) -> Iterator[Served]:
+    """The server as its entry point starts it, on a free port; ended by SIGTERM.
+
+    Args:
+        store: the tracking store.
+        log: the file that gets what it prints.
+        measured: whether coverage measures it where it measures the tests, which takes a third more time.
+        parameters: of the entry point.
+    """
     given = {"registry_name": NAME, "env": "production", "port": 0} | parameters
     starts = log.read_text().count(_STARTED) if log.exists() else 0
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": store, "MLFLOW_EXPERIMENT_NAME": "tests"}
     with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "steps.serve", *(f"--{name}={value}" for name, value in given.items())],
-            env={**os.environ, "MLFLOW_TRACKING_URI": store, "MLFLOW_EXPERIMENT_NAME": "tests"},
+            env=environment | (_coverage() if measured else {}),
             stdout=output,
             stderr=subprocess.STDOUT,
         )
@@ -125,6 +135,11 @@ def server(store: str, log: Path, **parameters: object) -> Iterator[Served]:
         except subprocess.TimeoutExpired:
             process.kill()
             raise
+
+
+def _coverage() -> dict[str, str]:
+    """The variable that has coverage measure a process, where it measures this one."""
+    return {"COVERAGE_PROCESS_START": str(PROJECT / "pyproject.toml")} if coverage.Coverage.current() else {}
 
 
 def as_sent(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
