@@ -229,7 +229,7 @@ def _move_rows(reading: Reading, folder: Path) -> None:
 def _write_manifest(
     reading: Reading, copied: Copied, listed: Listing, refused: Mapping[int, int], digest: str, path: Path
 ) -> None:
-    """Writes the source, the table's digest, the rows of each part, and what was left out.
+    """Writes the source, the table's digest, the rows of each part, why rows were refused, and what was left out.
 
     Args:
         refused: refused rows of each part that has any, by its number.
@@ -248,6 +248,7 @@ def _write_manifest(
             | {"rows": copied.records.get(number, 0) - refused.get(number, 0), "rejected": refused.get(number, 0)}
             for number, part in enumerate(listed.parts)
         ],
+        "refused": rejects.reasons(reading.connection),
         "left_out": list(listed.left_out),
     }
     text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"

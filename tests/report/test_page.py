@@ -69,6 +69,10 @@ def test_the_header_says_what_is_expected_what_lies_above_the_threshold_and_what
     assert f"<strong>about {shown.expected:,.0f}</strong>" in text
     assert f"among 600 test carts; {shown.bought} were made" in text
     above = f"carts above the threshold 0.40; {shown.confusion.true_positives} of them were bought"
+    assert "The model expected" not in text
+    assert "The model expected 20&nbsp;% fewer purchases" in render(
+        dataclasses.replace(shown, expected=0.8 * shown.bought)
+    )
     assert f"<strong>{shown.above}</strong>\n      {above}" in text
 
 
@@ -76,7 +80,7 @@ def test_the_page_says_where_the_model_comes_from() -> None:
     shown = contents()
     text = render(shown)
     date, source, leaves = "29 Nov 2026, 09:05 UTC", "/data/&lt;script&gt;", "num_leaves&nbsp;31"
-    facts = (source, date, shown.origin.commit, "12 of 20,012", leaves)
+    facts = (source, date, shown.origin.commit, "12 of 20,012", "0 or more (11)", leaves)
     assert [fact for fact in facts if fact not in text] == []
     assert "Synthetic sample" not in text
     sample = render(dataclasses.replace(shown, origin=Origin(source="sample:20000", uncommitted=True)))
