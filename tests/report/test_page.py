@@ -6,6 +6,8 @@ import lightgbm
 import numpy as np
 import pytest
 
+from purchase_predict.evaluation import promo_codes
+from purchase_predict.evaluation.curves import curves
 from purchase_predict.evaluation.promo_codes import Money
 from purchase_predict.report.contents import contributions
 from purchase_predict.report.lineage import Origin, Step
@@ -100,6 +102,23 @@ def test_codes_have_cut_offs_and_with_money_what_they_cost() -> None:
     text, group = render(dataclasses.replace(shown, money=money)), shown.choices[1].unlikely
     assert f"{1000 * group.given_away(money):,.2f}<small>must win {100 * group.break_even(money):.1f}&nbsp;%" in text
     assert "cannot pay" in render(dataclasses.replace(shown, money=Money(3, 3)))
+
+
+def test_a_middle_that_is_decided_is_not_called_undecided() -> None:
+    shown = contents()
+    assert "less undecided than" not in render(shown)
+    decided = dataclasses.replace(shown.choices[1].undecided, buyers=0.19, others=0.01)
+    choice = dataclasses.replace(shown.choices[1], undecided=decided)
+    text = render(dataclasses.replace(shown, choices=[choice]))
+    assert "190 buyers in 200 carts, so\n        most of them are less undecided than likely to buy." in text
+
+
+def test_a_model_that_tells_no_carts_apart_has_a_page() -> None:
+    y, constant, users = np.arange(100) % 2, np.full(100, 0.5), np.arange(100)
+    shown = dataclasses.replace(
+        contents(), choices=promo_codes.choices(y, constant, users), curves=curves(y, constant), money=Money(12, 3)
+    )
+    assert _Elements(render(shown)).open == []
 
 
 def test_the_weakest_part_comes_first_and_is_named() -> None:
