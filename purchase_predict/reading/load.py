@@ -253,7 +253,7 @@ def _move_rows(reading: Reading, folder: Path) -> None:
 def _manifest(
     reading: Reading, copied: Copied, listed: Listing, refused: Mapping[int, int], digest: str
 ) -> dict[str, Any]:
-    """The source, the table's digest, the rows of each part, and what was left out.
+    """The source, the table's digest, the rows of each part, why rows were refused, and what was left out.
 
     Args:
         refused: refused rows of each part that has any, by its number.
@@ -272,5 +272,6 @@ def _manifest(
             | {"rows": copied.records.get(number, 0) - refused.get(number, 0), "rejected": refused.get(number, 0)}
             for number, part in enumerate(listed.parts)
         ],
+        "refused": rejects.reasons(reading.connection),
         "left_out": list(listed.left_out),
     }

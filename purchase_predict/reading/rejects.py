@@ -71,6 +71,14 @@ def counts(connection: duckdb.DuckDBPyConnection) -> dict[int, int]:
     return dict(connection.execute("SELECT part, count(*) FROM rejects GROUP BY part").fetchall())
 
 
+def reasons(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
+    """Why rows were refused: `column` (empty: the line is no record), `reason` and `rows`, the most frequent first."""
+    found = connection.execute(
+        """SELECT "column", reason, count(*) FROM rejects GROUP BY ALL ORDER BY count(*) DESC, "column", reason"""
+    ).fetchall()
+    return [{"column": column, "reason": reason, "rows": rows} for column, reason, rows in found]
+
+
 def write(connection: duckdb.DuckDBPyConnection, parts: Sequence[Part], path: Path) -> None:
     """Writes the table `rejects` as CSV (file, line, column, value, reason), in the order of parts and lines.
 

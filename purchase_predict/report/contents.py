@@ -78,6 +78,11 @@ class Contents:
         """The test rows that were bought."""
         return self.confusion.true_positives + self.confusion.false_negatives
 
+    @property
+    def surplus(self) -> float:
+        """By what share of the purchases that were made the model expected more; below 0: fewer."""
+        return self.expected / max(self.bought, 1) - 1
+
 
 def gather(training: Training, metric: str, money: Money | None, origin: Origin) -> Contents:
     """Computes what the report shows beside the scores.

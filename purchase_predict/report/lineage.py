@@ -30,6 +30,7 @@ class Origin:
         uncommitted: whether the code had changes that are in no commit.
         rows_read: rows of the source that load read; None: not known, the run of load was deleted.
         rows_refused: rows of the source that load refused.
+        reasons: why, and how many rows of it, the most frequent first.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -39,6 +40,7 @@ class Origin:
     uncommitted: bool = False
     rows_read: int | None = None
     rows_refused: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
 
     @property
     def synthetic(self) -> bool:

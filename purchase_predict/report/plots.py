@@ -7,15 +7,18 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from purchase_predict.evaluation.curves import Curves
-from purchase_predict.metrics import Score
+from purchase_predict.metrics import METRICS, Score
 from purchase_predict.search.trial import best_so_far, spans_decades, tried_parameters
 
 #: Resolution of every plot in dots per inch.
 DPI = 110
 #: Plots of parameters in one row of `parameters.png`.
 PARAMETERS_PER_ROW = 3
+#: An axis of shares, with room for a line along its end.
+UNIT = (-0.02, 1.02)
 
 
 def model(
@@ -34,12 +37,14 @@ def model(
 
     axes = _axes()
     axes.plot(curves.roc.x, curves.roc.y, label=f"model, ROC AUC {scores['roc_auc'].value:.3f}")
-    axes.plot([0, 1], [0, 1], ls="--", color="gray", label="constant answer, 0.500")
+    axes.plot([0, 1], [0, 1], ls="--", color="gray", label="baseline, 0.500")
+    axes.set(xlim=UNIT, ylim=UNIT)
     _save(axes, folder, "roc", "ROC on the test set", "false positive rate", "true positive rate")
 
     axes = _axes()
     axes.plot(curves.calibration.x, curves.calibration.y, "o-", label="model, tenths of the rows")
     axes.plot([0, 1], [0, 1], ls="--", color="gray", label="perfect")
+    axes.set(xlim=UNIT, ylim=UNIT)
     _save(axes, folder, "calibration", "Calibration on the test set", "predicted probability", "share bought")
 
     names = sorted(importance, key=lambda name: importance[name])
@@ -52,10 +57,11 @@ def _precision_recall(curves: Curves, scores: Mapping[str, Score], threshold: fl
     curve, area = curves.precision_recall, scores["average_precision"]
     axes = _axes()
     axes.plot(curve.x, curve.y, label=f"model, average precision {area.value:.3f}")
-    axes.axhline(area.baseline, ls="--", color="gray", label=f"constant answer, {area.baseline:.3f}")
+    axes.axhline(area.baseline, ls="--", color="gray", label=f"baseline, {area.baseline:.3f}")
     recall, precision = scores["recall"].value, scores["precision"].value
     if recall > 0:  # otherwise no buyer is above the threshold, and there is no such point
         axes.plot(recall, precision, "o", color="black", label=f"at the threshold {threshold:.3f}")
+    axes.set(xlim=UNIT, ylim=UNIT)
     _save(
         axes,
         folder,
@@ -79,12 +85,20 @@ def search(trials: pd.DataFrame, metric: str, folder: Path) -> None:
     axes = _axes()
     axes.step(finished["number"] + 1, best_so_far(scores, metric), where="post", color="gray", label="the best so far")
     axes.plot(finished["number"] + 1, scores, "o", label="finished")
-    axes.plot(pruned["number"] + 1, pruned["first_folds_score"].astype(float), "x", label="pruned, on the first folds")
-    # A failed trial has no score: its mark stands at the lower edge.
-    at_edge = np.zeros(len(failed))
-    axes.plot(failed["number"] + 1, at_edge, "^", label="failed", transform=axes.get_xaxis_transform(), clip_on=False)
-    _save(axes, folder, "search", "The trials of the search", "trial", f"{metric}, out of fold")
+    if len(pruned):
+        on_first = pruned["first_folds_score"].astype(float)
+        axes.plot(pruned["number"] + 1, on_first, "x", label="pruned, on the first folds")
+    if len(failed):  # a failed trial has no score: its mark stands at the lower edge
+        edge, at = np.zeros(len(failed)), axes.get_xaxis_transform()
+        axes.plot(failed["number"] + 1, edge, "^", label="failed", transform=at, clip_on=False)
+    axes.set_xlim(0.5, len(trials) + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    label = METRICS[metric].label
+    _save(axes, folder, "search", "The trials of the search", "trial", f"{label}, out of fold")
+    _parameters(trials, finished, pruned, label, folder)
 
+
+def _parameters(trials: pd.DataFrame, finished: pd.DataFrame, pruned: pd.DataFrame, label: str, folder: Path) -> None:
     names = tried_parameters(trials)
     rows = max(1, -(-len(names) // PARAMETERS_PER_ROW))
     figure = Figure(figsize=(9, 2.6 * rows), layout="tight")
@@ -100,7 +114,10 @@ def search(trials: pd.DataFrame, metric: str, folder: Path) -> None:
         panel.grid(alpha=0.3)
     for unused in figure.axes[len(names) :]:
         unused.set_axis_off()
-    figure.supylabel(f"{metric}: o finished, x pruned", fontsize=9)
+    if names:
+        figure.supylabel(f"{label}: o finished, x pruned", fontsize=9)
+    else:
+        figure.text(0.5, 0.5, "No parameter was tried at more than one value.", ha="center", va="center")
     _write(figure, folder / "parameters.png")
 
 

@@ -7,11 +7,11 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_GIT_DIRTY, MLFLOW_PARENT_RUN_ID
 
-from purchase_predict import mlflow_errors
 from purchase_predict.report.lineage import Origin, Step
 from purchase_predict.secrets import shown_uri
 from purchase_predict.workflow import addresses
 from purchase_predict.workflow.completed import inputs_of, run_of
+from purchase_predict.workflow.models import run_if_there
 
 
 def origin(train_run_id: str, dataset: str) -> Origin:
@@ -26,7 +26,7 @@ def origin(train_run_id: str, dataset: str) -> Origin:
     parent = train.data.tags.get(MLFLOW_PARENT_RUN_ID)
     workflow = client.get_run(parent) if parent else train
     before = steps(train_run_id, dataset)
-    load = _run_if_there(client, before[0].run_id)
+    load = run_if_there(before[0].run_id)
     process = run_of(dataset)
     given = process.inputs.dataset_inputs if process.inputs else []
     return Origin(
@@ -37,7 +37,19 @@ def origin(train_run_id: str, dataset: str) -> Origin:
         uncommitted=workflow.data.tags.get(MLFLOW_GIT_DIRTY) == "true",
         rows_read=int(load.data.metrics["rows"]) if load and "rows" in load.data.metrics else None,
         rows_refused=int(load.data.metrics.get("rejected_rows", 0)) if load else 0,
+        reasons=_reasons(load) if load else {},
     )
+
+
+def _reasons(load: Run) -> dict[str, int]:
+    """Why load refused rows, and how many; empty where it refused none, or no longer says why."""
+    if not load.data.metrics.get("rejected_rows"):
+        return {}
+    try:
+        refused = mlflow.artifacts.load_dict(f"runs:/{load.info.run_id}/source.json").get("refused", [])
+    except MlflowException:
+        return {}
+    return {f"{each['column']} {each['reason']}".strip(): int(each["rows"]) for each in refused}
 
 
 def train_step(run: Run | None) -> Step:
@@ -45,16 +57,6 @@ def train_step(run: Run | None) -> Step:
     if run is None:
         return Step("train", "deleted")
     return Step("train", "ran", run.info.run_id, addresses.link(run.info.experiment_id, run.info.run_id))
-
-
-def _run_if_there(client: mlflow.MlflowClient, run_id: str) -> Run | None:
-    """A run, or None where it was deleted: it may be while what process made of it is still reused."""
-    try:
-        return client.get_run(run_id) if run_id else None
-    except MlflowException as error:
-        if mlflow_errors.is_missing(error):
-            return None
-        raise
 
 
 def steps(train_run_id: str, dataset: str) -> list[Step]:

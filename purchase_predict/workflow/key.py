@@ -64,7 +64,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         old, new = before.get(group, {}), now[group]
         for name in sorted(set(old) | set(new)):
             if old.get(name) != new.get(name):
-                found.append(text.format(name, old.get(name, "unset"), new.get(name, "unset")))
+                shown = ("unset" if side.get(name) is None else side[name] for side in (old, new))
+                found.append(text.format(name, *shown))
     old, new = before.get("inputs", {}), now["inputs"]
     found += [f"content of {name} changed" for name in sorted(new) if old.get(name) != new[name]]
     old, new = before.get("source", {}), now["source"]

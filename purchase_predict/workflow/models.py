@@ -103,7 +103,7 @@ def find(uri: str) -> TrainedModel:
         model_id = version.model_id or (source.model_id if isinstance(source, LoggedModelUri) else "")
     else:
         run_id, model_id = _run_of_logged(named), named.model_id
-    trained = _run_if_there(run_id)
+    trained = run_if_there(run_id)
     digest = (version.tags.get(MODEL_DIGEST) if version else None) or (trained and trained.data.tags.get(DIGEST))
     if not digest:
         raise click.ClickException(f"{uri}: no completed step of this workflow trained it")
@@ -160,7 +160,8 @@ def _run_of_logged(named: LoggedModelUri) -> str:
         _not_found(named, first_line(error))
 
 
-def _run_if_there(run_id: str) -> Run | None:
+def run_if_there(run_id: str) -> Run | None:
+    """A run by its id; None where it was deleted for good, or the id is empty."""
     try:
         return mlflow.MlflowClient().get_run(run_id) if run_id else None
     except MlflowException as error:

@@ -95,6 +95,16 @@ def test_what_is_left_out_is_named_and_recorded(box: Box, capsys: pytest.Capture
     assert json.loads((box.target / "source.json").read_text())["left_out"] == ["notes\x1b[2J.md"]
 
 
+def test_why_rows_were_refused_is_recorded_the_most_frequent_first(box: Box) -> None:
+    rows = [GOOD, bad(price="-3"), bad(price="-4"), bad(product_id="no"), "x"]
+    box.write("\n".join([HEADER, *rows]) + "\n")
+    box.load()
+    refused = json.loads((box.target / "source.json").read_text())["refused"]
+    assert refused[0] == {"column": "price", "reason": "must be a price, 0 or more", "rows": 2}
+    assert {"column": "product_id", "reason": "must be a whole number", "rows": 1} in refused
+    assert sum(each["rows"] for each in refused) == 4
+
+
 @pytest.mark.parametrize(
     ("value", "written"),
     [("=HYPERLINK(0)", "'=HYPERLINK(0)"), ("@x", "'@x"), ("+1+1", "'+1+1"), ("-1.5", "-1.5"), ("a=b", "a=b")],

@@ -134,6 +134,7 @@ def contents(
             commit="0123456789abcdef0123456789abcdef01234567",
             rows_read=20_000,
             rows_refused=12,
+            reasons={"price must be a price, 0 or more": 11, f"brand {SCRIPT}": 1},
         ),
     )
 

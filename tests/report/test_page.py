@@ -6,6 +6,8 @@ import lightgbm
 import numpy as np
 import pytest
 
+from purchase_predict.evaluation import promo_codes
+from purchase_predict.evaluation.curves import curves
 from purchase_predict.evaluation.promo_codes import Money
 from purchase_predict.report.contents import contributions
 from purchase_predict.report.lineage import Origin, Step
@@ -69,6 +71,10 @@ def test_the_header_says_what_is_expected_what_lies_above_the_threshold_and_what
     assert f"<strong>about {shown.expected:,.0f}</strong>" in text
     assert f"among 600 test carts; {shown.bought} were made" in text
     above = f"carts above the threshold 0.40; {shown.confusion.true_positives} of them were bought"
+    assert "The model expected" not in text
+    assert "The model expected 20&nbsp;% fewer purchases" in render(
+        dataclasses.replace(shown, expected=0.8 * shown.bought)
+    )
     assert f"<strong>{shown.above}</strong>\n      {above}" in text
 
 
@@ -76,7 +82,7 @@ def test_the_page_says_where_the_model_comes_from() -> None:
     shown = contents()
     text = render(shown)
     date, source, leaves = "29 Nov 2026, 09:05 UTC", "/data/&lt;script&gt;", "num_leaves&nbsp;31"
-    facts = (source, date, shown.origin.commit, "12 of 20,012", leaves)
+    facts = (source, date, shown.origin.commit, "12 of 20,012", "0 or more (11)", leaves)
     assert [fact for fact in facts if fact not in text] == []
     assert "Synthetic sample" not in text
     sample = render(dataclasses.replace(shown, origin=Origin(source="sample:20000", uncommitted=True)))
@@ -96,6 +102,23 @@ def test_codes_have_cut_offs_and_with_money_what_they_cost() -> None:
     text, group = render(dataclasses.replace(shown, money=money)), shown.choices[1].unlikely
     assert f"{1000 * group.given_away(money):,.2f}<small>must win {100 * group.break_even(money):.1f}&nbsp;%" in text
     assert "cannot pay" in render(dataclasses.replace(shown, money=Money(3, 3)))
+
+
+def test_a_middle_that_is_decided_is_not_called_undecided() -> None:
+    shown = contents()
+    assert "less undecided than" not in render(shown)
+    decided = dataclasses.replace(shown.choices[1].undecided, buyers=0.19, others=0.01)
+    choice = dataclasses.replace(shown.choices[1], undecided=decided)
+    text = render(dataclasses.replace(shown, choices=[choice]))
+    assert "190 buyers in 200 carts, so\n        most of them are less undecided than likely to buy." in text
+
+
+def test_a_model_that_tells_no_carts_apart_has_a_page() -> None:
+    y, constant, users = np.arange(100) % 2, np.full(100, 0.5), np.arange(100)
+    shown = dataclasses.replace(
+        contents(), choices=promo_codes.choices(y, constant, users), curves=curves(y, constant), money=Money(12, 3)
+    )
+    assert _Elements(render(shown)).open == []
 
 
 def test_the_weakest_part_comes_first_and_is_named() -> None:

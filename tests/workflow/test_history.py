@@ -41,6 +41,9 @@ def test_the_origin_is_the_source_the_commit_and_the_rows_of_load(client: mlflow
     load = run(client)
     client.log_metric(load, "rows", 19_988)
     client.log_metric(load, "rejected_rows", 12)
+    refused = [("price", "must be a price, 0 or more", 11), ("", "has 1 column, not 9", 1)]
+    listed = [dict(zip(("column", "reason", "rows"), each, strict=True)) for each in refused]
+    client.log_dict(load, {"refused": listed}, "source.json")
     process = run(client, **{COMPLETE: "true", INPUTS: json.dumps({"data": f"runs:/{load}/events"})})
     with mlflow.start_run(process):
         datasets.log_input("gs://bucket/clicks?token=secret", "ab", 19_988, "source")
@@ -50,6 +53,7 @@ def test_the_origin_is_the_source_the_commit_and_the_rows_of_load(client: mlflow
     assert found.steps == history.steps(train, f"runs:/{process}/dataset")
     assert (found.commit, found.uncommitted) == ("c0ffee", True)
     assert (found.rows_read, found.rows_refused) == (19_988, 12)
+    assert found.reasons == {"price must be a price, 0 or more": 11, "has 1 column, not 9": 1}
     assert found.source == "gs://bucket/clicks?token=***"
     assert not found.synthetic
     assert found.made is not None
@@ -64,6 +68,12 @@ def test_the_origin_without_the_run_of_load(client: mlflow.MlflowClient) -> None
     assert found.synthetic
     assert found.rows_read is None
     assert found.commit == ""
+
+
+def test_a_version_whose_train_run_was_deleted_has_no_link(client: mlflow.MlflowClient) -> None:
+    train = run(client)
+    assert history.train_step(client.get_run(train)).run_id == train
+    assert history.train_step(None) == Step("train", "deleted")
 
 
 def test_a_train_alone_comes_after_earlier_runs_and_before_nothing(client: mlflow.MlflowClient) -> None:
