@@ -10,21 +10,18 @@ The first two write all rows of the source or step aside, so a clean source neve
 read and rows refused must add up to the rows in the files.
 """
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import click
 import duckdb
 
-from purchase_predict.checksums import crc32_below
 from purchase_predict.database import connect, digest_and_counts, one_row, quoted, table_digest
 from purchase_predict.errors import printable, some_of
 from purchase_predict.progress import Phase, phase
-from purchase_predict.reading import careful, csv_blocks, plain, rejects, scan
+from purchase_predict.reading import careful, csv_blocks, manifest, plain, rejects, scan
 from purchase_predict.reading.files import File, common_table, open_file
 from purchase_predict.reading.scan import Copied, Reading
 from purchase_predict.schema import TABLES, Column
@@ -233,9 +230,7 @@ def _kept(
     with phase("checking what was read"):
         digest = copied.digest or table_digest(reading.connection, scan.parquet_below(reading.written))
     _move_rows(reading, target / reading.table)
-    manifest = _manifest(reading, copied, listed, refused, digest) | {"crc32": crc32_below(target / reading.table)}
-    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-    (target / "source.json").write_text(text, encoding="utf-8", errors="replace")
+    manifest.write(reading, copied, listed, refused, digest, target)
     if rejected:
         rejects.write(reading.connection, parts, target / "rejects.csv")
     return Loaded(reading.table, rows, rejected, digest, source_digest)
@@ -248,30 +243,3 @@ def _move_rows(reading: Reading, folder: Path) -> None:
     folder.mkdir()
     for number, file in enumerate(sorted(reading.written.rglob("*.parquet"))):
         shutil.move(file, folder / f"part-{number}.parquet")
-
-
-def _manifest(
-    reading: Reading, copied: Copied, listed: Listing, refused: Mapping[int, int], digest: str
-) -> dict[str, Any]:
-    """The source, the table's digest, the rows of each part, why rows were refused, and what was left out.
-
-    Args:
-        refused: refused rows of each part that has any, by its number.
-    """
-    return {
-        "source": reading.source,
-        "table": reading.table,
-        "rows": copied.rows,
-        "rejected": sum(refused.values()),
-        "rows_there": sum(copied.records.values()),
-        "digest": digest,
-        # Spark has no type UUID, so the step that reads with Spark must know how `user_session` is stored.
-        "session_type": copied.session_type,
-        "parts": [
-            part.described()
-            | {"rows": copied.records.get(number, 0) - refused.get(number, 0), "rejected": refused.get(number, 0)}
-            for number, part in enumerate(listed.parts)
-        ],
-        "refused": rejects.reasons(reading.connection),
-        "left_out": list(listed.left_out),
-    }
