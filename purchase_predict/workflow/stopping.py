@@ -21,6 +21,9 @@ _WATCH_SECONDS = 0.5
 _REPEAT_SECONDS = 3
 #: After this many seconds from the first SIGTERM, the process exits by itself.
 GRACE_SECONDS = 15
+#: Seconds that it then takes to close its run, at most: the server may be away. With the grace period less than
+#: `lease._LEASE_SECONDS`.
+_CLOSE_SECONDS = 8
 #: The variable with the name of main's process. Main may die before a step starts to watch its parent.
 MAIN_PROCESS = "PURCHASE_PREDICT_MAIN"
 
@@ -80,15 +83,17 @@ def stop_with_launcher() -> Iterator[None]:
 
 def _end_from_within(run_id: str | None) -> NoReturn:
     def close(run_id: str) -> None:
-        try:
-            mlflow.MlflowClient().set_terminated(run_id, "KILLED")
-        except MlflowException:
-            logging.getLogger(__name__).debug("the run could not be closed", exc_info=True)
+        while True:
+            try:
+                return mlflow.MlflowClient().set_terminated(run_id, "KILLED")
+            except MlflowException:  # the store may be locked by a step that is about to exit in the same way
+                logging.getLogger(__name__).debug("the run could not be closed", exc_info=True)
+                time.sleep(_WATCH_SECONDS)
 
     if run_id:
         closing = threading.Thread(target=close, args=[run_id], daemon=True)
         closing.start()
-        closing.join(_REPEAT_SECONDS)  # the server may be away, too
+        closing.join(_CLOSE_SECONDS)
     scratch.remove_all()
     os._exit(128 + signal.SIGTERM)
 

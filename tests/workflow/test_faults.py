@@ -31,9 +31,10 @@ def test_a_killed_step_is_not_taken_for_complete_and_a_killed_launcher_stops_its
     process = workflow.fresh.start(*LONG)
     main, step = until_training(process)
     process.terminate()
-    process.communicate(timeout=60)
+    said = process.communicate(timeout=60)
     wait_for(lambda: not alive(main) and not alive(step), 30)
-    assert [run.info.status for run in (*workflow.runs("train")[:1], *workflow.runs("main")[:1])] == ["KILLED"] * 2
+    ended = [run.info.status for run in (*workflow.runs("train")[:1], *workflow.runs("main")[:1])]
+    assert ended == ["KILLED"] * 2, said
 
     outcome = workflow.step_here("train", "-P", "max_evals=1")
     assert outcome.code == 0, outcome.err
