@@ -46,7 +46,7 @@ class Waiting:
 
 def ask(version: ModelVersion, env: str, author: Author) -> None:
     """Tags a version as one that waits for approval."""
-    since = datetime.now(UTC).isoformat(timespec="seconds")
+    since = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
     text = f"for approval since {since}, deployed by {author.by} (run {author.run_id})"
     mlflow.MlflowClient().set_model_version_tag(version.name, version.version, f"{WAITS}.{env}", text)
 
