@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from purchase_predict.evaluation.scores import DISTRIBUTION_BINS
+
 #: Points of the calibration curve; each stands for the same number of rows.
 CALIBRATION_POINTS = 10
 #: Thresholds, from 0 to 1, at which precision, recall and F1 are computed.
 THRESHOLDS = np.linspace(0, 1, 101)
-#: Bins of the distribution of the probabilities, all of the same width.
-DISTRIBUTION_BINS = 25
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ INTERVAL_QUANTILES = (0.025, 0.975)
 EPSILON = 1e-15
 #: Bins of the calibration error, all of the same width.
 CALIBRATION_BINS = 10
+#: Bins of the distribution of probabilities, all of the same width.
+DISTRIBUTION_BINS = 25
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from purchase_predict.evaluation.curves import DISTRIBUTION_BINS
-from purchase_predict.evaluation.scores import Answers
+from purchase_predict.evaluation.scores import DISTRIBUTION_BINS, Answers
 from purchase_predict.schema import KEYS, MOMENT
 from purchase_predict.spreadsheets import FORMULA
 
@@ -52,7 +51,7 @@ class Scored:
         rows: how many rows; `will_buy` of them at or above the threshold.
         missing: the model's columns that the rows lacked.
         expected: purchases that the model expects: the sum of the probabilities.
-        spread: rows in each of `curves.DISTRIBUTION_BINS` bins of probability, from 0 to 1.
+        spread: rows in each of `scores.DISTRIBUTION_BINS` bins of probability, from 0 to 1.
     """
 
     rows: int

@@ -22,6 +22,8 @@ INTERVAL_LABELS = 6
 SERIES = ("first", "second", "third")
 #: Ticks of an axis, about.
 TICKS = 4
+#: Decimals of a tick; a number that needs more is written with a power of ten.
+MAX_DIGITS = 4
 
 #: Ticks of an axis from 0 to 1.
 _SHARES = [(share, f"{share:g}") for share in (0, 0.25, 0.5, 0.75, 1)]
@@ -130,10 +132,11 @@ class Scale:
 
     def __init__(self, low: float, high: float, step: float, whole: bool = False) -> None:
         self.low, self.high = low, high
-        digits = max(0, -math.floor(math.log10(step) + 1e-9)) + (0 if _is_round(step) else 1)
+        digits = max(0, (0 if _is_round(step) else 1) - math.floor(math.log10(step) + 1e-9))
         values = np.arange(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1) * step
         shown = [value for value in values.tolist() if not whole or abs(value - round(value)) < 1e-9]
-        self.ticks = [(float(self.at(value)), f"{value + 0.0:,.{digits}f}") for value in shown]
+        written = ",." + (f"{digits}f" if digits <= MAX_DIGITS else "3g")
+        self.ticks = [(float(self.at(value)), format(value + 0.0, written)) for value in shown]
 
     @classmethod
     def around(

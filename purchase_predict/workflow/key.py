@@ -24,6 +24,10 @@ _AFTER_SEARCH = (
 )
 
 
+#: What only draws the page of a step that decides: a decision is not taken again for the looks of its page.
+_LOOKS = {"deploy": ("purchase_predict/report/layout", "purchase_predict/report/promotion_page")}
+
+
 def key_parts(entry_point: str, values: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Any]:
     """What the key of a step is made of.
 
@@ -32,12 +36,13 @@ def key_parts(entry_point: str, values: Mapping[str, Any], inputs: Mapping[str, 
         values: all its parameters, typed (`parameters.resolve`).
         inputs: the content digest of each of its inputs.
     """
+    source = source_closure(entry_point)
     return {
         "format": KEY_FORMAT,
         "entry_point": entry_point,
         "parameters": {name: value for name, value in values.items() if PARAMETERS[name].in_key},
         "inputs": dict(inputs),
-        "source": source_closure(entry_point),
+        "source": {name: source[name] for name in source if not name.startswith(_LOOKS.get(entry_point, ()))},
         "environment": environment(),
     }
 

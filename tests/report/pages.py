@@ -109,6 +109,7 @@ def contents(
                 "seconds": [1.0, 1.0, 0.5, 0.1],
                 "learning_rate": [0.1, 0.004, 0.3, 0.2],
                 "lambda_l1": [0.0, 1.0, 0.1, 0.1],
+                "lambda_l2": [0.0, 1.9e-7, 0.1, 0.1],
             }
         ),
         chosen={"boosting rounds": 120, "learning_rate": 0.05, "num_leaves": 31},

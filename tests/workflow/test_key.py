@@ -9,6 +9,7 @@ from purchase_predict.parameters import PARAMETERS
 from purchase_predict.workflow.completed import KEY_PARTS
 from purchase_predict.workflow.key import key_of, key_parts, search_key_of
 from purchase_predict.workflow.plan import Plan
+from purchase_predict.workflow.source import source_closure
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -83,6 +84,15 @@ def test_what_differs_from_the_newest_run_is_named(store: str, change: dict[str,
 )
 def test_a_longer_search_or_another_report_takes_the_same_trials_over(change: dict[str, object], same: bool) -> None:
     assert (search_key_of({**OLD, **change}) == search_key_of(OLD)) == same
+
+
+def test_the_looks_of_a_page_run_no_decision_again() -> None:
+    looks = ("purchase_predict/report/layout.css", "purchase_predict/report/promotion_page.html.jinja")
+    assert [name for name in looks if name not in source_closure("deploy")] == []
+    counted = key_parts("deploy", {}, {})["source"]
+    assert [name for name in looks if name in counted] == []
+    assert "purchase_predict/registry/gate.py" in counted
+    assert looks[0] in key_parts("train", {}, {})["source"]
 
 
 def test_only_what_can_change_a_result_is_in_the_key() -> None:
