@@ -22,7 +22,7 @@ from purchase_predict import mlflow_errors, parameters
 from purchase_predict.errors import first_line, printable
 from purchase_predict.secrets import shown_uri
 from purchase_predict.settings import Settings, server_conflict
-from purchase_predict.workflow import lease
+from purchase_predict.workflow import lease, remote
 from purchase_predict.workflow.completed import ERROR
 from purchase_predict.workflow.scratch import process_folder, remove_orphans
 from purchase_predict.workflow.stopping import Stopped, closing, exit_at_last, stop_with_launcher
@@ -102,6 +102,8 @@ def _open_run(*, sweep: bool) -> Iterator[Run]:
     try:
         if not launched and settings.experiment_name:
             mlflow.set_experiment(settings.experiment_name)
+        if launched:
+            remote.refuse_second_start(launched, lease.HEARTBEAT)
         run = mlflow.start_run()
     except MlflowException as error:
         server = shown_uri(mlflow.get_tracking_uri())
