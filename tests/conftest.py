@@ -46,6 +46,8 @@ LONGEST = (
     "search/test_on_spark.py",
     "servers/test_together.py",
     "servers/test_machines.py",
+    "kubernetes/test_adoption.py",
+    "servers/test_kubernetes.py",
     "registry/test_deploy.py",
     "workflow/test_together.py",
     "workflow/test_artifacts.py",

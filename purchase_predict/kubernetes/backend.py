@@ -5,6 +5,7 @@ Installed with `pip install 'purchase-predict[kubernetes]'`, MLflow finds it by 
 """
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ import click
 import mlflow
 from mlflow.projects.backend.abstract_backend import AbstractBackend
 from mlflow.projects.submitted_run import SubmittedRun
-from mlflow.projects.utils import fetch_and_validate_project, get_or_create_run, load_project
+from mlflow.projects.utils import PROJECT_SYNCHRONOUS, fetch_and_validate_project, get_or_create_run, load_project
 from mlflow.utils.mlflow_tags import MLFLOW_PROJECT_BACKEND
 
-from purchase_predict.kubernetes import closure
+from purchase_predict.kubernetes import closure, image
 from purchase_predict.kubernetes.cluster import Cluster
 from purchase_predict.kubernetes.config import Config
 from purchase_predict.kubernetes.job import Job
@@ -47,12 +48,28 @@ class KubernetesBackend(AbstractBackend):
         ours = {name: value for name, value in backend_config.items() if not name.isupper() and name not in _MLFLOWS}
         config = Config.of(ours, "backend_config", Path())
         expected = closure.of_project(entry_point, work_dir)
-        return submit(
+        submitted = submit(
             Cluster.connect(config.context), config, entry_point, params, expected, experiment_id,
             project_uri=project_uri, work_dir=work_dir, version=version, env=os.environ.get("ENV"),
         )  # fmt: skip
+        # MLflow waits for other people's backends where Python calls it, not where its command does.
+        if click.get_current_context(silent=True) and not backend_config[PROJECT_SYNCHRONOUS]:
+            _wait_for(submitted)
+        return submitted
 
 
+def _wait_for(submitted: "SubmittedJob") -> None:
+    try:
+        if not submitted.wait():
+            sys.exit(1)
+    except KeyboardInterrupt:
+        submitted.cancel()
+        mlflow.MlflowClient().set_terminated(submitted.run_id, "KILLED")
+        raise
+
+
+#: The images of which this process has said that their label cannot be read.
+_said: set[str] = set()
 #: Settings that MLflow puts among ours.
 _MLFLOWS = ("build_image", "docker_auth")
 
@@ -93,6 +110,10 @@ def submit(
     declared = load_project(str(work_dir)).get_entry_point(entry_point)  # type: ignore[no-untyped-call]
     values = {name: str(parameters.get(name, one.default)) for name, one in declared.parameters.items()}
     refuse_unreachable(tracking_uri, experiment_id, entry_point, values, of_step, config.place)
+    unread = image.refuse_other_source(of_step.image, entry_point, work_dir)
+    if unread and of_step.image not in _said:
+        _said.add(of_step.image)
+        click.echo(f"{entry_point}: the image's label cannot be read ({unread}): its source is compared in the Job")
     run = get_or_create_run(  # type: ignore[no-untyped-call]
         None, project_uri, experiment_id, str(work_dir), version, entry_point, parameters
     )

@@ -1,5 +1,6 @@
 """What an image must consist of to compute a step: the source files and packages that the step's key counts."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import click
 
 from purchase_predict.parameters import STEPS
+from purchase_predict.settings import PROJECT
 from purchase_predict.workflow.environment import environment
 from purchase_predict.workflow.key import differences
 from purchase_predict.workflow.source import source_closure
@@ -36,6 +38,32 @@ def of_project(entry_point: str, project: Path) -> dict[str, Any]:
             raise click.ClickException(f"{project}: has no step {step}; this backend runs purchase-predict alone")
         source |= source_closure(step, project)
     return {"source": dict(sorted(source.items()))}
+
+
+def of_image(project: Path = PROJECT) -> dict[str, Any]:
+    """What the label of an image says: the source files of all steps, and the lock of its packages.
+
+    It is the same on every machine that builds the image, unlike the packages that are installed on it.
+    """
+    lock = hashlib.sha256((project / "requirements.lock").read_bytes()).hexdigest()[:16]
+    return {"source": of_project("main", project)["source"], "lock": lock}
+
+
+def label_difference(entry_point: str, said: Mapping[str, Any], project: Path = PROJECT) -> str:
+    """In a few words, what differs between an image's label and a checkout; empty where nothing does.
+
+    Args:
+        entry_point: the step; `main` stands for all steps.
+        said: the label.
+        project: the checkout.
+    """
+    source = of_project(entry_point, project)["source"]
+    labelled = {name: digest for name, digest in said["source"].items() if name in source}
+    before, now = (
+        {"format": 0, "parameters": {}, "inputs": {}, "source": files, "environment": {"requirements.lock": lock}}
+        for files, lock in ((labelled, said["lock"]), (source, of_image(project)["lock"]))
+    )
+    return differences(before, now)
 
 
 def difference(entry_point: str, expected: Mapping[str, Any]) -> str:

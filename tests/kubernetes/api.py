@@ -20,8 +20,6 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     cluster: Cluster
-    #: Answers that are 503 from now on, as while the API restarts.
-    outages = 0
 
     def do_GET(self) -> None:
         self._serve("GET")
@@ -37,8 +35,8 @@ class Handler(BaseHTTPRequestHandler):
         query = {name: values[0] for name, values in parse_qs(address.query).items()}
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         try:
-            if type(self).outages:
-                type(self).outages -= 1
+            if self.cluster.outages:
+                self.cluster.outages -= 1
                 raise Error(503, "ServiceUnavailable", "the server is currently unable to handle the request")
             if self.headers.get("Authorization") != f"Bearer {TOKEN}":
                 raise Error(401, "Unauthorized", "Unauthorized")

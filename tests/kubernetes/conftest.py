@@ -26,6 +26,14 @@ def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
+def empty_cluster() -> Cluster:
+    """A cluster on whose machines there is no room: its Jobs wait."""
+    cluster = Cluster({}, REAL)
+    cluster.room.clear()
+    return cluster
+
+
+@pytest.fixture
 def launched(
     tracking: str, project: Path, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Launched]:

@@ -4,9 +4,9 @@ from typing import Any
 
 from purchase_predict.kubernetes.manifest import Work
 
-#: The image of this checkout, and one of another source.
-IMAGE = "registry.example.org/purchase-predict@sha256:" + "a" * 64
-OTHER_IMAGE = "registry.example.org/purchase-predict@sha256:" + "b" * 64
+#: The image of this checkout, and one of another source, in a registry that does not answer.
+IMAGE = "127.0.0.1:1/purchase-predict@sha256:" + "a" * 64
+OTHER_IMAGE = "127.0.0.1:1/purchase-predict@sha256:" + "b" * 64
 RUN_ID = "0123456789abcdef0123456789abcdef"
 
 

@@ -77,6 +77,7 @@ class Cluster:
         secrets: values by secret and key.
         troubles: what the next pod of a step meets.
         job_quota: Jobs that may be there; None: any number.
+        outages: answers that are 503 from now on, as while the API restarts.
         submitted: every manifest that was taken, as it came.
         jobs, pods, events: what there is.
     """
@@ -88,6 +89,7 @@ class Cluster:
     secrets: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     troubles: dict[str, str] = field(default_factory=dict)
     job_quota: int | None = None
+    outages: int = 0
     submitted: list[dict[str, Any]] = field(default_factory=list)
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     pods: dict[str, dict[str, Any]] = field(default_factory=dict)
