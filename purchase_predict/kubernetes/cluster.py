@@ -23,6 +23,8 @@ _PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 _PATIENCE = 600.0
 #: Seconds to connect, and between two pieces of an answer.
 _TIMEOUT = (10.0, 120.0)
+#: The connection, or what came over it, broke off.
+_BROKEN = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 #: The API or something before it is overloaded or restarts.
 _AGAIN = {429, 500, 502, 503, 504}
 
@@ -124,9 +126,9 @@ class Cluster:
                 raise
 
     def pods(self, namespace: str, job: str) -> list[dict[str, Any]]:
-        """The pods of a Job."""
+        """The pods of a Job, the newest last."""
         found = self._call("GET", f"/api/v1/namespaces/{namespace}/pods", {"labelSelector": f"job-name={job}"})
-        return list(found.json()["items"])
+        return sorted(found.json()["items"], key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
 
     def events(self, namespace: str, name: str) -> list[dict[str, Any]]:
         """What the cluster has noted about a Job or pod; nothing where this user may not read it."""
@@ -205,7 +207,7 @@ class Cluster:
                 return once()
             except requests.exceptions.SSLError as error:
                 raise click.ClickException(f"cluster {self.address}: {printable(first_line(error))}") from error
-            except (requests.ConnectionError, requests.Timeout) as error:
+            except _BROKEN as error:
                 if time.monotonic() + pause > deadline:
                     raise Away(
                         f"cluster {self.address}: no answer for {self._patience:.0f} s ({printable(first_line(error))})"

@@ -42,13 +42,13 @@ def state_of(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], events: 
 
     Args:
         job: the Job.
-        pods: its pods.
+        pods: its pods, the newest last.
         events: what the cluster has noted of the Job and of its pods.
     """
     conditions = {one["type"]: one for one in job.get("status", {}).get("conditions") or [] if one["status"] == "True"}
     if "Complete" in conditions:
         return State(ended=True, succeeded=True)
-    pod = max(pods, key=lambda one: str(one["metadata"].get("creationTimestamp", "")), default=None)
+    pod = pods[-1] if pods else None
     if "Failed" in conditions:
         return State(ended=True, problem=_failed(conditions["Failed"], job, pod))
     if pod is None:
@@ -56,16 +56,17 @@ def state_of(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], events: 
     status = _container(pod)
     if "running" in status or "terminated" in status:
         return State(running=True)
-    problem = _waits(status.get("waiting") or {}, events)
+    problem = _waits(pod, events)
     if not problem and (where := _condition(pod, "PodScheduled")) and where.get("reason") == "Unschedulable":
         return State(problem=f"no node has room for it ({where.get('message', '')})", passing=True)
     return State(problem=problem)
 
 
 def _container(pod: Mapping[str, Any]) -> dict[str, Any]:
-    """The state of a pod's first container: `waiting`, `running` or `terminated`."""
-    statuses = pod.get("status", {}).get("containerStatuses") or [{}]
-    return dict(statuses[0].get("state") or {})
+    """The state of the container that runs the step, the pod's first one: `waiting`, `running` or `terminated`."""
+    name = pod["spec"]["containers"][0].get("name")
+    statuses = pod.get("status", {}).get("containerStatuses") or []  # in any order
+    return dict(next((one.get("state") or {} for one in statuses if one.get("name") == name), {}))
 
 
 def _condition(pod: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
@@ -121,13 +122,17 @@ def _not_created(events: Sequence[Mapping[str, Any]]) -> str:
     return f"the cluster makes no pod of it ({messages[-1]}): check service_account and template in backend_config"
 
 
-def _waits(waiting: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> str:
-    """Why a container cannot start; empty: it is only slow."""
-    reason, message = waiting.get("reason", ""), waiting.get("message", "")
+def _waits(pod: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> str:
+    """Why a container of a pod cannot start, the step's or one beside it; empty: they are only slow."""
+    status = pod.get("status", {})
+    statuses = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
+    waiting = [(one.get("state") or {}).get("waiting") or {} for one in statuses]
+    hindered = next((one for one in waiting if one.get("reason") in _WAITING), {})
+    reason, message = hindered.get("reason", ""), hindered.get("message", "")
     mounts = [one.get("message", "") for one in events if one.get("reason") == "FailedMount"]
     if mounts and "secret" in mounts[-1] and "not found" in mounts[-1]:
         return f"it needs a Secret that is not there ({mounts[-1]}): {_SECRET_WAY_OUT}"
-    if reason not in _WAITING:
+    if not reason:
         return ""
     if "secret" in message or "couldn't find key" in message:
         return f"it needs a Secret that is not there ({message}): {_SECRET_WAY_OUT}"

@@ -11,7 +11,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from purchase_predict.errors import printable
-from purchase_predict.kubernetes.cluster import Cluster
+from purchase_predict.kubernetes.cluster import Away, Cluster
 from purchase_predict.kubernetes.config import StepConfig
 from purchase_predict.kubernetes.explain import State, state_of
 from purchase_predict.kubernetes.log import Log
@@ -62,8 +62,10 @@ class Job:
             if key:
                 client.set_tag(run_id, lease.CLAIM, key)
         except BaseException as error:
-            if not isinstance(error, Exception):
-                self.cancel()
+            # Where the API is away, a pod that starts all the same finds that its run has ended.
+            if not isinstance(error, Away):
+                with suppress(click.ClickException):
+                    self.cancel()
             if isinstance(error, click.ClickException):
                 client.set_tag(run_id, ERROR, printable(error.format_message())[:5000])
             client.set_terminated(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
@@ -73,7 +75,7 @@ class Job:
         """Waits until the Job has ended, while its log is shown. Returns whether its run is finished.
 
         Raises:
-            Away: the cluster did not answer for long. The Job goes on.
+            click.ClickException: the cluster did not answer for long, or no longer lets us look. The Job goes on.
         """
         state = self._watch()
         self._log.finish()

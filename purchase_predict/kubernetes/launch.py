@@ -10,7 +10,7 @@ from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 
 from purchase_predict.kubernetes import closure, job
-from purchase_predict.kubernetes.cluster import Away, Cluster
+from purchase_predict.kubernetes.cluster import Cluster
 from purchase_predict.kubernetes.config import Config
 from purchase_predict.parameters import Backend, written
 from purchase_predict.workflow import remote
@@ -66,7 +66,7 @@ def _launch(cluster: Cluster, config: Config, plan: Plan, experiment_id: str, ru
     try:
         if submitted.job.wait():
             return mlflow.MlflowClient().get_run(submitted.run_id)
-    except Away as error:
+    except click.ClickException as error:
         raise click.ClickException(
             f"{plan.entry_point}: {error.format_message()}; its Job goes on, and the next workflow waits for it"
         ) from error

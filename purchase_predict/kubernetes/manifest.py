@@ -53,7 +53,7 @@ class Work:
 
 def job_name(work: Work) -> str:
     """The Job's name: the same for the same run, and of one run alone."""
-    return f"purchase-predict-{work.entry_point}-{work.run_id}"[:63].lower()
+    return f"purchase-predict-{work.entry_point}-{work.run_id}"[:63].replace("_", "-")
 
 
 def words(command: str, parameters: Mapping[str, str]) -> list[str]:
@@ -85,7 +85,7 @@ def manifest(work: Work, config: StepConfig, place: str) -> dict[str, Any]:
     # A run is computed once, by one pod: who wants it again starts the workflow again.
     _only(spec, {"backoffLimit": 0, "completions": 1, "parallelism": 1}, f"{place}: template.spec")
     _only(pod_spec, {"restartPolicy": "Never"}, f"{place}: template.spec.template.spec")
-    spec["activeDeadlineSeconds"] = config.deadline
+    spec.setdefault("activeDeadlineSeconds", config.deadline)
     spec.setdefault("ttlSecondsAfterFinished", config.keep)
     if config.service_account:
         pod_spec["serviceAccountName"] = config.service_account

@@ -38,7 +38,7 @@ class Handler(BaseHTTPRequestHandler):
             if self.cluster.outages:
                 self.cluster.outages -= 1
                 raise Error(503, "ServiceUnavailable", "the server is currently unable to handle the request")
-            if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            if self.headers.get("Authorization") != f"Bearer {self.cluster.token}":
                 raise Error(401, "Unauthorized", "Unauthorized")
             self._answer(method, address.path, query, body)
         except Error as error:
@@ -110,6 +110,13 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Nothing: who called was killed."""
+
+
 @contextmanager
 def served(cluster: Cluster, folder: Path) -> Iterator[Path]:
     """The kubeconfig of a stand-in that answers while the block runs; what still runs then is ended.
@@ -119,8 +126,7 @@ def served(cluster: Cluster, folder: Path) -> Iterator[Path]:
         folder: where the kubeconfig is written.
     """
     handler = type("Bound", (Handler,), {"cluster": cluster})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
+    server = Server(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     config = folder / "kubeconfig"
     address = f"http://127.0.0.1:{server.server_port}"

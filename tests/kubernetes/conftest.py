@@ -19,7 +19,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return checkout(tmp_path_factory.mktemp("checkout") / "project")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with tracking_server(tmp_path_factory.mktemp("tracking")) as uri:
         yield uri

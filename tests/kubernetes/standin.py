@@ -78,6 +78,7 @@ class Cluster:
         troubles: what the next pod of a step meets.
         job_quota: Jobs that may be there; None: any number.
         outages: answers that are 503 from now on, as while the API restarts.
+        token: what a caller must bring.
         submitted: every manifest that was taken, as it came.
         jobs, pods, events: what there is.
     """
@@ -90,6 +91,7 @@ class Cluster:
     troubles: dict[str, str] = field(default_factory=dict)
     job_quota: int | None = None
     outages: int = 0
+    token: str = TOKEN
     submitted: list[dict[str, Any]] = field(default_factory=list)
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     pods: dict[str, dict[str, Any]] = field(default_factory=dict)

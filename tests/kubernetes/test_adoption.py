@@ -118,4 +118,6 @@ def test_a_job_that_fails_after_its_launcher_died_is_taken_over_at_once(launched
     assert "waiting" not in said
     died = workflow.runs("load")[-1]
     assert died.info.status == "KILLED"
-    assert died.data.tags["lease.closed"] == "KILLED by a later workflow: its Job has ended"
+    assert died.data.tags["lease.closed"].endswith(
+        " has ended"
+    )  # its Job, or main above it: no heartbeat is waited for

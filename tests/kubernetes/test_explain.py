@@ -18,8 +18,8 @@ def pod(state: dict[str, Any] | None = None, **status: Any) -> dict[str, Any]:
     limits = {"resources": {"limits": {"memory": "2Gi"}}}
     return {
         "metadata": {"name": "p"},
-        "spec": {"containers": [limits]},
-        "status": {"containerStatuses": [{"state": state or {}}], **status},
+        "spec": {"containers": [{"name": "step", **limits}, {"name": "proxy"}]},
+        "status": {"containerStatuses": [{"name": "proxy"}, {"name": "step", "state": state or {}}], **status},
     }
 
 
@@ -72,6 +72,12 @@ def test_every_trouble_is_one_line_with_the_way_out(trouble: str) -> None:
     assert not state.succeeded
     assert not state.passing
     assert state.ended == (of_job is not STARTED)
+
+
+def test_a_container_beside_the_step_may_keep_it_from_starting() -> None:
+    waits = {"name": "proxy", "state": {"waiting": {"reason": "ErrImagePull", "message": "no such image"}}}
+    state = state_of(STARTED, [pod({"waiting": {"reason": "PodInitializing"}}, initContainerStatuses=[waits])], [])
+    assert state.problem.startswith("its image cannot be pulled (ErrImagePull: no such image)")
 
 
 def test_a_full_cluster_may_have_room_later() -> None:

@@ -111,3 +111,18 @@ def test_a_deadline_ends_a_job_that_nobody_waits_for(launched: Launched) -> None
     launched.configure(deadline=1)
     outcome = launched.run()
     assert "load: the cluster ended it after its deadline of 1 s: raise deadline" in outcome.error[0]
+
+
+def test_who_may_no_longer_look_leaves_the_job_alone(launched: Launched, tmp_path: Path) -> None:
+    launched.cluster.room.clear()
+    process = launched.workflow.start_main(*launched.arguments(backend="load:kubernetes"))
+    until(process, "load: running")
+    wait_for(lambda: launched.cluster.jobs)
+    launched.cluster.token = "renewed"
+    _, err = process.communicate(timeout=60)
+    (line,) = [line for line in err.splitlines() if line.startswith("Error: ")]
+    assert "Unauthorized: sign in to the cluster again" in line
+    assert line.endswith("; its Job goes on, and the next workflow waits for it")
+    (run,) = launched.workflow.runs("load")
+    assert run.info.status == "RUNNING"
+    assert len(launched.cluster.jobs) == 1
