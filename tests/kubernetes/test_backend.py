@@ -13,6 +13,7 @@ from mlflow.cli import cli
 
 from tests.conftest import PROJECT
 from tests.kubernetes.launched import Launched
+from tests.kubernetes.test_start import HOSTILE
 from tests.workflow.processes import wait_for
 
 pytestmark = pytest.mark.servers
@@ -37,8 +38,11 @@ def test_mlflow_finds_it_and_a_step_alone_runs_as_a_job(launched: Launched, tmp_
     config.write_text(json.dumps(yaml.safe_load(launched.file.read_text())))
     arguments = ["run", str(PROJECT), "-b", NAME, "--backend-config", str(config), "-e", "load"]
     with launched.workflow.environ_here(), contextlib.chdir(tmp_path):
-        ran = CliRunner().invoke(cli, [*arguments, "-P", "source=sample:300"])
+        ran = CliRunner().invoke(cli, [*arguments, "-P", "source=sample:300", "-P", f"gcp_project={HOSTILE}"])
     assert ran.exit_code == 0, ran.output
+    (job,) = launched.cluster.submitted
+    assert f"--gcp_project={HOSTILE}" in job["spec"]["template"]["spec"]["containers"][0]["command"]
+    assert not list(tmp_path.rglob("pwned"))
     assert "load: 300 rows of the events table, 0 refused" in ran.output
     (run,) = launched.workflow.runs("load")
     tags = run.data.tags
