@@ -1,6 +1,6 @@
-# The project with the packages of requirements.lock: it serves, or runs the workflow with another command.
+# The project with the packages of requirements.lock: it serves, and runs the workflow or one step with another command.
 #
-#   docker build -t purchase-predict .
+#   make image                    # docker build -t purchase-predict, with the label that says of which source it is
 #   docker run -p 127.0.0.1:5001:5001 -v state:/state -v ./token:/run/secrets/token:ro \
 #     -e MLFLOW_TRACKING_URI=http://<server>:5000 -e ENV=production purchase-predict
 #   docker run -e MLFLOW_TRACKING_URI=http://<server>:5000 purchase-predict mlflow run . --env-manager local -P max_evals=1
@@ -21,6 +21,9 @@ WORKDIR /project
 COPY --chown=shop MLproject conda.yaml pyproject.toml requirements.lock main.py .env ./
 COPY --chown=shop steps steps
 COPY --chown=shop purchase_predict purchase_predict
+# What a Job's launcher compares with its own source before it starts a pod (purchase_predict/kubernetes/image.py).
+ARG SOURCE=""
+LABEL purchase-predict.source=$SOURCE
 USER shop
 VOLUME ["/state", "/answers"]
 EXPOSE 5001

@@ -24,7 +24,7 @@ COMPILE := @$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 # A virtual environment of the caller's would otherwise be preferred by some tools.
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 
-.PHONY: help packages setup lock run demo test test-core test-servers lint format ui server server-stop server-status clean
+.PHONY: help packages setup lock run demo test test-core test-servers lint format image ui server server-stop server-status clean
 
 help:  ## What there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -61,7 +61,7 @@ $(CREATED):
 
 .venv/.ready-tests: .venv/.ready
 	@echo "installing what the tests start: servers, Spark (requirements-dev.lock)"
-	@$(PIP_INSTALL) --group servers --group spark -c requirements.lock -c requirements-dev.lock
+	@$(PIP_INSTALL) --group servers --group spark --group kubernetes -c requirements.lock -c requirements-dev.lock
 	$(COMPILE)
 	@touch $@
 
@@ -97,6 +97,11 @@ lint: setup .venv/.ready-tests  ## Style, types, and the direction of imports
 format: setup  ## Rewrites the code in the project's style
 	ruff check --fix .
 	ruff format .
+
+# IMAGE is its name. The label says of which source it is, so that a Job of another source is refused.
+IMAGE ?= purchase-predict
+image: setup  ## The container image (needs Docker): serves, or runs steps as Kubernetes Jobs; IMAGE=<registry>/<name>:<tag>
+	docker build -t '$(IMAGE)' --build-arg SOURCE="$$($(BIN)/python -m purchase_predict.kubernetes.image)" .
 
 ui: setup  ## MLflow's web page over the runs made here
 	mlflow ui

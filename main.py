@@ -18,6 +18,7 @@ if __name__ == "__main__":
 import click
 from mlflow.entities import Run
 
+from purchase_predict.kubernetes.launch import elsewhere
 from purchase_predict.registry.standing import standing
 from purchase_predict.registry.versions import version_gone
 from purchase_predict.sources.sources import fingerprint
@@ -30,8 +31,7 @@ from purchase_predict.workflow.command import command
 def main(run: Run, **parameters: Any) -> None:
     """Run the workflow from the data to a promoted model."""
     with uncommitted.recorded(run.info.run_id):
-        # Each step gets the parameters that it declares in MLproject.
-        chain = Chain(run, parameters, fingerprint, still_valid={"deploy": version_gone})
+        chain = Chain(run, parameters, fingerprint, {"deploy": version_gone}, elsewhere(run, parameters))
         load = chain.step("load")
         process = chain.step("process", data=load.uri)
         train = chain.step("train", dataset=process.uri)

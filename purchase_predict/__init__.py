@@ -1,6 +1,7 @@
 """What the steps of the workflow are made of, from the top down: each wing imports only those below it.
 
 registry      which version may take over an environment; alias and stage moved
+kubernetes    how a step runs as a Kubernetes Job: rendered, submitted, watched, explained
 workflow      what an MLflow run is here: command, step, plan, key, reuse, claim, end; never a table
 report        what people read about a training: page, plots, model card
 training      a search made into a model that answers; prediction: an input scored in one go

@@ -35,6 +35,13 @@ class TrialRunner(StrEnum):
     SPARK = "spark"
 
 
+class Backend(StrEnum):
+    """Where a step runs."""
+
+    LOCAL = "local"
+    KUBERNETES = "kubernetes"
+
+
 # ---- types: each says in its error what a value must be ----------------------------------------------------------
 
 
@@ -110,6 +117,27 @@ class Switch(click.Choice[str]):
         if text not in self.choices:
             self.fail("must be one of true, false", param, ctx)
         return text == "true"
+
+
+class BackendOfSteps(click.ParamType[dict[str, Backend]]):
+    """Where each step runs: one backend for all, or a list `<step>:<backend>,...`; steps left out run here."""
+
+    name = "backend"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Backend]:
+        """The backend of each step."""
+        found = dict.fromkeys(STEPS, Backend.LOCAL)
+        for part in filter(None, str(value).replace(" ", "").split(",")):
+            step, _, backend = part.rpartition(":")
+            if backend not in set(Backend) or (step and step not in STEPS) or (not step and "," in str(value)):
+                self.fail(
+                    f"must be one of {', '.join(Backend)}, or a list as train:kubernetes,load:local "
+                    f"of the steps {', '.join(STEPS)}",
+                    param,
+                    ctx,
+                )
+            found |= dict.fromkeys([step] if step else STEPS, Backend(backend))
+        return found
 
 
 class Moment(click.ParamType[datetime | None]):
@@ -200,6 +228,8 @@ PARAMETERS = {
     "reuse": Parameter(Switch(), in_key=False),
     "force": Parameter(OneOf(STEPS, empty="none")),
     "dry_run": Parameter(Switch()),
+    "backend": Parameter(BackendOfSteps(), in_key=False),
+    "backend_config": Parameter(click.STRING, in_key=False),
     "version": Parameter(Text("be a version's number", r"[0-9]*")),
     "reason": Parameter(click.STRING),
     "allow_failed": Parameter(Switch()),

@@ -6,11 +6,10 @@ import re
 _URI = re.compile(r"""[A-Za-z][A-Za-z0-9+.\-]*:/{2}[^\s'"<>]*""")
 #: A query at the end of a URI.
 _QUERY = re.compile(r"\?[A-Za-z_][\w.\-]*=[^?]*$", re.DOTALL)
+#: What the name of a secret holds.
+_SECRET_NAME = r"(?:pass|pwd|secret|token|api_?key|access_?key|sig|credential|auth)"
 #: The value of a parameter whose name says that it is a secret.
-_SECRET = re.compile(
-    r"""([?&;#\s]|^)([\w.\-]*(?:pass|pwd|secret|token|api_?key|access_?key|sig|credential|auth)[\w.\-]*=)[^&;\s'"]*""",
-    re.IGNORECASE,
-)
+_SECRET = re.compile(rf"""([?&;#\s]|^)([\w.\-]*{_SECRET_NAME}[\w.\-]*=)[^&;\s'"]*""", re.IGNORECASE)
 #: Between the parts of a chained address.
 _CHAIN = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.\-]*://)")
 _HIDDEN = "***"
@@ -46,3 +45,8 @@ def _hide(match: re.Match[str]) -> str:
 def without_secrets(text: str) -> str:
     """A text, such as an error of another library, with every URI in it as `shown_uri` has it."""
     return _URI.sub(lambda match: shown_uri(match[0]), text)
+
+
+def names_a_secret(name: str) -> bool:
+    """Whether a variable's or parameter's name says that its value is a secret; a path of a file with one is none."""
+    return bool(re.search(_SECRET_NAME, name, re.IGNORECASE)) and name != "GOOGLE_APPLICATION_CREDENTIALS"

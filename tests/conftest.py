@@ -15,7 +15,7 @@ needs_real_data = pytest.mark.skipif(not REAL_DATA.exists(), reason="the real da
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--all-outages", action="store_true", help="tests/servers/test_outages.py: all, during every step")
+    parser.addoption("--all-outages", action="store_true", help="all outages and kills, during every step")
 
 
 #: Hypothesis tries a quarter of the examples by day: `HYPOTHESIS_PROFILE=deep make test` tries all of them. A loaded
@@ -46,6 +46,8 @@ LONGEST = (
     "search/test_on_spark.py",
     "servers/test_together.py",
     "servers/test_machines.py",
+    "kubernetes/test_adoption.py",
+    "servers/test_kubernetes.py",
     "registry/test_deploy.py",
     "workflow/test_together.py",
     "workflow/test_artifacts.py",

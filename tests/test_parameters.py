@@ -128,3 +128,25 @@ def test_the_help_shows_choices_ranges_and_defaults() -> None:
         "--force [load|process|train|deploy]",
     ):
         assert text in shown
+
+
+@pytest.mark.parametrize(
+    ("given", "on_kubernetes"),
+    [
+        ("local", ()),
+        ("", ()),
+        ("kubernetes", STEPS),
+        ("train:kubernetes", ("train",)),
+        ("load:kubernetes, deploy:kubernetes,train:local", ("load", "deploy")),
+    ],
+)
+def test_backend_is_one_for_all_steps_or_a_list(given: str, on_kubernetes: tuple[str, ...]) -> None:
+    found = typed("backend", given)
+    assert tuple(found) == STEPS
+    assert tuple(step for step, backend in found.items() if backend == "kubernetes") == on_kubernetes
+
+
+@pytest.mark.parametrize("given", ["docker", "main:kubernetes", "train:", "train:kubernetes,local", "kubernetes,train"])
+def test_a_wrong_backend_is_one_line(given: str) -> None:
+    with pytest.raises(click.ClickException, match=r"^backend=.*must be one of local, kubernetes, or a list as"):
+        typed("backend", given)

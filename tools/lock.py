@@ -17,7 +17,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 RUN_LOCK = "requirements.lock"
 DEVELOPMENT_LOCK = "requirements-dev.lock"
 #: The groups of pyproject.toml that requirements-dev.lock holds. It leaves out what only benchmarks compare with.
-DEVELOPMENT_GROUPS = ("dev", "servers", "spark")
+DEVELOPMENT_GROUPS = ("dev", "servers", "spark", "kubernetes")
 
 
 def compile_lock(name: str, sources: Sequence[str], options: Sequence[str]) -> None:

@@ -27,7 +27,10 @@ from purchase_predict.workflow.completed import (
     output_uri,
 )
 from purchase_predict.workflow.plan import Fingerprint, Plan
-from purchase_predict.workflow.stopping import MAIN_PROCESS, closing
+from purchase_predict.workflow.stopping import MAIN_PROCESS, closing, orphaned
+
+#: Runs a planned step on another machine, under the name of a run, and returns its completed run.
+Launch = Callable[[Plan, str], Run]
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Chain:
         parameters: Mapping[str, Any],
         fingerprint: Fingerprint,
         still_valid: Mapping[str, Callable[[Run], str | None]],
+        elsewhere: Mapping[str, Launch] | None = None,
     ) -> None:
         """Makes a chain that has not run a step yet.
 
@@ -63,8 +67,9 @@ class Chain:
             parameters: main's, typed. Each step gets those of them that it declares.
             fingerprint: what gives the content digest of a source.
             still_valid: for a step, a further condition on a completed run: it returns what is wrong, or None.
+            elsewhere: how each step is launched that does not run on this machine.
         """
-        self.run = run
+        self.run, self.elsewhere = run, elsewhere or {}
         self.parameters = parameters
         self.forced = STEPS[STEPS.index(parameters["force"]) :] if parameters["force"] else ()
         self.dry_run: bool = parameters["dry_run"]
@@ -138,10 +143,19 @@ class Chain:
         )
 
     def _launch(self, plan: Plan) -> Run:
-        import mlflow.projects  # slow to import, and not needed if every step is reused
-
         if self.reused:  # main tags them at the end, too, but this step may fail
             mlflow.set_tags(self.reused)
+        try:
+            return self.elsewhere.get(plan.entry_point, self._launch_here)(plan, plan.entry_point)
+        except KeyboardInterrupt:
+            closing.set()
+            if plan.entry_point not in self.elsewhere or not orphaned.is_set():
+                self._close_interrupted()
+            raise
+
+    def _launch_here(self, plan: Plan, run_name: str) -> Run:
+        import mlflow.projects  # slow to import, and not needed if every step is reused
+
         os.environ[MAIN_PROCESS] = processes.process_name(os.getpid())
         # The step's `python` must be this one, even if its environment is not activated.
         folder = str(Path(sys.executable).parent)
@@ -155,15 +169,11 @@ class Chain:
                     parameters={name: written(value) for name, value in plan.values.items()},
                     env_manager="local",
                     experiment_id=self.run.info.experiment_id,
-                    run_name=plan.entry_point,
+                    run_name=run_name,
                     storage_dir=storage,
                 )
             except mlflow.exceptions.ExecutionException as error:
                 raise _step_failed(plan.entry_point, str(error)) from error
-            except KeyboardInterrupt:
-                closing.set()
-                self._close_interrupted()
-                raise
         return mlflow.MlflowClient().get_run(submitted.run_id)
 
     def _close_interrupted(self) -> None:

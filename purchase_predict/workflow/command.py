@@ -23,7 +23,7 @@ from purchase_predict import mlflow_errors, parameters, progress
 from purchase_predict.errors import first_line, printable
 from purchase_predict.secrets import shown_uri
 from purchase_predict.settings import Settings, server_conflict
-from purchase_predict.workflow import descriptions, lease, names
+from purchase_predict.workflow import descriptions, lease, names, remote
 from purchase_predict.workflow.completed import ERROR
 from purchase_predict.workflow.experiments import PROJECT_EXPERIMENT
 from purchase_predict.workflow.notification import notify
@@ -130,6 +130,8 @@ def _open_run(entry_point: str) -> Iterator[Run]:
     try:
         if not launched and (settings.experiment_name or "MLFLOW_EXPERIMENT_ID" not in os.environ):
             mlflow.set_experiment(settings.experiment_name or PROJECT_EXPERIMENT)
+        if launched:
+            remote.refuse_second_start(launched, lease.HEARTBEAT)
         run = mlflow.start_run()
     except MlflowException as error:
         server = shown_uri(mlflow.get_tracking_uri())

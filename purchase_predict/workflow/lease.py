@@ -2,7 +2,8 @@
 
 Workflows that share a tracking server see each other only through the tags of their runs. A claim (see `turns`) lives
 as long as its run is RUNNING and its heartbeat changes. Each observer counts its own looks at the heartbeat, so the
-clocks of two machines are never compared. The end of a process on this machine is seen at once.
+clocks of two machines are never compared. The end of a process on this machine is seen at once, and so is the end of a
+Job by whoever can ask its cluster; a Job that lives keeps its claim, even while it waits for a machine.
 
 A claim that counts as dead by mistake, because its process was suspended, costs a second computation and no more: a
 model is registered only once, and only completed runs are reused.
@@ -24,6 +25,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE
 
 from purchase_predict.settings import PROJECT
+from purchase_predict.workflow import remote
 from purchase_predict.workflow.experiments import shared_with
 from purchase_predict.workflow.processes import ended_here, process_name
 from purchase_predict.workflow.turns import take_turn
@@ -99,13 +101,18 @@ class Watch:
                 nobody else may compute the same before the step has ended.
         """
         run_id = family[0].info.run_id
+        jobs = [remote.job_lives(run) for run in family]
+        if any(jobs):
+            self._seen.pop(run_id, None)
+            return None
         beats = [run.data.tags.get(HEARTBEAT) for run in family]
         before, looks = self._seen.get(run_id, ([], 0))
         looks = looks + 1 if beats == before else 0
         self._seen[run_id] = beats, looks
         # A child without a heartbeat has not reached our code yet, or is a trial, which has no process of its own.
-        if beats[0] and all(beat is None or ended_here(beat) for beat in beats):
-            return "its process has ended"
+        begun = beats[0] or jobs[0] is False
+        if begun and all(_ended(run, job) for run, job in zip(family, jobs, strict=True)):
+            return "its process has ended" if jobs[0] is None else "its Job has ended"
         return f"no heartbeat for {_LEASE_SECONDS:.0f} s" if looks >= self._needed else None
 
     def sweep(self, mine: Run) -> None:
@@ -121,7 +128,7 @@ class Watch:
             parent = run.data.tags.get(MLFLOW_PARENT_RUN_ID)
             if run.info.run_id == mine.info.run_id or parent in running:
                 continue
-            if HEARTBEAT in run.data.tags:
+            if HEARTBEAT in run.data.tags or remote.JOB in run.data.tags:
                 family = [run, *(r for r in running.values() if _parent(r) == run.info.run_id)]
                 if reason := self.died(family):
                     self.close(family, reason)
@@ -160,6 +167,14 @@ class Watch:
 
     def _search(self, experiment_id: str, condition: str) -> list[Run]:
         return list(self._client.search_runs(shared_with(experiment_id), condition, max_results=_RUNNING_RUNS))
+
+
+def _ended(run: Run, job_lives: bool | None) -> bool:
+    """Whether the process of a run is known to have ended, or the run has none."""
+    beat = run.data.tags.get(HEARTBEAT)
+    if remote.JOB in run.data.tags:  # without a heartbeat, it may wait for a machine
+        return job_lives is False or bool(beat and ended_here(beat))
+    return beat is None or ended_here(beat)
 
 
 def _parent(run: Run) -> str | None:

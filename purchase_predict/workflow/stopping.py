@@ -34,6 +34,8 @@ class Stopped(KeyboardInterrupt):
 
 #: Set while a run is being closed; further signals are then ignored.
 closing = threading.Event()
+#: Set if this process stops because its launcher has died: nobody asked for the end of what runs elsewhere.
+orphaned = threading.Event()
 
 
 @contextmanager
@@ -46,6 +48,7 @@ def stop_with_launcher() -> Iterator[None]:
     """
     asked, finished = threading.Event(), threading.Event()
     closing.clear()
+    orphaned.clear()
 
     def stop(*_: Any) -> None:
         asked.set()
@@ -64,6 +67,7 @@ def stop_with_launcher() -> Iterator[None]:
             if finished.wait(_WATCH_SECONDS):
                 return
             if launcher_died():
+                orphaned.set()
                 os.kill(os.getpid(), signal.SIGTERM)
                 break
         deadline = time.monotonic() + GRACE_SECONDS

@@ -1,0 +1,1 @@
+"""How does a step run as a Kubernetes Job: rendered, submitted, watched, explained, checked in its container?"""

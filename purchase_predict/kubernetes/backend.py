@@ -1,0 +1,159 @@
+"""MLflow's project backend: `mlflow run . -b purchase-predict-kubernetes --backend-config kubernetes.json`.
+
+Installed with `pip install 'purchase-predict[kubernetes]'`, MLflow finds it by the entry point group
+`mlflow.project_backend`. The workflow's own chain uses the same Jobs without that (`launch`).
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import mlflow
+from mlflow.projects.backend.abstract_backend import AbstractBackend
+from mlflow.projects.submitted_run import SubmittedRun
+from mlflow.projects.utils import PROJECT_SYNCHRONOUS, fetch_and_validate_project, get_or_create_run, load_project
+from mlflow.utils.mlflow_tags import MLFLOW_PROJECT_BACKEND
+
+from purchase_predict.kubernetes import closure, image
+from purchase_predict.kubernetes.cluster import Cluster
+from purchase_predict.kubernetes.config import Config
+from purchase_predict.kubernetes.job import Job
+from purchase_predict.kubernetes.manifest import Work
+from purchase_predict.kubernetes.reach import refuse_unreachable
+from purchase_predict.secrets import shown_uri
+
+NAME = "purchase-predict-kubernetes"
+
+
+class KubernetesBackend(AbstractBackend):
+    """Runs an entry point as a Job."""
+
+    def run(
+        self,
+        project_uri: str,
+        entry_point: str,
+        params: Mapping[str, str],
+        version: str | None,
+        backend_config: Mapping[str, Any],
+        tracking_uri: str,
+        experiment_id: str,
+    ) -> "SubmittedJob":
+        """Submits an entry point, as MLflow asks for it."""
+        folder = fetch_and_validate_project(project_uri, version, entry_point, params)  # type: ignore[no-untyped-call]
+        work_dir = Path(folder)
+        # MLflow adds settings of its own backends, by names in capitals.
+        ours = {name: value for name, value in backend_config.items() if not name.isupper() and name not in _MLFLOWS}
+        config = Config.of(ours, "backend_config", Path())
+        expected = closure.of_project(entry_point, work_dir)
+        submitted = submit(
+            Cluster.connect(config.context), config, entry_point, params, expected, experiment_id,
+            project_uri=project_uri, work_dir=work_dir, version=version, env=os.environ.get("ENV"),
+        )  # fmt: skip
+        # MLflow waits for other people's backends where Python calls it, not where its command does.
+        if click.get_current_context(silent=True) and not backend_config[PROJECT_SYNCHRONOUS]:
+            _wait_for(submitted)
+        return submitted
+
+
+def _wait_for(submitted: "SubmittedJob") -> None:
+    try:
+        if not submitted.wait():
+            sys.exit(1)
+    except KeyboardInterrupt:
+        submitted.cancel()
+        mlflow.MlflowClient().set_terminated(submitted.run_id, "KILLED")
+        raise
+
+
+#: The images of which this process has said that their label cannot be read.
+_said: set[str] = set()
+#: Settings that MLflow puts among ours.
+_MLFLOWS = ("build_image", "docker_auth")
+
+
+def submit(
+    cluster: Cluster,
+    config: Config,
+    entry_point: str,
+    parameters: Mapping[str, str],
+    expected: Mapping[str, Any],
+    experiment_id: str,
+    *,
+    project_uri: str = ".",
+    work_dir: Path = Path(),
+    version: str | None = None,
+    env: str | None = None,
+    key: str = "",
+    tags: Mapping[str, str] | None = None,
+) -> "SubmittedJob":
+    """Opens a run and submits the Job that computes it.
+
+    Args:
+        cluster: where.
+        config: the file `backend_config`.
+        entry_point: the step.
+        parameters: those that were given; MLproject's defaults stand for the others.
+        expected: what the image must consist of.
+        experiment_id: of the run.
+        project_uri: the project as it was named.
+        work_dir: the checkout.
+        version: of a git project, as it was named.
+        env: value of the variable ENV; None: the image's .env decides.
+        key: the step's key, which the run claims; empty: none is claimed.
+        tags: further tags of the run.
+    """
+    of_step = config.of_step(entry_point)
+    tracking_uri = shown_uri(mlflow.get_tracking_uri())
+    declared = load_project(str(work_dir)).get_entry_point(entry_point)  # type: ignore[no-untyped-call]
+    values = {name: str(parameters.get(name, one.default)) for name, one in declared.parameters.items()}
+    refuse_unreachable(tracking_uri, experiment_id, entry_point, values, of_step, config.place)
+    unread = image.refuse_other_source(of_step.image, entry_point, work_dir)
+    if unread and of_step.image not in _said:
+        _said.add(of_step.image)
+        click.echo(f"{entry_point}: the image's label cannot be read ({unread}): its source is compared in the Job")
+    run = get_or_create_run(  # type: ignore[no-untyped-call]
+        None, project_uri, experiment_id, str(work_dir), version, entry_point, parameters
+    )
+    client = mlflow.MlflowClient()
+    for name, value in ({MLFLOW_PROJECT_BACKEND: NAME} | dict(tags or {})).items():
+        client.set_tag(run.info.run_id, name, value)
+    work = Work(entry_point, declared.command, values, run.info.run_id, str(experiment_id), tracking_uri, expected, env)
+    try:
+        job = Job(cluster, work, of_step, config.place)
+    except click.ClickException:
+        client.set_terminated(run.info.run_id, "FAILED")
+        raise
+    job.submit(key)
+    return SubmittedJob(run.info.run_id, job)
+
+
+class SubmittedJob(SubmittedRun):
+    """A run whose Job was submitted."""
+
+    def __init__(self, run_id: str, job: Job) -> None:
+        super().__init__()
+        self._run_id, self.job = run_id, job
+
+    @property
+    def run_id(self) -> str:
+        """MLflow's id of the run."""
+        return self._run_id
+
+    def wait(self) -> bool:
+        """Waits for its end. What MLflow would not say is said here."""
+        finished = self.job.wait()
+        if not finished and not self.job.told:
+            click.echo(f"Error: {self.job.problem}", err=True)
+        return finished
+
+    def cancel(self) -> None:
+        """Deletes the Job."""
+        self.job.cancel()
+
+    def get_status(self) -> str:
+        """The run's status, as its own process has recorded it."""
+        status: str = mlflow.MlflowClient().get_run(self._run_id).info.status
+        return status

@@ -1,0 +1,241 @@
+"""The cluster's API: the few calls that a Job needs, each tried again while the API is away.
+
+The official client says who we are (kubeconfig, exec plugins, client certificates, a pod's own token, their renewal).
+The calls are plain HTTP: what its generated classes accept changes between its versions (docs/upstream.md), and so do
+the versions of other packages that it can stand beside. The API's JSON does not change within v1.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import click
+import requests
+
+from purchase_predict.errors import first_line, printable
+
+#: Seconds between two tries while the API is away: doubled up to the second number.
+_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
+#: Seconds until an API that is away is given up.
+_PATIENCE = 600.0
+#: Seconds to connect, and between two pieces of an answer.
+_TIMEOUT = (10.0, 120.0)
+#: The connection, or what came over it, broke off.
+_BROKEN = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+#: The API or something before it is overloaded or restarts.
+_AGAIN = {429, 500, 502, 503, 504}
+
+
+class Away(click.ClickException):
+    """The API did not answer for so long that it was given up."""
+
+
+class Refused(click.ClickException):
+    """The API refused a call.
+
+    Attributes:
+        status: the HTTP status.
+        reason: the API's own message.
+    """
+
+    def __init__(self, message: str, status: int, reason: str) -> None:
+        super().__init__(message)
+        self.status, self.reason = status, reason
+
+
+class Cluster:
+    """A cluster, as the user of this process may use it."""
+
+    def __init__(self, configuration: Any, patience: float = _PATIENCE) -> None:
+        """Args: `configuration` is the official client's, `patience` the seconds until an absent API is given up."""
+        self._configuration, self._patience = configuration, patience
+        self._session = requests.Session()
+        self._session.auth = self._sign
+        self._session.verify = configuration.ssl_ca_cert or configuration.verify_ssl
+        if configuration.cert_file:
+            self._session.cert = (configuration.cert_file, configuration.key_file)
+        if configuration.proxy:
+            self._session.proxies = {"http": configuration.proxy, "https": configuration.proxy}
+
+    @classmethod
+    def connect(cls, context: str = "", patience: float = _PATIENCE) -> "Cluster":
+        """The cluster of the kubeconfig; in a pod without one, the pod's own.
+
+        Args:
+            context: of the kubeconfig; empty: its current one.
+            patience: seconds until an API that is away is given up.
+
+        Raises:
+            click.ClickException: the client is not installed, or nothing says which cluster.
+        """
+        try:
+            from kubernetes import client, config
+        except ImportError as error:
+            raise click.ClickException(
+                "backend=kubernetes needs the package kubernetes, 31.0.0 or newer: pip install kubernetes==36.0.3"
+            ) from error
+        configuration = client.Configuration()
+        try:
+            # The client reads KUBECONFIG once, when it is imported.
+            file = os.environ.get("KUBECONFIG") or None
+            config.load_kube_config(file, context=context or None, client_configuration=configuration)
+        except (config.ConfigException, OSError) as error:
+            try:
+                if context:
+                    raise config.ConfigException from error
+                config.load_incluster_config(client_configuration=configuration)
+            except config.ConfigException:
+                raise click.ClickException(
+                    f"no cluster is configured: {first_line(error)}; set KUBECONFIG, or context in backend_config"
+                ) from error
+        return cls(configuration, patience)
+
+    @property
+    def address(self) -> str:
+        """Where the API is."""
+        return str(self._configuration.host)
+
+    def create(self, job: dict[str, Any]) -> None:
+        """Creates a Job. Its name is of one run alone, so one that is there already was created by a lost answer."""
+        namespace, name = job["metadata"]["namespace"], job["metadata"]["name"]
+        for last in (False, False, True):
+            try:
+                self._call("POST", _jobs(namespace), {"fieldValidation": "Strict"}, job)
+                return
+            except Refused as error:
+                # A quota that others count against at the same moment is a conflict, too, and passes.
+                if error.status != 409 or (last and not self.job(namespace, name)):
+                    raise
+            if self.job(namespace, name):
+                return
+            time.sleep(_PAUSE)
+
+    def job(self, namespace: str, name: str) -> dict[str, Any] | None:
+        """A Job; None: there is none of this name."""
+        return self._found(f"{_jobs(namespace)}/{name}")
+
+    def delete(self, namespace: str, name: str) -> None:
+        """Deletes a Job, which is there until its pods have ended. None of this name is no error."""
+        try:
+            self._call("DELETE", f"{_jobs(namespace)}/{name}", {"propagationPolicy": "Foreground"})
+        except Refused as error:
+            if error.status != 404:
+                raise
+
+    def pods(self, namespace: str, job: str) -> list[dict[str, Any]]:
+        """The pods of a Job, the newest last."""
+        found = self._call("GET", f"/api/v1/namespaces/{namespace}/pods", {"labelSelector": f"job-name={job}"})
+        return sorted(found.json()["items"], key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
+
+    def events(self, namespace: str, name: str) -> list[dict[str, Any]]:
+        """What the cluster has noted about a Job or pod; nothing where this user may not read it."""
+        try:
+            selector = {"fieldSelector": f"involvedObject.name={name}"}
+            return list(self._call("GET", f"/api/v1/namespaces/{namespace}/events", selector).json()["items"])
+        except Refused:
+            return []
+
+    def wait_for_change(self, namespace: str, name: str, version: str, seconds: int) -> None:
+        """Returns once a Job differs from its resource version, or after some seconds."""
+        parameters = {
+            "watch": "true",
+            "fieldSelector": f"metadata.name={name}",
+            "resourceVersion": version,
+            "timeoutSeconds": str(seconds),
+        }
+        # A watch that breaks or has become too old ends early, and the Job is looked at again.
+        try:
+            with self._call("GET", _jobs(namespace), parameters, stream=True) as answer:
+                for line in answer.iter_lines():
+                    if line and json.loads(line)["type"] != "BOOKMARK":
+                        return
+        except (requests.RequestException, ValueError, Refused):
+            logging.getLogger(__name__).debug("the watch ended early", exc_info=True)
+            time.sleep(_PAUSE)
+
+    def log(self, namespace: str, pod: str, container: str, since: str) -> Iterator[tuple[str, str]]:
+        """Time and text of each line that a container writes, until it ends or the connection breaks.
+
+        Args:
+            since: the time of the last line that is known; empty: none is.
+        """
+        parameters = {"container": container, "follow": "true", "timestamps": "true"}
+        if since:
+            parameters["sinceTime"] = since
+        path = f"/api/v1/namespaces/{namespace}/pods/{pod}/log"
+        with self._call("GET", path, parameters, stream=True) as answer:
+            for line in answer.iter_lines():
+                time_, _, text = line.decode("utf-8", "replace").partition(" ")
+                if time_ > since:
+                    yield time_, text
+
+    # ---- one call ------------------------------------------------------------------------------------------------
+
+    def _found(self, path: str) -> dict[str, Any] | None:
+        try:
+            found: dict[str, Any] = self._call("GET", path).json()
+        except Refused as error:
+            if error.status == 404:
+                return None
+            raise
+        return found
+
+    def _call(
+        self, method: str, path: str, parameters: dict[str, str] | None = None, body: Any = None, stream: bool = False
+    ) -> requests.Response:
+        def once() -> requests.Response:
+            address = self.address.rstrip("/") + path
+            answer = self._session.request(
+                method, address, params=parameters, json=body, stream=stream, timeout=_TIMEOUT
+            )
+            if answer.status_code in _AGAIN:
+                raise requests.ConnectionError(f"{answer.status_code} {answer.reason}")
+            return answer
+
+        answer = self._again(once)
+        if answer.status_code >= 400:
+            raise self._refusal(answer, f"{method} {path}")
+        return answer
+
+    def _again(self, once: Callable[[], requests.Response]) -> requests.Response:
+        deadline, pause = time.monotonic() + self._patience, _PAUSE
+        while True:
+            try:
+                return once()
+            except requests.exceptions.SSLError as error:
+                raise click.ClickException(f"cluster {self.address}: {printable(first_line(error))}") from error
+            except _BROKEN as error:
+                if time.monotonic() + pause > deadline:
+                    raise Away(
+                        f"cluster {self.address}: no answer for {self._patience:.0f} s ({printable(first_line(error))})"
+                    ) from error
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _refusal(self, answer: requests.Response, call: str) -> Refused:
+        try:
+            reason = str(answer.json()["message"])
+        except (ValueError, KeyError, TypeError):
+            reason = f"{answer.status_code} {answer.reason}"
+        way_out = {
+            401: "sign in to the cluster again",
+            403: "docs/deployment.md lists the rights that the launcher needs",
+        }.get(answer.status_code, "")
+        if "exceeded quota" in reason:
+            way_out = "wait until others have ended, ask for less (resources in backend_config), or have it raised"
+        text = f"cluster {self.address} refuses {call}: {reason}" + (f": {way_out}" if way_out else "")
+        return Refused(printable(text), answer.status_code, reason)
+
+    def _sign(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        # At each call: the client renews a token that runs out. As `auth`, it also keeps ~/.netrc from being used.
+        token = self._configuration.auth_settings().get("BearerToken", {}).get("value")
+        if token:
+            request.headers["Authorization"] = token
+        return request
+
+
+def _jobs(namespace: str) -> str:
+    return f"/apis/batch/v1/namespaces/{namespace}/jobs"

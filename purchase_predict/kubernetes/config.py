@@ -1,0 +1,184 @@
+"""The file `backend_config`: image, namespace, and what each step asks of the cluster (docs/deployment.md).
+
+JSON or YAML. What stands at the top holds for every step; what stands under `steps.<step>` overrides it for that step.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_origin
+
+import click
+import yaml
+
+from purchase_predict.errors import first_line
+from purchase_predict.parameters import written
+from purchase_predict.secrets import names_a_secret, shown_uri
+
+_IMAGE = r"[^@\s]+@sha256:[0-9a-f]{64}"
+#: What a variable of the container may be called.
+_VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
+#: What only the whole file says.
+_TOP_ONLY = ("context", "steps")
+#: The types of the values, as the errors name them.
+_TYPES = {str: "a text", int: "a whole number", dict: "a mapping", list: "a list"}
+
+
+@dataclass(frozen=True)
+class StepConfig:
+    """What one step's Job is made of.
+
+    Attributes:
+        image: the image of the Dockerfile, `<name>@sha256:<digest>`.
+        namespace: of the Job.
+        service_account: the pod's; empty: the namespace's default.
+        tracking_uri: the tracking server's address in the cluster; empty: the one that main uses.
+        deadline: seconds after which the cluster ends the Job, whoever waits for it.
+        patience: seconds that a Job may fail to start (image, secret, quota) before it is given up.
+        keep: seconds that the cluster keeps a Job that has ended.
+        resources: requests and limits of the container.
+        node_selector: labels of the nodes that may run it.
+        tolerations: taints of nodes that it bears.
+        env: further variables, by name.
+        env_from_secrets: variables from secrets: name -> {secret, key}.
+        template: a partial Job manifest that the rest is put into.
+    """
+
+    image: str
+    namespace: str = "default"
+    service_account: str = ""
+    tracking_uri: str = ""
+    deadline: int = 24 * 3600
+    patience: int = 60
+    keep: int = 24 * 3600
+    resources: dict[str, Any] = field(default_factory=dict)
+    node_selector: dict[str, str] = field(default_factory=dict)
+    tolerations: list[dict[str, Any]] = field(default_factory=list)
+    env: dict[str, str] = field(default_factory=dict)
+    env_from_secrets: dict[str, dict[str, str]] = field(default_factory=dict)
+    template: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole file.
+
+    Attributes:
+        place: what messages call it.
+        context: of the kubeconfig; empty: its current one, or the pod's own service account.
+        folder: where the files stand that it names.
+        values: what it says.
+    """
+
+    place: str
+    context: str
+    folder: Path
+    values: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, file: str) -> "Config":
+        """Reads a file.
+
+        Raises:
+            click.ClickException: it is not there, or is neither JSON nor YAML.
+        """
+        if not file:
+            raise click.ClickException(
+                "backend_config is empty: a step on Kubernetes needs a file that names at least the image; "
+                "docs/deployment.md has an example"
+            )
+        return cls.of(_mapping(Path(file)), f"backend_config {file}", Path(file).parent)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], place: str, folder: Path) -> "Config":
+        """Checks what a file says, as far as it is the same for all steps."""
+        unknown = sorted(set(values) - _KNOWN - set(_TOP_ONLY))
+        if unknown:
+            raise click.ClickException(f"{place}: knows no {', '.join(unknown)}; it may have {', '.join(_names())}")
+        for name, kind in (("context", str), ("steps", dict)):
+            _typed(values.get(name, kind()), kind, f"{place}: {name}")
+        return cls(place, values.get("context", ""), folder, values)
+
+    def of_step(self, entry_point: str) -> StepConfig:
+        """What the file says of a step.
+
+        Raises:
+            click.ClickException: a name is unknown, or a value is of the wrong form.
+        """
+        place = f"{self.place}: steps.{entry_point}"
+        own = _typed(self.values.get("steps", {}).get(entry_point) or {}, dict, place)
+        if unknown := sorted(set(own) - _KNOWN):
+            raise click.ClickException(f"{place}: knows no {', '.join(unknown)}; it may have {', '.join(_KNOWN_ORDER)}")
+        said = {name: value for name, value in self.values.items() if name in _KNOWN} | own
+        for name in ("env", "env_from_secrets"):  # a step adds to these
+            both = [_typed(part.get(name) or {}, dict, f"{place}.{name}") for part in (self.values, own)]
+            said[name] = both[0] | both[1]
+        if isinstance(said.get("template"), str):
+            said["template"] = _mapping(self.folder / said["template"])
+        for one in fields(StepConfig):
+            if one.name in said:
+                _typed(said[one.name], _KINDS[one.name], f"{place}.{one.name}")
+        _check(said, place)
+        said["env"] = {name: written(value) for name, value in said["env"].items()}
+        return StepConfig(**said)
+
+
+_KINDS: dict[str, Any] = {one.name: get_origin(one.type) or one.type for one in fields(StepConfig)}
+_KNOWN_ORDER = tuple(_KINDS)
+_KNOWN = set(_KINDS)
+
+
+def _names() -> tuple[str, ...]:
+    return (*_KNOWN_ORDER, *_TOP_ONLY)
+
+
+def _check(said: Mapping[str, Any], place: str) -> None:
+    image = said.get("image", "")
+    if not re.fullmatch(_IMAGE, image):
+        raise click.ClickException(
+            f"{place}: image={image or '(none)'}: name it by digest, as <registry>/<name>@sha256:<64 hex digits>; "
+            "a tag may name another image tomorrow"
+        )
+    for name in ("deadline", "patience", "keep"):
+        if said.get(name, 1) < 1:
+            raise click.ClickException(f"{place}.{name}={said[name]}: must be 1 second or more")
+    for name, value in said["env"].items():
+        refuse_secret(name, str(value), f"{place}.env")
+    if (uri := said.get("tracking_uri", "")) != shown_uri(uri):
+        raise click.ClickException(
+            f"{place}.tracking_uri: holds a password: put it into a Secret of the cluster and name that in "
+            "env_from_secrets (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD)"
+        )
+    for name, source in said["env_from_secrets"].items():
+        if not isinstance(source, dict) or set(source) != {"secret", "key"}:
+            raise click.ClickException(f"{place}.env_from_secrets.{name}: must be {{secret: <name>, key: <key in it>}}")
+    wrong = [name for name in (*said["env"], *said["env_from_secrets"]) if not re.fullmatch(_VARIABLE, str(name))]
+    if wrong:
+        raise click.ClickException(f"{place}: {wrong[0]}: is no name of an environment variable")
+
+
+def refuse_secret(name: str, value: str, place: str) -> None:
+    """Ends where the value of a secret is to be written into a Job, which many may read."""
+    if value and names_a_secret(name):
+        raise click.ClickException(
+            f"{place}: {name} looks like a secret, and whoever may read Jobs would read it: put it into a Secret of "
+            "the cluster and name that in env_from_secrets"
+        )
+
+
+def _mapping(file: Path) -> dict[str, Any]:
+    try:
+        read = yaml.safe_load(file.read_text(encoding="utf-8"))  # JSON is YAML, too
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.ClickException(f"backend_config {file}: cannot be read: {first_line(error)}") from error
+    except yaml.YAMLError as error:
+        raise click.ClickException(f"backend_config {file}: is neither JSON nor YAML: {first_line(error)}") from error
+    found: dict[str, Any] = _typed(read, dict, f"backend_config {file}")
+    return found
+
+
+def _typed(value: Any, kind: type, place: str) -> Any:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise click.ClickException(f"{place}: must be {_TYPES[kind]}, not {value!r}")
+    return value

@@ -1,0 +1,140 @@
+"""What has become of a Job, in one line with the way out, from what the cluster says of it, its pods and its events."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+#: Why a container waits although it has its machine, as the kubelet calls it, and what to do.
+_WAITING = {
+    "ImagePullBackOff": "its image cannot be pulled",
+    "ErrImagePull": "its image cannot be pulled",
+    "InvalidImageName": "its image has a wrong name",
+    "ErrImageNeverPull": "its image is not on the node, and imagePullPolicy is Never",
+    "CreateContainerConfigError": "its container cannot be made",
+    "CreateContainerError": "its container cannot be made",
+    "RunContainerError": "its container cannot be started",
+}
+_IMAGE_WAY_OUT = "check image in backend_config, and that the node may pull it (imagePullSecrets in the template)"
+_SECRET_WAY_OUT = "create it in the namespace of the Job, or correct env_from_secrets in backend_config"
+
+
+@dataclass(frozen=True)
+class State:
+    """What a Job is at.
+
+    Attributes:
+        ended: whether nothing of it will run any more.
+        succeeded: whether its command ended with exit code 0.
+        running: whether its container has begun.
+        problem: why it failed, or what keeps it from starting; empty: nothing does.
+        passing: whether the problem may pass by itself without anybody doing something, as a full cluster.
+    """
+
+    ended: bool = False
+    succeeded: bool = False
+    running: bool = False
+    problem: str = ""
+    passing: bool = False
+
+
+def state_of(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]]) -> State:
+    """What a Job is at.
+
+    Args:
+        job: the Job.
+        pods: its pods, the newest last.
+        events: what the cluster has noted of the Job and of its pods.
+    """
+    conditions = {one["type"]: one for one in job.get("status", {}).get("conditions") or [] if one["status"] == "True"}
+    if "Complete" in conditions:
+        return State(ended=True, succeeded=True)
+    pod = pods[-1] if pods else None
+    if "Failed" in conditions:
+        return State(ended=True, problem=_failed(conditions["Failed"], job, pod))
+    if pod is None:
+        return State(problem=_not_created(events))
+    status = _container(pod)
+    if "running" in status or "terminated" in status:
+        return State(running=True)
+    problem = _waits(pod, events)
+    if not problem and (where := _condition(pod, "PodScheduled")) and where.get("reason") == "Unschedulable":
+        return State(problem=f"no node has room for it ({where.get('message', '')})", passing=True)
+    return State(problem=problem)
+
+
+def _container(pod: Mapping[str, Any]) -> dict[str, Any]:
+    """The state of the container that runs the step, the pod's first one: `waiting`, `running` or `terminated`."""
+    name = pod["spec"]["containers"][0].get("name")
+    statuses = pod.get("status", {}).get("containerStatuses") or []  # in any order
+    return dict(next((one.get("state") or {} for one in statuses if one.get("name") == name), {}))
+
+
+def _condition(pod: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    conditions: Sequence[Mapping[str, Any]] = pod.get("status", {}).get("conditions") or []
+    return next((one for one in conditions if one["type"] == kind), {})
+
+
+def _failed(condition: Mapping[str, Any], job: Mapping[str, Any], pod: Mapping[str, Any] | None) -> str:
+    if condition.get("reason") == "DeadlineExceeded":
+        seconds = job["spec"].get("activeDeadlineSeconds")
+        return f"the cluster ended it after its deadline of {seconds} s: raise deadline in backend_config"
+    if pod is None:
+        return f"its pod is gone ({condition.get('message', 'the node was lost or the pod deleted')}): run again"
+    status = pod.get("status", {})
+    if status.get("reason") == "Evicted":
+        return (
+            f"it was evicted from its node ({status.get('message', '').strip()}): ask for what it needs "
+            "(resources in backend_config), or lower memory_limit"
+        )
+    terminated = _container(pod).get("terminated") or {}
+    if terminated.get("reason") == "OOMKilled":
+        limit = _limit(pod)
+        return (
+            f"it was killed because it took more memory than its limit{f' of {limit}' if limit else ''} (OOMKilled): "
+            "raise resources.limits.memory in backend_config, or lower memory_limit"
+        )
+    disruption = _condition(pod, "DisruptionTarget")
+    if disruption.get("status") == "True":
+        return f"the cluster took its pod away ({disruption.get('reason')}: {disruption.get('message', '')}): run again"
+    if not terminated:
+        return f"its pod ended ({status.get('reason') or condition.get('message', 'for an unknown reason')}): run again"
+    why = f": {terminated['message'].strip().splitlines()[-1]}" if terminated.get("message", "").strip() else ""
+    return f"it ended with exit code {terminated.get('exitCode')} ({terminated.get('reason', 'Error')}){why}"
+
+
+def _limit(pod: Mapping[str, Any]) -> str:
+    containers = pod.get("spec", {}).get("containers") or [{}]
+    return str((containers[0].get("resources", {}).get("limits") or {}).get("memory", ""))
+
+
+def _not_created(events: Sequence[Mapping[str, Any]]) -> str:
+    """Why the cluster makes no pod of the Job; empty: it has not said that it cannot."""
+    messages = [one.get("message", "") for one in events if one.get("reason") == "FailedCreate"]
+    if not messages:
+        return ""
+    if "exceeded quota" in messages[-1]:
+        return (
+            f"the quota of its namespace is used up ({messages[-1]}): wait until others have ended, ask for less "
+            "(resources in backend_config), or have it raised"
+        )
+    if "failed quota" in messages[-1]:
+        return f"the quota of its namespace wants limits ({messages[-1]}): give resources in backend_config"
+    return f"the cluster makes no pod of it ({messages[-1]}): check service_account and template in backend_config"
+
+
+def _waits(pod: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> str:
+    """Why a container of a pod cannot start, the step's or one beside it; empty: they are only slow."""
+    status = pod.get("status", {})
+    statuses = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
+    waiting = [(one.get("state") or {}).get("waiting") or {} for one in statuses]
+    hindered = next((one for one in waiting if one.get("reason") in _WAITING), {})
+    reason, message = hindered.get("reason", ""), hindered.get("message", "")
+    mounts = [one.get("message", "") for one in events if one.get("reason") == "FailedMount"]
+    if mounts and "secret" in mounts[-1] and "not found" in mounts[-1]:
+        return f"it needs a Secret that is not there ({mounts[-1]}): {_SECRET_WAY_OUT}"
+    if not reason:
+        return ""
+    if "secret" in message or "couldn't find key" in message:
+        return f"it needs a Secret that is not there ({message}): {_SECRET_WAY_OUT}"
+    way_out = _IMAGE_WAY_OUT if "Image" in reason else "check the template in backend_config"
+    return f"{_WAITING[reason]} ({reason}{f': {message}' if message else ''}): {way_out}"

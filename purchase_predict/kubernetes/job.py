@@ -1,0 +1,150 @@
+"""A step's Job: created, watched to its end, deleted, and its end told in one line."""
+
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import click
+import mlflow
+from mlflow.exceptions import MlflowException
+
+from purchase_predict.errors import printable
+from purchase_predict.kubernetes.cluster import Away, Cluster
+from purchase_predict.kubernetes.config import StepConfig
+from purchase_predict.kubernetes.explain import State, state_of
+from purchase_predict.kubernetes.log import Log
+from purchase_predict.kubernetes.manifest import Work, manifest
+from purchase_predict.workflow import lease, remote
+from purchase_predict.workflow.completed import ERROR
+
+#: Tag of a step's run: the image that computed it.
+IMAGE = "step.image"
+#: The artifact with the pod's log.
+LOG = "job.log"
+#: Seconds between two looks at a Job: while it starts, and while it runs (a change of the Job ends the pause).
+_STARTING, _RUNNING = 3, 60
+#: Seconds that a deleted Job's pods have to end.
+_DELETED = 60.0
+
+
+class Job:
+    """The Job of one run.
+
+    Attributes:
+        problem: why it failed; empty: it did not.
+        told: whether the user has read the problem, in the pod's log.
+    """
+
+    def __init__(self, cluster: Cluster, work: Work, config: StepConfig, place: str) -> None:
+        """Args: `place` is what messages call the file of `config`."""
+        self._cluster, self._work, self._config = cluster, work, config
+        self._manifest = manifest(work, config, place)
+        self._name = str(self._manifest["metadata"]["name"])
+        self._folder = tempfile.TemporaryDirectory(prefix="job-log-")
+        self._log = Log(cluster, config.namespace, Path(self._folder.name) / LOG)
+        self.problem, self.told = "", False
+
+    def submit(self, key: str = "") -> None:
+        """Creates the Job. If that fails, or is interrupted, there is none, and the run has ended.
+
+        Args:
+            key: the step's key, which the run then claims. So others wait for it even if main's own run has ended.
+        """
+        client = mlflow.MlflowClient()
+        run_id = self._work.run_id
+        try:
+            # The tag comes first: a Job whose run does not name it would be nobody's.
+            client.set_tag(run_id, remote.JOB, f"{self._config.namespace}/{self._name}")
+            client.set_tag(run_id, IMAGE, self._config.image)
+            self._cluster.create(self._manifest)
+            if key:
+                client.set_tag(run_id, lease.CLAIM, key)
+        except BaseException as error:
+            # Where the API is away, a pod that starts all the same finds that its run has ended.
+            if not isinstance(error, Away):
+                with suppress(click.ClickException):
+                    self.cancel()
+            if isinstance(error, click.ClickException):
+                client.set_tag(run_id, ERROR, printable(error.format_message())[:5000])
+            client.set_terminated(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
+            raise
+
+    def wait(self) -> bool:
+        """Waits until the Job has ended, while its log is shown. Returns whether its run is finished.
+
+        Raises:
+            click.ClickException: the cluster did not answer for long, or no longer lets us look. The Job goes on.
+        """
+        state = self._watch()
+        self._log.finish()
+        self._keep_log()
+        client = mlflow.MlflowClient()
+        run = client.get_run(self._work.run_id)
+        if state.succeeded and run.info.status == "FINISHED":
+            return True
+        said = run.data.tags.get(ERROR) or (self._log.error if "exit code" in state.problem else "")
+        self.told = bool(said) and self._log.error == said
+        problem = state.problem or f"its command ended, but run {self._work.run_id} is {run.info.status}"
+        self.problem = said or printable(f"{self._work.entry_point}: {problem}")
+        client.set_tag(self._work.run_id, ERROR, self.problem[:5000])
+        if run.info.status in ("RUNNING", "SCHEDULED"):
+            client.set_terminated(self._work.run_id, "FAILED")
+        return False
+
+    def cancel(self) -> None:
+        """Deletes the Job, and waits until its pod has ended."""
+        self._cluster.delete(self._config.namespace, self._name)
+        deadline = time.monotonic() + _DELETED
+        while self._cluster.job(self._config.namespace, self._name) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        self._log.finish()
+        self._keep_log()
+
+    def _watch(self) -> State:
+        namespace, name = self._config.namespace, self._name
+        hindered, said = None, ""
+        while True:
+            job = self._cluster.job(namespace, name)
+            if job is None:
+                return State(ended=True, problem=f"Job {namespace}/{name} is gone: somebody deleted it; run again")
+            pods = self._cluster.pods(namespace, name)
+            state = self._state(job, pods)
+            if (state.running or state.ended) and pods:
+                self._log.follow(pods[-1]["metadata"]["name"], pods[-1]["spec"]["containers"][0]["name"])
+            if state.ended:
+                return state
+            if state.problem and state.passing and state.problem != said:
+                said = state.problem
+                click.echo(printable(f"{self._work.entry_point}: waiting: {said}"))
+            hindered = (hindered or time.monotonic()) if state.problem and not state.passing else None
+            if hindered and time.monotonic() - hindered >= self._config.patience:
+                self._cluster.delete(namespace, name)
+                return State(ended=True, problem=state.problem)
+            seconds = _RUNNING if state.running else min(_STARTING, self._config.patience)
+            self._cluster.wait_for_change(namespace, name, job["metadata"]["resourceVersion"], seconds)
+
+    def _state(self, job: dict[str, Any], pods: list[dict[str, Any]]) -> State:
+        state = state_of(job, pods, [])
+        if state.ended or state.running:
+            return state
+        names = [self._name, *(pod["metadata"]["name"] for pod in pods)]
+        events = [event for name in names for event in self._cluster.events(self._config.namespace, name)]
+        return state_of(job, pods, events)
+
+    def _keep_log(self) -> None:
+        file = Path(self._folder.name) / LOG
+        if file.is_file() and file.stat().st_size:
+            with suppress(MlflowException):  # the run's end must not depend on it
+                mlflow.MlflowClient().log_artifact(self._work.run_id, str(file))
+
+
+def lives(cluster: Cluster, job: str) -> bool | None:
+    """Whether a Job, as `remote.JOB` names it, has yet to end; None where the cluster does not know it or is away."""
+    namespace, _, name = job.partition("/")
+    try:
+        found = cluster.job(namespace, name)
+    except click.ClickException:
+        return None
+    return None if found is None else not state_of(found, [], []).ended

@@ -1,0 +1,80 @@
+"""How main launches steps as Jobs, and tells whether those of other workflows live."""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import click
+import mlflow
+from mlflow.entities import Run
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
+
+from purchase_predict.kubernetes import closure, job
+from purchase_predict.kubernetes.cluster import Cluster
+from purchase_predict.kubernetes.config import Config
+from purchase_predict.parameters import Backend, written
+from purchase_predict.workflow import remote
+from purchase_predict.workflow.chain import Launch
+from purchase_predict.workflow.command import StepFailed
+from purchase_predict.workflow.plan import Plan
+from purchase_predict.workflow.stopping import closing, orphaned
+
+
+def elsewhere(run: Run, parameters: Mapping[str, Any]) -> dict[str, Launch]:
+    """How each step is launched that main's parameter `backend` sends to the cluster.
+
+    From now on this process asks the cluster about the Jobs of other workflows, too. Nothing is asked of the cluster
+    before it has to be: a workflow that reuses every step needs none.
+
+    Args:
+        run: main's.
+        parameters: main's, typed.
+
+    Raises:
+        click.ClickException: `backend_config` is wrong.
+    """
+    steps = [step for step, backend in parameters["backend"].items() if backend == Backend.KUBERNETES]
+    if not steps:
+        return {}
+    config = Config.read(parameters["backend_config"])
+    for step in steps:
+        config.of_step(step)
+
+    @cache
+    def cluster() -> Cluster:
+        return Cluster.connect(config.context)
+
+    @cache
+    def impatient() -> Cluster:  # who only looks does not wait for an API that is away
+        return Cluster.connect(config.context, patience=0)
+
+    def launch(plan: Plan, run_name: str) -> Run:
+        return _launch(cluster(), config, plan, run.info.experiment_id, run_name)
+
+    remote.observe(lambda name: job.lives(impatient(), name))
+    return dict.fromkeys(steps, launch)
+
+
+def _launch(cluster: Cluster, config: Config, plan: Plan, experiment_id: str, run_name: str) -> Run:
+    from purchase_predict.kubernetes.backend import submit  # slow to import, and not needed if every step is reused
+
+    submitted = submit(
+        cluster, config, plan.entry_point, {name: written(value) for name, value in plan.values.items()},
+        closure.of_parts(plan.parts), experiment_id,
+        env=str(plan.values.get("env", "")), key=plan.key, tags={MLFLOW_RUN_NAME: run_name},
+    )  # fmt: skip
+    try:
+        if submitted.job.wait():
+            return mlflow.MlflowClient().get_run(submitted.run_id)
+    except click.ClickException as error:
+        raise click.ClickException(
+            f"{plan.entry_point}: {error.format_message()}; its Job goes on, and the next workflow waits for it"
+        ) from error
+    except KeyboardInterrupt:
+        closing.set()
+        if orphaned.is_set():
+            click.echo(f"{plan.entry_point}: its Job goes on, and the next workflow waits for it", err=True)
+        else:
+            submitted.cancel()
+        raise
+    raise (StepFailed if submitted.job.told else click.ClickException)(submitted.job.problem)

@@ -1,0 +1,76 @@
+"""The log of a Job's pod: shown while it is written, and kept for the run."""
+
+import os
+import threading
+from pathlib import Path
+
+import click
+import requests
+
+from purchase_predict.errors import printable
+from purchase_predict.kubernetes.cluster import Cluster
+from purchase_predict.kubernetes.manifest import SECRETS
+from purchase_predict.secrets import without_secrets
+
+#: Seconds between two tries to read on, and until the last line is waited for.
+_PAUSE, _LAST_LINE = 1.0, 20.0
+#: Bytes of a log that are kept.
+_MAX_BYTES = 20_000_000
+_ERROR = "Error: "
+
+
+class Log:
+    """Reads the log of one pod in a thread of its own, and reads on where the connection breaks.
+
+    Attributes:
+        error: the last line that says why the step failed; empty: none does.
+    """
+
+    def __init__(self, cluster: Cluster, namespace: str, file: Path) -> None:
+        """Args: `file` gets the log's lines; none that holds the value of a secret that this process knows."""
+        self._cluster, self._namespace, self._file = cluster, namespace, file
+        self._secrets = [value for name in SECRETS[1:] if (value := os.environ.get(name, ""))]
+        self._thread: threading.Thread | None = None
+        self._ended = threading.Event()
+        self.error = ""
+
+    def follow(self, pod: str, container: str) -> None:
+        """Begins to read the log of a pod, unless it has begun."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._read, args=[pod, container], name="log", daemon=True)
+            self._thread.start()
+
+    def finish(self) -> None:
+        """Reads what is left; call it when the pod has ended."""
+        self._ended.set()
+        if self._thread:
+            self._thread.join(_LAST_LINE)
+
+    def _read(self, pod: str, container: str) -> None:
+        since, last = "", False
+        with self._file.open("w", encoding="utf-8") as kept:
+            while True:
+                try:
+                    for time, line in self._cluster.log(self._namespace, pod, container, since):
+                        since = time
+                        self._take(line)
+                        if kept.tell() < _MAX_BYTES:
+                            kept.write(self._masked(line) + "\n")
+                            kept.flush()
+                # Not yet begun, gone, or the connection has broken: what became of the Job is looked at elsewhere.
+                except (click.ClickException, requests.RequestException):
+                    pass
+                if last:
+                    return
+                last = self._ended.wait(_PAUSE)
+
+    def _take(self, line: str) -> None:
+        text = printable(self._masked(line)) if line.startswith(_ERROR) else self._masked(line)
+        if line.startswith(_ERROR):
+            self.error = text.removeprefix(_ERROR)
+        click.echo(text, err=line.startswith(_ERROR))
+
+    def _masked(self, line: str) -> str:
+        for secret in self._secrets:
+            line = line.replace(secret, "***")
+        return without_secrets(line)

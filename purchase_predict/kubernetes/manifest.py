@@ -1,0 +1,169 @@
+"""The manifest of a step's Job: the template of the file, with what the workflow decides put into it.
+
+The command is a list of words that no shell reads. Passwords and tokens are named, never written: each variable that
+holds one comes from a Secret of the cluster.
+"""
+
+import copy
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from purchase_predict.kubernetes.closure import EXPECTED, text
+from purchase_predict.kubernetes.config import StepConfig, refuse_secret
+from purchase_predict.kubernetes.resources import resources
+from purchase_predict.workflow.remote import IN_JOB
+
+#: Name of the container that runs the step.
+CONTAINER = "step"
+#: Labels of the Job and its pod: the step, and MLflow's id of the run.
+STEP_LABEL, RUN_LABEL = "purchase-predict/step", "purchase-predict/run"
+#: Variables that a client of the tracking server needs where it asks for a password or a token.
+SECRETS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a Job is to do.
+
+    Attributes:
+        entry_point: the step.
+        command: the entry point's command in MLproject, with `{parameter}` in it.
+        parameters: the value of each parameter.
+        run_id: MLflow's id of the run that it computes.
+        experiment_id: that run's experiment.
+        tracking_uri: of the tracking server, without user and password.
+        expected: the source files and packages that it must consist of.
+        env: value of the variable ENV; None: what the image's .env says.
+    """
+
+    entry_point: str
+    command: str
+    parameters: Mapping[str, str]
+    run_id: str
+    experiment_id: str
+    tracking_uri: str
+    expected: Mapping[str, Any]
+    env: str | None = None
+
+
+def job_name(work: Work) -> str:
+    """The Job's name: the same for the same run, and of one run alone."""
+    return f"purchase-predict-{work.entry_point}-{work.run_id}"[:63].replace("_", "-")
+
+
+def words(command: str, parameters: Mapping[str, str]) -> list[str]:
+    """The words of a command, each with its parameters as they were typed, whatever they hold."""
+    return [word.format(**parameters) for word in shlex.split(command)]
+
+
+def manifest(work: Work, config: StepConfig, place: str) -> dict[str, Any]:
+    """The Job as the API takes it (batch/v1).
+
+    Args:
+        work: what it is to do.
+        config: what the file says of the step.
+        place: what messages call the file.
+
+    Raises:
+        click.ClickException: the template says what cannot be, or a secret is missing.
+    """
+    job = copy.deepcopy(config.template)
+    labels = {STEP_LABEL: work.entry_point, RUN_LABEL: work.run_id}
+    job |= {"apiVersion": "batch/v1", "kind": "Job"}
+    metadata = _part(job, "metadata", place)
+    metadata |= {"name": job_name(work), "namespace": config.namespace}
+    _part(metadata, "labels", place).update(labels)
+    spec = _part(job, "spec", place)
+    pod = _part(spec, "template", place)
+    _part(_part(pod, "metadata", place), "labels", place).update(labels)
+    pod_spec = _part(pod, "spec", place)
+    # A run is computed once, by one pod: who wants it again starts the workflow again.
+    _only(spec, {"backoffLimit": 0, "completions": 1, "parallelism": 1}, f"{place}: template.spec")
+    _only(pod_spec, {"restartPolicy": "Never"}, f"{place}: template.spec.template.spec")
+    spec.setdefault("activeDeadlineSeconds", config.deadline)
+    spec.setdefault("ttlSecondsAfterFinished", config.keep)
+    if config.service_account:
+        pod_spec["serviceAccountName"] = config.service_account
+    if config.node_selector:
+        pod_spec["nodeSelector"] = pod_spec.get("nodeSelector", {}) | config.node_selector
+    if config.tolerations:
+        pod_spec["tolerations"] = [*pod_spec.get("tolerations", []), *config.tolerations]
+    containers = pod_spec.setdefault("containers", [])
+    if not containers:
+        containers.append({})
+    containers[0] = _container(containers[0], work, config, place)
+    return job
+
+
+def _container(given: Mapping[str, Any], work: Work, config: StepConfig, place: str) -> dict[str, Any]:
+    container = dict(given)
+    asked = resources(work.entry_point, config.resources, work.parameters.get("memory_limit", ""), place)
+    if asked:
+        container["resources"] = asked
+    start = ["python", "-m", "purchase_predict.kubernetes.start", *words(work.command, work.parameters)]
+    return container | {
+        "name": container.get("name", CONTAINER),
+        "image": config.image,
+        "command": start,
+        "args": [],
+        "env": _environment(given.get("env", []), work, config, place),
+        # So that the last lines of the log say why it failed even where nobody reads the log.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+
+
+def _environment(given: list[dict[str, Any]], work: Work, config: StepConfig, place: str) -> list[dict[str, Any]]:
+    from_secrets = {
+        name: {"name": name, "valueFrom": {"secretKeyRef": {"name": source["secret"], "key": source["key"]}}}
+        for name, source in config.env_from_secrets.items()
+    }
+    plain = config.env | {
+        "MLFLOW_RUN_ID": work.run_id,
+        "MLFLOW_EXPERIMENT_ID": work.experiment_id,
+        "MLFLOW_TRACKING_URI": config.tracking_uri or work.tracking_uri,
+        IN_JOB: f"{config.namespace}/{job_name(work)}",
+        EXPECTED: text({"entry_point": work.entry_point, **work.expected}),
+        "PYTHONUNBUFFERED": "1",
+    }
+    if work.env is not None:  # else the image's .env would decide
+        plain["ENV"] = work.env
+    found = {str(one.get("name")): one for one in given}
+    for name, one in found.items():
+        refuse_secret(name, str(one.get("value", "")), f"{place}: env of the template")
+    found |= {name: {"name": name, "value": value} for name, value in plain.items()} | from_secrets
+    _refuse_missing(found, config, place)
+    return list(found.values())
+
+
+def _refuse_missing(found: Mapping[str, Any], config: StepConfig, place: str) -> None:
+    """Ends where main needs a secret for the tracking server and nothing would bring it to the Job."""
+    containers = config.template.get("spec", {}).get("template", {}).get("spec", {}).get("containers") or [{}]
+    if containers[0].get("envFrom"):  # nobody but the cluster knows what these bring
+        return
+    missing = [name for name in SECRETS if os.environ.get(name) and name not in found]
+    if missing:
+        raise click.ClickException(
+            f"{place}: {missing[0]} is set here, but no Secret brings it to the Job, which would be refused by the "
+            f"tracking server: add env_from_secrets: {{{missing[0]}: {{secret: <name>, key: <key in it>}}}}"
+        )
+
+
+def _part(whole: dict[str, Any], name: str, place: str) -> dict[str, Any]:
+    part: Any = whole.setdefault(name, {})
+    if not isinstance(part, dict):
+        raise click.ClickException(f"{place}: template: {name} must be a mapping")
+    return part
+
+
+def _only(part: dict[str, Any], wanted: Mapping[str, Any], place: str) -> None:
+    for name, value in wanted.items():
+        if part.get(name, value) != value:
+            raise click.ClickException(
+                f"{place}.{name}={part[name]}: must be {value}, or left out: a step's run is computed once, by one pod"
+            )
+        part[name] = value

@@ -1,0 +1,63 @@
+"""What a Job cannot reach, said before it is submitted: stores and sources that are on the launching machine alone."""
+
+import re
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+import click
+import mlflow
+
+from purchase_predict.kubernetes.config import StepConfig
+from purchase_predict.workflow.artifacts import local_folder
+
+_LOOPBACK = r"localhost|127\..*|::1"
+#: A source that is the same from every machine.
+_SHARED_SOURCE = r"gs://.+|sample(:\d+)?"
+
+
+def refuse_unreachable(
+    tracking_uri: str,
+    experiment_id: str,
+    entry_point: str,
+    parameters: Mapping[str, str],
+    config: StepConfig,
+    place: str,
+) -> None:
+    """Ends where the Job would not find the tracking server, the artifacts or the source.
+
+    Args:
+        tracking_uri: that main uses.
+        experiment_id: of the run.
+        entry_point: the step.
+        parameters: its parameters.
+        config: what the file says of the step.
+        place: what messages call the file.
+
+    Raises:
+        click.ClickException: one of them is on this machine alone.
+    """
+    uri = config.tracking_uri or tracking_uri
+    if "MLFLOW_TRACKING_URI" not in config.env_from_secrets:
+        if not uri.startswith(("http:", "https:", "databricks")):
+            raise click.ClickException(
+                f"a Job cannot reach the store {uri}: start a tracking server (docs/deployment.md) and set "
+                "MLFLOW_TRACKING_URI to its address"
+            )
+        if not config.tracking_uri and re.fullmatch(_LOOPBACK, urlsplit(uri).hostname or ""):
+            raise click.ClickException(
+                f"a Job cannot reach {uri}, which is this machine's own: give the server's address in the cluster as "
+                f"tracking_uri in {place}"
+            )
+    artifacts = mlflow.MlflowClient().get_experiment(experiment_id).artifact_location
+    volumes = config.template.get("spec", {}).get("template", {}).get("spec", {}).get("volumes")
+    if local_folder(artifacts) and not volumes:
+        raise click.ClickException(
+            f"artifacts of this experiment are in {artifacts}, which a Job cannot reach: have the tracking server "
+            "serve them (mlflow server --artifacts-destination), or mount a shared disk by the template"
+        )
+    source = parameters.get("source", "sample")
+    if entry_point == "load" and not re.fullmatch(_SHARED_SOURCE, source) and not volumes:
+        raise click.ClickException(
+            f"source={source}: is on this machine, where a Job of load cannot read it: put it into a bucket (gs://), "
+            "mount it by the template, or leave load here (backend=process:kubernetes,train:kubernetes,...)"
+        )

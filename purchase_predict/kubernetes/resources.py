@@ -1,0 +1,68 @@
+"""How much memory and disk a Job asks for, as `memory_limit` says."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+_UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4, "P": 1000**5, "m": 0.001}
+_UNITS |= {f"{unit}i": 1024**power for power, unit in enumerate("KMGTP", 1)}
+_GIB = 1024**3
+#: The steps whose SQL engine `memory_limit` bounds.
+BOUNDED = ("load", "process")
+#: Beside the engine a step holds Python, Arrow's buffers, and what DuckDB does not count: as much again, and 1 GiB.
+_MEMORY_FACTOR, _MEMORY_MORE = 2, _GIB
+#: What does not fit in memory is spilled to the disk, where the downloaded source and the made tables lie, too.
+_DISK_FACTOR, _DISK_MORE = 8, 10 * _GIB
+
+
+def size_of(text: str) -> float:
+    """Bytes of a size: Kubernetes's (`512Mi`, `2G`) or DuckDB's (`512MiB`, `2 GB`).
+
+    Raises:
+        ValueError: it is neither.
+    """
+    match = re.fullmatch(r"([0-9.]+) ?([KMGTP]i?|m|)B?", text)
+    if not match:
+        raise ValueError(f"{text} is no size")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def resources(entry_point: str, given: Mapping[str, Any], memory_limit: str, place: str) -> dict[str, Any]:
+    """The container's `resources`: those of the file, or those that follow from `memory_limit`.
+
+    Args:
+        entry_point: the step.
+        given: what the file says for it; empty: nothing.
+        memory_limit: of the step's parameters, as `2GB`; empty: none.
+        place: what messages call the file.
+
+    Raises:
+        click.ClickException: the file gives the container less memory than the SQL engine may take.
+    """
+    if entry_point not in BOUNDED or not memory_limit:
+        return dict(given)
+    wanted = size_of(memory_limit)
+    if given:
+        for kind in ("limits", "requests"):
+            memory = str((given.get(kind) or {}).get("memory", ""))
+            try:
+                too_little = bool(memory) and size_of(memory) <= wanted
+            except ValueError as error:
+                raise click.ClickException(f"{place}: resources.{kind}.memory of {entry_point}: {error}") from error
+            if too_little:
+                raise click.ClickException(
+                    f"{place}: resources.{kind}.memory={memory} of {entry_point} does not hold "
+                    f"memory_limit={memory_limit}, which the SQL engine alone may take: give it more, or lower "
+                    "memory_limit"
+                )
+        return dict(given)
+    memory = f"{_mib(wanted * _MEMORY_FACTOR + _MEMORY_MORE)}Mi"
+    disk = f"{_mib(wanted * _DISK_FACTOR + _DISK_MORE)}Mi"
+    # Memory is a limit, too: a step that takes more is ended for it, not its neighbours on the node.
+    return {"requests": {"memory": memory, "ephemeral-storage": disk}, "limits": {"memory": memory}}
+
+
+def _mib(size: float) -> int:
+    return -int(-size // 1024**2)

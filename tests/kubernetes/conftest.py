@@ -1,0 +1,49 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import checkout
+from tests.kubernetes.api import served
+from tests.kubernetes.files import IMAGE, config
+from tests.kubernetes.launched import Launched
+from tests.kubernetes.standin import Cluster
+from tests.preloaded.start import commands
+from tests.workflow.runner import REAL, Workflow, tracking_server
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout of the project that no test changes."""
+    return checkout(tmp_path_factory.mktemp("checkout") / "project")
+
+
+@pytest.fixture(scope="session")
+def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with tracking_server(tmp_path_factory.mktemp("tracking")) as uri:
+        yield uri
+
+
+@pytest.fixture
+def empty_cluster() -> Cluster:
+    """A cluster on whose machines there is no room: its Jobs wait."""
+    cluster = Cluster({}, REAL)
+    cluster.room.clear()
+    return cluster
+
+
+@pytest.fixture
+def launched(
+    tracking: str, project: Path, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Launched]:
+    """A workflow whose steps may run on a stand-in of a cluster, whose containers are processes of this machine."""
+    pytest.importorskip("kubernetes")
+    workflow = Workflow(project, tracking, f"{request.node.originalname}-{tmp_path.name[-3:]}")
+    workflow.client.create_experiment(workflow.experiment)
+    cluster = Cluster({IMAGE: project}, commands() or REAL)
+    file = tmp_path / "kubernetes.yaml"
+    file.write_text(yaml.safe_dump(config(tracking_uri=tracking, patience=1)))
+    with served(cluster, tmp_path) as kubeconfig:
+        monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+        yield Launched(workflow, cluster, file)

@@ -1,0 +1,298 @@
+"""A stand-in for a Kubernetes cluster: of its API the calls that a Job needs, and the Job controller behind them.
+
+What it does is what the API's OpenAPI document (https://github.com/kubernetes/kubernetes/tree/master/api/openapi-spec)
+and the API conventions say:
+
+- `POST /apis/batch/v1/namespaces/{namespace}/jobs` checks the manifest against the schemas of an old and a new version
+  (tests/kubernetes/schemas), with `fieldValidation=Strict` refuses an unknown field with 400, and answers 409 for a
+  name that is taken and 403 where the quota `count/jobs.batch` is used up;
+- `GET .../jobs/{name}`, and `GET .../jobs?watch=true&fieldSelector=metadata.name=...&resourceVersion=...`: one JSON
+  object a line, each change after that version, until `timeoutSeconds`;
+- `DELETE .../jobs/{name}?propagationPolicy=Foreground`: the Job has a `deletionTimestamp` and is there until its pod
+  has had SIGTERM, `terminationGracePeriodSeconds` (30) to end, and SIGKILL;
+- `GET /api/v1/namespaces/{namespace}/pods?labelSelector=job-name=...`, the same for `events` with
+  `fieldSelector=involvedObject.name=...`, and `.../pods/{name}/log?follow&timestamps&sinceTime`;
+- every call without the right bearer token is a 401, and an error is a `Status` object;
+- a Job has one pod. It is `Complete` if that ended with 0, `Failed` for `BackoffLimitExceeded` otherwise, and for
+  `DeadlineExceeded` `activeDeadlineSeconds` after its start;
+- `env` from a Secret that is not there leaves the container waiting (`CreateContainerConfigError`).
+
+What cannot happen here is played: `troubles` has for a step what its pod meets (`ImagePullBackOff`, `OOMKilled`, ...),
+in the words of the kubelet and the Job controller.
+"""
+
+import copy
+import json
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+
+from tests.kubernetes.pods import Container
+
+SCHEMAS = {
+    file.stem.removeprefix("job-"): json.loads(file.read_text())
+    for file in sorted((Path(__file__).parent / "schemas").glob("job-*.json"))
+}
+_VALIDATORS = {version: jsonschema_rs.validator_for(schema) for version, schema in SCHEMAS.items()}
+TOKEN = "token-of-the-launcher"
+#: Seconds that a container has to end after SIGTERM.
+GRACE = 30.0
+
+_LOW = "The node was low on resource: ephemeral-storage. Threshold quantity: 1Gi, available: 0. "
+_QUOTA = (
+    'Error creating: pods "{name}-x" is forbidden: exceeded quota: team, requested: requests.memory=5Gi, '
+    "used: requests.memory=30Gi, limited: requests.memory=32Gi"
+)
+#: Troubles that keep a container waiting, with the kubelet's message.
+WAITING = {
+    "ErrImagePull": "rpc error: code = NotFound desc = failed to pull and unpack image: not found",
+    "ImagePullBackOff": 'Back-off pulling image "{image}"',
+}
+
+
+class Error(Exception):
+    """An answer that is a `Status`."""
+
+    def __init__(self, code: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.code, self.reason = code, reason
+
+
+@dataclass
+class Cluster:
+    """What the API keeps.
+
+    Attributes:
+        images: the folder of each image, by its name with digest.
+        python: the folder of the `python` in the images.
+        machines: the network namespace of each step; empty: none can be made.
+        hidden: the folder that a container may not see; None: containers are plain processes.
+        secrets: values by secret and key.
+        troubles: what the next pod of a step meets.
+        job_quota: Jobs that may be there; None: any number.
+        outages: answers that are 503 from now on, as while the API restarts.
+        token: what a caller must bring.
+        submitted: every manifest that was taken, as it came.
+        jobs, pods, events: what there is.
+    """
+
+    images: Mapping[str, Path]
+    python: Path
+    machines: Mapping[str, str] = field(default_factory=dict)
+    hidden: Path | None = None
+    secrets: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    troubles: dict[str, str] = field(default_factory=dict)
+    job_quota: int | None = None
+    outages: int = 0
+    token: str = TOKEN
+    submitted: list[dict[str, Any]] = field(default_factory=list)
+    jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    pods: dict[str, dict[str, Any]] = field(default_factory=dict)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    containers: dict[str, Container] = field(default_factory=dict)
+    #: Cleared while pods have to wait for their machine.
+    room: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.room.set()
+        self.changed = threading.Condition()
+        self._version = 0
+        self._history: list[tuple[int, str, dict[str, Any]]] = []
+
+    # ---- the API -------------------------------------------------------------------------------------------------
+
+    def create(self, namespace: str, job: dict[str, Any], strict: bool) -> dict[str, Any]:
+        for version, validator in _VALIDATORS.items():
+            for error in validator.iter_errors(job):
+                if strict or "additional" not in error.message.lower():
+                    raise Error(400, "BadRequest", f'strict decoding error (schema of {version}): "{error.message}"')
+        name = job["metadata"]["name"]
+        if job["metadata"].get("namespace", namespace) != namespace:
+            raise Error(400, "BadRequest", "the namespace of the object does not match the namespace of the request")
+        with self.changed:
+            if name in self.jobs:
+                raise Error(409, "AlreadyExists", f'jobs.batch "{name}" already exists')
+            if self.job_quota is not None and len(self.jobs) >= self.job_quota:
+                used = f"count/jobs.batch={len(self.jobs)}"
+                message = f"exceeded quota: team, requested: count/jobs.batch=1, used: {used}, limited: {used}"
+                raise Error(403, "Forbidden", f'jobs.batch "{name}" is forbidden: {message}')
+            self.submitted.append(copy.deepcopy(job))
+            made = copy.deepcopy(job)
+            made["metadata"] |= {"uid": str(uuid.uuid4()), "creationTimestamp": _now()}
+            made["status"] = {"startTime": _now(), "active": 1}
+            self.jobs[name] = made
+            self._note("ADDED", made)
+        self._begin(made)
+        seconds = made["spec"].get("activeDeadlineSeconds")
+        if seconds:
+            threading.Timer(seconds, self._deadline, [name, seconds]).start()
+        return made
+
+    def job(self, name: str) -> dict[str, Any]:
+        with self.changed:
+            if name not in self.jobs:
+                raise Error(404, "NotFound", f'jobs.batch "{name}" not found')
+            return copy.deepcopy(self.jobs[name])
+
+    def delete(self, name: str) -> None:
+        self.job(name)
+        with self.changed:
+            self.jobs[name]["metadata"]["deletionTimestamp"] = _now()
+            self._note("MODIFIED", self.jobs[name])
+        threading.Thread(target=self._collect, args=[name], daemon=True).start()
+
+    def pods_of(self, job: str) -> list[dict[str, Any]]:
+        with self.changed:
+            return [copy.deepcopy(pod) for pod in self.pods.values() if pod["metadata"]["labels"]["job-name"] == job]
+
+    def watch(self, name: str, since: int, seconds: float) -> Iterator[dict[str, Any]]:
+        deadline = time.monotonic() + seconds
+        while True:
+            with self.changed:
+                new = [one for one in self._history if one[0] > since and one[2]["metadata"]["name"] == name]
+                if not new and not self.changed.wait(max(0.0, deadline - time.monotonic())):
+                    return
+            for version, kind, job in new:
+                since = version
+                yield {"type": kind, "object": job}
+
+    # ---- the Job controller and the kubelet -----------------------------------------------------------------------
+
+    def _note(self, kind: str, job: dict[str, Any]) -> None:
+        self._version += 1
+        job["metadata"]["resourceVersion"] = str(self._version)
+        self._history.append((self._version, kind, copy.deepcopy(job)))
+        self.changed.notify_all()
+
+    def _begin(self, job: dict[str, Any]) -> None:
+        name, spec = job["metadata"]["name"], job["spec"]["template"]["spec"]
+        step = job["metadata"]["labels"]["purchase-predict/step"]
+        trouble = self.troubles.pop(step, "")
+        if trouble == "quota":
+            self._event(name, "FailedCreate", _QUOTA.format(name=name))
+            return
+        container = spec["containers"][0]
+        labels = job["spec"]["template"]["metadata"]["labels"] | {"job-name": name}
+        pod = {
+            "metadata": {"name": f"{name}-x", "labels": labels, "creationTimestamp": _now()},
+            "spec": copy.deepcopy(spec),
+            "status": {"phase": "Pending", "containerStatuses": [{"name": container["name"], "state": {}}]},
+        }
+        with self.changed:
+            self.pods[pod["metadata"]["name"]] = pod
+        if trouble in WAITING:
+            self._waits(pod, trouble, WAITING[trouble].format(image=container["image"]))
+        elif trouble == "OOMKilled":
+            self._ends(pod, {"exitCode": 137, "reason": "OOMKilled"})
+        elif trouble == "Evicted":
+            pod["status"] |= {"phase": "Failed", "reason": "Evicted", "message": _LOW}
+            self.fail(name)
+        elif trouble == "Pending":
+            scheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+            pod["status"]["conditions"] = [scheduled | {"message": "0/3 nodes are available: 3 Insufficient memory."}]
+        else:
+            threading.Thread(target=self._schedule, args=[pod, step], daemon=True).start()
+
+    def _schedule(self, pod: dict[str, Any], step: str) -> None:
+        self.room.wait()
+        if self.jobs.get(pod["metadata"]["labels"]["job-name"], {}).get("status", {}).get("active"):
+            self._start(pod, step)
+
+    def _start(self, pod: dict[str, Any], step: str) -> None:
+        container = pod["spec"]["containers"][0]
+        environ = {}
+        for one in container.get("env", []):
+            if "valueFrom" not in one:
+                environ[one["name"]] = one.get("value", "")
+                continue
+            ref = one["valueFrom"]["secretKeyRef"]
+            if ref["name"] not in self.secrets:
+                return self._waits(pod, "CreateContainerConfigError", f'secret "{ref["name"]}" not found')
+            if ref["key"] not in self.secrets[ref["name"]]:
+                message = f"couldn't find key {ref['key']} in Secret ml/{ref['name']}"
+                return self._waits(pod, "CreateContainerConfigError", message)
+            environ[one["name"]] = self.secrets[ref["name"]][ref["key"]]
+        if container["image"] not in self.images:
+            return self._waits(pod, "ImagePullBackOff", WAITING["ImagePullBackOff"].format(image=container["image"]))
+        name = pod["metadata"]["name"]
+        # Held while it starts, so that its end is not noted before its start.
+        with self.changed:
+            self.containers[name] = Container(
+                self.images[container["image"]], [*container["command"], *container.get("args", [])],
+                environ | {"HOSTNAME": name}, self.machines.get(step, ""), self.hidden, self.python,
+                lambda: self._container_ended(pod),
+            )  # fmt: skip
+            pod["status"] |= {"phase": "Running"}
+            pod["status"]["containerStatuses"][0]["state"] = {"running": {"startedAt": _now()}}
+            job = self.jobs[pod["metadata"]["labels"]["job-name"]]
+            job["status"]["ready"] = 1
+            self._note("MODIFIED", job)
+
+    def _container_ended(self, pod: dict[str, Any]) -> None:
+        container = self.containers[pod["metadata"]["name"]]
+        last = "\n".join(text for _, text in container.lines[-80:])[-2048:]
+        reason = "Error" if container.code else "Completed"
+        self._ends(pod, {"exitCode": container.code, "reason": reason, "message": last if container.code else ""})
+
+    def _ends(self, pod: dict[str, Any], terminated: dict[str, Any]) -> None:
+        name = pod["metadata"]["labels"]["job-name"]
+        with self.changed:
+            pod["status"]["phase"] = "Failed" if terminated["exitCode"] else "Succeeded"
+            pod["status"]["containerStatuses"][0]["state"] = {"terminated": terminated}
+        if terminated["exitCode"]:
+            self.fail(name)
+        else:
+            self._condition(name, "Complete", "CompletionsReached", "Reached expected number of succeeded pods")
+
+    def fail(self, name: str) -> None:
+        """The Job fails, as when its node is lost."""
+        self._condition(name, "Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit")
+
+    def _condition(self, name: str, kind: str, reason: str, message: str) -> None:
+        with self.changed:
+            job = self.jobs.get(name)
+            if job is None or job["status"].get("conditions"):
+                return
+            condition = {"type": kind, "status": "True", "reason": reason, "message": message}
+            job["status"] |= {"conditions": [condition], "active": 0, "ready": 0}
+            self._note("MODIFIED", job)
+
+    def _waits(self, pod: dict[str, Any], reason: str, message: str) -> None:
+        with self.changed:
+            pod["status"]["containerStatuses"][0]["state"] = {"waiting": {"reason": reason, "message": message}}
+
+    def _event(self, name: str, reason: str, message: str) -> None:
+        self.events.append({"involvedObject": {"name": name}, "reason": reason, "message": message})
+
+    def _deadline(self, name: str, seconds: int) -> None:
+        if name in self.jobs and not self.jobs[name]["status"].get("conditions"):
+            self._condition(name, "Failed", "DeadlineExceeded", "Job was active longer than specified deadline")
+            self._stop_pods(name)
+
+    def _collect(self, name: str) -> None:
+        self._stop_pods(name)
+        with self.changed:
+            for pod in [one for one in self.pods if self.pods[one]["metadata"]["labels"]["job-name"] == name]:
+                del self.pods[pod]
+            self._note("DELETED", self.jobs.pop(name))
+
+    def _stop_pods(self, name: str) -> None:
+        for pod in self.pods_of(name):
+            if container := self.containers.get(pod["metadata"]["name"]):
+                container.stop(GRACE)
+
+    def close(self) -> None:
+        """Ends what still runs."""
+        for container in self.containers.values():
+            container.kill()
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,123 @@
+"""A Job outlives who launched it: the next workflow waits for it and reuses what it makes."""
+
+import os
+import signal
+import threading
+from dataclasses import dataclass
+
+import pytest
+
+from purchase_predict.parameters import STEPS
+from tests.kubernetes.launched import Launched
+from tests.preloaded.start import process_of
+from tests.workflow.processes import alive, children, until, wait_for
+
+pytestmark = pytest.mark.servers
+
+
+@dataclass(frozen=True)
+class Kill:
+    """Who is killed while a step is at work, or while its pod waits for a machine."""
+
+    who: str
+    step: str
+    pending: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.who}-{'before' if self.pending else 'in'}-{self.step}"
+
+
+KILLS = [
+    *(Kill(who, step) for who in ("main", "launcher") for step in STEPS),
+    *(Kill("main", step, pending=True) for step in STEPS),
+]
+#: By day, one after the other: each workflow gets one step further than the one before it.
+BY_DAY = [Kill("launcher", "load"), Kill("main", "process"), Kill("main", "train", pending=True)]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "kills" in metafunc.fixturenames:
+        asked = [[kill] for kill in KILLS] if metafunc.config.getoption("all_outages") else [BY_DAY]
+        metafunc.parametrize("kills", asked, ids=["+".join(map(str, kills)) for kills in asked])
+
+
+def kill(launched: Launched, kill: Kill, arguments: tuple[str, ...]) -> str:
+    """Starts a workflow, and kills whom it is to lose once the step is where it shall be; returns what it said."""
+    workflow, cluster = launched.workflow, launched.cluster
+    if kill.pending:
+        cluster.room.clear()
+    before = len(cluster.submitted)
+    # A process that is to see its parent die is one that was started anew (tests/workflow/runner.py).
+    process = workflow.start_main(*arguments) if kill.who == "main" else workflow.fresh.start(*arguments)
+    said = until(process, f"{kill.step}: running")
+    step_label = "purchase-predict/step"
+    wait_for(lambda: kill.step in [job["metadata"]["labels"][step_label] for job in cluster.submitted[before:]])
+    tag = "lease.key" if kill.pending else "lease.heartbeat"
+    wait_for(lambda: tag in workflow.runs(kill.step)[0].data.tags)
+    assert not cluster.jobs[cluster.submitted[-1]["metadata"]["name"]]["status"].get("conditions")
+    first = process_of(process.pid)
+    dying = [first, *(children(first) if kill.who == "launcher" else [])]
+    os.kill(first, signal.SIGKILL)
+    # A main that has lost its launcher ends by itself, and leaves the Job alone.
+    wait_for(lambda: not any(map(alive, dying)), 60)
+    process.communicate(timeout=60)
+    return said
+
+
+def test_the_next_workflow_waits_for_the_job_and_nothing_is_computed_twice(
+    launched: Launched, kills: list[Kill]
+) -> None:
+    workflow, cluster = launched.workflow, launched.cluster
+    arguments = ("-P", "env=staging", "-P", f"registry_name={launched.workflow.experiment}")
+    said = ""
+    for one in kills:
+        said += kill(launched, one, launched.arguments(*arguments))
+        if one.pending:
+            threading.Timer(3, cluster.room.set).start()
+    last = launched.run(*arguments)
+    assert last.code == 0, last.err
+    for one in kills:
+        assert last.steps[one.step] == "reused"
+        # A Job at work may have ended before the next workflow looks.
+        assert not one.pending or f"{one.step}: waiting for run " in said + last.out
+    for step in STEPS:
+        (run,) = workflow.runs(step)
+        assert run.info.status == "FINISHED"
+    assert len(cluster.submitted) == len(STEPS)
+    states = [run.info.status for run in workflow.runs("main")]
+    assert states == ["FINISHED", *["KILLED"] * len(kills)]
+    (version,) = workflow.client.search_model_versions(f"name = '{workflow.experiment}'")
+    assert version.run_id == workflow.runs("train")[0].info.run_id
+    assert workflow.client.get_model_version_by_alias(workflow.experiment, "staging").version == version.version
+
+
+def test_ctrl_c_leaves_no_job_and_the_pod_ends_as_a_step_does(launched: Launched) -> None:
+    workflow = launched.workflow
+    process = workflow.start_main(*launched.arguments(backend="load:kubernetes"))
+    until(process, "load: running")
+    wait_for(lambda: workflow.runs("load") and "lease.heartbeat" in workflow.runs("load")[0].data.tags)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert launched.cluster.jobs == {}
+    (container,) = launched.cluster.containers.values()
+    assert container.code is not None
+    assert [workflow.runs(name)[0].info.status for name in ("main", "load")] == ["KILLED", "KILLED"]
+
+
+def test_a_job_that_fails_after_its_launcher_died_is_taken_over_at_once(launched: Launched) -> None:
+    workflow, cluster = launched.workflow, launched.cluster
+    kill(launched, Kill("main", "load", pending=True), launched.arguments(backend="load:kubernetes"))
+    (job,) = cluster.jobs
+    cluster.fail(job)
+    process = workflow.start_main(*launched.arguments(backend="load:kubernetes"))
+    said = until(process, "load: running")
+    process.kill()
+    process.communicate()
+    assert "waiting" not in said
+    died = workflow.runs("load")[-1]
+    assert died.info.status == "KILLED"
+    assert died.data.tags["lease.closed"].endswith(
+        " has ended"
+    )  # its Job, or main above it: no heartbeat is waited for

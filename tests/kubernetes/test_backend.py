@@ -1,0 +1,79 @@
+"""The backend as MLflow finds it where the project is installed: `mlflow run -b purchase-predict-kubernetes`."""
+
+import contextlib
+import json
+import tomllib
+from pathlib import Path
+
+import mlflow.projects
+import pytest
+import yaml
+from click.testing import CliRunner
+from mlflow.cli import cli
+
+from tests.conftest import PROJECT
+from tests.kubernetes.files import HOSTILE
+from tests.kubernetes.launched import Launched
+from tests.workflow.processes import wait_for
+
+pytestmark = pytest.mark.servers
+NAME = "purchase-predict-kubernetes"
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What pip leaves of the project's entry points."""
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    lines = [f"{name} = {target}" for name, target in project["entry-points"]["mlflow.project_backend"].items()]
+    folder = tmp_path / "installed/purchase_predict-0.dist-info"
+    folder.mkdir(parents=True)
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: purchase-predict\nVersion: 0\n")
+    (folder / "entry_points.txt").write_text("\n".join(["[mlflow.project_backend]", *lines]))
+    monkeypatch.syspath_prepend(str(folder.parent))
+
+
+@pytest.mark.usefixtures("installed")
+def test_mlflow_finds_it_and_a_step_alone_runs_as_a_job(launched: Launched, tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(yaml.safe_load(launched.file.read_text())))
+    arguments = ["run", str(PROJECT), "-b", NAME, "--backend-config", str(config), "-e", "load"]
+    with launched.workflow.environ_here(), contextlib.chdir(tmp_path):
+        ran = CliRunner().invoke(cli, [*arguments, "-P", "source=sample:300", "-P", f"gcp_project={HOSTILE}"])
+    assert ran.exit_code == 0, ran.output
+    (job,) = launched.cluster.submitted
+    assert f"--gcp_project={HOSTILE}" in job["spec"]["template"]["spec"]["containers"][0]["command"]
+    assert not list(tmp_path.rglob("pwned"))
+    assert "load: 300 rows of the events table, 0 refused" in ran.output
+    (run,) = launched.workflow.runs("load")
+    tags = run.data.tags
+    assert (run.info.status, tags["step.complete"], tags["mlflow.project.backend"]) == ("FINISHED", "true", NAME)
+    assert "job.log" in [file.path for file in launched.workflow.client.list_artifacts(run.info.run_id)]
+    # main reuses it.
+    assert launched.run("-P", "source=sample:300", "-P", "dry_run=true").steps["load"] == "reused"
+
+
+@pytest.mark.usefixtures("installed")
+def test_an_entry_point_that_fails_is_one_line_and_exit_code_1(launched: Launched, tmp_path: Path) -> None:
+    launched.cluster.troubles["load"] = "OOMKilled"
+    config = yaml.safe_load(launched.file.read_text())
+    arguments = ["run", str(PROJECT), "-b", NAME, "--backend-config", json.dumps(config), "-e", "load"]
+    with launched.workflow.environ_here(), contextlib.chdir(tmp_path):
+        ran = CliRunner().invoke(cli, arguments)
+    assert ran.exit_code == 1
+    assert [line for line in ran.output.splitlines() if line.startswith("Error: load: it was killed because")]
+    (run,) = launched.workflow.runs("load")
+    assert (run.info.status, run.data.tags["error"][:30]) == ("FAILED", "load: it was killed because it")
+
+
+@pytest.mark.usefixtures("installed")
+def test_who_does_not_wait_can_ask_and_cancel(launched: Launched) -> None:
+    launched.cluster.room.clear()
+    with launched.workflow.environ_here():
+        submitted = mlflow.projects.run(
+            str(PROJECT), "load", backend=NAME, backend_config=yaml.safe_load(launched.file.read_text()),
+            parameters={"source": "sample:300"}, synchronous=False, experiment_name=launched.workflow.experiment,
+        )  # fmt: skip
+        wait_for(lambda: launched.cluster.jobs)
+        assert submitted.get_status() == "RUNNING"
+        submitted.cancel()
+    assert launched.cluster.jobs == {}

@@ -1,0 +1,63 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+from purchase_predict.kubernetes.config import Config
+from tests.kubernetes.files import IMAGE, config
+
+
+def test_json_and_yaml_say_the_same_and_a_template_may_be_a_file_beside(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("spec: {template: {spec: {priorityClassName: batch}}}")
+    values = config(context="here", steps={"train": {"template": "job.yaml", "patience": 5}}, env={"A": "1"})
+    (tmp_path / "k.yaml").write_text(yaml.safe_dump(values))
+    (tmp_path / "k.json").write_text(json.dumps(values))
+    found = [Config.read(str(tmp_path / name)) for name in ("k.yaml", "k.json")]
+    assert found[0].of_step("train") == found[1].of_step("train")
+    assert found[0].context == "here"
+    of_train = found[0].of_step("train")
+    assert (of_train.image, of_train.patience, of_train.env) == (IMAGE, 5, {"A": "1"})
+    assert of_train.template["spec"]["template"]["spec"] == {"priorityClassName": "batch"}
+    assert found[0].of_step("load").template == {}
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        (config(image="shop/purchase-predict:latest"), "a tag may name another image tomorrow"),
+        ({}, "image=(none): name it by digest"),
+        (config(imge="x"), "knows no imge; it may have image, namespace, "),
+        (config(steps={"train": {"context": "x"}}), "steps.train: knows no context"),
+        (config(deadline="1h"), "deadline: must be a whole number, not '1h'"),
+        (config(deadline=0), "deadline=0: must be 1 second or more"),
+        (config(tolerations={}), "tolerations: must be a list"),
+        (config(steps=[]), "steps: must be a mapping"),
+        (config(env={"A B": "1"}), "A B: is no name of an environment variable"),
+        (config(env_from_secrets={"A": "x"}), "env_from_secrets.A: must be {secret: <name>, key: <key in it>}"),
+        (config(tracking_uri="https://me:planted@server"), "tracking_uri: holds a password"),
+        (config(template="missing.yaml"), "missing.yaml: cannot be read"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_names_its_place(values: dict[str, Any], says: str) -> None:
+    with pytest.raises(click.ClickException) as error:
+        Config.of(values, "backend_config f", Path()).of_step("train")
+    assert says in error.value.message
+    assert error.value.message.startswith("backend_config ")
+    assert "planted" not in error.value.message
+    assert "\n" not in error.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("[1", "is neither JSON nor YAML"), ("1", "must be a mapping, not 1"), (None, "cannot be read")]
+)
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, text: str | None, says: str) -> None:
+    if text is not None:
+        (tmp_path / "k.yaml").write_text(text)
+    with pytest.raises(click.ClickException) as error:
+        Config.read(str(tmp_path / "k.yaml"))
+    assert says in error.value.message
+    with pytest.raises(click.ClickException, match=r"backend_config is empty: .* docs/deployment.md has an example"):
+        Config.read("")

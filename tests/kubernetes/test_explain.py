@@ -1,0 +1,107 @@
+from typing import Any
+
+import pytest
+
+from purchase_predict.kubernetes.explain import state_of
+
+
+def job(*conditions: dict[str, str]) -> dict[str, Any]:
+    true = [one | {"status": "True"} for one in conditions]
+    return {"spec": {"activeDeadlineSeconds": 60}, "status": {"conditions": true}}
+
+
+FAILED = job({"type": "Failed", "reason": "BackoffLimitExceeded", "message": "Job has reached the backoff limit"})
+STARTED = job()
+
+
+def pod(state: dict[str, Any] | None = None, **status: Any) -> dict[str, Any]:
+    limits = {"resources": {"limits": {"memory": "2Gi"}}}
+    return {
+        "metadata": {"name": "p"},
+        "spec": {"containers": [{"name": "step", **limits}, {"name": "proxy"}]},
+        "status": {"containerStatuses": [{"name": "proxy"}, {"name": "step", "state": state or {}}], **status},
+    }
+
+
+def waiting(reason: str, message: str = "") -> dict[str, Any]:
+    return pod({"waiting": {"reason": reason, "message": message}})
+
+
+def event(reason: str, message: str) -> dict[str, str]:
+    return {"reason": reason, "message": message}
+
+
+LOST = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager", "message": "node is gone"}
+TROUBLES = {
+    "image": (STARTED, [waiting("ImagePullBackOff", "Back-off pulling image")], [],
+              "its image cannot be pulled (ImagePullBackOff: Back-off pulling image): check image in backend_config"),
+    "secret": (STARTED, [waiting("CreateContainerConfigError", 'secret "mlflow" not found')], [],
+               'it needs a Secret that is not there (secret "mlflow" not found): create it in the namespace'),
+    "key": (STARTED, [waiting("CreateContainerConfigError", "couldn't find key user in Secret ml/mlflow")], [],
+            "it needs a Secret that is not there (couldn't find key user in Secret ml/mlflow)"),
+    "mounted": (STARTED, [waiting("ContainerCreating")], [event("FailedMount", 'volume "x": secret "x" not found')],
+                "it needs a Secret that is not there"),
+    "quota": (STARTED, [], [event("FailedCreate", 'pods "x" is forbidden: exceeded quota: team, requested: pods=1')],
+              "the quota of its namespace is used up"),
+    "limits": (STARTED, [], [event("FailedCreate", "failed quota: team: must specify limits.memory")],
+               "give resources in backend_config"),
+    "account": (STARTED, [], [event("FailedCreate", "error looking up service account ml/x")],
+                "check service_account and template"),
+    "memory": (FAILED, [pod({"terminated": {"reason": "OOMKilled", "exitCode": 137}})], [],
+               "it was killed because it took more memory than its limit of 2Gi (OOMKilled): raise"),
+    "evicted": (FAILED, [pod(reason="Evicted", message="The node was low on resource: ephemeral-storage. ")], [],
+                "it was evicted from its node (The node was low on resource: ephemeral-storage.): ask for"),
+    "deadline": (job({"type": "Failed", "reason": "DeadlineExceeded"}), [], [],
+                 "the cluster ended it after its deadline of 60 s: raise deadline in backend_config"),
+    "node": (FAILED, [pod(conditions=[LOST])], [],
+             "the cluster took its pod away (DeletionByTaintManager: node is gone)"),
+    "gone": (FAILED, [], [], "its pod is gone (Job has reached the backoff limit): run again"),
+    "code": (FAILED, [pod({"terminated": {"reason": "Error", "exitCode": 3, "message": "first\nlast words\n"}})], [],
+             "it ended with exit code 3 (Error): last words"),
+    "no program": (STARTED, [waiting("CreateContainerError", 'exec: "python": not found')], [],
+                   "its container cannot be made (CreateContainerError"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_every_trouble_is_one_line_with_the_way_out(trouble: str) -> None:
+    of_job, pods, events, says = TROUBLES[trouble]
+    state = state_of(of_job, pods, events)
+    assert says in state.problem
+    assert "\n" not in state.problem
+    assert not state.succeeded
+    assert not state.passing
+    assert state.ended == (of_job is not STARTED)
+
+
+def test_a_container_beside_the_step_may_keep_it_from_starting() -> None:
+    waits = {"name": "proxy", "state": {"waiting": {"reason": "ErrImagePull", "message": "no such image"}}}
+    state = state_of(STARTED, [pod({"waiting": {"reason": "PodInitializing"}}, initContainerStatuses=[waits])], [])
+    assert state.problem.startswith("its image cannot be pulled (ErrImagePull: no such image)")
+
+
+def test_a_full_cluster_may_have_room_later() -> None:
+    unschedulable = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}
+    state = state_of(STARTED, [pod(conditions=[unschedulable])], [])
+    assert (state.problem, state.passing, state.ended) == ("no node has room for it (0/3 nodes)", True, False)
+
+
+@pytest.mark.parametrize(
+    ("pods", "running"),
+    [
+        ([], False),
+        ([waiting("ContainerCreating")], False),
+        ([pod({"running": {}})], True),
+        ([pod({"terminated": {}})], True),
+    ],
+)
+def test_what_only_takes_its_time_is_no_trouble(pods: list[dict[str, Any]], running: bool) -> None:
+    state = state_of(STARTED, pods, [event("SuccessfulCreate", "Created pod: p")])
+    assert (state.problem, state.ended, state.running) == ("", False, running)
+
+
+def test_a_condition_that_is_not_true_is_none() -> None:
+    assert state_of(job({"type": "Complete"}), [], []).succeeded
+    suspended = {"spec": {}, "status": {"conditions": [{"type": "Complete", "status": "False"}]}}
+    assert not state_of(suspended, [], []).ended
+    assert not state_of({"spec": {}}, [], []).ended

@@ -1,0 +1,172 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import jsonschema_rs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from purchase_predict.kubernetes.config import Config
+from purchase_predict.kubernetes.manifest import manifest, words
+from purchase_predict.kubernetes.resources import size_of
+from tests.kubernetes.files import IMAGE, RUN_ID, config, work
+from tests.kubernetes.standin import SCHEMAS
+
+#: A file that says all that one can say.
+FULL = config(
+    service_account="purchase-predict",
+    deadline=7200,
+    env={"STORAGE_EMULATOR_HOST": "http://storage:9000", "WORKERS": 2, "FLAG": True},
+    env_from_secrets={"MLFLOW_TRACKING_PASSWORD": {"secret": "mlflow", "key": "password"}},
+    steps={
+        "train": {
+            "resources": {"requests": {"cpu": "4", "memory": "8Gi"}, "limits": {"memory": "8Gi"}},
+            "node_selector": {"pool": "big"},
+            "tolerations": [{"key": "big", "operator": "Exists", "effect": "NoSchedule"}],
+            "env_from_secrets": {"MLFLOW_TRACKING_USERNAME": {"secret": "mlflow", "key": "user"}},
+            "deadline": 60,
+            "template": {
+                "metadata": {"annotations": {"team": "shop"}},
+                "spec": {
+                    "ttlSecondsAfterFinished": 5,
+                    "template": {
+                        "metadata": {"labels": {"team": "shop"}},
+                        "spec": {
+                            "priorityClassName": "batch",
+                            "volumes": [{"name": "scratch", "emptyDir": {}}],
+                            "containers": [
+                                {
+                                    "name": "main",
+                                    "volumeMounts": [{"name": "scratch", "mountPath": "/tmp"}],
+                                    "env": [{"name": "TMPDIR", "value": "/tmp"}],
+                                },
+                                {"name": "proxy", "image": "proxy@sha256:1"},
+                            ],
+                        },
+                    },
+                },
+            },
+        }
+    },
+)
+
+
+def rendered(values: dict[str, Any], entry_point: str = "load", **parameters: str) -> dict[str, Any]:
+    of_step = Config.of(values, "backend_config f", Path()).of_step(entry_point)
+    return manifest(work(entry_point, **parameters), of_step, "backend_config f")
+
+
+def container(job: dict[str, Any]) -> dict[str, Any]:
+    first: dict[str, Any] = job["spec"]["template"]["spec"]["containers"][0]
+    return first
+
+
+@pytest.mark.parametrize("version", SCHEMAS)
+@pytest.mark.parametrize(
+    ("values", "entry_point", "parameters"),
+    [(config(), "load", {"memory_limit": "2GB"}), (FULL, "train", {}), (FULL, "deploy", {"env": ""})],
+)
+def test_the_api_takes_it_in_an_old_and_a_new_version(
+    version: str, values: dict[str, Any], entry_point: str, parameters: dict[str, str]
+) -> None:
+    validator = jsonschema_rs.validator_for(SCHEMAS[version])
+    assert [error.message for error in validator.iter_errors(rendered(values, entry_point, **parameters))] == []
+
+
+def test_the_schemas_refuse_what_the_api_refuses() -> None:
+    for schema in SCHEMAS.values():
+        job = rendered(config())
+        job["spec"]["activeDeadlineSecond"] = 5
+        container(job)["env"][0]["value"] = 1
+        assert len(list(jsonschema_rs.validator_for(schema).iter_errors(job))) == 2
+
+
+def test_what_the_file_says_of_a_step_is_in_its_job_and_in_no_other() -> None:
+    job = rendered(FULL, "train")
+    pod = job["spec"]["template"]["spec"]
+    assert job["metadata"]["annotations"] == {"team": "shop"}
+    assert job["spec"]["template"]["metadata"]["labels"] == {
+        "team": "shop", "purchase-predict/step": "train", "purchase-predict/run": RUN_ID
+    }  # fmt: skip
+    assert (job["spec"]["activeDeadlineSeconds"], job["spec"]["ttlSecondsAfterFinished"]) == (60, 5)
+    assert (pod["nodeSelector"], pod["priorityClassName"]) == ({"pool": "big"}, "batch")
+    assert [one["name"] for one in pod["containers"]] == ["main", "proxy"]
+    assert container(job)["image"] == IMAGE
+    assert container(job)["resources"]["limits"] == {"memory": "8Gi"}
+    env = {one["name"]: one.get("value", one.get("valueFrom")) for one in container(job)["env"]}
+    assert (env["TMPDIR"], env["WORKERS"], env["FLAG"], env["ENV"]) == ("/tmp", "2", "true", "staging")
+    assert env["MLFLOW_RUN_ID"] == RUN_ID
+    secrets = {name: value["secretKeyRef"] for name, value in env.items() if isinstance(value, dict)}
+    assert secrets == {
+        "MLFLOW_TRACKING_PASSWORD": {"name": "mlflow", "key": "password"},
+        "MLFLOW_TRACKING_USERNAME": {"name": "mlflow", "key": "user"},
+    }
+    other = rendered(FULL, "deploy")
+    assert "resources" not in container(other)
+    assert "nodeSelector" not in other["spec"]["template"]["spec"]
+    assert other["spec"]["activeDeadlineSeconds"] == 7200
+    assert other["spec"]["template"]["spec"]["serviceAccountName"] == "purchase-predict"
+
+
+def test_rendering_leaves_the_file_as_it_is() -> None:
+    before = json.dumps(FULL, sort_keys=True)
+    rendered(FULL, "train")
+    assert json.dumps(FULL, sort_keys=True) == before
+
+
+@given(st.dictionaries(st.from_regex(r"[a-z]{1,8}", fullmatch=True), st.text(), max_size=5))
+def test_every_parameter_arrives_as_typed(parameters: dict[str, str]) -> None:
+    command = " ".join(["python -m steps.load", *(f"--{name}={{{name}}}" for name in parameters)])
+    assert words(command, parameters) == [
+        "python", "-m", "steps.load", *(f"--{name}={value}" for name, value in parameters.items())
+    ]  # fmt: skip
+
+
+def test_memory_and_disk_follow_from_memory_limit_unless_the_file_says_them() -> None:
+    asked = container(rendered(config(), "process", memory_limit="4GB"))["resources"]
+    assert size_of(asked["requests"]["memory"]) >= 2 * 4_000_000_000
+    assert asked["limits"] == {"memory": asked["requests"]["memory"]}
+    assert size_of(asked["requests"]["ephemeral-storage"]) >= 8 * 4_000_000_000
+    assert "resources" not in container(rendered(config(), "process", memory_limit=""))
+    assert "resources" not in container(rendered(config(), "train"))
+    given = {"limits": {"memory": "16Gi"}}
+    assert container(rendered(config(resources=given), "load", memory_limit="4GB"))["resources"] == given
+
+
+@pytest.mark.parametrize(
+    ("values", "parameters", "says"),
+    [
+        (config(resources={"limits": {"memory": "2Gi"}}), {"memory_limit": "4GB"}, "does not hold memory_limit=4GB"),
+        (config(resources={"limits": {"memory": "lots"}}), {"memory_limit": "4GB"}, "lots is no size"),
+        (config(template={"spec": {"backoffLimit": 3}}), {}, "backoffLimit=3: must be 0, or left out"),
+        (config(template={"spec": {"parallelism": 2}}), {}, "parallelism=2: must be 1, or left out"),
+        (config(template={"spec": {"template": {"spec": {"restartPolicy": "OnFailure"}}}}), {}, "must be Never"),
+        (config(template={"spec": []}), {}, "template: spec must be a mapping"),
+        (config(env={"API_TOKEN": "planted"}), {}, "env: API_TOKEN looks like a secret"),
+        (
+            config(template={"spec": {"template": {"spec": {"containers": [
+                {"name": "x", "env": [{"name": "DB_PASSWORD", "value": "planted"}]}]}}}}),
+            {}, "env of the template: DB_PASSWORD looks like a secret",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_one_line(values: dict[str, Any], parameters: dict[str, str], says: str) -> None:
+    with pytest.raises(click.ClickException) as error:
+        rendered(values, **parameters)
+    assert says in error.value.message
+    assert "backend_config" in error.value.message
+    assert "planted" not in error.value.message
+    assert "\n" not in error.value.message
+
+
+def test_a_password_that_nothing_brings_to_the_job_is_one_line_that_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "planted")
+    with pytest.raises(click.ClickException) as error:
+        rendered(config())
+    assert error.value.message.endswith("{MLFLOW_TRACKING_PASSWORD: {secret: <name>, key: <key in it>}}")
+    assert "planted" not in json.dumps(rendered(FULL))
+    from_all = [{"secretRef": {"name": "mlflow"}}]
+    template = {"spec": {"template": {"spec": {"containers": [{"name": "step", "envFrom": from_all}]}}}}
+    assert container(rendered(config(template=template)))["envFrom"] == from_all
