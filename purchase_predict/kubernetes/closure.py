@@ -11,8 +11,7 @@ import click
 from purchase_predict.parameters import STEPS
 from purchase_predict.settings import PROJECT
 from purchase_predict.workflow.environment import environment
-from purchase_predict.workflow.key import differences
-from purchase_predict.workflow.source import source_closure
+from purchase_predict.workflow.key import counted_source, differences
 
 #: The variable of the container with what the image must consist of, as JSON.
 EXPECTED = "PURCHASE_PREDICT_EXPECTED"
@@ -36,7 +35,7 @@ def of_project(entry_point: str, project: Path) -> dict[str, Any]:
     for step in steps:
         if not (project / f"steps/{step}.py").is_file():
             raise click.ClickException(f"{project}: has no step {step}; this backend runs purchase-predict alone")
-        source |= source_closure(step, project)
+        source |= counted_source(step, project)
     return {"source": dict(sorted(source.items()))}
 
 
@@ -71,7 +70,7 @@ def difference(entry_point: str, expected: Mapping[str, Any]) -> str:
     steps = STEPS if entry_point == "main" else (entry_point,)
     here: dict[str, Any] = {"format": 0, "source": {}, "environment": environment()}
     for step in steps:
-        here["source"] |= source_closure(step)
+        here["source"] |= counted_source(step)
     present = {name: value for name, value in here.items() if name in expected or name == "format"}
     return differences(present, {"format": 0, "parameters": {}, "environment": {}, "inputs": {}, **expected})
 

@@ -3,10 +3,12 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from purchase_predict.errors import some_of
 from purchase_predict.parameters import PARAMETERS
+from purchase_predict.settings import PROJECT
 from purchase_predict.workflow.environment import environment
 from purchase_predict.workflow.source import source_closure
 
@@ -22,10 +24,14 @@ _AFTER_SEARCH = (
         for name in ("backtest", "curves", "profile", "promo_codes", "stability", "weaknesses")
     ),
 )
-
-
 #: What only draws the page of a step that decides: a decision is not taken again for the looks of its page.
 _LOOKS = {"deploy": ("purchase_predict/report/layout", "purchase_predict/report/promotion_page")}
+
+
+def counted_source(entry_point: str, project: Path = PROJECT) -> dict[str, str]:
+    """The files that the key of a step counts, each with a digest of its meaning."""
+    closure = source_closure(entry_point, project)
+    return {name: digest for name, digest in closure.items() if not name.startswith(_LOOKS.get(entry_point, ()))}
 
 
 def key_parts(entry_point: str, values: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Any]:
@@ -36,13 +42,12 @@ def key_parts(entry_point: str, values: Mapping[str, Any], inputs: Mapping[str, 
         values: all its parameters, typed (`parameters.resolve`).
         inputs: the content digest of each of its inputs.
     """
-    source = source_closure(entry_point)
     return {
         "format": KEY_FORMAT,
         "entry_point": entry_point,
         "parameters": {name: value for name, value in values.items() if PARAMETERS[name].in_key},
         "inputs": dict(inputs),
-        "source": {name: source[name] for name in source if not name.startswith(_LOOKS.get(entry_point, ()))},
+        "source": counted_source(entry_point),
         "environment": environment(),
     }
 
