@@ -12,7 +12,11 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 ARGS ?= -P max_evals=1
 # Programs that tests start, and the packages of Debian and Ubuntu that bring them.
 NEEDS := java=default-jre-headless chromium=chromium initdb=postgresql ip=iproute2 ps=procps faketime=faketime redis-server=redis-server
+# What the caller's shell finds by itself: main prints how to use the environment, if that is not there.
+export CALLERS_PATH := $(PATH)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# `mlflow run` opens its run before the project's code can say where, so make says it.
+export MLFLOW_EXPERIMENT_NAME ?= purchase-predict
 # Without byte code each process of a run compiles the 2,000 modules of its imports anew: uv writes none, and
 # PYTHONDONTWRITEBYTECODE keeps Python from it. Here all cores write it after pip, which takes one. What cannot be compiled
 # stays without.
@@ -20,7 +24,7 @@ COMPILE := @$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 # A virtual environment of the caller's would otherwise be preferred by some tools.
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 
-.PHONY: help packages setup lock run test test-core test-servers lint format ui server server-stop server-status clean
+.PHONY: help packages setup lock run demo test test-core test-servers lint format ui server server-stop server-status clean
 
 help:  ## What there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -68,6 +72,9 @@ lock: $(CREATED)  ## Writes the locks and conda.yaml's digest anew, after an edi
 
 run: setup  ## The whole workflow on the built-in sample, one trial; ARGS="-P source=..." for anything else
 	mlflow run . --env-manager local $(ARGS)
+
+demo: setup  ## The workflow, a server of its model, one answer, the report; the server is stopped at the end
+	@$(BIN)/python -m tools.demo -- $(ARGS)
 
 # The tests of a file stay on one worker, in their order; tests/conftest.py has the longest files started first.
 PYTEST := $(BIN)/python -m pytest $(TESTS) -n auto --dist loadfile --no-loadscope-reorder --cov

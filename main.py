@@ -9,18 +9,21 @@ from typing import Any
 import purchase_predict.telemetry  # noqa: F401  # before MLflow
 
 # isort: split
+from purchase_predict import progress
+
+if __name__ == "__main__":
+    progress.starting()  # before the slow imports
+
+# isort: split
 import click
-import mlflow
 from mlflow.entities import Run
-from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from purchase_predict.registry.standing import standing
 from purchase_predict.registry.versions import version_gone
 from purchase_predict.sources.sources import fingerprint
-from purchase_predict.workflow import uncommitted
+from purchase_predict.workflow import summary, uncommitted
 from purchase_predict.workflow.chain import Chain
 from purchase_predict.workflow.command import command
-from purchase_predict.workflow.summary import description, steps_table, what_came_out
 
 
 @command("main")
@@ -34,12 +37,13 @@ def main(run: Run, **parameters: Any) -> None:
         train = chain.step("train", dataset=process.uri)
         again = parameters["force"] == "deploy"  # the user wants it, whatever was rolled back
         deploy = chain.step("deploy", model=train.uri, dataset=process.uri, promote_rolled_back=again)
-    click.echo("\n" + steps_table(chain.done))
-    note = {} if chain.dry_run else {MLFLOW_RUN_NOTE: description(chain.done)}
-    mlflow.set_tags(chain.reused | note)
-    if train.run and deploy.run and not chain.dry_run:
-        now = standing(deploy.run)
-        click.echo("\n" + what_came_out(train.run, parameters["metric"], now.sentence, now.serve))
+    click.echo("\n" + summary.steps_table(chain.done))
+    if chain.dry_run or not (train.run and deploy.run):
+        summary.record_dry_run(chain)
+        return
+    now = standing(deploy.run)
+    summary.record(chain, train.run, now.sentence, {"version": now.version, "outcome": now.outcome})
+    click.echo("\n" + summary.what_came_out(train.run, parameters["metric"], now.sentence, now.serve))
 
 
 if __name__ == "__main__":

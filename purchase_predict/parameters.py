@@ -193,6 +193,7 @@ PARAMETERS = {
     "tolerance": Parameter(Number("0 or more", min=0)),
     "min_roc_auc": Parameter(Number("between 0 and 1", min=0, max=1)),
     "promote_rolled_back": Parameter(Switch(), in_key=False),
+    "approve": Parameter(Switch()),
     "backtest": Parameter(Switch(), same_trials=True),
     "margin": Parameter(Amount("a number above 0, or empty", min=0, min_open=True), same_trials=True),
     "code_cost": Parameter(Amount("0 or more, or empty", min=0), same_trials=True),

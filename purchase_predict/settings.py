@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -29,6 +29,8 @@ class Settings:
     credentials: str | None = None
     #: The server that .env names. A real environment variable overrides it, then `tracking_uri` differs.
     dotenv_tracking_uri: str | None = None
+    #: Where notifications go. A secret: whoever knows the address may write there.
+    notify_url: str | None = field(default=None, repr=False)
 
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ, folder: Path = PROJECT) -> "Settings":
@@ -63,6 +65,7 @@ class Settings:
             experiment_name=setting("MLFLOW_EXPERIMENT_NAME"),
             credentials=setting("GOOGLE_APPLICATION_CREDENTIALS"),
             dotenv_tracking_uri=first(dotenv, "MLFLOW_TRACKING_URI", "MLFLOW_SERVER"),
+            notify_url=setting("NOTIFY_URL"),
         )
 
     def export(self, environ: MutableMapping[str, str] = os.environ) -> None:

@@ -16,6 +16,7 @@ from purchase_predict.evaluation.scores import as_metrics, evaluate
 from purchase_predict.features.description import STATE_FILE, Description
 from purchase_predict.metrics import Score, early_stopping
 from purchase_predict.models import purchase_model
+from purchase_predict.progress import phase
 from purchase_predict.schema import LABEL, MOMENT
 from purchase_predict.search.finish import fit_like
 from purchase_predict.search.search import SearchResult, sample_users
@@ -83,6 +84,14 @@ class Training:
             "backtest_seconds": self.backtest.seconds if self.backtest else 0,
         }
 
+    def sentence(self, metric: str) -> str:
+        """What came out: a metric on the test rows, with its interval, beside the constant answer's."""
+        score = self.scores[metric]
+        return (
+            f"{metric} {score.value:.4f} on {len(self.test)} test rows (95 % interval {score.low:.4f} to "
+            f"{score.high:.4f}; constant answer {score.baseline:.4f})"
+        )
+
     @property
     def series(self) -> list[dict[str, float]]:
         """What the train run logs as MLflow metrics at step 0, 1, ...: of each fold, and of each past period."""
@@ -116,9 +125,15 @@ class Dataset:
     @classmethod
     def read(cls, folder: Path) -> "Dataset":
         """The dataset in a folder."""
-        learn, test = (pd.read_parquet(folder / f"{side}.parquet") for side in ("train", "test"))
+        with phase("reading the rows"):
+            learn, test = (pd.read_parquet(folder / f"{side}.parquet") for side in ("train", "test"))
         shop = folder / STATE_FILE
         return cls(Description.read(folder), learn, test, shop if shop.exists() else None)
+
+    @property
+    def row_counts(self) -> dict[str, int]:
+        """The rows of each side."""
+        return {"train": len(self.train), "test": len(self.test)}
 
     def encoded(self, rows: pd.DataFrame) -> LabelledRows:
         """Raw rows, of train or test, as the search takes them."""
@@ -156,11 +171,14 @@ def finish(
     """
     test, description = data.encoded(data.test), data.description
     assert found.best.out_of_fold is not None
-    measured = calibration.measure(found.searched.y, found.best.out_of_fold, found.searched.user)
-    uncorrected = np.asarray(found.booster.predict(test.x))
+    with phase("correcting the probabilities"):
+        measured = calibration.measure(found.searched.y, found.best.out_of_fold, found.searched.user)
+        uncorrected = np.asarray(found.booster.predict(test.x))
     probability = purchase_model.calibrated(uncorrected, measured.correction)
     # The correction keeps the order, so the threshold is corrected like a probability.
     threshold = float(purchase_model.calibrated(np.array([found.threshold]), measured.correction)[0])
+    with phase("intervals of the test metrics"):
+        scores = evaluate(test.y, probability, test.user, threshold, float(train.y.mean()))
     return Training(
         train,
         data.test,
@@ -170,7 +188,7 @@ def finish(
         threshold,
         uncorrected,
         probability,
-        evaluate(test.y, probability, test.user, threshold, float(train.y.mean())),
+        scores,
         description,
         data.shop,
         _backtest(found, train, test, metric, seed) if with_backtest else None,
@@ -190,4 +208,5 @@ def _backtest(found: SearchResult, train: LabelledRows, test: LabelledRows, metr
         booster = fit_like(found.booster, rows.at(before), len(train.y))
         return np.asarray(booster.predict(rows.x[inside], num_threads=1))
 
-    return backtest(early_stopping(metric).name, rows.ended, rows.y, rows.user, fit_and_predict)
+    with phase("past weeks"):
+        return backtest(early_stopping(metric).name, rows.ended, rows.y, rows.user, fit_and_predict)

@@ -1,3 +1,9 @@
 """One click command per entry point of MLproject."""
 
+import sys
+
 import purchase_predict.telemetry  # noqa: F401  # before a step imports MLflow
+from purchase_predict import progress
+
+if sys.argv[:1] == ["-m"]:  # `python -m steps.<step>`
+    progress.starting()

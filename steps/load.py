@@ -6,7 +6,6 @@ refused.
     mlflow run . -e load --env-manager local -P source=data/
 """
 
-import click
 import mlflow
 
 from purchase_predict.reading.load import load_source
@@ -23,8 +22,8 @@ def load(run: StepRun, source: str, max_reject_ratio: float, gcp_project: str, m
         raise changed(source, "a file")
     mlflow.log_metrics({"rows": loaded.rows, "rejected_rows": loaded.rejected})
     run.log(outputs)
-    click.echo(f"load: {loaded.rows} rows of the {loaded.table} table, {loaded.rejected} refused")
-    return Output(loaded.table, loaded.digest)
+    summary = f"{loaded.rows} rows of the {loaded.table} table, {loaded.rejected} refused"
+    return Output(loaded.table, loaded.digest, summary)
 
 
 if __name__ == "__main__":

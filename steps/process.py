@@ -19,6 +19,7 @@ from purchase_predict.database import connect
 from purchase_predict.features import primary, split
 from purchase_predict.features.primary import Artifact
 from purchase_predict.parameters import Engine
+from purchase_predict.progress import phase
 from purchase_predict.workflow import datasets
 from purchase_predict.workflow.completed import run_of
 from purchase_predict.workflow.step import Output, StepRun, step
@@ -38,7 +39,8 @@ def process(run: StepRun, data: str, test_ratio: float, memory_limit: str, engin
             counts = primary.make_on_spark(connection, manifest["session_type"], events, written, copy)
         else:
             counts = primary.make(connection, run.fetch(data))
-        made = split.split(connection, test_ratio, outputs)
+        with phase("splitting into train and test"):
+            made = split.split(connection, test_ratio, outputs)
     description = replace(made.description, events=counts)
     description.write(outputs)
     rows = description.rows
@@ -46,11 +48,11 @@ def process(run: StepRun, data: str, test_ratio: float, memory_limit: str, engin
     run.log(outputs, "dataset")
     if made.note:
         click.echo(f"process: {made.note}", err=True)
-    click.echo(
-        f"process: {rows.read} rows, {rows.repeated} repeated ones dropped; "
+    summary = (
+        f"{rows.read} rows, {rows.repeated} repeated ones dropped; "
         f"by {description.split}: {rows.train} to train, {rows.test} to test"
     )
-    return Output("dataset", made.digest)
+    return Output("dataset", made.digest, summary)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from purchase_predict.registry.journal import Author
 from purchase_predict.registry.way_back import way_back
 from purchase_predict.settings import Settings
 from purchase_predict.workflow.command import command
+from purchase_predict.workflow.notification import notify
 
 
 @command("rollback")
@@ -43,7 +44,9 @@ def rollback(run: Run, registry_name: str, env: str, version: str, reason: str, 
             )
     facts = {"registry_name": registry_name, "env": env, "from": int(holder.version), "to": int(target.version)}
     mlflow.log_dict(facts | {"who": who, "when": when, "reason": reason}, "rollback.json")
-    click.echo(f"rollback: {env} of {registry_name} moved from version {holder.version} to {target.version}")
+    said = f"{env} of {registry_name} moved from version {holder.version} to {target.version}"
+    click.echo(f"rollback: {said}")
+    notify(f"rollback: {said}" + (f" ({reason})" if reason else ""), run)
 
 
 if __name__ == "__main__":

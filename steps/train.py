@@ -1,7 +1,6 @@
 """Step `train`: search, final fit, and scores on rows that neither has seen.
 
-In: `runs:/<run id>/dataset` of a process run. Out: the model `model`, `trials.parquet`, `report.html`, `plots/*`, and
-the metrics `test_<metric>`, `test_<metric>_low`, `test_<metric>_high`, `baseline_<metric>`.
+In: `runs:/<run id>/dataset` of process. Out: `model`, `report.html`, metrics `test_<metric>` and `baseline_<metric>`.
 
     mlflow run . -e train --env-manager local -P max_evals=50
 """
@@ -12,6 +11,7 @@ import mlflow
 
 from purchase_predict import training
 from purchase_predict.models import packaging
+from purchase_predict.progress import phase
 from purchase_predict.report.report import write_report
 from purchase_predict.search.progress import progress
 from purchase_predict.search.runners import runner
@@ -39,20 +39,20 @@ def train(
 ) -> Output:
     """Search the hyperparameters, train the model, score it on the test set."""
     data = training.Dataset.read(run.fetch(dataset))
-    datasets.log_sides(dataset, run_of(dataset).data.tags[DIGEST], {"train": len(data.train), "test": len(data.test)})
     rows, seconds = data.encoded(data.train), max_minutes * 60 or float("inf")
+    sides = datasets.log_sides(dataset, run_of(dataset).data.tags[DIGEST], data.row_counts)
     known = trial_runs.earlier(run.search_key, run.experiment_id) if reuse else []
     earlier = [Trial(**facts) for facts in known[:max_evals]]
     record = partial(trial_runs.record, search_key=run.search_key, parent=run.run)
     with runner(trials, parallelism) as (run_batch, size), progress(max_evals, metric, earlier, record) as on_trial:
         found = search(rows, max_evals, metric, seed, on_trial, earlier, seconds, run_batch, size)
     trained = training.finish(found, rows, data, metric, seed, backtest)
-    run.log(write_report(trained, metric, history.origin(run.run_id, dataset), run.folder(), **money))
+    with phase("report"):
+        run.log(write_report(trained, metric, history.origin(run.run_id, dataset), run.folder(), **money))
     mlflow.log_params({f"best_{name}": value for name, value in found.best.params.items()})
     digest = packaging.log(**trained.model, rows=data.train, folder=run.folder())
-    mlflow.log_metrics(trained.metrics | {"trials_taken_over": len(earlier)})
-    trial_runs.log_series(trained.series)
-    return Output("model", digest)
+    datasets.log_metrics(trained.metrics | {"trials_taken_over": len(earlier)}, trained.series, sides)
+    return Output("model", digest, trained.sentence(metric))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 import duckdb
 
 from purchase_predict.database import one_row, quoted
+from purchase_predict.progress import phase
 
 #: The folder of `shop_state` beside the files of a primary table that Spark wrote.
 STATE = "shop"
@@ -51,7 +52,10 @@ def primary_from_events(
             for number, (cursor, bucket) in enumerate(zip(cursors, buckets, strict=True))
         ]
         try:
-            counts = [future.result() for future in futures]
+            with phase("features", len(buckets), "buckets") as shown:
+                for future in futures:
+                    future.add_done_callback(lambda _: shown.advance())
+                counts = [future.result() for future in futures]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for cursor in cursors:
@@ -60,7 +64,8 @@ def primary_from_events(
     connection.execute(f"SET threads = {threads}")
     tables = [f"primary_{number}" for number in range(len(buckets))]
     connection.execute(f"CREATE VIEW shop_primary AS {' UNION ALL '.join(f'FROM {table}' for table in tables)}")
-    _add_shop(connection, state)
+    with phase("what the shop knows of each product"):
+        _add_shop(connection, state)
     for relation in ("VIEW shop_primary", "TABLE shop_product_days", *(f"TABLE {table}" for table in tables)):
         connection.execute(f"DROP {relation}")
     total, with_session, repeated = map(sum, zip(*counts, strict=True))

@@ -22,6 +22,7 @@ from mlflow.types.schema import AnyType
 
 from purchase_predict.checksums import Damaged, differing
 from purchase_predict.models import purchase_model
+from purchase_predict.progress import phase
 from purchase_predict.schema import OPTIONAL, SHOP_MIXING
 
 Result = TypeVar("Result")
@@ -70,7 +71,7 @@ def log(
         spec["shop"] = SHOP_MIXING
         known = pd.read_parquet(shop).to_numpy().tobytes()
     files["spec"].write_text(json.dumps(spec, ensure_ascii=False), encoding="utf-8")
-    with no_byte_code():
+    with no_byte_code(), phase("packaging the model"):
         mlflow.pyfunc.log_model(
             name="model",
             python_model=str(Path(purchase_model.__file__).resolve()),

@@ -7,20 +7,28 @@ number of its original line, so that DuckDB can name the line of a row that brea
 from dataclasses import replace
 
 from purchase_predict.database import explained, quoted
+from purchase_predict.progress import Phase
 from purchase_predict.reading import csv_records, rejects
 from purchase_predict.reading.files import File, Scan, scans
 from purchase_predict.reading.scan import Copied, Reading, broken, copy, typed
 from purchase_predict.schema import TYPES
 
 
-def line_by_line(reading: Reading) -> Copied:
+def line_by_line(reading: Reading, shown: Phase) -> Copied:
     """Adds each malformed row to the table `rejects`, and copies all others.
+
+    Args:
+        reading: the source.
+        shown: gets the bytes of each file that has been split into records.
 
     Raises:
         click.ClickException: a file is broken inside, so that it cannot be read to its end.
     """
     with rejects.RefusedLines(reading.scratch / "refused.parquet") as refused:
-        files = [_numbered(reading, file, refused) if file.is_csv else file for file in reading.files]
+        files = []
+        for file in reading.files:
+            files.append(_numbered(reading, file, refused) if file.is_csv else file)
+            shown.advance(file.part.size)
     with explained(f"source {reading.source}: cannot be read"):
         reading.connection.execute(f"INSERT INTO rejects FROM read_parquet({quoted(refused.path)})")
         for scan in scans(files):

@@ -46,6 +46,7 @@ def copy(
     buckets: int,
     target: Path,
     threads: int,
+    read: Callable[[int], None] = lambda size: None,
 ) -> list[int]:
     """Writes the rows of CSV files to `target/bucket=<number>/rows.parquet`, in their order within each bucket.
 
@@ -57,6 +58,7 @@ def copy(
         bucket_of: the BIGINT column whose equal values share a bucket.
         buckets: the number of buckets, at most 256.
         threads: blocks that are parsed at the same time.
+        read: called with the bytes of each block that has been written.
 
     Returns:
         The number of records in each file, all of which were written.
@@ -65,15 +67,10 @@ def copy(
         NotPlain, NotUuids: the files must be read in another way; `target` may hold incomplete files.
     """
     records = dict.fromkeys(files, 0)
-    parsed: deque[tuple[Path, Future[list[pa.Table]]]] = deque()
+    parsed: deque[tuple[Path, int, Future[list[pa.Table]]]] = deque()
 
     def parse(path: Path, start: int, end: int) -> list[pa.Table]:
-        rows = _parsed(_block(path, start, end), files[path], types, ids)
-        for name, type_ in types.items():
-            if type_ == "TIMESTAMP":
-                rows = _converted(rows, name, _times)
-        for name in ids if as_uuids else ():
-            rows = _converted(rows, name, _uuids)
+        rows = _typed(_parsed(_block(path, start, end), files[path], types, ids), types, ids if as_uuids else ())
         return split(rows, bucket_of, buckets)
 
     pool = ThreadPoolExecutor(threads)
@@ -81,14 +78,15 @@ def copy(
         with BucketFiles(target, buckets, pool) as out:
 
             def write_next() -> None:
-                path, future = parsed.popleft()
+                path, size, future = parsed.popleft()
                 for bucket, rows in enumerate(future.result()):
                     records[path] += rows.num_rows
                     out.add(bucket, rows)
+                read(size)
 
             for path in files:
                 for start, end in _ranges(path):
-                    parsed.append((path, pool.submit(parse, path, start, end)))
+                    parsed.append((path, end - start, pool.submit(parse, path, start, end)))
                     if len(parsed) > 2 * threads:
                         write_next()
             while parsed:
@@ -96,6 +94,16 @@ def copy(
     finally:
         pool.shutdown(cancel_futures=True)
     return list(records.values())
+
+
+def _typed(rows: pa.Table, types: Mapping[str, str], uuids: Sequence[str]) -> pa.Table:
+    """Rows with times and UUIDs in place of their text."""
+    for name, type_ in types.items():
+        if type_ == "TIMESTAMP":
+            rows = _converted(rows, name, _times)
+    for name in uuids:
+        rows = _converted(rows, name, _uuids)
+    return rows
 
 
 def _ranges(path: Path) -> Iterator[tuple[int, int]]:

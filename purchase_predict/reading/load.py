@@ -21,6 +21,7 @@ import duckdb
 
 from purchase_predict.database import connect, digest_and_counts, one_row, quoted, table_digest
 from purchase_predict.errors import printable, some_of
+from purchase_predict.progress import Phase, phase
 from purchase_predict.reading import careful, csv_blocks, plain, rejects, scan
 from purchase_predict.reading.files import File, common_table, open_file
 from purchase_predict.reading.scan import Copied, Reading
@@ -86,7 +87,8 @@ def load_source(
     folder = scratch / "parts"
     folder.mkdir()
     if events is not None:
-        sample.write(folder / "sample.parquet", events)
+        with phase(f"making {events:,} events"):
+            sample.write(folder / "sample.parquet", events)
         listed = Listing((local.local_part(folder / "sample.parquet", "sample.parquet"),), ())
         digest = sources.sample_digest(events)
     else:
@@ -96,12 +98,27 @@ def load_source(
     paths = sources.fetch(listed.parts, folder, gcp_project)
     with connect(scratch, memory_limit) as connection:
         reading = _opened(connection, source, listed.parts, paths, scratch, tables)
-        copied = _in_blocks(reading) or scan.in_one_scan(reading) or careful.line_by_line(reading)
+        copied = _read(reading)
         if events is None:
-            sources.check_unchanged(source, listed, gcp_project)
+            with phase("looking whether the source has changed"):
+                sources.check_unchanged(source, listed, gcp_project)
         if may_be_empty and not any(copied.records.values()):
             _write_no_rows(reading)
         return _kept(reading, copied, listed, target, max_reject_ratio, digest)
+
+
+def _read(reading: Reading) -> Copied:
+    """Copies the rows in the quickest way that takes the source, and shows how far each way is."""
+    size = sum(file.part.size for file in reading.files)
+    with phase("reading", size, "MB") as shown:
+        copied = _in_blocks(reading, shown)
+    if copied is None:
+        with phase("reading", 100, "%", poll=reading.connection.query_progress):
+            copied = scan.in_one_scan(reading)
+    if copied is None:
+        with phase("reading line by line", size, "MB") as shown:
+            copied = careful.line_by_line(reading, shown)
+    return copied
 
 
 def _opened(
@@ -148,7 +165,7 @@ def _bucket_count(files: Sequence[File], table: str) -> int:
     return min(_MAX_BUCKETS, max(1, events // _BUCKET_ROWS))
 
 
-def _in_blocks(reading: Reading) -> Copied | None:
+def _in_blocks(reading: Reading, shown: Phase) -> Copied | None:
     """Copies CSV files by Arrow; None if a file is gzipped or Parquet, or anything in it is malformed or doubtful."""
     if any(file.path.suffix != ".csv" or file.partition for file in reading.files):
         return None  # DuckDB unpacks several files at the same time, and adds a partition's column
@@ -169,6 +186,7 @@ def _in_blocks(reading: Reading) -> Copied | None:
                 buckets=reading.buckets,
                 target=reading.written,
                 threads=threads,
+                read=shown.advance,
             )
             break
         except plain.NotPlain:
@@ -179,7 +197,8 @@ def _in_blocks(reading: Reading) -> Copied | None:
     if not any(counted):
         return Copied(0, records, session_type)
     broken = " OR ".join(filter(None, map(scan.breaks_rule, reading.columns)))
-    digest, rows, refused = digest_and_counts(reading.connection, scan.parquet_below(reading.written), broken)
+    with phase("checking what was read"):
+        digest, rows, refused = digest_and_counts(reading.connection, scan.parquet_below(reading.written), broken)
     if refused or rows != sum(counted):
         return None
     return Copied(rows, records, session_type, digest)
@@ -209,7 +228,8 @@ def _kept(
         raise click.ClickException(rejects.too_many(reading.connection, parts, rejected, total, max_reject_ratio))
     if not rows and not any(reading.written.rglob("*.parquet")):
         raise click.ClickException(f"source {reading.source}: {len(parts)} file(s), not one row in them")
-    digest = copied.digest or table_digest(reading.connection, scan.parquet_below(reading.written))
+    with phase("checking what was read"):
+        digest = copied.digest or table_digest(reading.connection, scan.parquet_below(reading.written))
     _move_rows(reading, target / reading.table)
     _write_manifest(reading, copied, listed, refused, digest, target / "source.json")
     if rejected:

@@ -8,18 +8,25 @@ import click
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 
-from purchase_predict.registry import promotion
+from purchase_predict.registry import approval, promotion
 from purchase_predict.registry.claim import sole_right
 from purchase_predict.registry.journal import Author
 from purchase_predict.registry.judge import Judgement, Rows, Rules, judge
 from purchase_predict.workflow import models
 from purchase_predict.workflow.completed import DIGEST, run_of
+from purchase_predict.workflow.notification import notify
 
 
 def decide(
-    version: ModelVersion, env: str, rows: Rows, rules: Rules, card: Callable[[Judgement], str], mine: Run
+    version: ModelVersion,
+    env: str,
+    rows: Rows,
+    rules: Rules,
+    card: Callable[[Judgement], str],
+    mine: Run,
+    reason: str = "",
 ) -> Judgement:
-    """Judges a version, records the verdict, and moves the environment to it if it passed.
+    """Judges a version, records the verdict, and moves the environment to it if it passed, or has it wait for approval.
 
     Args:
         version: the challenger.
@@ -27,8 +34,24 @@ def decide(
         rows: what the models are judged on.
         rules: what the challenger must satisfy.
         card: makes the version's description, as Markdown.
-        mine: the deploy run.
+        mine: the run of deploy or approve.
+        reason: why, beside what the gate says, for the journal.
     """
+    judgement = _decided(version, env, rows, rules, card, mine, reason)
+    if env:
+        notify(f"{version.name} version {version.version}, {judgement.verdict}", mine)
+    return judgement
+
+
+def _decided(
+    version: ModelVersion,
+    env: str,
+    rows: Rows,
+    rules: Rules,
+    card: Callable[[Judgement], str],
+    mine: Run,
+    reason: str,
+) -> Judgement:
     with sole_right(version.name, env, mine) if env else nullcontext():
         if env:
             promotion.mend(version.name, env, Author.of(mine))
@@ -36,9 +59,14 @@ def decide(
             judgement = judge(version, env, rows, rules)
             promotion.record(version, env, judgement.decision, card(judgement), judgement.numbers)
             # Somebody who claims nothing, as on MLflow's page, may have moved the alias meanwhile.
-            author = Author.of(mine, judgement.decision.reason)
-            if not judgement.promoted or promotion.promote(judgement.version, env, judgement.champion, author):
-                return judgement
+            author = Author.of(mine, "; ".join(filter(None, [reason, judgement.decision.reason])))
+            if judgement.waits:
+                approval.ask(judgement.version, env, author)
+            elif not judgement.promoted:
+                promotion.no_longer_waits(judgement.version, env)
+            elif not promotion.promote(judgement.version, env, judgement.champion, author):
+                continue
+            return judgement
 
 
 def training_rows(dataset: str, fetch: Callable[[str], Path]) -> Callable[[str], Path | None]:

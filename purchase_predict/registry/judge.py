@@ -44,12 +44,14 @@ class Rules:
         tolerance: how much worse than the champion the challenger may be.
         min_roc_auc: the least ROC AUC that passes, 0 to 1.
         promote_rolled_back: whether a version that was rolled back may pass.
+        approve: whether a version that passes waits for a person's approval.
     """
 
     metric: str
     tolerance: float
     min_roc_auc: float
     promote_rolled_back: bool
+    approve: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,13 +79,21 @@ class Judgement:
     @property
     def promoted(self) -> bool:
         """Whether the challenger takes over the environment."""
-        return bool(self.env) and self.decision.passed
+        return bool(self.env) and self.decision.passed and not self.waits
+
+    @property
+    def waits(self) -> bool:
+        """Whether the challenger may take over, and waits for approval; a holder of the alias has no need to."""
+        holds = self.champion is not None and self.champion.version == self.version.version
+        return bool(self.env) and self.decision.passed and self.rules.approve and not holds
 
     @property
     def outcome(self) -> str:
         """What happens, in a few words."""
         if not self.env:
             return "registered only, ENV is empty"
+        if self.waits:
+            return f"{self.env}: waits for approval"
         return f"{self.env}: {'promoted' if self.promoted else 'not promoted'}"
 
     @property
@@ -121,10 +131,12 @@ class Judgement:
             "metric": self.rules.metric,
             "tolerance": self.rules.tolerance,
             "min_roc_auc": self.rules.min_roc_auc,
+            "promote_rolled_back": self.rules.promote_rolled_back,
             "challenger": asdict(self.scores[self.rules.metric]),
             "champion": asdict(self.contest) if self.contest else None,
             "passed": self.decision.passed,
             "promoted": self.promoted,
+            "waits": self.waits,
             "reason": self.decision.reason,
         }
 

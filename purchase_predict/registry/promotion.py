@@ -18,6 +18,8 @@ PREVIOUS = "previous"
 ROLLED_BACK = "rolled_back"
 #: Tag `moved_by_hand.<env>`: when, by whom and why a rollback gave the environment to the version.
 BY_HAND = "moved_by_hand"
+#: Tag `waits.<env>`: since when and by whose deploy the version waits for approval.
+WAITS = "waits"
 _TAG_LENGTH = 5000
 
 
@@ -73,8 +75,15 @@ def promote(version: ModelVersion, env: str, before: ModelVersion | None, author
     # After the move: a version that a killed process left with the tag is not promoted by the next workflow.
     for tag in rolled_back(version):
         client.delete_model_version_tag(version.name, version.version, tag)
+    no_longer_waits(now, env)
     settle_stages(version.name)
     return True
+
+
+def no_longer_waits(version: ModelVersion, env: str) -> None:
+    """Removes the tag that a version waits for approval, if it has it."""
+    if f"{WAITS}.{env}" in version.tags:
+        mlflow.MlflowClient().delete_model_version_tag(version.name, version.version, f"{WAITS}.{env}")
 
 
 def _number(version: ModelVersion | None) -> str:
@@ -143,5 +152,6 @@ def roll_back(
     journal.append(target.name, env, action, _number(target), _number(holder), author)
     for tag in rolled_back(target):
         client.delete_model_version_tag(target.name, target.version, tag)
+    no_longer_waits(target, env)
     settle_stages(target.name)
     return True

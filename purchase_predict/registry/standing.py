@@ -12,8 +12,17 @@ from purchase_predict.workflow.addresses import ModelUri
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a version stands, in a sentence, and the URI of the model to serve; empty where there is none."""
+    """Where a version stands.
 
+    Attributes:
+        version: its number.
+        outcome: where it stands, in a few words.
+        sentence: the same in a sentence.
+        serve: the URI of the model to serve; empty where there is none.
+    """
+
+    version: str
+    outcome: str
     sentence: str
     serve: str
 
@@ -28,15 +37,18 @@ def standing(deployed: Run) -> Standing:
     name, number, env = tags["deploy.registry_name"], tags["deploy.version"], tags.get("deploy.env", "")
     ours = f"{name} version {number}"
     if not env:
-        return Standing(f"{ours} is registered only: ENV is empty", str(ModelUri(name, version=number)))
+        sentence = f"{ours} is registered only: ENV is empty"
+        return Standing(number, "registered only", sentence, str(ModelUri(name, version=number)))
     holder = champion_number(name, env)
     if holder == number:
-        return Standing(f"{ours} holds {env}", str(ModelUri(name, alias=env)))
+        return Standing(number, f"holds {env}", f"{ours} holds {env}", str(ModelUri(name, alias=env)))
     version = get_version(name, number)
-    why = "it is gone"
+    why, outcome = "it is gone", f"does not hold {env}"
     if version:
         why = "; ".join(promotion.rolled_back(version).values())
         why = f"rolled back {why}" if why else promotion.failed(version, env) or "another version was promoted since"
+        if waits := version.tags.get(f"{promotion.WAITS}.{env}"):
+            outcome, why = "waits for approval", f"it waits {waits}; mlflow run . -e approve -P version={number}"
     other = f"version {holder} holds {env}" if holder else f"no version holds {env}"
     sentence = printable(f"{ours} does not hold {env}: {why}; {other}")
-    return Standing(sentence, str(ModelUri(name, alias=env)) if holder else "")
+    return Standing(number, outcome, sentence, str(ModelUri(name, alias=env)) if holder else "")

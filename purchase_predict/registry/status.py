@@ -11,8 +11,10 @@ from mlflow.utils.mlflow_tags import MLFLOW_USER
 
 from purchase_predict.errors import printable
 from purchase_predict.registry import journal, promotion
+from purchase_predict.registry.approval import waiting
 from purchase_predict.registry.journal import Entry
 from purchase_predict.registry.versions import registered_model
+from purchase_predict.workflow.experiments import shared_with
 from purchase_predict.workflow.models import versions
 
 #: Refused versions that are listed, the newest ones.
@@ -65,6 +67,8 @@ class Status:
         name: of the registered model.
         at: the moment; None: now.
         environments: one or both.
+        waiting: since when and by whose deploy versions wait for approval, by version and environment; empty for a past
+            moment.
         rolled_back: when, by whom and why versions were rolled back, by version; empty for a past moment.
         refused: why the newest versions failed the gate, by version and environment; likewise.
         open_runs: runs at work, by run id, with what they are; likewise.
@@ -73,6 +77,7 @@ class Status:
     name: str
     at: datetime | None
     environments: Sequence[Environment]
+    waiting: Mapping[str, str]
     rolled_back: Mapping[str, str]
     refused: Mapping[str, str]
     open_runs: Mapping[str, str]
@@ -81,6 +86,7 @@ class Status:
         """All of it in words, one thing a line."""
         made = [f"{self.name} at {self.at.isoformat()}" if self.at else f"{self.name} now"]
         made += [line for environment in self.environments for line in environment.lines()]
+        made += [f"waits: {what}, {why}" for what, why in self.waiting.items()]
         for title, facts in (("rolled back", self.rolled_back), ("refused", self.refused), ("at work", self.open_runs)):
             made += [f"{title}: {what}, {why}" for what, why in facts.items()]
         return [printable(line) for line in made]
@@ -107,7 +113,7 @@ def status(name: str, envs: Sequence[str], at: datetime | None, experiment_id: s
     if at:
         entries = {env: journal.holder_at(journal.verified(model.tags, env), at) for env in envs}
         past = [Environment(env, entry.version if entry else "", entry, "", ()) for env, entry in entries.items()]
-        return Status(name, at, past, {}, {}, {})
+        return Status(name, at, past, {}, {}, {}, {})
     now = []
     for env in envs:
         problem = journal.problem(model.tags, env) or ""
@@ -115,7 +121,8 @@ def status(name: str, envs: Sequence[str], at: datetime | None, experiment_id: s
         claims = [tag.removeprefix(f"claim.{env}.") for tag in model.tags if tag.startswith(f"claim.{env}.")]
         now.append(Environment(env, str(model.aliases.get(env, "")), last, problem, claims))
     present = sorted(versions(name), key=lambda version: -int(version.version))
-    return Status(name, None, now, _rolled_back(present), _refused(present, envs), _at_work(experiment_id, mine))
+    waits = {f"version {number} for {env}": text for (number, env), text in waiting(present, envs).items()}
+    return Status(name, None, now, waits, _rolled_back(present), _refused(present, envs), _at_work(experiment_id, mine))
 
 
 def _shown(at: str) -> str:
@@ -123,7 +130,7 @@ def _shown(at: str) -> str:
 
 
 def _at_work(experiment_id: str, mine: str) -> dict[str, str]:
-    runs = mlflow.MlflowClient().search_runs([experiment_id], "attributes.status = 'RUNNING'")
+    runs = mlflow.MlflowClient().search_runs(shared_with(experiment_id), "attributes.status = 'RUNNING'")
     found = {}
     for run in runs:
         step, user = (run.data.tags.get(tag, "?") for tag in ("mlflow.project.entryPoint", MLFLOW_USER))

@@ -7,6 +7,7 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from purchase_predict import mlflow_errors
 from purchase_predict.registry.model_files import MODEL_DAMAGED, MODEL_FILES, files_problem, recorded_files
@@ -24,6 +25,14 @@ from purchase_predict.workflow.models import (
     versions,
 )
 
+#: The description of a registered model that deploy makes.
+_DESCRIPTION = (
+    "Will this visitor, who has just put this product in the cart, buy it in this session? The model answers with the "
+    "`probability` of a purchase and with `will_buy` (0 or 1).\n\n"
+    "Versions come from the workflow purchase-predict. The aliases `staging` and `production` point to the versions "
+    "that have passed the gate: load `models:/<name>@production`. `mlflow run . -e status` says which version holds "
+    "which alias, since when, by whom and why; the tags `journal.*` are that record, so leave them as they are."
+)
 #: Seconds to wait for a new version to become READY.
 _READY_SECONDS = 300
 
@@ -41,6 +50,7 @@ def ensure_version(name: str, model: TrainedModel) -> ModelVersion:
     """
     for present in _same_model(name, model.digest):
         if not files_problem(present):
+            _tell_logged_model(model, present)
             return present
     if not model.model_id:
         raise click.ClickException(f"{model.uri}: its run has logged no model")
@@ -48,7 +58,7 @@ def ensure_version(name: str, model: TrainedModel) -> ModelVersion:
         raise click.ClickException(f"{problem}: train again with -P force=train")
     client = mlflow.MlflowClient()
     try:
-        client.create_registered_model(name)
+        client.create_registered_model(name, description=_DESCRIPTION)
     except MlflowException as error:
         if not mlflow_errors.is_there_already(error):
             raise
@@ -57,8 +67,20 @@ def ensure_version(name: str, model: TrainedModel) -> ModelVersion:
     oldest = find_version(name, model.digest)
     if oldest and int(oldest.version) < int(version.version):
         client.delete_model_version(name, version.version)
-        return oldest
+        version = oldest
+    _tell_logged_model(model, version)
     return version
+
+
+def _tell_logged_model(model: TrainedModel, version: ModelVersion) -> None:
+    """Tags the logged model with its version: MLflow's page of the model says otherwise that it is not registered."""
+    if not model.model_id:
+        return
+    known = json.loads(artifacts.logged_model(model.model_id).tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
+    mine = {"name": version.name, "version": str(version.version)}
+    if mine not in known:
+        tag = {MLFLOW_MODEL_VERSIONS: json.dumps([*known, mine])}
+        mlflow.MlflowClient().set_logged_model_tags(model.model_id, tag)
 
 
 def _create_version(name: str, model: TrainedModel) -> ModelVersion:

@@ -8,6 +8,7 @@ import click
 import lightgbm
 import numpy as np
 
+from purchase_predict.progress import phase
 from purchase_predict.search.folds import confirmation_folds, has_many_rows
 from purchase_predict.search.objective import PATIENCE, Objective, available_cores, lightgbm_dataset, training_params
 from purchase_predict.search.space import STARTING_POINTS
@@ -59,13 +60,15 @@ def confirmed_best(trials: Sequence[Trial], objective: Objective, rows: Labelled
         for split in range(1, CONFIRMATION_SPLITS + 1)
     ]
     lowest = math.inf
-    for leader in leaders:
-        if time.monotonic() + CONFIRMATION_SPLITS * leader.seconds > deadline:
-            break
-        losses = [confirmation(leader.number, leader.point, None).loss for confirmation in confirmations]
-        total = sum(math.inf if loss is None else loss for loss in losses)
-        if total < lowest:
-            lowest, best = total, leader
+    with phase("the best trials again, on other folds", len(leaders), "trials") as shown:
+        for leader in leaders:
+            if time.monotonic() + CONFIRMATION_SPLITS * leader.seconds > deadline:
+                break
+            losses = [confirmation(leader.number, leader.point, None).loss for confirmation in confirmations]
+            total = sum(math.inf if loss is None else loss for loss in losses)
+            if total < lowest:
+                lowest, best = total, leader
+            shown.advance()
     return best
 
 
@@ -112,12 +115,14 @@ def final_fit(best: Trial, objective: Objective, rows: LabelledRows, deadline: f
             click.echo(f"search: its time is over: the last fit ends after {done} of {planned} rounds")
             raise lightgbm.callback.EarlyStopException(env.iteration, [])
 
-    return lightgbm.train(
-        params | {"learning_rate": best.params["learning_rate"] / divisor},
-        dataset,
-        num_boost_round=max(1, round(rounds * divisor)),
-        callbacks=[stop],
-    )
+    planned = max(1, round(rounds * divisor))
+    with phase("final fit", planned, "rounds") as shown:
+        return lightgbm.train(
+            params | {"learning_rate": best.params["learning_rate"] / divisor},
+            dataset,
+            num_boost_round=planned,
+            callbacks=[stop, lambda _: shown.advance()],
+        )
 
 
 def fit_like(booster: lightgbm.Booster, rows: LabelledRows, of_rows: int) -> lightgbm.Booster:

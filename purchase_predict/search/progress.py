@@ -1,12 +1,12 @@
 """Progress of a search: a bar on a terminal, one line per trial in a log."""
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import click
 
+from purchase_predict.progress import bar
 from purchase_predict.search.trial import Trial, best_of
 
 
@@ -22,32 +22,27 @@ def progress(
         earlier: the trials taken over from an interrupted search.
         record: keeps each new trial, before it is shown.
     """
-    if not sys.stderr.isatty():
-        if earlier:
-            click.echo(f"train: {len(earlier)} trials of an earlier search with the same key are taken over")
-
-        def show(trial: Trial) -> None:
-            record(trial.facts)
-            click.echo(f"train: {_line(trial, metric, total)}")
-
-        yield show
-        return
     trials = list(earlier)
 
-    def best_score(trial: Trial | None) -> str:
+    def best() -> str:
+        trial = best_of(trials)
         return f"best {metric} {trial.score:.4f}" if trial and trial.score is not None else ""
 
-    with click.progressbar(
-        length=total, label="train", show_pos=True, item_show_func=best_score, file=sys.stderr
-    ) as bar:
-        bar.update(len(trials), best_of(trials))
+    with bar("search", total, "trials") as shown:
+        if shown:
+            shown.advance(len(trials), best())
+        elif earlier:
+            click.echo(f"train: {len(earlier)} trials of an earlier search with the same key are taken over")
 
-        def advance(trial: Trial) -> None:
+        def end_of(trial: Trial) -> None:
             record(trial.facts)
             trials.append(trial)
-            bar.update(1, best_of(trials))
+            if shown:
+                shown.advance(1, best())
+            else:
+                click.echo(f"train: {_line(trial, metric, total)}")
 
-        yield advance
+        yield end_of
 
 
 def _line(trial: Trial, metric: str, total: int) -> str:

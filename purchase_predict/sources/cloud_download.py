@@ -1,17 +1,16 @@
 """Google Cloud Storage: objects are downloaded in parallel, checked against the listing, and retried."""
 
 import base64
-import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from purchase_predict.errors import first_line
+from purchase_predict.progress import phase
 from purchase_predict.sources import cloud_storage
 from purchase_predict.sources.part import CLOUD, Part
 
@@ -136,38 +135,16 @@ def _uri(part: Part) -> str:
 
 @contextmanager
 def _progress(wanted: Wanted) -> Iterator[None]:
-    """Shows a bar of objects and bytes on stderr during the block, if stderr is a terminal."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    finished = threading.Event()
+    """Shows the bytes that have arrived, of complete objects or not, during the block."""
     total = sum(part.size for part, _ in wanted)
 
-    def arrived() -> tuple[int, int]:
-        """Complete objects, and bytes of all, complete or not."""
-        objects = bytes_ = 0
+    def arrived() -> float:
+        bytes_ = 0
         for _, path in wanted:
             for file in (path, _temporary(path)):
-                try:
+                with suppress(FileNotFoundError):
                     bytes_ += file.stat().st_size
-                except FileNotFoundError:
-                    continue
-                objects += file is path
-        return objects, bytes_
+        return bytes_
 
-    def draw() -> None:
-        with click.progressbar(length=max(1, total), file=sys.stderr, item_show_func=str) as bar:
-            over = False
-            while not over:
-                over = finished.wait(0.3)
-                objects, bytes_ = arrived()
-                text = f"{objects}/{len(wanted)} objects, {bytes_ / 1e6:.1f} of {total / 1e6:.1f} MB"
-                bar.update(bytes_ - bar.pos, text)
-
-    thread = threading.Thread(target=draw, daemon=True)
-    thread.start()
-    try:
+    with phase(f"downloading {len(wanted)} objects", total, "MB", poll=arrived):
         yield
-    finally:
-        finished.set()
-        thread.join()

@@ -2,9 +2,9 @@
 
 import re
 from dataclasses import dataclass
+from urllib.parse import quote
 
 import mlflow
-from mlflow.entities import Run
 
 
 @dataclass(frozen=True)
@@ -59,18 +59,36 @@ def parse(uri: str) -> RunUri | ModelUri | LoggedModelUri | None:
     return None
 
 
+#: MLflow's page has two modes. Without this, an address opens the one for agents, with other menus and columns.
+_MODE = "?workflowType=machine_learning"
+
+
+def runs_page(experiment_id: str) -> str:
+    """The table of an experiment's runs, relative to MLflow's page, under whatever name its server is reached."""
+    return f"#/experiments/{experiment_id}/runs{_MODE}"
+
+
 def page(experiment_id: str, run_id: str) -> str:
-    """The run's page, relative to the address of MLflow's own page, under whatever name its server is reached."""
-    return f"#/experiments/{experiment_id}/runs/{run_id}"
+    """A run's page, relative to MLflow's page."""
+    return f"#/experiments/{experiment_id}/runs/{run_id}{_MODE}"
+
+
+def artifact_page(experiment_id: str, run_id: str, path: str) -> str:
+    """The page of a run's artifact, relative to MLflow's page."""
+    return f"#/experiments/{experiment_id}/runs/{run_id}/artifacts/{path}{_MODE}"
+
+
+def model_page(experiment_id: str, model_id: str) -> str:
+    """The page of a logged model, relative to MLflow's page."""
+    return f"#/experiments/{experiment_id}/models/{model_id}{_MODE}"
+
+
+def version_page(name: str, version: str) -> str:
+    """The page of a version of a registered model, relative to MLflow's page."""
+    return f"#/models/{quote(name, safe='')}/versions/{version}{_MODE}"
 
 
 def link(experiment_id: str, run_id: str) -> str:
     """The run's page as a whole address; empty where the tracking server has no pages."""
     server = mlflow.get_tracking_uri().rstrip("/")
     return f"{server}/{page(experiment_id, run_id)}" if server.startswith("http") and run_id else ""
-
-
-def markdown_link(run: Run) -> str:
-    """The run's id, as a link to its page where the tracking server has pages."""
-    address = link(run.info.experiment_id, run.info.run_id)
-    return f"[{run.info.run_id}]({address})" if address else str(run.info.run_id)

@@ -22,8 +22,9 @@ from purchase_predict.checksums import Damaged, checksum, differing
 from purchase_predict.errors import first_line
 from purchase_predict.workflow.addresses import RunUri
 
-#: Tag of a step's run: its artifacts, each with size and checksum, as JSON cut into pieces.
-ARTIFACTS = "step.artifacts"
+#: Tag of a step's run: its artifacts, each with size and checksum, as JSON cut into pieces. MLflow's page hides tags
+#: whose names start with `mlflow.`; earlier runs have the second name.
+ARTIFACTS, _ARTIFACTS_BEFORE = "mlflow.purchase_predict.artifacts", "step.artifacts"
 #: Characters of a tag, at most. MLflow allows 8,000.
 _TAG_LENGTH = 5000
 #: Downloads of an artifact until it counts as damaged.
@@ -100,7 +101,8 @@ def _checksums(run: Run, paths: Sequence[str]) -> dict[str, str]:
 def recorded(run: Run) -> dict[str, Stored]:
     """The artifacts that a completed run wrote."""
     tags = run.data.tags
-    pieces = [tags[name] for number in range(len(tags)) if (name := f"{ARTIFACTS}.{number}") in tags]
+    prefix = ARTIFACTS if f"{ARTIFACTS}.0" in tags else _ARTIFACTS_BEFORE
+    pieces = [tags[name] for number in range(len(tags)) if (name := f"{prefix}.{number}") in tags]
     record = json.loads("".join(pieces) or "{}")
     return {path: Stored(*entry) if isinstance(entry, list) else Stored(entry) for path, entry in record.items()}
 

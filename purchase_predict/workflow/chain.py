@@ -16,6 +16,7 @@ from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from purchase_predict.parameters import STEPS, declared, written
+from purchase_predict.progress import handed_over, phase
 from purchase_predict.workflow import lease, processes
 from purchase_predict.workflow.command import StepFailed
 from purchase_predict.workflow.completed import (
@@ -82,10 +83,12 @@ class Chain:
         if blocked:
             return self._finish(Done(entry_point, None, False, f"needs what {blocked.step} makes", 0.0))
         parameters = self._parameters_of(entry_point) | given
-        plan = Plan.make(entry_point, parameters, self.run.info.experiment_id, self.fingerprint)
-        found, reason = self._find(plan)
+        with phase(f"{entry_point}: looking for a run to reuse"):
+            plan = Plan.make(entry_point, parameters, self.run.info.experiment_id, self.fingerprint)
+            found, reason = self._find(plan)
         if not found and not self.dry_run:
-            found = self._claim(plan)
+            with phase(f"{entry_point}: waiting for its turn", in_log=False):
+                found = self._claim(plan)
             if not found:
                 click.echo(f"{entry_point}: running ({reason})")
                 run = self._launch(plan)
@@ -144,7 +147,7 @@ class Chain:
         folder = str(Path(sys.executable).parent)
         if os.environ.get("PATH", "").split(os.pathsep)[0] != folder:
             os.environ["PATH"] = folder + os.pathsep + os.environ.get("PATH", "")
-        with tempfile.TemporaryDirectory() as storage:
+        with tempfile.TemporaryDirectory() as storage, handed_over(f"{plan.entry_point}: at work", Path(storage)):
             try:
                 submitted = mlflow.projects.run(  # type: ignore[no-untyped-call]
                     uri=".",

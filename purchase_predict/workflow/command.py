@@ -8,24 +8,30 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 import mlflow
-from mlflow.entities import Run
+from mlflow.entities import Run, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 from requests import RequestException
 
-from purchase_predict import mlflow_errors, parameters
+from purchase_predict import mlflow_errors, parameters, progress
 from purchase_predict.errors import first_line, printable
 from purchase_predict.secrets import shown_uri
 from purchase_predict.settings import Settings, server_conflict
-from purchase_predict.workflow import lease
+from purchase_predict.workflow import descriptions, lease, names
 from purchase_predict.workflow.completed import ERROR
+from purchase_predict.workflow.experiments import PROJECT_EXPERIMENT
+from purchase_predict.workflow.notification import notify
 from purchase_predict.workflow.scratch import process_folder, remove_orphans
 from purchase_predict.workflow.stopping import Stopped, closing, exit_at_last, stop_with_launcher
+
+#: Characters of a tag, at most.
+_TAG_LENGTH = 5000
 
 
 class _OneLineErrors(click.Command):
@@ -56,10 +62,22 @@ def _fail(message: str) -> NoReturn:
     run_id = os.environ.get("MLFLOW_RUN_ID")
     if run_id:  # the launcher's run, if the command line was wrong and the run was not entered
         try:
-            mlflow.MlflowClient().set_tag(run_id, ERROR, message[:5000])
+            _record_failure(run_id, message)
         except MlflowException:
             logging.getLogger(__name__).debug("the error could not be recorded", exc_info=True)
     sys.exit(1)
+
+
+def _record_failure(run_id: str, message: str) -> None:
+    """Writes an error to a run's tag `error` and to its description, which MLflow's page shows."""
+    tags = {ERROR: message[:_TAG_LENGTH], MLFLOW_RUN_NOTE: descriptions.of_failure(message)}
+    mlflow.MlflowClient().log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+
+
+def _notify_of_failure(run: Run, entry_point: str, message: str) -> None:
+    """Notifies of a failure: main of its steps' failures, too. Who only asks for the status is at the screen."""
+    if MLFLOW_PARENT_RUN_ID not in run.data.tags and entry_point != "status":
+        notify(f"{'the workflow' if entry_point == 'main' else entry_point} failed: {message}", run)
 
 
 def command(entry_point: str) -> Callable[[Callable[..., None]], click.Command]:
@@ -75,11 +93,21 @@ def command(entry_point: str) -> Callable[[Callable[..., None]], click.Command]:
             logging.getLogger("mlflow").setLevel(logging.WARNING)
             os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
             os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-            sweep = entry_point == "main"
-            if sweep:
+            progress.name_process(entry_point)
+            if entry_point == "main":
                 remove_orphans()
-            with stop_with_launcher(), _open_run(sweep=sweep) as run, _limits_explained(), process_folder():
-                function(run, **parameters.resolve(entry_point, given))
+            with (
+                progress.taken_over(),
+                nullcontext() if entry_point == "serve" else progress.phase("at work", in_log=False),
+                stop_with_launcher(),
+                _open_run(entry_point) as run,
+                _limits_explained(),
+                process_folder(),
+            ):
+                values = parameters.resolve(entry_point, given)
+                if entry_point not in parameters.STEPS:  # the name of a step holds its source, which is not known yet
+                    names.give(run, entry_point, names.name_of(entry_point, values))
+                function(run, **values)
 
         return _OneLineErrors(
             entry_point, callback=callback, params=parameters.options(entry_point), help=function.__doc__
@@ -89,7 +117,7 @@ def command(entry_point: str) -> Callable[[Callable[..., None]], click.Command]:
 
 
 @contextmanager
-def _open_run(*, sweep: bool) -> Iterator[Run]:
+def _open_run(entry_point: str) -> Iterator[Run]:
     launched = os.environ.get("MLFLOW_RUN_ID")
     if launched:
         _refuse_relative_store()
@@ -100,27 +128,30 @@ def _open_run(*, sweep: bool) -> Iterator[Run]:
             raise click.ClickException(conflict)
     settings.export()
     try:
-        if not launched and settings.experiment_name:
-            mlflow.set_experiment(settings.experiment_name)
+        if not launched and (settings.experiment_name or "MLFLOW_EXPERIMENT_ID" not in os.environ):
+            mlflow.set_experiment(settings.experiment_name or PROJECT_EXPERIMENT)
         run = mlflow.start_run()
     except MlflowException as error:
         server = shown_uri(mlflow.get_tracking_uri())
         raise click.ClickException(f"tracking server {server}: no run can be opened: {first_line(error)}") from error
-    client = mlflow.MlflowClient()
     try:
-        with lease.heartbeat(run, sweep=sweep):
+        with lease.heartbeat(run, sweep=entry_point == "main"):
             yield run
     except click.ClickException as error:
-        client.set_tag(run.info.run_id, ERROR, printable(error.format_message())[:5000])
+        message = printable(error.format_message())
+        _record_failure(run.info.run_id, message)
         mlflow.end_run("FAILED")
+        _notify_of_failure(run, entry_point, message)
         raise
     except KeyboardInterrupt:
         closing.set()
         mlflow.end_run("KILLED")
         raise
     except BaseException as error:
-        client.set_tag(run.info.run_id, ERROR, f"{type(error).__name__}: {first_line(error)}"[:5000])
+        message = f"{type(error).__name__}: {first_line(error)}"
+        _record_failure(run.info.run_id, message)
         mlflow.end_run("FAILED")
+        _notify_of_failure(run, entry_point, message)
         raise
     mlflow.end_run("FINISHED")
 

@@ -1,5 +1,6 @@
 """Completed runs: how a run is marked complete, found again by its key, and checked."""
 
+import json
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,12 +14,16 @@ from purchase_predict.checksums import Damaged
 from purchase_predict.errors import first_line
 from purchase_predict.secrets import shown_uri
 from purchase_predict.workflow import addresses, artifacts
+from purchase_predict.workflow.experiments import shared_with
 
-#: Tags of a step's run: its key and what the key is made of, the digest of its output, and, written last, the mark
-#: that it is complete.
-KEY, KEY_PARTS, DIGEST, COMPLETE = "step.key", "step.key_parts", "step.digest", "step.complete"
-#: Tags of a step's run: the artifact path of its output, and the URIs of its inputs.
-OUTPUT, INPUTS = "step.output", "step.inputs"
+#: Tags of a step's run: its key, the digest of its output, and, written last, the mark that it is complete.
+KEY, DIGEST, COMPLETE = "step.key", "step.digest", "step.complete"
+#: Tag of a step's run: what its key is made of, as JSON. MLflow's page hides tags whose names start with `mlflow.`.
+KEY_PARTS = "mlflow.purchase_predict.key_parts"
+#: Tag of a step's run: the artifact path of its output.
+OUTPUT = "step.output"
+#: Tag of a step's run: the URI of each of its inputs, as JSON; earlier runs have the second name.
+INPUTS, _INPUTS_BEFORE = "mlflow.purchase_predict.inputs", "step.inputs"
 #: Value of the mark on a run whose artifacts turned out to be damaged, and the tag that says which.
 _NO_LONGER, DAMAGED = "damaged", "step.damaged"
 #: Tag of a trial's run: the search that it belongs to.
@@ -57,6 +62,11 @@ def run_of(uri: str) -> Run:
     return run
 
 
+def inputs_of(run: Run) -> dict[str, str]:
+    """The URI of each input of a step's run that another step made."""
+    return dict(json.loads(run.data.tags.get(INPUTS) or run.data.tags.get(_INPUTS_BEFORE, "{}")))
+
+
 def output_uri(run: Run) -> str:
     """`runs:/<run id>/<path>` of what a completed step made."""
     return str(addresses.RunUri(run.info.run_id, run.data.tags[OUTPUT]))
@@ -65,7 +75,7 @@ def output_uri(run: Run) -> str:
 def _search(experiment_id: str, condition: str, limit: int) -> list[Run]:
     return list(
         mlflow.MlflowClient().search_runs(
-            [experiment_id],
+            shared_with(experiment_id),
             f"{condition} and tags.\"{COMPLETE}\" = 'true' and attributes.status = 'FINISHED'",
             max_results=limit,
             order_by=["attributes.start_time DESC"],
@@ -89,7 +99,7 @@ def find_completed(
     """The newest run with this key whose artifacts all exist; if there is none, why the newest one cannot be reused.
 
     Args:
-        experiment_id: where runs are looked for.
+        experiment_id: where runs are looked for, with those that it shares its runs with.
         key: the key of a step.
         still_valid: a further condition: it returns what is wrong with a run, or None.
     """
@@ -106,7 +116,7 @@ def find_completed(
 def _damage(experiment_id: str, key: str) -> str | None:
     """What was found to be damaged in a run that would be reused otherwise."""
     condition = f"tags.\"{KEY}\" = '{key}' and tags.\"{COMPLETE}\" = '{_NO_LONGER}'"
-    runs = mlflow.MlflowClient().search_runs([experiment_id], condition, max_results=1)
+    runs = mlflow.MlflowClient().search_runs(shared_with(experiment_id), condition, max_results=1)
     return runs[0].data.tags.get(DAMAGED) if runs else None
 
 

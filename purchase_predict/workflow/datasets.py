@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import mlflow
 from mlflow.data.code_dataset_source import CodeDatasetSource
@@ -34,8 +34,8 @@ class DescribedTable(MetaDataset):
         return super().to_dict() | {"profile": json.dumps(self.profile)}
 
 
-def log_input(name: str, digest: str, rows: int, context: str) -> None:
-    """Records on the active run that it read this table.
+def log_input(name: str, digest: str, rows: int, context: str) -> DescribedTable:
+    """Records on the active run that it read this table, and returns its description.
 
     Args:
         name: where the table is: a source, or `runs:/<run id>/<path>`.
@@ -53,15 +53,38 @@ def log_input(name: str, digest: str, rows: int, context: str) -> None:
     table = DescribedTable(source, name[-_NAME_LENGTH:], digest[:_DIGEST_LENGTH], rows)
     # MLflow keeps one record of a dataset per experiment, so runs that read the same table at once collide.
     through_collisions(lambda: mlflow.log_input(table, context=context))
+    return table
 
 
-def log_sides(dataset: str, digest: str, rows: Mapping[str, int]) -> None:
-    """Records on the active run that it read both sides of a dataset.
+def log_sides(dataset: str, digest: str, rows: Mapping[str, int]) -> dict[str, DescribedTable]:
+    """Records on the active run that it read both sides of a dataset, and returns their descriptions.
 
     Args:
         dataset: `runs:/<run id>/dataset` of a process run.
         digest: the digest of its content.
         rows: how many rows `train` and `test` have.
     """
-    for side, context in (("train", "training"), ("test", "testing")):
-        log_input(f"{dataset}/{side}.parquet", digest, rows[side], context)
+    contexts = {"train": "training", "test": "testing"}
+    return {
+        side: log_input(f"{dataset}/{side}.parquet", digest, rows[side], context) for side, context in contexts.items()
+    }
+
+
+def log_metrics(
+    metrics: Mapping[str, float], series: Sequence[Mapping[str, float]], sides: Mapping[str, DescribedTable]
+) -> None:
+    """Logs metrics on the active run, each with the side that it was measured on: those of the test by their names.
+
+    MLflow's page of a logged model names the datasets of its metrics as those that were used.
+
+    Args:
+        metrics: by name.
+        series: further ones, at step 0, 1, ..., without a side.
+        sides: what `log_sides` returned.
+    """
+    of_test = {name: value for name, value in metrics.items() if name.startswith(("test_", "baseline_"))}
+    of_train = {name: value for name, value in metrics.items() if name not in of_test}
+    mlflow.log_metrics(of_test, dataset=sides["test"])
+    mlflow.log_metrics(of_train, dataset=sides["train"])
+    for number, at_step in enumerate(series):
+        mlflow.log_metrics(dict(at_step), step=number)

@@ -1,6 +1,5 @@
 """Where a train run comes from, for its report: source, commit, and the runs that led to it."""
 
-import json
 from datetime import UTC, datetime
 
 import mlflow
@@ -11,7 +10,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_GIT_DIRTY, MLFLOW
 from purchase_predict.report.lineage import Origin, Step
 from purchase_predict.secrets import shown_uri
 from purchase_predict.workflow import addresses
-from purchase_predict.workflow.completed import INPUTS, run_of
+from purchase_predict.workflow.completed import inputs_of, run_of
 from purchase_predict.workflow.models import run_if_there
 
 
@@ -72,7 +71,7 @@ def steps(train_run_id: str, dataset: str) -> list[Step]:
     parent = train.data.tags.get("mlflow.parentRunId")
     workflow = client.get_run(parent).data.tags if parent else {}
     process = run_of(dataset)
-    events = json.loads(process.data.tags.get(INPUTS, "{}")).get("data", "")
+    events = inputs_of(process).get("data", "")
     # The run of load is not fetched: it may have been deleted while the output of process is still reused.
     runs = {"load": events.removeprefix("runs:/").partition("/")[0], "process": process.info.run_id}
 

@@ -24,6 +24,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE
 
 from purchase_predict.settings import PROJECT
+from purchase_predict.workflow.experiments import shared_with
 from purchase_predict.workflow.processes import ended_here, process_name
 from purchase_predict.workflow.turns import take_turn
 
@@ -158,7 +159,7 @@ class Watch:
         return alive
 
     def _search(self, experiment_id: str, condition: str) -> list[Run]:
-        return list(self._client.search_runs([experiment_id], condition, max_results=_RUNNING_RUNS))
+        return list(self._client.search_runs(shared_with(experiment_id), condition, max_results=_RUNNING_RUNS))
 
 
 def _parent(run: Run) -> str | None:

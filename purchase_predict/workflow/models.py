@@ -1,6 +1,5 @@
 """The model that a URI names: what made it, and which version of which registered model it is."""
 
-import json
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -14,7 +13,7 @@ from purchase_predict import mlflow_errors
 from purchase_predict.errors import first_line
 from purchase_predict.secrets import shown_uri
 from purchase_predict.workflow.addresses import LoggedModelUri, ModelUri, RunUri, parse
-from purchase_predict.workflow.completed import DIGEST, INPUTS, output_uri, run_of
+from purchase_predict.workflow.completed import DIGEST, inputs_of, output_uri, run_of
 
 #: Tags of a version: the digest of its model, the URI of the dataset that it was trained with, and that data's source.
 MODEL_DIGEST, MODEL_DATASET, MODEL_SOURCE = "model.digest", "model.dataset", "model.source"
@@ -70,7 +69,7 @@ class TrainedModel:
     def trained_on(self) -> str:
         """The URI of the dataset that it was trained with, as far as a tag still tells; empty where none does."""
         if self.run:
-            return str(json.loads(self.run.data.tags.get(INPUTS, "{}")).get("dataset", ""))
+            return inputs_of(self.run).get("dataset", "")
         return str(self.version.tags.get(MODEL_DATASET, "")) if self.version else ""
 
     @property

@@ -16,10 +16,12 @@ from typing import Any
 import click
 import mlflow
 from mlflow.entities import Run
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from purchase_predict.checksums import checksum
-from purchase_predict.workflow import artifacts, lease
+from purchase_predict.progress import phase
+from purchase_predict.secrets import shown_uri
+from purchase_predict.workflow import artifacts, descriptions, lease, names, summary
 from purchase_predict.workflow.command import command
 from purchase_predict.workflow.completed import (
     COMPLETE,
@@ -82,10 +84,11 @@ class StepRun:
             path: the folder among the artifacts; empty: their root.
         """
         prefix = f"{path}/" if path else ""
-        for file in folder.rglob("*"):
-            if file.is_file():
-                self.checksums[prefix + file.relative_to(folder).as_posix()] = checksum(file)
-        mlflow.log_artifacts(str(folder), path or None)
+        with phase("storing the artifacts"):
+            for file in folder.rglob("*"):
+                if file.is_file():
+                    self.checksums[prefix + file.relative_to(folder).as_posix()] = checksum(file)
+            mlflow.log_artifacts(str(folder), path or None)
 
     def folder(self) -> Path:
         """A new empty folder, removed at the end of the step."""
@@ -94,10 +97,17 @@ class StepRun:
 
 @dataclass(frozen=True)
 class Output:
-    """What a step made: the path of the artifact that the next step takes, and the digest of its content."""
+    """What a step made.
+
+    Attributes:
+        path: of the artifact that the next step takes.
+        digest: of its content.
+        summary: what was done, in a sentence: printed at the end, and the first line of the run's description.
+    """
 
     path: str
     digest: str
+    summary: str
 
 
 def step(entry_point: str, fingerprint: Fingerprint | None = None) -> Callable[[Callable[..., Output]], click.Command]:
@@ -116,6 +126,7 @@ def step(entry_point: str, fingerprint: Fingerprint | None = None) -> Callable[[
         @functools.wraps(function)
         def run_step(run: Run, **values: Any) -> None:
             plan = Plan.make(entry_point, values, run.info.experiment_id, fingerprint)
+            source = shown_uri(names.source_of(plan.values, plan.inputs))
             # Main claims the key of its steps. A step that runs alone does not wait for others, but others wait for it.
             claim = {} if MLFLOW_PARENT_RUN_ID in run.data.tags else {lease.CLAIM: plan.key}
             mlflow.set_tags(
@@ -124,9 +135,11 @@ def step(entry_point: str, fingerprint: Fingerprint | None = None) -> Callable[[
                     KEY: plan.key,
                     KEY_PARTS: json.dumps(plan.parts, sort_keys=True),
                     INPUTS: json.dumps(plan.inputs),
+                    names.SOURCE: source,
                 }
                 | claim
             )
+            names.give(run, entry_point, names.name_of(entry_point, plan.values, source))
             with scratch_folder() as scratch:
                 running = StepRun(run, scratch, plan.search_key, plan.input_digests)
                 output = function(running, **plan.values)
@@ -135,8 +148,13 @@ def step(entry_point: str, fingerprint: Fingerprint | None = None) -> Callable[[
                 sizes |= artifacts.listed(run.info.run_id, [output.path])
             written = mlflow.MlflowClient().get_run(run.info.run_id)  # with the models that it logged
             record = artifacts.as_tags(written, sizes, running.checksums)
-            mlflow.set_tags({DIGEST: output.digest, OUTPUT: output.path} | record)
+            text = descriptions.of_step(written, output.summary, source, plan.inputs, output.path, sizes)
+            descriptions.describe_models(written, text)
+            mlflow.set_tags({DIGEST: output.digest, OUTPUT: output.path, MLFLOW_RUN_NOTE: text} | record)
             mlflow.set_tag(COMPLETE, "true")  # last: without it nothing of this run is reused
+            click.echo(f"{entry_point}: {output.summary}")
+            if MLFLOW_PARENT_RUN_ID not in run.data.tags:
+                click.echo(summary.of_step_alone(written, output.path))
 
         return run_step
 

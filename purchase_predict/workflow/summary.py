@@ -1,14 +1,24 @@
-"""What main prints at the end: the steps, the metrics beside their baselines, the version, and how to use it."""
+"""What is printed at the end: of main the steps, metrics and version; of a step alone its run, output and metrics."""
 
-from collections.abc import Sequence
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import mlflow
-from mlflow.entities import Run
+from mlflow.entities import Metric, Run, RunTag
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from purchase_predict.metrics import SEARCHABLE
 from purchase_predict.secrets import shown_uri
-from purchase_predict.workflow import addresses
-from purchase_predict.workflow.chain import Done
+from purchase_predict.workflow import addresses, artifacts, descriptions
+from purchase_predict.workflow.chain import Chain, Done
+
+#: Where the caller's shell looks for commands: make hands it on, because it puts the environment of .venv in front.
+_CALLERS_PATH = os.environ.get("CALLERS_PATH") or os.environ.get("PATH", "")
+#: Where `mlflow ui` serves.
+_UI = "http://127.0.0.1:5000"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -18,39 +28,47 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
+def _what(done: Done) -> str:
+    return "reused" if done.reused else "ran" if done.run else "would run"
+
+
 def steps_table(steps: Sequence[Done]) -> str:
     """One line per step: ran or reused, the run, seconds, and why it could not be reused."""
     rows = [("step", "", "run", "seconds", "why")]
     for done in steps:
-        what = "reused" if done.reused else "ran" if done.run else "would run"
         run_id = done.run.info.run_id if done.run else "-"
-        rows.append((done.step, what, run_id, f"{done.seconds:.1f}", done.reason))
+        rows.append((done.step, _what(done), run_id, f"{done.seconds:.1f}", done.reason))
     return _aligned(rows)
 
 
-def description(steps: Sequence[Done]) -> str:
-    """The description of main's run on MLflow's page, in Markdown: which steps ran or were reused, and the report."""
-    lines = ["| step | | run |", "|---|---|---|"]
-    report = ""
-    for done in steps:
-        if done.run is None:
-            continue
-        page = addresses.page(done.run.info.experiment_id, done.run.info.run_id)
-        lines.append(f"| {done.step} | {'reused' if done.reused else 'ran'} | [{done.run.info.run_id}]({page}) |")
-        if done.step == "train":
-            report = f"[Report of the model]({page}/artifacts/report.html)\n\n"
-    return report + "\n".join(lines)
-
-
-def what_came_out(train: Run, metric: str, standing: str, serve: str) -> str:
-    """The test metrics beside those of a constant answer, where the version stands, and the commands to open and serve.
+def record(chain: Chain, train: Run, sentence: str, tags: Mapping[str, str]) -> None:
+    """Puts on main's run what came of the workflow, so that workflows can be compared and sorted on MLflow's page.
 
     Args:
-        train: the run of train.
-        metric: what was searched.
-        standing: what the registry says of the version now.
-        serve: the URI of the model to serve; empty: there is none.
+        chain: the workflow that has ended.
+        train: the run of train, whose test metrics main's run gets, too.
+        sentence: where the version stands, for the description.
+        tags: further ones.
     """
+    steps = [(done.step, _what(done), done.run) for done in chain.done if done.run]
+    written = chain.reused | {MLFLOW_RUN_NOTE: descriptions.of_steps(steps, sentence)} | dict(tags)
+    wanted = {f"{kind}_{name}" for name in SEARCHABLE for kind in ("test", "baseline")}
+    now = int(time.time() * 1000)
+    mlflow.MlflowClient().log_batch(
+        chain.run.info.run_id,
+        metrics=[Metric(name, value, now, 0) for name, value in train.data.metrics.items() if name in wanted],
+        tags=[RunTag(name, value) for name, value in written.items()],
+    )
+
+
+def record_dry_run(chain: Chain) -> None:
+    """Marks main's run as one that has run nothing, by the tag `dry_run` and a description."""
+    marks = {"dry_run": "true", MLFLOW_RUN_NOTE: "A dry run: nothing was run or changed."}
+    mlflow.set_tags(chain.reused | marks)
+
+
+def metrics_table(train: Run, metric: str = "") -> str:
+    """The test metrics of a train run beside those of a constant answer; `metric`, where it is given, was searched."""
     numbers = train.data.metrics
     rows = [("test metric", "model", "95 % interval", "constant answer")]
     for name in SEARCHABLE:
@@ -63,9 +81,62 @@ def what_came_out(train: Run, metric: str, standing: str, serve: str) -> str:
                 f"{numbers[f'baseline_{name}']:.4f}",
             )
         )
+    return _aligned(rows)
+
+
+def of_step_alone(run: Run, output: str) -> str:
+    """The run of a step that no workflow has started, and its output; of train also the metrics and the report.
+
+    Args:
+        run: the step's.
+        output: the path of the artifact that the next step takes.
+    """
+    lines = [f"run:    {run.info.run_id}", f"made:   {addresses.RunUri(run.info.run_id, output)}"]
+    if "test_roc_auc" in run.data.metrics:
+        lines = [metrics_table(run), "", *lines, f"report: {report_of(run)}"]
+    return "\n" + "\n".join(lines)
+
+
+def report_of(train: Run) -> str:
+    """Where a train run's report is: a file of this machine, or a page of the tracking server."""
+    folder = artifacts.local_folder(train.info.artifact_uri)
+    if folder:
+        return str(folder / descriptions.REPORT)
+    home = train.info.experiment_id, train.info.run_id
+    return f"{_server() or _UI}/{addresses.artifact_page(*home, descriptions.REPORT)}"
+
+
+def what_came_out(train: Run, metric: str, standing: str, serve: str) -> str:
+    """The test metrics beside those of a constant answer, where the version stands, and the commands to open and serve.
+
+    Args:
+        train: the run of train.
+        metric: what was searched.
+        standing: what the registry says of the version now.
+        serve: the URI of the model to serve; empty: there is none.
+    """
     tracking = shown_uri(mlflow.get_tracking_uri())
-    ui = tracking if tracking.startswith("http") else f"mlflow ui --backend-store-uri {tracking}"
-    lines = [_aligned(rows), "", standing, f"look:  {ui}"]
+    page = addresses.runs_page(train.info.experiment_id)
+    lines = [metrics_table(train, metric), "", standing, f"report: {report_of(train)}"]
+    lines += _first_line()
+    if _server():
+        lines.append(f"look:   {_server()}/{page}")
+    else:
+        lines += [f"look:   mlflow ui --backend-store-uri {tracking}", f"        and open {_UI}/{page}"]
     if serve:
-        lines.append(f"serve: MLFLOW_TRACKING_URI={tracking} mlflow models serve -m {serve} --env-manager local")
+        lines.append(f"serve:  MLFLOW_TRACKING_URI={tracking} mlflow models serve -m {serve} --env-manager local")
     return "\n".join(lines)
+
+
+def _server() -> str:
+    """The address of the tracking server; empty for a store without pages."""
+    tracking = shown_uri(mlflow.get_tracking_uri()).rstrip("/")
+    return tracking if tracking.startswith("http") else ""
+
+
+def _first_line() -> list[str]:
+    """The command that makes the other ones known to the caller's shell, if it does not find this environment's."""
+    folder = Path(sys.executable).parent
+    if str(folder) in _CALLERS_PATH.split(os.pathsep) or not (folder / "activate").exists():
+        return []
+    return [f"first:  source {folder / 'activate'}"]

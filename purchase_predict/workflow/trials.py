@@ -5,16 +5,17 @@ A trial is a JSON object here (`search.trial.Trial.facts`): what it means is the
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import mlflow
 from mlflow.entities import Metric, Param, Run, RunTag
 
 from purchase_predict.workflow.completed import SEARCH_KEY
+from purchase_predict.workflow.experiments import shared_with
 
-#: The tag that holds a trial as JSON.
-_TRIAL = "trial"
+#: The tag that holds a trial as JSON. MLflow's page hides it because of how its name starts.
+_TRIAL = "mlflow.purchase_predict.trial"
 #: The highest number of runs that are read.
 _MAX_RUNS = 10_000
 #: The facts that are MLflow metrics of a trial's run, too.
@@ -27,7 +28,7 @@ def record(trial: Mapping[str, Any], search_key: str, parent: Run) -> None:
     now = int(time.time() * 1000)
     started = now - int(trial["seconds"] * 1000)
     tags = {"mlflow.parentRunId": parent.info.run_id, "mlflow.user": parent.data.tags.get("mlflow.user", "")}
-    run = client.create_run(parent.info.experiment_id, started, tags, run_name=f"trial {trial['number']}")
+    run = client.create_run(parent.info.experiment_id, started, tags, run_name=f"trial {trial['number'] + 1}")
     client.log_batch(
         run.info.run_id,
         metrics=[Metric(name, trial[name], now, 0) for name in _METRICS if trial[name] is not None],
@@ -42,13 +43,13 @@ def record(trial: Mapping[str, Any], search_key: str, parent: Run) -> None:
 
 
 def earlier(search_key: str, experiment_id: str) -> list[dict[str, Any]]:
-    """Reads the trials that were recorded with this search key, by any run of the experiment.
+    """Reads the trials that were recorded with this search key, in the experiment or one that it shares its runs with.
 
     Returns:
         Trials 0, 1, 2, ... up to the first number that is missing; of several with one number the oldest.
     """
     runs = mlflow.MlflowClient().search_runs(
-        [experiment_id],
+        shared_with(experiment_id),
         f"tags.\"{SEARCH_KEY}\" = '{search_key}' and tags.\"{_TRIAL}\" LIKE '%'",
         max_results=_MAX_RUNS,
         order_by=["attributes.start_time ASC"],
@@ -58,9 +59,3 @@ def earlier(search_key: str, experiment_id: str) -> list[dict[str, Any]]:
         trial = json.loads(run.data.tags[_TRIAL])
         by_number.setdefault(trial["number"], trial)
     return [by_number[number] for number in range(len(by_number)) if set(range(number)) <= set(by_number)]
-
-
-def log_series(series: Sequence[Mapping[str, float]]) -> None:
-    """Logs metrics on the active run at step 0, 1, 2, ..."""
-    for number, metrics in enumerate(series):
-        mlflow.log_metrics(dict(metrics), step=number)

@@ -12,6 +12,7 @@ import mlflow
 import pytest
 from mlflow.entities import Run
 
+from purchase_predict.workflow.completed import inputs_of
 from tests.conftest import PROJECT, checkout, new_store
 from tests.workflow.runner import Outcome, Workflow
 
@@ -103,6 +104,36 @@ def test_each_step_is_a_complete_run_below_mains(first: First) -> None:
         assert len(run.data.tags["step.key"]) == 64
 
 
+def test_the_pages_of_mlflow_say_what_each_run_is_and_what_came_out(first: First) -> None:
+    runs, client = first.runs, first.workflow.client
+    names = {name: run.info.run_name for name, run in runs.items()}
+    assert names == {
+        "main": "sample:20000, 1 trial",
+        **{step: f"{step}: sample:20000" for step in ("load", "process", "train")},
+        "deploy": "deploy: sample:20000, staging",
+    }
+    main = runs["main"].data
+    assert main.metrics["test_roc_auc"] == runs["train"].data.metrics["test_roc_auc"]
+    assert (main.tags["version"], main.tags["outcome"]) == ("1", "holds staging")
+    report = f"runs/{runs['train'].info.run_id}/artifacts/report.html"
+    version = client.get_model_version("purchase_predict", "1")
+    for text in (main.tags["mlflow.note.content"], runs["train"].data.tags["mlflow.note.content"], version.description):
+        assert report in text
+        assert f"runs/{runs['process'].info.run_id}/artifacts/dataset" in text
+    assert "probability" in client.get_registered_model("purchase_predict").description
+    # Tags that MLflow shows hold no JSON.
+    shown = {name: text for run in runs.values() for name, text in run.data.tags.items() if name[:7] != "mlflow."}
+    assert not {name for name, text in shown.items() if text.startswith(("{", "["))}
+    (made,) = runs["train"].outputs.model_outputs
+    model = client.get_logged_model(made.model_id)
+    assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": "purchase_predict", "version": "1"}]
+    assert "sample:20000" in model.tags["mlflow.note.content"]
+    assert {metric.dataset_name.rpartition("/")[2] for metric in model.metrics if metric.dataset_name} == {
+        "train.parquet",
+        "test.parquet",
+    }
+
+
 def test_the_model_answers_raw_rows_from_another_project(
     first: First, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,7 +159,7 @@ def test_second_run_reuses_every_step_whatever_readme_says(first: First, workflo
     assert "+something else entirely" in differences.read_text()
     # main, then the launcher: nobody else was started, and the server is not asked twice for the same.
     main_calls, _ = (json.loads(line)["calls"] for line in (tmp_path / "phases.jsonl").read_text().splitlines())
-    assert len(main_calls) <= 22
+    assert len(main_calls) <= 23
 
 
 @pytest.mark.usefixtures("without_test_set")
@@ -161,6 +192,8 @@ def test_a_dataset_that_was_made_again_reuses_what_follows(first: First, workflo
 
 def test_a_dry_run_runs_nothing(workflow: Workflow) -> None:
     dry = workflow.main_here(*SOURCE, "-P", "max_evals=2", "-P", "dry_run=true")
+    assert workflow.runs("main")[0].data.tags["dry_run"] == "true"
+    assert workflow.runs("main")[0].info.run_name.startswith("dry run: ")
     assert dry.steps == {"load": "reused", "process": "reused", "train": "would run", "deploy": "would run"}
     assert len(workflow.runs("train")) == 1
 
@@ -177,7 +210,7 @@ def test_a_step_alone_makes_a_run_that_main_reuses(workflow: Workflow) -> None:
     assert alone.code == 0, alone.err
     made = workflow.runs("train")[0]
     newest = workflow.runs("process")[0].info.run_id
-    assert json.loads(made.data.tags["step.inputs"])["dataset"] == f"runs:/{newest}/dataset"
+    assert inputs_of(made)["dataset"] == f"runs:/{newest}/dataset"
     dry = workflow.main_here(*SOURCE, "-P", "max_evals=3", "-P", "dry_run=true")
     assert dry.steps["train"] == "reused"
     assert made.info.run_id in dry.out

@@ -72,6 +72,8 @@ def with_statement(text: str) -> str:
 
 
 #: Files, and the steps whose closure an edit of the file changes.
+#: Shows what a step does, and returns nothing.
+SHOWS_ONLY = "purchase_predict/progress.py"
 EDITED: list[tuple[str, set[str]]] = [
     ("README.md", set()),
     ("main.py", set()),
@@ -84,6 +86,7 @@ EDITED: list[tuple[str, set[str]]] = [
     ("purchase_predict/workflow/step.py", set(STEPS)),
     ("steps/deploy.py", {"deploy"}),
     ("steps/train.py", {"train"}),
+    (SHOWS_ONLY, set()),
     ("purchase_predict/registry/promotion.py", {"deploy"}),
     ("purchase_predict/search/search.py", {"train"}),
     ("purchase_predict/features/expressions.py", {"process"}),  # imported inside a function of on_duckdb.py
@@ -264,7 +267,7 @@ def test_a_changed_statement_of_a_module_that_a_step_executes_is_never_missed(
 ) -> None:
     """A random statement of each module; the wing `workflow/`, which touches no table, counts with step.py alone."""
     rng = random.Random(0)
-    uncounted = {
+    uncounted = {SHOWS_ONLY} | {
         name
         for name in set().union(*executed.values())
         if name.startswith("purchase_predict/workflow/") and not name.endswith(("/__init__.py", "/step.py"))
@@ -280,5 +283,5 @@ def test_a_changed_statement_of_a_module_that_a_step_executes_is_never_missed(
 
 def test_the_closure_holds_every_module_that_a_step_really_imports(executed: dict[str, set[str]]) -> None:
     for step in STEPS:
-        counted = {name for name in executed[step] if not name.startswith("purchase_predict/workflow/")}
+        counted = {name for name in executed[step] if not name.startswith("purchase_predict/workflow/")} - {SHOWS_ONLY}
         assert counted <= set(source_closure(step)), step

@@ -1,0 +1,275 @@
+"""What a process is doing: on a terminal a line that is kept up to date, in a log a line for what takes long.
+
+A phase is a stretch of work with a name. Phases may be nested, and the innermost one is shown, after the name of what
+this process runs. Nothing of this changes a result, so the key of a step does not count this module (see
+`workflow/source.py`).
+"""
+
+import atexit
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+
+#: Seconds between two updates of the line on a terminal.
+_TICK = 0.5
+#: Seconds after which a phase gets a line in a log, and seconds between that line and the next ones.
+_FIRST_LINE, _NEXT_LINE = 10.0, 60.0
+#: Characters of a bar.
+_BAR = 20
+#: Variable: a file that exists while a step's process shows its own progress on the terminal that main shows its on.
+TAKEN = "PURCHASE_PREDICT_PROGRESS"
+
+
+class Phase:
+    """A stretch of work.
+
+    Attributes:
+        text: what is done, as `reading`.
+        total: how much there is to do; 0: not known.
+        unit: of `total`, as `buckets`; `MB` stands for bytes.
+        poll: gives what is done so far, where nobody calls `advance`.
+        in_log: whether it gets lines in a log, too, if it takes long.
+        note: what else is shown, such as the best score so far.
+    """
+
+    def __init__(self, text: str, total: float, unit: str, poll: Callable[[], float] | None, in_log: bool) -> None:
+        self.text, self.total, self.unit, self.poll, self.in_log = text, total, unit, poll, in_log
+        self.done, self.note = 0.0, ""
+        self.on_advance: Callable[[], None] = lambda: None
+        self.started = time.monotonic()
+        self.next_line = self.started + _FIRST_LINE
+
+    def advance(self, by: float = 1, note: str = "") -> None:
+        """Says that so much more is done. Any thread may call it."""
+        self.done += by
+        self.note = note or self.note
+        self.on_advance()
+
+    def line(self, width: int, with_bar: bool) -> str:
+        """The phase in at most `width` characters."""
+        parts = [f"{_display.name}: {self.text}" if _display.name else self.text]
+        if self.total:
+            done = min(self.total, max(0.0, self.poll() if self.poll else self.done))
+            if with_bar:
+                filled = int(_BAR * done / self.total)
+                parts[0] += f" [{'#' * filled}{'-' * (_BAR - filled)}]"
+            parts.append(self._amount(done))
+        seconds = time.monotonic() - self.started
+        parts += [self.note, f"{seconds:.0f} s"]
+        return ", ".join(filter(None, parts))[:width]
+
+    def _amount(self, done: float) -> str:
+        if self.unit == "MB":
+            return f"{done / 1e6:.0f} of {self.total / 1e6:.0f} MB"
+        if self.unit == "%":
+            return f"{done:.0f} %"
+        return f"{done:.0f}/{self.total:.0f} {self.unit}".rstrip()
+
+
+class _Display:
+    """The phases of this process, and the thread that shows the innermost one."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        self.phases: list[Phase] = []
+        self.lock = threading.RLock()
+        self.finished = threading.Event()
+        self.thread: threading.Thread | None = None
+        self.streams: tuple[TextIO, TextIO] | None = None
+        # Whether the line of the terminal holds a phase, and whether what else was written ended with a line break.
+        self.shown, self.at_start = False, True
+
+    def push(self, phase: Phase) -> None:
+        self.phases.append(phase)
+        if self.thread is None:
+            if _is_terminal():
+                self.streams = sys.stdout, sys.stderr
+                sys.stdout, sys.stderr = (_Cleared(stream, self) for stream in self.streams)
+            self.finished.clear()
+            self.thread = threading.Thread(target=self._tick, name="progress", daemon=True)
+            self.thread.start()
+
+    def pop(self, phase: Phase) -> None:
+        self.phases.remove(phase)
+        if not self.phases and self.thread:
+            self.finished.set()
+            self.thread.join()
+            self.thread = None
+            self.clear()
+            if self.streams:
+                sys.stdout, sys.stderr = self.streams
+                self.streams = None
+
+    def clear(self) -> None:
+        """Empties the terminal's line, so that something else can be written there."""
+        with self.lock:
+            # Of a process that main launched, the line may hold main's phase.
+            if self.streams and (self.shown or (self.at_start and TAKEN in os.environ)):
+                self._write("\r" + " " * _width() + "\r")
+                self.shown = False
+
+    def draw(self, phase: Phase, end: str = "") -> None:
+        """Shows a phase on the terminal."""
+        with self.lock:
+            width = _width()
+            self._write("\r" + phase.line(width, True).ljust(width) + end)
+            self.shown = not end
+
+    def _tick(self) -> None:
+        while not self.finished.wait(_TICK):
+            with suppress(IndexError, OSError, ValueError):  # a phase that has just ended, a stream that was closed
+                if self.streams:
+                    if not _handed_over():
+                        self.draw(self.phases[-1])
+                else:
+                    _log(self.phases[-1])
+
+    def _write(self, text: str) -> None:
+        assert self.streams
+        with suppress(OSError, ValueError):
+            self.streams[1].write(text)
+            self.streams[1].flush()
+
+
+class _Cleared:
+    """A stream of a terminal that empties the line of the display before it writes."""
+
+    def __init__(self, stream: TextIO, display: _Display) -> None:
+        self._stream, self._display = stream, display
+
+    def write(self, text: str) -> int:
+        with self._display.lock:
+            if text and self._stream.isatty():
+                self._display.clear()
+                self._display.at_start = text.endswith("\n")
+            return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _log(phase: Phase) -> None:
+    now = time.monotonic()
+    if phase.in_log and now >= phase.next_line:
+        phase.next_line = now + _NEXT_LINE
+        click.echo(phase.line(500, False))
+
+
+def _is_terminal() -> bool:
+    return bool(sys.stderr and sys.stderr.isatty())
+
+
+def _width() -> int:
+    return shutil.get_terminal_size().columns - 1
+
+
+_mine: Path | None = None
+
+
+def _handed_over() -> bool:
+    """Whether a process that this one has launched shows its own progress now."""
+    return _mine is not None and _mine.exists()
+
+
+_display = _Display()
+_starting: Phase | None = None
+
+
+@contextmanager
+def phase(
+    text: str, total: float = 0, unit: str = "", poll: Callable[[], float] | None = None, in_log: bool = True
+) -> Iterator[Phase]:
+    """Shows a phase while the block runs; yields it.
+
+    Args:
+        text: what is done, as `reading`.
+        total: how much there is to do; 0: not known.
+        unit: of `total`, as `buckets`; `MB` stands for bytes.
+        poll: gives what is done so far, where nobody calls `advance`.
+        in_log: whether it gets lines in a log, too, if it takes long.
+    """
+    begun = Phase(text, total, unit, poll, in_log)
+    _display.push(begun)
+    try:
+        yield begun
+    finally:
+        _display.pop(begun)
+
+
+def starting() -> None:
+    """Shows on a terminal that this process imports what it needs, until `name_process`; for steps main does it."""
+    global _starting
+    if _is_terminal() and TAKEN not in os.environ:
+        _starting = Phase("starting", 0, "", None, False)
+        _display.push(_starting)
+        atexit.register(_started)
+
+
+def _started() -> None:
+    global _starting
+    if _starting:
+        _display.pop(_starting)
+        _starting = None
+
+
+def name_process(entry_point: str) -> None:
+    """Names what this process runs: the first word of its lines. main names none, since its phases are about steps."""
+    _started()
+    _display.name = "" if entry_point == "main" else entry_point
+
+
+@contextmanager
+def bar(text: str, total: float, unit: str = "") -> Iterator[Phase | None]:
+    """A phase whose last state stays on the terminal; None without a terminal, where its owner prints lines instead."""
+    with phase(text, total, unit, in_log=False) as begun:
+        if not _display.streams:
+            yield None
+            return
+        begun.on_advance = partial(_display.draw, begun)
+        yield begun
+        _display.draw(begun, end="\n")
+
+
+@contextmanager
+def handed_over(text: str, folder: Path) -> Iterator[None]:
+    """A phase in which another process is launched, which may show its own progress (`taken_over`).
+
+    Args:
+        text: what is shown until then, and after.
+        folder: where the other process says so.
+    """
+    global _mine
+    _mine = folder / "progress"
+    os.environ[TAKEN] = str(_mine)
+    try:
+        with phase(text, in_log=False):
+            yield
+    finally:
+        del os.environ[TAKEN]
+        _mine = None
+
+
+@contextmanager
+def taken_over() -> Iterator[None]:
+    """Says to the process that launched this one that this one shows its progress, while the block runs."""
+    taken = os.environ.get(TAKEN)
+    if not taken:
+        yield
+        return
+    file = Path(taken)
+    with suppress(OSError):
+        file.touch()
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            file.unlink()

@@ -1,0 +1,102 @@
+"""Versions that wait for approval: they have passed the gate, and a person decides whether they take over.
+
+The tag `waits.<env>` says since when, by whose deploy, and by which run. That run knows what the version was judged on,
+so that it can be judged again when it is approved: the champion may be another one by then.
+"""
+
+import json
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import mlflow
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from purchase_predict import mlflow_errors
+from purchase_predict.registry.journal import Author
+from purchase_predict.registry.judge import Rules
+from purchase_predict.registry.promotion import WAITS
+from purchase_predict.registry.versions import get_version, registered_model
+from purchase_predict.settings import ENVIRONMENTS, Settings
+from purchase_predict.workflow.completed import inputs_of
+from purchase_predict.workflow.models import versions
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A version that waits.
+
+    Attributes:
+        version: it.
+        env: the environment that it may take over.
+        dataset: the URI of the dataset that it was judged on.
+        rules: what it had to satisfy.
+    """
+
+    version: ModelVersion
+    env: str
+    dataset: str
+    rules: Rules
+
+
+def ask(version: ModelVersion, env: str, author: Author) -> None:
+    """Tags a version as one that waits for approval."""
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    text = f"for approval since {since}, deployed by {author.by} (run {author.run_id})"
+    mlflow.MlflowClient().set_model_version_tag(version.name, version.version, f"{WAITS}.{env}", text)
+
+
+def waiting(present: Sequence[ModelVersion], envs: Sequence[str] = ENVIRONMENTS) -> dict[tuple[str, str], str]:
+    """Since when and by whom, by version and environment, of those among some versions that wait."""
+    tags = {(str(version.version), env): version.tags.get(f"{WAITS}.{env}") for version in present for env in envs}
+    return {place: text for place, text in tags.items() if text}
+
+
+def waiting_version(name: str, number: str, env: str) -> Waiting:
+    """The version to approve, and what it was judged on.
+
+    Args:
+        name: the registered model.
+        number: the version's.
+        env: the environment; empty: the one that the version waits for.
+
+    Raises:
+        click.ClickException: there is no such version, it does not wait, or the run that judged it is gone.
+    """
+    registered_model(name)
+    version = get_version(name, number) if number else None
+    if version is None:
+        others = ", ".join(f"{number} ({env})" for number, env in waiting(versions(name))) or "none"
+        what = f"{name} has no version {number}" if number else "version is empty"
+        raise click.ClickException(f"{what}: say which one to approve, with -P version=<number>; waiting: {others}")
+    envs = [env for _, env in waiting([version])]
+    env = env or (envs[0] if len(envs) == 1 else Settings.read().env or "")
+    if env not in envs:
+        where = f"for {env}" if env else "for approval"
+        more = f"; it waits for {', '.join(envs)}" if envs else ""
+        raise click.ClickException(f"{name} version {number} does not wait {where}{more}")
+    return _judged(version, env)
+
+
+def _judged(version: ModelVersion, env: str) -> Waiting:
+    match = re.search(r"\(run (\w+)\)", version.tags[f"{WAITS}.{env}"])
+    client = mlflow.MlflowClient()
+    try:
+        run = client.get_run(match[1] if match else "")
+        with tempfile.TemporaryDirectory() as folder:
+            file = client.download_artifacts(run.info.run_id, "promotion.json", folder)
+            facts = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (MlflowException, OSError, ValueError) as error:
+        if isinstance(error, MlflowException) and not mlflow_errors.is_missing(error):
+            raise
+        raise click.ClickException(
+            f"{version.name} version {version.version}: the run that judged it is gone, so it cannot be judged again: "
+            f"mlflow run . -e deploy -P model=models:/{version.name}/{version.version} -P env={env}"
+        ) from error
+    rules = Rules(facts["metric"], facts["tolerance"], facts["min_roc_auc"], facts["promote_rolled_back"])
+    return Waiting(version, env, inputs_of(run)["dataset"], rules)

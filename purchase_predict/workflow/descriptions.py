@@ -1,0 +1,111 @@
+"""The description of a run and of a model on MLflow's pages, in Markdown: what came out, and where to find it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import mlflow
+from mlflow.entities import Run
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
+
+from purchase_predict.errors import printable
+from purchase_predict.workflow.addresses import ModelUri, RunUri, artifact_page, model_page, page, parse, version_page
+
+REPORT = "report.html"
+_NOTE_LENGTH = 5000
+
+
+def of_step(run: Run, summary: str, source: str, inputs: Mapping[str, str], output: str, files: Iterable[str]) -> str:
+    """The description of a step's run.
+
+    Args:
+        run: the step's, with the models that it logged.
+        summary: what it did, in a sentence.
+        source: where its data comes from; empty: it is not known.
+        inputs: the URI of each input that another step made.
+        output: the path of the artifact that the next step takes.
+        files: the paths of its artifacts.
+    """
+    experiment_id, run_id = run.info.experiment_id, run.info.run_id
+    links = [f"[{name}]({_page_of(experiment_id, uri)})" for name, uri in inputs.items()]
+    lines = [f"made from: {', '.join(links)}"] if links else []
+    made = []
+    if REPORT in files:
+        made.append(f"[report]({artifact_page(experiment_id, run_id, REPORT)})")
+    models = run.outputs.model_outputs if run.outputs else []
+    made += [f"[model]({model_page(experiment_id, model.model_id)})" for model in models]
+    if not models:
+        made.append(f"[{output}]({artifact_page(experiment_id, run_id, output)})")
+    if number := run.data.tags.get("deploy.version"):
+        made.append(f"[version {number}]({version_page(run.data.tags['deploy.registry_name'], number)})")
+    lines.append(f"made: {', '.join(made)}")
+    if parent := run.data.tags.get(MLFLOW_PARENT_RUN_ID):
+        lines.append(f"part of: [the workflow]({page(experiment_id, parent)})")
+    title = f"{summary}, from the source `{printable(source)}`" if source else summary
+    return "\n".join([title, "", *(f"- {line}" for line in lines)])
+
+
+def of_failure(message: str) -> str:
+    """The description of a run that failed."""
+    return f"**Failed**: {printable(message)}"[:_NOTE_LENGTH]
+
+
+def links_of_model(train: Run | None, dataset: str, deploy: Run) -> dict[str, str]:
+    """What a version's description links to: the report, the dataset, the model, and the runs that made it.
+
+    Args:
+        train: the train run; None: it was deleted for good.
+        dataset: `runs:/<run id>/dataset` that the version was judged on.
+        deploy: the deploy run.
+    """
+    links = {}
+    experiment_id = deploy.info.experiment_id
+    if train:
+        home = train.info.experiment_id, train.info.run_id
+        links["report"] = f"[{REPORT}]({artifact_page(*home, REPORT)})"
+        for model in train.outputs.model_outputs if train.outputs else []:
+            links["model"] = f"[{model.model_id}]({model_page(home[0], model.model_id)})"
+        links["train"] = f"[{home[1]}]({page(*home)})"
+    else:
+        links["train"] = "deleted"
+    links["dataset"] = f"[{dataset}]({_page_of(experiment_id, dataset)})"
+    links["deploy"] = f"[{deploy.info.run_id}]({page(experiment_id, deploy.info.run_id)})"
+    return links
+
+
+def describe_models(run: Run, text: str) -> None:
+    """Gives the models that a run logged a description: MLflow shows it on the model's own page."""
+    client = mlflow.MlflowClient()
+    for model in run.outputs.model_outputs if run.outputs else []:
+        client.set_logged_model_tags(model.model_id, {MLFLOW_RUN_NOTE: text})
+
+
+def of_steps(steps: Sequence[tuple[str, str, Run]], sentence: str = "") -> str:
+    """The description of main's run: what came out, links to what was made, and the steps.
+
+    Args:
+        steps: name, whether it ran or was reused, and run of each step.
+        sentence: what came out; empty: nothing yet.
+    """
+    links, table = [], ["| step | | run |", "|---|---|---|"]
+    for step, what, run in steps:
+        home = run.info.experiment_id, run.info.run_id
+        table.append(f"| {step} | {what} | [{run.info.run_id}]({page(*home)}) |")
+        if step == "process":
+            links.append(f"[Dataset]({artifact_page(*home, 'dataset')})")
+        if step == "train":
+            links.insert(0, f"[Report of the model]({artifact_page(*home, REPORT)})")
+            models = run.outputs.model_outputs if run.outputs else []
+            links += [f"[Model]({model_page(home[0], model.model_id)})" for model in models]
+        if number := run.data.tags.get("deploy.version"):
+            links.append(f"[Version {number}]({version_page(run.data.tags['deploy.registry_name'], number)})")
+    return "\n\n".join(filter(None, [sentence, " · ".join(links), "\n".join(table)]))
+
+
+def _page_of(experiment_id: str, uri: str) -> str:
+    """The page of what a URI names; of an artifact in another experiment MLflow finds the right one by the run's id."""
+    named = parse(uri)
+    if isinstance(named, RunUri):
+        model = named.path == "model"  # MLflow does not list it among the artifacts of its run
+        return page(experiment_id, named.run_id) if model else artifact_page(experiment_id, named.run_id, named.path)
+    if isinstance(named, ModelUri):
+        return version_page(named.name, named.version) if named.version else f"#/models/{named.name}"
+    return model_page(experiment_id, named.model_id) if named else "#/models"

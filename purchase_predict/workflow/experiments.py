@@ -1,0 +1,33 @@
+"""The experiment of a run, and the experiments whose runs it may reuse.
+
+`mlflow run` opens its run before the project's code runs, in MLflow's experiment `Default` unless it is given a name,
+and MLproject has no field for one. What starts without it (`python main.py`) uses PROJECT_EXPERIMENT, and so does make.
+The two count as one place when completed runs, trials and claims are looked for. An experiment of any other name
+stands alone: nothing of another one is reused there.
+"""
+
+from functools import cache
+
+import mlflow
+
+#: The experiment of runs that no launcher opened and for which no name was given.
+PROJECT_EXPERIMENT = "purchase-predict"
+#: MLflow's own default, which always has this id.
+_DEFAULT_ID = "0"
+
+
+def shared_with(experiment_id: str) -> list[str]:
+    """The ids of the experiments in which a run of this experiment looks for others; its own comes first."""
+    return list(_shared_with(experiment_id, mlflow.get_tracking_uri()))
+
+
+@cache  # a process asks several times; by the server, because tests have many
+def _shared_with(experiment_id: str, _tracking_uri: str) -> tuple[str, ...]:
+    client = mlflow.MlflowClient()
+    if experiment_id == _DEFAULT_ID:
+        other = client.get_experiment_by_name(PROJECT_EXPERIMENT)
+        alive = other is not None and other.lifecycle_stage == "active"
+        return (experiment_id, other.experiment_id) if other and alive else (experiment_id,)
+    if client.get_experiment(experiment_id).name == PROJECT_EXPERIMENT:
+        return experiment_id, _DEFAULT_ID
+    return (experiment_id,)

@@ -1,0 +1,81 @@
+"""The name of a run on MLflow's pages: what the run is, and what it is about."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities import Run
+from mlflow.utils import name_utils
+
+from purchase_predict.errors import printable
+from purchase_predict.parameters import STEPS
+from purchase_predict.settings import Settings
+from purchase_predict.workflow.completed import run_of
+
+#: Tag of a step's run: the source that its data comes from, and the start of the name of a dry run.
+SOURCE, DRY_RUN = "step.source", "dry run: "
+#: Characters of a source in a name, at most.
+_LENGTH = 60
+
+
+def name_of(entry_point: str, values: Mapping[str, Any], source: str = "") -> str:
+    """The name of a run.
+
+    Args:
+        entry_point: what it runs.
+        values: its parameters, typed.
+        source: where the data of a step comes from; empty: it is not known.
+    """
+    if entry_point == "main":
+        trials = values["max_evals"]
+        name = f"{_short(values['source'])}, {trials} trial{'s' if trials > 1 else ''}"
+        return f"{DRY_RUN}{name}" if values["dry_run"] else name
+    if entry_point in STEPS:
+        about = ", ".join(filter(None, [_short(source), values.get("env")]))
+        return f"{entry_point}: {about}" if about else entry_point
+    if entry_point == "predict":
+        return f"predict: {_short(values['input'])}"
+    if entry_point == "approve":
+        return f"approve version {values['version']}"
+    if entry_point in ("rollback", "serve"):
+        return f"{entry_point} {values['env'] or Settings.read().env or ''}".rstrip()
+    return entry_point
+
+
+def source_of(values: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """The source of a step's data: its own parameter, or what the run that made its first input says.
+
+    Args:
+        values: the step's parameters.
+        inputs: the URI of each input that is another step's output.
+    """
+    if "source" in values:
+        return str(values["source"])
+    for uri in inputs.values():
+        if uri.startswith("runs:/"):
+            return str(run_of(uri).data.tags.get(SOURCE, ""))
+    return ""
+
+
+def give(run: Run, entry_point: str, name: str) -> None:
+    """Names a run, unless its user has named it (`mlflow run --run-name`)."""
+    if given(run.info.run_name or "", entry_point):
+        mlflow.MlflowClient().update_run(run.info.run_id, name=name)
+
+
+def given(name: str, entry_point: str) -> bool:
+    """Whether a name is not the user's: MLflow made it up (`vaunted-calf-622`), or main named the step."""
+    words = name.split("-")
+    made_up = (
+        len(words) == 3
+        and words[0] in map(str.lower, name_utils._GENERATOR_PREDICATES)
+        and words[1] in map(str.lower, name_utils._GENERATOR_NOUNS)
+    )
+    return made_up or name in ("", entry_point)
+
+
+def _short(source: str) -> str:
+    """A source in a few words: the last part of a local path, everything else as it is."""
+    text = printable(source if "://" in source else Path(source).name or source)
+    return text if len(text) <= _LENGTH else f"…{text[1 - _LENGTH :]}"

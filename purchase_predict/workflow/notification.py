@@ -1,0 +1,72 @@
+"""Notifications: one line to an address of the user's, such as Slack's, about what a run did to an environment.
+
+The address is a secret, since whoever knows it may write there. It comes from the variable NOTIFY_URL and from nowhere
+else: a parameter would be recorded with the run. No message, error or log of this module holds it.
+"""
+
+import http.client
+import json
+import threading
+import urllib.error
+import urllib.request
+
+import click
+from mlflow.entities import Run
+
+from purchase_predict.errors import printable
+from purchase_predict.settings import Settings
+from purchase_predict.workflow import addresses
+
+#: Seconds that a run waits for an answer, at most.
+_TIMEOUT = 3.0
+#: Characters of a text, at most.
+_LENGTH = 2000
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect would hand the text, and in the case of some servers the address, to another one."""
+
+    def redirect_request(self, *_: object) -> None:
+        """No redirect is followed."""
+
+
+def notify(text: str, run: Run) -> None:
+    """Posts `{"text": ...}`, which Slack and others understand, with a link to the run; without NOTIFY_URL nothing.
+
+    A notification that cannot be sent is one line on stderr. It never fails the run.
+
+    Args:
+        text: what happened, in a sentence.
+        run: the run that it happened in.
+    """
+    try:
+        address = Settings.read().notify_url
+    except click.ClickException:  # whatever is wrong with the settings, the run itself says so
+        return
+    if not address:
+        return
+    page = addresses.link(run.info.experiment_id, run.info.run_id)
+    body = json.dumps({"text": " ".join(filter(None, [printable(text)[:_LENGTH], page]))})
+    answers: list[str] = []
+    # In a thread, because a timeout of the connection bounds neither the look-up of a name nor an answer in drops.
+    sending = threading.Thread(target=lambda: answers.append(_post(address, body.encode())), daemon=True)
+    sending.start()
+    sending.join(_TIMEOUT)
+    problem = answers[0] if answers else f"no answer within {_TIMEOUT:.0f} s"
+    if problem:
+        click.echo(f"notification not sent: {problem}; see the variable NOTIFY_URL", err=True)
+
+
+def _post(address: str, body: bytes) -> str:
+    """Posts JSON; returns what went wrong, without the address, or nothing."""
+    if not address.lower().startswith(("http://", "https://")):
+        return "the address must begin with https:// or http://"
+    try:
+        request = urllib.request.Request(address, body, {"Content-Type": "application/json"}, method="POST")
+        with urllib.request.build_opener(_NoRedirect).open(request, timeout=_TIMEOUT):
+            return ""
+    except urllib.error.HTTPError as error:
+        return f"the address answered {error.code}"
+    except (OSError, ValueError, http.client.HTTPException) as error:  # the text of some of them quotes the address
+        reason = getattr(error, "reason", None)
+        return f"the address cannot be reached ({type(reason or error).__name__})"

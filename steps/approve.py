@@ -1,0 +1,57 @@
+"""Entry point `approve`: a version that waits for approval takes over its environment.
+
+It is judged again first, on the rows and by the rules of its deploy: the champion may have changed since. In: the
+registered model, the version and the reason. Out: alias and stage moved, `promotion.json` and `.html`,
+or an error.
+
+    mlflow run . -e approve --env-manager local -P version=3 -P reason="agreed with marketing"
+"""
+
+import click
+import mlflow
+from mlflow.entities import Run
+
+from purchase_predict.features.description import Description
+from purchase_predict.models.held_out import HeldOutRows, ModelFiles
+from purchase_predict.registry import versions
+from purchase_predict.registry.approval import waiting_version
+from purchase_predict.registry.deployment import decide, training_rows
+from purchase_predict.registry.judge import Judgement
+from purchase_predict.report import promotion_page
+from purchase_predict.report.model_card import card
+from purchase_predict.workflow import history, models
+from purchase_predict.workflow.command import command
+from purchase_predict.workflow.completed import fetch
+from purchase_predict.workflow.descriptions import links_of_model
+from purchase_predict.workflow.scratch import scratch_folder
+
+
+@command("approve")
+def approve(run: Run, registry_name: str, version: str, env: str, reason: str) -> None:
+    """Promote a version that waits for approval."""
+    waits = waiting_version(registry_name, version, env)
+    trained = models.find(versions.uri(waits.version))
+    with scratch_folder() as scratch:
+        folder = fetch(waits.dataset, scratch)
+        description = Description.read(folder)
+        files = ModelFiles(versions.files_of, training_rows(waits.dataset, lambda uri: fetch(uri, scratch)))
+        rows = HeldOutRows.read(folder / "test.parquet", description.base_rate.train, files)
+
+        def model_card(judgement: Judgement) -> str:
+            links = links_of_model(trained.run, waits.dataset, run)
+            return card(judgement.scores, f"{judgement.verdict}.", description, links)
+
+        judgement = decide(waits.version, waits.env, rows, waits.rules, model_card, run, f"approved: {reason}")
+        page = promotion_page.write(
+            judgement.facts, judgement.scores, history.train_step(trained.run), scratch / "page"
+        )
+        mlflow.log_artifacts(str(page))
+    mlflow.set_tags(judgement.tags)
+    said = f"{registry_name} version {version}, {judgement.verdict}"
+    if not judgement.promoted:
+        raise click.ClickException(f"{said}: it was judged again, and no longer waits")
+    click.echo(f"approve: {said}")
+
+
+if __name__ == "__main__":
+    approve()

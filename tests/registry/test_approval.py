@@ -1,0 +1,147 @@
+"""A version that waits for approval, approved or refused."""
+
+from pathlib import Path
+from urllib.parse import urlparse
+
+import mlflow
+import pytest
+
+from purchase_predict.registry import promotion, versions
+from purchase_predict.registry.standing import standing
+from purchase_predict.registry.status import status as status_of
+from steps.approve import approve
+from steps.deploy import deploy
+from steps.rollback import rollback
+from tests import registered
+from tests.registered import Trained, invoke
+
+
+@pytest.fixture(scope="module")
+def models(shared_store: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
+    """Models on one dataset, the second better than the first."""
+    dataset = registered.process(registered.carts(3000), tmp_path_factory.mktemp("data"))
+    rounds = {"weak": 1, "good": 40}
+    return {name: registered.train(dataset, tmp_path_factory.mktemp(name), count) for name, count in rounds.items()}
+
+
+def waits(name: str, version: int, env: str = "production") -> str | None:
+    found = versions.get_version(name, version)
+    assert found
+    tag: str | None = found.tags.get(f"waits.{env}")
+    return tag
+
+
+def deployed(name: str, model: Trained, approve: bool = True) -> mlflow.entities.Run:
+    """Deploys to production; the run."""
+    result = invoke(deploy, model=model.uri, registry_name=name, env="production", approve=str(approve).lower())
+    assert result.exit_code == 0, result.output
+    runs = mlflow.search_runs(max_results=1, output_format="list")
+    return runs[0]
+
+
+def status_lines(name: str) -> list[str]:
+    experiment = mlflow.get_experiment_by_name("tests")
+    return status_of(name, ["staging", "production"], None, experiment.experiment_id, "").lines()
+
+
+def test_a_version_waits_until_somebody_approves_it(models: dict[str, Trained]) -> None:
+    name = "approved"
+    run = deployed(name, models["weak"])
+    assert versions.champion(name, "production") is None
+    assert run.data.tags["deploy.outcome"] == "production: waits for approval"
+    assert standing(run).outcome == "waits for approval"
+    assert "mlflow run . -e approve -P version=1" in standing(run).sentence
+    (line,) = [line for line in status_lines(name) if line.startswith("waits: ")]
+    assert line.startswith("waits: version 1 for production, for approval since ")
+
+    result = invoke(approve, registry_name=name, version=1, reason="agreed with marketing")
+    assert result.exit_code == 0, result.output
+    holder = versions.champion(name, "production")
+    assert holder
+    assert (holder.version, holder.current_stage, waits(name, 1)) == (1, "Production", None)
+    said = "\n".join(status_lines(name))
+    assert "waits: " not in said
+    assert "approved: agreed with marketing; roc_auc " in said
+    assert standing(run).outcome == "holds production"
+
+
+def test_it_is_judged_again_against_the_champion_of_now(models: dict[str, Trained]) -> None:
+    name = "judged-again"
+    deployed(name, models["weak"])
+    assert waits(name, 1)
+    deployed(name, models["good"], approve=False)  # takes over meanwhile
+    result = invoke(approve, registry_name=name, version=1)
+    assert result.exit_code == 1
+    assert "not promoted" in result.output
+    assert "no better" in result.output
+    holder, refused = versions.champion(name, "production"), versions.get_version(name, 1)
+    assert holder
+    assert refused
+    assert (int(holder.version), refused.tags["gate.production"], waits(name, 1)) == (2, "failed", None)
+
+
+def test_the_alias_that_moves_while_it_is_judged_is_looked_at_again(
+    models: dict[str, Trained], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "moved-meanwhile"
+    deployed(name, models["weak"])
+    deployed(name, models["good"])
+    original, moved = promotion.promote, []
+
+    def promote(*arguments: object) -> bool:
+        if not moved:  # on MLflow's page, by somebody who claims nothing
+            moved.append(True)
+            mlflow.MlflowClient().set_registered_model_alias(name, "production", "2")
+        return original(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(promotion, "promote", promote)
+    result = invoke(approve, registry_name=name, version=1)
+    assert (result.exit_code, moved) == (1, [True])
+    holder = versions.champion(name, "production")
+    assert holder
+    assert int(holder.version) == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "version is empty: say which one to approve, with -P version=<number>; waiting: 1 (production)"),
+        ({"version": 9}, "refusals has no version 9: say which one to approve, with -P version=<number>; waiting: 1 ("),
+        ({"version": 2}, "refusals version 2 does not wait for "),
+        ({"version": 1, "env": "staging"}, "refusals version 1 does not wait for staging; it waits for production"),
+    ],
+)
+def test_what_does_not_wait_is_not_approved(models: dict[str, Trained], given: dict[str, object], message: str) -> None:
+    name = "refusals"
+    if not mlflow.search_registered_models(filter_string=f"name = '{name}'"):
+        deployed(name, models["weak"])
+        invoke(deploy, model=models["good"].uri, registry_name=name)
+    result = invoke(approve, registry_name=name, **given)
+    assert result.exit_code == 1
+    assert message in result.output
+
+
+def test_a_deploy_run_that_is_gone_gets_a_way_out(models: dict[str, Trained]) -> None:
+    name = "gone"
+    run = deployed(name, models["weak"])
+    (Path(urlparse(run.info.artifact_uri).path) / "promotion.json").unlink()
+    result = invoke(approve, registry_name=name, version=1)
+    assert result.exit_code == 1
+    assert f"mlflow run . -e deploy -P model=models:/{name}/1 -P env=production" in result.output
+
+
+def test_a_rollback_to_a_version_that_waits_ends_its_wait(models: dict[str, Trained]) -> None:
+    name = "by-hand"
+    deployed(name, models["weak"], approve=False)
+    deployed(name, models["good"])
+    assert waits(name, 2)
+    assert invoke(rollback, registry_name=name, env="production", version=2).exit_code == 0
+    assert waits(name, 2) is None
+
+
+def test_a_holder_of_the_alias_never_waits(models: dict[str, Trained]) -> None:
+    name = "holder"
+    deployed(name, models["weak"], approve=False)
+    run = deployed(name, models["weak"])
+    assert run.data.tags["deploy.outcome"] == "production: promoted"
+    assert waits(name, 1) is None

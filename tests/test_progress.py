@@ -1,0 +1,110 @@
+import os
+import pty
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from purchase_predict import progress
+from tests.conftest import PROJECT
+from tests.preloaded.start import program
+
+PHASES = """
+import sys, time
+import click
+from purchase_predict.progress import name_process, phase
+name_process("load")
+with phase("at work"):
+    with phase("reading", 4, "buckets") as shown:
+        shown.advance(3)
+        time.sleep(1.2)
+        click.echo("a line")
+        print("another", "one")
+        time.sleep(0.7)
+    click.echo("the end", err=True)
+"""
+
+HANDED_OVER = """
+import subprocess, sys, time
+from pathlib import Path
+from purchase_predict.progress import handed_over, name_process
+name_process("main")
+with handed_over("load: launched", Path(sys.argv[1])):
+    time.sleep(0.8)
+    subprocess.run([sys.executable, "-c", sys.argv[2]])
+    time.sleep(0.8)
+"""
+
+CHILD = "from purchase_predict.progress import taken_over\nwith taken_over():" + PHASES.replace("\n", "\n    ")
+
+
+def on_a_terminal(*command: str, out: int | None = None) -> str:
+    """What a process writes to a terminal; its standard output goes there, too, unless `out` is given."""
+    master, slave = pty.openpty()
+    ended = subprocess.run([program("python"), *command], cwd=PROJECT, stdout=out or slave, stderr=slave, check=True)
+    os.close(slave)
+    screen = b""
+    try:
+        while piece := os.read(master, 1000):
+            screen += piece
+    except OSError:  # Linux's end of file on a terminal
+        pass
+    os.close(master)
+    assert not (out and ended.stdout)
+    return screen.decode()
+
+
+def lines_left(screen: str) -> list[str]:
+    """The lines that a person still sees at the end: each as it was last overwritten."""
+    left = []
+    for line in screen.replace("\r\n", "\n").split("\n"):
+        shown = ""
+        for piece in line.split("\r"):
+            shown = piece + shown[len(piece) :]
+        left.append(shown.rstrip())
+    return left
+
+
+def test_a_terminal_has_a_line_that_is_kept_up_to_date_and_gives_way_to_others() -> None:
+    screen = on_a_terminal("-c", PHASES)
+    assert screen.count("load: reading [###############-----], 3/4 buckets, ") >= 3
+    assert lines_left(screen) == ["a line", "another one", "the end", ""]
+
+
+def test_a_step_shows_its_progress_in_place_of_mains(tmp_path: Path) -> None:
+    screen = on_a_terminal("-c", HANDED_OVER, str(tmp_path), CHILD)
+    before, _, rest = screen.partition("load: reading")
+    assert "load: launched" in before
+    *_, after = rest.partition("the end")
+    assert "load: launched" not in rest.removesuffix(after)
+    assert "load: launched" in after
+    assert [line for line in lines_left(screen) if line] == ["a line", "another one", "the end"]
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A log, and a clock that is ten times as fast."""
+    monkeypatch.setattr(progress, "_TICK", 0.02)
+    monkeypatch.setattr(progress, "_FIRST_LINE", 0.2)
+    monkeypatch.setattr(progress, "_NEXT_LINE", 1000.0)
+    progress.name_process("process")
+    yield
+    progress.name_process("main")
+
+
+def test_a_log_has_a_line_for_a_phase_that_takes_long(log: None, capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.phase("all of it", in_log=False):
+        with progress.phase("quick"):
+            pass
+        with progress.phase("slow", 5_000_000, "MB", poll=lambda: 2_000_000):
+            time.sleep(0.6)
+    assert capsys.readouterr().out == "process: slow, 2 of 5 MB, 0 s\n"
+
+
+def test_phases_end_with_an_error_of_their_block(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="no"), progress.phase("one"), progress.phase("two"):
+        raise ValueError("no")
+    assert progress._display.phases == []
+    assert progress._display.thread is None
