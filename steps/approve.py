@@ -1,7 +1,8 @@
 """Entry point `approve`: a version that waits for approval takes over its environment.
 
 It is judged again first, on the rows and by the rules of its deploy: the champion may have changed since. In: the
-registered model, the version and the reason. Out: alias and stage moved and `promotion.json`, or an error.
+registered model, the version and the reason. Out: alias and stage moved, `promotion.json` and `.html`,
+or an error.
 
     mlflow run . -e approve --env-manager local -P version=3 -P reason="agreed with marketing"
 """
@@ -16,8 +17,9 @@ from purchase_predict.registry import versions
 from purchase_predict.registry.approval import waiting_version
 from purchase_predict.registry.deployment import decide, training_rows
 from purchase_predict.registry.judge import Judgement
+from purchase_predict.report import promotion_page
 from purchase_predict.report.model_card import card
-from purchase_predict.workflow import models
+from purchase_predict.workflow import history, models
 from purchase_predict.workflow.command import command
 from purchase_predict.workflow.completed import fetch
 from purchase_predict.workflow.descriptions import links_of_model
@@ -40,7 +42,10 @@ def approve(run: Run, registry_name: str, version: str, env: str, reason: str) -
             return card(judgement.scores, f"{judgement.verdict}.", description, links)
 
         judgement = decide(waits.version, waits.env, rows, waits.rules, model_card, run, f"approved: {reason}")
-    mlflow.log_dict(judgement.facts, "promotion.json")
+        page = promotion_page.write(
+            judgement.facts, judgement.scores, history.train_step(trained.run), scratch / "page"
+        )
+        mlflow.log_artifacts(str(page))
     mlflow.set_tags(judgement.tags)
     said = f"{registry_name} version {version}, {judgement.verdict}"
     if not judgement.promoted:

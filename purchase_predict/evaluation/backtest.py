@@ -115,7 +115,7 @@ class Backtest:
             return f"It gets better with time: its gain in {label} over a constant answer changes by {change}."
         if trend.high < 0:
             return f"It gets worse with time: its gain in {label} over a constant answer changes by {change}."
-        return f"It gets neither surely better nor surely worse with time: its gain in {label} changes by {change}."
+        return f"Whether it gets better or worse with time cannot be told yet: its gain in {label} changes by {change}."
 
     def as_json(self) -> dict[str, Any]:
         """The backtest as JSON values, without the time that it took: the same rows give the same."""

@@ -78,7 +78,7 @@ def decide(
         return Decision(
             False,
             f"{metric} {score.value:.4f} (95 % interval {score.low:.4f} to {score.high:.4f}{few}) is not "
-            f"surely better than the constant answer's {score.baseline:.4f}",
+            f"better than the constant answer's {score.baseline:.4f} with its whole interval",
         )
     if min_roc_auc > 0 and not auc >= min_roc_auc:
         return Decision(False, f"roc_auc {auc:.4f} is below min_roc_auc {min_roc_auc:g}")

@@ -18,8 +18,9 @@ def write(facts: Mapping[str, Any], scores: Mapping[str, Score], train: Step, fo
         facts: the content of promotion.json.
         scores: the challenger's metrics on the test rows.
         train: the step that made the challenger.
-        folder: an empty folder.
+        folder: an empty folder; it is made if it is not there.
     """
+    folder.mkdir(exist_ok=True)
     (folder / "promotion.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     (folder / "promotion.html").write_text(render(facts, scores, train), encoding="utf-8")
     return folder

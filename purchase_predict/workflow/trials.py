@@ -5,7 +5,7 @@ A trial is a JSON object here (`search.trial.Trial.facts`): what it means is the
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -65,9 +65,3 @@ def earlier(search_key: str, experiment_id: str) -> list[dict[str, Any]]:
         trial = json.loads(run.data.tags[_TRIAL])
         by_number.setdefault(trial["number"], trial)
     return [by_number[number] for number in range(len(by_number)) if set(range(number)) <= set(by_number)]
-
-
-def log_series(series: Sequence[Mapping[str, float]]) -> None:
-    """Logs metrics on the active run at step 0, 1, 2, ..."""
-    for number, metrics in enumerate(series):
-        mlflow.log_metrics(dict(metrics), step=number)

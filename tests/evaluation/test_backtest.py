@@ -122,7 +122,7 @@ def of_scores(values: np.ndarray, half: np.ndarray, metric: str = "roc_auc", bas
         ("roc_auc", -0.02, "gets worse with time"),
         ("log_loss", 0.02, "gets worse with time"),
         ("log_loss", -0.02, "gets better with time"),
-        ("roc_auc", 0.0, "neither surely better nor surely worse"),
+        ("roc_auc", 0.0, "cannot be told yet"),
     ],
 )
 def test_the_verdict_follows_a_clear_trend(metric: str, slope: float, said: str) -> None:

@@ -182,6 +182,7 @@ def promotion_facts(contest: bool = True, **changes: object) -> dict[str, Any]:
         "champion": champion if contest else None,
         "passed": True,
         "promoted": True,
+        "waits": False,
         "reason": f"better than {SCRIPT}",
         **changes,
     }
