@@ -45,8 +45,12 @@ def _label(image: str) -> tuple[dict[str, Any], str]:
             return {}, f"it has no label {LABEL}, which `make image` writes"
         said = json.loads(base64.b64decode(labels[LABEL]))
         return {"source": dict(said["source"]), "lock": str(said["lock"])}, ""
+    except requests.HTTPError as error:
+        return {}, f"{host} answers {error.response.status_code} {error.response.reason}"
+    except (requests.ConnectionError, requests.Timeout):
+        return {}, f"{host} does not answer"
     except (requests.RequestException, ValueError, KeyError, IndexError, TypeError) as error:
-        return {}, printable(f"{host}: {first_line(error)}")
+        return {}, printable(f"{host} answers what cannot be read: {type(error).__name__} {first_line(error)}")
 
 
 def refuse_other_source(image: str, entry_point: str, project: Path) -> str:
