@@ -30,6 +30,10 @@ _HUB, _HUB_LOGIN = "registry-1.docker.io", "https://index.docker.io/v1/"
 _TIMEOUT = 10.0
 
 
+class _Refused(Exception):
+    """The registry answers with this status."""
+
+
 @cache
 def _label(image: str) -> tuple[dict[str, Any], str]:
     """What an image's label says; why it cannot be read from here, if so."""
@@ -45,8 +49,12 @@ def _label(image: str) -> tuple[dict[str, Any], str]:
             return {}, f"it has no label {LABEL}, which `make image` writes"
         said = json.loads(base64.b64decode(labels[LABEL]))
         return {"source": dict(said["source"]), "lock": str(said["lock"])}, ""
+    except _Refused as error:
+        return {}, f"{host} answers {error}"
+    except (requests.ConnectionError, requests.Timeout):
+        return {}, f"{host} does not answer"
     except (requests.RequestException, ValueError, KeyError, IndexError, TypeError) as error:
-        return {}, printable(f"{host}: {first_line(error)}")
+        return {}, printable(f"{host} answers what cannot be read: {type(error).__name__} {first_line(error)}")
 
 
 def refuse_other_source(image: str, entry_point: str, project: Path) -> str:
@@ -96,7 +104,7 @@ class _Registry:
         if answer.status_code == 401:
             self._sign_in(answer.headers.get("WWW-Authenticate", ""))
             answer = self._session.get(f"{self._base}/{path}", timeout=_TIMEOUT)
-        answer.raise_for_status()
+        _refuse(answer)
         return dict(answer.json())
 
     def _sign_in(self, challenge: str) -> None:
@@ -109,9 +117,14 @@ class _Registry:
         query = {name: asked[name] for name in ("service", "scope") if name in asked}
         headers = {"Authorization": f"Basic {login}"} if login else {}
         answer = requests.get(asked["realm"], params=query, headers=headers, timeout=_TIMEOUT)
-        answer.raise_for_status()
+        _refuse(answer)
         said = answer.json()
         self._session.headers["Authorization"] = f"Bearer {said.get('token') or said['access_token']}"
+
+
+def _refuse(answer: requests.Response) -> None:
+    if not answer.ok:
+        raise _Refused(f"{answer.status_code} {answer.reason}")
 
 
 def _docker_login(host: str) -> str:

@@ -28,9 +28,7 @@ def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def empty_cluster() -> Cluster:
     """A cluster on whose machines there is no room: its Jobs wait."""
-    cluster = Cluster({}, REAL)
-    cluster.room.clear()
-    return cluster
+    return Cluster({}, REAL, held={"load"})
 
 
 @pytest.fixture

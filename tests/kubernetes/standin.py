@@ -97,11 +97,10 @@ class Cluster:
     pods: dict[str, dict[str, Any]] = field(default_factory=dict)
     events: list[dict[str, Any]] = field(default_factory=list)
     containers: dict[str, Container] = field(default_factory=dict)
-    #: Cleared while pods have to wait for their machine.
-    room: threading.Event = field(default_factory=threading.Event)
+    #: The steps whose pods have to wait for a machine.
+    held: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.room.set()
         self.changed = threading.Condition()
         self._version = 0
         self._history: list[tuple[int, str, dict[str, Any]]] = []
@@ -201,7 +200,8 @@ class Cluster:
             threading.Thread(target=self._schedule, args=[pod, step], daemon=True).start()
 
     def _schedule(self, pod: dict[str, Any], step: str) -> None:
-        self.room.wait()
+        with self.changed:
+            self.changed.wait_for(lambda: step not in self.held)
         if self.jobs.get(pod["metadata"]["labels"]["job-name"], {}).get("status", {}).get("active"):
             self._start(pod, step)
 
@@ -287,6 +287,12 @@ class Cluster:
         for pod in self.pods_of(name):
             if container := self.containers.get(pod["metadata"]["name"]):
                 container.stop(GRACE)
+
+    def release(self) -> None:
+        """There is room for every pod from now on."""
+        with self.changed:
+            self.held.clear()
+            self.changed.notify_all()
 
     def close(self) -> None:
         """Ends what still runs."""

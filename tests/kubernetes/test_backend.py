@@ -67,7 +67,7 @@ def test_an_entry_point_that_fails_is_one_line_and_exit_code_1(launched: Launche
 
 @pytest.mark.usefixtures("installed")
 def test_who_does_not_wait_can_ask_and_cancel(launched: Launched) -> None:
-    launched.cluster.room.clear()
+    launched.cluster.held = {"load"}
     with launched.workflow.environ_here():
         submitted = mlflow.projects.run(
             str(PROJECT), "load", backend=NAME, backend_config=yaml.safe_load(launched.file.read_text()),

@@ -114,7 +114,7 @@ def test_a_deadline_ends_a_job_that_nobody_waits_for(launched: Launched) -> None
 
 
 def test_who_may_no_longer_look_leaves_the_job_alone(launched: Launched, tmp_path: Path) -> None:
-    launched.cluster.room.clear()
+    launched.cluster.held = {"load"}
     process = launched.workflow.start_main(*launched.arguments(backend="load:kubernetes"))
     until(process, "load: running")
     wait_for(lambda: launched.cluster.jobs)

@@ -16,6 +16,7 @@ import pytest
 
 from purchase_predict.kubernetes import closure, image
 from tests.conftest import PROJECT, checkout
+from tests.kubernetes.files import IMAGE
 
 DIGEST, OF_LINUX, CONFIG = ("sha256:" + letter * 64 for letter in "abc")
 LOGIN = base64.b64encode(b"me:planted").decode()
@@ -102,8 +103,8 @@ def test_an_image_of_another_source_is_refused_before_a_job_is_submitted(
     [
         ({}, LOGIN, "it has no label purchase-predict.source, which `make image` writes"),
         ({image.LABEL: ""}, LOGIN, "it has no label"),
-        ({image.LABEL: "e30="}, LOGIN, "'source'"),
-        ({image.LABEL: written()}, "other", "403"),
+        ({image.LABEL: "e30="}, LOGIN, "answers what cannot be read: KeyError 'source'"),
+        ({image.LABEL: written()}, "other", "answers 403 Forbidden"),
     ],
 )
 def test_a_label_that_cannot_be_read_is_said_and_holds_nothing_up(
@@ -114,6 +115,10 @@ def test_a_label_that_cannot_be_read_is_said_and_holds_nothing_up(
     unread = image.refuse_other_source(name, "train", PROJECT)
     assert says in unread
     assert "planted" not in unread
+
+
+def test_a_registry_that_is_away_is_said_in_a_few_words() -> None:
+    assert image.refuse_other_source(IMAGE, "train", PROJECT) == "127.0.0.1:1 does not answer"
 
 
 @pytest.mark.parametrize(
