@@ -33,6 +33,7 @@ def examples(deep: int) -> int:
 
 #: The longest files, the longest first. They are started first, so that no worker ends with one while others are idle.
 LONGEST = (
+    "test_documents.py",
     "servers/test_outages.py",
     "servers/test_serve.py",
     "servers/test_serve_faults.py",

@@ -307,9 +307,19 @@ def start(server: Server, host: str, port: int, bucket: str, auth: bool) -> None
     server.configure(host, port, bucket, auth)
     server.start()
     config = server.config
+    _link_client(server.folder)
     click.echo(f"tracking server {config.uri}, artifacts in gs://{config.bucket}, all of it in {server.folder}")
     click.echo(f"use it:     mlflow --env-file {server.folder}/client.env run . --env-manager local -P max_evals=1")
     click.echo(f"or in .env: MLFLOW_TRACKING_URI={config.uri}")
+
+
+def _link_client(folder: Path) -> None:
+    """Makes `.server/client.env` of the checkout name the client's settings, wherever the server's folder is."""
+    link = PROJECT / ".server" / "client.env"
+    if folder.resolve() != link.parent:
+        link.parent.mkdir(exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(folder.resolve() / "client.env")
 
 
 @main.command()

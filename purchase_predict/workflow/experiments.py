@@ -9,6 +9,7 @@ stands alone: nothing of another one is reused there.
 from functools import cache
 
 import mlflow
+from mlflow.exceptions import MlflowException
 
 #: The experiment of runs that no launcher opened and for which no name was given.
 PROJECT_EXPERIMENT = "purchase-predict"
@@ -25,7 +26,12 @@ def shared_with(experiment_id: str) -> list[str]:
 def _shared_with(experiment_id: str, _tracking_uri: str) -> tuple[str, ...]:
     client = mlflow.MlflowClient()
     if experiment_id == _DEFAULT_ID:
-        other = client.get_experiment_by_name(PROJECT_EXPERIMENT)
+        try:
+            other = client.get_experiment_by_name(PROJECT_EXPERIMENT)
+        except MlflowException as error:
+            if error.error_code != "PERMISSION_DENIED":
+                raise
+            other = None  # of a server with passwords: somebody else's
         alive = other is not None and other.lifecycle_stage == "active"
         return (experiment_id, other.experiment_id) if other and alive else (experiment_id,)
     if client.get_experiment(experiment_id).name == PROJECT_EXPERIMENT:

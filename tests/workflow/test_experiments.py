@@ -1,4 +1,7 @@
 import mlflow
+import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 
 from purchase_predict.workflow import completed, experiments
 from purchase_predict.workflow.completed import COMPLETE, KEY
@@ -28,6 +31,14 @@ def test_an_experiment_of_another_name_stands_alone(store: str) -> None:
     assert completed.find_completed(other, "k") == (None, None)
     made(other, "mine")
     assert completed.find_completed(ours, "mine") == completed.find_completed("0", "mine") == (None, None)
+
+
+def test_an_experiment_that_may_not_be_read_is_not_shared(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object) -> None:
+        raise MlflowException("Permission denied", PERMISSION_DENIED)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "get_experiment_by_name", denied)
+    assert shared_with("0") == ["0"]
 
 
 def test_without_an_experiment_of_the_project_the_default_one_stands_alone(store: str) -> None:

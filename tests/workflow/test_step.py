@@ -149,6 +149,7 @@ def test_what_the_user_did_wrong_is_one_line_and_a_failed_run(
     (run,) = mlflow.search_runs(experiment_names=["tests"], output_format="list")
     assert run.info.status == "FAILED"
     assert "Error: " + run.data.tags["error"] == line
+    assert run.data.tags["mlflow.note.content"] == "**Failed**: " + run.data.tags["error"]
     assert mlflow.MlflowClient().search_registered_models() == []
 
 

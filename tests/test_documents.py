@@ -1,0 +1,364 @@
+"""Every command block of the documents, run as it is written, in a checkout whose runs all of them share.
+
+A command's text is taken from the document. Only places that a reader has to fill in are filled in (PLACES), and what
+makes it quick is added at its end. What cannot run here is listed with the reason (CANNOT_RUN).
+"""
+
+import contextlib
+import gzip
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import duckdb
+import mlflow
+import psutil
+import pytest
+
+from purchase_predict.sources import sample
+from tests.conftest import checkout
+from tests.documents import COMMANDS, DOCUMENTS, SHELL, SHOWN, Block, block, blocks, command
+from tests.preloaded.start import commands
+from tests.workflow.runner import clean_environ
+from tools.machine import answers, free_port, within
+
+pytestmark = pytest.mark.servers
+
+#: Commands that cannot run here, by their text, with the reason.
+CANNOT_RUN = {
+    "make test": "this test is a part of it",
+    "make server AUTH=true": "a server keeps what it was started with; tests/servers/test_tracking.py has a password",
+    "make server ARTIFACT_BUCKET=name": "needs a bucket of Google's",
+    'export NOTIFY_URL="https://hooks.slack.com/services/..."': "needs an address of Slack's; "
+    "tests/workflow/test_notification.py posts to one of its own",
+    "mlflow --env-file client.env run https://<git host>/<you>/purchase-predict.git --env-manager uv -v <commit>": (
+        "needs a git host, and uv downloads every package anew"
+    ),
+    "pg_dump --format=custom --file=mlflow.dump mlflow": "needs the address and password of the database; "
+    "tests/servers/test_outages.py dumps and restores one",
+    "gcloud storage buckets update gs://<bucket> --versioning": "needs a bucket of Google's and its command line",
+}
+#: Blocks that cannot run here, by a line of theirs, with the reason.
+CANNOT_RUN_BLOCKS = {
+    "client.create_webhook(": "the server looks the name up, and refuses addresses that only this machine reaches",
+}
+#: What keeps a workflow of a test short.
+SMALL = "-P source=sample:20000 -P max_evals=1"
+#: What a server of MLflow says shortly before it answers.
+UVICORN = r"(?<=running on )http://127\.0\.0\.1:\d+"
+#: A person's shell before anything is activated.
+BARE_PATH = "/usr/local/bin:/usr/bin:/bin"
+
+
+@dataclass
+class Shell:
+    """A person's shell in a checkout: its variables, and what stands in the places that a reader fills in."""
+
+    project: Path
+    path: str
+    places: dict[str, str] = field(default_factory=dict)
+    #: Commands that have run, by their text in the document.
+    ran: set[str] = field(default_factory=set)
+
+    def environ(self, **more: str) -> dict[str, str]:
+        names = ("HOME", "LANG", "TMPDIR", "DO_NOT_TRACK")
+        kept = {name: value for name, value in clean_environ().items() if name in names}
+        return {**kept, "PATH": self.path, "MLFLOW_PORT": str(free_port()), **more}
+
+    def filled(self, text: str, add: str = "") -> str:
+        """A command of a document with its places filled in."""
+        self.ran.add(text)
+        for place, value in self.places.items():
+            text = text.replace(place, value)
+        assert not (open_ := re.findall(r"<[a-z][a-z ]*>", text)), f"{text}: nothing is known for {open_}"
+        return f"{text} {add}".strip()
+
+    def run(self, text: str, add: str = "", cwd: Path | None = None, **more: str) -> str:
+        """Runs a command to its end; its standard output."""
+        script = self.filled(text, add)
+        ended = subprocess.run(
+            ["bash", "-ec", script], cwd=cwd or self.project, env=self.environ(**more), capture_output=True, text=True
+        )
+        assert ended.returncode == 0, f"{script}\n{ended.stdout}\n{ended.stderr}"
+        return ended.stdout
+
+    @contextlib.contextmanager
+    def running(self, script: str, ready: str, **more: str) -> Iterator[str]:
+        """Runs a server while the block runs; gives the line that says it is ready, of either stream."""
+        with tempfile.TemporaryFile("w+") as log:
+            process = subprocess.Popen(
+                ["bash", "-ec", script],
+                cwd=self.project,
+                env=self.environ(**more),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            try:
+                yield _line_of(process, log, ready)
+            finally:
+                for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(process.pid, number)
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(15)
+                        break
+
+
+def _line_of(process: "subprocess.Popen[bytes]", log: "tempfile._TemporaryFileWrapper[str]", ready: str) -> str:
+    deadline = time.monotonic() + 120
+    while True:
+        log.seek(0)
+        text = log.read()
+        if found := re.search(ready, text):
+            return found[0]
+        assert process.poll() is None, text
+        assert time.monotonic() < deadline, text
+        time.sleep(0.2)
+
+
+def _answer(address: str) -> str:
+    with urllib.request.urlopen(address, timeout=30) as answer:
+        text: str = answer.read().decode()
+        return text
+
+
+def _with_environment(project: Path) -> None:
+    """Gives the checkout this environment as its .venv, as `make setup` leaves one."""
+    folder = project / ".venv"
+    folder.mkdir()
+    for name in ("bin", "lib"):
+        (folder / name).symlink_to(Path(sys.prefix) / name)
+    shutil.copy(Path(sys.prefix) / "pyvenv.cfg", folder)
+    for stamp in (f".python-{sys.version_info.major}.{sys.version_info.minor}", ".ready", ".ready-tests"):
+        (folder / stamp).touch()
+
+
+def serving_processes(project: Path) -> list[int]:
+    """The processes in a checkout that are a server of carts."""
+    found = psutil.process_iter(["cmdline", "cwd"])
+    return [p.pid for p in found if p.info["cwd"] == str(project) and "steps.serve" in (p.info["cmdline"] or [])]
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    """A shell with the environment activated, in a checkout without a run yet; the documents' data beside it."""
+    folder = tmp_path_factory.mktemp("documents")
+    project = checkout(folder / "purchase-predict")
+    _with_environment(project)
+    (folder / "clicks").mkdir()
+    sample.write(folder / "clicks" / "events.parquet", 3000)
+    places = {
+        "/home/me/purchase-predict": str(project),
+        "/srv/purchase-predict": str(project),
+        "/data/clicks": str(folder / "clicks"),
+        "/data/carts": str(folder / "clicks"),
+        "/data/scored.parquet": str(folder / "scored.parquet"),
+        "gs://<bucket>/clicks": "sample:20000",
+        "max_evals=50": "max_evals=2",
+    }
+    # What starts with `mlflow run` is preloaded; make and the lines that it prints use the environment itself.
+    return Shell(project, f"{commands() or ''}:{project / '.venv' / 'bin'}:{BARE_PATH}".lstrip(":"), places)
+
+
+@pytest.fixture(scope="module")
+def first(shell: Shell) -> str:
+    """What the first command of the README prints, in a shell that has activated nothing."""
+    text = command("README.md", "make run")
+    return shell.run(text, ARGS=SMALL, PATH=BARE_PATH)
+
+
+def test_the_first_command_prints_what_the_readme_shows(first: str) -> None:
+    def outline(text: str) -> list[str]:
+        """The lines without what differs between two runs: numbers, ids, paths, spaces."""
+        text = re.sub(r"\S*/\S+|\b[0-9a-f]{32}\b|[0-9][0-9.]*", "", text)
+        return [" ".join(line.split()) for line in text.strip().splitlines()]
+
+    assert first.startswith("mlflow run . "), "make says what it runs"
+    assert outline(first)[1:] == outline(block("README.md", "load: running").text)
+
+
+def test_the_lines_at_its_end_open_the_page_and_serve_the_model(first: str, shell: Shell) -> None:
+    said = dict(re.findall(r"^(report|first|look|serve): +(.*)$", first, re.MULTILINE))
+    assert "<html" in Path(said["report"]).read_text()
+    page = re.search(r"and open \S+(#/experiments/\d+/runs\?workflowType=machine_learning)$", first, re.MULTILINE)
+    assert page
+    with shell.running(f"{said['first']}; {said['look']}", UVICORN, PATH=BARE_PATH) as address:
+        assert within(60, lambda: answers(f"{address}/health")), "the page does not open"
+        assert "<html" in _answer(address)
+        searched = urllib.request.Request(
+            f"{address}/api/2.0/mlflow/runs/search",
+            json.dumps({"experiment_ids": [page[1].split("/")[2]]}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(searched, timeout=30) as answer:
+            assert len(json.load(answer)["runs"]) == 6
+    curl = command("README.md", "/invocations")
+    with shell.running(f"{said['first']}; {said['serve']}", UVICORN, PATH=BARE_PATH) as address:
+        assert within(60, lambda: answers(f"{address}/health")), "the model does not answer"
+        shell.places["http://127.0.0.1:5001"] = address
+        (prediction,) = json.loads(shell.run(curl))["predictions"]
+        del shell.places["http://127.0.0.1:5001"]
+    assert set(prediction) >= {"probability", "will_buy"}
+
+
+def test_the_demo_asks_the_model_of_the_first_run(first: str, shell: Shell) -> None:
+    out = shell.run("make demo", ARGS=SMALL, PATH=BARE_PATH)
+    assert len(re.findall(r"^(load|process|train|deploy) +reused", out, re.MULTILINE)) == 4
+    assert '"probability": ' in out
+    (report,) = re.findall(r"^demo: the report: (.*)$", out, re.MULTILINE)
+    assert "<html" in Path(report).read_text()
+    assert "demo: the server has ended" in out
+    assert serving_processes(shell.project) == []
+
+
+def test_one_step_alone(first: str, shell: Shell) -> None:
+    train, process, deploy = block("README.md", "-e train").commands
+    (loaded,) = re.findall(r"^load +ran +(\w+)", first, re.MULTILINE)
+    shell.places["<run id>"] = loaded
+    assert "made:   runs:/" in shell.run(process)
+    out = shell.run(train)
+    assert re.search(r"^roc_auc ", out, re.MULTILINE)
+    assert re.search(r"^report: ", out, re.MULTILINE)
+    assert "production: promoted" in shell.run(deploy)
+
+
+def test_env_file(first: str, shell: Shell) -> None:
+    assert "holds staging" in shell.run(command("README.md", "--env-file .env"), SMALL)
+
+
+def test_the_model_answers_another_project(first: str, shell: Shell, tmp_path: Path) -> None:
+    text = block("README.md", "pyfunc.load_model").text
+    shell.ran.add(text)
+    script = text.replace("/home/me/purchase-predict", str(shell.project))
+    script = re.sub(r"^(model\.predict\(.*\))( +#|$)", r"print(\1)\2", script, flags=re.MULTILINE)
+    (tmp_path / "other.py").write_text(script)
+    ended = subprocess.run(
+        [Path(sys.executable).parent / "python", "other.py"],
+        cwd=tmp_path,
+        env=shell.environ(),
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("probability") == 2
+
+
+def test_scoring_approval_rollback_and_status(first: str, shell: Shell) -> None:
+    shell.run(command("README.md", "-e predict"))
+    scored = shell.places["/data/scored.parquet"]
+    ((rows, least, most),) = duckdb.sql(
+        f"SELECT count(*), min(probability), max(probability) FROM '{scored}'"
+    ).fetchall()
+    assert rows > 100
+    assert 0 < least < most < 1
+
+    # The newest model, which another dataset than the first one's made.
+    waits = shell.run("python -m steps.deploy --env=production --tolerance=1 --approve=true")
+    (number,) = re.findall(r"version (\d+), production: waits for approval", waits)
+    shell.places["version=3"] = f"version={number}"
+    assert f"version {number}, production: promoted" in shell.run(command("README.md", "-e approve"))
+    assert f"moved from version {number} to " in shell.run(command("README.md", "-e rollback"))
+    now, then = block("README.md", "-e status").commands
+    assert f"rolled back: version {number}, " in shell.run(now)
+    assert json.loads(shell.run(then))["environments"][0]["version"] == ""
+
+
+def test_the_server_of_carts_and_what_its_log_tells(first: str, shell: Shell, tmp_path: Path) -> None:
+    serve, curl = command("docs/serving.md", "-e serve"), command("docs/serving.md", "/events")
+    script = shell.filled(serve, f"-P port=0 -P state={tmp_path}/visitors.db -P answers={tmp_path}/answers")
+    with shell.running(script, r"answers at http://127\.0\.0\.1:\d+") as line:
+        shell.places["http://127.0.0.1:5001"] = line.split()[-1]
+        (answer,) = json.loads(shell.run(curl))["answers"]
+        del shell.places["http://127.0.0.1:5001"]
+    assert 0 < answer["probability"] < 1
+    events = "event_time,event_type,product_id,user_id,user_session\n2019-10-07,purchase,1002524,513014014,7d9b1c5a\n"
+    (tmp_path / "events.csv.gz").write_bytes(gzip.compress(events.encode()))
+    query = block("docs/serving.md", "bool_or").text
+    shell.ran.add(query)
+    with contextlib.chdir(tmp_path):
+        assert [row[1:] for row in duckdb.sql(query).fetchall()] == [(1, pytest.approx(answer["probability"]), 1)]
+
+
+def test_a_crontab_runs_the_workflow_by_the_rules_of_cron(first: str, shell: Shell) -> None:
+    (crontab,) = [block for block in blocks("docs/deployment.md") if block.language == "crontab"]
+    shell.ran.add(crontab.text)
+    (shell.project / "client.env").write_text(f"MLFLOW_TRACKING_URI=sqlite:///{shell.project}/mlflow.db\n")
+    variables, texts = {}, []
+    for line in shell.filled(crontab.text).splitlines():
+        assert not line.endswith("\\"), "cron knows no continued lines"
+        if named := re.fullmatch(r"(\w+)=(.*)", line):
+            variables[named[1]] = named[2]
+        elif line:
+            *times, text = line.split(None, 5)
+            assert len(times) == 5
+            assert "%" not in text, "cron takes it for a line break"
+            texts.append(text)
+    (text,) = texts
+    cron = {"HOME": os.environ["HOME"], "SHELL": "/bin/sh", "PATH": "/usr/bin:/bin", "DO_NOT_TRACK": "true"}
+    ended = subprocess.run(
+        ["/bin/sh", "-c", f"{text} -P max_evals=1"], cwd="/", env=cron | variables, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert len(re.findall(r"^(?:load|process|train) +reused", ended.stdout, re.MULTILINE)) == 3
+
+
+def test_the_server_to_try(shell: Shell) -> None:
+    start, *_, status, stop = block("docs/deployment.md", "make server-status").commands
+    state = Path(tempfile.mkdtemp(prefix="documents-", dir="/tmp"))
+    state.chmod(0o755)
+    where = {"STATE": str(state), "PORT": "0"}
+    try:
+        assert "tracking server http://127.0.0.1:" in shell.run(start, **where)
+        assert shell.run(status, **where).count("running") == 3
+        out = shell.run(command("docs/deployment.md", ".server/client.env"), "-P dry_run=true")
+        assert re.search(r"^load +would run", out, re.MULTILINE)
+        client = mlflow.MlflowClient((state / "client.env").read_text().split("MLFLOW_TRACKING_URI=")[1].split()[0])
+        (run,) = client.search_runs(["0"])
+        assert run.info.run_name == "dry run: sample, 1 trial"
+        shell.run(stop, **where)
+        assert shell.run(status, **where).count("stopped") == 3
+    finally:
+        with contextlib.suppress(AssertionError):
+            shell.run(stop, **where)
+        shutil.rmtree(state)
+
+
+def test_production_takes_what_passed_staging(first: str, shell: Shell) -> None:
+    text = command("docs/deployment.md", "-P model=models:/purchase_predict@staging")
+    assert text in shell.ran  # it is the README's, which has run
+
+
+def test_no_command_of_a_document_is_left_out(shell: Shell) -> None:
+    """Runs last: every command block has run, or is listed with the reason."""
+    left, listed = [], set()
+    for found in (found for document in DOCUMENTS for found in blocks(document)):
+        assert found.language in (*COMMANDS, *SHOWN), f"{found.document}, line {found.line}: {found.language}"
+        for text in _units(found):
+            of_block = [why for part, why in CANNOT_RUN_BLOCKS.items() if part in text]
+            reason = CANNOT_RUN.get(text) or (of_block[0] if of_block else "")
+            listed |= {text} if reason else set()
+            if not reason and text not in shell.ran:
+                left.append(f"{found.document}, line {found.line}: {text}")
+    assert left == []
+    known = {text for text in CANNOT_RUN if text not in listed} | {
+        part for part in CANNOT_RUN_BLOCKS if not any(part in text for text in listed)
+    }
+    assert known == set(), "no document has these commands any more"
+
+
+def _units(found: Block) -> list[str]:
+    """What of a block runs by itself: each command of a shell, and any other program as a whole."""
+    if found.language in SHOWN:
+        return []
+    return found.commands if found.language == SHELL else [found.text]
