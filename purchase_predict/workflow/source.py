@@ -38,7 +38,7 @@ def source_closure(entry_point: str, project: Path = PROJECT) -> dict[str, str]:
         name = waiting.pop()
         if name in found:
             continue
-        found[name], modules = _parsed((project / name).read_bytes(), name)
+        found[name], modules = _parsed((project / name).read_bytes(), name, _counts(name))
         for module in modules:
             waiting += _files_of(module, project)
     counted = {name: digest for name, digest in found.items() if _counts(name)}
@@ -54,17 +54,19 @@ def _counts(name: str) -> bool:
 
 
 @functools.cache  # main asks for four steps, which share most of their files; by the text, which may change meanwhile
-def _parsed(text: bytes, name: str) -> tuple[str, frozenset[str]]:
-    """The digest of a Python file, and the modules that it imports, with all that may be modules."""
+def _parsed(text: bytes, name: str, counts: bool) -> tuple[str, frozenset[str]]:
+    """The digest of a Python file if it counts, and the modules that it imports, with all that may be modules."""
     try:
         tree = ast.parse(text, name)
     except (SyntaxError, ValueError) as error:
         raise click.ClickException(f"{name}: is no Python source: {error}") from error
-    modules = frozenset(module for node in ast.walk(tree) for module in _imported(node, name))
+    modules: set[str] = set()
     for node in ast.walk(tree):
-        if isinstance(body := getattr(node, "body", None), list):
+        if isinstance(node, (ast.Import, ast.ImportFrom, ast.Call)):
+            modules.update(_imported(node, name))
+        elif isinstance(body := getattr(node, "body", None), list):
             node.body = [statement for statement in body if not _is_text(statement)]  # type: ignore[attr-defined]
-    return _digest(ast.dump(tree).encode()), modules
+    return _digest(ast.dump(tree).encode()) if counts else "", frozenset(modules)
 
 
 def _is_text(statement: ast.stmt) -> bool:

@@ -17,6 +17,7 @@ from packaging.utils import canonicalize_name
 
 from purchase_predict.models import packaging
 from purchase_predict.schema import BEHAVIOUR, CATEGORICAL, FEATURES
+from purchase_predict.workflow.completed import inputs_of
 from tests import registered
 from tests.registered import Trained, carts
 
@@ -143,7 +144,7 @@ def test_loading_by_version_changes_neither_model_nor_digest(trained: Trained) -
 
 
 def test_the_digest_is_that_of_the_answers(trained: Trained, tmp_path: Path) -> None:
-    dataset = json.loads(mlflow.get_run(trained.run_id).data.tags["step.inputs"])["dataset"]
+    dataset = inputs_of(mlflow.get_run(trained.run_id))["dataset"]
     for name in ("same", "other"):
         (tmp_path / name).mkdir()
     assert registered.train(dataset, tmp_path / "same").digest == trained.digest
