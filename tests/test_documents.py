@@ -44,12 +44,26 @@ CANNOT_RUN = {
     "mlflow --env-file client.env run https://<git host>/<you>/purchase-predict.git --env-manager uv -v <commit>": (
         "needs a git host, and uv downloads every package anew"
     ),
+    "pip install kubernetes==36.0.3": "make setup has installed it with the other servers' packages",
+    "make image IMAGE=<registry>/purchase-predict:1": "needs Docker and a registry",
+    "docker push <registry>/purchase-predict:1": "needs Docker and a registry",
+    "mlflow run . --env-manager local -P backend=kubernetes -P backend_config=kubernetes.yaml "
+    "-P source=gs://<bucket>/clicks": (
+        "needs a cluster; tests/servers/test_kubernetes.py runs the workflow against a stand-in of its API"
+    ),
+    "pip install 'purchase-predict[kubernetes] @ git+https://<git host>/<you>/purchase-predict.git'": (
+        "needs a git host"
+    ),
+    "mlflow run . -b purchase-predict-kubernetes --backend-config kubernetes.json -e train -P max_evals=50": (
+        "needs a cluster; tests/kubernetes/test_backend.py runs it against a stand-in of its API"
+    ),
     "pg_dump --format=custom --file=mlflow.dump mlflow": "needs the address and password of the database; "
     "tests/servers/test_outages.py dumps and restores one",
     "gcloud storage buckets update gs://<bucket> --versioning": "needs a bucket of Google's and its command line",
 }
 #: Blocks that cannot run here, by a line of theirs, with the reason.
 CANNOT_RUN_BLOCKS = {
+    "client.BatchV1Api(": "a fault of version 37 of the client; tests/kubernetes/test_upstream.py holds it",
     "client.create_webhook(": "the server looks the name up, and refuses addresses that only this machine reaches",
 }
 #: What keeps a workflow of a test short.
@@ -233,6 +247,15 @@ def test_one_step_alone(first: str, shell: Shell) -> None:
     assert "production: promoted" in shell.run(deploy)
 
 
+def test_what_is_reported_upstream_is_so(shell: Shell) -> None:
+    program, shown = (
+        block("docs/upstream.md", part).text for part in ("_get_run_command(", "['python', 'main.py', \"'")
+    )
+    shell.ran.add(program)
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ended.stdout == shown
+
+
 def test_env_file(first: str, shell: Shell) -> None:
     assert "holds staging" in shell.run(command("README.md", "--env-file .env"), SMALL)
 
@@ -288,6 +311,10 @@ def test_the_server_of_carts_and_what_its_log_tells(first: str, shell: Shell, tm
     shell.ran.add(query)
     with contextlib.chdir(tmp_path):
         assert [row[1:] for row in duckdb.sql(query).fetchall()] == [(1, pytest.approx(answer["probability"]), 1)]
+    trial = block("docs/promo_codes.md", "WITH carts").text
+    shell.ran.add(trial)
+    with contextlib.chdir(tmp_path):  # one cart, which was bought; the reader fills in the group's own cut-off
+        assert [row[1:] for row in duckdb.sql(trial.replace("0.118", "1.1")).fetchall()] == [(1, 1, 1.0)]
 
 
 def test_a_crontab_runs_the_workflow_by_the_rules_of_cron(first: str, shell: Shell) -> None:
@@ -337,6 +364,12 @@ def test_the_server_to_try(shell: Shell) -> None:
 def test_production_takes_what_passed_staging(first: str, shell: Shell) -> None:
     text = command("docs/deployment.md", "-P model=models:/purchase_predict@staging")
     assert text in shell.ran  # it is the README's, which has run
+
+
+def test_promo_codes_in_money(first: str, shell: Shell) -> None:
+    out = shell.run(command("docs/promo_codes.md", "margin=12"), SMALL)
+    (report,) = re.findall(r"^report: (.*)$", out, re.MULTILINE)
+    assert "<th>given away</th>" in Path(report).read_text(encoding="utf-8")
 
 
 def test_no_command_of_a_document_is_left_out(shell: Shell) -> None:

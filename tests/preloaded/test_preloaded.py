@@ -1,5 +1,6 @@
 """The preloaded Python looks to a program like a fresh one, except for what it has imported."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -142,15 +143,14 @@ def test_what_python_reads_when_it_starts_makes_it_a_fresh_one(
 
 def test_open_files_keep_their_numbers(preloaded: str) -> None:
     files = [os.memfd_create(str(number)) for number in range(3)]
-    wanted = dict(zip([161, 117, 99], files, strict=True))
-    for number, file in wanted.items():
-        os.dup2(file, number)
+    wanted = [fcntl.fcntl(file, fcntl.F_DUPFD, least) for file, least in zip(files, (361, 317, 299), strict=True)]
+    for number in wanted:
         os.write(number, f"file {number}".encode())
-    code = "import os; print([os.pread(n, 99, 0) for n in (161, 117, 99)], 'mlflow' in __import__('sys').modules)"
-    run = subprocess.run([preloaded, "-c", code], pass_fds=list(wanted), capture_output=True, text=True, check=False)
+    code = f"import os; print([os.pread(n, 99, 0) for n in {wanted}], 'mlflow' in __import__('sys').modules)"
+    run = subprocess.run([preloaded, "-c", code], pass_fds=wanted, capture_output=True, text=True, check=False)
     for file in (*files, *wanted):
         os.close(file)
-    assert run.stdout == "[b'file 161', b'file 117', b'file 99'] True\n", run.stderr
+    assert run.stdout == f"{[f'file {number}'.encode() for number in wanted]} True\n", run.stderr
 
 
 def test_processes_of_multiprocessing_begin_and_end(preloaded: str, tmp_path: Path) -> None:

@@ -149,8 +149,8 @@ def test_a_source_that_changes_while_it_is_read_is_an_error(
     box.write(f"{HEADER}\n{GOOD}\n")
     in_blocks = loading._in_blocks
 
-    def changed(reading: loading.Reading) -> loading.Copied | None:
-        copied = in_blocks(reading)
+    def changed(reading: loading.Reading, shown: loading.Phase) -> loading.Copied | None:
+        copied = in_blocks(reading, shown)
         change(box)
         return copied
 
