@@ -3,6 +3,7 @@
 import atexit
 import ctypes
 import fcntl
+import io
 import multiprocessing.process
 import multiprocessing.spawn
 import os
@@ -79,6 +80,9 @@ def become(request: Request, files: list[int], path: list[str]) -> Callable[[], 
 def _as_just_imported() -> None:
     """What modules take from the process when they are imported, and Python does not renew after a fork."""
     sys.modules["numpy"].random.seed()
+    # The server has no terminal, so Python would keep lines for later.
+    stdout: io.TextIOWrapper = sys.stdout  # type: ignore[assignment]
+    stdout.reconfigure(line_buffering=stdout.isatty(), write_through=bool(os.environ.get("PYTHONUNBUFFERED")))
     tempfile.tempdir = None
     multiprocessing.spawn.set_executable(sys.executable)
     multiprocessing.process.ORIGINAL_DIR = str(Path.cwd())  # type: ignore[attr-defined]

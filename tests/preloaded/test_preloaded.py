@@ -25,7 +25,7 @@ file = globals().get("__file__")
 print(json.dumps([
     sys.argv, sys.path, tuple(sys.flags), __name__, file and os.path.abspath(file), __spec__ and __spec__.name,
     os.getcwd(), umask, signals, sys.stdin.read(), {**os.environ, "_": ""}, sys.stdout.encoding,
-    threading.active_count(), sys.modules["__main__"].__dict__ is globals(),
+    sys.stdout.line_buffering, threading.active_count(), sys.modules["__main__"].__dict__ is globals(),
 ]))
 sys.stderr.write("said")
 raise SystemExit(3)
