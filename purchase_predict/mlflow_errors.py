@@ -21,6 +21,11 @@ def is_missing(error: MlflowException) -> bool:
     return error.error_code in _MISSING
 
 
+def is_forbidden(error: MlflowException) -> bool:
+    """Whether the server knows the caller, who may not see or do this."""
+    return bool(error.error_code == "PERMISSION_DENIED")
+
+
 def is_there_already(error: MlflowException) -> bool:
     """Whether what was to be created exists."""
     return bool(error.error_code == "RESOURCE_ALREADY_EXISTS")

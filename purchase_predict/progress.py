@@ -188,15 +188,7 @@ _starting: Phase | None = None
 def phase(
     text: str, total: float = 0, unit: str = "", poll: Callable[[], float] | None = None, in_log: bool = True
 ) -> Iterator[Phase]:
-    """Shows a phase while the block runs; yields it.
-
-    Args:
-        text: what is done, as `reading`.
-        total: how much there is to do; 0: not known.
-        unit: of `total`, as `buckets`; `MB` stands for bytes.
-        poll: gives what is done so far, where nobody calls `advance`.
-        in_log: whether it gets lines in a log, too, if it takes long.
-    """
+    """Shows a phase while the block runs; yields it. The arguments are the attributes of `Phase`."""
     begun = Phase(text, total, unit, poll, in_log)
     _display.push(begun)
     try:

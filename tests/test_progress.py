@@ -1,6 +1,3 @@
-import os
-import pty
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from purchase_predict import progress
-from tests.conftest import PROJECT
-from tests.preloaded.start import program
+from tests.terminal import on_a_terminal
 
 PHASES = """
 import sys, time
@@ -40,22 +36,6 @@ with handed_over("load: launched", Path(sys.argv[1])):
 CHILD = "from purchase_predict.progress import taken_over\nwith taken_over():" + PHASES.replace("\n", "\n    ")
 
 
-def on_a_terminal(*command: str, out: int | None = None) -> str:
-    """What a process writes to a terminal; its standard output goes there, too, unless `out` is given."""
-    master, slave = pty.openpty()
-    ended = subprocess.run([program("python"), *command], cwd=PROJECT, stdout=out or slave, stderr=slave, check=True)
-    os.close(slave)
-    screen = b""
-    try:
-        while piece := os.read(master, 1000):
-            screen += piece
-    except OSError:  # Linux's end of file on a terminal
-        pass
-    os.close(master)
-    assert not (out and ended.stdout)
-    return screen.decode()
-
-
 def lines_left(screen: str) -> list[str]:
     """The lines that a person still sees at the end: each as it was last overwritten."""
     left = []
@@ -68,13 +48,13 @@ def lines_left(screen: str) -> list[str]:
 
 
 def test_a_terminal_has_a_line_that_is_kept_up_to_date_and_gives_way_to_others() -> None:
-    screen = on_a_terminal("-c", PHASES)
+    screen, _ = on_a_terminal("-c", PHASES)
     assert screen.count("load: reading [###############-----], 3/4 buckets, ") >= 3
     assert lines_left(screen) == ["a line", "another one", "the end", ""]
 
 
 def test_a_step_shows_its_progress_in_place_of_mains(tmp_path: Path) -> None:
-    screen = on_a_terminal("-c", HANDED_OVER, str(tmp_path), CHILD)
+    screen, _ = on_a_terminal("-c", HANDED_OVER, str(tmp_path), CHILD)
     before, _, rest = screen.partition("load: reading")
     assert "load: launched" in before
     *_, after = rest.partition("the end")

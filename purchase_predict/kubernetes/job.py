@@ -16,7 +16,7 @@ from purchase_predict.kubernetes.config import StepConfig
 from purchase_predict.kubernetes.explain import State, state_of
 from purchase_predict.kubernetes.log import Log
 from purchase_predict.kubernetes.manifest import Work, manifest
-from purchase_predict.workflow import lease, remote
+from purchase_predict.workflow import descriptions, lease, remote
 from purchase_predict.workflow.completed import ERROR
 
 #: Tag of a step's run: the image that computed it.
@@ -67,7 +67,7 @@ class Job:
                 with suppress(click.ClickException):
                     self.cancel()
             if isinstance(error, click.ClickException):
-                client.set_tag(run_id, ERROR, printable(error.format_message())[:5000])
+                descriptions.record_failure(run_id, printable(error.format_message()))
             client.set_terminated(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
             raise
 
@@ -88,7 +88,7 @@ class Job:
         self.told = bool(said) and self._log.error == said
         problem = state.problem or f"its command ended, but run {self._work.run_id} is {run.info.status}"
         self.problem = said or printable(f"{self._work.entry_point}: {problem}")
-        client.set_tag(self._work.run_id, ERROR, self.problem[:5000])
+        descriptions.record_failure(self._work.run_id, self.problem)
         if run.info.status in ("RUNNING", "SCHEDULED"):
             client.set_terminated(self._work.run_id, "FAILED")
         return False

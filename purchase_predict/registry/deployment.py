@@ -37,21 +37,6 @@ def decide(
         mine: the run of deploy or approve.
         reason: why, beside what the gate says, for the journal.
     """
-    judgement = _decided(version, env, rows, rules, card, mine, reason)
-    if env:
-        notify(f"{version.name} version {version.version}, {judgement.verdict}", mine)
-    return judgement
-
-
-def _decided(
-    version: ModelVersion,
-    env: str,
-    rows: Rows,
-    rules: Rules,
-    card: Callable[[Judgement], str],
-    mine: Run,
-    reason: str,
-) -> Judgement:
     with sole_right(version.name, env, mine) if env else nullcontext():
         if env:
             promotion.mend(version.name, env, Author.of(mine))
@@ -66,7 +51,10 @@ def _decided(
                 promotion.no_longer_waits(judgement.version, env)
             elif not promotion.promote(judgement.version, env, judgement.champion, author):
                 continue
-            return judgement
+            break
+    if env:
+        notify(f"{version.name} version {version.version}, {judgement.verdict}", mine)
+    return judgement
 
 
 def training_rows(dataset: str, fetch: Callable[[str], Path]) -> Callable[[str], Path | None]:

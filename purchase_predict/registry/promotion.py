@@ -10,6 +10,7 @@ from purchase_predict.registry.gate import Decision
 from purchase_predict.registry.journal import Author
 from purchase_predict.registry.stages import move_alias, settle_stages
 from purchase_predict.registry.versions import champion, champion_number, get_version
+from purchase_predict.workflow.artifacts import TAG_LENGTH
 
 GATE, GATE_REASON = "gate", "gate.reason"
 #: Tag `previous.<env>`: the version that held the environment before.
@@ -20,7 +21,6 @@ ROLLED_BACK = "rolled_back"
 BY_HAND = "moved_by_hand"
 #: Tag `waits.<env>`: since when and by whose deploy the version waits for approval.
 WAITS = "waits"
-_TAG_LENGTH = 5000
 
 
 def record(version: ModelVersion, env: str, decision: Decision, description: str, tags: Mapping[str, str]) -> None:
@@ -45,7 +45,7 @@ def record(version: ModelVersion, env: str, decision: Decision, description: str
         client.update_model_version(version.name, version.version, description)
         written |= {**tags, **verdict}
     for key, value in written.items():
-        client.set_model_version_tag(version.name, version.version, key, value[:_TAG_LENGTH])
+        client.set_model_version_tag(version.name, version.version, key, value[:TAG_LENGTH])
 
 
 def promote(version: ModelVersion, env: str, before: ModelVersion | None, author: Author) -> bool:
@@ -146,7 +146,7 @@ def roll_back(
         return False
     blamed = (holder, f"{ROLLED_BACK}.{env}", record) if blame else (target, f"{PREVIOUS}.{env}", _number(holder))
     for version, tag, value in (blamed, (target, f"{BY_HAND}.{env}", record)):
-        client.set_model_version_tag(version.name, version.version, tag, value[:_TAG_LENGTH])
+        client.set_model_version_tag(version.name, version.version, tag, value[:TAG_LENGTH])
     move_alias(target, env)
     action = journal.ROLLED_BACK if blame else journal.PROMOTED
     journal.append(target.name, env, action, _number(target), _number(holder), author)

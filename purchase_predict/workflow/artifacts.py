@@ -26,7 +26,7 @@ from purchase_predict.workflow.addresses import RunUri
 #: whose names start with `mlflow.`; earlier runs have the second name.
 ARTIFACTS, _ARTIFACTS_BEFORE = "mlflow.purchase_predict.artifacts", "step.artifacts"
 #: Characters of a tag, at most. MLflow allows 8,000.
-_TAG_LENGTH = 5000
+TAG_LENGTH = 5000
 #: Downloads of an artifact until it counts as damaged.
 _ATTEMPTS = 2
 
@@ -75,7 +75,7 @@ def as_tags(run: Run, sizes: Mapping[str, int], known: Mapping[str, str]) -> dic
     checksums = dict(known) | _checksums(run, [path for path in sizes if path not in known])
     record = {path: [size, checksums[path]] for path, size in sizes.items()}
     text = json.dumps(record)
-    pieces = [text[start : start + _TAG_LENGTH] for start in range(0, len(text), _TAG_LENGTH)]
+    pieces = [text[start : start + TAG_LENGTH] for start in range(0, len(text), TAG_LENGTH)]
     return {f"{ARTIFACTS}.{number}": piece for number, piece in enumerate(pieces)}
 
 

@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 
 import click
 import mlflow
-from mlflow.entities import Run, RunTag
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from requests import RequestException
 
 from purchase_predict import mlflow_errors, parameters, progress
@@ -24,14 +24,10 @@ from purchase_predict.errors import first_line, printable
 from purchase_predict.secrets import shown_uri
 from purchase_predict.settings import Settings, server_conflict
 from purchase_predict.workflow import descriptions, lease, names, remote
-from purchase_predict.workflow.completed import ERROR
 from purchase_predict.workflow.experiments import PROJECT_EXPERIMENT
 from purchase_predict.workflow.notification import notify
 from purchase_predict.workflow.scratch import process_folder, remove_orphans
 from purchase_predict.workflow.stopping import Stopped, closing, exit_at_last, stop_with_launcher
-
-#: Characters of a tag, at most.
-_TAG_LENGTH = 5000
 
 
 class _OneLineErrors(click.Command):
@@ -62,16 +58,10 @@ def _fail(message: str) -> NoReturn:
     run_id = os.environ.get("MLFLOW_RUN_ID")
     if run_id:  # the launcher's run, if the command line was wrong and the run was not entered
         try:
-            _record_failure(run_id, message)
+            descriptions.record_failure(run_id, message)
         except MlflowException:
             logging.getLogger(__name__).debug("the error could not be recorded", exc_info=True)
     sys.exit(1)
-
-
-def _record_failure(run_id: str, message: str) -> None:
-    """Writes an error to a run's tag `error` and to its description, which MLflow's page shows."""
-    tags = {ERROR: message[:_TAG_LENGTH], MLFLOW_RUN_NOTE: descriptions.of_failure(message)}
-    mlflow.MlflowClient().log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
 
 
 def _notify_of_failure(run: Run, entry_point: str, message: str) -> None:
@@ -141,7 +131,7 @@ def _open_run(entry_point: str) -> Iterator[Run]:
             yield run
     except click.ClickException as error:
         message = printable(error.format_message())
-        _record_failure(run.info.run_id, message)
+        descriptions.record_failure(run.info.run_id, message)
         mlflow.end_run("FAILED")
         _notify_of_failure(run, entry_point, message)
         raise
@@ -151,7 +141,7 @@ def _open_run(entry_point: str) -> Iterator[Run]:
         raise
     except BaseException as error:
         message = f"{type(error).__name__}: {first_line(error)}"
-        _record_failure(run.info.run_id, message)
+        descriptions.record_failure(run.info.run_id, message)
         mlflow.end_run("FAILED")
         _notify_of_failure(run, entry_point, message)
         raise

@@ -3,14 +3,15 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 import mlflow
-from mlflow.entities import Run
+from mlflow.entities import Run, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from purchase_predict.errors import printable
 from purchase_predict.workflow.addresses import ModelUri, RunUri, artifact_page, model_page, page, parse, version_page
+from purchase_predict.workflow.artifacts import TAG_LENGTH
+from purchase_predict.workflow.completed import ERROR
 
 REPORT = "report.html"
-_NOTE_LENGTH = 5000
 
 
 def of_step(run: Run, summary: str, source: str, inputs: Mapping[str, str], output: str, files: Iterable[str]) -> str:
@@ -45,7 +46,13 @@ def of_step(run: Run, summary: str, source: str, inputs: Mapping[str, str], outp
 
 def of_failure(message: str) -> str:
     """The description of a run that failed."""
-    return f"**Failed**: {printable(message)}"[:_NOTE_LENGTH]
+    return f"**Failed**: {printable(message)}"[:TAG_LENGTH]
+
+
+def record_failure(run_id: str, message: str) -> None:
+    """Writes an error to a run's tag `error` and to its description, which MLflow's page shows."""
+    tags = {ERROR: message[:TAG_LENGTH], MLFLOW_RUN_NOTE: of_failure(message)}
+    mlflow.MlflowClient().log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
 
 
 def links_of_model(train: Run | None, dataset: str, deploy: Run) -> dict[str, str]:

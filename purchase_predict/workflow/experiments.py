@@ -11,6 +11,8 @@ from functools import cache
 import mlflow
 from mlflow.exceptions import MlflowException
 
+from purchase_predict import mlflow_errors
+
 #: The experiment of runs that no launcher opened and for which no name was given.
 PROJECT_EXPERIMENT = "purchase-predict"
 #: MLflow's own default, which always has this id.
@@ -29,9 +31,9 @@ def _shared_with(experiment_id: str, _tracking_uri: str) -> tuple[str, ...]:
         try:
             other = client.get_experiment_by_name(PROJECT_EXPERIMENT)
         except MlflowException as error:
-            if error.error_code != "PERMISSION_DENIED":
+            if not mlflow_errors.is_forbidden(error):
                 raise
-            other = None  # of a server with passwords: somebody else's
+            other = None  # on a server with passwords it may be somebody else's
         alive = other is not None and other.lifecycle_stage == "active"
         return (experiment_id, other.experiment_id) if other and alive else (experiment_id,)
     if client.get_experiment(experiment_id).name == PROJECT_EXPERIMENT:

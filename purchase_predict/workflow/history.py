@@ -24,17 +24,16 @@ def origin(train_run_id: str, dataset: str) -> Origin:
     client = mlflow.MlflowClient()
     train = client.get_run(train_run_id)
     parent = train.data.tags.get(MLFLOW_PARENT_RUN_ID)
-    workflow = client.get_run(parent) if parent else train
-    before = steps(train_run_id, dataset)
+    workflow, process = client.get_run(parent) if parent else None, run_of(dataset)
+    before = _steps(train, workflow, process)
     load = run_if_there(before[0].run_id)
-    process = run_of(dataset)
     given = process.inputs.dataset_inputs if process.inputs else []
     return Origin(
         steps=before,
         made=datetime.fromtimestamp(train.info.start_time / 1000, UTC),
         source=next((shown_uri(str(each.dataset.name)) for each in given), ""),
         commit=train.data.tags.get(MLFLOW_GIT_COMMIT, ""),
-        uncommitted=workflow.data.tags.get(MLFLOW_GIT_DIRTY) == "true",
+        uncommitted=(workflow or train).data.tags.get(MLFLOW_GIT_DIRTY) == "true",
         rows_read=int(load.data.metrics["rows"]) if load and "rows" in load.data.metrics else None,
         rows_refused=int(load.data.metrics.get("rejected_rows", 0)) if load else 0,
         reasons=_reasons(load) if load else {},
@@ -59,33 +58,23 @@ def train_step(run: Run | None) -> Step:
     return Step("train", "ran", run.info.run_id, addresses.link(run.info.experiment_id, run.info.run_id))
 
 
-def steps(train_run_id: str, dataset: str) -> list[Step]:
-    """The steps of the workflow while the train run works.
-
-    Args:
-        train_run_id: the train run. If main launched it, main's run knows which steps were reused.
-        dataset: `runs:/<run id>/dataset` of the process run.
-    """
-    client = mlflow.MlflowClient()
-    train = client.get_run(train_run_id)
-    parent = train.data.tags.get("mlflow.parentRunId")
-    workflow = client.get_run(parent).data.tags if parent else {}
-    process = run_of(dataset)
+def _steps(train: Run, workflow: Run | None, process: Run) -> list[Step]:
+    """The steps while the train run works. The workflow, if one launched it, knows which of them were reused."""
     events = inputs_of(process).get("data", "")
     # The run of load is not fetched: it may have been deleted while the output of process is still reused.
     runs = {"load": events.removeprefix("runs:/").partition("/")[0], "process": process.info.run_id}
 
     def earlier(name: str, run_id: str) -> Step:
-        if not parent:
+        if not workflow:
             return Step(name, "an earlier run", run_id, link(run_id))
-        return Step(name, "reused" if f"reused.{name}" in workflow else "ran", run_id, link(run_id))
+        return Step(name, "reused" if f"reused.{name}" in workflow.data.tags else "ran", run_id, link(run_id))
 
     def link(run_id: str) -> str:
         return addresses.link(train.info.experiment_id, run_id)
 
-    after = Step("deploy", "follows, and decides on the promotion" if parent else "not part of this run")
+    after = Step("deploy", "follows, and decides on the promotion" if workflow else "not part of this run")
     return [
         *(earlier(name, run_id) for name, run_id in runs.items()),
-        Step("train", "ran, and made this page", train_run_id, link(train_run_id)),
+        Step("train", "ran, and made this page", train.info.run_id, link(train.info.run_id)),
         after,
     ]

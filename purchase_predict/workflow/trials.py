@@ -11,6 +11,7 @@ from typing import Any
 
 import mlflow
 from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_USER
 
 from purchase_predict.workflow.completed import SEARCH_KEY
 from purchase_predict.workflow.experiments import shared_with
@@ -28,7 +29,7 @@ def record(trial: Mapping[str, Any], search_key: str, parent: Run) -> None:
     client = mlflow.MlflowClient()
     now = int(time.time() * 1000)
     started = now - int(trial["seconds"] * 1000)
-    tags = {"mlflow.parentRunId": parent.info.run_id, "mlflow.user": parent.data.tags.get("mlflow.user", "")}
+    tags = {MLFLOW_PARENT_RUN_ID: parent.info.run_id, MLFLOW_USER: parent.data.tags.get(MLFLOW_USER, "")}
     run = client.create_run(parent.info.experiment_id, started, tags, run_name=f"trial {trial['number'] + 1}")
     client.log_batch(
         run.info.run_id,

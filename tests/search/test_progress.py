@@ -1,9 +1,8 @@
-import os
-import pty
 import subprocess
 
 from tests.conftest import PROJECT
 from tests.preloaded.start import program
+from tests.terminal import on_a_terminal
 
 SEARCH = """
 from purchase_predict.search.progress import progress
@@ -20,20 +19,9 @@ with progress(4, "roc_auc", [trial(0, 0.61)]) as advance:
 
 
 def test_a_person_sees_a_bar_with_the_best_so_far_and_standard_output_nothing() -> None:
-    master, slave = pty.openpty()
-    ended = subprocess.run(
-        [program("python"), "-c", SEARCH], cwd=PROJECT, stdout=subprocess.PIPE, stderr=slave, check=True
-    )
-    os.close(slave)
-    screen = b""
-    try:
-        while piece := os.read(master, 1000):
-            screen += piece
-    except OSError:  # Linux's end of file on a terminal
-        pass
-    os.close(master)
-    assert ended.stdout == b""
-    shown = screen.decode().split("\r")
+    screen, output = on_a_terminal("-c", SEARCH, output_too=False)
+    assert output == b""
+    shown = screen.split("\r")
     assert any("1/4" in line and "best roc_auc 0.6100" in line for line in shown)
     assert "4/4" in shown[-2] + shown[-1]
     assert "best roc_auc 0.6500" in shown[-2] + shown[-1]

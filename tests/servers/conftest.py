@@ -1,10 +1,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from tests.conftest import checkout
 from tests.servers.running import Network, machines, started, with_password
+from tests.serving import served
 from tests.workflow.runner import Workflow
 from tools.server import Server
 
@@ -39,3 +41,16 @@ def workflow(server: Server, project: Path, request: pytest.FixtureRequest) -> W
     made = Workflow(project, with_password(server), request.module.__name__)
     made.client.create_experiment(made.experiment)
     return made
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """The primary table of a sample."""
+    return served.primary_of("sample:20000", tmp_path_factory.mktemp("rows"))
+
+
+@pytest.fixture(scope="module")
+def registry(rows: pd.DataFrame, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A store with versions of a model of these rows, for the servers of a file."""
+    with served.registry_of(rows, empty_store, tmp_path_factory.mktemp("registry")) as store:
+        yield store

@@ -27,17 +27,6 @@ from tests.serving.served import NAME, Served, event
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
-    return served.primary_of("sample:20000", tmp_path_factory.mktemp("rows"))
-
-
-@pytest.fixture(scope="module")
-def registry(rows: pd.DataFrame, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with served.registry_of(rows, empty_store, tmp_path_factory.mktemp("registry")) as store:
-        yield store
-
-
-@pytest.fixture(scope="module")
 def server(registry: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A server that was filled with the sample, with staging beside it and a log of answers."""
     folder = tmp_path_factory.mktemp("serve")

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import pandas as pd
 import pyarrow.dataset as ds
 import pytest
 
@@ -27,17 +26,6 @@ from tests.serving.served import NAME, Served, as_sent, event
 from tools.machine import answers, free_port, within
 
 TOKEN = "0123456789abcdef0123456789abcdef"
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
-    return served.primary_of("sample:20000", tmp_path_factory.mktemp("rows"))
-
-
-@pytest.fixture(scope="module")
-def registry(rows: pd.DataFrame, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with served.registry_of(rows, empty_store, tmp_path_factory.mktemp("registry")) as store:
-        yield store
 
 
 @pytest.fixture(scope="module")
