@@ -314,12 +314,14 @@ def start(server: Server, host: str, port: int, bucket: str, auth: bool) -> None
 
 
 def _link_client(folder: Path) -> None:
-    """Makes `.server/client.env` of the checkout name the client's settings, wherever the server's folder is."""
+    """Makes `.server/client.env` of the checkout name the client's settings of a server with another folder."""
     link = PROJECT / ".server" / "client.env"
-    if folder.resolve() != link.parent:
-        link.parent.mkdir(exist_ok=True)
-        link.unlink(missing_ok=True)
-        link.symlink_to(folder.resolve() / "client.env")
+    own_server = link.exists() and not link.is_symlink()  # a server writes its file only once
+    if folder.resolve() == link.parent.resolve() or own_server:
+        return
+    link.parent.mkdir(exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(folder.resolve() / "client.env")
 
 
 @main.command()
