@@ -44,8 +44,11 @@ def of_image(project: Path = PROJECT) -> dict[str, Any]:
 
     It is the same on every machine that builds the image, unlike the packages that are installed on it.
     """
-    lock = hashlib.sha256((project / "requirements.lock").read_bytes()).hexdigest()[:16]
-    return {"source": of_project("main", project)["source"], "lock": lock}
+    return {"source": of_project("main", project)["source"], "lock": _lock(project)}
+
+
+def _lock(project: Path) -> str:
+    return hashlib.sha256((project / "requirements.lock").read_bytes()).hexdigest()[:16]
 
 
 def label_difference(entry_point: str, said: Mapping[str, Any], project: Path = PROJECT) -> str:
@@ -58,21 +61,16 @@ def label_difference(entry_point: str, said: Mapping[str, Any], project: Path = 
     """
     source = of_project(entry_point, project)["source"]
     labelled = {name: digest for name, digest in said["source"].items() if name in source}
-    before, now = (
-        {"format": 0, "parameters": {}, "inputs": {}, "source": files, "environment": {"requirements.lock": lock}}
-        for files, lock in ((labelled, said["lock"]), (source, of_image(project)["lock"]))
+    return differences(
+        {"source": labelled, "environment": {"requirements.lock": said["lock"]}},
+        {"source": source, "environment": {"requirements.lock": _lock(project)}},
     )
-    return differences(before, now)
 
 
 def difference(entry_point: str, expected: Mapping[str, Any]) -> str:
     """In a few words, what differs between what is expected and what is here; empty where nothing does."""
-    steps = STEPS if entry_point == "main" else (entry_point,)
-    here: dict[str, Any] = {"format": 0, "source": {}, "environment": environment()}
-    for step in steps:
-        here["source"] |= counted_source(step)
-    present = {name: value for name, value in here.items() if name in expected or name == "format"}
-    return differences(present, {"format": 0, "parameters": {}, "environment": {}, "inputs": {}, **expected})
+    here = of_project(entry_point, PROJECT) | {"environment": environment()}
+    return differences({name: value for name, value in here.items() if name in expected}, expected)
 
 
 def refuse(image: str, difference: str) -> click.ClickException:

@@ -16,6 +16,7 @@ import click
 import requests
 
 from purchase_predict.errors import first_line, printable
+from purchase_predict.kubernetes.explain import QUOTA_WAY_OUT
 
 #: Seconds between two tries while the API is away: doubled up to the second number.
 _PAUSE, _LONGEST_PAUSE = 1.0, 30.0
@@ -25,8 +26,8 @@ _PATIENCE = 600.0
 _TIMEOUT = (10.0, 120.0)
 #: The connection, or what came over it, broke off.
 _BROKEN = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
-#: The API or something before it is overloaded or restarts.
-_AGAIN = {429, 500, 502, 503, 504}
+#: HTTP statuses of an API, or of a proxy before it, that is overloaded or restarting.
+_RETRIED_STATUSES = {429, 500, 502, 503, 504}
 
 
 class Away(click.ClickException):
@@ -191,7 +192,7 @@ class Cluster:
             answer = self._session.request(
                 method, address, params=parameters, json=body, stream=stream, timeout=_TIMEOUT
             )
-            if answer.status_code in _AGAIN:
+            if answer.status_code in _RETRIED_STATUSES:
                 raise requests.ConnectionError(f"{answer.status_code} {answer.reason}")
             return answer
 
@@ -225,7 +226,7 @@ class Cluster:
             403: "docs/deployment.md lists the rights that the launcher needs",
         }.get(answer.status_code, "")
         if "exceeded quota" in reason:
-            way_out = "wait until others have ended, ask for less (resources in backend_config), or have it raised"
+            way_out = QUOTA_WAY_OUT
         text = f"cluster {self.address} refuses {call}: {reason}" + (f": {way_out}" if way_out else "")
         return Refused(printable(text), answer.status_code, reason)
 

@@ -59,6 +59,11 @@ class StepConfig:
     env_from_secrets: dict[str, dict[str, str]] = field(default_factory=dict)
     template: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def pod(self) -> dict[str, Any]:
+        """What the template says of the pod."""
+        return dict(self.template.get("spec", {}).get("template", {}).get("spec", {}))
+
 
 @dataclass(frozen=True)
 class Config:
@@ -93,9 +98,10 @@ class Config:
     @classmethod
     def of(cls, values: Mapping[str, Any], place: str, folder: Path) -> "Config":
         """Checks what a file says, as far as it is the same for all steps."""
-        unknown = sorted(set(values) - _KNOWN - set(_TOP_ONLY))
+        unknown = sorted(set(values) - _KINDS.keys() - set(_TOP_ONLY))
         if unknown:
-            raise click.ClickException(f"{place}: knows no {', '.join(unknown)}; it may have {', '.join(_names())}")
+            names = ", ".join((*_KINDS, *_TOP_ONLY))
+            raise click.ClickException(f"{place}: knows no {', '.join(unknown)}; it may have {names}")
         for name, kind in (("context", str), ("steps", dict)):
             _typed(values.get(name, kind()), kind, f"{place}: {name}")
         return cls(place, values.get("context", ""), folder, values)
@@ -108,29 +114,24 @@ class Config:
         """
         place = f"{self.place}: steps.{entry_point}"
         own = _typed(self.values.get("steps", {}).get(entry_point) or {}, dict, place)
-        if unknown := sorted(set(own) - _KNOWN):
-            raise click.ClickException(f"{place}: knows no {', '.join(unknown)}; it may have {', '.join(_KNOWN_ORDER)}")
-        said = {name: value for name, value in self.values.items() if name in _KNOWN} | own
+        if unknown := sorted(set(own) - _KINDS.keys()):
+            raise click.ClickException(f"{place}: knows no {', '.join(unknown)}; it may have {', '.join(_KINDS)}")
+        merged = {name: value for name, value in self.values.items() if name in _KINDS} | own
         for name in ("env", "env_from_secrets"):  # a step adds to these
             both = [_typed(part.get(name) or {}, dict, f"{place}.{name}") for part in (self.values, own)]
-            said[name] = both[0] | both[1]
-        if isinstance(said.get("template"), str):
-            said["template"] = _mapping(self.folder / said["template"])
-        for one in fields(StepConfig):
-            if one.name in said:
-                _typed(said[one.name], _KINDS[one.name], f"{place}.{one.name}")
-        _check(said, place)
-        said["env"] = {name: written(value) for name, value in said["env"].items()}
-        return StepConfig(**said)
+            merged[name] = both[0] | both[1]
+        if isinstance(merged.get("template"), str):
+            merged["template"] = _mapping(self.folder / merged["template"])
+        for name, kind in _KINDS.items():
+            if name in merged:
+                _typed(merged[name], kind, f"{place}.{name}")
+        _check(merged, place)
+        _check_template(merged.get("template", {}), place)
+        merged["env"] = {name: written(value) for name, value in merged["env"].items()}
+        return StepConfig(**merged)
 
 
 _KINDS: dict[str, Any] = {one.name: get_origin(one.type) or one.type for one in fields(StepConfig)}
-_KNOWN_ORDER = tuple(_KINDS)
-_KNOWN = set(_KINDS)
-
-
-def _names() -> tuple[str, ...]:
-    return (*_KNOWN_ORDER, *_TOP_ONLY)
 
 
 def _check(said: Mapping[str, Any], place: str) -> None:
@@ -156,6 +157,24 @@ def _check(said: Mapping[str, Any], place: str) -> None:
     wrong = [name for name in (*said["env"], *said["env_from_secrets"]) if not re.fullmatch(_VARIABLE, str(name))]
     if wrong:
         raise click.ClickException(f"{place}: {wrong[0]}: is no name of an environment variable")
+
+
+def _check_template(template: Mapping[str, Any], place: str) -> None:
+    """Ends where a part of the template that is looked into has another form than a Job's."""
+    pod: Any = template
+    for name in ("spec", "template", "spec"):
+        pod = pod.get(name, {})
+        if not isinstance(pod, dict):
+            raise click.ClickException(f"{place}: template: {name} must be a mapping")
+    _list_of_mappings(pod, "containers", place)
+    for container in pod.get("containers", []):
+        _list_of_mappings(container, "env", place)
+
+
+def _list_of_mappings(part: Mapping[str, Any], name: str, place: str) -> None:
+    found = part.get(name, [])
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise click.ClickException(f"{place}: template: {name} must be a list of mappings")
 
 
 def refuse_secret(name: str, value: str, place: str) -> None:

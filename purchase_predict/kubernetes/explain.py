@@ -15,6 +15,7 @@ _WAITING = {
     "RunContainerError": "its container cannot be started",
 }
 _IMAGE_WAY_OUT = "check image in backend_config, and that the node may pull it (imagePullSecrets in the template)"
+QUOTA_WAY_OUT = "wait until others have ended, ask for less (resources in backend_config), or have it raised"
 _SECRET_WAY_OUT = "create it in the namespace of the Job, or correct env_from_secrets in backend_config"
 
 
@@ -27,6 +28,7 @@ class State:
         succeeded: whether its command ended with exit code 0.
         running: whether its container has begun.
         problem: why it failed, or what keeps it from starting; empty: nothing does.
+        exited: whether its command ended by itself, with another exit code than 0.
         passing: whether the problem may pass by itself without anybody doing something, as a full cluster.
     """
 
@@ -34,6 +36,7 @@ class State:
     succeeded: bool = False
     running: bool = False
     problem: str = ""
+    exited: bool = False
     passing: bool = False
 
 
@@ -50,7 +53,9 @@ def state_of(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], events: 
         return State(ended=True, succeeded=True)
     pod = pods[-1] if pods else None
     if "Failed" in conditions:
-        return State(ended=True, problem=_failed(conditions["Failed"], job, pod))
+        if problem := _ended_by_cluster(conditions["Failed"], job, pod):
+            return State(ended=True, problem=problem)
+        return State(ended=True, exited=True, problem=_exit(pod))
     if pod is None:
         return State(problem=_not_created(events))
     status = _container(pod)
@@ -74,7 +79,8 @@ def _condition(pod: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     return next((one for one in conditions if one["type"] == kind), {})
 
 
-def _failed(condition: Mapping[str, Any], job: Mapping[str, Any], pod: Mapping[str, Any] | None) -> str:
+def _ended_by_cluster(condition: Mapping[str, Any], job: Mapping[str, Any], pod: Mapping[str, Any] | None) -> str:
+    """Why the cluster ended a Job; empty: its command ended by itself."""
     if condition.get("reason") == "DeadlineExceeded":
         seconds = job["spec"].get("activeDeadlineSeconds")
         return f"the cluster ended it after its deadline of {seconds} s: raise deadline in backend_config"
@@ -98,7 +104,13 @@ def _failed(condition: Mapping[str, Any], job: Mapping[str, Any], pod: Mapping[s
         return f"the cluster took its pod away ({disruption.get('reason')}: {disruption.get('message', '')}): run again"
     if not terminated:
         return f"its pod ended ({status.get('reason') or condition.get('message', 'for an unknown reason')}): run again"
-    why = f": {terminated['message'].strip().splitlines()[-1]}" if terminated.get("message", "").strip() else ""
+    return ""
+
+
+def _exit(pod: Mapping[str, Any] | None) -> str:
+    terminated = _container(pod)["terminated"] if pod else {}
+    last = terminated.get("message", "").strip().splitlines()[-1:]
+    why = "".join(f": {line}" for line in last)
     return f"it ended with exit code {terminated.get('exitCode')} ({terminated.get('reason', 'Error')}){why}"
 
 
@@ -113,10 +125,7 @@ def _not_created(events: Sequence[Mapping[str, Any]]) -> str:
     if not messages:
         return ""
     if "exceeded quota" in messages[-1]:
-        return (
-            f"the quota of its namespace is used up ({messages[-1]}): wait until others have ended, ask for less "
-            "(resources in backend_config), or have it raised"
-        )
+        return f"the quota of its namespace is used up ({messages[-1]}): {QUOTA_WAY_OUT}"
     if "failed quota" in messages[-1]:
         return f"the quota of its namespace wants limits ({messages[-1]}): give resources in backend_config"
     return f"the cluster makes no pod of it ({messages[-1]}): check service_account and template in backend_config"

@@ -55,7 +55,7 @@ class Job:
         client = mlflow.MlflowClient()
         run_id = self._work.run_id
         try:
-            # The tag comes first: a Job whose run does not name it would be nobody's.
+            # The tag comes first: a Job that no run names could never be found again.
             client.set_tag(run_id, remote.JOB, f"{self._config.namespace}/{self._name}")
             client.set_tag(run_id, IMAGE, self._config.image)
             self._cluster.create(self._manifest)
@@ -84,11 +84,13 @@ class Job:
         run = client.get_run(self._work.run_id)
         if state.succeeded and run.info.status == "FINISHED":
             return True
-        said = run.data.tags.get(ERROR) or (self._log.error if "exit code" in state.problem else "")
-        self.told = bool(said) and self._log.error == said
+        recorded = run.data.tags.get(ERROR)
+        reason = recorded or (self._log.error if state.exited else "")
+        self.told = bool(reason) and self._log.error == reason
         problem = state.problem or f"its command ended, but run {self._work.run_id} is {run.info.status}"
-        self.problem = said or printable(f"{self._work.entry_point}: {problem}")
-        descriptions.record_failure(self._work.run_id, self.problem)
+        self.problem = reason or printable(f"{self._work.entry_point}: {problem}")
+        if not recorded:
+            descriptions.record_failure(self._work.run_id, self.problem)
         if run.info.status in ("RUNNING", "SCHEDULED"):
             client.set_terminated(self._work.run_id, "FAILED")
         return False

@@ -10,9 +10,9 @@ import requests
 from purchase_predict.errors import printable
 from purchase_predict.kubernetes.cluster import Cluster
 from purchase_predict.kubernetes.manifest import SECRETS
-from purchase_predict.secrets import without_secrets
+from purchase_predict.secrets import names_a_secret, without_secrets
 
-#: Seconds between two tries to read on, and until the last line is waited for.
+#: Seconds between two attempts to read, and seconds to wait for the last lines once the pod has ended.
 _PAUSE, _LAST_LINE = 1.0, 20.0
 #: Bytes of a log that are kept.
 _MAX_BYTES = 20_000_000
@@ -29,7 +29,7 @@ class Log:
     def __init__(self, cluster: Cluster, namespace: str, file: Path) -> None:
         """Args: `file` gets the log's lines; none that holds the value of a secret that this process knows."""
         self._cluster, self._namespace, self._file = cluster, namespace, file
-        self._secrets = [value for name in SECRETS[1:] if (value := os.environ.get(name, ""))]
+        self._secrets = [value for name in SECRETS if names_a_secret(name) and (value := os.environ.get(name, ""))]
         self._thread: threading.Thread | None = None
         self._ended = threading.Event()
         self.error = ""
@@ -53,9 +53,10 @@ class Log:
                 try:
                     for time, line in self._cluster.log(self._namespace, pod, container, since):
                         since = time
-                        self._take(line)
+                        masked = self._masked(line)
+                        self._show(masked)
                         if kept.tell() < _MAX_BYTES:
-                            kept.write(self._masked(line) + "\n")
+                            kept.write(masked + "\n")
                             kept.flush()
                 # Not yet begun, gone, or the connection has broken: what became of the Job is looked at elsewhere.
                 except (click.ClickException, requests.RequestException):
@@ -64,11 +65,12 @@ class Log:
                     return
                 last = self._ended.wait(_PAUSE)
 
-    def _take(self, line: str) -> None:
-        text = printable(self._masked(line)) if line.startswith(_ERROR) else self._masked(line)
-        if line.startswith(_ERROR):
-            self.error = text.removeprefix(_ERROR)
-        click.echo(text, err=line.startswith(_ERROR))
+    def _show(self, line: str) -> None:
+        is_error = line.startswith(_ERROR)
+        if is_error:
+            line = printable(line)
+            self.error = line.removeprefix(_ERROR)
+        click.echo(line, err=is_error)
 
     def _masked(self, line: str) -> str:
         for secret in self._secrets:

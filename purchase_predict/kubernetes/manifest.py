@@ -142,7 +142,7 @@ def _environment(given: list[dict[str, Any]], work: Work, config: StepConfig, pl
 
 def _refuse_missing(found: Mapping[str, Any], config: StepConfig, place: str) -> None:
     """Ends where main needs a secret for the tracking server and nothing would bring it to the Job."""
-    containers = config.template.get("spec", {}).get("template", {}).get("spec", {}).get("containers") or [{}]
+    containers = config.pod.get("containers") or [{}]
     if containers[0].get("envFrom"):  # nobody but the cluster knows what these bring
         return
     missing = [name for name in SECRETS if os.environ.get(name) and name not in found]

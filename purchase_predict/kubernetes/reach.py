@@ -8,11 +8,11 @@ import click
 import mlflow
 
 from purchase_predict.kubernetes.config import StepConfig
+from purchase_predict.sources.part import CLOUD
+from purchase_predict.sources.sources import SAMPLE
 from purchase_predict.workflow.artifacts import local_folder
 
 _LOOPBACK = r"localhost|127\..*|::1"
-#: A source that is the same from every machine.
-_SHARED_SOURCE = r"gs://.+|sample(:\d+)?"
 
 
 def refuse_unreachable(
@@ -49,14 +49,15 @@ def refuse_unreachable(
                 f"tracking_uri in {place}"
             )
     artifacts = mlflow.MlflowClient().get_experiment(experiment_id).artifact_location
-    volumes = config.template.get("spec", {}).get("template", {}).get("spec", {}).get("volumes")
+    volumes = config.pod.get("volumes")
     if local_folder(artifacts) and not volumes:
         raise click.ClickException(
             f"artifacts of this experiment are in {artifacts}, which a Job cannot reach: have the tracking server "
             "serve them (mlflow server --artifacts-destination), or mount a shared disk by the template"
         )
     source = parameters.get("source", "sample")
-    if entry_point == "load" and not re.fullmatch(_SHARED_SOURCE, source) and not volumes:
+    shared = source.startswith(CLOUD) or SAMPLE.fullmatch(source)
+    if entry_point == "load" and not shared and not volumes:
         raise click.ClickException(
             f"source={source}: is on this machine, where a Job of load cannot read it: put it into a bucket (gs://), "
             "mount it by the template, or leave load here (backend=process:kubernetes,train:kubernetes,...)"

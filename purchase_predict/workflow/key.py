@@ -67,17 +67,17 @@ def search_key_of(parts: Mapping[str, Any]) -> str:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """In a few words, what differs between the parts of two keys; empty where nothing does."""
-    if before.get("format") != now["format"]:
+    if before.get("format") != now.get("format"):
         return "key format changed"
     found = []
     for group, text in (("parameters", "{}: {} -> {}"), ("environment", "{} {} -> {}")):
-        old, new = before.get(group, {}), now[group]
+        old, new = before.get(group, {}), now.get(group, {})
         for name in sorted(set(old) | set(new)):
             if old.get(name) != new.get(name):
                 shown = ("unset" if side.get(name) is None else side[name] for side in (old, new))
                 found.append(text.format(name, *shown))
-    old, new = before.get("inputs", {}), now["inputs"]
+    old, new = before.get("inputs", {}), now.get("inputs", {})
     found += [f"content of {name} changed" for name in sorted(new) if old.get(name) != new[name]]
-    old, new = before.get("source", {}), now["source"]
+    old, new = before.get("source", {}), now.get("source", {})
     found += [f"{name} changed" for name in sorted(set(old) | set(new)) if old.get(name) != new.get(name)]
     return some_of(found, _NAMED_DIFFERENCES, "; ")

@@ -36,7 +36,6 @@ def refuse_second_start(run_id: str, begun: str) -> None:
     """Ends a step in a Job if its run was closed before the step began, or if another pod has begun it.
 
     A Job may wait for a machine or for its image longer than others wait for it, and a cluster may start a second pod.
-    What is computed once is not computed twice.
 
     Args:
         run_id: the run that the Job is for.

@@ -39,6 +39,16 @@ def test_json_and_yaml_say_the_same_and_a_template_may_be_a_file_beside(tmp_path
         (config(env_from_secrets={"A": "x"}), "env_from_secrets.A: must be {secret: <name>, key: <key in it>}"),
         (config(tracking_uri="https://me:planted@server"), "tracking_uri: holds a password"),
         (config(template="missing.yaml"), "missing.yaml: cannot be read"),
+        (config(template={"spec": None}), "template: spec must be a mapping"),
+        (config(template={"spec": {"template": "x"}}), "template: template must be a mapping"),
+        (
+            config(template={"spec": {"template": {"spec": {"containers": {}}}}}),
+            "containers must be a list of mappings",
+        ),
+        (
+            config(template={"spec": {"template": {"spec": {"containers": [{"env": {"A": "1"}}]}}}}),
+            "env must be a list of mappings",
+        ),
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_its_place(values: dict[str, Any], says: str) -> None:
