@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ class Prediction:
     reference: Mapping[str, Mapping[str, Any]]
     shares: Mapping[str, Sequence[float]]
 
-    @property
+    @cached_property
     def drift(self) -> dict[str, float]:
         """The population stability index of each column; empty if it was not measured."""
         return drift.population_stability(self.reference, self.shares)

@@ -25,7 +25,7 @@ _TICK = 0.5
 _FIRST_LINE, _NEXT_LINE = 10.0, 60.0
 #: Characters of a bar.
 _BAR = 20
-#: Variable: a file that exists while a step's process shows its own progress on the terminal that main shows its on.
+#: Variable with the path of a file. The file exists while a step shows its own progress; main's line pauses meanwhile.
 TAKEN = "PURCHASE_PREDICT_PROGRESS"
 
 

@@ -208,5 +208,5 @@ def _backtest(found: SearchResult, train: LabelledRows, test: LabelledRows, metr
         booster = fit_like(found.booster, rows.at(before), len(train.y))
         return np.asarray(booster.predict(rows.x[inside], num_threads=1))
 
-    with phase("past weeks"):
+    with phase("backtest"):
         return backtest(early_stopping(metric).name, rows.ended, rows.y, rows.user, fit_and_predict)

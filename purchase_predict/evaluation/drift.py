@@ -106,18 +106,24 @@ def _counting(relation: str, numbers: Mapping[str, Sequence[float]]) -> str:
     return f"SELECT {', '.join(counts)} FROM {relation}"
 
 
+def expected_by_chance(rows: int) -> float | None:
+    """The index of rows without drift, about the number of bins divided by the rows; None from CHANCE_ROWS rows on."""
+    return 10 / rows if rows < CHANCE_ROWS else None
+
+
 def warning(indices: Mapping[str, float], rows: int) -> str | None:
     """One line that names the columns with an index above `WARN_ABOVE`, the largest first; None if there are none.
 
     Args:
         indices: the index of each column.
-        rows: the number of new rows. The expected index without any drift is about the number of bins divided by it.
+        rows: the number of new rows.
     """
     moved = sorted(((index, name) for name, index in indices.items() if index > WARN_ABOVE), reverse=True)
     if not moved:
         return None
     listed = ", ".join(f"{name} {index:.2f}" for index, name in moved)
-    chance = f"; with {rows} rows chance alone gives about {10 / rows:.2f}" if rows < CHANCE_ROWS else ""
+    by_chance = expected_by_chance(rows)
+    chance = f"; with {rows} rows chance alone gives about {by_chance:.2f}" if by_chance else ""
     return (
         f"drift: {len(moved)} of {len(indices)} columns have moved from the training data, population stability above "
         f"{WARN_ABOVE}: {listed}{chance}"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from purchase_predict.evaluation.stability import stability
+from purchase_predict.evaluation.stability import stability, verdict
 
 #: Bins of a number with many distinct values, and the number of distinct values up to which each has a bin of its own.
 BINS = 16
@@ -49,6 +49,11 @@ class ColumnProfile:
     test: Side
     stability: float
     unknown: float = 0.0
+
+    @property
+    def verdict(self) -> str:
+        """How far the column has moved, in words."""
+        return verdict(self.stability)
 
 
 def profile(

@@ -17,7 +17,7 @@ TRADEOFF_SHARES = np.linspace(0, 1, 21)
 CODE_SHARES = (0.1, 0.2, 0.3, 0.5, 0.7)
 #: A trial should notice an effect of this size: a difference between two shares that bought.
 NOTICED_EFFECT = 0.02
-#: The squared sum of the normal quantiles for a two-sided test at 5 % that notices the effect in 80 % of trials.
+#: (z_0.975 + z_0.8)², for a two-sided test at 5 % with 80 % power.
 _TRIAL_QUANTILES = (1.959964 + 0.841621) ** 2
 
 

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 #: The index above which a column is called slightly moved, and the one above which it gets a warning.
 SLIGHT_ABOVE, WARN_ABOVE = 0.1, 0.2
+#: The same for pages, by how far a column has moved.
+LIMITS = {"slightly": SLIGHT_ABOVE, "far": WARN_ABOVE}
 #: The share that an empty bin counts as; with 0 the index would be infinite.
 EMPTY_BIN_SHARE = 1e-4
 
@@ -22,6 +24,13 @@ def parts(expected: Sequence[float], actual: Sequence[float]) -> list[float]:
     """
     pairs = [(max(e, EMPTY_BIN_SHARE), max(a, EMPTY_BIN_SHARE)) for e, a in zip(expected, actual, strict=True)]
     return [(a - e) * math.log(a / e) for e, a in pairs]
+
+
+def verdict(index: float) -> str:
+    """How far a column with this index has moved, in words."""
+    if index > WARN_ABOVE:
+        return "moved far"
+    return "moved slightly" if index > SLIGHT_ABOVE else "not moved"
 
 
 def stability(expected: Sequence[float], actual: Sequence[float]) -> float:

@@ -56,9 +56,9 @@ class Scored:
 
     rows: int
     will_buy: int
-    missing: tuple[str, ...] = ()
-    expected: float = 0.0
-    spread: tuple[int, ...] = ()
+    missing: tuple[str, ...]
+    expected: float
+    spread: tuple[int, ...]
 
 
 def answers(model: Model, frame: pd.DataFrame) -> Answers:

@@ -6,7 +6,7 @@ from html import escape
 import numpy as np
 import pandas as pd
 
-from purchase_predict.report.drawing import SERIES, Scale, axes, points, svg, vertical
+from purchase_predict.report.drawing import SERIES, UNIT_TICKS, Scale, axes, points, svg, vertical
 
 #: Carts in the drawing of contributions, per feature; more would hide each other.
 SWARM_CARTS = 120
@@ -34,7 +34,7 @@ def overlaid(groups: Sequence[np.ndarray], x_label: str, y_label: str, mark: flo
     edges = np.linspace(0, 1, len(groups[0]) + 1)
     scale = Scale.around(np.array([0.0, *(group.max() for group in groups)]), 0.0, 1.0)
     y_ticks = [(share, f"{100 * float(text):.3g} %") for share, text in scale.ticks]
-    inside = axes(x_label, y_label, [(share, f"{share:g}") for share in (0, 0.25, 0.5, 0.75, 1)], y_ticks)
+    inside = axes(x_label, y_label, UNIT_TICKS, y_ticks)
     for kind, shares in zip(SERIES, groups, strict=False):
         across = np.repeat(edges, 2)
         up = scale.at(np.concatenate([[0.0], np.repeat(shares, 2), [0.0]]))

@@ -26,7 +26,7 @@ TICKS = 4
 MAX_DIGITS = 4
 
 #: Ticks of an axis from 0 to 1.
-_SHARES = [(share, f"{share:g}") for share in (0, 0.25, 0.5, 0.75, 1)]
+UNIT_TICKS = [(share, f"{share:g}") for share in (0, 0.25, 0.5, 0.75, 1)]
 
 
 def chart(
@@ -47,7 +47,7 @@ def chart(
         dots: whether each point gets a dot.
         interval: lower and upper end of a shaded band, at the curve's `x`.
     """
-    inside = axes(x_label, y_label, _SHARES, _SHARES)
+    inside = axes(x_label, y_label, UNIT_TICKS, UNIT_TICKS)
     if interval:
         low, high = interval
         inside += f'<polygon class="band" points="{points(curve.x, low)} {points(curve.x[::-1], high[::-1])}"/>'
@@ -67,7 +67,7 @@ def lines(curves: Mapping[str, Curve], x_label: str, y_label: str, mark: float) 
         y_label: what the y axis shows.
         mark: the x of the vertical line.
     """
-    inside = axes(x_label, y_label, _SHARES, _SHARES) + vertical(mark)
+    inside = axes(x_label, y_label, UNIT_TICKS, UNIT_TICKS) + vertical(mark)
     for kind, curve in zip(SERIES, curves.values(), strict=False):
         inside += f'<polyline class="line {kind}" points="{_thinned(curve)}"/>'
     return svg(inside, f"{', '.join(curves)} over {x_label}")

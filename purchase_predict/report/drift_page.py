@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from purchase_predict.evaluation.drift import CHANCE_ROWS
+from purchase_predict.evaluation.drift import expected_by_chance
 from purchase_predict.evaluation.profile import written
-from purchase_predict.evaluation.stability import SLIGHT_ABOVE, WARN_ABOVE, parts
+from purchase_predict.evaluation.stability import LIMITS, WARN_ABOVE, parts, verdict
 from purchase_predict.prediction import Prediction
 from purchase_predict.report import layout
 from purchase_predict.report.distributions import beside, overlaid
@@ -47,9 +47,7 @@ class Moved:
     @property
     def verdict(self) -> str:
         """How far the column has moved, in words."""
-        if self.index > WARN_ABOVE:
-            return "moved far"
-        return "moved slightly" if self.index > SLIGHT_ABOVE else "not moved"
+        return verdict(self.index)
 
 
 def write(prediction: Prediction, facts: Mapping[str, Any], folder: Path) -> None:
@@ -73,8 +71,8 @@ def render(prediction: Prediction, facts: Mapping[str, Any]) -> str:
         prediction=prediction,
         columns=columns,
         far=[column for column in columns if column.index > WARN_ABOVE],
-        limits={"slightly": SLIGHT_ABOVE, "far": WARN_ABOVE},
-        chance=10 / prediction.scored.rows if prediction.scored.rows < CHANCE_ROWS else None,
+        moved=LIMITS,
+        chance=expected_by_chance(prediction.scored.rows),
         spread=overlaid([spread], "predicted probability", "share of the carts", prediction.threshold),
         facts={name: shown_uri(str(facts[name])) for name in _FACTS if facts.get(name)},
         made=datetime.now(UTC),

@@ -13,8 +13,8 @@ import pandas as pd
 from purchase_predict.evaluation.backtest import Backtest
 from purchase_predict.evaluation.curves import Curve, Curves
 from purchase_predict.evaluation.profile import ColumnProfile
-from purchase_predict.evaluation.promo_codes import Tradeoff
-from purchase_predict.evaluation.stability import SLIGHT_ABOVE, WARN_ABOVE
+from purchase_predict.evaluation.promo_codes import NOTICED_EFFECT, Tradeoff
+from purchase_predict.evaluation.stability import LIMITS
 from purchase_predict.evaluation.weaknesses import Slice
 from purchase_predict.metrics import METRICS, Score
 from purchase_predict.report import layout
@@ -37,19 +37,19 @@ def render(contents: Contents) -> str:
         description=contents.description,
         origin=contents.origin,
         codes=_codes(contents),
+        moved=LIMITS,
         curves=_curves(contents.curves, contents.threshold, contents.description.base_rate.test),
         weak=_weak(contents.slices, contents.scores["roc_auc"]),
         contributions=_contributions(contents),
         search=_search(contents.trials, contents.metric),
         past=_past(contents.backtest) if contents.backtest and contents.backtest.scored else None,
         columns=_columns(contents.columns),
-        moved={"slightly": SLIGHT_ABOVE, "far": WARN_ABOVE},
     )
 
 
 def _codes(contents: Contents) -> dict[str, Any]:
     example = next(choice for choice in contents.choices if abs(choice.codes - EXAMPLE_SHARE) < 1e-9)
-    return {"drawing": _tradeoff(contents.tradeoff), "example": example}
+    return {"drawing": _tradeoff(contents.tradeoff), "example": example, "effect": NOTICED_EFFECT}
 
 
 def _tradeoff(points: Sequence[Tradeoff]) -> str:

@@ -109,13 +109,14 @@ def final_fit(best: Trial, objective: Objective, rows: LabelledRows, deadline: f
         affordable = (deadline - now) / rounds * TIMED_ROUNDS / (now - started)
         divisor = min(FINAL_RATE_DIVISOR, max(1 / FINAL_RATE_DIVISOR, affordable))
 
+    planned = max(1, round(rounds * divisor))
+
     def stop(env: lightgbm.callback.CallbackEnv) -> None:
-        done, planned = env.iteration + 1, env.end_iteration
+        done = env.iteration + 1
         if time.monotonic() > deadline and planned / 2 <= done < planned:
             click.echo(f"search: its time is over: the last fit ends after {done} of {planned} rounds")
             raise lightgbm.callback.EarlyStopException(env.iteration, [])
 
-    planned = max(1, round(rounds * divisor))
     with phase("final fit", planned, "rounds") as shown:
         return lightgbm.train(
             params | {"learning_rate": best.params["learning_rate"] / divisor},
