@@ -154,6 +154,8 @@ def written(number: float) -> str:
 def _stability(reference: Mapping[str, Any], counts: np.ndarray, rows: int) -> float:
     """The index of a column.
 
+    The bins are those of `drift.shares`, counted by NumPy because train does without DuckDB.
+
     Args:
         reference: its bins in the training rows.
         counts: the test rows in each of them but that of nulls.
