@@ -77,8 +77,8 @@ def decide(
     if not utility(metric, worst) > utility(metric, score.baseline):
         return Decision(
             False,
-            f"{metric} {score.value:.4f} (95 % interval {score.low:.4f} to {score.high:.4f}{few}) is not "
-            f"better than the constant answer's {score.baseline:.4f} with its whole interval",
+            f"{metric} {score.value:.4f} is not shown to beat the constant answer's {score.baseline:.4f}: "
+            f"its 95 % interval is {score.low:.4f} to {score.high:.4f}{few}",
         )
     if min_roc_auc > 0 and not auc >= min_roc_auc:
         return Decision(False, f"roc_auc {auc:.4f} is below min_roc_auc {min_roc_auc:g}")

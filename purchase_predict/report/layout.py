@@ -16,7 +16,7 @@ def render(template: str, **values: Any) -> str:
 
     Args:
         template: a file of this folder; it extends `layout.html.jinja`.
-        values: what it shows.
+        values: the template's variables.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),

@@ -17,7 +17,7 @@ metrics = st.sampled_from(SEARCHABLE)
 
 
 def sure(metric: str) -> dict[str, Score]:
-    """Scores that lie better than the constant answer's with their whole interval."""
+    """Scores whose whole interval is better than the constant answer's."""
     better = Score(0.4, 0.35, 0.45, 0.69) if METRICS[metric].less_is_better else Score(0.8, 0.75, 0.85, 0.5)
     return {"roc_auc": Score(0.8, 0.75, 0.85, 0.5), metric: better}
 

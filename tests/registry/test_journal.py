@@ -152,7 +152,7 @@ def test_status_says_who_holds_what_and_what_was_refused(shared_store: str) -> N
     ("given", "message"),
     [
         ({"registry_name": "nobody"}, "there is no registered model nobody"),
-        ({"at": "yesterday"}, "at=yesterday: must be a moment, as 2026-05-03"),
+        ({"at": "yesterday"}, "at=yesterday: must be a moment, such as 2026-05-03"),
         ({"format": "xml"}, "format=xml"),
     ],
 )

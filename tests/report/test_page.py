@@ -136,7 +136,7 @@ def test_every_metric_stands_beside_its_baseline() -> None:
 
 
 def test_the_page_says_whether_the_probabilities_were_corrected_and_what_for() -> None:
-    assert "not above 0 with its whole interval (log loss out of fold better by 0.01230" in render(contents())
+    assert "not shown to improve them (gain in out-of-fold log loss 0.01230" in render(contents())
     shown = contents(correction={"slope": 1.2, "intercept": 0.0})
     after = shown.scores["calibration_error"].value
     assert f"The calibration error on the test rows falls from 0.2222 to {after:.4f}." in render(shown)
