@@ -24,9 +24,9 @@ class Curve:
 class Curves:
     """The curves of one model on one set of rows.
 
-    `roc`: true positive rate over false positive rate. `precision_recall`: precision over recall. `calibration`: share
-    of purchases over the mean predicted probability, one point per tenth of the rows. `by_threshold`: precision, recall
-    and F1 over the decision threshold, by those names; precision ends where no row is above the threshold.
+    `roc`: true positive rate by false positive rate. `precision_recall`: precision by recall. `calibration`: share of
+    purchases by mean predicted probability, one point per tenth of the rows. `by_threshold`: precision, recall and F1
+    by decision threshold, under those names; precision ends where no row is above the threshold.
     `bought` and `not_bought`: the share of the rows of each class in each of `DISTRIBUTION_BINS` bins of probability.
     """
 
@@ -77,7 +77,7 @@ def confusion(y: np.ndarray, probability: np.ndarray, threshold: float) -> Confu
     Args:
         y: labels, 0 or 1.
         probability: predicted probabilities, 0 to 1.
-        threshold: the probability from which on the answer is "will buy".
+        threshold: the lowest probability at which the answer is "will buy".
     """
     above = probability >= threshold
     counts = np.bincount(2 * above.astype(int) + y.astype(int), minlength=4)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 #: The index above which a column is called slightly moved, and the one above which it gets a warning.
 SLIGHT_ABOVE, WARN_ABOVE = 0.1, 0.2
-#: The same for pages, by how far a column has moved.
+#: The same limits for the pages, by what a column above them is called.
 LIMITS = {"slightly": SLIGHT_ABOVE, "far": WARN_ABOVE}
 #: The share that an empty bin counts as; with 0 the index would be infinite.
 EMPTY_BIN_SHARE = 1e-4
@@ -34,5 +34,5 @@ def verdict(index: float) -> str:
 
 
 def stability(expected: Sequence[float], actual: Sequence[float]) -> float:
-    """The index of a column, 0 or more, of the same shares."""
+    """The index of a column, 0 or more; the arguments are those of `parts`."""
     return sum(parts(expected, actual))

@@ -27,7 +27,7 @@ from purchase_predict.schema import OPTIONAL, SHOP_MIXING
 
 Result = TypeVar("Result")
 
-#: The packages that the logged model needs for scoring; it gets the versions installed here.
+#: The packages that the logged model needs for scoring, pinned to the versions installed here.
 REQUIREMENTS = ("mlflow", "lightgbm", "pandas", "numpy")
 
 
@@ -48,10 +48,11 @@ def log(
         threshold: decision threshold of "will buy" (inclusive), a probability.
         features: the model's columns, in the booster's order.
         categories: the known values of each categorical feature.
-        rows: raw rows, of which the first become the input example.
+        rows: raw rows; the first 3 become the input example.
         folder: an empty folder for the files to log.
         correction: Platt scaling of the booster's probabilities, as `purchase_model.calibrated` takes it.
-        shop: what the shop knows at the end of the model's events, as Parquet; None: the rows come from no events.
+        shop: what the shop knows at the end of the model's events, as Parquet; None: the model was not
+            trained on events.
 
     Returns:
         The digest of everything that decides a prediction: trees, features, categories, threshold, correction and what
@@ -91,7 +92,8 @@ class Packaged:
 
     `answer` returns the columns `probability` and `will_buy`, one row per row of its argument, in the same order, and
     `missing` where the rows lack columns of the model. `counters` is what the shop knew at the end of its events.
-    `loaded` is the model as MLflow loads it. `threshold` is the probability from which on `will_buy` is 1.
+    `loaded` is the model as MLflow loads it. `threshold` is the lowest probability at which
+    `will_buy` is 1.
     """
 
     columns: list[str]
@@ -106,7 +108,7 @@ def load(uri: str, files: Mapping[str, str] | None = None, checked: bool = True)
 
     Args:
         uri: any model URI of MLflow.
-        files: the checksum of each of the model's files, by its path, that it must have.
+        files: the expected checksum of each of the model's files, by its path.
         checked: whether each frame is checked against the model's signature. Rows of our own tables need no check;
             without it, text columns may be of pandas' categorical type, which is faster.
 
@@ -121,7 +123,7 @@ def load(uri: str, files: Mapping[str, str] | None = None, checked: bool = True)
 
 
 def _load(uri: str, files: Mapping[str, str], checked: bool) -> Packaged:
-    # What is checked is what is loaded: a copy, in which nobody writes meanwhile.
+    # Checks and loads the same copy, so that no file can change in between.
     with tempfile.TemporaryDirectory(prefix="purchase-predict-") as folder, no_byte_code():
         place = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
         if wrong := differing(place, files):
@@ -139,7 +141,7 @@ def _load(uri: str, files: Mapping[str, str], checked: bool) -> Packaged:
 
 @contextmanager
 def no_byte_code() -> Iterator[None]:
-    """Python writes no byte code: loaded from a local store, a model's code would leave some among its artifacts."""
+    """Stops Python from writing byte code: a model loaded from a local store would get some beside its code."""
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         yield

@@ -1,19 +1,19 @@
 """The state in Redis, for several servers that share it.
 
-A request reads the records of its visitors, changes them and writes them in one transaction. The visitors' keys are
-watched, so that a transaction fails, and the request starts again, where another server has changed one of them
-meanwhile. The shop's counters are only ever added to, which needs no watching. What was seen is written in the same
-transaction, so a request that is sent again after a broken connection counts once.
+A request reads the records of its visitors, changes them and writes them in one transaction. Redis watches the
+visitors' keys: if another server changes one of them meanwhile, the transaction fails and the request starts again. The
+shop's counters are only ever added to, which needs no watching. The digests of the events counted are written in the
+same transaction, so a request that is sent again after a broken connection counts once.
 
 Keys, all with the prefix `purchase-predict:`
 
-- `visitor:<user>`: its record. `products:<user>`: a hash of the records of its products.
+- `visitor:<user>`: the visitor's record. `products:<user>`: a hash of the records of the visitor's products.
 - `session:<user>:<session>`: a hash of the session's record (field "") and those of its pairs, by product.
 - `users:<session>`: the set of users of a session id.
 - `seen:<user>:<day>`: the set of the events counted, as time and digest.
 - `days:<product>`, `days:all`: a hash of counters, by `<day>:<counter>`.
 
-All but the last expire when a visitor has sent nothing for the days of retention.
+All but `days:` expire once the visitor has sent nothing for the days of retention.
 """
 
 import struct
@@ -36,10 +36,10 @@ from purchase_predict.serving.state import Batch, Result, SeenKey, Size, Unavail
 PREFIX = "purchase-predict:"
 #: Seconds to wait for Redis to answer.
 _TIMEOUT_SECONDS = 2.0
-#: How often a request is tried where other servers change the same visitors, or the connection breaks.
+#: Attempts of a request: while other servers change the same visitors, and while the connection breaks.
 _ATTEMPTS, _CONNECTIONS = 50, 2
 _DAY_SECONDS = 86_400
-#: Moves all counters of days before ARGV[1] to the day ARGV[2], at once.
+#: Adds all counters of days before ARGV[1] to those of the day ARGV[2], in one step.
 _FOLD = """
     local fields = redis.call('HGETALL', KEYS[1])
     for i = 1, #fields, 2 do
