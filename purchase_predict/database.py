@@ -29,7 +29,7 @@ def connect(scratch: Path, memory_limit: str = "") -> duckdb.DuckDBPyConnection:
 
     Args:
         scratch: the folder for what does not fit in memory.
-        memory_limit: as `2GB` or `512MiB`; empty: a quarter of the machine's memory.
+        memory_limit: such as `2GB` or `512MiB`; empty: a quarter of the machine's memory.
     """
     connection = duckdb.connect(
         config={
@@ -49,7 +49,7 @@ def explained(problem: str) -> Iterator[None]:
     """Turns an error of DuckDB inside the block into one line for the user.
 
     Args:
-        problem: what could not be done, as `source data: cannot be read`; the error's first line follows it.
+        problem: what could not be done, such as `source data: cannot be read`; the error's first line follows it.
 
     Raises:
         click.ClickException: in place of the error.

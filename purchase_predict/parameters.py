@@ -131,7 +131,7 @@ class BackendOfSteps(click.ParamType[dict[str, Backend]]):
             step, _, backend = part.rpartition(":")
             if backend not in set(Backend) or (step and step not in STEPS) or (not step and "," in str(value)):
                 self.fail(
-                    f"must be one of {', '.join(Backend)}, or a list as train:kubernetes,load:local "
+                    f"must be one of {', '.join(Backend)}, or a list such as train:kubernetes,load:local "
                     f"of the steps {', '.join(STEPS)}",
                     param,
                     ctx,
@@ -152,7 +152,7 @@ class Moment(click.ParamType[datetime | None]):
         try:
             moment = datetime.fromisoformat(str(value))
         except ValueError:
-            self.fail("must be a moment, as 2026-05-03 or 2026-05-03T12:00+02:00 (UTC without a zone)", param, ctx)
+            self.fail("must be a moment, such as 2026-05-03 or 2026-05-03T12:00+02:00 (UTC without a zone)", param, ctx)
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
@@ -200,7 +200,9 @@ PARAMETERS = {
     "source": Parameter(Text("name the data: sample, gs://, a file, folder or glob", _SOME_TEXT), in_key=False),
     "max_reject_ratio": Parameter(Number("between 0 and 1", min=0, max=1)),
     "gcp_project": Parameter(click.STRING, in_key=False),
-    "memory_limit": Parameter(Text("be a size, as 2GB, or empty", r"([0-9]+(\.[0-9]+)? ?[KMGT]i?B)?"), in_key=False),
+    "memory_limit": Parameter(
+        Text("be a size such as 2GB, or empty", r"([0-9]+(\.[0-9]+)? ?[KMGT]i?B)?"), in_key=False
+    ),
     "data": Parameter(_URI, in_key=False, made_by="load"),
     "test_ratio": Parameter(
         Number("between 0 and 1, both excluded", min=0, max=1, min_open=True, max_open=True),

@@ -31,8 +31,8 @@ class Sources:
         input: as `load` reads it; the label need not be there.
         history: events before those of the input, as `load` reads them; empty: none. Their carts are not scored.
         max_reject_ratio: the share of refused rows of each source, 0 to 1, above which nothing is scored.
-        gcp_project: the Google Cloud project to read as; empty: that of the credentials.
-        memory_limit: what DuckDB may take, as `2GB`; empty: a quarter of the machine's memory.
+        gcp_project: the Google Cloud project to use; empty: that of the credentials.
+        memory_limit: what DuckDB may take, such as `2GB`; empty: a quarter of the machine's memory.
     """
 
     input: str
@@ -110,7 +110,7 @@ class Prediction:
         past: what was known of the time before the input; None for a ready primary table, whose columns hold it.
         scored: what was scored.
         seconds: how long the scoring took.
-        threshold: the probability from which on a cart counts as "will buy"; None: not known.
+        threshold: the lowest probability at which a cart counts as "will buy"; None: not known.
         reference: the profile of the training rows (`drift.profile`); empty if drift was not measured.
         shares: of the scored rows, in the bins of the reference (`drift.shares`).
     """

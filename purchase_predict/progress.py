@@ -33,9 +33,9 @@ class Phase:
     """A stretch of work.
 
     Attributes:
-        text: what is done, as `reading`.
+        text: what is done, such as `reading`.
         total: how much there is to do; 0: not known.
-        unit: of `total`, as `buckets`; `MB` stands for bytes.
+        unit: of `total`, such as `buckets`; `MB` stands for bytes.
         poll: gives what is done so far, where nobody calls `advance`.
         in_log: whether it gets lines in a log, too, if it takes long.
         note: what else is shown, such as the best score so far.

@@ -24,8 +24,8 @@ def session_of(asked: str, instead: str) -> Iterator["SparkSession"]:
     """Provides a session of the user's configuration, and stops it after the block unless it existed before.
 
     Args:
-        asked: the user's setting that needs Spark, as `engine=spark`.
-        instead: the setting that works without Spark, as `engine=duckdb`.
+        asked: the user's setting that needs Spark, such as `engine=spark`.
+        instead: the setting that works without Spark, such as `engine=duckdb`.
 
     Raises:
         click.ClickException: PySpark or Java is missing, or Spark cannot be started, reached, or fails.

@@ -33,7 +33,7 @@ class Training:
         encoded: the encoded test rows, rows by features.
         found: what the search ended with.
         calibration: the correction of the probabilities, measured out of fold.
-        threshold: the probability from which on the model answers "will buy", 0 to 1.
+        threshold: the lowest probability at which the model answers "will buy", 0 to 1.
         uncorrected: the booster's own probability of each test row, 0 to 1.
         probability: the same after the correction, 0 to 1.
         scores: the metrics of `probability`.

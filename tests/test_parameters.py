@@ -148,5 +148,5 @@ def test_backend_is_one_for_all_steps_or_a_list(given: str, on_kubernetes: tuple
 
 @pytest.mark.parametrize("given", ["docker", "main:kubernetes", "train:", "train:kubernetes,local", "kubernetes,train"])
 def test_a_wrong_backend_is_one_line(given: str) -> None:
-    with pytest.raises(click.ClickException, match=r"^backend=.*must be one of local, kubernetes, or a list as"):
+    with pytest.raises(click.ClickException, match=r"^backend=.*must be one of local, kubernetes, or a list such as"):
         typed("backend", given)

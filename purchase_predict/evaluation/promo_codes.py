@@ -55,8 +55,8 @@ class Group:
     """Carts within a range of probabilities. Buyers and others are those of the test rows, as shares of all carts.
 
     Attributes:
-        above: the least probability in the group, 0 to 1.
-        below: the probability from which on carts are no longer in the group; above 1 for the rest.
+        above: the lower bound of the probabilities in the group, included, 0 to 1.
+        below: their upper bound, excluded, 0 to 1.
         buyers: carts of the group that were bought without a code, 0 to 1.
         buyers_low, buyers_high: the 95 % bootstrap interval of `buyers`.
         others: carts of the group that were not bought, 0 to 1.

@@ -10,7 +10,7 @@ import pandas as pd
 from purchase_predict.evaluation.scores import INTERVAL_QUANTILES, Ranked, resampled_weights, score
 from purchase_predict.metrics import Score
 
-#: ROC AUC from which on a single feature is suspected to be a copy of the label.
+#: The lowest ROC AUC at which a single feature is suspected to be a copy of the label.
 LEAK_ROC_AUC = 0.99
 #: Categories that are slices of their own, the most frequent ones; the others share one slice.
 CATEGORY_SLICES = 8

@@ -138,7 +138,7 @@ def _check(said: Mapping[str, Any], place: str) -> None:
     image = said.get("image", "")
     if not re.fullmatch(_IMAGE, image):
         raise click.ClickException(
-            f"{place}: image={image or '(none)'}: name it by digest, as <registry>/<name>@sha256:<64 hex digits>; "
+            f"{place}: image={image or '(none)'}: name it by digest: <registry>/<name>@sha256:<64 hex digits>; "
             "a tag may name another image tomorrow"
         )
     for name in ("deadline", "patience", "keep"):

@@ -35,7 +35,7 @@ def resources(entry_point: str, given: Mapping[str, Any], memory_limit: str, pla
     Args:
         entry_point: the step.
         given: what the file says for it; empty: nothing.
-        memory_limit: of the step's parameters, as `2GB`; empty: none.
+        memory_limit: of the step's parameters, such as `2GB`; empty: none.
         place: what messages call the file.
 
     Raises:

@@ -36,7 +36,7 @@ class Model(Protocol):
 
     @property
     def threshold(self) -> float | None:
-        """The probability from which on `will_buy` is 1; None if it is not known."""
+        """The lowest probability at which `will_buy` is 1; None if it is not known."""
 
     @property
     def answer(self) -> Callable[[pd.DataFrame], pd.DataFrame]:

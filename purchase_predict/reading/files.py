@@ -102,7 +102,7 @@ def open_file(
 
 def _open_parquet(connection: duckdb.DuckDBPyConnection, number: int, part: Part, path: Path, known: set[str]) -> File:
     path = parquet_files.with_clear_columns(path, part.name, known, {PATH, ROW})
-    with explained(f"{part.name}: no Parquet file"):
+    with explained(f"{part.name}: not a Parquet file"):
         described = connection.execute(f"DESCRIBE FROM {_parquet([path])}").fetchall()
         (records,) = one_row(connection, f"SELECT num_rows FROM parquet_file_metadata({quoted(path)})")
     types = {name: type_ for name, type_, *_ in described if name not in (PATH, ROW)}

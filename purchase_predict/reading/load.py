@@ -74,8 +74,8 @@ def load_source(
         target: an empty folder; gets `events` or `primary`, `source.json`, and `rejects.csv` if rows were refused.
         scratch: an empty folder for temporary files.
         max_reject_ratio: the share of refused rows, 0 to 1, above which nothing is loaded.
-        memory_limit: DuckDB's memory, as `2GB`; empty: a quarter of the machine's memory.
-        gcp_project: the Google Cloud project to read as; empty: that of the credentials.
+        memory_limit: DuckDB's memory, such as `2GB`; empty: a quarter of the machine's memory.
+        gcp_project: the Google Cloud project to use; empty: that of the credentials.
         tables: the tables that the source may hold, and the columns to read of each.
         may_be_empty: whether a source with a header and not one row is loaded, as a table without rows.
 

@@ -26,7 +26,7 @@ def with_clear_columns(path: Path, name: str, known: Set[str], added: Set[str]) 
         added: the columns that DuckDB is told to add to a scan.
 
     Raises:
-        click.ClickException: it is no Parquet file, or has a known column twice.
+        click.ClickException: it is not a Parquet file, or has a known column twice.
     """
     try:
         file = pq.ParquetFile(path)
@@ -42,7 +42,7 @@ def with_clear_columns(path: Path, name: str, known: Set[str], added: Set[str]) 
             for batch in file.iter_batches(columns=kept):
                 writer.write_batch(batch.select(kept))
     except (pa.ArrowException, OSError) as error:
-        raise click.ClickException(f"{name}: no Parquet file: {first_line(error)}") from error
+        raise click.ClickException(f"{name}: not a Parquet file: {first_line(error)}") from error
     return copy
 
 

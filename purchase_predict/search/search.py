@@ -34,7 +34,7 @@ class SearchResult:
         best: the trial whose parameters are used. After many trials it is the best of the leaders on other folds, which
             need not be the trial with the lowest loss.
         booster: the final fit on all rows.
-        threshold: the probability from which on F1 is best, chosen on the best trial's out-of-fold predictions.
+        threshold: the decision threshold with the best F1 on the best trial's out-of-fold predictions.
         searched: the rows that the trials were judged on, in the order of `best.out_of_fold`.
         folds: what each fold says of the best trial.
     """

@@ -43,7 +43,7 @@ class Advanced:
     Attributes:
         carts: for each cart event, by its position among the events: the pair with its row.
         too_old: the positions of the events that are older than the state reaches back; they were not counted.
-        late: the positions of cart events that were late.
+        late: the pairs whose cart event was late.
     """
 
     carts: dict[int, Pair] = field(default_factory=dict)

@@ -34,7 +34,7 @@ from purchase_predict.sources.part import CLOUD
 if TYPE_CHECKING:
     from google.cloud import storage
 
-#: Seconds after which the answers at hand are written, and rows from which on they are written at once.
+#: The answers at hand are written after this many seconds, or once there are this many rows.
 _FLUSH_SECONDS, _FLUSH_ROWS = 60.0, 20_000
 #: Answers that may wait to be written. More are dropped, and counted: the log never holds a request up.
 _WAITING_ROWS = 100_000

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from purchase_predict.schema import EVENT_TYPES, EVENTS, TYPES
 
-#: Days ahead of the server's clock from which on an event is refused: a wrong year would otherwise move the newest day
-#: of the state, by which old events are told from new ones.
+#: An event more than so many days ahead of the server's clock is refused. A wrong year would otherwise move the state's
+#: newest day, which decides which events are too old.
 FUTURE_DAYS = 1
 #: Characters of a text field. The longest session ids and category codes in use have about 40.
 MAX_TEXT = 500

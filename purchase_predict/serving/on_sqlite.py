@@ -24,7 +24,7 @@ from purchase_predict.serving.state import Batch, Result, Size, Unavailable, key
 VERSION = 1
 #: Seconds between two looks at the size of the log of changes, by a thread of its own.
 _CHECKPOINT_SECONDS = 0.5
-#: Bytes of the log of changes from which on a checkpoint moves them into the database.
+#: A checkpoint moves the log of changes into the database once it has this many bytes.
 _CHECKPOINT_BYTES = 32 * 2**20
 #: Seconds for which a count of the visitors is shown.
 _COUNT_SECONDS = 60

@@ -39,7 +39,7 @@ class Service:
         meters: what is counted.
         retention_days: how far back the state reaches.
         log: where answers are logged; None: nowhere.
-        shadow: what answers beside; None: nothing.
+        shadow: the scorer of the second environment, for the log only; None: there is none.
     """
 
     state: State

@@ -80,7 +80,7 @@ cart.addEventListener("submit", event => {
   event.preventDefault();
   const form = Object.fromEntries(new FormData(cart));
   const moment = Date.parse(form.time.replace(" UTC", "Z").replace(" ", "T"));
-  if (Number.isNaN(moment)) return answers.replaceChildren(element("p", "Time must be as 2019-10-07 12:30:05 UTC.", "error"));
+  if (Number.isNaN(moment)) return answers.replaceChildren(element("p", "Time must look like 2019-10-07 12:30:05 UTC.", "error"));
   const base = {
     product_id: form.product_id, price: form.price || null, brand: form.brand || null,
     category_code: form.category_code || null, user_id: -1, user_session: "tried",

@@ -94,7 +94,7 @@ def fill(
         scratch: an empty folder.
         retention_days: visitors whose newest event lies longer before the newest of all are left out.
         max_reject_ratio: the share of refused rows, 0 to 1, above which nothing is filled.
-        gcp_project: the Google Cloud project to read as; empty: that of the credentials.
+        gcp_project: the Google Cloud project to use; empty: that of the credentials.
         memory_limit: what DuckDB may take, as `2GB`; empty: a quarter of the machine's memory.
 
     Raises:

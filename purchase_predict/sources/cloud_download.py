@@ -32,7 +32,7 @@ def download(wanted: Wanted, gcp_project: str) -> None:
 
     Args:
         wanted: the parts, each with the path that it gets.
-        gcp_project: the Google Cloud project to read as; empty: that of the credentials.
+        gcp_project: the Google Cloud project to use; empty: that of the credentials.
 
     Raises:
         click.ClickException: an object may not be read, has changed since it was listed, or is broken every time.

@@ -90,7 +90,7 @@ def explained(uri: str, verb: str, project: str) -> Iterator[None]:
     """Turns an error of Google's libraries inside the block into one line for the user.
 
     Args:
-        uri: what the request was about, as `gs://<bucket>/<object>`.
+        uri: what the request was about: `gs://<bucket>/<object>`.
         verb: the permission that it needs, `list`, `get` or `create`.
         project: as `connection` takes it.
 

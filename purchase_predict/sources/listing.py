@@ -67,7 +67,7 @@ def sorted_out(source: str, names: Iterable[str], kind_of: Callable[[str], Kind]
     if tables:
         raise click.ClickException(
             f"source {source}: {some_of(sorted(tables), 3)}: only {READ} are read; unpack or convert what else is a "
-            "table, or name the files to read with a glob, as folder/*.csv"
+            "table, or name the files to read with a glob such as folder/*.csv"
         )
     if not data:
         there = f"; there is {some_of(left_out, 3)}" if left_out else ""

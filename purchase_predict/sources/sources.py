@@ -41,7 +41,7 @@ def listing(source: str, gcp_project: str = "") -> Listing:
     """What is at a file, folder or glob; objects in `gs://` are listed, not read.
 
     Args:
-        gcp_project: the Google Cloud project to read as; empty: that of the credentials.
+        gcp_project: the Google Cloud project to use; empty: that of the credentials.
 
     Raises:
         click.ClickException: the source is missing, holds no data file or a table that is not read, or may not be read.
