@@ -56,7 +56,7 @@ class Compared:
 
 
 #: Every metric that is reported, by name and in the order of the report. F1, precision and recall come twice: at the
-#: chosen threshold and at a probability of 0.5. F1 needs a threshold, so its folds stop on the log loss.
+#: chosen threshold and at a probability of 0.5. F1 needs a threshold, so a search for F1 stops folds early by log loss.
 METRICS = {
     metric.name: metric
     for metric in (
@@ -78,7 +78,7 @@ SEARCHABLE = tuple(name for name, metric in METRICS.items() if metric.searchable
 
 
 def utility(metric: str, value: float) -> float:
-    """The value with the sign that makes more better."""
+    """The value, negated for a loss, so that higher is always better."""
     return -value if METRICS[metric].less_is_better else value
 
 

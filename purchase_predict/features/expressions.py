@@ -10,8 +10,8 @@ column:
 - *Sessions belong to one user.* A session id that two users share is two sessions. So everything that a row needs
   belongs to one user, and users may be computed separately.
 
-A removal (`remove_from_cart`) counts for the first second of its session and for `num_removed_session`, for nothing
-else.
+A removal (`remove_from_cart`) counts for `num_removed_session`, and for `duration` as a possible first event of the
+session, for nothing else.
 """
 
 import functools
@@ -42,9 +42,10 @@ def sql(dialect: str, table: str, prefix: str) -> str:
 
     Args:
         dialect: Ibis's name of the SQL dialect: "duckdb" or "pyspark".
-        table: one of `STEPS`, "repeated", "primary" or "corrections", of a bucket of users; or "totals", "state",
-            "shop_before", "product_days" or "with_shop", of the events, primary tables and corrections of all buckets.
-        prefix: of the names of all tables. The table `<prefix>raw` holds the events.
+        table: made from one bucket of users: one of `STEPS`, "repeated", "primary" or "corrections". Made from the
+            events, primary tables and corrections of all buckets: "totals", "state", "shop_before", "product_days" or
+            "with_shop".
+        prefix: what the name of every table starts with. The table `<prefix>raw` holds the events.
     """
 
     def named(name: str, columns: Iterable[str] | None = None) -> ir.Table:
@@ -139,20 +140,21 @@ def primary(events: ir.Table, carts: ir.Table) -> ir.Table:
         One row per pair. Times are in seconds, prices in the shop's currency, everything else counts. The columns, each
         as of the row's moment, which is `event_time`:
 
-    - `price`, `brand`, `category`, `sub_category`: of the cart event itself (the first two parts of `category_code`).
-      Of several cart events in the same second, the smallest values, nulls last.
+    - `price`, `brand`, `category`, `sub_category`: of the cart event itself. The last two are the first two parts of
+      its `category_code`. Of several cart events in the same second, the smallest values, nulls last.
     - `hour`, `minute`, `weekday` (Monday = 0): of the moment, UTC.
     - `duration`: seconds since the session's first event.
     - `num_views_session`, `num_views_product`: views in the session so far; those of the product.
     - `num_prev_sessions`: the user's sessions whose first view, cart or purchase came before this session's.
     - `num_prev_product_views`: how many of those sessions viewed the product.
-    - `num_carts_session`, `num_removed_session`, `num_purchases_session`: carts, removals and purchases in the session
-      before.
-    - `cart_value_session`: sum of the prices put in the cart in the session before, to the cent.
-    - `num_products_session`: distinct products viewed, carted or bought in the session before.
+    - `num_carts_session`, `num_removed_session`, `num_purchases_session`: carts, removals and purchases in the session,
+      before the moment.
+    - `cart_value_session`: sum of the prices put in the cart in the session, before the moment, to the cent.
+    - `num_products_session`: distinct products viewed, carted or bought in the session, before the moment.
     - `num_prev_purchases`, `num_prev_product_purchases`: purchases in the user's earlier sessions; those of the
       product.
-    - `seconds_since_prev_event`: since the session's last view, cart or purchase before; null if there is none.
+    - `seconds_since_prev_event`: since the session's last view, cart or purchase before the moment; null if there
+      is none.
     - `seconds_since_prev_session`: since the start of the user's previous session; null if there is none.
     - `purchased` (the label): 1 if the pair is bought in the session at or after the moment, else 0.
     """

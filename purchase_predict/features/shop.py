@@ -93,8 +93,8 @@ def as_of_midnight(days: ir.Table, shop: ir.Table, rows: ir.Table) -> ir.Table:
     Returns:
         One row per product and day:
 
-    - `product_conversion_rate`: carted pairs that were bought, of the carted pairs, mixed with those of the shop.
-    - `product_carts_per_view`, `product_purchases_per_view`: carts, and purchases, per view, mixed likewise.
+    - `product_conversion_rate`: the share of the carted pairs that were bought, smoothed with the shop's.
+    - `product_carts_per_view`, `product_purchases_per_view`: carts, and purchases, per view, smoothed in the same way.
     - `mean_log_price`: of the product's events, in millionths; null where it had none.
 
     The rates are null where the shop itself has nothing before that midnight.

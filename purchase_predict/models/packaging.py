@@ -141,7 +141,7 @@ def _load(uri: str, files: Mapping[str, str], checked: bool) -> Packaged:
 
 @contextmanager
 def no_byte_code() -> Iterator[None]:
-    """Stops Python from writing byte code: a model loaded from a local store would get some beside its code."""
+    """Stops Python from writing byte code: loading a model from a local store would leave some among its files."""
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         yield

@@ -1,4 +1,4 @@
-"""A trial of the search, the rows that it is scored on, and what can be asked of many trials."""
+"""A trial of the search, the rows that it is scored on, and what is computed from many trials."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -60,8 +60,8 @@ class Trial:
         seconds: wall time.
         error: the kind and text of the exception of a failed trial.
         first_folds_score: the metric of the first folds together. Later trials are pruned against the best trial's.
-        fold_utilities: for each fold the best utility of the metric that it stops early on (more is better). Later
-            trials are given less patience in a fold where they are behind the best trial's.
+        fold_utilities: for each fold the best utility (more is better) of its early-stopping metric. Later trials get
+            less patience in a fold where they are behind the best trial's.
         out_of_fold: the probability of each row, predicted by a fold that did not train on it; NaN where no fold is
             judged on the row; None where the trial was read from its run.
     """

@@ -53,13 +53,13 @@ def _counts(name: str) -> bool:
     return not name.startswith(_WORKFLOW) or name.removeprefix(_WORKFLOW) in _COUNTED_OF_WORKFLOW
 
 
-@functools.cache  # main asks for four steps, which share most of their files; by the text, which may change meanwhile
+@functools.cache  # main asks for four steps, which share most files. By the text, because a file may change meanwhile
 def _parsed(text: bytes, name: str, counts: bool) -> tuple[str, frozenset[str]]:
-    """The digest of a Python file if it counts, and the modules that it imports, with all that may be modules."""
+    """The digest of a Python file if it counts, and every imported name that may be a module."""
     try:
         tree = ast.parse(text, name)
     except (SyntaxError, ValueError) as error:
-        raise click.ClickException(f"{name}: is no Python source: {error}") from error
+        raise click.ClickException(f"{name}: is not Python source: {error}") from error
     modules: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, (ast.Import, ast.ImportFrom, ast.Call)):
@@ -105,7 +105,7 @@ def _called(call: ast.Call) -> str:
 
 
 def _files_of(module: str, project: Path) -> Iterator[str]:
-    """The project's files that an import of the module runs; none where it is not the project's."""
+    """The project's files that an import of the module runs; none if the module is not the project's."""
     parts = module.split(".")
     for depth in range(1, len(parts) + 1):
         place = "/".join(parts[:depth])
