@@ -51,7 +51,7 @@ def serve(
         click.echo(f"serve: {line}")
 
     server.serve(options, server.open_state(place, options.retention_days), started)
-    click.echo("serve: ended, after the requests at work")
+    click.echo("serve: ended, after the requests in progress")
 
 
 if __name__ == "__main__":

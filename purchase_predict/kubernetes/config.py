@@ -156,7 +156,7 @@ def _check(said: Mapping[str, Any], place: str) -> None:
             raise click.ClickException(f"{place}.env_from_secrets.{name}: must be {{secret: <name>, key: <key in it>}}")
     wrong = [name for name in (*said["env"], *said["env_from_secrets"]) if not re.fullmatch(_VARIABLE, str(name))]
     if wrong:
-        raise click.ClickException(f"{place}: {wrong[0]}: is no name of an environment variable")
+        raise click.ClickException(f"{place}: {wrong[0]}: is not a name of an environment variable")
 
 
 def _check_template(template: Mapping[str, Any], place: str) -> None:

@@ -25,7 +25,7 @@ def size_of(text: str) -> float:
     """
     match = re.fullmatch(r"([0-9.]+) ?([KMGTP]i?|m|)B?", text)
     if not match:
-        raise ValueError(f"{text} is no size")
+        raise ValueError(f"{text} is not a size")
     return float(match[1]) * _UNITS[match[2]]
 
 

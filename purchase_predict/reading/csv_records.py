@@ -124,7 +124,7 @@ def header(path: Path, name: str) -> list[str]:
     if first.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise click.ClickException(f"{name}: is UTF-16; UTF-8 is expected")
     if b"\0" in first:
-        raise click.ClickException(f"{name}: is no CSV text: NUL bytes in its first line")
+        raise click.ClickException(f"{name}: is not CSV text: NUL bytes in its first line")
     line = _without_end(first.removeprefix(BOM))
     if b"\r" in line:
         raise click.ClickException(f"{name}: lines end in carriage returns alone; line feeds are expected")
@@ -132,7 +132,7 @@ def header(path: Path, name: str) -> list[str]:
         # A name that is not UTF-8 can only belong to a column that is ignored.
         names = next(csv.reader([line.decode(errors="replace")], strict=True), [])
     except csv.Error as error:
-        raise click.ClickException(f"{name}: its first line is no CSV header: {error}") from error
+        raise click.ClickException(f"{name}: its first line is not a CSV header: {error}") from error
     return [name.strip() for name in names]
 
 

@@ -56,8 +56,7 @@ def version_before(holder: ModelVersion, env: str) -> ModelVersion:
             return version
         number = version.tags.get(f"{PREVIOUS}.{env}")
     others = ", ".join(sorted((str(v.version) for v in versions(holder.name) if v.version != holder.version), key=int))
-    way_out = f"name one with -P version=<number>, of {others}" if others else "it is the only version"
+    way_out = f"choose another with -P version=<number> ({others})" if others else "it is the only version"
     raise click.ClickException(
-        f"{holder.name} version {holder.version} holds {env}, and there is no version before it to go back to: "
-        f"{way_out}"
+        f"{holder.name} version {holder.version} holds {env}, and no earlier version is left to go back to: {way_out}"
     )

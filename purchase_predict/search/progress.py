@@ -19,7 +19,7 @@ def progress(
     Args:
         total: the number of trials of the search.
         metric: the metric that the search optimises.
-        earlier: the trials taken over from an interrupted search.
+        earlier: the trials reused from an interrupted search.
         record: keeps each new trial, before it is shown.
     """
     trials = list(earlier)
@@ -32,7 +32,7 @@ def progress(
         if shown:
             shown.advance(len(trials), best())
         elif earlier:
-            click.echo(f"train: {len(earlier)} trials of an earlier search with the same key are taken over")
+            click.echo(f"train: trials reused from an earlier search with the same key: {len(earlier)}")
 
         def end_of(trial: Trial) -> None:
             record(trial.facts)

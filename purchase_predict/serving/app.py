@@ -147,7 +147,7 @@ async def _events(request: Request) -> Sequence[object]:
     try:
         body = json.loads(await request.body())
     except (ValueError, RecursionError):
-        raise _Wrong(400, "the body is no JSON") from None
+        raise _Wrong(400, "the body is not JSON") from None
     if isinstance(body, dict):
         body = body["events"] if isinstance(body.get("events"), list) else [body]
     if not isinstance(body, list) or not body:

@@ -92,7 +92,7 @@ _REFUSED = {
     "reason": "must be a price, 0 or more",
 }
 _ERRORS = {
-    400: _answer("The body is no JSON.", {"detail": "the body is no JSON"}),
+    400: _answer("The body is not JSON.", {"detail": "the body is not JSON"}),
     413: _answer("More than 1 MiB, or more than 1,000 events.", {"detail": "a request may have 1000 events"}),
     415: _answer("Not application/json.", {"detail": "Content-Type must be application/json"}),
     422: _answer(

@@ -30,7 +30,7 @@ from purchase_predict.serving.state import State
 
 #: Schemes of a state in Redis.
 _REDIS = ("redis://", "rediss://", "unix://")
-#: Seconds that requests at work have to end in. The launcher ends the process after `stopping.GRACE_SECONDS`.
+#: Seconds that requests in progress have to end in. The launcher ends the process after `stopping.GRACE_SECONDS`.
 _GRACE_SECONDS = 10
 #: Requests at the same time; more get a 503.
 _CONCURRENCY = 500
@@ -92,7 +92,7 @@ def default_state() -> Path:
 
 
 def serve(settings: Settings, state: State, started: Callable[[str], None]) -> None:
-    """Serves until SIGTERM or Ctrl-C, then ends the requests at work.
+    """Serves until SIGTERM or Ctrl-C, then ends the requests in progress.
 
     Args:
         settings: the parameters.

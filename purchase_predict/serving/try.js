@@ -45,7 +45,7 @@ function card(answer) {
   const box = element("div", undefined, "answer");
   box.append(element("h3", "Product " + answer.product_id + ", put in the cart at " + answer.moment));
   if (answer.probability === null) {
-    box.append(element("p", "No version of the model is at work.", "error"));
+    box.append(element("p", "No version of the model holds the environment.", "error"));
     return box;
   }
   box.append(element("div", (100 * answer.probability).toFixed(1) + " %", "probability"));

@@ -154,7 +154,7 @@ def _status(name: str, path: Path) -> os.stat_result | None:
             ) from error
         raise click.ClickException(f"{name}: cannot be read: {error.strerror}: {path}") from error
     if loses_rows and not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-        raise click.ClickException(f"{name}: is no regular file: {path}")
+        raise click.ClickException(f"{name}: is not a regular file: {path}")
     return status
 
 

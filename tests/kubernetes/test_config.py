@@ -35,7 +35,7 @@ def test_json_and_yaml_say_the_same_and_a_template_may_be_a_file_beside(tmp_path
         (config(deadline=0), "deadline=0: must be 1 second or more"),
         (config(tolerations={}), "tolerations: must be a list"),
         (config(steps=[]), "steps: must be a mapping"),
-        (config(env={"A B": "1"}), "A B: is no name of an environment variable"),
+        (config(env={"A B": "1"}), "A B: is not a name of an environment variable"),
         (config(env_from_secrets={"A": "x"}), "env_from_secrets.A: must be {secret: <name>, key: <key in it>}"),
         (config(tracking_uri="https://me:planted@server"), "tracking_uri: holds a password"),
         (config(template="missing.yaml"), "missing.yaml: cannot be read"),

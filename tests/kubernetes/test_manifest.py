@@ -139,7 +139,7 @@ def test_memory_and_disk_follow_from_memory_limit_unless_the_file_says_them() ->
     ("values", "parameters", "says"),
     [
         (config(resources={"limits": {"memory": "2Gi"}}), {"memory_limit": "4GB"}, "does not hold memory_limit=4GB"),
-        (config(resources={"limits": {"memory": "lots"}}), {"memory_limit": "4GB"}, "lots is no size"),
+        (config(resources={"limits": {"memory": "lots"}}), {"memory_limit": "4GB"}, "lots is not a size"),
         (config(template={"spec": {"backoffLimit": 3}}), {}, "backoffLimit=3: must be 0, or left out"),
         (config(template={"spec": {"parallelism": 2}}), {}, "parallelism=2: must be 1, or left out"),
         (config(template={"spec": {"template": {"spec": {"restartPolicy": "OnFailure"}}}}), {}, "must be Never"),

@@ -145,7 +145,7 @@ def test_names_that_look_like_globs_or_partitions_are_read_as_plain_names(box: B
         (f"{HEADER}\n{GOOD}\n".encode("utf-16"), "UTF-16"),
         (f"{HEADER}\r{GOOD}\r".encode(), "carriage returns alone"),
         (b"\x00\x01\x02\x03", "NUL bytes"),
-        (b'"' + HEADER.encode() + b"\n", "no CSV header"),
+        (b'"' + HEADER.encode() + b"\n", "not a CSV header"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_neither_table_is_refused_in_one_line(text: bytes, message: str, box: Box) -> None:

@@ -86,9 +86,9 @@ def test_where_all_are_wrong_the_status_says_so(server: Served) -> None:
 @pytest.mark.parametrize(
     ("body", "headers", "status", "detail"),
     [
-        (b"{", {}, 400, "the body is no JSON"),
-        (b"\xff\xfe", {}, 400, "the body is no JSON"),
-        (b"[" * 100_000, {}, 400, "the body is no JSON"),
+        (b"{", {}, 400, "the body is not JSON"),
+        (b"\xff\xfe", {}, 400, "the body is not JSON"),
+        (b"[" * 100_000, {}, 400, "the body is not JSON"),
         (b"[]", {}, 422, "the body must be an event or a list of events"),
         (b"3", {}, 422, "the body must be an event or a list of events"),
         (b"[" + b"1," * 1000 + b"1]", {}, 413, "a request may have 1000 events"),

@@ -50,7 +50,7 @@ def test_it_ends_on_sigterm_after_the_requests_at_work_and_its_run_is_closed(reg
         assert running.process.wait(timeout=20) == 0
     assert answered[0][0] == 200
     assert len(answered[0][1]["answers"]) == 900
-    assert (tmp_path / "log").read_text().endswith("serve: ended, after the requests at work\n")
+    assert (tmp_path / "log").read_text().endswith("serve: ended, after the requests in progress\n")
     logged = ds.dataset(tmp_path / "answers", partitioning="hive").to_table()
     assert sorted(logged["product_id"].to_pylist()) == list(range(900))
     assert set(logged["model_version"].to_pylist()) == {"1"}

@@ -98,7 +98,7 @@ def test_links_in_a_circle_are_an_error(tmp_path: Path) -> None:
 
 def test_a_pipe_with_the_name_of_a_table_is_an_error(tmp_path: Path) -> None:
     os.mkfifo(make(tmp_path, "a.csv") / "b.csv")
-    assert "b.csv: is no regular file" in refusal(tmp_path)
+    assert "b.csv: is not a regular file" in refusal(tmp_path)
 
 
 def test_a_folder_that_may_not_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ def test_the_one_that_waits_takes_over_when_the_other_is_killed_and_its_trials_t
     said += until(second, "train: trial ")
     second.terminate()
     second.communicate(timeout=120)
-    assert "trials of an earlier search with the same key are taken over" in said
+    assert "trials reused from an earlier search with the same key: " in said
     killed = [
         holder,
         *(run for run in workflow.runs("train") if run.data.tags["mlflow.parentRunId"] == holder.info.run_id),
