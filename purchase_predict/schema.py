@@ -153,8 +153,8 @@ SHOP = (
 #: Those of them that are shares: unknown only before the shop's second day.
 SHOP_RATES = SHOP[:3]
 
-#: A product's rates are smoothed: to its own counts come so many carted pairs and so many views at the shop's average.
-#: With few counts of its own, a product's rate is nearly the shop's.
+#: A product's rates are smoothed with this many carted pairs and views at the shop's average. With few counts of its
+#: own, a product's rate is nearly the shop's.
 SHOP_MIXING = {"pairs": 20, "views": 100}
 
 #: Features that a row may lack: those that are made of events only.

@@ -33,7 +33,7 @@ EVENTS = [
     {"event_time": "2019-12-02 18:30:05 UTC", "event_type": "view", **PRODUCT, **VISITOR},
     {"event_time": "2019-12-02 18:31:12 UTC", "event_type": "cart", **PRODUCT, **VISITOR},
 ]
-#: Seconds that an ended server has for the requests at work.
+#: Seconds that an ended server has for the requests in progress.
 _END_SECONDS = 30
 
 

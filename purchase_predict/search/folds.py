@@ -16,7 +16,7 @@ FOLDS = 4
 #: Folds from MANY_ROWS rows on. Six searches of 30 s on 50,000 rows of the real primary table made 42 trials with
 #: 2 folds (median test ROC AUC 0.8593) and 26 with 4 (0.8585).
 FOLDS_FOR_MANY_ROWS = 2
-#: From so many rows on, half of them are enough to learn from. On 25,000 rows, searches with fewer than 4 folds ended
+#: From this many rows on, half of them are enough to learn from. On 25,000 rows, searches with fewer than 4 folds ended
 #: up to 0.006 lower: their scores were too noisy to choose by.
 MANY_ROWS = 40_000
 

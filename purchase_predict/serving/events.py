@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from purchase_predict.schema import EVENT_TYPES, EVENTS, TYPES
 
-#: An event more than so many days ahead of the server's clock is refused. A wrong year would otherwise move the state's
-#: newest day, which decides which events are too old.
+#: An event more than this many days ahead of the server's clock is refused. A wrong year would otherwise move the
+#: state's newest day, which decides which events are too old.
 FUTURE_DAYS = 1
 #: Characters of a text field. The longest session ids and category codes in use have about 40.
 MAX_TEXT = 500
