@@ -375,7 +375,7 @@ def main() -> None:
 def write_table(results: dict[tuple[int, str], list[dict[str, float]]]) -> None:
     """Replaces the section between the marks in BENCHMARKS.md."""
     lines = [
-        "| events | engine | seconds (median) | of processor | peak memory | rows |",
+        "| events | engine | seconds (median) | CPU seconds | peak memory | rows |",
         "|---:|---|---:|---:|---:|---:|",
     ]
     for (millions, engine), measured in results.items():

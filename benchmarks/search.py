@@ -241,18 +241,18 @@ def main(
                     results[who].append(made)
         rows += lines(f"{name}, {time_:g} s", data, {who: made for who, made in results.items() if made}, against)
     head = [
-        "data (rows to learn from)",
+        "data (training rows)",
         "search",
         "test ROC AUC",
         f"lead of {against}",
         "trials",
-        "a second",
+        "trials a second",
         "seconds",
     ]
     section = "\n".join(
         [
-            f"{seeds} seed(s), medians; the lead is that of the median seed, with the 95 % interval of the bootstrap "
-            "paired by user. `seconds`: until the model stood, the last fit included.",
+            f"Numbers are medians of {seeds} seed(s). The lead over the row's search is that of the median seed, with",
+            "the 95 % interval of a bootstrap paired by user. `seconds` is the time of the search with its final fit.",
             "",
             f"| {' | '.join(head)} |",
             "|" + "---|" * len(head),
