@@ -74,7 +74,7 @@ def measured(train: LabelledRows, test: LabelledRows) -> np.ndarray:
 
 if __name__ == "__main__":
     print_gains(
-        "forward folds | after a short history | later test",
+        "forward folds | forward folds, short history | later test set",
         {name: partial(candidate, sql) for name, sql in CANDIDATES.items()},
         measured,
     )

@@ -72,13 +72,15 @@ def main() -> None:
         data = dataset_of(sys.argv[1], Path(folder))
     without = [name for name in data.description.features if name not in SHOP]
     print("| columns | ROC AUC | average precision | log loss |\n|---|---|---|---|")
-    print(line(f"the {len(without)} without them", measured(data, without)))
+    others, columns = len(without), [*without, *SHOP]
+    print(line(f"the {others} other columns", measured(data, without)))
     for name in SHOP:
-        print(line(f"and `{name}`", measured(data, [*without, name])))
-    print(line("and all four", measured(data, [*without, *SHOP])))
-    print(line("and all four of another cart of the day", measured(shuffled_products(data), [*without, *SHOP])))
-    shuffled = [measured(shuffled_label(data, number), [*without, *SHOP]) for number in range(SHUFFLES)]
-    print(line(f"all, the training labels shuffled ({SHUFFLES} times)", np.mean(shuffled, axis=0)))
+        print(line(f"{others} + `{name}`", measured(data, [*without, name])))
+    print(line(f"{others} + all four", measured(data, columns)))
+    of_another = measured(shuffled_products(data), columns)
+    print(line(f"{others} + all four, taken from another cart of the same day", of_another))
+    shuffled = [measured(shuffled_label(data, number), columns) for number in range(SHUFFLES)]
+    print(line(f"all {len(columns)}, with shuffled training labels (mean of {SHUFFLES} shuffles)", np.mean(shuffled, axis=0)))
 
 
 def shuffled_products(data: Dataset) -> Dataset:

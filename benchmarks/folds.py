@@ -78,8 +78,8 @@ def print_gains(
         data = dataset_of(sys.argv[1], Path(folder))
     train, test = data.encoded(data.train), data.encoded(data.test)
     without = measure(train, test)
-    print(f"| put in | {head} |\n|---|---|---|---|")
-    print(f"| nothing (ROC AUC) | {' | '.join(f'{value:.4f}' for value in without)} |")
+    print(f"| added column | {head} |\n|---|---|---|---|")
+    print(f"| none (ROC AUC itself) | {' | '.join(f'{value:.4f}' for value in without)} |")
     for name, column in columns.items():
         of_train, of_test = column(data)
         gain = measure(with_column(train, of_train), with_column(test, of_test)) - without
@@ -93,7 +93,7 @@ def of_moment(made: Callable[[pd.Series], pd.Series]) -> Callable[[Dataset], tup
 
 if __name__ == "__main__":
     print_gains(
-        "random folds | forward folds | later test",
+        "random folds | forward folds | later test set",
         {name: of_moment(made) for name, made in CALENDAR.items()},
         measured,
     )
