@@ -79,8 +79,8 @@ def main() -> None:
     print(line(f"{others} + all four", measured(data, columns)))
     of_another = measured(shuffled_products(data), columns)
     print(line(f"{others} + all four, taken from another cart of the same day", of_another))
-    shuffled = [measured(shuffled_label(data, number), columns) for number in range(SHUFFLES)]
-    print(line(f"all {len(columns)}, with shuffled training labels (mean of {SHUFFLES} shuffles)", np.mean(shuffled, axis=0)))
+    shuffled = np.mean([measured(shuffled_label(data, number), columns) for number in range(SHUFFLES)], axis=0)
+    print(line(f"all {len(columns)}, with shuffled training labels (mean of {SHUFFLES} shuffles)", shuffled))
 
 
 def shuffled_products(data: Dataset) -> Dataset:
