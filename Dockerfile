@@ -1,6 +1,6 @@
-# The project with the packages of requirements.lock: it serves, and runs the workflow or one step with another command.
+# The project with the packages of requirements.lock. By default it serves; other commands run the workflow or one step.
 #
-#   make image                    # docker build -t purchase-predict, with the label that says of which source it is
+#   make image                    # docker build -t purchase-predict, with a label that identifies the source
 #   docker run -p 127.0.0.1:5001:5001 -v state:/state -v ./token:/run/secrets/token:ro \
 #     -e MLFLOW_TRACKING_URI=http://<server>:5000 -e ENV=production purchase-predict
 #   docker run -e MLFLOW_TRACKING_URI=http://<server>:5000 purchase-predict mlflow run . --env-manager local -P max_evals=1
@@ -8,7 +8,7 @@ FROM python:3.11.13-slim-bookworm AS packages
 RUN apt-get update -qq && apt-get install -qq -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
 RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir 'pip==26.3'
 COPY requirements.lock .
-# pip checks the hash of every file, because the lock holds hashes.
+# The lock has hashes, so pip checks every file.
 RUN /venv/bin/pip install --no-cache-dir -r requirements.lock && /venv/bin/python -m compileall -qq -j 0 /venv/lib || true
 
 FROM python:3.11.13-slim-bookworm
@@ -21,14 +21,15 @@ WORKDIR /project
 COPY --chown=shop MLproject conda.yaml pyproject.toml requirements.lock main.py .env ./
 COPY --chown=shop steps steps
 COPY --chown=shop purchase_predict purchase_predict
-# What a Job's launcher compares with its own source before it starts a pod (purchase_predict/kubernetes/image.py).
+# The launcher of a Job compares this label with its own source before it starts a pod
+# (purchase_predict/kubernetes/image.py).
 ARG SOURCE=""
 LABEL purchase-predict.source=$SOURCE
 USER shop
 VOLUME ["/state", "/answers"]
 EXPOSE 5001
-# Each request needs the token, this one too.
+# Each request needs the token, including this one.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-c", "import os, urllib.request as u; \
 u.urlopen(u.Request('http://127.0.0.1:5001/ready', headers={'Authorization': 'Bearer ' + open(os.environ.get('TOKEN_FILE', '/run/secrets/token')).read().strip()}), timeout=4)"]
-# SIGTERM reaches the server itself, which ends after the requests at work.
+# `exec` lets SIGTERM reach the server, which ends after the requests in progress.
 CMD ["sh", "-c", "exec python -m steps.serve --host=0.0.0.0 --state=\"${STATE:-/state/serving.sqlite}\" --token_file=\"${TOKEN_FILE:-/run/secrets/token}\" --answers=\"${ANSWERS-/answers}\" --warm=\"${WARM:-}\" --shadow=\"${SHADOW:-}\""]

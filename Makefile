@@ -1,35 +1,35 @@
-# What people, hooks and CI call. Needs Python 3.11 or newer, git, make. PYTHON=python3.12 takes another one.
+# The commands for people, hooks and CI. They need Python 3.11 or newer and git. PYTHON=python3.12 chooses a Python.
 BIN := .venv/bin
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
-# The Python of .venv stays until PYTHON names another one.
+# .venv keeps its Python until PYTHON names another one.
 PYTHON ?= $(shell for p in $(BIN)/python python3.11 python3.12 python3.13 python3.14 python3; do \
 	$$p -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done)
 SHOW_VERSION := print("%d.%d" % sys.version_info[:2])
 VERSION := $(shell $(PYTHON) -c 'import sys; $(SHOW_VERSION)' 2>/dev/null)
-# Stands for a .venv of this version of Python. With another version the file is missing, and .venv is created anew.
+# Marks a .venv of this Python version. For another version the file is missing, and .venv is created again.
 CREATED := .venv/.python-$(VERSION)
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 ARGS ?= -P max_evals=1
-# Programs that tests start, and the packages of Debian and Ubuntu that bring them.
+# Programs that the tests start, each with the package of Debian and Ubuntu that contains it.
 NEEDS := java=default-jre-headless chromium=chromium initdb=postgresql ip=iproute2 ps=procps faketime=faketime redis-server=redis-server
-# What the caller's shell finds by itself: main prints how to use the environment, if that is not there.
+# The caller's own PATH. If .venv is not on it, main prints how to activate the environment.
 export CALLERS_PATH := $(PATH)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# `mlflow run` opens its run before the project's code can say where, so make says it.
+# `mlflow run` opens its run before the project's code can choose the experiment, so make chooses it.
 export MLFLOW_EXPERIMENT_NAME ?= purchase-predict
-# Without byte code each process of a run compiles the 2,000 modules of its imports anew: uv writes none, and
-# PYTHONDONTWRITEBYTECODE keeps Python from it. Here all cores write it after pip, which takes one. What cannot be compiled
-# stays without.
+# Without byte code each process of a run compiles its 2,000 imported modules again. uv writes none, and with
+# PYTHONDONTWRITEBYTECODE Python does not either. pip would write it on one core, so compileall does it on all cores.
+# A file that cannot be compiled is no error.
 COMPILE := @$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
-# A virtual environment of the caller's would otherwise be preferred by some tools.
+# Some tools would otherwise use the caller's virtual environment.
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 
 .PHONY: help packages setup lock run demo test test-core test-servers lint format image ui server server-stop server-status clean
 
-help:  ## What there is to make
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+help:  ## Lists the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 21
 
-packages:  ## What the tests need beyond Python: Debian's packages (as root, or by sudo); on macOS LightGBM's OpenMP
+packages:  ## Installs what the tests need besides Python: Debian packages (as root, or with sudo); on macOS OpenMP
 	@if [ "$$(uname)" = Darwin ]; then brew list libomp >/dev/null 2>&1 || brew install --quiet libomp; exit; fi; \
 	PATH="$$PATH$$(printf ':%s' /usr/lib/postgresql/*/bin)"; missing=; for need in $(NEEDS); do \
 		command -v $${need%%=*} >/dev/null || missing="$$missing $${need#*=}"; done; \
@@ -39,7 +39,7 @@ packages:  ## What the tests need beyond Python: Debian's packages (as root, or 
 		$$sudo apt-get update -qq && $$sudo apt-get install -qq -y --no-install-recommends $$missing >/dev/null; \
 	fi
 
-setup: .venv/.ready  ## The virtual environment .venv, with the locked versions and the tools of development
+setup: .venv/.ready  ## Creates the virtual environment .venv with the locked versions and the development tools
 
 $(CREATED):
 	@$(or $(PYTHON),false) -c '$(NEW_ENOUGH)' 2>/dev/null || { \
@@ -49,7 +49,7 @@ $(CREATED):
 	@$(PIP_INSTALL) 'pip==26.3'
 	@touch $@
 
-# pip checks the hash of every file that it installs, because the locks hold hashes.
+# The locks have hashes, so pip checks every file that it installs.
 .venv/.ready: $(CREATED) requirements.lock requirements-dev.lock pyproject.toml Makefile
 	@echo "installing the packages of a run (requirements.lock)"
 	@$(PIP_INSTALL) -r requirements.lock
@@ -65,59 +65,59 @@ $(CREATED):
 	$(COMPILE)
 	@touch $@
 
-# UPGRADE="--upgrade" takes the newest versions that the pins allow, UPGRADE="--upgrade-package scipy" those of one package.
-lock: $(CREATED)  ## Writes the locks and conda.yaml's digest anew, after an edit of pyproject.toml's pins
+# UPGRADE="--upgrade" locks the newest versions that the pins allow, UPGRADE="--upgrade-package scipy" that of scipy.
+lock: $(CREATED)  ## Writes the locks and the digest in conda.yaml again, after an edit of the pins in pyproject.toml
 	@$(PIP_INSTALL) uv -c requirements-dev.lock
 	$(BIN)/python tools/lock.py $(UPGRADE)
 
-run: setup  ## The whole workflow on the built-in sample, one trial; ARGS="-P source=..." for anything else
+run: setup  ## Runs the workflow on the built-in sample with one trial; ARGS="-P source=..." sets other parameters
 	mlflow run . --env-manager local $(ARGS)
 
-demo: setup  ## The workflow, a server of its model, one answer, the report; the server is stopped at the end
+demo: setup  ## Runs the workflow, asks a server with its model about one cart, stops it, and opens the report
 	@$(BIN)/python -m tools.demo -- $(ARGS)
 
-# The tests of a file stay on one worker, in their order; tests/conftest.py has the longest files started first.
+# The tests of a file run on one worker, in their order. tests/conftest.py starts the longest files first.
 PYTEST := $(BIN)/python -m pytest $(TESTS) -n auto --dist loadfile --no-loadscope-reorder --cov
 
-test: setup .venv/.ready-tests  ## Every test, and how much of the code they run
+test: setup .venv/.ready-tests  ## Runs every test and measures the coverage
 	$(PYTEST)
 
-test-core: setup .venv/.ready-tests  ## The tests that need no server, no Spark and no chain of processes
+test-core: setup .venv/.ready-tests  ## Runs the tests that need no server, no Spark and no chain of processes
 	$(PYTEST) -m 'not servers'
 
-test-servers: setup .venv/.ready-tests  ## The other ones; CI may run both side by side
+test-servers: setup .venv/.ready-tests  ## Runs the other tests; CI may run both targets at the same time
 	$(PYTEST) -m servers
 
-lint: setup .venv/.ready-tests  ## Style, types, and the direction of imports
+lint: setup .venv/.ready-tests  ## Checks style, types, and the direction of imports
 	ruff check .
 	ruff format --check .
 	mypy
 	lint-imports
 
-format: setup  ## Rewrites the code in the project's style
+format: setup  ## Formats the code in the project's style
 	ruff check --fix .
 	ruff format .
 
-# IMAGE is its name. The label says of which source it is, so that a Job of another source is refused.
+# IMAGE is the image's name. A label identifies the source it was built from, so that a Job can refuse a wrong image.
 IMAGE ?= purchase-predict
-image: setup  ## The container image (needs Docker): serves, or runs steps as Kubernetes Jobs; IMAGE=<registry>/<name>:<tag>
+image: setup  ## Builds the image for serving and Kubernetes Jobs (needs Docker); IMAGE=<registry>/<name>:<tag>
 	docker build -t '$(IMAGE)' --build-arg SOURCE="$$($(BIN)/python -m purchase_predict.kubernetes.image)" .
 
-ui: setup  ## MLflow's web page over the runs made here
+ui: setup  ## Starts MLflow's web page for the runs in this folder
 	mlflow ui
 
-# STATE is the folder of its data, HOST, PORT, ARTIFACT_BUCKET and AUTH=true as in docs/deployment.md.
+# STATE is the server's data folder. docs/deployment.md describes HOST, PORT, ARTIFACT_BUCKET and AUTH=true.
 SERVER = $(BIN)/python -m tools.server $(if $(STATE),--state '$(STATE)')
 
-server: setup .venv/.ready-tests  ## A tracking server on PostgreSQL and Cloud Storage (or its emulator), AUTH=true with a password
+server: setup .venv/.ready-tests  ## Starts a tracking server with PostgreSQL and a bucket (or an emulated one)
 	@$(SERVER) start $(if $(HOST),--host '$(HOST)') $(if $(PORT),--port '$(PORT)') \
 		$(if $(ARTIFACT_BUCKET),--bucket '$(ARTIFACT_BUCKET)') $(if $(AUTH),--auth '$(AUTH)')
 
-server-stop: setup  ## Stops it; what it holds stays
+server-stop: setup  ## Stops the server and keeps its data
 	@$(SERVER) stop
 
-server-status: setup  ## Which of its parts run
+server-status: setup  ## Shows which parts of the server run
 	@$(SERVER) status
 
-clean:  ## Removes the virtual environment and caches, not the runs
+clean:  ## Removes the virtual environment and the caches; keeps the runs
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
