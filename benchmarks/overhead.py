@@ -106,7 +106,10 @@ def cold_table(empty: Path, folder: Path, source: str, budget: float) -> Iterato
     pairs = rounds(2, budget, measure)
     chain, one = zip(*pairs, strict=True)
     more = [a - b for a, b in pairs]
-    yield f"| chain of {PROCESSES} processes, seconds | one process, seconds | more | more for each process | pairs |"
+    yield (
+        f"| chain of {PROCESSES} processes, seconds | one process, seconds | difference "
+        "| difference for each process | pairs |"
+    )
     yield "|---:|---:|---:|---:|---:|"
     yield (
         f"| {summary(chain)} | {summary(one)} | {summary(more)} | {statistics.median(more) / PROCESSES:.2f} "
@@ -116,7 +119,7 @@ def cold_table(empty: Path, folder: Path, source: str, budget: float) -> Iterato
 
 def phases_table(tracking: str, file: Path) -> Iterator[str]:
     """Where the time of each process goes, of a run with one trial and of one that reuses all."""
-    yield "| run | process | seconds | of that: imports | tracking server | calls | child processes | its own work |"
+    yield "| run | process | seconds | in imports | in calls of the server | calls | in child processes | in own work |"
     yield "|---|---|---:|---:|---:|---:|---:|---:|"
     fresh = [*RUN, "-P", "source=sample:20000", "-P", "max_evals=1", "-P", "seed=7", "-P", "test_ratio=0.31"]
     for name, command in (("one trial", [*fresh, "-P", "reuse=false"]), ("all reused", WORKFLOW)):
