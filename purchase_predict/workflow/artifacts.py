@@ -1,7 +1,7 @@
 """The artifacts of a step's run: listed, recorded with size and checksum, and checked against the record.
 
-A store that is a folder of this machine is checked in place, at each look for a completed run. Files of any other store
-are checked when they are fetched, because nothing is downloaded for a step that is reused.
+If the artifact store is a folder of this machine, files are checked whenever a completed run is looked up. In any other
+store they are checked when they are fetched, because reusing a step downloads nothing.
 """
 
 import json
@@ -25,9 +25,9 @@ from purchase_predict.workflow.addresses import RunUri
 #: Tag of a step's run: its artifacts, each with size and checksum, as JSON cut into pieces. MLflow's page hides tags
 #: whose names start with `mlflow.`; earlier runs have the second name.
 ARTIFACTS, _ARTIFACTS_BEFORE = "mlflow.purchase_predict.artifacts", "step.artifacts"
-#: Characters of a tag, at most. MLflow allows 8,000.
+#: The longest value of a tag, in characters. MLflow allows 8,000.
 TAG_LENGTH = 5000
-#: Downloads of an artifact until it counts as damaged.
+#: Attempts to download an artifact before it counts as damaged.
 _ATTEMPTS = 2
 
 
@@ -47,7 +47,7 @@ def listed(run_id: str, roots: list[str] | None = None) -> dict[str, int]:
         roots: the files and folders at the root to list; None: all.
     """
     client = mlflow.MlflowClient()
-    # MLflow leaves a model out of the listing of its run's root, but lists it by its name.
+    # MLflow does not list a model at its run's root, but lists its files when asked by the model's name.
     top = {entry.path: entry for entry in client.list_artifacts(run_id)}
     sizes: dict[str, int] = {}
     for name in roots if roots is not None else top:
@@ -70,7 +70,7 @@ def as_tags(run: Run, sizes: Mapping[str, int], known: Mapping[str, str]) -> dic
     Args:
         run: the step's.
         sizes: path and bytes of each artifact file.
-        known: the checksum of those files that this process wrote or fetched. Others are read from the store.
+        known: checksums of the files that this process wrote or fetched. The other files are read from the store.
     """
     checksums = dict(known) | _checksums(run, [path for path in sizes if path not in known])
     record = {path: [size, checksums[path]] for path, size in sizes.items()}
@@ -86,7 +86,7 @@ def _checksums(run: Run, paths: Sequence[str]) -> dict[str, str]:
     rest = [path for path in paths if path not in found]
     for root in sorted({path.partition("/")[0] for path in rest}):
         with tempfile.TemporaryDirectory() as folder:
-            # Under a model's path below its run, a server finds nothing, which MLflow takes minutes to believe.
+            # A server does not find a model under its run's path, and MLflow retries that for minutes.
             model = places.models.get(root)
             uri = f"models:/{model.model_id}" if model else str(RunUri(run.info.run_id, root))
             place = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
@@ -117,7 +117,7 @@ def checksums_below(run: Run, path: str) -> dict[str, str]:
 
 
 def problem(run: Run) -> str | None:
-    """What is wrong with the artifacts of a completed run; None where they are all as they were written.
+    """The first problem with the artifacts of a completed run; None if all are as they were written.
 
     Files that were added later do not matter: MLflow itself adds one to a model that is loaded by its version.
     """
@@ -134,7 +134,7 @@ def problem(run: Run) -> str | None:
         if present[path] != stored.size:
             return f"artifact {path} of run {name} has {present[path]} bytes, not {stored.size}"
         if stored.checksum and (file := places.file(path)) and checksum(file) != stored.checksum:
-            return f"artifact {path} of run {name} is damaged: it has another checksum than what was written"
+            return f"artifact {path} of run {name} is damaged: its checksum differs from the recorded one"
     return None
 
 
@@ -168,7 +168,7 @@ def fetch(run: Run, path: str, folder: Path) -> Path:
 
 
 class _Places:
-    """Where a run's artifacts lie on this machine, if they do."""
+    """The local files of a run's artifacts, if the store is on this machine."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -180,7 +180,7 @@ class _Places:
             return None
         if (root / path).is_file():
             return root / path
-        # A model of the run lies elsewhere, under the name by which it was logged.
+        # A model is stored outside the run's folder, and is found by the name it was logged under.
         name, _, below = path.partition("/")
         folder = local_folder(self.models[name].artifact_location) if name in self.models else None
         return folder / below if folder and (folder / below).is_file() else None
@@ -194,14 +194,14 @@ class _Places:
         return {model.name: model for model in (logged_model(output.model_id) for output in outputs)}
 
 
-@cache  # where it lies never changes, and a rerun asks for it twice: for the run that logged it and for its version
+@cache  # its location never changes, and a rerun asks for it twice: for the train run and for the version
 def logged_model(model_id: str) -> LoggedModel:
     """A model as MLflow knows it."""
     return mlflow.MlflowClient().get_logged_model(model_id)
 
 
 def local_folder(uri: str) -> Path | None:
-    """The folder of this machine that an artifact URI means; None if it means none."""
+    """The folder of this machine that an artifact URI names; None for any other store."""
     if uri.startswith("file:"):
         return Path(url2pathname(urlsplit(uri).path))
     return None if "://" in uri or uri.startswith("mlflow-artifacts:") else Path(uri)

@@ -29,13 +29,13 @@ from purchase_predict.workflow.completed import (
 from purchase_predict.workflow.plan import Fingerprint, Plan
 from purchase_predict.workflow.stopping import MAIN_PROCESS, closing, orphaned
 
-#: Runs a planned step on another machine, under the name of a run, and returns its completed run.
+#: Runs a planned step on another machine and returns its completed run. The text is the run's name.
 Launch = Callable[[Plan, str], Run]
 
 
 @dataclass(frozen=True)
 class Done:
-    """A step of the chain: its run (None in a dry run that would run it), why it ran, and how many seconds it took."""
+    """A step of the chain: its run (None if a dry run only planned it), why it was not reused, and its seconds."""
 
     step: str
     run: Run | None
@@ -64,10 +64,10 @@ class Chain:
 
         Args:
             run: main's.
-            parameters: main's, typed. Each step gets those of them that it declares.
-            fingerprint: what gives the content digest of a source.
-            still_valid: for a step, a further condition on a completed run: it returns what is wrong, or None.
-            elsewhere: how each step is launched that does not run on this machine.
+            parameters: main's, typed. Each step gets those that it declares.
+            fingerprint: the function that computes a source's content digest.
+            still_valid: by step, a further check of a completed run; it returns what is wrong, or None.
+            elsewhere: launches the steps that run on another machine, by step.
         """
         self.run, self.elsewhere = run, elsewhere or {}
         self.parameters = parameters
@@ -86,7 +86,7 @@ class Chain:
         started = time.monotonic()
         blocked = next((done for done in self.done if done.run is None), None)
         if blocked:
-            return self._finish(Done(entry_point, None, False, f"needs what {blocked.step} makes", 0.0))
+            return self._finish(Done(entry_point, None, False, f"needs the output of {blocked.step}", 0.0))
         parameters = self._parameters_of(entry_point) | given
         with phase(f"{entry_point}: looking for a run to reuse"):
             plan = Plan.make(entry_point, parameters, self.run.info.experiment_id, self.fingerprint)
@@ -99,21 +99,21 @@ class Chain:
                 run = self._launch(plan)
                 lease.release(self.run)
                 return self._finish(Done(entry_point, run, False, reason, time.monotonic() - started))
-            reason = "another workflow made it at the same time"
+            reason = "another workflow ran it meanwhile"
         return self._finish(Done(entry_point, found, found is not None, reason, time.monotonic() - started))
 
     def _parameters_of(self, entry_point: str) -> dict[str, Any]:
-        """Main's parameters that the step declares, too. A step that is forced reuses nothing within it either."""
+        """The parameters that main and the step share. A forced step gets reuse=false, so train reuses no trials."""
         shared = {name: self.parameters[name] for name in declared(entry_point) if name in self.parameters}
         return shared | ({"reuse": not self.forces(entry_point)} if "reuse" in shared else {})
 
     def forces(self, entry_point: str) -> bool:
-        """Whether the user wants the step to run, whatever could be reused."""
+        """Whether the step must run even if a completed run could be reused."""
         return not self.parameters["reuse"] or entry_point in self.forced
 
     @property
     def reused(self) -> dict[str, str]:
-        """For each reused step so far the tag of main's run that names the step's."""
+        """The tags of main's run that name the runs reused so far: `reused.<step>`."""
         return {f"reused.{done.step}": done.run.info.run_id for done in self.done if done.reused and done.run}
 
     def _find(self, plan: Plan) -> tuple[Run | None, str]:
@@ -143,7 +143,7 @@ class Chain:
         )
 
     def _launch(self, plan: Plan) -> Run:
-        if self.reused:  # main tags them at the end, too, but this step may fail
+        if self.reused:  # also done at the end, which a failing step would prevent
             mlflow.set_tags(self.reused)
         try:
             return self.elsewhere.get(plan.entry_point, self._launch_here)(plan, plan.entry_point)
@@ -177,8 +177,8 @@ class Chain:
         return mlflow.MlflowClient().get_run(submitted.run_id)
 
     def _close_interrupted(self) -> None:
-        # MLflow's launcher marks an interrupted step FAILED, even if it marked itself KILLED. All children
-        # are looked at, not the newest one: the clock may have been set back. The runs of earlier steps are complete.
+        # MLflow's launcher marks an interrupted step FAILED, even if the step marked itself KILLED. All children are
+        # checked, because the newest by start time may be wrong after a clock change. Completed runs stay as they are.
         client = mlflow.MlflowClient()
         children = client.search_runs(
             [self.run.info.experiment_id], f"tags.{MLFLOW_PARENT_RUN_ID} = '{self.run.info.run_id}'"
@@ -200,5 +200,6 @@ def _step_failed(entry_point: str, message: str) -> click.ClickException:
     if run and ERROR in run.data.tags:
         return StepFailed(run.data.tags[ERROR])
     return click.ClickException(
-        f"{entry_point} ended without a word (killed, or out of memory?): run {run.info.run_id if run else 'unknown'}"
+        f"{entry_point} ended without an error message (killed, or out of memory?): run "
+        f"{run.info.run_id if run else 'unknown'}"
     )

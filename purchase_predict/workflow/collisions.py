@@ -1,4 +1,4 @@
-"""Writes to MLflow's store, tried again when they collide with the write of another process."""
+"""Retries writes to MLflow's store that collide with the write of another process."""
 
 import time
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from mlflow.exceptions import MlflowException
 
 from purchase_predict.mlflow_errors import is_collision
 
-#: How often a write is tried.
+#: Attempts of a write.
 ATTEMPTS = 20
 
 _Written = TypeVar("_Written")

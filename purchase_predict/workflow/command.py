@@ -1,4 +1,4 @@
-"""A click command for each entry point: its run, its parameters, and errors in one line."""
+"""The click command of an entry point: opens its run, checks its parameters, reports errors in one line."""
 
 import errno
 import logging
@@ -56,7 +56,7 @@ def _fail(message: str) -> NoReturn:
     message = printable(message)
     click.echo(f"Error: {message}", err=True)
     run_id = os.environ.get("MLFLOW_RUN_ID")
-    if run_id:  # the launcher's run, if the command line was wrong and the run was not entered
+    if run_id:  # opened by `mlflow run`, and not yet active if the command line was wrong
         try:
             descriptions.record_failure(run_id, message)
         except MlflowException:
@@ -65,7 +65,7 @@ def _fail(message: str) -> NoReturn:
 
 
 def _notify_of_failure(run: Run, entry_point: str, message: str) -> None:
-    """Notifies of a failure: main of its steps' failures, too. Who only asks for the status is at the screen."""
+    """Notifies of a failure. Main does so for its steps; `status` never does, since its user sees the error."""
     if MLFLOW_PARENT_RUN_ID not in run.data.tags and entry_point != "status":
         notify(f"{'the workflow' if entry_point == 'main' else entry_point} failed: {message}", run)
 
@@ -95,7 +95,7 @@ def command(entry_point: str) -> Callable[[Callable[..., None]], click.Command]:
                 process_folder(),
             ):
                 values = parameters.resolve(entry_point, given)
-                if entry_point not in parameters.STEPS:  # the name of a step holds its source, which is not known yet
+                if entry_point not in parameters.STEPS:  # a step is named later, once its source is known
                     names.give(run, entry_point, names.name_of(entry_point, values))
                 function(run, **values)
 
@@ -150,7 +150,7 @@ def _open_run(entry_point: str) -> Iterator[Run]:
 
 @contextmanager
 def _limits_explained() -> Iterator[None]:
-    """Turns the errors for a full disk and for too little memory into one line, whichever library has met them."""
+    """Turns errors of any library about a full disk or too little memory into one line."""
     try:
         yield
     except (click.ClickException, MlflowException):
@@ -162,7 +162,7 @@ def _limits_explained() -> Iterator[None]:
                 f"the disk is full ({first_line(error)}): scratch files go to {tempfile.gettempdir()}; make room, "
                 "or set TMPDIR to a folder that has it"
             ) from error
-        # DuckDB's exception, by its name: nothing in this wing imports DuckDB.
+        # DuckDB's exception is matched by name, because this package does not import DuckDB.
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryException":
             raise click.ClickException(
                 f"there is too little memory ({first_line(error)}): give a larger memory_limit, or none"
@@ -178,12 +178,12 @@ def _refuse_relative_store() -> None:
         absolute = f"{match[1]}/<folder>/{match[2].removeprefix('./')}"
         raise click.ClickException(
             f"MLFLOW_TRACKING_URI={uri} is relative to the folder where `mlflow run` was called, but the project runs "
-            f"in {Path.cwd()}. Set an absolute one: MLFLOW_TRACKING_URI={absolute}"
+            f"in {Path.cwd()}. Set an absolute path: MLFLOW_TRACKING_URI={absolute}"
         )
 
 
 def _holds(store: Path, run_id: str) -> bool:
-    """Whether a store, a folder or a SQLite file, holds a run."""
+    """Whether a store (a folder or a SQLite file) contains a run."""
     import sqlite3
 
     if store.is_dir():

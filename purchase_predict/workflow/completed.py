@@ -24,17 +24,17 @@ KEY_PARTS = "mlflow.purchase_predict.key_parts"
 OUTPUT = "step.output"
 #: Tag of a step's run: the URI of each of its inputs, as JSON; earlier runs have the second name.
 INPUTS, _INPUTS_BEFORE = "mlflow.purchase_predict.inputs", "step.inputs"
-#: Value of the mark on a run whose artifacts turned out to be damaged, and the tag that says which.
+#: Value of COMPLETE on a run with a damaged artifact, and the tag that names the damage.
 _NO_LONGER, DAMAGED = "damaged", "step.damaged"
 #: Tag of a trial's run: the search that it belongs to.
 SEARCH_KEY = "search.key"
 #: Tag of a failed run: the one line that the user saw.
 ERROR = "error"
-#: Completed runs of a key that are looked at for a hit, the newest first.
+#: Completed runs of a key that are checked for reuse, the newest first.
 _CANDIDATES = 10
 
 
-#: The completed runs that this process has fetched. They no longer change, and each is needed several times.
+#: Cache of the completed runs that this process has fetched: they no longer change, and each is needed several times.
 _completed: dict[str, Run] = {}
 
 
@@ -86,8 +86,8 @@ def _search(experiment_id: str, condition: str, limit: int) -> list[Run]:
 def newest_completed(experiment_id: str, entry_point: str) -> Run | None:
     """The newest completed run of a step, whatever its key.
 
-    The newest by the clocks of the machines that started the runs: MLflow has no other order. It decides what an empty
-    input stands for and which run a miss is compared with, never which run is a hit.
+    MLflow can only sort by start time, so the clocks of the machines decide which run is newest. The result is used for
+    empty inputs and to explain why a step runs, never to decide which run is reused.
     """
     runs = _search(experiment_id, f"tags.\"mlflow.project.entryPoint\" = '{entry_point}'", 1)
     return runs[0] if runs else None
@@ -99,9 +99,9 @@ def find_completed(
     """The newest run with this key whose artifacts all exist; if there is none, why the newest one cannot be reused.
 
     Args:
-        experiment_id: where runs are looked for, with those that it shares its runs with.
+        experiment_id: the experiment to search, together with the one it shares runs with (see `experiments`).
         key: the key of a step.
-        still_valid: a further condition: it returns what is wrong with a run, or None.
+        still_valid: a further check; it returns what is wrong with a run, or None.
     """
     reason = None
     for run in _search(experiment_id, f"tags.\"{KEY}\" = '{key}'", _CANDIDATES):
@@ -114,7 +114,7 @@ def find_completed(
 
 
 def _damage(experiment_id: str, key: str) -> str | None:
-    """What was found to be damaged in a run that would be reused otherwise."""
+    """The recorded damage of a run with this key; None if there is none."""
     condition = f"tags.\"{KEY}\" = '{key}' and tags.\"{COMPLETE}\" = '{_NO_LONGER}'"
     runs = mlflow.MlflowClient().search_runs(shared_with(experiment_id), condition, max_results=1)
     return runs[0].data.tags.get(DAMAGED) if runs else None
@@ -123,7 +123,7 @@ def _damage(experiment_id: str, key: str) -> str | None:
 def fetch(uri: str, folder: Path) -> Path:
     """Downloads what a completed step wrote to `runs:/<run id>/<path>`, and checks it.
 
-    A run whose artifact is damaged is no longer complete, so that the next workflow makes it anew.
+    A run with a damaged artifact is marked as no longer complete, so the next workflow runs its step again.
 
     Args:
         uri: the artifact.
@@ -137,9 +137,9 @@ def fetch(uri: str, folder: Path) -> Path:
     try:
         return artifacts.fetch(run, named.path, folder)
     except Damaged as error:
-        with suppress(MlflowException):  # who may only read cannot say so
+        with suppress(MlflowException):  # a user with read access only cannot set tags
             client = mlflow.MlflowClient()
             client.set_tag(run.info.run_id, DAMAGED, error.format_message())
             client.set_tag(run.info.run_id, COMPLETE, _NO_LONGER)
         _completed.pop(run.info.run_id, None)
-        raise click.ClickException(f"{error.format_message()}; run again, and it is made anew") from error
+        raise click.ClickException(f"{error.format_message()}; run the workflow again to recreate it") from error

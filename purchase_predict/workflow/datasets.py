@@ -1,4 +1,4 @@
-"""The table that a run read, for MLflow's Dataset column: name, digest and row count. No row is read."""
+"""Describes the table that a run read, for MLflow's Dataset column: name, digest and row count, without its rows."""
 
 import json
 import warnings
@@ -13,12 +13,12 @@ from mlflow.exceptions import MlflowException
 
 from purchase_predict.workflow.collisions import through_collisions
 
-#: Characters that MLflow keeps of a dataset's name and of its digest.
+#: MLflow's limits for a dataset's name and digest, in characters.
 _NAME_LENGTH, _DIGEST_LENGTH = 500, 36
 
 
 class DescribedTable(MetaDataset):
-    """A table by its description alone."""
+    """A table known only by its description."""
 
     def __init__(self, source: DatasetSource, name: str, digest: str, rows: int) -> None:
         self.rows = rows
@@ -45,7 +45,7 @@ def log_input(name: str, digest: str, rows: int, context: str) -> DescribedTable
     """
     try:
         with warnings.catch_warnings():
-            # MLflow warns that a local folder can be interpreted in multiple ways. They are the same.
+            # MLflow warns that a local folder may be one of several kinds of source. All of them name the same folder.
             warnings.simplefilter("ignore", UserWarning)
             source = resolve_dataset_source(name)
     except MlflowException:
@@ -73,9 +73,9 @@ def log_sides(dataset: str, digest: str, rows: Mapping[str, int]) -> dict[str, D
 def log_metrics(
     metrics: Mapping[str, float], series: Sequence[Mapping[str, float]], sides: Mapping[str, DescribedTable]
 ) -> None:
-    """Logs metrics on the active run, each with the side that it was measured on: those of the test by their names.
+    """Logs metrics on the active run, each with its side of the dataset: `test_*` and `baseline_*` with the test set.
 
-    MLflow's page of a logged model names the datasets of its metrics as those that were used.
+    MLflow's page of a logged model lists the datasets of its metrics.
 
     Args:
         metrics: by name.

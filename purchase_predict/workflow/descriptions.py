@@ -1,4 +1,4 @@
-"""The description of a run and of a model on MLflow's pages, in Markdown: what came out, and where to find it."""
+"""The description of a run and of a model on MLflow's pages, in Markdown: the outcome, and links to it."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -86,11 +86,11 @@ def describe_models(run: Run, text: str) -> None:
 
 
 def of_steps(steps: Sequence[tuple[str, str, Run]], sentence: str = "") -> str:
-    """The description of main's run: what came out, links to what was made, and the steps.
+    """The description of main's run: the outcome, links to dataset, report, model and version, and the steps.
 
     Args:
         steps: name, whether it ran or was reused, and run of each step.
-        sentence: what came out; empty: nothing yet.
+        sentence: the outcome; empty: none yet.
     """
     links, table = [], ["| step | | run |", "|---|---|---|"]
     for step, what, run in steps:
@@ -108,7 +108,7 @@ def of_steps(steps: Sequence[tuple[str, str, Run]], sentence: str = "") -> str:
 
 
 def _page_of(experiment_id: str, uri: str) -> str:
-    """The page of what a URI names; of an artifact in another experiment MLflow finds the right one by the run's id."""
+    """The page of what a URI names. For an artifact of another experiment, MLflow finds the run by its id."""
     named = parse(uri)
     if isinstance(named, RunUri):
         model = named.path == "model"  # MLflow does not list it among the artifacts of its run

@@ -1,4 +1,4 @@
-"""The packages of this process, as a part of a step's key."""
+"""The Python version and packages of this process, for a step's key."""
 
 import functools
 import hashlib
@@ -34,7 +34,7 @@ def _locked_digest(lock: str, versions: dict[str, str]) -> str:
     found = []
     for name, marker in re.findall(r"^([\w.-]+)==[^\s;]+( ;)?", lock, re.MULTILINE):
         version = _version(name, versions)
-        # A package with a marker belongs to some systems only, so its absence is no difference.
+        # A package with a marker is only for some systems, so it is skipped where it is not installed.
         if version != "none" or not marker:
             found.append(f"{name}=={version}")
     return hashlib.sha256("\n".join(sorted(found)).encode()).hexdigest()[:16]
@@ -51,7 +51,7 @@ def _version(name: str, versions: dict[str, str]) -> str:
 
 
 def _installed_versions() -> dict[str, str]:
-    """Versions by the names of the folders that pip leaves: reading 115 files of metadata would take 0.17 s a step."""
+    """Versions from the names of pip's `.dist-info` folders. Reading 115 metadata files would take 0.17 s per step."""
     versions: dict[str, str] = {}
     for folder in sys.path:
         for entry in sorted(Path(folder).glob("*.dist-info")):

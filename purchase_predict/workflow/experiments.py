@@ -1,9 +1,8 @@
 """The experiment of a run, and the experiments whose runs it may reuse.
 
-`mlflow run` opens its run before the project's code runs, in MLflow's experiment `Default` unless it is given a name,
-and MLproject has no field for one. What starts without it (`python main.py`) uses PROJECT_EXPERIMENT, and so does make.
-The two count as one place when completed runs, trials and claims are looked for. An experiment of any other name
-stands alone: nothing of another one is reused there.
+`mlflow run` opens its run before the project's code runs. Without `--experiment-name` it uses MLflow's experiment
+`Default`, and MLproject has no field to change that. `make` and `python main.py` use PROJECT_EXPERIMENT. These two
+experiments share completed runs, trials and claims. Any other experiment reuses only its own runs.
 """
 
 from functools import cache
@@ -24,7 +23,7 @@ def shared_with(experiment_id: str) -> list[str]:
     return list(_shared_with(experiment_id, mlflow.get_tracking_uri()))
 
 
-@cache  # a process asks several times; by the server, because tests have many
+@cache  # a process asks several times; keyed by the server, because tests use several
 def _shared_with(experiment_id: str, _tracking_uri: str) -> tuple[str, ...]:
     client = mlflow.MlflowClient()
     if experiment_id == _DEFAULT_ID:

@@ -15,7 +15,7 @@ from purchase_predict.workflow.models import run_if_there
 
 
 def origin(train_run_id: str, dataset: str) -> Origin:
-    """What is known of the train run's origin while it works.
+    """What is known about the train run's origin while the run is in progress.
 
     Args:
         train_run_id: the train run.
@@ -41,7 +41,7 @@ def origin(train_run_id: str, dataset: str) -> Origin:
 
 
 def _reasons(load: Run) -> dict[str, int]:
-    """Why load refused rows, and how many; empty where it refused none, or no longer says why."""
+    """Refused rows of load by reason; empty if none were refused or source.json is gone."""
     if not load.data.metrics.get("rejected_rows"):
         return {}
     try:
@@ -59,7 +59,7 @@ def train_step(run: Run | None) -> Step:
 
 
 def _steps(train: Run, workflow: Run | None, process: Run) -> list[Step]:
-    """The steps while the train run works. The workflow, if one launched it, knows which of them were reused."""
+    """The steps as the report shows them. Only a workflow, not a train run alone, knows which steps were reused."""
     events = inputs_of(process).get("data", "")
     # The run of load is not fetched: it may have been deleted while the output of process is still reused.
     runs = {"load": events.removeprefix("runs:/").partition("/")[0], "process": process.info.run_id}
@@ -72,7 +72,7 @@ def _steps(train: Run, workflow: Run | None, process: Run) -> list[Step]:
     def link(run_id: str) -> str:
         return addresses.link(train.info.experiment_id, run_id)
 
-    after = Step("deploy", "follows, and decides on the promotion" if workflow else "not part of this run")
+    after = Step("deploy", "comes next and decides on the promotion" if workflow else "not part of this run")
     return [
         *(earlier(name, run_id) for name, run_id in runs.items()),
         Step("train", "ran, and made this page", train.info.run_id, link(train.info.run_id)),

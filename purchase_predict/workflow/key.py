@@ -14,9 +14,10 @@ from purchase_predict.workflow.source import source_closure
 
 #: Goes up when the parts of a key change their meaning. 2: source files count by their syntax tree.
 KEY_FORMAT = 2
-#: How many differences a reason names.
+#: The most differences that a reason names.
 _NAMED_DIFFERENCES = 3
-#: What draws the report of a search, or looks back with its result, cannot change its trials.
+#: Source files that only use a search's result (report, backtest). They cannot change its trials, so the search key
+#: leaves them out.
 _AFTER_SEARCH = (
     "purchase_predict/report/",
     *(
@@ -24,7 +25,8 @@ _AFTER_SEARCH = (
         for name in ("backtest", "curves", "profile", "promo_codes", "stability", "weaknesses")
     ),
 )
-#: What only draws the page of a step that decides: a decision is not taken again for the looks of its page.
+#: Source files that only draw the page of a deploy, by step. The key leaves them out: a new layout is no reason to
+#: decide again.
 _LOOKS = {"deploy": ("purchase_predict/report/layout", "purchase_predict/report/promotion_page")}
 
 
@@ -59,14 +61,14 @@ def key_of(parts: Mapping[str, Any]) -> str:
 
 
 def search_key_of(parts: Mapping[str, Any]) -> str:
-    """The key without what leaves the trials of a search as they are: its limits, and what is made of its result."""
+    """The key of a step without the parameters and source files that cannot change the trials of a search."""
     values = {name: value for name, value in parts["parameters"].items() if not PARAMETERS[name].same_trials}
     source = {name: digest for name, digest in parts["source"].items() if not name.startswith(_AFTER_SEARCH)}
     return key_of({**parts, "parameters": values, "source": source})
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """In a few words, what differs between the parts of two keys; empty where nothing does."""
+    """What differs between the parts of two keys, in a few words; empty if nothing does."""
     if before.get("format") != now.get("format"):
         return "key format changed"
     found = []

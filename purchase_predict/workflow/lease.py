@@ -2,11 +2,11 @@
 
 Workflows that share a tracking server see each other only through the tags of their runs. A claim (see `turns`) lives
 as long as its run is RUNNING and its heartbeat changes. Each observer counts its own looks at the heartbeat, so the
-clocks of two machines are never compared. The end of a process on this machine is seen at once, and so is the end of a
-Job by whoever can ask its cluster; a Job that lives keeps its claim, even while it waits for a machine.
+clocks of two machines are never compared. The end of a process on this machine is noticed at once. So is the end
+of a Job, by a process that can ask its cluster. A live Job keeps its claim even while it waits for a machine.
 
-A claim that counts as dead by mistake, because its process was suspended, costs a second computation and no more: a
-model is registered only once, and only completed runs are reused.
+A suspended process may be taken for dead by mistake. That only costs a second computation: a model is registered only
+once, and only completed runs are reused.
 """
 
 import itertools
@@ -35,13 +35,14 @@ HEARTBEAT, CLAIM, CLOSED = "lease.heartbeat", "lease.key", "lease.closed"
 #: Seconds between two heartbeats. Each is one small write.
 _BEAT_SECONDS = 5.0
 #: A run counts as dead after this many seconds without a heartbeat: a loaded machine or a restarting server may miss
-#: several. Longer than a step goes on after its launcher has died (`stopping.GRACE_SECONDS`).
+#: several. It must exceed the time that a step may run on after its launcher died
+#: (`stopping.GRACE_SECONDS`).
 _LEASE_SECONDS = 30.0
 #: Seconds after which a run of `mlflow run` counts as never started, if it has no heartbeat.
 _START_SECONDS = 15.0
 #: Seconds between two looks of a workflow that waits for another one's step.
 _POLL_SECONDS = 2.0
-#: Runs that are RUNNING in an experiment at the same time, at most.
+#: The most RUNNING runs of an experiment that are read.
 _RUNNING_RUNS = 1000
 
 
@@ -66,7 +67,7 @@ def heartbeat(run: Run, *, sweep: bool) -> Iterator[None]:
                 client.set_tag(run.info.run_id, HEARTBEAT, f"{process_name(os.getpid())} {count}")
                 if sweep:
                     watch.sweep(run)
-            except Exception:  # the step itself meets and reports what is wrong with the server
+            except Exception:  # the step itself reports problems of the server
                 logging.getLogger(__name__).debug("no heartbeat", exc_info=True)
             if finished.wait(_BEAT_SECONDS):
                 return
@@ -88,17 +89,17 @@ class Watch:
     """Finds the runs whose process died, by regular looks at their heartbeats, and closes them."""
 
     def __init__(self, client: mlflow.MlflowClient, seconds: float) -> None:
-        """Args: `seconds` is the time between two looks. Looks are counted, not seconds, so an outage kills no run."""
+        """Args: `seconds` is the time between two looks. Looks are counted, not seconds: an outage closes no run."""
         self._client = client
         self._needed = math.ceil(_LEASE_SECONDS / seconds)
         self._seen: dict[str, tuple[list[str | None], int]] = {}
 
     def died(self, family: Sequence[Run]) -> str | None:
-        """Why a run and its children are dead; None while one of them lives. Call it once per look.
+        """Why a run and its children count as dead; None while one of them lives. Call it once per look.
 
         Args:
-            family: a RUNNING run, then its RUNNING children. A step goes on for some seconds after main has died, and
-                nobody else may compute the same before the step has ended.
+            family: a RUNNING run, then its RUNNING children. A step may run on for some seconds after main died, and
+                no other workflow may compute the same meanwhile.
         """
         run_id = family[0].info.run_id
         jobs = [remote.job_lives(run) for run in family]
@@ -118,9 +119,10 @@ class Watch:
     def sweep(self, mine: Run) -> None:
         """Closes as KILLED the runs of this experiment that killed processes left RUNNING.
 
-        A run without a heartbeat may belong to another program, or its process has not started yet. It is closed only
-        if its parent is a run of this workflow that has ended, or if `mlflow run` opened it for this project and did
-        not get as far as our code, because uv or conda is missing. A process that starts all the same opens it again.
+        A run without a heartbeat may belong to another program, or its process may not have started yet. It is closed
+        in two cases only: its parent is a run of this workflow that has ended, or `mlflow run` opened it for this
+        project and never reached our code, for example because uv or conda is missing. If its process starts later
+        after all, it opens the run again.
         """
         condition = "attributes.status = 'RUNNING'"
         running = {run.info.run_id: run for run in self._search(mine.info.experiment_id, condition)}
@@ -138,9 +140,9 @@ class Watch:
                 except MlflowException:  # deleted for good
                     continue
                 if HEARTBEAT in above.data.tags and above.info.status != "RUNNING":
-                    self.close([run], "the run above it has ended")
+                    self.close([run], "its parent run has ended")
             elif _never_started(run, mine):
-                self.close([run], "its environment was never made")
+                self.close([run], "its process never started")
 
     def close(self, family: Sequence[Run], reason: str) -> None:
         """Closes runs as KILLED, except a run with a new heartbeat since the last look."""
@@ -225,7 +227,7 @@ def claim(
         say: called with one line for each run that is waited for.
 
     Returns:
-        The completed run if another workflow has made it meanwhile: then nothing is claimed.
+        The completed run if another workflow has made one meanwhile; this run then holds no claim.
     """
     return take_turn(run, _KeyClaims(run, key), "computes the same", _POLL_SECONDS, completed, say)
 
@@ -236,5 +238,5 @@ def announce(run: Run, key: str) -> None:
 
 
 def release(run: Run) -> None:
-    """Removes the claim. The claim of a run that ends, ends with it."""
+    """Removes the claim. A claim also ends when its run ends."""
     mlflow.MlflowClient().delete_tag(run.info.run_id, CLAIM)

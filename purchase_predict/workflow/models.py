@@ -1,4 +1,4 @@
-"""The model that a URI names: what made it, and which version of which registered model it is."""
+"""Finds the model that a URI names: its train run, its dataset, and its version in the registry."""
 
 from dataclasses import dataclass
 from typing import NoReturn
@@ -17,7 +17,7 @@ from purchase_predict.workflow.completed import DIGEST, inputs_of, output_uri, r
 
 #: Tags of a version: the digest of its model, the URI of the dataset that it was trained with, and that data's source.
 MODEL_DIGEST, MODEL_DATASET, MODEL_SOURCE = "model.digest", "model.dataset", "model.source"
-#: What stands for the version with the highest number, in place of a stage.
+#: Names the version with the highest number, where a URI could name a stage.
 _LATEST = "latest"
 
 
@@ -27,7 +27,7 @@ class TrainedModel:
 
     Attributes:
         uri: as it was given.
-        digest: of all that decides a prediction.
+        digest: of everything that determines a prediction.
         model_id: MLflow's id of the logged model; empty where MLflow knows none.
         run: the train run that logged it; None where the run was deleted for good.
         version: the version of a registered model, where the URI names one.
@@ -41,7 +41,7 @@ class TrainedModel:
 
     @property
     def address(self) -> str:
-        """The URI to load it from: by its own id, because below its run a server looks for it for minutes."""
+        """The URI to load it from: its own id, because a server searches for minutes under the run's path."""
         if self.version:
             return str(ModelUri(self.version.name, version=str(self.version.version)))
         return str(LoggedModelUri(self.model_id)) if self.model_id else self.uri
@@ -67,7 +67,7 @@ class TrainedModel:
 
     @property
     def trained_on(self) -> str:
-        """The URI of the dataset that it was trained with, as far as a tag still tells; empty where none does."""
+        """The URI of the dataset that it was trained with; empty if neither the run nor the version's tag names it."""
         if self.run:
             return inputs_of(self.run).get("dataset", "")
         return str(self.version.tags.get(MODEL_DATASET, "")) if self.version else ""
@@ -92,7 +92,7 @@ def find(uri: str) -> TrainedModel:
     if named is None or isinstance(named, RunUri):
         run = run_of(uri)
         if uri != output_uri(run):
-            raise click.ClickException(f"{uri}: is not the model of that run, which is {output_uri(run)}")
+            raise click.ClickException(f"{uri}: is not the model of that run; the model is {output_uri(run)}")
         outputs = run.outputs.model_outputs if run.outputs else []
         return TrainedModel(uri, run.data.tags[DIGEST], outputs[-1].model_id if outputs else "", run, None)
     version, model_id = None, ""
@@ -111,7 +111,7 @@ def find(uri: str) -> TrainedModel:
 
 
 def version_at(named: ModelUri) -> ModelVersion:
-    """The version that a URI names now, by its number, an alias, a stage, or as the latest one.
+    """The version that a URI names now, by number, alias, stage or `latest`.
 
     Raises:
         click.ClickException: there is none.

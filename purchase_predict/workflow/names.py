@@ -1,4 +1,4 @@
-"""The name of a run on MLflow's pages: what the run is, and what it is about."""
+"""The name of a run on MLflow's pages: its step, and its source or version."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ from purchase_predict.workflow.completed import run_of
 
 #: Tag of a step's run: the source that its data comes from, and the start of the name of a dry run.
 SOURCE, DRY_RUN = "step.source", "dry run: "
-#: Characters of a source in a name, at most.
+#: The longest source in a name, in characters.
 _LENGTH = 60
 
 
@@ -44,7 +44,7 @@ def name_of(entry_point: str, values: Mapping[str, Any], source: str = "") -> st
 
 
 def source_of(values: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """The source of a step's data: its own parameter, or what the run that made its first input says.
+    """The source of a step's data: its own parameter, or the one recorded by the run that made its first input.
 
     Args:
         values: the step's parameters.

@@ -1,7 +1,7 @@
-"""Notifications: one line to an address of the user's, such as Slack's, about what a run did to an environment.
+"""Notifications: one line to the user's webhook (Slack and others) about a failure or a change of an environment.
 
-The address is a secret, since whoever knows it may write there. It comes from the variable NOTIFY_URL and from nowhere
-else: a parameter would be recorded with the run. No message, error or log of this module holds it.
+The address is a secret: whoever knows it can post there. It is only read from the variable NOTIFY_URL, because a
+parameter would be recorded with the run. No message, error or log of this module contains it.
 """
 
 import http.client
@@ -24,14 +24,14 @@ _LENGTH = 2000
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would hand the text, and in the case of some servers the address, to another one."""
+    """Follows no redirect, which would pass the text, and with some servers the address, to another server."""
 
     def redirect_request(self, *_: object) -> None:
-        """No redirect is followed."""
+        """Returns None, so that the redirect ends as an error."""
 
 
 def notify(text: str, run: Run) -> None:
-    """Posts `{"text": ...}`, which Slack and others understand, with a link to the run; without NOTIFY_URL nothing.
+    """Posts `{"text": ...}`, which Slack and others understand, with a link to the run, if NOTIFY_URL is set.
 
     A notification that cannot be sent is one line on stderr. It never fails the run.
 
@@ -41,14 +41,14 @@ def notify(text: str, run: Run) -> None:
     """
     try:
         address = Settings.read().notify_url
-    except click.ClickException:  # whatever is wrong with the settings, the run itself says so
+    except click.ClickException:  # the run itself reports wrong settings
         return
     if not address:
         return
     page = addresses.link(run.info.experiment_id, run.info.run_id)
     body = json.dumps({"text": " ".join(filter(None, [printable(text)[:_LENGTH], page]))})
     answers: list[str] = []
-    # In a thread, because a timeout of the connection bounds neither the look-up of a name nor an answer in drops.
+    # In a thread: a connection's timeout limits neither a DNS lookup nor an answer that arrives in small pieces.
     sending = threading.Thread(target=lambda: answers.append(_post(address, body.encode())), daemon=True)
     sending.start()
     sending.join(_TIMEOUT)
@@ -58,7 +58,7 @@ def notify(text: str, run: Run) -> None:
 
 
 def _post(address: str, body: bytes) -> str:
-    """Posts JSON; returns what went wrong, without the address, or nothing."""
+    """Posts JSON; returns the problem, without the address, or an empty text."""
     if not address.lower().startswith(("http://", "https://")):
         return "the address must begin with https:// or http://"
     try:

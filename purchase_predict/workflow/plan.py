@@ -1,4 +1,4 @@
-"""The plan of a step: its parameters with every input named, and the key that follows from them."""
+"""The plan of a step: its parameters with every input filled in, and the key computed from them."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -15,8 +15,8 @@ from purchase_predict.workflow import models
 from purchase_predict.workflow.completed import DIGEST, KEY_PARTS, newest_completed, output_uri, run_of
 from purchase_predict.workflow.key import differences, key_of, key_parts, search_key_of
 
-#: Gives the content digest of a source, read as a Google Cloud project: `sources.fingerprint`. Handed in, so that only
-#: the steps that read a source depend on the code that does.
+#: Computes a source's content digest from its name and a Google Cloud project: `sources.fingerprint`. It is passed in,
+#: so that only the steps that read a source depend on that code.
 Fingerprint = Callable[[str, str], str]
 
 
@@ -45,7 +45,7 @@ class Plan:
             given: parameters; MLproject's defaults stand for the others. An empty input stands for the newest completed
                 run of the step that makes it, in this experiment.
             experiment_id: where completed runs are looked for.
-            fingerprint: what gives the content digest of a source; for a step that reads one.
+            fingerprint: the function that computes a source's content digest; needed by a step that reads a source.
 
         Raises:
             click.ClickException: a value is wrong, or an input is missing.
@@ -93,23 +93,23 @@ def input_digests(values: Mapping[str, Any], fingerprint: Fingerprint | None) ->
 
 
 def _output(name: str, uri: str) -> Run:
-    """The completed run that an input names, if it is the output of the step that makes such inputs.
+    """The completed run whose output an input names.
 
     Raises:
-        click.ClickException: it is another step's, or another artifact of that step.
+        click.ClickException: the URI is not the output of the step that makes this input.
     """
     run = run_of(uri)
     step = run.data.tags.get("mlflow.project.entryPoint", MADE_BY[name])
     if step != MADE_BY[name] or uri != output_uri(run):
         raise click.ClickException(
-            f"{name}={uri}: must be what {MADE_BY[name]} wrote, but run {run.info.run_id} is of {step} and wrote "
-            f"{output_uri(run)}"
+            f"{name}={uri}: must be the output of {MADE_BY[name]}; run {run.info.run_id} is a run of {step} with the "
+            f"output {output_uri(run)}"
         )
     return run
 
 
 def with_inputs(values: Mapping[str, Any], experiment_id: str) -> dict[str, Any]:
-    """The parameters of a step with each empty input replaced by the newest that there is, and ENV for an empty env.
+    """The parameters of a step: an empty input becomes the newest one available, an empty env the value of ENV.
 
     deploy judges a model on the dataset that it was trained with, unless another one is given.
     """

@@ -8,7 +8,7 @@ import psutil
 
 
 def process_name(pid: int) -> str:
-    """What names a process for ever: `<machine> <process id> <start>`.
+    """A name that no other process ever has: `<machine> <process id> <start>`.
 
     Raises:
         psutil.NoSuchProcess: there is none with this id.
@@ -17,7 +17,7 @@ def process_name(pid: int) -> str:
 
 
 def ended_here(name: str) -> bool:
-    """Whether the process of this name, or heartbeat, was on this machine and is there no longer."""
+    """Whether a process, given by its name or heartbeat, ran on this machine and has ended."""
     machine, _, process = name.partition(" ")
     if machine != _machine():
         return False
@@ -36,7 +36,7 @@ def ended_here(name: str) -> bool:
 
 
 def _machine() -> str:
-    """This machine since it booted; where process ids have namespaces (containers on Linux), this namespace of it."""
+    """The boot's id and the process namespace on Linux (containers have their own); elsewhere the host name."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{Path('/proc/self/ns/pid').stat().st_ino}"
@@ -45,8 +45,8 @@ def _machine() -> str:
 
 
 def _start(process: psutil.Process) -> str:
-    """When a process started, in seconds, as no change of the clock moves it.
+    """When a process started, in seconds; a clock change does not alter it.
 
-    Linux counts from the boot, to which psutil adds the time of the boot by today's clock: it is taken off again.
+    Linux counts from the boot. psutil adds the boot time by the current clock, so it is subtracted here.
     """
     return f"{process.create_time() - (psutil.boot_time() if psutil.LINUX else 0):.2f}"

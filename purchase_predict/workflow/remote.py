@@ -1,7 +1,8 @@
 """A step that runs on another machine as a Job of a cluster: how its run is marked, and whether the Job still lives.
 
-A Job outlives the process that launched it. So whether it lives is asked of the cluster, by whoever can ask, and only
-otherwise concluded from heartbeats. This wing knows no cluster: the wing that does hands in who to ask (`observe`).
+A Job outlives the process that launched it. A process that can reach the cluster asks it whether the Job lives; any
+other process relies on heartbeats. This package does not know clusters: `kubernetes` passes in the function to ask
+(`observe`).
 """
 
 import os
@@ -13,7 +14,7 @@ from mlflow.entities import Run
 
 #: Tag of a step's run: the Job that computes it, as `<namespace>/<name>`.
 JOB = "step.job"
-#: The variable that tells a step that it runs in a Job: the Job's name.
+#: Environment variable with the name of the Job that a step runs in.
 IN_JOB = "PURCHASE_PREDICT_JOB"
 #: Whether the Job of this name lives; None: the cluster does not know it, or does not answer.
 Observer = Callable[[str], bool | None]
@@ -22,12 +23,12 @@ _observers: list[Observer] = []
 
 
 def observe(observer: Observer) -> None:
-    """From now on this process asks `observer` about other runs' Jobs; an earlier one is no longer asked."""
+    """Makes `observer` the function that this process asks about other runs' Jobs; it replaces an earlier one."""
     _observers[:] = [observer]
 
 
 def job_lives(run: Run) -> bool | None:
-    """Whether the Job of a run lives; None: the run has none, or nobody here can tell."""
+    """Whether the Job of a run lives; None if the run has none or this process cannot ask the cluster."""
     job = run.data.tags.get(JOB)
     return _observers[0](job) if job and _observers else None
 
@@ -35,20 +36,20 @@ def job_lives(run: Run) -> bool | None:
 def refuse_second_start(run_id: str, begun: str) -> None:
     """Ends a step in a Job if its run was closed before the step began, or if another pod has begun it.
 
-    A Job may wait for a machine or for its image longer than others wait for it, and a cluster may start a second pod.
+    A Job may wait so long for a machine or an image that its run is closed, and a cluster may start a second pod.
 
     Args:
         run_id: the run that the Job is for.
-        begun: the tag that a run has once its process works.
+        begun: the tag that a run gets when its process starts.
 
     Raises:
-        click.ClickException: there is nothing to do for this process.
+        click.ClickException: this process must not compute the run.
     """
     if not os.environ.get(IN_JOB):
         return
     run = mlflow.MlflowClient().get_run(run_id)
     if run.info.status == "RUNNING" and begun not in run.data.tags:
         return
-    del os.environ["MLFLOW_RUN_ID"]  # what is printed now is not this run's error
+    del os.environ["MLFLOW_RUN_ID"]  # the error below must not be recorded on that run
     why = "another pod has begun it" if run.info.status == "RUNNING" else f"it is {run.info.status} already"
-    raise click.ClickException(f"run {run_id} is not computed by this pod: {why}; nothing is to be done")
+    raise click.ClickException(f"run {run_id} is not computed by this pod: {why}; nothing to do")

@@ -1,7 +1,7 @@
-"""Scratch folders: removed when their process ends, and by the next workflow if it was killed.
+"""Scratch folders: removed when their process ends, or by the next workflow if the process was killed.
 
-All temporary files of a process lie in one folder, those of MLflow and other libraries, too. The folder says whose it
-is, so that another process can tell whether its owner still lives.
+All temporary files of a process are in one folder, including those of MLflow and other libraries. A file in it names
+the owner, so that another process can tell whether the owner still runs.
 """
 
 import os
@@ -23,7 +23,7 @@ _folders: list[str] = []
 
 @contextmanager
 def process_folder() -> Iterator[None]:
-    """While the block runs, temporary files of this process go to a folder of its own, which is removed at the end."""
+    """Puts temporary files of this process into a folder of its own while the block runs, then removes the folder."""
     before = tempfile.tempdir
     with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as folder:
         _folders.append(folder)
@@ -43,7 +43,7 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def remove_all() -> None:
-    """Removes the folders of this process, which must end at once."""
+    """Removes the folders of this process, for an exit that skips cleanup."""
     for folder in _folders:
         shutil.rmtree(folder, ignore_errors=True)
 

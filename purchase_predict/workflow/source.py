@@ -1,8 +1,9 @@
 """The source code that a step depends on: its closure of imports, each file with a digest of its meaning.
 
 A Python file counts by its syntax tree without docstrings: a comment, a sentence or a reformatted line changes nothing.
-Of the wing `workflow/` only `step.py` counts, since the rest of it touches no table (the import contracts hold that);
-what that wing imports from elsewhere counts. `progress.py` does not count: it shows what is done and returns nothing.
+Of the package `workflow/` only `step.py` counts: the rest of it touches no table, which the import contracts ensure.
+Modules that it imports from other packages do count. `progress.py` does not count: it shows progress and returns
+nothing.
 """
 
 import ast
@@ -17,7 +18,7 @@ from purchase_predict.settings import PROJECT
 
 _WORKFLOW = "purchase_predict/workflow/"
 _COUNTED_OF_WORKFLOW = ("__init__.py", "step.py")
-#: Shows what is done, and gives nothing back that a result could depend on.
+#: Left out of every key: it shows progress and returns nothing that a result could depend on.
 _PROGRESS = "purchase_predict/progress.py"
 #: Functions that import a module by its name.
 _IMPORTERS = {"import_module", "__import__", "run_module", "find_spec"}
@@ -30,7 +31,7 @@ def source_closure(entry_point: str, project: Path = PROJECT) -> dict[str, str]:
     and the other files (templates, styles) in the folders of those modules.
 
     Raises:
-        click.ClickException: a file cannot be parsed, or imports a module whose name only the running code knows.
+        click.ClickException: a file cannot be parsed, or it imports a module by a name that is computed at run time.
     """
     found: dict[str, str] = {}
     waiting = ["steps/__init__.py", f"steps/{entry_point}.py"]
@@ -53,7 +54,7 @@ def _counts(name: str) -> bool:
     return not name.startswith(_WORKFLOW) or name.removeprefix(_WORKFLOW) in _COUNTED_OF_WORKFLOW
 
 
-@functools.cache  # main asks for four steps, which share most files. By the text, because a file may change meanwhile
+@functools.cache  # four steps share most files; keyed by the text, since a file may change
 def _parsed(text: bytes, name: str, counts: bool) -> tuple[str, frozenset[str]]:
     """The digest of a Python file if it counts, and every imported name that may be a module."""
     try:
@@ -91,8 +92,8 @@ def _imported(node: ast.AST, name: str) -> Iterator[str]:
         argument = node.args[0] if node.args else None
         if not (isinstance(argument, ast.Constant) and isinstance(argument.value, str)):
             raise click.ClickException(
-                f"{name}, line {node.lineno}: imports a module whose name is not written there, so that no key can "
-                "count it: write the name out"
+                f"{name}, line {node.lineno}: imports a module by a computed name, which a step's key cannot count: "
+                "write the name as text"
             )
         package = list(Path(name).parent.parts)
         level = len(argument.value) - len(argument.value.lstrip("."))
@@ -115,9 +116,9 @@ def _files_of(module: str, project: Path) -> Iterator[str]:
 
 
 def _data_files(folder: Path, counted: set[str], project: Path) -> dict[str, str]:
-    """The files in a package's folder that are no Python and that a counted module may read.
+    """The other files in a package's folder (templates, styles) that a counted module may read.
 
-    A file belongs to the module whose name it starts with, as `layout.css` to `layout.py`; if there is none, to all.
+    A file belongs to the module of the same name (`layout.css` to `layout.py`); without such a module, to all modules.
     """
     found = {}
     for path in (project / folder).iterdir():

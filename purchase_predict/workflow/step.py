@@ -1,8 +1,8 @@
 """The run of a step: tagged with its key, given to the step's function, and marked complete at the end.
 
 The key of a step is the SHA-256 of all that can change its result: entry point, parameters, content of its inputs,
-source files, installed packages. A run is a hit if it has the key, is FINISHED, has the completion tag, which is
-written last, and still has all artifacts that it wrote.
+source files, installed packages. A run can be reused if it has the same key, is FINISHED, has the completion tag
+(written last), and still has all its artifacts.
 """
 
 import functools
@@ -68,12 +68,12 @@ class StepRun:
         """Downloads the artifact at `runs:/<run id>/<path>` into the scratch folder, and checks it.
 
         Raises:
-            click.ClickException: it cannot be downloaded, or is not what the step wrote that made it.
+            click.ClickException: it cannot be downloaded, or differs from what its step wrote.
         """
         return fetch(uri, self.folder())
 
     def fetch_own(self, path: str) -> Path:
-        """Downloads an artifact of this very run, which is not complete yet."""
+        """Downloads an artifact of this run, although the run is not complete yet."""
         return artifacts.fetch(self.run, path, self.folder())
 
     def log(self, folder: Path, path: str = "") -> None:
@@ -118,7 +118,7 @@ def step(entry_point: str, fingerprint: Fingerprint | None = None) -> Callable[[
 
     Args:
         entry_point: the step.
-        fingerprint: what gives the content digest of a source; for a step that reads one.
+        fingerprint: the function that computes a source's content digest; needed by a step that reads a source.
     """
 
     def decorate(function: Callable[..., Output]) -> click.Command:
@@ -127,7 +127,7 @@ def step(entry_point: str, fingerprint: Fingerprint | None = None) -> Callable[[
         def run_step(run: Run, **values: Any) -> None:
             plan = Plan.make(entry_point, values, run.info.experiment_id, fingerprint)
             source = shown_uri(names.source_of(plan.values, plan.inputs))
-            # Main claims the key of its steps. A step that runs alone does not wait for others, but others wait for it.
+            # Main claims the keys of its steps. A step that runs alone claims its own and waits for nobody.
             claim = {} if MLFLOW_PARENT_RUN_ID in run.data.tags else {lease.CLAIM: plan.key}
             mlflow.set_tags(
                 {

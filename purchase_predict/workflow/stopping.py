@@ -21,10 +21,10 @@ _WATCH_SECONDS = 0.5
 _REPEAT_SECONDS = 3
 #: After this many seconds from the first SIGTERM, the process exits by itself.
 GRACE_SECONDS = 15
-#: Seconds that it then takes to close its run, at most: the server may be away. With the grace period less than
-#: `lease._LEASE_SECONDS`.
+#: Limit in seconds for closing its run before that exit, because the server may be away. Together with the grace period
+#: it must be less than `lease._LEASE_SECONDS`.
 _CLOSE_SECONDS = 8
-#: The variable with the name of main's process. Main may die before a step starts to watch its parent.
+#: Environment variable with the name of main's process: main may die before the step begins to watch its parent.
 MAIN_PROCESS = "PURCHASE_PREDICT_MAIN"
 
 
@@ -34,7 +34,7 @@ class Stopped(KeyboardInterrupt):
 
 #: Set while a run is being closed; further signals are then ignored.
 closing = threading.Event()
-#: Set if this process stops because its launcher has died: nobody asked for the end of what runs elsewhere.
+#: Set if this process stops because its launcher died. Jobs on a cluster then continue, since nobody cancelled them.
 orphaned = threading.Event()
 
 
@@ -105,8 +105,8 @@ def _end_from_within(run_id: str | None) -> NoReturn:
 def exit_at_last() -> None:
     """Ends a stopped process whose run is closed, if it is still there after the grace period.
 
-    Python waits for its threads at the end. If the signal met a thread pool that was just starting a thread, nobody
-    tells that thread to end.
+    Python waits for its threads at exit. If the signal arrived while a thread pool was starting a thread, nobody tells
+    that thread to end.
     """
 
     def leave() -> None:

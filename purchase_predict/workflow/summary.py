@@ -1,4 +1,4 @@
-"""What is printed at the end: of main the steps, metrics and version; of a step alone its run, output and metrics."""
+"""The lines at the end. Main prints steps, metrics and version; a step alone prints its run, output and metrics."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ from purchase_predict.secrets import shown_uri
 from purchase_predict.workflow import addresses, artifacts, descriptions
 from purchase_predict.workflow.chain import Chain, Done
 
-#: Where the caller's shell looks for commands: make hands it on, because it puts the environment of .venv in front.
+#: PATH of the caller's shell. `make` passes it in CALLERS_PATH, because it puts .venv's programs first in PATH.
 _CALLERS_PATH = os.environ.get("CALLERS_PATH") or os.environ.get("PATH", "")
 #: Where `mlflow ui` serves.
 _UI = "http://127.0.0.1:5000"
@@ -42,12 +42,12 @@ def steps_table(steps: Sequence[Done]) -> str:
 
 
 def record(chain: Chain, train: Run, sentence: str, tags: Mapping[str, str]) -> None:
-    """Puts on main's run what came of the workflow, so that workflows can be compared and sorted on MLflow's page.
+    """Records the outcome on main's run, so that workflows can be compared and sorted on MLflow's page.
 
     Args:
         chain: the workflow that has ended.
         train: the run of train, whose test metrics main's run gets, too.
-        sentence: where the version stands, for the description.
+        sentence: what the version holds now, for the description.
         tags: further ones.
     """
     steps = [(done.step, _what(done), done.run) for done in chain.done if done.run]
@@ -62,13 +62,13 @@ def record(chain: Chain, train: Run, sentence: str, tags: Mapping[str, str]) -> 
 
 
 def record_dry_run(chain: Chain) -> None:
-    """Marks main's run as one that has run nothing, by the tag `dry_run` and a description."""
+    """Marks main's run as a dry run, by the tag `dry_run` and a description."""
     marks = {"dry_run": "true", MLFLOW_RUN_NOTE: "A dry run: nothing was run or changed."}
     mlflow.set_tags(chain.reused | marks)
 
 
 def metrics_table(train: Run, metric: str = "") -> str:
-    """The test metrics of a train run beside those of a constant answer; `metric`, where it is given, was searched."""
+    """The test metrics of a train run beside those of a constant answer; `metric` is marked as the searched one."""
     numbers = train.data.metrics
     rows = [("test metric", "model", "95 % interval", "constant answer")]
     for name in SEARCHABLE:
@@ -85,7 +85,7 @@ def metrics_table(train: Run, metric: str = "") -> str:
 
 
 def of_step_alone(run: Run, output: str) -> str:
-    """The run of a step that no workflow has started, and its output; of train also the metrics and the report.
+    """The run and output of a step that was started alone; for train also the metrics and the report.
 
     Args:
         run: the step's.
@@ -107,7 +107,7 @@ def report_of(train: Run) -> str:
 
 
 def what_came_out(train: Run, metric: str, standing: str, serve: str) -> str:
-    """The test metrics beside those of a constant answer, where the version stands, and the commands to open and serve.
+    """The test metrics beside those of a constant answer, the version's standing, and the commands to open and serve.
 
     Args:
         train: the run of train.
@@ -135,7 +135,7 @@ def _server() -> str:
 
 
 def _first_line() -> list[str]:
-    """The command that makes the other ones known to the caller's shell, if it does not find this environment's."""
+    """The command that activates this environment, if the caller's PATH does not contain it."""
     folder = Path(sys.executable).parent
     if str(folder) in _CALLERS_PATH.split(os.pathsep) or not (folder / "activate").exists():
         return []

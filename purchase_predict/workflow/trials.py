@@ -1,6 +1,6 @@
 """Trials as nested runs: recorded when they end, and read by a later search with the same search key.
 
-A trial is a JSON object here (`search.trial.Trial.facts`): what it means is the search's business.
+A trial is a JSON object here (`search.trial.Trial.facts`); only the package `search` interprets it.
 """
 
 import json
@@ -18,14 +18,14 @@ from purchase_predict.workflow.experiments import shared_with
 
 #: The tag that holds a trial as JSON. MLflow's page hides it because of how its name starts.
 _TRIAL = "mlflow.purchase_predict.trial"
-#: The highest number of runs that are read.
+#: The most runs that are read.
 _MAX_RUNS = 10_000
-#: The facts that are MLflow metrics of a trial's run, too.
+#: Values of a trial that are also logged as MLflow metrics of its run.
 _METRICS = ("score", "first_folds_score", "rounds", "seconds")
 
 
 def record(trial: Mapping[str, Any], search_key: str, parent: Run) -> None:
-    """Records a trial as a run below `parent`, in one batch, so that a run has either all of the trial or nothing."""
+    """Records a trial as a run below `parent`, in one batch, so that a run holds the whole trial or nothing."""
     client = mlflow.MlflowClient()
     now = int(time.time() * 1000)
     started = now - int(trial["seconds"] * 1000)
@@ -45,15 +45,15 @@ def record(trial: Mapping[str, Any], search_key: str, parent: Run) -> None:
 
 
 def recorder(search_key: str, parent: Run) -> Callable[[Mapping[str, Any]], None]:
-    """What records the trials of one search."""
+    """The function that records the trials of one search."""
     return partial(record, search_key=search_key, parent=parent)
 
 
 def earlier(search_key: str, experiment_id: str) -> list[dict[str, Any]]:
-    """Reads the trials that were recorded with this search key, in the experiment or one that it shares its runs with.
+    """Reads the trials that were recorded with this search key, in the experiment and the one it shares runs with.
 
     Returns:
-        Trials 0, 1, 2, ... up to the first number that is missing; of several with one number the oldest.
+        Trials 0, 1, 2, ... up to the first missing number. If several have the same number, the oldest one.
     """
     runs = mlflow.MlflowClient().search_runs(
         shared_with(experiment_id),

@@ -1,9 +1,9 @@
-"""One run at a time: runs announce that they want something, look who else does, and take turns.
+"""A lock between runs: one run at a time holds a resource, such as the key of a step or an environment.
 
-MLflow has no compare-and-swap on tags, so the order of two steps takes its place: announce, then look. A run that sees
-no other claim holds the thing. Of two runs that claim at once, the one that looks last sees the other, so the two never
-both hold it. If both see each other, the run that comes first in a fixed order keeps its claim and looks again; the
-other one withdraws its claim and waits.
+MLflow has no compare-and-swap on tags, so a run first announces its claim and then looks for others. A run that sees no
+other claim holds the resource. If two runs claim at once, the one that looks last sees the other, so they never both
+hold it. If both see each other, the run that comes first in a fixed order keeps its claim and looks again; the other
+withdraws its claim and waits.
 """
 
 import time
@@ -20,7 +20,7 @@ _Made = TypeVar("_Made")
 
 
 class Claims(Protocol):
-    """The claims of runs on one thing."""
+    """The claims of runs on one resource."""
 
     def announce(self) -> None:
         """Makes this run's claim known."""
@@ -44,14 +44,14 @@ def take_turn(
 
     Args:
         mine: this process's run.
-        claims: the claims on the thing.
-        doing: what the others do, for the line that says who is waited for.
+        claims: the claims on the resource.
+        doing: what a holder of the claim does, for the line that names the run that is waited for.
         seconds: the time between two looks.
-        made: looks whether another run has made what this one wants.
+        made: returns the wanted result if another run has made it meanwhile, else None.
         say: called with one line for each run that is waited for.
 
     Returns:
-        What another run has made meanwhile: then nothing is held.
+        The result that another run has made meanwhile; this run then holds no claim.
     """
     named: set[str] = set()
     claims.announce()
@@ -81,5 +81,5 @@ def take_turn(
 
 
 def _order(run: Run) -> tuple[int, str]:
-    # Any order will do that all observers agree on. A wrong clock does no harm here.
+    # Any order works if all runs agree on it, so a wrong clock does no harm.
     return run.info.start_time, run.info.run_id

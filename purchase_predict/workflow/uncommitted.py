@@ -19,7 +19,7 @@ from purchase_predict.settings import PROJECT
 
 UNCOMMITTED = "source/uncommitted.diff"
 
-#: Bytes of changes that are kept: enough for edits by hand, not for data that was added by mistake.
+#: The most bytes of changes that are kept: enough for edits by hand, too few for data added by mistake.
 _MAX_BYTES = 1_000_000
 #: Files that people keep secrets in.
 _SECRETS = (".env*", "*.env", "*.pem", "*.key", "*.p12", "*key*.json", "*credential*", "*secret*", ".netrc", "id_*")
@@ -39,7 +39,7 @@ def recorded(run_id: str) -> Iterator[None]:
                 client.set_tag(run_id, MLFLOW_GIT_DIRTY, "true" if changes else "false")
             if changes:
                 client.log_text(run_id, changes, UNCOMMITTED)
-        except Exception:  # the work itself meets and reports what is wrong with the server
+        except Exception:  # the workflow itself reports problems of the server
             logging.getLogger(__name__).debug("uncommitted changes are not recorded", exc_info=True)
 
     thread = threading.Thread(target=record, name="uncommitted", daemon=True)
@@ -53,8 +53,8 @@ def recorded(run_id: str) -> Iterator[None]:
 def uncommitted(project: Path) -> str | None:
     """The uncommitted changes of the project's folder: the names (`git status`), then the differences (`git diff`).
 
-    Of added, renamed and untracked files only the names are kept, because they may hold secrets. So it is with files
-    whose names say that they do (`_SECRETS`).
+    Added, renamed and untracked files may hold secrets, so only their names are kept. The same holds for files whose
+    name suggests a secret (`_SECRETS`).
 
     Returns:
         "" if everything is committed; None without git, a repository or a commit.

@@ -24,7 +24,7 @@ def test_a_killed_step_is_not_taken_for_complete_and_a_killed_launcher_stops_its
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     (line,) = [line for line in err.splitlines() if line.startswith("Error: ")]
-    assert line.startswith("Error: train ended without a word")
+    assert line.startswith("Error: train ended without an error message")
     assert "Traceback" not in err
     assert "step.complete" not in workflow.runs("train")[0].data.tags
 
@@ -97,7 +97,7 @@ def test_a_relative_store_and_a_git_url_get_a_sentence_that_says_what_to_set(pro
     outcome = Workflow(project, "").run(uri="sqlite:///x.db", project=project.as_uri() + "#", cwd=tmp_path)
     assert outcome.code == 1
     assert len(outcome.error) == 1
-    assert "Set an absolute one: MLFLOW_TRACKING_URI=sqlite:////" in outcome.error[0]
+    assert "Set an absolute path: MLFLOW_TRACKING_URI=sqlite:////" in outcome.error[0]
     assert "Traceback" not in outcome.err
 
 

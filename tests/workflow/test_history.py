@@ -33,7 +33,7 @@ def test_the_drawing_tells_what_main_ran_and_what_it_reused(client: mlflow.Mlflo
         Step("load", "reused", load),
         Step("process", "ran", process),
         Step("train", "ran, and made this page", train),
-        Step("deploy", "follows, and decides on the promotion"),
+        Step("deploy", "comes next and decides on the promotion"),
     ]
 
 

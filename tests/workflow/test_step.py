@@ -222,9 +222,9 @@ def test_an_input_of_another_step_or_another_artifact_is_one_line(store: str) ->
     finding = TestFinding()
     run_id = finding.make(experiment)  # process wrote `dataset`
     for name, uri, said in (
-        ("data", f"runs:/{run_id}/dataset", "must be what load wrote, but run"),
+        ("data", f"runs:/{run_id}/dataset", "must be the output of load; run"),
         ("dataset", f"runs:/{run_id}/nosuch", f"of process and wrote runs:/{run_id}/dataset"),
-        ("model", f"runs:/{run_id}/nosuch", f"is not the model of that run, which is runs:/{run_id}/dataset"),
+        ("model", f"runs:/{run_id}/nosuch", f"is not the model of that run; the model is runs:/{run_id}/dataset"),
     ):
         with pytest.raises(click.ClickException, match=said):
             plan.input_digests({name: uri}, None)
@@ -234,7 +234,7 @@ def test_an_input_of_another_step_or_another_artifact_is_one_line(store: str) ->
 def test_a_relative_store_of_another_folder_is_one_line(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_RUN_ID", "f" * 32)
     monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: uri)
-    with pytest.raises(click.ClickException, match=r"is relative to the folder .* Set an absolute one") as caught:
+    with pytest.raises(click.ClickException, match=r"is relative to the folder .* Set an absolute path") as caught:
         workflow_command._refuse_relative_store()
     assert "\n" not in caught.value.message
 

@@ -69,4 +69,4 @@ def test_main_waits_for_a_step_that_runs_alone(workflow: Workflow) -> None:
     made = workflow.runs("train")[0].info.run_id
     assert f"train: waiting for run {made}" in outcome.out
     assert outcome.steps == {"load": "reused", "process": "reused", "train": "reused", "deploy": "ran"}
-    assert outcome.reason("train") == "another workflow made it at the same time"
+    assert outcome.reason("train") == "another workflow ran it meanwhile"
