@@ -1,8 +1,8 @@
-"""Entry point `approve`: a version that waits for approval takes over its environment.
+"""Entry point `approve`: promotes a version that waits for approval.
 
 It is judged again first, on the rows and by the rules of its deploy: the champion may have changed since. In: the
-registered model, the version and the reason. Out: alias and stage moved, `promotion.json` and `.html`,
-or an error.
+registered model, the version and the reason. Out: alias and stage moved, `promotion.json` and `.html`;
+an error if the version no longer passes.
 
     mlflow run . -e approve --env-manager local -P version=3 -P reason="agreed with marketing"
 """
@@ -47,10 +47,10 @@ def approve(run: Run, registry_name: str, version: str, env: str, reason: str) -
         )
         mlflow.log_artifacts(str(page))
     mlflow.set_tags(judgement.tags)
-    said = f"{registry_name} version {version}, {judgement.verdict}"
+    outcome = f"{registry_name} version {version}, {judgement.verdict}"
     if not judgement.promoted:
-        raise click.ClickException(f"{said}: it was judged again, and no longer waits")
-    click.echo(f"approve: {said}")
+        raise click.ClickException(f"{outcome}; it was judged again and no longer waits for approval")
+    click.echo(f"approve: {outcome}")
 
 
 if __name__ == "__main__":

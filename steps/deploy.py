@@ -1,8 +1,8 @@
 """Step `deploy`: register the model, judge it against the champion on the same test rows, promote it if it is better.
 
 In: `runs:/<run id>/model` of a train run, or `models:/<name>@<alias>`. Out: a version of the registered model,
-`promotion.json`, `promotion.html`. `env`, or the variable ENV, says where it is promoted to (empty: nowhere);
-`approve`: it waits first.
+`promotion.json`, `promotion.html`. `env`, or the variable ENV, names the environment to promote to (empty: none).
+With `approve`, a version that passes the gate waits for a person's approval.
 
     mlflow run . -e deploy --env-manager local -P model=models:/purchase_predict@staging -P env=production
 """
@@ -35,7 +35,7 @@ def deploy(
     promote_rolled_back: bool,
     approve: bool,
 ) -> Output:
-    """Register the model and promote it where the gate lets it pass."""
+    """Register the model, and promote it if it passes the gate."""
     with phase("reading the test rows"):
         trained, folder = models.find(model), run.fetch(dataset)
         description, files = Description.read(folder), ModelFiles(versions.files_of, training_rows(dataset, run.fetch))

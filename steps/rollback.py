@@ -27,8 +27,8 @@ def rollback(run: Run, registry_name: str, env: str, version: str, reason: str, 
     """Move an environment back to the version before, or to another one."""
     env = env or Settings.read().env or ""
     if not env:
-        raise click.ClickException("env is empty and so is ENV: say where, with -P env=staging or -P env=production")
-    versions.champion(registry_name, env)  # there is no claim on a model that does not exist
+        raise click.ClickException("env is empty and so is ENV: name one with -P env=staging or -P env=production")
+    versions.champion(registry_name, env)  # fails if the model does not exist, before a claim is set on it
     with sole_right(registry_name, env, run):
         promotion.mend(registry_name, env, Author.of(run))
         holder, target = way_back(registry_name, env, version, allow_failed=allow_failed)
@@ -40,13 +40,13 @@ def rollback(run: Run, registry_name: str, env: str, version: str, reason: str, 
         record = f"from {env} to version {target.version} by {who} at {when}" + (f": {reason}" if reason else "")
         if not promotion.roll_back(holder, target, env, record, Author.of(run, reason), blame=not forward):
             raise click.ClickException(
-                f"another version was given {env} of {registry_name} meanwhile: look, and try again"
+                f"another version took over {env} of {registry_name} meanwhile: check with -e status, then try again"
             )
     facts = {"registry_name": registry_name, "env": env, "from": int(holder.version), "to": int(target.version)}
     mlflow.log_dict(facts | {"who": who, "when": when, "reason": reason}, "rollback.json")
-    said = f"{env} of {registry_name} moved from version {holder.version} to {target.version}"
-    click.echo(f"rollback: {said}")
-    notify(f"rollback: {said}" + (f" ({reason})" if reason else ""), run)
+    outcome = f"{env} of {registry_name} moved from version {holder.version} to {target.version}"
+    click.echo(f"rollback: {outcome}")
+    notify(f"rollback: {outcome}" + (f" ({reason})" if reason else ""), run)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Entry point `serve`: events in, answers out, by the version that holds the environment's alias now.
+"""Entry point `serve`: takes a shop's events over HTTP and answers each cart with the version that holds the alias.
 
 In: the registered model and the environment; with `warm`, events of the past. Out: a server at `host` and `port` until
 SIGTERM or Ctrl-C, the state of the visitors in `state`, and with `answers` a log of the answers. docs/serving.md says
@@ -24,11 +24,11 @@ from purchase_predict.workflow.scratch import scratch_folder
 def serve(
     run: Run, warm: str, state: str, env: str, max_reject_ratio: float, gcp_project: str, memory_limit: str, **rest: str
 ) -> None:
-    """Answer carts over HTTP, at the moment of the cart."""
+    """Answer each cart over HTTP, at the moment of the cart."""
     env = env or settings.Settings.read().env or ""
     if not env:
-        raise click.ClickException("env is empty and so is ENV: say whose model answers, with -P env=production")
-    # The registry is asked again in 2 s anyway: a try that waits for minutes would only be late.
+        raise click.ClickException("env is empty and so is ENV: name the environment to serve, with -P env=production")
+    # The server asks the registry every 2 s anyway, so a request fails soon instead of being retried for minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     options = server.Settings(env=env, **rest)  # type: ignore[arg-type]
@@ -44,14 +44,14 @@ def serve(
         mlflow.log_metrics(filled.metrics)
         click.echo(f"serve: {filled}")
     elif warm:
-        click.echo(f"serve: the state at {shown_uri(str(place))} holds visitors already: warm is left out")
+        click.echo(f"serve: the state at {shown_uri(str(place))} already holds visitors: warm is ignored")
 
     def started(line: str) -> None:
         mlflow.set_tag("serve.address", line.rpartition(" ")[2])
         click.echo(f"serve: {line}")
 
     server.serve(options, server.open_state(place, options.retention_days), started)
-    click.echo("serve: ended, after the requests in progress")
+    click.echo("serve: stopped, after finishing the requests in progress")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """`make demo`: the workflow, a server of its model, one question to it, and the report.
 
-The runs stay, as after `make run`; the server and what it remembers of the visitor do not.
+The runs are kept, as after `make run`; the server is stopped and its state is deleted.
 """
 
 import json
@@ -33,7 +33,7 @@ EVENTS = [
     {"event_time": "2019-12-02 18:30:05 UTC", "event_type": "view", **PRODUCT, **VISITOR},
     {"event_time": "2019-12-02 18:31:12 UTC", "event_type": "cart", **PRODUCT, **VISITOR},
 ]
-#: Seconds that an ended server has for the requests in progress.
+#: Seconds that the server has to finish the requests in progress.
 _END_SECONDS = 30
 
 

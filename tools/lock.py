@@ -16,7 +16,7 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent
 RUN_LOCK = "requirements.lock"
 DEVELOPMENT_LOCK = "requirements-dev.lock"
-#: The groups of pyproject.toml that requirements-dev.lock holds. It leaves out what only benchmarks compare with.
+#: The groups of pyproject.toml in requirements-dev.lock. Packages that only the benchmarks compare with are left out.
 DEVELOPMENT_GROUPS = ("dev", "servers", "spark", "kubernetes")
 
 
@@ -41,7 +41,7 @@ def compile_lock(name: str, sources: Sequence[str], options: Sequence[str]) -> N
 
 
 def write_digest(conda: Path, lock: Path) -> None:
-    """Puts the digest of the lock into conda.yaml, by whose text MLflow tells one conda environment from another."""
+    """Writes the lock's digest into conda.yaml: MLflow builds a new conda environment when that file's text changes."""
     digest = hashlib.sha256(lock.read_bytes()).hexdigest()
     text = conda.read_text(encoding="utf-8")
     text = re.sub(rf"(# {re.escape(lock.name)} sha256:).*", rf"\1 {digest}", text)

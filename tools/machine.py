@@ -1,4 +1,4 @@
-"""What `make server` needs of the machine: PostgreSQL's programs, free ports, processes, and servers that answer."""
+"""Checks of the machine for `make server`: PostgreSQL's programs, ports, processes, and whether a server answers."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from purchase_predict.workflow.processes import process_name
 
 
 def program(name: str) -> str:
-    """The path of one of PostgreSQL's programs; Debian keeps the server's own out of PATH."""
+    """The path of one of PostgreSQL's programs; on Debian the server's programs are not in PATH."""
     versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda bin: int(bin.parent.name), reverse=True)
     folders = [*map(str, versions), os.environ.get("PATH", "")]
     found = shutil.which(name, path=os.pathsep.join(folders))
@@ -25,7 +25,7 @@ def program(name: str) -> str:
 
 
 def postgres_user() -> str | None:
-    """The user that PostgreSQL runs as if the caller is root, which it refuses; else None."""
+    """The user that PostgreSQL runs as if the caller is root, because it refuses to run as root; else None."""
     return "postgres" if os.geteuid() == 0 else None
 
 
@@ -34,12 +34,12 @@ def refuse_unreachable(folder: Path) -> None:
     for parent in (folder, *folder.parents):
         if not parent.stat().st_mode & 0o001:
             raise click.ClickException(
-                f"{parent} is closed to PostgreSQL's own user (root cannot run it): make server STATE=<folder>"
+                f"PostgreSQL does not run as root, and its own user cannot enter {parent}: make server STATE=<folder>"
             )
 
 
 def born(pid: int) -> str:
-    """What names a process for ever; empty if it has ended."""
+    """The name of a process, which no other process ever has; empty if the process has ended."""
     try:
         return "" if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE else process_name(pid)
     except psutil.NoSuchProcess:
@@ -66,7 +66,7 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 def answers(url: str) -> bool:
-    """Whether a server says 200 at this URL."""
+    """Whether a server returns status 200 at this URL."""
     try:
         with urllib.request.urlopen(url, timeout=5) as response:
             return bool(response.status == 200)

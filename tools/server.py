@@ -1,6 +1,6 @@
 """A tracking server to work against: `mlflow server` on PostgreSQL, its artifacts in Cloud Storage through its proxy.
 
-make server                       starts what is not running, and says how to use it
+make server                       starts the parts that do not run, and prints how to use them
 make server AUTH=true             the same with a user and a password
 make server ARTIFACT_BUCKET=name  artifacts in a real bucket; without one, in an emulator on this machine
 make server-stop
@@ -34,7 +34,7 @@ _LONGEST_SOCKET = 107  # bytes of a Unix socket's path
 
 @dataclass(frozen=True)
 class Config:
-    """What a server was first started with; kept, so that it comes back at the same addresses."""
+    """The settings of a server's first start, kept so that later starts use the same addresses."""
 
     host: str
     port: int
@@ -52,7 +52,7 @@ class Config:
 
     @property
     def storage(self) -> dict[str, str]:
-        """What makes Google's client talk to the emulator."""
+        """The variable that makes Google's client use the emulator; empty for a real bucket."""
         return {"STORAGE_EMULATOR_HOST": f"http://{self.host}:{self.storage_port}"} if self.storage_port else {}
 
     @property
@@ -72,10 +72,10 @@ class Server:
 
     @property
     def config(self) -> Config:
-        """What the server was started with.
+        """The settings of the server's first start.
 
         Raises:
-            click.ClickException: none was, in this folder.
+            click.ClickException: no server was ever started in this folder.
         """
         try:
             return Config(**json.loads(self._file("config.json").read_text()))
@@ -90,7 +90,7 @@ class Server:
             bucket: of Cloud Storage; empty takes an emulated one.
 
         Raises:
-            click.ClickException: the port is taken, or the server is another already.
+            click.ClickException: the port is taken, or the folder holds a server with other settings.
         """
         bucket = bucket.removeprefix("gs://").rstrip("/")
         if self._file("config.json").exists():
@@ -99,7 +99,7 @@ class Server:
             if asked != (old.host, old.port, old.bucket, bool(old.password)):
                 raise click.ClickException(
                     f"{self.folder} holds a server at {old.uri} with bucket {old.bucket} and "
-                    f"{'' if old.password else 'no '}authentication: start that one, or another with STATE=<folder>"
+                    f"{'' if old.password else 'no '}authentication: use these settings, or STATE=<another folder>"
                 )
             return
         if port and taken(host, port):
@@ -129,13 +129,13 @@ class Server:
     # ---- start and stop ------------------------------------------------------------------------------------------
 
     def start(self, parts: Sequence[str] = PARTS) -> None:
-        """Starts what does not run, and waits until it answers."""
+        """Starts the parts that do not run, and waits until they answer."""
         for part in PARTS:
             if part in parts and not self.running(part):
                 {"postgres": self._start_postgres, "storage": self._start_storage, "mlflow": self._start_mlflow}[part]()
 
     def stop(self, parts: Sequence[str] = PARTS) -> None:
-        """Stops what runs, the database last and with its data on disk."""
+        """Stops the running parts, the database last so that its data is written to disk."""
         for part in reversed(PARTS):
             if part in parts and self.running(part):
                 if part == "postgres":
@@ -160,7 +160,7 @@ class Server:
                 if owner := postgres_user():
                     refuse_unreachable(self.folder)
                     shutil.chown(folder, owner, owner)
-            # No network, and the socket stands in a folder that only its owner can enter: nobody to tell apart.
+            # Needs no password: there is no network, and only the folder's owner can reach the socket.
             self._pg("initdb", "-U", "mlflow", "--auth=trust", "--encoding=UTF8", "--locale=C")
         options = f"-c listen_addresses='' -c unix_socket_directories='{self._socket}'"
         self._pg("pg_ctl", "-w", "-l", str(self._socket / "log"), "-o", options, "start")
@@ -178,7 +178,7 @@ class Server:
 
     def _start_mlflow(self) -> None:
         config = self.config
-        # By variables: what stands on a command line, everybody on the machine can read.
+        # Passed as variables, because other users of the machine can see command lines.
         environ = {
             **config.storage,
             "MLFLOW_BACKEND_STORE_URI": self.database_uri(),
@@ -196,7 +196,7 @@ class Server:
                 "[mlflow]\ndefault_permission = READ\nauthorization_function = "
                 "mlflow.server.auth:authenticate_request_basic_auth\n"
                 f"admin_username = {USER}\ndatabase_uri = {self.database_uri('auth')}\n"
-                # Without it, each request pays for the hash of the password again.
+                # Without this cache, the password is hashed again for every request.
                 "auth_cache_ttl_seconds = 60\n",
             )
             environ["MLFLOW_AUTH_CONFIG_PATH"] = str(self._file("auth.ini"))
@@ -207,7 +207,7 @@ class Server:
     # ---- processes -----------------------------------------------------------------------------------------------
 
     def _begin(self, part: str, command: list[str], environ: dict[str, str], answers_at: str) -> None:
-        # What tells a client where its server is must not tell the server.
+        # A client's MLFLOW_ variables must not configure the server.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
         with self._file(f"{part}.log").open("ab") as log:
             process = subprocess.Popen(
@@ -264,8 +264,8 @@ class Server:
                 **({"user": user, "group": user, "extra_groups": []} if user else {}),  # type: ignore[call-overload]
             )
         except subprocess.CalledProcessError as error:
-            said = " ".join((error.stderr or "").split()) or f"see {self._socket / 'log'}"
-            raise click.ClickException(f"{name}: {said}") from error
+            problem = " ".join((error.stderr or "").split()) or f"see {self._socket / 'log'}"
+            raise click.ClickException(f"{name}: {problem}") from error
         return done
 
     # ---- files ---------------------------------------------------------------------------------------------------
@@ -289,7 +289,7 @@ class Server:
 
 
 @click.group()
-@click.option("--state", type=click.Path(path_type=Path), default=FOLDER, show_default=True, help="Where it all lies")
+@click.option("--state", type=click.Path(path_type=Path), default=FOLDER, show_default=True, help="Folder of its files")
 @click.pass_context
 def main(context: click.Context, state: Path) -> None:
     """A tracking server on PostgreSQL with its artifacts in Cloud Storage."""
@@ -298,23 +298,23 @@ def main(context: click.Context, state: Path) -> None:
 
 @main.command()
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", type=int, default=5000, show_default=True, help="0: any that is free")
+@click.option("--port", type=int, default=5000, show_default=True, help="0: any free port")
 @click.option("--bucket", default="", help="Cloud Storage bucket of the artifacts; empty: an emulator")
 @click.option("--auth", type=bool, default=False, help="Ask clients for user and password")
 @click.pass_obj
 def start(server: Server, host: str, port: int, bucket: str, auth: bool) -> None:
-    """Start what does not run yet."""
+    """Start the parts that do not run yet."""
     server.configure(host, port, bucket, auth)
     server.start()
     config = server.config
     _link_client(server.folder)
-    click.echo(f"tracking server {config.uri}, artifacts in gs://{config.bucket}, all of it in {server.folder}")
+    click.echo(f"tracking server {config.uri}, artifacts in gs://{config.bucket}, its files in {server.folder}")
     click.echo(f"use it:     mlflow --env-file {server.folder}/client.env run . --env-manager local -P max_evals=1")
     click.echo(f"or in .env: MLFLOW_TRACKING_URI={config.uri}")
 
 
 def _link_client(folder: Path) -> None:
-    """Makes `.server/client.env` of the checkout name the client's settings of a server with another folder."""
+    """Links `.server/client.env` of the checkout to the client settings of a server in another folder."""
     link = PROJECT / ".server" / "client.env"
     own_server = link.exists() and not link.is_symlink()  # a server writes its file only once
     if folder.resolve() == link.parent.resolve() or own_server:
@@ -327,14 +327,14 @@ def _link_client(folder: Path) -> None:
 @main.command()
 @click.pass_obj
 def stop(server: Server) -> None:
-    """Stop it; runs, models and artifacts stay."""
+    """Stop the server; runs, models and artifacts are kept."""
     server.stop()
 
 
 @main.command()
 @click.pass_obj
 def status(server: Server) -> None:
-    """Say what runs."""
+    """Print which parts run."""
     for part in PARTS:
         click.echo(f"{part:8}  {'running' if server.running(part) else 'stopped'}")
 

@@ -80,7 +80,7 @@ class Contents:
 
     @property
     def surplus(self) -> float:
-        """By what share of the purchases that were made the model expected more; below 0: fewer."""
+        """Expected purchases relative to those made, minus 1: 0.1 is 10 % too many, -0.1 is 10 % too few."""
         return self.expected / max(self.bought, 1) - 1
 
 

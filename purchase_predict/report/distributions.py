@@ -45,7 +45,7 @@ def overlaid(groups: Sequence[np.ndarray], x_label: str, y_label: str, mark: flo
 def beside(labels: Sequence[str], expected: Sequence[float], actual: Sequence[float], names: tuple[str, str]) -> str:
     """A small drawing without text: a bar per bin for the expected shares, and a line over it for the actual ones.
 
-    A pointer over a bin shows what it holds.
+    Hovering over a bin shows its label and both shares.
 
     Args:
         labels: what each bin holds.

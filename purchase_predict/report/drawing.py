@@ -9,8 +9,8 @@ import numpy as np
 from purchase_predict.evaluation.curves import Curve
 from purchase_predict.metrics import Score
 
-# Lengths are in SVG units; a drawing is scaled to the width of its column. No column of layout.css is so narrow that
-# the text, 12 units high, becomes smaller than 11 pixels.
+# Lengths are in SVG units; a drawing is scaled to the width of its column. Columns in layout.css are
+# wide enough that the text, 12 units high, is never smaller than 11 pixels.
 WIDTH, HEIGHT = 340, 230
 MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 64, 20, 10, 44
 DOT_RADIUS = 3.5
@@ -20,7 +20,7 @@ CURVE_POINTS = 200
 INTERVAL_LABELS = 6
 #: Classes of layout.css for lines and areas that share a drawing.
 SERIES = ("first", "second", "third")
-#: Ticks of an axis, about.
+#: Approximate number of ticks of an axis.
 TICKS = 4
 #: Decimals of a tick; a number that needs more is written with a power of ten.
 MAX_DIGITS = 4
@@ -165,7 +165,7 @@ def round_step(step: float) -> float:
 
 
 def _is_round(step: float) -> bool:
-    """Whether a step needs no digit more than its power of ten has: 2.5 does."""
+    """Whether a step has one significant digit; only 2.5 has two."""
     return abs(step / 10.0 ** math.floor(math.log10(step) + 1e-9) - 2.5) > 1e-6
 
 

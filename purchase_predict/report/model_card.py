@@ -31,14 +31,14 @@ def card(
     known_categories = ", ".join(f"{len(values)} of {name}" for name, values in dataset.categories.items())
     return (
         f"{QUESTION}\n\n"
-        f"**Metrics** on {rows.test} test rows, the interval by resampling users:\n\n"
+        f"**Metrics** on {rows.test} test rows, with bootstrap intervals over users:\n\n"
         f"| metric | model | 95 % interval | constant answer |\n|---|---|---|---|\n{table}\n\n"
         f"**Data**: trained on {rows.train} rows, {rates.train:.1%} of them purchases, tested on {rows.test} "
         f"others, {rates.test:.1%} purchases; split by {dataset.split}{cut}. "
         f"Features: {', '.join(dataset.features)}.\n\n"
-        f"**Limits**: it speaks of the moment a product enters the cart, and only of shops and times like those of "
-        f"its data. Known categories: {known_categories or 'none'}; any other counts as unknown. The probability is "
-        f"not corrected for a base rate that has changed since.\n\n"
+        f"**Limits**: the model is made for the moment a product enters the cart, and for shops and times like those "
+        f"of its data. Known categories: {known_categories or 'none'}; any other counts as unknown. The probability "
+        f"is not corrected for a base rate that has changed since the training.\n\n"
         f"**Gate**: {verdict}\n\n"
         f"**Runs**: {', '.join(f'{step} {run}' for step, run in runs.items())}\n"
     )

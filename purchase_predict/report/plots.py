@@ -50,7 +50,7 @@ def model(
     names = sorted(importance, key=lambda name: importance[name])
     axes = _axes(height=0.28 * len(names) + 1.2)
     axes.barh(names, [importance[name] for name in names])
-    _save(axes, folder, "importance", "What the answers rest on", "mean |SHAP| on the test set, log-odds", "")
+    _save(axes, folder, "importance", "Feature importance", "mean |SHAP| on the test set, log-odds", "")
 
 
 def _precision_recall(curves: Curves, scores: Mapping[str, Score], threshold: float, folder: Path) -> None:

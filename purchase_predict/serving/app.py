@@ -153,7 +153,7 @@ async def _events(request: Request) -> Sequence[object]:
     if not isinstance(body, list) or not body:
         raise _Wrong(422, "the body must be an event or a list of events")
     if len(body) > MAX_EVENTS:
-        raise _Wrong(413, f"a request may have {MAX_EVENTS} events")
+        raise _Wrong(413, f"a request may have at most {MAX_EVENTS} events")
     return body
 
 

@@ -1,4 +1,4 @@
-"""What the server's own documentation says: a summary, an example and the answers of each address."""
+"""The text of the server's own documentation: a summary, an example and the answers of each endpoint."""
 
 from typing import Any
 
@@ -93,10 +93,10 @@ _REFUSED = {
 }
 _ERRORS = {
     400: _answer("The body is not JSON.", {"detail": "the body is not JSON"}),
-    413: _answer("More than 1 MiB, or more than 1,000 events.", {"detail": "a request may have 1000 events"}),
+    413: _answer("More than 1 MiB, or more than 1,000 events.", {"detail": "a request may have at most 1000 events"}),
     415: _answer("Not application/json.", {"detail": "Content-Type must be application/json"}),
     422: _answer(
-        "Every event is wrong: each with field, value and reason.",
+        "No event is valid: `refused` gives field, value and reason of each.",
         {"events": 0, "repeated": 0, "refused": [_REFUSED], "answers": []},
     ),
     503: _answer("The state cannot be written; nothing was counted. Send it again."),
@@ -111,9 +111,9 @@ def _route(summary: str, description: str, responses: dict[int, Any], body: Any 
 EVENTS = _route(
     "Count events, answer carts",
     "One event or a list, of any visitors. An exact repetition counts once, however often it is sent, and a "
-    "repeated cart event is answered again. A wrong event is refused alone. Send the events of one second of a "
-    "visitor together: a row is made of what has arrived. `late` says that the row saw later events; `missing` "
-    "names the model's columns that the server has nothing for.",
+    "repeated cart event is answered again. An invalid event is refused, the others are counted. Send a visitor's "
+    "events of one second together: an answer uses the events that have arrived. `late` is true if the answer also "
+    "used later events; `missing` lists the model's columns for which the server has no data.",
     {
         200: _answer("What was counted.", {"events": 2, "repeated": 0, "refused": [], "answers": [_ANSWER]}),
         **_ERRORS,
@@ -122,15 +122,15 @@ EVENTS = _route(
 )
 TRY = _route(
     "Try events out",
-    "Answers as /events would, with the columns and what pushed each answer (SHAP values, in log-odds). Nothing"
-    " is kept.",
+    "Returns what /events would return, with the columns and each column's contribution to the answer (SHAP values "
+    "in log-odds). Nothing is kept.",
     {200: _answer("What would be answered."), **_ERRORS},
     _EVENTS_BODY,
 )
 CARTS = _route(
     "What is in a cart",
-    "The products in the cart of a session, each with the answer as of now: the columns of its moment, the "
-    "model of today. `why=true` adds what pushed the answer.",
+    "The products in the cart of a session, each scored by the current model with the columns of the moment at which "
+    "it was put in the cart. `why=true` adds each column's contribution to the answer.",
     {
         200: _answer(
             "The cart; empty for a session that has none.",
@@ -145,8 +145,8 @@ CARTS = _route(
 )
 INVOCATIONS = _route(
     "Score ready columns",
-    "MLflow's protocol, for those who have the columns: `dataframe_records`, `dataframe_split`, or CSV. The "
-    "same answers as `mlflow models serve`.",
+    "MLflow's protocol, for callers that have the columns: `dataframe_records`, `dataframe_split`, or CSV. The "
+    "answers are those of `mlflow models serve`.",
     {
         200: _answer("One prediction per row.", {"predictions": [{"probability": 0.4127, "will_buy": 1}]}),
         400: _answer("A column is missing, or a value is of the wrong type."),
@@ -165,7 +165,7 @@ INVOCATIONS = _route(
 HEALTH = _route("Alive", "200 as long as the process answers.", {200: _answer("Alive.", {"status": "alive"})})
 READY = _route(
     "Ready",
-    "200 if model and state are there. `problems` says what is wrong, also where the server goes on in spite of it.",
+    "200 if model and state can be used. `problems` lists all faults, also those that do not stop the server.",
     {
         200: _answer(
             "Ready.",

@@ -92,7 +92,7 @@ class Follower:
             self.failures += 1
             self._failed = found, time.monotonic() + _RETRY_SECONDS
             text = error.format_message() if isinstance(error, click.ClickException) else first_line(error)
-            stays = f"; version {self.scorer.version} goes on" if self.scorer else ""
+            stays = f"; version {self.scorer.version} stays in service" if self.scorer else ""
             self._report(f"version {version.version} does not load: {without_secrets(printable(text))}{stays}")
             return
         self.loads += 1
@@ -110,4 +110,4 @@ class Follower:
             try:
                 self.look()
             except Exception:
-                logging.getLogger(__name__).exception("the registry was not looked at")
+                logging.getLogger(__name__).exception("the registry could not be checked")

@@ -35,7 +35,7 @@ def token_of(file: str, host: str) -> str:
     if not file:
         if host not in LOOPBACK:
             raise click.ClickException(
-                f"host={host}: other machines could ask, so a token is needed: write one into a file "
+                f"host={host}: other machines can reach the server, so a token is needed: write one into a file "
                 "(openssl rand -hex 32) and name it with -P token_file=<file>"
             )
         return ""
@@ -99,7 +99,7 @@ class Guard:
     async def _limited(self, scope: Scope, receive: Receive, send: Send, headers: Mapping[str, str]) -> None:
         limit = MAX_BYTES if scope["path"] == "/invocations" else MAX_EVENT_BYTES
         length = headers.get("content-length", "0")
-        too_large = f"a request may have {limit} bytes"
+        too_large = f"a request may have at most {limit} bytes"
         if not length.isdigit() or int(length) > limit:
             await _drain(receive)
             await _answer(send, 413, too_large)
@@ -131,7 +131,7 @@ class Guard:
             where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else "unknown"
             logging.getLogger(__name__).error("a request failed: %s at %s", type(error).__name__, where)
             if not begun:
-                await _answer(send, 500, "the server made a mistake; its log says where")
+                await _answer(send, 500, "the server failed; its log says where")
 
 
 def _has_token(authorization: str, token: bytes) -> bool:

@@ -75,7 +75,7 @@ def open_state(place: str | Path, retention_days: int) -> State:
         shared = RedisState(place, retention_days)
         if not shared.survives_restart:
             click.echo(
-                "serve: Redis writes no append-only file: a restart of it loses the state (appendonly yes)", err=True
+                "serve: Redis keeps no append-only file, so its restart loses the state: set appendonly yes", err=True
             )
         return shared
     try:
@@ -157,7 +157,7 @@ def _why(error: OSError) -> str:
 
 def _followed(name: str, env: str, stack: contextlib.ExitStack) -> Follower:
     def seen(problem: str) -> None:
-        click.echo(f"serve: {problem or f'{env} is followed again'}", err=True)
+        click.echo(f"serve: {problem or f'the alias {env} is followed again'}", err=True)
 
     follower = Follower(name, env)
     stack.callback(follower.stop)
@@ -219,7 +219,7 @@ def _forgetting(state: State, retention_days: int) -> Iterator[None]:
             try:
                 state.forget(retention_days)
             except Exception as error:  # as on a full disk; the requests meet and report it
-                logging.getLogger(__name__).warning("nothing was forgotten: %s", type(error).__name__)
+                logging.getLogger(__name__).warning("the old state was not deleted: %s", type(error).__name__)
             ended.wait(max(1.0, _HOUR_SECONDS - (time.monotonic() - started)))
 
     thread = threading.Thread(target=keep_forgetting, name="forgets", daemon=True)

@@ -209,7 +209,7 @@ def _parsed(raw: Sequence[object]) -> tuple[list[int], list[Event], list[dict[st
 
 
 def _too_old(position: int, event: Event, retention_days: int) -> dict[str, Any]:
-    reason = f"must not be older than the {retention_days} days before the newest event that the state reaches back"
+    reason = f"must not be more than {retention_days} days older than the newest event (retention_days)"
     return _refusal(position, Refused("event_time", _shown(event.time), reason))
 
 

@@ -24,7 +24,7 @@ function stamp(milliseconds) {
 function pushes(answer) {
   const table = element("table");
   const head = table.insertRow();
-  for (const text of ["column", "value", "pushes", ""]) head.append(element("th", text, text === "pushes" ? "number" : ""));
+  for (const text of ["column", "value", "log-odds", ""]) head.append(element("th", text, text === "log-odds" ? "number" : ""));
   const entries = Object.entries(answer.contributions).filter(([name]) => name !== "base");
   entries.sort((a, b) => Math.abs(b[1]) - Math.abs(a[1]));
   const largest = Math.max(...entries.map(([, value]) => Math.abs(value)), 1e-9);
@@ -45,7 +45,7 @@ function card(answer) {
   const box = element("div", undefined, "answer");
   box.append(element("h3", "Product " + answer.product_id + ", put in the cart at " + answer.moment));
   if (answer.probability === null) {
-    box.append(element("p", "No version of the model holds the environment.", "error"));
+    box.append(element("p", "No version of the model holds the environment's alias.", "error"));
     return box;
   }
   box.append(element("div", (100 * answer.probability).toFixed(1) + " %", "probability"));
@@ -53,7 +53,7 @@ function card(answer) {
   box.append(element("p", "likely to buy it in this session; the model says: " + decision + ". Version "
     + answer.model_version + " answered."));
   if (answer.missing.length) {
-    box.append(element("p", "The server has nothing yet for " + answer.missing.join(", ") + ".", "soft"));
+    box.append(element("p", "The server has no data yet for these columns: " + answer.missing.join(", ") + ".", "soft"));
   }
   box.append(pushes(answer));
   return box;
@@ -66,7 +66,7 @@ async function ask(events) {
       method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(events),
     });
     const body = await response.json();
-    if (body.detail) throw new Error(typeof body.detail === "string" ? body.detail : "the server refused it");
+    if (body.detail) throw new Error(typeof body.detail === "string" ? body.detail : "the server refused the events");
     const refused = (body.refused || []).map(wrong => element("p", wrong.field + " " + wrong.reason + ".", "error"));
     answers.replaceChildren(...refused, ...(body.answers || []).map(card));
     if (!answers.childNodes.length) answers.append(element("p", "No product was put in the cart.", "soft"));

@@ -31,12 +31,12 @@ def test_what_has_moved_comes_first_with_its_shares_and_a_verdict() -> None:
     for verdict in ("moved far", "moved slightly", "not moved"):
         assert table.count(f"<small>{verdict}</small>") == 1
     assert "chance" not in text
-    assert "chance alone gives about 0.25" in drift_page.render(prediction(rows=40), FACTS)
+    assert "chance alone gives a PSI of about 0.25" in drift_page.render(prediction(rows=40), FACTS)
 
 
 def test_carts_like_the_training_rows_are_said_to_be_so() -> None:
     text = drift_page.render(prediction(moved=False), FACTS)
-    assert "Like them," in text
+    assert "judged column by column" in text
     assert "train on newer data" not in text
 
 

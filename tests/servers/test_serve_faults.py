@@ -50,7 +50,7 @@ def test_it_ends_on_sigterm_after_the_requests_at_work_and_its_run_is_closed(reg
         assert running.process.wait(timeout=20) == 0
     assert answered[0][0] == 200
     assert len(answered[0][1]["answers"]) == 900
-    assert (tmp_path / "log").read_text().endswith("serve: ended, after the requests in progress\n")
+    assert (tmp_path / "log").read_text().endswith("serve: stopped, after finishing the requests in progress\n")
     logged = ds.dataset(tmp_path / "answers", partitioning="hive").to_table()
     assert sorted(logged["product_id"].to_pylist()) == list(range(900))
     assert set(logged["model_version"].to_pylist()) == {"1"}
@@ -62,9 +62,9 @@ def test_it_ends_on_sigterm_after_the_requests_at_work_and_its_run_is_closed(reg
 @pytest.mark.parametrize(
     ("parameters", "line"),
     [
-        ({"env": ""}, "env is empty and so is ENV: say whose model answers, with -P env=production"),
+        ({"env": ""}, "env is empty and so is ENV: name the environment to serve, with -P env=production"),
         ({"registry_name": "nobody"}, "no version of nobody holds production: deploy one with"),
-        ({"host": "0.0.0.0"}, "host=0.0.0.0: other machines could ask, so a token is needed"),
+        ({"host": "0.0.0.0"}, "host=0.0.0.0: other machines can reach the server, so a token is needed"),
         ({"port": "70000"}, "port=70000: must be a whole number from 0 (any) to 65535"),
         ({"state": "ftp://x"}, "state=ftp://x: must be a local file, redis://<host>"),
     ],

@@ -79,7 +79,7 @@ def test_a_version_that_does_not_load_leaves_the_old_one_at_work(
             following.look()
         assert version(following) == "2"
         assert following.problem.startswith("version 1 does not load: ")
-        assert following.problem.endswith("; version 2 goes on")
+        assert following.problem.endswith("; version 2 stays in service")
         assert following.failures == 1  # it is not loaded again with every look
     finally:
         booster.write_bytes(whole)

@@ -164,7 +164,7 @@ def test_a_file_that_is_no_state_is_refused_in_one_line(tmp_path: Path) -> None:
     newer = SqliteState(tmp_path / "newer")
     newer._connection.execute("PRAGMA user_version = 99")
     newer.close()
-    with pytest.raises(click.ClickException, match="is not a state of this version of the server; name another file"):
+    with pytest.raises(click.ClickException, match="was not written by this version of the server; name another file"):
         SqliteState(tmp_path / "newer")
 
 

@@ -79,7 +79,7 @@ def test_what_is_fetched_is_checked_where_the_store_is_no_folder_of_this_machine
     for number, file in enumerate((tmp_path.parent, *(_dataset_files(run)))[1:]):
         before = flip(file, number)
         assert found(run)[0], "nothing is downloaded for a step that is reused"
-        with pytest.raises(click.ClickException, match=r"is not what was written.*; run the workflow again to rec"):
+        with pytest.raises(click.ClickException, match=r"not what was written.* run the workflow again to recreate"):
             completed.fetch(uri, tmp_path)
         file.write_bytes(before)
         reused, reason = found(run)
