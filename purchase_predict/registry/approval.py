@@ -1,7 +1,7 @@
 """Versions that wait for approval: they have passed the gate, and a person decides whether they take over.
 
-The tag `waits.<env>` says since when, by whose deploy, and by which run. That run knows what the version was judged on,
-so that it can be judged again when it is approved: the champion may be another one by then.
+The tag `waits.<env>` records since when, by whose deploy, and by which run. That run names the dataset and the rules,
+so that the version can be judged again when it is approved: the champion may have changed by then.
 """
 
 import json
@@ -29,10 +29,10 @@ from purchase_predict.workflow.models import versions
 
 @dataclass(frozen=True)
 class Waiting:
-    """A version that waits.
+    """A version that waits for approval.
 
     Attributes:
-        version: it.
+        version: the version.
         env: the environment that it may take over.
         dataset: the URI of the dataset that it was judged on.
         rules: what it had to satisfy.
@@ -52,13 +52,13 @@ def ask(version: ModelVersion, env: str, author: Author) -> None:
 
 
 def waiting(present: Sequence[ModelVersion], envs: Sequence[str] = ENVIRONMENTS) -> dict[tuple[str, str], str]:
-    """Since when and by whom, by version and environment, of those among some versions that wait."""
+    """The versions that wait: since when and by whose deploy, by version number and environment."""
     tags = {(str(version.version), env): version.tags.get(f"{WAITS}.{env}") for version in present for env in envs}
     return {place: text for place, text in tags.items() if text}
 
 
 def waiting_version(name: str, number: str, env: str) -> Waiting:
-    """The version to approve, and what it was judged on.
+    """The version to approve, with the dataset and the rules of its deploy.
 
     Args:
         name: the registered model.
@@ -73,7 +73,7 @@ def waiting_version(name: str, number: str, env: str) -> Waiting:
     if version is None:
         others = ", ".join(f"{number} ({env})" for number, env in waiting(versions(name))) or "none"
         what = f"{name} has no version {number}" if number else "version is empty"
-        raise click.ClickException(f"{what}: say which one to approve, with -P version=<number>; waiting: {others}")
+        raise click.ClickException(f"{what}: name the version to approve with -P version=<number>; waiting: {others}")
     envs = [env for _, env in waiting([version])]
     env = env or (envs[0] if len(envs) == 1 else Settings.read().env or "")
     if env not in envs:

@@ -1,7 +1,7 @@
-"""The sole right to say who holds an environment: one deploy or rollback at a time, from judging to moving.
+"""The lock on an environment: one deploy or rollback at a time decides who holds it, from judging to moving.
 
-A claim is a tag of the registered model, `claim.<env>.<run id>`. It lives as long as its run does (see `lease`), so a
-killed deploy keeps nobody waiting for long.
+A claim is a tag of the registered model, `claim.<env>.<run id>`. It is valid as long as its run lives (see `lease`), so
+others soon continue after a deploy was killed.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A deploy from judging to moving, while no other deploy and no rollback decides about the same environment."""
+"""Judges a version and moves the environment, while no other deploy or rollback decides about that environment."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -26,16 +26,16 @@ def decide(
     mine: Run,
     reason: str = "",
 ) -> Judgement:
-    """Judges a version, records the verdict, and moves the environment to it if it passed, or has it wait for approval.
+    """Judges a version and records the verdict. If it passed, it takes over the environment, or waits for approval.
 
     Args:
         version: the challenger.
         env: staging or production; empty: it is judged, and nothing moves.
-        rows: what the models are judged on.
+        rows: the rows that the models are judged on.
         rules: what the challenger must satisfy.
         card: makes the version's description, as Markdown.
         mine: the run of deploy or approve.
-        reason: why, beside what the gate says, for the journal.
+        reason: the user's reason, which the journal keeps beside the gate's.
     """
     with sole_right(version.name, env, mine) if env else nullcontext():
         if env:
@@ -43,7 +43,7 @@ def decide(
         while True:
             judgement = judge(version, env, rows, rules)
             promotion.record(version, env, judgement.decision, card(judgement), judgement.numbers)
-            # Somebody who claims nothing, as on MLflow's page, may have moved the alias meanwhile.
+            # Somebody without a claim, for example on MLflow's page, may move the alias meanwhile: then judge again.
             author = Author.of(mine, "; ".join(filter(None, [reason, judgement.decision.reason])))
             if judgement.waits:
                 approval.ask(judgement.version, env, author)
@@ -58,7 +58,7 @@ def decide(
 
 
 def training_rows(dataset: str, fetch: Callable[[str], Path]) -> Callable[[str], Path | None]:
-    """What gives the training rows of a model, named by URI; None where it was trained beside the test rows.
+    """Makes a function from a model's URI to its training rows; None if it was trained on the same dataset.
 
     Args:
         dataset: `runs:/<run id>/dataset`, whose test rows the models are judged on.
@@ -69,8 +69,8 @@ def training_rows(dataset: str, fetch: Callable[[str], Path]) -> Callable[[str],
     def of(uri: str) -> Path | None:
         trained_on = models.find(uri).trained_on
         if not trained_on:
-            raise click.ClickException(f"{uri}: the rows that it was trained on are not known any more")
-        # A dataset never has a session on both sides.
+            raise click.ClickException(f"{uri}: the rows that it was trained on are no longer known")
+        # Train and test of one dataset share no session.
         return None if run_of(trained_on).data.tags[DIGEST] == own else fetch(f"{trained_on}/train.parquet")
 
     return of

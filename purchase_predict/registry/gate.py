@@ -14,10 +14,11 @@ class Contest:
     Attributes:
         version: the champion's.
         value: the champion's metric.
-        gain: how much better the challenger is: above 0 where it is, whatever the metric's sign.
+        gain: how much better the challenger is; above 0 if it is better, also for metrics where less is better.
         low, high: the 95 % interval of the gain.
-        challenger: the challenger's metric on the same rows; None: as on all test rows.
-        rows: how many rows they are; `of` the test rows.
+        challenger: the challenger's metric on the same rows; None: the same as on all test rows.
+        rows: how many rows the contest used.
+        of: how many test rows there are.
         metrics: every metric of both, for the record.
     """
 
@@ -61,10 +62,9 @@ def decide(
         scores: the challenger's on the test set: those of `metric` and of roc_auc.
         contest: against the champion on the same rows, or None.
         no_contest: why there is no contest, for the reason.
-        users: how many different users bought in the test rows, or did not, whichever is less; None: not counted.
-        tolerance: 0: only a challenger that is strictly better passes. Above 0: one that is worse by no more than this
-            passes, too.
-        min_roc_auc: the least roc_auc that passes, 0 to 1.
+        users: different users of the rarer class in the test rows; None: not counted.
+        tolerance: how much worse than the champion the challenger may be; 0: it must be strictly better.
+        min_roc_auc: the lowest roc_auc that passes, 0 to 1.
     """
     if users is not None and users < MIN_USERS:
         reason = f"too few buyers to tell: {users} users of one class in the test rows, at least {MIN_USERS} are needed"

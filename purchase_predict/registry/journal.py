@@ -1,10 +1,10 @@
-"""The journal of an environment: each promotion and rollback, in order, and none of them changed afterwards.
+"""The journal of an environment: every promotion and rollback, in order, in a form that shows later changes.
 
 The entries are tags of the registered model, `journal.<env>.<number>`, so they outlive the versions that they name.
 Each entry holds the digest of the one before it. The tag `journal.<env>` holds the number and the digest of the last
-one. An entry that was changed, put in or taken out does not fit.
+one. So an entry that was changed, inserted or removed is detected.
 
-Whoever appends holds the claim on the environment (`claim.sole_right`).
+A run that appends holds the claim on the environment (`claim.sole_right`).
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_USER
 from purchase_predict.workflow.collisions import through_collisions
 
 _JOURNAL = "journal"
-#: Characters of a reason that an entry keeps: a tag's value has at most 5,000.
+#: The longest reason in an entry, in characters: a tag's value has at most 5,000.
 _REASON_LENGTH = 2000
 
 PROMOTED, ROLLED_BACK, FOUND = "promoted", "rolled back", "found"
@@ -35,7 +35,7 @@ class Entry:
     Attributes:
         number: from 1, without a gap.
         at: when (UTC, ISO 8601).
-        action: "promoted"; "rolled back"; or "found", where somebody had moved the alias in another way before.
+        action: "promoted"; "rolled back"; or "found", if the alias had been moved in another way before.
         version: the new holder; empty: none.
         previous: the holder before; empty: none.
         by: the user.
@@ -87,8 +87,8 @@ def append(name: str, env: str, action: str, version: str, previous: str, author
         env: staging or production.
         action: what happened.
         version: the new holder; empty: none.
-        previous: the holder that the alias has left. If the journal knows another one, an entry says that it was found.
-        author: whose doing it was.
+        previous: the holder before the move. If the journal's last holder is another one, an entry "found" comes first.
+        author: who moved it.
     """
     last = newest(read(mlflow.MlflowClient().get_registered_model(name).tags, env))
     if previous != (last.version if last else ""):
@@ -98,7 +98,7 @@ def append(name: str, env: str, action: str, version: str, previous: str, author
 
 
 def settle(name: str, env: str, holder: str, author: Author) -> None:
-    """Notes a holder that the journal does not know: somebody moved the alias by hand, or a process was killed."""
+    """Records a holder that the journal lacks: somebody moved the alias by hand, or a process was killed."""
     append(name, env, FOUND, holder, holder, author)
 
 
@@ -121,7 +121,7 @@ def _write(name: str, env: str, last: Entry | None, action: str, version: str, a
 
 
 def read(tags: Mapping[str, str], env: str) -> list[Entry]:
-    """The entries among the tags of a registered model, in their order, whether they fit or not.
+    """The entries among the tags of a registered model, in their order, without a check of their digests.
 
     Raises:
         click.ClickException: an entry cannot be read.
@@ -144,12 +144,12 @@ def newest(entries: Sequence[Entry]) -> Entry | None:
 
 
 def holder_at(entries: Sequence[Entry], at: datetime) -> Entry | None:
-    """The entry that was the last one at a moment (with a time zone); None where none was there yet."""
+    """The last entry at a moment (with a time zone); None if there was none yet."""
     return newest([entry for entry in entries if datetime.fromisoformat(entry.at) <= at])
 
 
 def problem(tags: Mapping[str, str], env: str) -> str | None:
-    """What shows that the journal was changed, in a sentence; None where all of it fits."""
+    """The evidence that the journal was changed, in a sentence; None if its entries are consistent."""
     try:
         entries = read(tags, env)
     except click.ClickException as error:
@@ -162,7 +162,7 @@ def problem(tags: Mapping[str, str], env: str) -> str | None:
             return f"the journal of {env} was changed: entry {number} does not follow from the one before it"
         before = entry.digest
     known, _, digest = tags.get(_head(env), "0 ").partition(" ")
-    # A process that was killed between the two tags has left one entry more than the head knows.
+    # A process killed between writing the two tags leaves one entry more than the head records.
     fits = known.isdigit() and len(entries) in (int(known), int(known) + 1)
     if not fits or (int(known) and entries[int(known) - 1].digest != digest):
         return f"the journal of {env} was changed: its last entry is not the one that was written last"
@@ -170,7 +170,7 @@ def problem(tags: Mapping[str, str], env: str) -> str | None:
 
 
 def verified(tags: Mapping[str, str], env: str) -> list[Entry]:
-    """The entries, if all of them fit.
+    """The entries, if they are consistent.
 
     Raises:
         click.ClickException: the journal was changed.

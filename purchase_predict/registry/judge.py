@@ -1,4 +1,4 @@
-"""The contest of a challenger with the champion, on rows that neither side touches here: deploy hands them in."""
+"""Judges a challenger against the champion, on rows that deploy passes in: this package reads no table."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -23,7 +23,7 @@ class Rows(Protocol):
 
     @property
     def users_of_the_rarer_class(self) -> int:
-        """How many different users have rows that were bought, or rows that were not, whichever is less."""
+        """The number of different users who bought, or of those who did not, whichever is smaller."""
 
     def unseen_by(self, uri: str) -> "Rows":
         """The rows of sessions that a model was not trained on."""
@@ -42,7 +42,7 @@ class Rules:
     Attributes:
         metric: what is compared.
         tolerance: how much worse than the champion the challenger may be.
-        min_roc_auc: the least ROC AUC that passes, 0 to 1.
+        min_roc_auc: the lowest ROC AUC that passes, 0 to 1.
         promote_rolled_back: whether a version that was rolled back may pass.
         approve: whether a version that passes waits for a person's approval.
     """
@@ -56,7 +56,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What came of judging a challenger.
+    """The result of judging a challenger.
 
     Attributes:
         version: the challenger.
@@ -83,7 +83,7 @@ class Judgement:
 
     @property
     def waits(self) -> bool:
-        """Whether the challenger may take over, and waits for approval; a holder of the alias has no need to."""
+        """Whether the challenger passed and waits for approval; a version that already holds the alias never waits."""
         holds = self.champion is not None and self.champion.version == self.version.version
         return bool(self.env) and self.decision.passed and self.rules.approve and not holds
 
@@ -123,7 +123,7 @@ class Judgement:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """All of it, for promotion.json."""
+        """The judgement as JSON values, for promotion.json."""
         return {
             "registry_name": self.version.name,
             "version": int(self.version.version),
@@ -146,12 +146,12 @@ def judge(version: ModelVersion, env: str, rows: Rows, rules: Rules) -> Judgemen
 
     Args:
         version: the challenger.
-        env: staging or production; empty: there is nobody to beat.
-        rows: what both sides answer, without the rows that either was trained on.
+        env: staging or production; empty: there is no champion.
+        rows: the test rows; those that a side was trained on are left out.
         rules: what the challenger must satisfy.
 
     Raises:
-        click.ClickException: the challenger cannot be loaded or cannot answer; its version then says so.
+        click.ClickException: the challenger cannot be loaded or cannot predict; its version's tags then record it.
     """
     version = versions.get_version(version.name, version.version) or version  # its tags may have changed
     rows, scores = _own_scores(version, env, rows)
@@ -171,7 +171,7 @@ def judge(version: ModelVersion, env: str, rows: Rows, rules: Rules) -> Judgemen
     notes = [why.note, _change_of_source(version, champion) if champion else ""]
     decision = Decision(decision.passed, "; ".join([decision.reason, *filter(None, notes)]))
     if decision.passed and not rules.promote_rolled_back and (reasons := promotion.rolled_back(version)):
-        reason = f"rolled back {'; '.join(reasons.values())}; force=deploy promotes it all the same"
+        reason = f"rolled back {'; '.join(reasons.values())}; force=deploy promotes it anyway"
         decision = Decision(False, reason)
     return Judgement(version, env, rules, scores, contest, decision, champion)
 
@@ -196,7 +196,7 @@ def _own_scores(version: ModelVersion, env: str, rows: Rows) -> tuple[Rows, Mapp
 
 @dataclass(frozen=True)
 class _Why:
-    """Why there is no contest, whether that forbids a promotion, and what is to be noted about the contest."""
+    """Why there is no contest, whether that forbids a promotion, and a note about the contest if there is one."""
 
     text: str = ""
     forbids: bool = False
@@ -227,8 +227,8 @@ def _contest(
     try:
         compared = fair.compare(ours, theirs)
     except click.ClickException as error:
-        # A champion that nobody can use must not keep a sound challenger out for ever.
-        return None, _Why(f"the champion does not answer: {error.format_message()}")
+        # A champion that cannot predict must not block a good challenger for ever.
+        return None, _Why(f"the champion cannot predict: {error.format_message()}")
     judged = compared[metric]
     contest = Contest(
         version=int(champion.version),

@@ -1,4 +1,4 @@
-"""The files of a version's model: their checksums on record, and whether they are still what was logged."""
+"""The files of a version's model: their recorded checksums, and the check against them."""
 
 import json
 import tempfile
@@ -14,7 +14,7 @@ from purchase_predict.errors import first_line
 from purchase_predict.workflow import artifacts
 from purchase_predict.workflow.addresses import LoggedModelUri, ModelUri, parse
 
-#: Tags of a version: the checksum of each file of its model, and what is damaged, if something is.
+#: Tags of a version: the checksum of each file of its model, and the damage that was found.
 MODEL_FILES, MODEL_DAMAGED = "model.files", "model.damaged"
 
 
@@ -24,7 +24,7 @@ def recorded_files(version: ModelVersion) -> dict[str, str]:
 
 
 def files_problem(version: ModelVersion, *, in_place: bool = False) -> str | None:
-    """What is wrong with the files of a version's model; None where they are as they were logged.
+    """The problem with the files of a version's model; None if none is found.
 
     A damaged version is tagged, so that the same model can be registered anew.
 
@@ -54,6 +54,6 @@ def files_problem(version: ModelVersion, *, in_place: bool = False) -> str | Non
     if wrong is None:
         return None
     reason = f"{uri}: {wrong} is not what was logged"
-    with suppress(MlflowException):  # who may only read cannot say so
+    with suppress(MlflowException):  # a user with read access only cannot set tags
         client.set_model_version_tag(version.name, version.version, MODEL_DAMAGED, reason)
     return reason

@@ -1,4 +1,4 @@
-"""Promotion and the way back: the gate's decision on record, the alias and the stage moved."""
+"""Promotion and rollback: records the gate's decision, and moves the alias and the stage."""
 
 from collections.abc import Mapping
 
@@ -27,8 +27,8 @@ def record(version: ModelVersion, env: str, decision: Decision, description: str
     """Writes the gate's decision to the version, before anything is promoted.
 
     The verdict belongs to one environment: the tags `gate.<env>` and `gate.reason.<env>`. The tags `gate` and
-    `gate.reason` and the description are those of the latest verdict, but a version that holds an alias keeps them if
-    it fails for another environment.
+    `gate.reason` and the description show the latest verdict. A version that holds an alias is the exception: it keeps
+    them if it fails.
 
     Args:
         version: the version that was judged.
@@ -51,17 +51,17 @@ def record(version: ModelVersion, env: str, decision: Decision, description: str
 def promote(version: ModelVersion, env: str, before: ModelVersion | None, author: Author) -> bool:
     """Gives the environment's alias, and its stage where the registry has stages, to a version.
 
-    The tag `previous.<env>` remembers the holder before, for a rollback; its stage becomes Archived. A tag that the
-    version was rolled back once is removed: the user has decided to promote it again.
+    The tag `previous.<env>` names the holder before, for a rollback; that holder's stage becomes Archived. Tags about
+    earlier rollbacks of the version are removed: the user has decided to promote it again.
 
     Args:
-        version: the new holder, as it was when it was judged.
+        version: the new holder, as read when it was judged.
         env: staging or production.
         before: the holder that it was judged against.
-        author: whose doing it is, for the journal.
+        author: who promotes it, for the journal.
 
     Returns:
-        False, and nothing has moved, if the holder is another one by now, or the version was rolled back meanwhile.
+        False if the holder has changed since or the version was rolled back meanwhile; then nothing has moved.
     """
     client = mlflow.MlflowClient()
     holder, now = champion_number(version.name, env), get_version(version.name, version.version)
@@ -72,7 +72,7 @@ def promote(version: ModelVersion, env: str, before: ModelVersion | None, author
     move_alias(version, env)
     if holder != _number(version):
         journal.append(version.name, env, journal.PROMOTED, _number(version), holder, author)
-    # After the move: a version that a killed process left with the tag is not promoted by the next workflow.
+    # After the move: if this process is killed before it, the tag stays and the next workflow does not promote it.
     for tag in rolled_back(version):
         client.delete_model_version_tag(version.name, version.version, tag)
     no_longer_waits(now, env)
@@ -81,7 +81,7 @@ def promote(version: ModelVersion, env: str, before: ModelVersion | None, author
 
 
 def no_longer_waits(version: ModelVersion, env: str) -> None:
-    """Removes the tag that a version waits for approval, if it has it."""
+    """Removes the tag of a version that waits for approval, if there is one."""
     if f"{WAITS}.{env}" in version.tags:
         mlflow.MlflowClient().delete_model_version_tag(version.name, version.version, f"{WAITS}.{env}")
 
@@ -91,15 +91,15 @@ def _number(version: ModelVersion | None) -> str:
 
 
 def mend(name: str, env: str, author: Author) -> None:
-    """Completes or takes back what a killed deploy or rollback left half done, and notes what was done by hand.
+    """Repairs what a killed deploy or rollback left half done, and records moves by hand in the journal.
 
-    Call it while `claim.sole_right` is held. A holder that is tagged as rolled back from the environment that it holds
-    is one that a killed rollback did not move.
+    Call it while `claim.sole_right` is held. If the holder has the tag `rolled_back.<env>` of its own environment, a
+    rollback was killed before it moved the alias; the tag is then removed.
 
     Args:
         name: the registered model.
         env: staging or production.
-        author: who looks, for the journal.
+        author: the caller, for the journal.
     """
     holder = champion(name, env)
     journal.settle(name, env, _number(holder), author)
@@ -125,21 +125,21 @@ def failed(version: ModelVersion, env: str) -> str | None:
 def roll_back(
     holder: ModelVersion, target: ModelVersion, env: str, record: str, author: Author, *, blame: bool
 ) -> bool:
-    """Gives the environment from `holder` to `target`.
+    """Moves the environment from `holder` to `target`.
 
-    The target's tag `moved_by_hand.<env>` keeps when, by whom and why.
+    The target's tag `moved_by_hand.<env>` records when, by whom and why.
 
     Args:
         holder: the version that holds the environment.
         target: the version that is to hold it.
         env: staging or production.
         record: when, by whom and why.
-        author: whose doing it is, for the journal.
-        blame: whether something is wrong with `holder`: the workflow then does not promote it again. Otherwise it
-            becomes the target's previous version.
+        author: who moves it, for the journal.
+        blame: whether to tag `holder` as rolled back, so that the workflow does not promote it again. Otherwise
+            `holder` becomes the target's previous version.
 
     Returns:
-        False, and nothing has moved, if another version holds the environment by now.
+        False if another version holds the environment by now; then nothing has moved.
     """
     client = mlflow.MlflowClient()
     if champion_number(holder.name, env) != _number(holder):

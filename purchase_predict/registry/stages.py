@@ -27,7 +27,7 @@ def move_alias(version: ModelVersion, env: str) -> None:
 
 
 def settle_stages(name: str) -> None:
-    """Moves the stages until they agree with the aliases; a registry without stages is left alone.
+    """Moves the stages until they agree with the aliases; does nothing in a registry without stages.
 
     Raises:
         click.ClickException: they keep changing.
@@ -44,8 +44,8 @@ def settle_stages(name: str) -> None:
 def _next_stage_move(name: str) -> bool:
     """Makes one move that brings the stages closer to the aliases; False if they agree.
 
-    A version has one stage. If it holds both aliases it is in Production, and no version is in Staging. A stage whose
-    alias is not set is left alone.
+    A version has one stage. If it holds both aliases, it is in Production and no version is in Staging. A stage is not
+    changed if its alias is not set.
     """
     client = mlflow.MlflowClient()
     aliases = client.get_registered_model(name).aliases

@@ -1,4 +1,4 @@
-"""What the registry says of a deployed version now, whatever its deploy run did once."""
+"""What a deployed version holds in the registry now, which may differ from what its deploy run decided."""
 
 from dataclasses import dataclass
 
@@ -12,11 +12,11 @@ from purchase_predict.workflow.addresses import ModelUri
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a version stands.
+    """What a version holds now.
 
     Attributes:
         version: its number.
-        outcome: where it stands, in a few words.
+        outcome: what it holds, in a few words.
         sentence: the same in a sentence.
         serve: the URI of the model to serve; empty where there is none.
     """
@@ -28,7 +28,7 @@ class Standing:
 
 
 def standing(deployed: Run) -> Standing:
-    """Reads from the registry who holds the environment that a deploy run was about.
+    """Reads from the registry what the version of a deploy run holds now.
 
     Args:
         deployed: a completed run of deploy.

@@ -1,4 +1,4 @@
-"""What each environment holds, now or at a past moment, and what was refused, rolled back or is at work."""
+"""Which version each environment has, now or at a past moment; refused and rolled back versions; runs in progress."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,8 +28,8 @@ class Environment:
     Attributes:
         env: staging or production.
         version: the version that holds it; empty: none.
-        entry: the journal's last entry by then; None: there was none.
-        problem: what shows that the journal was changed; empty: all of it fits.
+        entry: the journal's last entry at that moment; None: there was none.
+        problem: the evidence that the journal was changed; empty: its entries are consistent.
         claimed_by: the runs that hold or wait for the claim; empty for a past moment.
     """
 
@@ -56,7 +56,7 @@ class Environment:
         if self.problem:
             yield f"warning: {self.problem}"
         for run_id in self.claimed_by:
-            yield f"{self.env}: run {run_id} is about to decide, or was killed while it did"
+            yield f"{self.env}: run {run_id} is deciding, or was killed while deciding"
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class Status:
         waiting: since when and by whose deploy versions wait for approval, by version and environment; empty for a past
             moment.
         rolled_back: when, by whom and why versions were rolled back, by version; empty for a past moment.
-        refused: why the newest versions failed the gate, by version and environment; likewise.
-        open_runs: runs at work, by run id, with what they are; likewise.
+        refused: why the newest refused versions failed the gate, by version and environment; likewise.
+        open_runs: the step and user of each run in progress, by run id; likewise.
     """
 
     name: str
@@ -83,16 +83,20 @@ class Status:
     open_runs: Mapping[str, str]
 
     def lines(self) -> list[str]:
-        """All of it in words, one thing a line."""
+        """The status in words, one fact per line."""
         made = [f"{self.name} at {self.at.isoformat()}" if self.at else f"{self.name} now"]
         made += [line for environment in self.environments for line in environment.lines()]
         made += [f"waits: {what}, {why}" for what, why in self.waiting.items()]
-        for title, facts in (("rolled back", self.rolled_back), ("refused", self.refused), ("at work", self.open_runs)):
+        for title, facts in (
+            ("rolled back", self.rolled_back),
+            ("refused", self.refused),
+            ("in progress", self.open_runs),
+        ):
             made += [f"{title}: {what}, {why}" for what, why in facts.items()]
         return [printable(line) for line in made]
 
     def as_json(self) -> dict[str, Any]:
-        """All of it as JSON values."""
+        """The status as JSON values."""
         return asdict(self) | {"at": self.at.isoformat() if self.at else None}
 
 
@@ -103,11 +107,11 @@ def status(name: str, envs: Sequence[str], at: datetime | None, experiment_id: s
         name: the registered model.
         envs: the environments.
         at: a past moment, with a time zone; None: now.
-        experiment_id: where runs at work are looked for.
+        experiment_id: where runs in progress are looked for.
         mine: the run that asks; it is not listed.
 
     Raises:
-        click.ClickException: there is no such model, or the journal was changed and is asked about the past.
+        click.ClickException: there is no such model, or `at` is given and the journal was changed.
     """
     model = registered_model(name)
     if at:

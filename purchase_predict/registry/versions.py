@@ -73,7 +73,7 @@ def ensure_version(name: str, model: TrainedModel) -> ModelVersion:
 
 
 def _tell_logged_model(model: TrainedModel, version: ModelVersion) -> None:
-    """Tags the logged model with its version: MLflow's page of the model says otherwise that it is not registered."""
+    """Tags the logged model with its version. Otherwise MLflow's page of the model shows it as not registered."""
     if not model.model_id:
         return
     known = json.loads(artifacts.logged_model(model.model_id).tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
@@ -130,12 +130,12 @@ def get_version(name: str, version: int | str) -> ModelVersion | None:
 
 
 def version_gone(deployed: Run) -> str | None:
-    """Why a deploy run cannot be reused: its version is gone, or holds another model. None if neither is so."""
+    """Why a deploy run cannot be reused: its version is gone, damaged, or another model. None if it can."""
     name, number = deployed.data.tags["deploy.registry_name"], deployed.data.tags["deploy.version"]
     version = get_version(name, number)
     if version is None:
         return f"version {number} of {name} is gone"
-    # The number alone proves nothing: a registry that was emptied counts from 1 again.
+    # The number is not enough: a registry that was emptied counts from 1 again.
     if version.tags.get(MODEL_DIGEST) != deployed.data.tags[DIGEST]:
         return f"version {number} of {name} holds another model"
     if MODEL_DAMAGED in version.tags or files_problem(version, in_place=True):
@@ -192,7 +192,9 @@ def uri(version: ModelVersion) -> str:
 
 
 def pinned(model: str) -> tuple[str, str]:
-    """The model's URI with the version that it means now, and that version ("" for a model that a run logged).
+    """The model's URI with its current version number in place of an alias or stage, and that number.
+
+    A URI of a run's model is returned as it is, with an empty number.
 
     Raises:
         click.ClickException: there is no such version.

@@ -1,4 +1,4 @@
-"""Which version an environment goes back to."""
+"""Chooses the version that a rollback goes to."""
 
 import click
 from mlflow.entities.model_registry import ModelVersion
@@ -9,16 +9,16 @@ from purchase_predict.workflow.models import versions
 
 
 def way_back(name: str, env: str, number: str, *, allow_failed: bool) -> tuple[ModelVersion, ModelVersion]:
-    """The version that holds an environment, and the one that it goes to.
+    """The current holder of an environment, and the version to move it to.
 
     Args:
         name: the registered model.
         env: staging or production.
         number: the version to go to; empty: the one before.
-        allow_failed: whether it may be one that failed the gate of this environment.
+        allow_failed: whether that version may have failed the gate of this environment.
 
     Raises:
-        click.ClickException: there is no such version, or it must not hold the environment.
+        click.ClickException: there is no such version, or it may not hold the environment.
     """
     holder = champion(name, env)
     if holder is None:
@@ -33,14 +33,13 @@ def way_back(name: str, env: str, number: str, *, allow_failed: bool) -> tuple[M
         raise click.ClickException(f"{name} version {number} holds {env} already")
     if not allow_failed and (why := failed(target, env)):
         raise click.ClickException(
-            f"{name} version {number} failed the gate ({why}): to move {env} to it all the same, add "
-            "-P allow_failed=true"
+            f"{name} version {number} failed the gate ({why}): to move {env} to it anyway, add -P allow_failed=true"
         )
     return holder, target
 
 
 def version_before(holder: ModelVersion, env: str) -> ModelVersion:
-    """The version that held the environment before `holder`, without those that were rolled back or failed its gate.
+    """The last version that held the environment before `holder`, and was neither rolled back nor failed its gate.
 
     Raises:
         click.ClickException: there is none.

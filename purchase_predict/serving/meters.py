@@ -23,10 +23,7 @@ METRICS = {
     "events_late_total": ("counter", "Events older than their visitor's newest event."),
     "carts_late_total": ("counter", "Late cart events: their answers also used later events."),
     "events_after_answer_total": ("counter", "Events that arrived after an answer for the same or a later time."),
-    "rows_overlapping_total": (
-        "counter",
-        "Answers that may count too many earlier sessions (overlaps).",
-    ),
+    "rows_overlapping_total": ("counter", "Answers that may count too many earlier sessions (overlaps)."),
     "model_version": ("gauge", "The version that answers, by environment; 0 for none."),
     "model_age_seconds": ("gauge", "Seconds since that version took over."),
     "model_loads_total": ("counter", "Versions loaded, by environment."),

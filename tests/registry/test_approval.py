@@ -105,8 +105,11 @@ def test_the_alias_that_moves_while_it_is_judged_is_looked_at_again(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "version is empty: say which one to approve, with -P version=<number>; waiting: 1 (production)"),
-        ({"version": 9}, "refusals has no version 9: say which one to approve, with -P version=<number>; waiting: 1 ("),
+        ({}, "version is empty: name the version to approve with -P version=<number>; waiting: 1 (production)"),
+        (
+            {"version": 9},
+            "refusals has no version 9: name the version to approve with -P version=<number>; waiting: 1 (",
+        ),
         ({"version": 2}, "refusals version 2 does not wait for "),
         ({"version": 1, "env": "staging"}, "refusals version 1 does not wait for staging; it waits for production"),
     ],
