@@ -1,4 +1,4 @@
-"""Arrow tables to Parquet: rows are split into buckets of users, each bucket in a file of its own."""
+"""Writes Arrow tables as Parquet: rows are split into buckets of users, one file per bucket."""
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 
 #: Rows of a row group.
 _GROUP_ROWS = 120_000
-#: Rows that all buckets together hold in memory until a row group is full.
+#: The most rows that all buckets together keep in memory before they are written.
 _WAITING_ROWS = 3_000_000
-#: Distinct values among the first `_SAMPLED_ROWS` rows up to which a column of whole numbers gets a dictionary.
+#: A column of whole numbers gets a dictionary if its first `_SAMPLED_ROWS` rows have at most this many distinct values.
 _DICTIONARY_VALUES = 500
 _SAMPLED_ROWS = 20 * _DICTIONARY_VALUES
 #: Values that Arrow encodes at once; its default of 1,024 takes 7 % longer.
@@ -36,8 +36,8 @@ def split(rows: pa.Table, bucket_of: str, buckets: int) -> list[pa.Table]:
 class BucketFiles:
     """Writes `<target>/bucket=<number>/rows.parquet` for each bucket that has rows.
 
-    Row groups are encoded in threads of a pool. Those of one bucket are written one after the other, in the order of
-    their rows. After an exception inside the block, what was written is not a complete file.
+    Row groups are encoded in threads of a pool. Row groups of one bucket are written one after the other, in the order
+    of their rows. After an exception inside the block, the files are incomplete.
     """
 
     def __init__(self, target: Path, buckets: int, pool: ThreadPoolExecutor) -> None:
@@ -87,10 +87,10 @@ class BucketFiles:
 
 
 def _writer(path: Path, rows: pa.Table) -> pq.ParquetWriter:
-    """A Parquet file for rows like these, which come first in it."""
+    """Opens a Parquet file, with encodings chosen from its first rows."""
     dictionaries = [field.name for field in rows.schema if _has_few_values(rows, field)]
-    # Differences suit all other whole numbers: they are quicker to write and read, and smaller, above all for times,
-    # which are in order.
+    # Delta encoding for all other whole numbers: faster to write and read, and smaller, above all for times, which are
+    # in order.
     differences = [
         field.name
         for field in rows.schema
@@ -102,7 +102,7 @@ def _writer(path: Path, rows: pa.Table) -> pq.ParquetWriter:
         compression="lz4",
         use_dictionary=dictionaries,
         column_encoding=dict.fromkeys(differences, "DELTA_BINARY_PACKED"),
-        # Readers skip row groups by the minimum and maximum of numbers. Those of texts are slow to find and not used.
+        # Readers skip row groups by the minimum and maximum of numbers. For text they are slow to find and not used.
         write_statistics=[field.name for field in rows.schema if pa.types.is_primitive(field.type)],
         store_schema=False,
         write_batch_size=_BATCH_VALUES,
@@ -110,7 +110,7 @@ def _writer(path: Path, rows: pa.Table) -> pq.ParquetWriter:
 
 
 def _has_few_values(rows: pa.Table, field: pa.Field) -> bool:
-    """Whether a column gets a dictionary: text that has one in Arrow, and whole numbers with few distinct values."""
+    """Whether a column gets a dictionary: text with an Arrow dictionary, or whole numbers with few distinct values."""
     if not pa.types.is_integer(field.type):
         return bool(pa.types.is_dictionary(field.type))
     return bool(pc.count_distinct(rows[field.name].slice(0, _SAMPLED_ROWS)).as_py() <= _DICTIONARY_VALUES)

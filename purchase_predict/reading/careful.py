@@ -1,7 +1,7 @@
 """Reading line by line: slower, but every refused row is found, with its line, column and reason.
 
-CSV is split into records first (`csv_records`). They are written to numbered files, in which each line starts with the
-number of its original line, so that DuckDB can name the line of a row that breaks a rule.
+CSV is first split into records (`csv_records`). They are written to numbered files: each line starts with its original
+line number, so that DuckDB can name the line of a row that breaks a rule.
 """
 
 from dataclasses import replace
@@ -19,10 +19,10 @@ def line_by_line(reading: Reading, shown: Phase) -> Copied:
 
     Args:
         reading: the source.
-        shown: gets the bytes of each file that has been split into records.
+        shown: the progress phase; it advances by the bytes of each file that was split into records.
 
     Raises:
-        click.ClickException: a file is broken inside, so that it cannot be read to its end.
+        click.ClickException: a file is damaged and cannot be read to its end.
     """
     with rejects.RefusedLines(reading.scratch / "refused.parquet") as refused:
         files = []
@@ -56,7 +56,7 @@ def _numbered(reading: Reading, file: File, refused: rejects.RefusedLines) -> Fi
 
 
 def _broken_rows(reading: Reading, scan: Scan) -> str:
-    """SELECT of the rows that break a rule, as the table `rejects` holds them: each with its first broken column."""
+    """SELECT of the rows that break a rule, in the columns of the table `rejects`: each with its first bad column."""
     columns = reading.columns
     first = " ".join(
         f"WHEN {condition} THEN {number}" for number, column in enumerate(columns) if (condition := broken(column))

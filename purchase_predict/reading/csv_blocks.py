@@ -1,7 +1,7 @@
-"""The fast path: plain CSV text to Parquet by Arrow, block by block.
+"""The fast path: Arrow converts plain CSV text to Parquet, block by block.
 
-A file is accepted only if every line is certainly one record (`plain`) and every value certainly of its column's type.
-Otherwise nothing is taken, and a slower way reads the files.
+The files are accepted only if every line is certainly one record (`plain`) and every value certainly of its column's
+type. Otherwise nothing of them is kept, and a slower way reads them.
 """
 
 import binascii
@@ -29,12 +29,12 @@ _TIME_LENGTH = 19
 _UUID_LENGTH, _DASHES = 36, (8, 13, 18, 23)
 #: Groups of digits in a UUID: where each begins and ends, and how many dashes stand before it.
 _DIGITS = ((0, 8, 0), (9, 13, 1), (14, 18, 2), (19, 23, 3), (24, 36, 4))
-#: Bits that tell digits, capital and small letters apart, and their value for capital letters.
+#: The bits that distinguish digits, capital and small letters, and their value for capital letters.
 _CASE_BITS, _CAPITAL = np.uint8(0x60), np.uint8(0x40)
 
 
 class NotUuids(Exception):
-    """A column to be stored as UUIDs has another value, or a UUID that DuckDB spells differently."""
+    """A column to be stored as UUIDs has a value that is no UUID, or that DuckDB would spell differently."""
 
 
 def copy(
@@ -53,7 +53,7 @@ def copy(
     Args:
         files: the column names of each file, in order. Columns that are not in `types` must be text, and are left out.
         types: the type of each column, by DuckDB's name (see `schema.TYPES`). An empty value is null.
-        ids: VARCHAR columns with about as many distinct values as rows.
+        ids: VARCHAR columns with very many distinct values, which get no dictionary.
         as_uuids: whether to store the ids as UUIDs.
         bucket_of: the BIGINT column whose equal values share a bucket.
         buckets: the number of buckets, at most 256.
@@ -64,7 +64,7 @@ def copy(
         The number of records in each file, all of which were written.
 
     Raises:
-        NotPlain, NotUuids: the files must be read in another way; `target` may hold incomplete files.
+        NotPlain, NotUuids: the files must be read in another way. `target` may then hold incomplete files.
     """
     records = dict.fromkeys(files, 0)
     parsed: deque[tuple[Path, int, Future[list[pa.Table]]]] = deque()
@@ -142,7 +142,7 @@ def _parsed(block: bytes, columns: Sequence[str], types: Mapping[str, str], ids:
     except pa.ArrowInvalid as error:
         raise NotPlain(str(error)) from error
     # Arrow skips blank lines. They are rare, so they are counted only if rows are missing. A quoted value with line
-    # breaks cannot go unnoticed: it costs at least one row more than it has blank lines.
+    # breaks is always noticed: the rows that it costs exceed its blank lines.
     if table.num_rows != lines and table.num_rows != lines - plain.blank_lines(block):
         raise NotPlain(f"{lines} lines are {table.num_rows} records")
     return table.select(list(types)).combine_chunks()
@@ -178,7 +178,7 @@ def _times(text: pa.StringArray) -> pa.Array:
     """Times from text such as `2019-10-01 00:00:00`, all with ` UTC` at the end or all without.
 
     Raises:
-        NotPlain: they have another form, which DuckDB may accept.
+        NotPlain: they have another form, which DuckDB may still be able to read.
     """
     characters = _characters(text)
     if characters is None:
@@ -200,7 +200,7 @@ def _uuids(text: pa.StringArray) -> pa.Array:
     """UUIDs from text in DuckDB's own spelling: 32 lower-case digits in five groups.
 
     Raises:
-        NotUuids: another spelling, which would be lost, or no UUID.
+        NotUuids: a value is no UUID, or is spelled differently, which the UUID type would not keep.
     """
     characters = _characters(text)
     if characters is None or (len(text) and characters.shape[1] != _UUID_LENGTH):

@@ -1,8 +1,8 @@
 """The records of a CSV file, line by line, so that no line is lost.
 
-A record is one line, or several if a quoted field (RFC 4180) contains line breaks. A line that cannot start a record is
-refused alone, and reading continues with the next line: an unclosed quote costs its own line, not those after it. So
-every line of a file is the header, blank, part of one record, or refused.
+A record is one line, or several if a quoted field (RFC 4180) contains line breaks. Only a line that cannot start
+a record is refused, and reading continues with the next line: an unclosed quote costs its own line, not those after it.
+So every line of a file is the header, blank, part of one record, or refused.
 """
 
 import csv
@@ -21,7 +21,7 @@ import numpy as np
 
 from purchase_predict.errors import first_line
 
-#: Bytes of the longest line, and characters of the longest quoted field; also the limit given to DuckDB's reader.
+#: The longest line in bytes and the longest quoted field in characters; also the limit of DuckDB's reader.
 LONGEST = 2_000_000
 #: Bytes that are read at once: few enough to stay in a core's cache. Blocks of 4 MiB take three times as long.
 _BLOCK_BYTES = 2**18
@@ -31,7 +31,7 @@ _BLANK = re.compile(rb"\n(?=\r?\n)")
 #: Spaces between a quote and a separator: readers disagree whether they belong to the value.
 _LOOSE_QUOTES = re.compile(rb'" +[,\r\n]|[,\n] +"')
 
-#: What a refused line with a backslash before a quote most likely comes from.
+#: The likely cause if a refused line has a backslash before a quote.
 _SPARKS_ESCAPE = '; Spark writes a quote as \\" unless its option escape is set to a quote'
 
 csv.field_size_limit(LONGEST)
@@ -39,12 +39,12 @@ csv.field_size_limit(LONGEST)
 
 @dataclass(frozen=True)
 class Outline:
-    """What can be known of a file without parsing it.
+    """Facts about a file that need no parsing.
 
     Attributes:
         records: lines that are neither the header nor blank.
-        plain: whether all readers agree on what each line means. False if a line has a NUL byte, bytes that are not
-            UTF-8, spaces around quotes, or empty fields beyond the last column, and if line ends are mixed.
+        plain: whether all readers understand each line in the same way. False if a line has a NUL byte, bytes that are
+            not UTF-8, spaces around quotes, or empty fields beyond the last column, and if line ends are mixed.
     """
 
     records: int
@@ -98,7 +98,7 @@ def explained(name: str) -> Iterator[None]:
 
 
 def is_empty(path: Path, name: str) -> bool:
-    """Whether a file holds not one byte, once it is unpacked.
+    """Whether a file has no content after unpacking.
 
     Args:
         name: the file's name for messages.
@@ -162,7 +162,7 @@ def outline(path: Path, columns: int) -> Outline:
             ends.add(bool(returns))
             blank += block.startswith((b"\n", b"\r\n"))
             blank += len(_BLANK.findall(block)) if returns else int(np.count_nonzero(feed[1:] & feed[:-1]))
-            # Searching for the expression is slow, and rarely needed: few files have a space beside a quote.
+            # The regular expression is slow and rarely needed: few files have a space beside a quote.
             spaced = b" " in block and b'"' in block and (b'" ' in block or b' "' in block)
             if b"\0" in block or (spaced and _LOOSE_QUOTES.search(block)):
                 plain = False
@@ -213,7 +213,7 @@ def records(path: Path, columns: int) -> Iterator[Record | Refused]:
 
 
 def _quoted(number: int, line: bytes, lines: "_Lines", columns: int) -> Record | Refused:
-    """The record that starts on this line. If none does, the line is refused and those after it are given back."""
+    """The record that starts on this line. If there is none, the line is refused and later lines are given back."""
     further: list[tuple[int, bytes]] = []
 
     def feed() -> Iterator[str]:

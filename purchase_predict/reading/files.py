@@ -77,7 +77,7 @@ def open_file(
     path: Path,
     tables: Mapping[str, tuple[Column, ...]],
 ) -> File | None:
-    """Reads the header of a part, or Parquet's metadata; None if the file is empty, once it is unpacked.
+    """Reads the header of a part, or Parquet's metadata; None if the file is empty after unpacking.
 
     Args:
         tables: the columns of each table that the file may hold.
@@ -95,7 +95,7 @@ def open_file(
         raise click.ClickException(f"{part.name}: its first line is blank, a header is expected")
     repeated = next((name for name in columns if name in known and columns.count(name) > 1), None)
     if repeated:
-        raise click.ClickException(f"{part.name}: column {repeated} stands twice in the header")
+        raise click.ClickException(f"{part.name}: column {repeated} appears twice in the header")
     partition = partitions.columns_of(part.name, known - set(columns))
     return File(number, part, path, tuple(columns), ("VARCHAR",) * len(columns), partition)
 
@@ -132,7 +132,7 @@ def _table_of(file: File, tables: Mapping[str, tuple[Column, ...]]) -> str:
         table: [column.name for column in columns if not column.optional and column.name not in file.known]
         for table, columns in tables.items()
     }
-    # The table with the smallest share of missing columns is the one that the user most likely meant.
+    # The user most likely meant the table with the smallest share of missing columns.
     table = min(missing, key=lambda name: len(missing[name]) / len(tables[name]))
     if missing[table]:
         plural = "column" if len(missing[table]) == 1 else "columns"
@@ -168,14 +168,14 @@ def _parquet(paths: Sequence[Path]) -> str:
 
 
 def _csv(paths: Sequence[Path], columns: Sequence[str], numbered: bool) -> str:
-    """All columns are read as text: `scan` alone decides how values are typed, for CSV and Parquet alike."""
+    """The FROM item of CSV files, with all columns as text: `scan` converts the values, for CSV and Parquet alike."""
     known = {column.name for table in (*TABLES.values(), *SCORED_TABLES.values()) for column in table}
     types = {name if name in known else f"_ignored_{index}": "VARCHAR" for index, name in enumerate(columns)}
     if numbered:
         types = {_LINE: "BIGINT"} | types
     # A numbered line is longer than the original: it starts with a number and may have quotes around every field.
     longest = 4 * csv_records.LONGEST if numbered else csv_records.LONGEST
-    # Large enough for both, so that DuckDB never has to enlarge a buffer.
+    # Large enough for both limits, so that DuckDB never has to enlarge a buffer.
     buffer = 16 * csv_records.LONGEST
     struct = ", ".join(f"{quoted(name)}: {quoted(type_)}" for name, type_ in types.items())
     return (

@@ -1,4 +1,4 @@
-"""`source.json`: what was loaded, from where, and what was not."""
+"""`source.json`: what load read, from where, and what it refused or left out."""
 
 import json
 from collections.abc import Mapping
@@ -15,8 +15,8 @@ def write(
 ) -> None:
     """Writes `target/source.json`.
 
-    It has the source, the table's digest, the rows of each part, why rows were refused, what was left out, and the
-    CRC-32 of each file that was written.
+    It holds the source, the table's digest, the rows of each part, the reasons for refused rows, the files that were
+    left out, and the CRC-32 of each file that was written.
 
     Args:
         reading: what was read, and how.

@@ -1,6 +1,6 @@
-"""Parquet files whose column names DuckDB could confuse: they are copied with the columns that are read alone.
+"""Copies Parquet files whose column names are ambiguous to DuckDB, keeping only the columns that are read.
 
-To DuckDB `PRICE` and `price` are one name, and a scan adds columns of its own. In a copy nothing can be confused.
+DuckDB ignores case (`PRICE` and `price` are one name), and a scan adds columns of its own.
 """
 
 from collections.abc import Sequence, Set
@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 
 from purchase_predict.errors import first_line
 
-#: Names that the SQL of this wing gives to columns.
+#: Column names that the SQL of this package uses.
 _OURS = {"line", "path", "bucket", "filename", "value", "broken", "unreadable"}
 
 
 def with_clear_columns(path: Path, name: str, known: Set[str], added: Set[str]) -> Path:
-    """The file itself, or, where a column's name could be confused, a copy beside it with the known columns alone.
+    """The file itself, or, if its column names are ambiguous, a copy beside it with only the known columns.
 
     Args:
         path: a Parquet file.
@@ -33,7 +33,7 @@ def with_clear_columns(path: Path, name: str, known: Set[str], added: Set[str]) 
         columns = file.schema_arrow.names
         repeated = next((column for column in columns if column in known and columns.count(column) > 1), None)
         if repeated:
-            raise click.ClickException(f"{name}: column {repeated} stands twice")
+            raise click.ClickException(f"{name}: column {repeated} appears twice")
         if not _are_confusing(columns, known, added):
             return path
         copy = path.with_suffix(".known.parquet")

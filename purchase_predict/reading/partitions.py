@@ -1,4 +1,4 @@
-"""Columns that stand in the names of folders, as Spark's `partitionBy` writes them: `event_type=view/part-0.csv`."""
+"""Columns in folder names, as Spark's `partitionBy` writes them: `event_type=view/part-0.csv`."""
 
 from collections.abc import Set
 from urllib.parse import unquote
@@ -8,7 +8,7 @@ _NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
 def columns_of(name: str, missing: Set[str]) -> tuple[tuple[str, str | None], ...]:
-    """The columns, among those that a file lacks, that its folders give, each with its one value; None for a null.
+    """The columns that a file lacks and its folder names give, each with its value; None for a null.
 
     A column that is in the file and in a folder's name is read from the file.
 

@@ -1,7 +1,7 @@
-"""Whether a block of CSV text is plain: no two readers could understand it differently.
+"""Checks whether a block of CSV text is plain: every reader understands it in the same way.
 
-A plain block means the same to Arrow, to DuckDB and to `csv_records`. A block that may be anything else is `NotPlain`,
-even if it turns out to be harmless.
+Arrow, DuckDB and `csv_records` return the same rows for a plain block. A doubtful block is `NotPlain`, even if it turns
+out to be harmless.
 """
 
 from typing import Any
@@ -63,7 +63,7 @@ def blank_lines(block: bytes) -> int:
 
 
 def _quotes_enclose_values(text: Bytes) -> bool:
-    """Whether each quote opens or closes a value, in turns: opening ones after, closing ones before a separator."""
+    """Whether quotes open and close values in turn: an opening one follows a separator, a closing one precedes one."""
     around = np.array([_FEED], np.uint8)
     text = np.concatenate([around, text, around])
     opening = True  # whether the next quote must be an opening one

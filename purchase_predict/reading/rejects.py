@@ -15,7 +15,7 @@ from purchase_predict.spreadsheets import harmless
 
 #: Characters of a refused value that are kept.
 VALUE_LENGTH = 200
-#: Rows that are held in memory at once, to be written or read.
+#: The most rows that are kept in memory at once, for writing or reading.
 _BATCH_ROWS = 10_000
 #: The columns of the table `rejects`; `part` is the part's number.
 _SCHEMA = pa.schema(
@@ -82,7 +82,7 @@ def reasons(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
 def write(connection: duckdb.DuckDBPyConnection, parts: Sequence[Part], path: Path) -> None:
     """Writes the table `rejects` as CSV (file, line, column, value, reason), in the order of parts and lines.
 
-    A spreadsheet takes a value such as `=HYPERLINK(...)` for a formula. It is written with an apostrophe before it.
+    A spreadsheet would run a value such as `=HYPERLINK(...)` as a formula, so it gets an apostrophe in front.
     """
     found = connection.execute('SELECT part, line, "column", value, reason FROM rejects ORDER BY part, line, "column"')
     with path.open("w", newline="", encoding="utf-8", errors="replace") as file:
@@ -100,7 +100,8 @@ def too_many(
     """The message for more malformed rows than allowed, with an example of each of the 3 most frequent reasons.
 
     Args:
-        rejected: refused rows, of `total`.
+        rejected: the number of refused rows.
+        total: the number of all rows.
         allowed: the share of refused rows that is allowed, 0 to 1.
     """
     frequent = connection.execute(

@@ -1,4 +1,4 @@
-"""One pass of DuckDB over all files of a source: typed rows as Parquet, in buckets of users."""
+"""Reads all files of a source in one pass of DuckDB, and writes typed rows as Parquet, in buckets of users."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from purchase_predict.reading import csv_records
 from purchase_predict.reading.files import PATH, File, Scan, scans
 from purchase_predict.schema import Column
 
-#: Distinct values of a column within a row group up to which it gets a dictionary. DuckDB's default tries to build one
+#: A column gets a dictionary if a row group has at most this many distinct values. DuckDB's default tries to build one
 #: even for sessions and products, where it does not pay. This limit, and Snappy in place of zstd, cut the time to write
 #: 10 million events from 7.3 to 4.3 processor seconds; the files grow from 180 to 268 MB. Bloom filters, which no
 #: reader uses, took 0.7 s more.
@@ -27,7 +27,7 @@ _NOT_A_UUID = "not a UUID"
 
 @dataclass(frozen=True)
 class Reading:
-    """What each way of reading a source needs.
+    """A source to read, and where its rows go; used by each way of reading.
 
     Attributes:
         table: the table that the files hold; `columns` are its columns.
@@ -51,7 +51,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Copied:
-    """What a way of reading wrote to `Reading.written`.
+    """The rows that were written to `Reading.written`.
 
     Attributes:
         rows: rows written.
@@ -79,7 +79,7 @@ def in_one_scan(reading: Reading) -> Copied | None:
         try:
             outlines = {file.number: count.result() for file, count in zip(texts, counting, strict=True)}
         except csv_records.UNPACK_ERRORS:
-            return None  # reading line by line finds the error again and names the file
+            return None  # reading line by line meets the error again and names the file
     if not all(outline.plain for outline in outlines.values()):
         return None
     records = {file.number: outlines[file.number].records if file.is_csv else file.records for file in reading.files}
@@ -103,7 +103,7 @@ def copy(reading: Reading, files: Sequence[File], leave_out_broken: bool) -> tup
         try:
             return _copy_as(reading, files, session_type, leave_out_broken), session_type
         except duckdb.InvalidInputException as error:
-            # Other errors may quote a file's content and so contain this text, too; then VARCHAR fails just as well.
+            # Another error may quote a file's content and so contain this text. It then occurs with VARCHAR, too.
             if session_type == "VARCHAR" or _NOT_A_UUID not in str(error):
                 raise
     raise AssertionError("every session id is text")
@@ -113,7 +113,7 @@ def _copy_as(reading: Reading, files: Sequence[File], session_type: str, leave_o
     names = ", ".join(column.name for column in reading.columns if column.name != "user_session")
     session = "user_session"
     if session_type == "UUID":
-        # A UUID in another spelling is another session: it must have the same text when it is read again.
+        # A session id is only stored as a UUID if reading it back gives the same text.
         session = (
             "CASE WHEN bucket IS NULL OR TRY_CAST(user_session AS UUID)::VARCHAR = user_session "
             f"THEN TRY_CAST(user_session AS UUID) ELSE error({quoted(_NOT_A_UUID)}) END AS user_session"
@@ -184,7 +184,7 @@ def _value(column: Column, type_: str) -> str:
 
 
 def broken(column: Column) -> str:
-    """SQL that is true where the row must be refused because of this column; empty if it never must."""
+    """SQL that is true if the row must be refused because of this column; empty if that cannot happen."""
     conditions = [breaks_rule(column)]
     if not column.required and column.type != "VARCHAR":  # every value can be text
         conditions.append(

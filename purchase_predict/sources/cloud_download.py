@@ -17,7 +17,7 @@ from purchase_predict.sources.part import CLOUD, Part
 if TYPE_CHECKING:
     from google.cloud import storage
 
-#: Attempts for an object that arrives broken.
+#: Attempts to download an object.
 ROUNDS = 4
 #: Seconds before the second attempt, doubled before each further one.
 PAUSE = 1.0
@@ -80,7 +80,7 @@ def _attempt(wanted: Wanted, project: str) -> dict[tuple[Part, Path], str]:
 
 
 def _problem(part: Part, file: Path, error: BaseException | None, project: str) -> str | None:
-    """The problem of a download that another attempt may solve, or None.
+    """The problem of a download if another attempt may solve it; None without a problem.
 
     Raises:
         click.ClickException: another attempt cannot solve it.

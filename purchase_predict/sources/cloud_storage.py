@@ -28,7 +28,7 @@ PATIENCE = 60.0
 WORKERS = 8
 #: Seconds to connect, and between two packets.
 TIMEOUT = (10, 60)
-#: The role that brings a permission.
+#: The role that contains each permission.
 _ROLES = {
     "list": "Storage Object Viewer",
     "get": "Storage Object Viewer",
@@ -48,11 +48,11 @@ class Connection:
 
 @lru_cache(maxsize=4)
 def connection(project: str, scope: str = "read_only") -> Connection:
-    """A client with the credentials of the environment, or without any, which is enough for public buckets.
+    """A client with the credentials of the environment. Without credentials it can read public buckets only.
 
     Args:
         project: the Google Cloud project to use; empty: that of the credentials.
-        scope: what the credentials are asked for, `read_only` or `read_write`.
+        scope: the access to request, `read_only` or `read_write`.
 
     Raises:
         click.ClickException: the file in GOOGLE_APPLICATION_CREDENTIALS is not a key.
@@ -119,7 +119,7 @@ def _reason(error: BaseException, uri: str, verb: str, project: str) -> str:
     if isinstance(error, NotFound):
         return f"there is no bucket {bucket}"
     if isinstance(error, (Forbidden, Unauthorized)):
-        # The server's message often names the account and the missing permission; the defaults are what we know.
+        # The server's message often names the account and the missing permission; otherwise name the likely ones.
         permission = re.search(r"storage\.[a-z]+\.[a-zA-Z]+", str(error))
         account = re.search(r"[\w.+-]+@[\w.-]+\w", str(error))
         return (
@@ -134,13 +134,13 @@ def _reason(error: BaseException, uri: str, verb: str, project: str) -> str:
 
 
 def listing(source: str, gcp_project: str) -> Listing:
-    """What is at `gs://bucket/<object, folder, glob, or nothing>`, taken from its listing alone.
+    """Lists `gs://bucket/<object, folder, glob, or nothing>`; no object is read.
 
-    What exists by the very name comes before what a glob of this name matches.
+    An existing object or folder of exactly this name wins over a glob.
 
     Raises:
-        click.ClickException: the bucket is missing or may not be listed, the server does not answer, or a table that is
-            not read is there.
+        click.ClickException: the bucket is missing or may not be listed, the server does not answer, or there is a
+            table in a format that is not read.
     """
     bucket, _, key = source.removeprefix(CLOUD).partition("/")
     if not bucket or is_pattern(bucket):
@@ -157,7 +157,7 @@ def listing(source: str, gcp_project: str) -> Listing:
         # The delimiter keeps the content of neighbours such as `key-2/` out of the listing.
         found = {found_name: blob for found_name, blob in listed(name, "/").items() if found_name == name}
         folder = name[: name.rfind("/") + 1]
-        kind_of = kind_if_shown if found else kind  # who names a hidden object wants it
+        kind_of = kind_if_shown if found else kind  # a hidden object that is named itself is read
     if not found:
         folder = f"{name}/" if name else ""
         found = listed(folder)

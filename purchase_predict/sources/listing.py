@@ -1,6 +1,6 @@
-"""What a source holds: the parts that are read, and the names of what is left out.
+"""The content of a source: the parts that are read, and the names of files and folders that are left out.
 
-A table that is there and cannot be read is an error.
+A table in a format that is not read is an error, because leaving it out would lose rows.
 """
 
 from collections.abc import Callable, Iterable
@@ -39,7 +39,7 @@ class Names:
 
 
 def sorted_out(source: str, names: Iterable[str], kind_of: Callable[[str], Kind] = kind) -> Names:
-    """Tells the data files of a source from all that is left out.
+    """Separates the data files of a source from everything that is left out.
 
     Args:
         source: as the user named it, for messages.
@@ -47,7 +47,7 @@ def sorted_out(source: str, names: Iterable[str], kind_of: Callable[[str], Kind]
         kind_of: what a file is, by its name.
 
     Raises:
-        click.ClickException: a table is there that is not read, or there is no data file.
+        click.ClickException: there is a table in a format that is not read, or no data file.
     """
     data, tables, others = [], [], set()
     for name in names:
@@ -66,8 +66,8 @@ def sorted_out(source: str, names: Iterable[str], kind_of: Callable[[str], Kind]
     left_out = tuple(sorted(others))
     if tables:
         raise click.ClickException(
-            f"source {source}: {some_of(sorted(tables), 3)}: only {READ} are read; unpack or convert what else is a "
-            "table, or name the files to read with a glob such as folder/*.csv"
+            f"source {source}: {some_of(sorted(tables), 3)}: only {READ} are read; unpack or convert the other tables, "
+            "or name the files to read with a glob such as folder/*.csv"
         )
     if not data:
         there = f"; there is {some_of(left_out, 3)}" if left_out else ""
@@ -86,5 +86,5 @@ def refuse_format(source: str, format_: str, folder: str) -> NoReturn:
     where = f"{folder} in it is" if folder else "is, or belongs to,"
     raise click.ClickException(
         f"source {source}: {where} a table in the format {format_}, whose files also hold rows that were deleted: "
-        "have a tool that knows the format write its rows as plain Parquet or CSV, and load that"
+        "export its rows as plain Parquet or CSV with a tool that knows the format, and load those files"
     )

@@ -19,16 +19,16 @@ from purchase_predict.sources.pattern import Pattern, is_pattern, literal_folder
 
 
 def local_listing(source: str) -> Listing:
-    """What a local file, folder or glob holds.
+    """Lists a local file, folder or glob.
 
-    Links are followed. What exists by the very name comes before what a glob of this name matches.
+    Links are followed. An existing file or folder of exactly this name wins over a glob.
 
     Raises:
-        click.ClickException: nothing is there, something cannot be read, or a table that is not read is there.
+        click.ClickException: there is nothing, a file cannot be read, or there is a table in a format that is not read.
     """
     root, kind_of = _place(source), kind
     if root.is_file():
-        found, kind_of = {root.name: root}, kind_if_shown  # who names a hidden file wants it
+        found, kind_of = {root.name: root}, kind_if_shown  # a hidden file that is named itself is read
     elif root.is_dir():
         found = dict(_walk(root))
     elif is_pattern(str(root)):
@@ -77,7 +77,7 @@ def local_part(path: Path, name: str) -> Part:
     """
     try:
         status = path.stat()
-        # The change time, too: a program may set the modification time back, but not this one.
+        # Includes the change time: a program can reset the modification time, but not the change time.
         state = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
         digest = _hashed(path, *state)
     except OSError as error:
@@ -87,8 +87,8 @@ def local_part(path: Path, name: str) -> Part:
 
 @functools.lru_cache(maxsize=100_000)
 def _hashed(path: Path, *_state: int) -> str:
-    # Cached, because a step needs the digest more than once: for its key, and before and after it reads. A changed file
-    # has another state, and so is hashed again.
+    # Cached, because a step needs the digest several times: for its key, and before and after it reads. A changed file
+    # has another state, so it is hashed again.
     return checksum(path)
 
 
@@ -96,7 +96,7 @@ def _hashed(path: Path, *_state: int) -> str:
 
 
 def _matching(root: Path) -> dict[str, Path]:
-    """What a glob matches, by names relative to its longest literal folder."""
+    """The files and folders that a glob matches, by names relative to its longest literal folder."""
     text = root.as_posix()
     folder = literal_folder(text, lambda place: Path(place).is_dir())
     pattern = Pattern(text.removeprefix(folder))
@@ -108,7 +108,8 @@ def _walk(
 ) -> Iterator[tuple[str, Path]]:
     """Yields the name and path of each file below a folder, and of folders that are not entered.
 
-    Not entered are hidden folders, links back to a folder above them, and those in which nothing can match the pattern.
+    Hidden folders are not entered, nor links back to a folder above them, nor folders where nothing can match the
+    pattern.
 
     Raises:
         click.ClickException: a folder cannot be read, or a link leads nowhere.
@@ -137,10 +138,10 @@ def _walk(
 
 
 def _status(name: str, path: Path) -> os.stat_result | None:
-    """The status of a file or folder; None where it cannot be told and, by its name, no rows are lost.
+    """The status of a file or folder; None if it cannot be read but its name says that it holds no rows.
 
     Raises:
-        click.ClickException: it may hold rows and cannot be looked at, or is no file of bytes.
+        click.ClickException: it may hold rows, and it cannot be read or is not a regular file.
     """
     loses_rows = kind(name) in (Kind.DATA, Kind.TABLE)
     try:

@@ -1,4 +1,4 @@
-"""What the name of a file says about it: a data file, a table that is not read, bookkeeping, or something else."""
+"""Classifies files by name: data file, table in a format that is not read, bookkeeping, or something else."""
 
 import re
 from enum import Enum, auto
@@ -11,13 +11,13 @@ _TABLE = re.compile(
     "|sqlite3?|tab|tsv|xls|xlsb|xlsx"
     "|7z|br|bz2|gz|lz|lz4|lzma|lzo|rar|s2|snappy|sz|tar|tbz2?|tgz|txz|tzst|xz|z|zip|zst|zstd"
 )
-#: Endings of what is kept about a file, whatever that file is.
+#: Endings of checksum and signature files.
 _CHECKSUM = re.compile(r"asc|crc(32c)?|md5|sha\d+|sig")
 #: Files without an ending that are known to hold no table.
 _DOCUMENT = re.compile("authors|changelog|changes|contributing|copying|dockerfile|license|makefile|notice|readme")
 #: The name of a hidden file or folder starts with `.` or `_`. As in Spark, `_day=1` is a partition, and not hidden.
 _HIDDEN = re.compile(r"_(?![^/]*=)|\.(?!\.?$)")
-#: What Spark, Hive, git and desktops leave beside tables. It holds no rows, so nobody needs to be told of it.
+#: Files that Spark, Hive, git and desktops leave beside tables. They hold no rows, so they are not reported.
 _BOOKKEEPING = re.compile(
     r"_SUCCESS|_metadata|_common_metadata|_started_\d+|_committed_\d+|\..*\.crc|\.DS_Store|\.gitkeep|\.gitignore"
 )
@@ -41,9 +41,9 @@ class Kind(Enum):
 
 
 def kind(name: str) -> Kind:
-    """What a file or object is, by its name relative to the source.
+    """The kind of a file or object, by its name relative to the source.
 
-    A hidden file, or one in a hidden folder, is no data, whatever its ending.
+    A hidden file, or one in a hidden folder, is never data, whatever its ending.
     """
     base = name.rpartition("/")[2]
     hidden = hidden_folder(name) or is_hidden(base)
@@ -51,7 +51,7 @@ def kind(name: str) -> Kind:
 
 
 def kind_if_shown(name: str) -> Kind:
-    """What a file is by its name, even if it is hidden."""
+    """The kind of a file by its name, as if it were not hidden."""
     base = name.rpartition("/")[2]
     if _BOOKKEEPING.fullmatch(base):
         return Kind.BOOKKEEPING
@@ -69,7 +69,7 @@ def kind_if_shown(name: str) -> Kind:
 
 
 def is_hidden(segment: str) -> bool:
-    """Whether a file or folder of this name is hidden; `.` and `..` are places, not names."""
+    """Whether a file or folder of this name is hidden; `.` and `..` are not."""
     return _HIDDEN.match(segment) is not None
 
 

@@ -16,11 +16,11 @@ class Part:
     Attributes:
         name: its name relative to the source, for lists and errors; never used as a path to write to.
         size: bytes.
-        checksum: of the content, after the method's name: `xxh3_128:<hex>` or `crc32c:<base64>`.
+        checksum: of the content, with the method in front: `xxh3_128:<hex>` or `crc32c:<base64>`.
         place: the path of a local file, or bucket and object name in Cloud Storage.
         generation: Cloud Storage's version number of the content; None for a local file.
         gzipped: whether Cloud Storage keeps it compressed although its name does not end in `.gz`.
-        state: of a local file: its size, times and inode. It differs after every write, even one that is undone.
+        state: size, times and inode of a local file. Every write changes it, even one that restores the old content.
     """
 
     name: str
@@ -38,6 +38,6 @@ class Part:
         return ".csv.gz" if self.gzipped and ending == ".csv" else ending
 
     def described(self) -> dict[str, Any]:
-        """Name, size, checksum and generation. The place is left out, so that a copy elsewhere is the same source."""
+        """Name, size, checksum and generation. The place is left out, so a copy elsewhere counts as the same source."""
         known = {"name": self.name, "size": self.size, "checksum": self.checksum}
         return known if self.generation is None else known | {"generation": self.generation}

@@ -1,4 +1,4 @@
-"""Globs with one meaning for local files and for Cloud Storage.
+"""Globs that mean the same for local files and for Cloud Storage.
 
 `*`, `?` and `[...]` stay within a folder; `**` is any number of folders.
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 
 def is_pattern(text: str) -> bool:
-    """Whether a text has characters that a glob gives a meaning: `*`, `?` or `[`."""
+    """Whether a text has glob characters: `*`, `?` or `[`."""
     return glob.has_magic(text)
 
 
@@ -26,7 +26,7 @@ class Pattern:
         return self._match(name.split("/"), 0, whole=True)
 
     def may_match_below(self, folder: str) -> bool:
-        """Whether something in a folder, at any depth, may match."""
+        """Whether a name in a folder, at any depth, may match."""
         return self._match(folder.split("/"), 0, whole=False)
 
     def _match(self, names: list[str], at: int, *, whole: bool) -> bool:
@@ -44,9 +44,9 @@ class Pattern:
 
 
 def literal_folder(text: str, exists: Callable[[str], bool]) -> str:
-    """The longest folder at the start of a glob that exists by its very name, with a slash at its end; may be empty.
+    """The longest folder at the start of a glob that exists literally, with a slash at its end; may be empty.
 
-    A name that exists comes before a glob that matches it.
+    An existing folder whose name contains glob characters is taken literally.
     """
     folders = text.split("/")[:-1]
     for count in range(len(folders), 0, -1):

@@ -1,4 +1,4 @@
-"""The built-in shop: synthetic click events from a fixed seed, with a signal that can be learned and is not trivial."""
+"""The built-in shop: synthetic click events from a fixed seed, with a signal that is learnable but not trivial."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -38,7 +38,7 @@ _HOURS = np.array([2, 1, 1, 2, 4, 6, 7, 8, 8, 8, 8, 8, 8, 8, 9, 9, 10, 10, 10, 9
 
 
 def _heavy_tail(rng: np.random.Generator, size: int, count: int, exponent: float) -> np.ndarray:
-    """`size` numbers below `count`, small ones more often: the share of n falls with (n + 1) ** -exponent."""
+    """`size` random numbers from 0 to `count` - 1; n has a probability proportional to (n + 1) ** -exponent."""
     weights = 1.0 / np.arange(1, count + 1) ** exponent
     return np.asarray(rng.choice(count, size, p=weights / weights.sum()))
 
@@ -51,8 +51,8 @@ def events(count: int) -> pa.Table:
     """The first `count` events of the shop, in time order; the same `count` gives the same bytes.
 
     In a visit, one or two products are viewed repeatedly, may be put in the cart, and may be bought. A purchase is more
-    likely the keener the visitor is (who then looks more often and comes more often) and the cheaper the product is for
-    its category. Category, brand and hour matter, too.
+    likely if the visitor is keen (such a visitor also looks and comes more often) and if the product is cheap for its
+    category. Category, brand and hour matter, too.
     """
     visits = max(20, int(count / 4.2))  # a visit makes about 4.5 events: slightly too many, cut off at `count`
     while (table := _shop(count, visits)).num_rows < count:
@@ -96,7 +96,7 @@ def _shop(count: int, visits: int) -> pa.Table:
     products, users = max(50, visits // 12), max(10, visits // 3)
     catalogue = _catalogue(rng, products)
     made = _visits(rng, visits, users)
-    # The time at which each visit is; each part of a visit moves it on.
+    # The current time within each visit; each part of a visit advances it.
     clock = made.start.astype(float)
     parts = [_browsing(rng, made, clock, products)]
     for share in (1.0, 0.35):  # every visit turns to one product, about every third to a second one
@@ -134,7 +134,7 @@ def _visits(rng: np.random.Generator, visits: int, users: int) -> _Visits:
 
 
 def _browsing(rng: np.random.Generator, visits: _Visits, clock: np.ndarray, products: int) -> _Clicks:
-    """Views of any products at the start of each visit; moves `clock` on."""
+    """Views of random products at the start of each visit; advances `clock`."""
     browsed = rng.geometric(0.5, len(clock)) - 1
     of, step = _repeated(browsed)
     time = clock[of] + (step * visits.pace[of] * rng.uniform(0.5, 1.5, len(of)))
@@ -146,7 +146,7 @@ def _browsing(rng: np.random.Generator, visits: _Visits, clock: np.ndarray, prod
 def _interest(
     rng: np.random.Generator, visits: _Visits, clock: np.ndarray, catalogue: _Catalogue, share: float
 ) -> list[_Clicks]:
-    """Views, carts, removals and purchases of one product in a share of the visits; moves `clock` on."""
+    """Views, carts, removals and purchases of one product in a share of the visits; advances `clock`."""
     pace = visits.pace
     of = np.arange(len(clock))[rng.random(len(clock)) < share]
     chosen = _heavy_tail(rng, len(of), len(catalogue.price), 0.8)
@@ -180,7 +180,7 @@ def _interest(
 
 
 def _repeated(times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each position as often as `times` has it, and the number of each repetition, from 0."""
+    """Position i repeated `times[i]` times, and the number of each repetition, from 0."""
     positions = np.repeat(np.arange(len(times)), times)
     return positions, np.arange(len(positions)) - np.repeat(np.cumsum(times) - times, times)
 

@@ -140,7 +140,7 @@ def test_names_that_look_like_globs_or_partitions_are_read_as_plain_names(box: B
         (f"{HEADER}\n".encode(), "not one row"),
         (b"a,b\n1,2\n", r"columns event_time, .* missing"),
         (HEADER.replace("price,", "").encode() + b"\n", "column price missing"),
-        (f"{HEADER},price\n{GOOD},1\n".encode(), "column price stands twice"),
+        (f"{HEADER},price\n{GOOD},1\n".encode(), "column price appears twice"),
         (f"\n{HEADER}\n{GOOD}\n".encode(), "first line is blank"),
         (f"{HEADER}\n{GOOD}\n".encode("utf-16"), "UTF-16"),
         (f"{HEADER}\r{GOOD}\r".encode(), "carriage returns alone"),
