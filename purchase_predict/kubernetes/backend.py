@@ -1,7 +1,7 @@
 """MLflow's project backend: `mlflow run . -b purchase-predict-kubernetes --backend-config kubernetes.json`.
 
-Installed with `pip install 'purchase-predict[kubernetes]'`, MLflow finds it by the entry point group
-`mlflow.project_backend`. The workflow's own chain uses the same Jobs without that (`launch`).
+MLflow finds it by the entry point group `mlflow.project_backend`, after `pip install 'purchase-predict[kubernetes]'`.
+The workflow's own chain submits the same Jobs without it (`launch`).
 """
 
 import os
@@ -41,10 +41,10 @@ class KubernetesBackend(AbstractBackend):
         tracking_uri: str,
         experiment_id: str,
     ) -> "SubmittedJob":
-        """Submits an entry point, as MLflow asks for it."""
+        """Submits an entry point; MLflow calls it."""
         folder = fetch_and_validate_project(project_uri, version, entry_point, params)  # type: ignore[no-untyped-call]
         work_dir = Path(folder)
-        # MLflow adds settings of its own backends, by names in capitals.
+        # MLflow adds settings of its own backends; their names are in capitals.
         ours = {name: value for name, value in backend_config.items() if not name.isupper() and name not in _MLFLOWS}
         config = Config.of(ours, "backend_config", Path())
         expected = closure.of_project(entry_point, work_dir)
@@ -52,7 +52,7 @@ class KubernetesBackend(AbstractBackend):
             Cluster.connect(config.context), config, entry_point, params, expected, experiment_id,
             project_uri=project_uri, work_dir=work_dir, version=version, env=os.environ.get("ENV"),
         )  # fmt: skip
-        # MLflow waits for other people's backends where Python calls it, not where its command does.
+        # For a plugin's backend, MLflow waits if called from Python, but its command does not wait.
         if click.get_current_context(silent=True) and not backend_config[PROJECT_SYNCHRONOUS]:
             _wait_for(submitted)
         return submitted
@@ -68,9 +68,9 @@ def _wait_for(submitted: "SubmittedJob") -> None:
         raise
 
 
-#: The images of which this process has said that their label cannot be read.
-_said: set[str] = set()
-#: Settings that MLflow puts among ours.
+#: The images with an unreadable label that this process has already reported.
+_reported: set[str] = set()
+#: Settings that MLflow adds to ours.
 _MLFLOWS = ("build_image", "docker_auth")
 
 
@@ -92,15 +92,15 @@ def submit(
     """Opens a run and submits the Job that computes it.
 
     Args:
-        cluster: where.
+        cluster: the cluster to run on.
         config: the file `backend_config`.
         entry_point: the step.
-        parameters: those that were given; MLproject's defaults stand for the others.
-        expected: what the image must consist of.
+        parameters: the given ones; the others have MLproject's defaults.
+        expected: the source files and packages that the image must have.
         experiment_id: of the run.
-        project_uri: the project as it was named.
+        project_uri: the project, as the user named it.
         work_dir: the checkout.
-        version: of a git project, as it was named.
+        version: of a git project, as the user named it.
         env: value of the variable ENV; None: the image's .env decides.
         key: the step's key, which the run claims; empty: none is claimed.
         tags: further tags of the run.
@@ -111,8 +111,8 @@ def submit(
     values = {name: str(parameters.get(name, one.default)) for name, one in declared.parameters.items()}
     refuse_unreachable(tracking_uri, experiment_id, entry_point, values, of_step, config.place)
     unread = image.refuse_other_source(of_step.image, entry_point, work_dir)
-    if unread and of_step.image not in _said:
-        _said.add(of_step.image)
+    if unread and of_step.image not in _reported:
+        _reported.add(of_step.image)
         click.echo(f"{entry_point}: the image's label cannot be read ({unread}): the Job compares the source instead")
     run = get_or_create_run(  # type: ignore[no-untyped-call]
         None, project_uri, experiment_id, str(work_dir), version, entry_point, parameters
@@ -143,7 +143,7 @@ class SubmittedJob(SubmittedRun):
         return self._run_id
 
     def wait(self) -> bool:
-        """Waits for its end. What MLflow would not say is said here."""
+        """Waits for its end, and prints the error, which MLflow would not print."""
         finished = self.job.wait()
         if not finished and not self.job.told:
             click.echo(f"Error: {self.job.problem}", err=True)

@@ -1,4 +1,4 @@
-"""What an image must consist of to compute a step: the source files and packages that the step's key counts."""
+"""The source files and packages that an image must have to compute a step: those that the step's key counts."""
 
 import hashlib
 import json
@@ -13,19 +13,19 @@ from purchase_predict.settings import PROJECT
 from purchase_predict.workflow.environment import environment
 from purchase_predict.workflow.key import counted_source, differences
 
-#: The variable of the container with what the image must consist of, as JSON.
+#: The container's variable with the source files and packages that the image must have, as JSON.
 EXPECTED = "PURCHASE_PREDICT_EXPECTED"
-#: The part of a key that says what a Job expects of its image.
+#: The parts of a key that the image must match.
 PARTS = ("source", "environment")
 
 
 def of_parts(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """What a key expects of the image."""
+    """The source files and packages that a key requires of the image."""
     return {name: parts[name] for name in PARTS}
 
 
 def of_project(entry_point: str, project: Path) -> dict[str, Any]:
-    """What a checkout expects of the image. Its packages may be others than this process has, so none are expected.
+    """The source files that a checkout requires of the image. Packages are left out: the image's may differ from ours.
 
     Raises:
         click.ClickException: the checkout has no such step.
@@ -34,15 +34,15 @@ def of_project(entry_point: str, project: Path) -> dict[str, Any]:
     source: dict[str, str] = {}
     for step in steps:
         if not (project / f"steps/{step}.py").is_file():
-            raise click.ClickException(f"{project}: has no step {step}; this backend runs purchase-predict alone")
+            raise click.ClickException(f"{project}: has no step {step}; this backend only runs purchase-predict")
         source |= counted_source(step, project)
     return {"source": dict(sorted(source.items()))}
 
 
 def of_image(project: Path = PROJECT) -> dict[str, Any]:
-    """What the label of an image says: the source files of all steps, and the lock of its packages.
+    """The content of an image's label: digests of the source files of all steps, and of the lock file.
 
-    It is the same on every machine that builds the image, unlike the packages that are installed on it.
+    It is the same on every machine that builds the image. Installed packages could differ between machines.
     """
     return {"source": of_project("main", project)["source"], "lock": _lock(project)}
 
@@ -51,24 +51,24 @@ def _lock(project: Path) -> str:
     return hashlib.sha256((project / "requirements.lock").read_bytes()).hexdigest()[:16]
 
 
-def label_difference(entry_point: str, said: Mapping[str, Any], project: Path = PROJECT) -> str:
-    """In a few words, what differs between an image's label and a checkout; empty where nothing does.
+def label_difference(entry_point: str, label: Mapping[str, Any], project: Path = PROJECT) -> str:
+    """What differs between an image's label and a checkout, in a few words; empty if nothing does.
 
     Args:
         entry_point: the step; `main` stands for all steps.
-        said: the label.
+        label: the content of the label.
         project: the checkout.
     """
     source = of_project(entry_point, project)["source"]
-    labelled = {name: digest for name, digest in said["source"].items() if name in source}
+    labelled = {name: digest for name, digest in label["source"].items() if name in source}
     return differences(
-        {"source": labelled, "environment": {"requirements.lock": said["lock"]}},
+        {"source": labelled, "environment": {"requirements.lock": label["lock"]}},
         {"source": source, "environment": {"requirements.lock": _lock(project)}},
     )
 
 
 def difference(entry_point: str, expected: Mapping[str, Any]) -> str:
-    """In a few words, what differs between what is expected and what is here; empty where nothing does."""
+    """What differs between the expected files and packages and those here, in a few words; empty if nothing does."""
     here = of_project(entry_point, PROJECT) | {"environment": environment()}
     return differences({name: value for name, value in here.items() if name in expected}, expected)
 
@@ -76,11 +76,11 @@ def difference(entry_point: str, expected: Mapping[str, Any]) -> str:
 def refuse(image: str, difference: str) -> click.ClickException:
     """The error for an image of another source."""
     return click.ClickException(
-        f"{image} is not of the source that the workflow runs: {difference} (from the image to the workflow); build "
-        "the image from this checkout, or start the workflow from the image's"
+        f"{image} was not built from the source that the workflow runs: {difference} (image -> workflow); build the "
+        "image from this checkout, or start the workflow from the image's checkout"
     )
 
 
 def text(expected: Mapping[str, Any]) -> str:
-    """What is expected, as the variable has it."""
+    """The expected files and packages as the text of the variable."""
     return json.dumps(expected, sort_keys=True, separators=(",", ":"))

@@ -1,8 +1,8 @@
-"""The cluster's API: the few calls that a Job needs, each tried again while the API is away.
+"""The cluster's API: the few calls that a Job needs, each retried while the API is away.
 
-The official client says who we are (kubeconfig, exec plugins, client certificates, a pod's own token, their renewal).
-The calls are plain HTTP: what its generated classes accept changes between its versions (docs/upstream.md), and so do
-the versions of other packages that it can stand beside. The API's JSON does not change within v1.
+The official client authenticates (kubeconfig, exec plugins, client certificates, a pod's token and its renewal). The
+calls themselves are plain HTTP, because the client's generated classes accept different values in each version
+(docs/upstream.md). The API's JSON does not change within v1.
 """
 
 import json
@@ -18,20 +18,20 @@ import requests
 from purchase_predict.errors import first_line, printable
 from purchase_predict.kubernetes.explain import QUOTA_WAY_OUT
 
-#: Seconds between two tries while the API is away: doubled up to the second number.
+#: Seconds between two attempts while the API is away: the first pause, doubled each time up to the longest.
 _PAUSE, _LONGEST_PAUSE = 1.0, 30.0
-#: Seconds until an API that is away is given up.
+#: Seconds after which calls to an API that is away fail.
 _PATIENCE = 600.0
 #: Seconds to connect, and between two pieces of an answer.
 _TIMEOUT = (10.0, 120.0)
-#: The connection, or what came over it, broke off.
+#: Errors of a connection or an answer that broke off.
 _BROKEN = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 #: HTTP statuses of an API, or of a proxy before it, that is overloaded or restarting.
 _RETRIED_STATUSES = {429, 500, 502, 503, 504}
 
 
 class Away(click.ClickException):
-    """The API did not answer for so long that it was given up."""
+    """The API did not answer within the patience."""
 
 
 class Refused(click.ClickException):
@@ -48,10 +48,10 @@ class Refused(click.ClickException):
 
 
 class Cluster:
-    """A cluster, as the user of this process may use it."""
+    """A cluster, used with the rights of this process's user."""
 
     def __init__(self, configuration: Any, patience: float = _PATIENCE) -> None:
-        """Args: `configuration` is the official client's, `patience` the seconds until an absent API is given up."""
+        """Args: `configuration` is the official client's; `patience` the seconds to retry while the API is away."""
         self._configuration, self._patience = configuration, patience
         self._session = requests.Session()
         self._session.auth = self._sign
@@ -67,10 +67,10 @@ class Cluster:
 
         Args:
             context: of the kubeconfig; empty: its current one.
-            patience: seconds until an API that is away is given up.
+            patience: seconds to retry while the API is away.
 
         Raises:
-            click.ClickException: the client is not installed, or nothing says which cluster.
+            click.ClickException: the client is not installed, or no cluster is configured.
         """
         try:
             from kubernetes import client, config
@@ -100,14 +100,14 @@ class Cluster:
         return str(self._configuration.host)
 
     def create(self, job: dict[str, Any]) -> None:
-        """Creates a Job. Its name is of one run alone, so one that is there already was created by a lost answer."""
+        """Creates a Job. Its name belongs to one run, so an existing Job comes from a call whose answer was lost."""
         namespace, name = job["metadata"]["namespace"], job["metadata"]["name"]
         for last in (False, False, True):
             try:
                 self._call("POST", _jobs(namespace), {"fieldValidation": "Strict"}, job)
                 return
             except Refused as error:
-                # A quota that others count against at the same moment is a conflict, too, and passes.
+                # Status 409 also means that others changed a quota at the same moment, which passes.
                 if error.status != 409 or (last and not self.job(namespace, name)):
                     raise
             if self.job(namespace, name):
@@ -115,11 +115,11 @@ class Cluster:
             time.sleep(_PAUSE)
 
     def job(self, namespace: str, name: str) -> dict[str, Any] | None:
-        """A Job; None: there is none of this name."""
+        """The Job of this name, or None."""
         return self._found(f"{_jobs(namespace)}/{name}")
 
     def delete(self, namespace: str, name: str) -> None:
-        """Deletes a Job, which is there until its pods have ended. None of this name is no error."""
+        """Deletes a Job, which exists until its pods have ended. A missing Job is no error."""
         try:
             self._call("DELETE", f"{_jobs(namespace)}/{name}", {"propagationPolicy": "Foreground"})
         except Refused as error:
@@ -132,7 +132,7 @@ class Cluster:
         return sorted(found.json()["items"], key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
 
     def events(self, namespace: str, name: str) -> list[dict[str, Any]]:
-        """What the cluster has noted about a Job or pod; nothing where this user may not read it."""
+        """The cluster's events about a Job or pod; empty if this user may not read them."""
         try:
             selector = {"fieldSelector": f"involvedObject.name={name}"}
             return list(self._call("GET", f"/api/v1/namespaces/{namespace}/events", selector).json()["items"])
@@ -147,7 +147,7 @@ class Cluster:
             "resourceVersion": version,
             "timeoutSeconds": str(seconds),
         }
-        # A watch that breaks or has become too old ends early, and the Job is looked at again.
+        # A watch that breaks or is outdated ends early; the caller then looks at the Job again.
         try:
             with self._call("GET", _jobs(namespace), parameters, stream=True) as answer:
                 for line in answer.iter_lines():
@@ -161,7 +161,7 @@ class Cluster:
         """Time and text of each line that a container writes, until it ends or the connection breaks.
 
         Args:
-            since: the time of the last line that is known; empty: none is.
+            since: the time of the last line already read; empty: none.
         """
         parameters = {"container": container, "follow": "true", "timestamps": "true"}
         if since:
@@ -231,7 +231,7 @@ class Cluster:
         return Refused(printable(text), answer.status_code, reason)
 
     def _sign(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        # At each call: the client renews a token that runs out. As `auth`, it also keeps ~/.netrc from being used.
+        # At each call, because the client renews an expiring token. Set as `auth`, it also prevents the use of ~/.netrc.
         token = self._configuration.auth_settings().get("BearerToken", {}).get("value")
         if token:
             request.headers["Authorization"] = token

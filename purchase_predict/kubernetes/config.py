@@ -1,6 +1,6 @@
-"""The file `backend_config`: image, namespace, and what each step asks of the cluster (docs/deployment.md).
+"""The file `backend_config`: image, namespace, and the resources of each step (docs/deployment.md).
 
-JSON or YAML. What stands at the top holds for every step; what stands under `steps.<step>` overrides it for that step.
+JSON or YAML. Values at the top apply to every step; values under `steps.<step>` override them for that step.
 """
 
 import re
@@ -17,9 +17,9 @@ from purchase_predict.parameters import written
 from purchase_predict.secrets import names_a_secret, shown_uri
 
 _IMAGE = r"[^@\s]+@sha256:[0-9a-f]{64}"
-#: What a variable of the container may be called.
+#: The allowed names of the container's environment variables.
 _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
-#: What only the whole file says.
+#: Names that are allowed at the top of the file only.
 _TOP_ONLY = ("context", "steps")
 #: The types of the values, as the errors name them.
 _TYPES = {str: "a text", int: "a whole number", dict: "a mapping", list: "a list"}
@@ -27,22 +27,22 @@ _TYPES = {str: "a text", int: "a whole number", dict: "a mapping", list: "a list
 
 @dataclass(frozen=True)
 class StepConfig:
-    """What one step's Job is made of.
+    """The settings of one step's Job.
 
     Attributes:
         image: the image of the Dockerfile, `<name>@sha256:<digest>`.
         namespace: of the Job.
         service_account: the pod's; empty: the namespace's default.
         tracking_uri: the tracking server's address in the cluster; empty: the one that main uses.
-        deadline: seconds after which the cluster ends the Job, whoever waits for it.
-        patience: seconds that a Job may fail to start (image, secret, quota) before it is given up.
+        deadline: seconds after which the cluster ends the Job, even if somebody waits for it.
+        patience: seconds that a Job may fail to start (image, secret, quota) before it is deleted.
         keep: seconds that the cluster keeps a Job that has ended.
         resources: requests and limits of the container.
         node_selector: labels of the nodes that may run it.
-        tolerations: taints of nodes that it bears.
+        tolerations: Kubernetes tolerations of the pod.
         env: further variables, by name.
         env_from_secrets: variables from secrets: name -> {secret, key}.
-        template: a partial Job manifest that the rest is put into.
+        template: a partial Job manifest that the other settings are merged into.
     """
 
     image: str
@@ -61,7 +61,7 @@ class StepConfig:
 
     @property
     def pod(self) -> dict[str, Any]:
-        """What the template says of the pod."""
+        """The pod's spec in the template."""
         return dict(self.template.get("spec", {}).get("template", {}).get("spec", {}))
 
 
@@ -70,10 +70,10 @@ class Config:
     """A whole file.
 
     Attributes:
-        place: what messages call it.
+        place: the file's name in messages.
         context: of the kubeconfig; empty: its current one, or the pod's own service account.
-        folder: where the files stand that it names.
-        values: what it says.
+        folder: relative file names in it start here.
+        values: its content.
     """
 
     place: str
@@ -97,17 +97,17 @@ class Config:
 
     @classmethod
     def of(cls, values: Mapping[str, Any], place: str, folder: Path) -> "Config":
-        """Checks what a file says, as far as it is the same for all steps."""
+        """Checks a file's content, except for the values of single steps."""
         unknown = sorted(set(values) - _KINDS.keys() - set(_TOP_ONLY))
         if unknown:
             names = ", ".join((*_KINDS, *_TOP_ONLY))
-            raise click.ClickException(f"{place}: knows no {', '.join(unknown)}; it may have {names}")
+            raise click.ClickException(f"{place}: {', '.join(unknown)} is unknown; allowed: {names}")
         for name, kind in (("context", str), ("steps", dict)):
             _typed(values.get(name, kind()), kind, f"{place}: {name}")
         return cls(place, values.get("context", ""), folder, values)
 
     def of_step(self, entry_point: str) -> StepConfig:
-        """What the file says of a step.
+        """The settings of a step.
 
         Raises:
             click.ClickException: a name is unknown, or a value is of the wrong form.
@@ -115,7 +115,7 @@ class Config:
         place = f"{self.place}: steps.{entry_point}"
         own = _typed(self.values.get("steps", {}).get(entry_point) or {}, dict, place)
         if unknown := sorted(set(own) - _KINDS.keys()):
-            raise click.ClickException(f"{place}: knows no {', '.join(unknown)}; it may have {', '.join(_KINDS)}")
+            raise click.ClickException(f"{place}: {', '.join(unknown)} is unknown; allowed: {', '.join(_KINDS)}")
         merged = {name: value for name, value in self.values.items() if name in _KINDS} | own
         for name in ("env", "env_from_secrets"):  # a step adds to these
             both = [_typed(part.get(name) or {}, dict, f"{place}.{name}") for part in (self.values, own)]
@@ -134,33 +134,33 @@ class Config:
 _KINDS: dict[str, Any] = {one.name: get_origin(one.type) or one.type for one in fields(StepConfig)}
 
 
-def _check(said: Mapping[str, Any], place: str) -> None:
-    image = said.get("image", "")
+def _check(values: Mapping[str, Any], place: str) -> None:
+    image = values.get("image", "")
     if not re.fullmatch(_IMAGE, image):
         raise click.ClickException(
             f"{place}: image={image or '(none)'}: name it by digest: <registry>/<name>@sha256:<64 hex digits>; "
             "a tag may name another image tomorrow"
         )
     for name in ("deadline", "patience", "keep"):
-        if said.get(name, 1) < 1:
-            raise click.ClickException(f"{place}.{name}={said[name]}: must be 1 second or more")
-    for name, value in said["env"].items():
+        if values.get(name, 1) < 1:
+            raise click.ClickException(f"{place}.{name}={values[name]}: must be 1 second or more")
+    for name, value in values["env"].items():
         refuse_secret(name, str(value), f"{place}.env")
-    if (uri := said.get("tracking_uri", "")) != shown_uri(uri):
+    if (uri := values.get("tracking_uri", "")) != shown_uri(uri):
         raise click.ClickException(
             f"{place}.tracking_uri: holds a password: put it into a Secret of the cluster and name that in "
             "env_from_secrets (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD)"
         )
-    for name, source in said["env_from_secrets"].items():
+    for name, source in values["env_from_secrets"].items():
         if not isinstance(source, dict) or set(source) != {"secret", "key"}:
             raise click.ClickException(f"{place}.env_from_secrets.{name}: must be {{secret: <name>, key: <key in it>}}")
-    wrong = [name for name in (*said["env"], *said["env_from_secrets"]) if not re.fullmatch(_VARIABLE, str(name))]
+    wrong = [name for name in (*values["env"], *values["env_from_secrets"]) if not re.fullmatch(_VARIABLE, str(name))]
     if wrong:
         raise click.ClickException(f"{place}: {wrong[0]}: is not a name of an environment variable")
 
 
 def _check_template(template: Mapping[str, Any], place: str) -> None:
-    """Ends where a part of the template that is looked into has another form than a Job's."""
+    """Raises if a part of the template that is read here does not have the form of a Job."""
     pod: Any = template
     for name in ("spec", "template", "spec"):
         pod = pod.get(name, {})
@@ -178,11 +178,11 @@ def _list_of_mappings(part: Mapping[str, Any], name: str, place: str) -> None:
 
 
 def refuse_secret(name: str, value: str, place: str) -> None:
-    """Ends where the value of a secret is to be written into a Job, which many may read."""
+    """Raises if a secret's value would be written into a Job, which many users may read."""
     if value and names_a_secret(name):
         raise click.ClickException(
-            f"{place}: {name} looks like a secret, and whoever may read Jobs would read it: put it into a Secret of "
-            "the cluster and name that in env_from_secrets"
+            f"{place}: {name} looks like a secret, and everybody who may read Jobs could read it: put it into a "
+            "Secret of the cluster and name that in env_from_secrets"
         )
 
 

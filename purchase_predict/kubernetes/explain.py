@@ -1,10 +1,10 @@
-"""What has become of a Job, in one line with the way out, from what the cluster says of it, its pods and its events."""
+"""Explains the state of a Job in one line with a remedy, from the Job, its pods and their events."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-#: Why a container waits although it has its machine, as the kubelet calls it, and what to do.
+#: The kubelet's reasons for a container that waits although it has a node, in our words.
 _WAITING = {
     "ImagePullBackOff": "its image cannot be pulled",
     "ErrImagePull": "its image cannot be pulled",
@@ -15,21 +15,21 @@ _WAITING = {
     "RunContainerError": "its container cannot be started",
 }
 _IMAGE_WAY_OUT = "check image in backend_config, and that the node may pull it (imagePullSecrets in the template)"
-QUOTA_WAY_OUT = "wait until others have ended, ask for less (resources in backend_config), or have it raised"
+QUOTA_WAY_OUT = "wait until other Jobs have ended, request less (resources in backend_config), or have the quota raised"
 _SECRET_WAY_OUT = "create it in the namespace of the Job, or correct env_from_secrets in backend_config"
 
 
 @dataclass(frozen=True)
 class State:
-    """What a Job is at.
+    """The state of a Job.
 
     Attributes:
-        ended: whether nothing of it will run any more.
+        ended: whether it has ended.
         succeeded: whether its command ended with exit code 0.
         running: whether its container has begun.
-        problem: why it failed, or what keeps it from starting; empty: nothing does.
-        exited: whether its command ended by itself, with another exit code than 0.
-        passing: whether the problem may pass by itself without anybody doing something, as a full cluster.
+        problem: why it failed, or what keeps it from starting; empty: nothing.
+        exited: whether its command ended by itself, with an exit code other than 0.
+        passing: whether the problem may pass by itself, such as a full cluster.
     """
 
     ended: bool = False
@@ -41,12 +41,12 @@ class State:
 
 
 def state_of(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]]) -> State:
-    """What a Job is at.
+    """The state of a Job.
 
     Args:
         job: the Job.
         pods: its pods, the newest last.
-        events: what the cluster has noted of the Job and of its pods.
+        events: the cluster's events about the Job and its pods.
     """
     conditions = {one["type"]: one for one in job.get("status", {}).get("conditions") or [] if one["status"] == "True"}
     if "Complete" in conditions:
@@ -89,7 +89,7 @@ def _ended_by_cluster(condition: Mapping[str, Any], job: Mapping[str, Any], pod:
     status = pod.get("status", {})
     if status.get("reason") == "Evicted":
         return (
-            f"it was evicted from its node ({status.get('message', '').strip()}): ask for what it needs "
+            f"it was evicted from its node ({status.get('message', '').strip()}): request what it needs "
             "(resources in backend_config), or lower memory_limit"
         )
     terminated = _container(pod).get("terminated") or {}
@@ -120,19 +120,19 @@ def _limit(pod: Mapping[str, Any]) -> str:
 
 
 def _not_created(events: Sequence[Mapping[str, Any]]) -> str:
-    """Why the cluster makes no pod of the Job; empty: it has not said that it cannot."""
+    """Why the cluster cannot create a pod of the Job; empty: it reports no such failure."""
     messages = [one.get("message", "") for one in events if one.get("reason") == "FailedCreate"]
     if not messages:
         return ""
     if "exceeded quota" in messages[-1]:
         return f"the quota of its namespace is used up ({messages[-1]}): {QUOTA_WAY_OUT}"
     if "failed quota" in messages[-1]:
-        return f"the quota of its namespace wants limits ({messages[-1]}): give resources in backend_config"
-    return f"the cluster makes no pod of it ({messages[-1]}): check service_account and template in backend_config"
+        return f"the quota of its namespace requires limits ({messages[-1]}): give resources in backend_config"
+    return f"the cluster cannot create its pod ({messages[-1]}): check service_account and template in backend_config"
 
 
 def _waits(pod: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> str:
-    """Why a container of a pod cannot start, the step's or one beside it; empty: they are only slow."""
+    """Why a container of a pod (the step's or a sidecar) cannot start; empty: none is hindered."""
     status = pod.get("status", {})
     statuses = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
     waiting = [(one.get("state") or {}).get("waiting") or {} for one in statuses]
@@ -140,10 +140,10 @@ def _waits(pod: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> str:
     reason, message = hindered.get("reason", ""), hindered.get("message", "")
     mounts = [one.get("message", "") for one in events if one.get("reason") == "FailedMount"]
     if mounts and "secret" in mounts[-1] and "not found" in mounts[-1]:
-        return f"it needs a Secret that is not there ({mounts[-1]}): {_SECRET_WAY_OUT}"
+        return f"it needs a Secret or key that does not exist ({mounts[-1]}): {_SECRET_WAY_OUT}"
     if not reason:
         return ""
     if "secret" in message or "couldn't find key" in message:
-        return f"it needs a Secret that is not there ({message}): {_SECRET_WAY_OUT}"
+        return f"it needs a Secret or key that does not exist ({message}): {_SECRET_WAY_OUT}"
     way_out = _IMAGE_WAY_OUT if "Image" in reason else "check the template in backend_config"
     return f"{_WAITING[reason]} ({reason}{f': {message}' if message else ''}): {way_out}"

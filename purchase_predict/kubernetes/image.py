@@ -1,7 +1,7 @@
-"""What an image says of its source before anything runs: a label that `make image` writes, read from the registry.
+"""Checks an image before a Job starts: reads the label with its source files, which `make image` writes.
 
-A second look is taken in the container (`start`), which sees the files themselves. So a registry that cannot be read
-from here, or an image without the label, costs the start of a pod and no more.
+The container checks again (`start`), with the files themselves. So if the registry cannot be read from here, or the
+image has no label, the only cost of a wrong image is the start of a pod.
 """
 
 import base64
@@ -18,13 +18,13 @@ import requests
 from purchase_predict.errors import first_line, printable
 from purchase_predict.kubernetes import closure
 
-#: The label of the image: what `closure.of_image` says, as JSON in base 64, which no shell and no builder changes.
+#: The image's label: the result of `closure.of_image` as JSON in base 64, which shells and builders leave unchanged.
 LABEL = "purchase-predict.source"
 _TYPES = (
     "application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json",
     "application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json",
 )  # fmt: skip
-#: Where Docker keeps who its user is.
+#: Docker's configuration with the user's logins.
 _DOCKER = Path.home() / ".docker/config.json"
 _HUB, _HUB_LOGIN = "registry-1.docker.io", "https://index.docker.io/v1/"
 _TIMEOUT = 10.0
@@ -36,50 +36,50 @@ class _Refused(Exception):
 
 @cache
 def _label(image: str) -> tuple[dict[str, Any], str]:
-    """What an image's label says; why it cannot be read from here, if so."""
+    """The content of an image's label, and why it cannot be read from here; one of the two is empty."""
     host, name, digest = _parts(image)
     try:
         registry = _Registry(host, name)
         found = registry.get(f"manifests/{digest}")
-        if "manifests" in found:  # one for each system; what builds attest about them is of none
+        if "manifests" in found:  # an index: one manifest per system, and attestations, which have no system
             systems = [one for one in found["manifests"] if one.get("platform", {}).get("os") == "linux"]
             found = registry.get(f"manifests/{systems[0]['digest']}")
         labels = registry.get(f"blobs/{found['config']['digest']}").get("config", {}).get("Labels") or {}
         if not labels.get(LABEL):
             return {}, f"it has no label {LABEL}, which `make image` writes"
-        said = json.loads(base64.b64decode(labels[LABEL]))
-        return {"source": dict(said["source"]), "lock": str(said["lock"])}, ""
+        content = json.loads(base64.b64decode(labels[LABEL]))
+        return {"source": dict(content["source"]), "lock": str(content["lock"])}, ""
     except _Refused as error:
         return {}, f"{host} answers {error}"
     except (requests.ConnectionError, requests.Timeout):
         return {}, f"{host} does not answer"
     except (requests.RequestException, ValueError, KeyError, IndexError, TypeError) as error:
-        return {}, printable(f"{host} answers what cannot be read: {type(error).__name__} {first_line(error)}")
+        return {}, printable(f"{host} returned an unreadable answer: {type(error).__name__} {first_line(error)}")
 
 
 def refuse_other_source(image: str, entry_point: str, project: Path) -> str:
-    """Ends where the label says that the image is of another source.
+    """Raises if the label shows that the image was built from another source.
 
     Args:
         image: `<registry>/<name>@sha256:<digest>`.
         entry_point: the step.
-        project: the checkout that the step must be of.
+        project: the checkout that the image must be built from.
 
     Returns:
-        Why the label cannot be read from here (the registry does not answer, asks who we are, there is no such label);
-        empty if it can.
+        Why the label cannot be read from here (no answer from the registry, no access, no such label); empty if it
+        can be read.
 
     Raises:
-        click.ClickException: it is of another source; the message names the files.
+        click.ClickException: the image has another source; the message names the files.
     """
-    said, unread = _label(image)
-    if said and (differs := closure.label_difference(entry_point, said, project)):
+    label, unread = _label(image)
+    if label and (differs := closure.label_difference(entry_point, label, project)):
         raise closure.refuse(f"the image {image}", differs)
     return unread
 
 
 def _parts(image: str) -> tuple[str, str, str]:
-    """Registry, name and digest of an image, as Docker reads them."""
+    """Registry, name and digest of an image, by Docker's rules."""
     name, _, digest = image.partition("@")
     first, _, rest = name.partition("/")
     if rest and re.search(r"[.:]|^localhost$", first):
@@ -97,7 +97,7 @@ class _Registry:
         self._base, self._name, self._host = f"{'http' if local else 'https'}://{host}/v2/{name}", name, host
         self._session = requests.Session()
         self._session.headers["Accept"] = ", ".join(_TYPES)
-        self._session.auth = lambda request: request  # else requests would take ~/.netrc
+        self._session.auth = lambda request: request  # otherwise requests would use ~/.netrc
 
     def get(self, path: str) -> dict[str, Any]:
         answer = self._session.get(f"{self._base}/{path}", timeout=_TIMEOUT)
@@ -118,8 +118,8 @@ class _Registry:
         headers = {"Authorization": f"Basic {login}"} if login else {}
         answer = requests.get(asked["realm"], params=query, headers=headers, timeout=_TIMEOUT)
         _refuse(answer)
-        said = answer.json()
-        self._session.headers["Authorization"] = f"Bearer {said.get('token') or said['access_token']}"
+        granted = answer.json()
+        self._session.headers["Authorization"] = f"Bearer {granted.get('token') or granted['access_token']}"
 
 
 def _refuse(answer: requests.Response) -> None:
@@ -128,7 +128,7 @@ def _refuse(answer: requests.Response) -> None:
 
 
 def _docker_login(host: str) -> str:
-    """User and password for a registry as Docker keeps them, in base 64; empty: none is kept."""
+    """Docker's stored user and password for a registry, in base 64; empty if there is none."""
     server = _HUB_LOGIN if host == _HUB else host
     try:
         config = json.loads(_DOCKER.read_text(encoding="utf-8"))

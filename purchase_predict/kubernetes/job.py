@@ -1,4 +1,4 @@
-"""A step's Job: created, watched to its end, deleted, and its end told in one line."""
+"""A step's Job: created, watched until it ends, deleted, and its failure reported in one line."""
 
 import tempfile
 import time
@@ -23,9 +23,9 @@ from purchase_predict.workflow.completed import ERROR
 IMAGE = "step.image"
 #: The artifact with the pod's log.
 LOG = "job.log"
-#: Seconds between two looks at a Job: while it starts, and while it runs (a change of the Job ends the pause).
+#: Seconds between two looks at a Job, while it starts and while it runs. A change of the Job ends the pause.
 _STARTING, _RUNNING = 3, 60
-#: Seconds that a deleted Job's pods have to end.
+#: Seconds to wait for the pods of a deleted Job to end.
 _DELETED = 60.0
 
 
@@ -34,11 +34,11 @@ class Job:
 
     Attributes:
         problem: why it failed; empty: it did not.
-        told: whether the user has read the problem, in the pod's log.
+        told: whether the pod's log has already shown the problem.
     """
 
     def __init__(self, cluster: Cluster, work: Work, config: StepConfig, place: str) -> None:
-        """Args: `place` is what messages call the file of `config`."""
+        """Args: `place` names the file of `config` in messages."""
         self._cluster, self._work, self._config = cluster, work, config
         self._manifest = manifest(work, config, place)
         self._name = str(self._manifest["metadata"]["name"])
@@ -47,22 +47,22 @@ class Job:
         self.problem, self.told = "", False
 
     def submit(self, key: str = "") -> None:
-        """Creates the Job. If that fails, or is interrupted, there is none, and the run has ended.
+        """Creates the Job. If that fails or is interrupted, the Job is deleted and the run is closed.
 
         Args:
-            key: the step's key, which the run then claims. So others wait for it even if main's own run has ended.
+            key: the step's key, which the run then claims, so that others wait for the Job even after main has ended.
         """
         client = mlflow.MlflowClient()
         run_id = self._work.run_id
         try:
-            # The tag comes first: a Job that no run names could never be found again.
+            # The tag comes first: without it nobody could find the Job again.
             client.set_tag(run_id, remote.JOB, f"{self._config.namespace}/{self._name}")
             client.set_tag(run_id, IMAGE, self._config.image)
             self._cluster.create(self._manifest)
             if key:
                 client.set_tag(run_id, lease.CLAIM, key)
         except BaseException as error:
-            # Where the API is away, a pod that starts all the same finds that its run has ended.
+            # If the API is away, the Job may exist. Its pod then stops, because its run is closed.
             if not isinstance(error, Away):
                 with suppress(click.ClickException):
                     self.cancel()
@@ -72,10 +72,10 @@ class Job:
             raise
 
     def wait(self) -> bool:
-        """Waits until the Job has ended, while its log is shown. Returns whether its run is finished.
+        """Waits until the Job has ended, and prints its log meanwhile. Returns whether its run is FINISHED.
 
         Raises:
-            click.ClickException: the cluster did not answer for long, or no longer lets us look. The Job goes on.
+            click.ClickException: the cluster does not answer, or no longer permits it. The Job continues.
         """
         state = self._watch()
         self._log.finish()
@@ -106,7 +106,7 @@ class Job:
 
     def _watch(self) -> State:
         namespace, name = self._config.namespace, self._name
-        hindered, said = None, ""
+        hindered, reported = None, ""
         while True:
             job = self._cluster.job(namespace, name)
             if job is None:
@@ -117,9 +117,9 @@ class Job:
                 self._log.follow(pods[-1]["metadata"]["name"], pods[-1]["spec"]["containers"][0]["name"])
             if state.ended:
                 return state
-            if state.problem and state.passing and state.problem != said:
-                said = state.problem
-                click.echo(printable(f"{self._work.entry_point}: waiting: {said}"))
+            if state.problem and state.passing and state.problem != reported:
+                reported = state.problem
+                click.echo(printable(f"{self._work.entry_point}: waiting: {reported}"))
             hindered = (hindered or time.monotonic()) if state.problem and not state.passing else None
             if hindered and time.monotonic() - hindered >= self._config.patience:
                 self._cluster.delete(namespace, name)
@@ -138,12 +138,12 @@ class Job:
     def _keep_log(self) -> None:
         file = Path(self._folder.name) / LOG
         if file.is_file() and file.stat().st_size:
-            with suppress(MlflowException):  # the run's end must not depend on it
+            with suppress(MlflowException):  # the run ends in the same way without its log
                 mlflow.MlflowClient().log_artifact(self._work.run_id, str(file))
 
 
 def lives(cluster: Cluster, job: str) -> bool | None:
-    """Whether a Job, as `remote.JOB` names it, has yet to end; None where the cluster does not know it or is away."""
+    """Whether a Job, named as in `remote.JOB`, has not ended; None if the cluster does not know it or is away."""
     namespace, _, name = job.partition("/")
     try:
         found = cluster.job(namespace, name)

@@ -1,4 +1,4 @@
-"""How main launches steps as Jobs, and tells whether those of other workflows live."""
+"""Launches main's steps as Jobs, and checks whether Jobs of other workflows live."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -21,10 +21,10 @@ from purchase_predict.workflow.stopping import closing, orphaned
 
 
 def elsewhere(run: Run, parameters: Mapping[str, Any]) -> dict[str, Launch]:
-    """How each step is launched that main's parameter `backend` sends to the cluster.
+    """The function that launches each step that main's parameter `backend` sends to the cluster.
 
-    From now on this process asks the cluster about the Jobs of other workflows, too. Nothing is asked of the cluster
-    before it has to be: a workflow that reuses every step needs none.
+    From now on this process also asks the cluster about Jobs of other workflows. It connects only when needed: a
+    workflow that reuses every step needs no cluster.
 
     Args:
         run: main's.
@@ -45,7 +45,7 @@ def elsewhere(run: Run, parameters: Mapping[str, Any]) -> dict[str, Launch]:
         return Cluster.connect(config.context)
 
     @cache
-    def impatient() -> Cluster:  # who only looks does not wait for an API that is away
+    def impatient() -> Cluster:  # for looks at other Jobs: does not wait while the API is away
         return Cluster.connect(config.context, patience=0)
 
     def launch(plan: Plan, run_name: str) -> Run:
@@ -68,12 +68,12 @@ def _launch(cluster: Cluster, config: Config, plan: Plan, experiment_id: str, ru
             return mlflow.MlflowClient().get_run(submitted.run_id)
     except click.ClickException as error:
         raise click.ClickException(
-            f"{plan.entry_point}: {error.format_message()}; its Job goes on, and the next workflow waits for it"
+            f"{plan.entry_point}: {error.format_message()}; its Job continues, and the next workflow waits for it"
         ) from error
     except KeyboardInterrupt:
         closing.set()
         if orphaned.is_set():
-            click.echo(f"{plan.entry_point}: its Job goes on, and the next workflow waits for it", err=True)
+            click.echo(f"{plan.entry_point}: its Job continues, and the next workflow waits for it", err=True)
         else:
             submitted.cancel()
         raise

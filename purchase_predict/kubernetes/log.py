@@ -1,4 +1,4 @@
-"""The log of a Job's pod: shown while it is written, and kept for the run."""
+"""The log of a Job's pod: printed while it is written, and kept for the run."""
 
 import os
 import threading
@@ -14,20 +14,20 @@ from purchase_predict.secrets import names_a_secret, without_secrets
 
 #: Seconds between two attempts to read, and seconds to wait for the last lines once the pod has ended.
 _PAUSE, _LAST_LINE = 1.0, 20.0
-#: Bytes of a log that are kept.
+#: The most bytes of a log that are kept.
 _MAX_BYTES = 20_000_000
 _ERROR = "Error: "
 
 
 class Log:
-    """Reads the log of one pod in a thread of its own, and reads on where the connection breaks.
+    """Reads the log of one pod in its own thread, and continues after the connection breaks.
 
     Attributes:
-        error: the last line that says why the step failed; empty: none does.
+        error: the last line that starts with "Error: ", without that; empty: there is none.
     """
 
     def __init__(self, cluster: Cluster, namespace: str, file: Path) -> None:
-        """Args: `file` gets the log's lines; none that holds the value of a secret that this process knows."""
+        """Args: `file` gets the log's lines. Values of secrets that this process knows are masked."""
         self._cluster, self._namespace, self._file = cluster, namespace, file
         self._secrets = [value for name in SECRETS if names_a_secret(name) and (value := os.environ.get(name, ""))]
         self._thread: threading.Thread | None = None
@@ -58,7 +58,7 @@ class Log:
                         if kept.tell() < _MAX_BYTES:
                             kept.write(masked + "\n")
                             kept.flush()
-                # Not yet begun, gone, or the connection has broken: what became of the Job is looked at elsewhere.
+                # The container has not begun or is gone, or the connection broke. `Job` finds out which.
                 except (click.ClickException, requests.RequestException):
                     pass
                 if last:

@@ -1,7 +1,7 @@
-"""The manifest of a step's Job: the template of the file, with what the workflow decides put into it.
+"""The manifest of a step's Job: the template of the file, completed by the workflow.
 
-The command is a list of words that no shell reads. Passwords and tokens are named, never written: each variable that
-holds one comes from a Secret of the cluster.
+The command is a list of words, which no shell interprets. The manifest contains no password or token: variables with
+these values refer to a Secret of the cluster.
 """
 
 import copy
@@ -22,13 +22,13 @@ from purchase_predict.workflow.remote import IN_JOB
 CONTAINER = "step"
 #: Labels of the Job and its pod: the step, and MLflow's id of the run.
 STEP_LABEL, RUN_LABEL = "purchase-predict/step", "purchase-predict/run"
-#: Variables that a client of the tracking server needs where it asks for a password or a token.
+#: Variables that a client needs if the tracking server asks for a password or a token.
 SECRETS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a Job is to do.
+    """The task of a Job.
 
     Attributes:
         entry_point: the step.
@@ -37,7 +37,7 @@ class Work:
         run_id: MLflow's id of the run that it computes.
         experiment_id: that run's experiment.
         tracking_uri: of the tracking server, without user and password.
-        expected: the source files and packages that it must consist of.
+        expected: the source files and packages that the image must have.
         env: value of the variable ENV; None: what the image's .env says.
     """
 
@@ -52,12 +52,12 @@ class Work:
 
 
 def job_name(work: Work) -> str:
-    """The Job's name: the same for the same run, and of one run alone."""
+    """The Job's name: each run has its own."""
     return f"purchase-predict-{work.entry_point}-{work.run_id}"[:63].replace("_", "-")
 
 
 def words(command: str, parameters: Mapping[str, str]) -> list[str]:
-    """The words of a command, each with its parameters as they were typed, whatever they hold."""
+    """The words of a command with the parameters filled in; a parameter's value is never split."""
     return [word.format(**parameters) for word in shlex.split(command)]
 
 
@@ -65,12 +65,12 @@ def manifest(work: Work, config: StepConfig, place: str) -> dict[str, Any]:
     """The Job as the API takes it (batch/v1).
 
     Args:
-        work: what it is to do.
-        config: what the file says of the step.
-        place: what messages call the file.
+        work: the Job's task.
+        config: the step's settings in the file.
+        place: the file's name in messages.
 
     Raises:
-        click.ClickException: the template says what cannot be, or a secret is missing.
+        click.ClickException: the template contradicts the workflow, or a secret is missing.
     """
     job = copy.deepcopy(config.template)
     labels = {STEP_LABEL: work.entry_point, RUN_LABEL: work.run_id}
@@ -82,7 +82,7 @@ def manifest(work: Work, config: StepConfig, place: str) -> dict[str, Any]:
     pod = _part(spec, "template", place)
     _part(_part(pod, "metadata", place), "labels", place).update(labels)
     pod_spec = _part(pod, "spec", place)
-    # A run is computed once, by one pod: who wants it again starts the workflow again.
+    # A run is computed once, by one pod. To repeat it, start the workflow again.
     _only(spec, {"backoffLimit": 0, "completions": 1, "parallelism": 1}, f"{place}: template.spec")
     _only(pod_spec, {"restartPolicy": "Never"}, f"{place}: template.spec.template.spec")
     spec.setdefault("activeDeadlineSeconds", config.deadline)
@@ -112,7 +112,7 @@ def _container(given: Mapping[str, Any], work: Work, config: StepConfig, place: 
         "command": start,
         "args": [],
         "env": _environment(given.get("env", []), work, config, place),
-        # So that the last lines of the log say why it failed even where nobody reads the log.
+        # The pod's status then holds the last lines of the log, even if nobody reads the log.
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
 
@@ -130,7 +130,7 @@ def _environment(given: list[dict[str, Any]], work: Work, config: StepConfig, pl
         EXPECTED: text({"entry_point": work.entry_point, **work.expected}),
         "PYTHONUNBUFFERED": "1",
     }
-    if work.env is not None:  # else the image's .env would decide
+    if work.env is not None:  # otherwise the image's .env decides
         plain["ENV"] = work.env
     found = {str(one.get("name")): one for one in given}
     for name, one in found.items():
@@ -141,15 +141,15 @@ def _environment(given: list[dict[str, Any]], work: Work, config: StepConfig, pl
 
 
 def _refuse_missing(found: Mapping[str, Any], config: StepConfig, place: str) -> None:
-    """Ends where main needs a secret for the tracking server and nothing would bring it to the Job."""
+    """Raises if main needs a secret for the tracking server and the Job would not get it."""
     containers = config.pod.get("containers") or [{}]
-    if containers[0].get("envFrom"):  # nobody but the cluster knows what these bring
+    if containers[0].get("envFrom"):  # only the cluster knows which variables these contain
         return
     missing = [name for name in SECRETS if os.environ.get(name) and name not in found]
     if missing:
         raise click.ClickException(
-            f"{place}: {missing[0]} is set here, but no Secret brings it to the Job, which would be refused by the "
-            f"tracking server: add env_from_secrets: {{{missing[0]}: {{secret: <name>, key: <key in it>}}}}"
+            f"{place}: {missing[0]} is set here, but no Secret passes it to the Job, so the tracking server would "
+            f"refuse the Job: add env_from_secrets: {{{missing[0]}: {{secret: <name>, key: <key in it>}}}}"
         )
 
 

@@ -1,4 +1,4 @@
-"""What a Job cannot reach, said before it is submitted: stores and sources that are on the launching machine alone."""
+"""Refuses, before a Job is submitted, stores and sources that only the launching machine can reach."""
 
 import re
 from collections.abc import Mapping
@@ -23,18 +23,18 @@ def refuse_unreachable(
     config: StepConfig,
     place: str,
 ) -> None:
-    """Ends where the Job would not find the tracking server, the artifacts or the source.
+    """Raises if the Job could not reach the tracking server, the artifacts or the source.
 
     Args:
-        tracking_uri: that main uses.
+        tracking_uri: the one that main uses.
         experiment_id: of the run.
         entry_point: the step.
         parameters: its parameters.
-        config: what the file says of the step.
-        place: what messages call the file.
+        config: the step's settings in the file.
+        place: the file's name in messages.
 
     Raises:
-        click.ClickException: one of them is on this machine alone.
+        click.ClickException: one of them is only on this machine.
     """
     uri = config.tracking_uri or tracking_uri
     if "MLFLOW_TRACKING_URI" not in config.env_from_secrets:
@@ -45,8 +45,8 @@ def refuse_unreachable(
             )
         if not config.tracking_uri and re.fullmatch(_LOOPBACK, urlsplit(uri).hostname or ""):
             raise click.ClickException(
-                f"a Job cannot reach {uri}, which is this machine's own: give the server's address in the cluster as "
-                f"tracking_uri in {place}"
+                f"a Job cannot reach {uri}, an address of this machine only: give the server's address in the cluster "
+                f"as tracking_uri in {place}"
             )
     artifacts = mlflow.MlflowClient().get_experiment(experiment_id).artifact_location
     volumes = config.pod.get("volumes")

@@ -1,4 +1,4 @@
-"""How much memory and disk a Job asks for, as `memory_limit` says."""
+"""The memory and disk that a Job requests, computed from `memory_limit`."""
 
 import re
 from collections.abc import Mapping
@@ -9,11 +9,12 @@ import click
 _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4, "P": 1000**5, "m": 0.001}
 _UNITS |= {f"{unit}i": 1024**power for power, unit in enumerate("KMGTP", 1)}
 _GIB = 1024**3
-#: The steps whose SQL engine `memory_limit` bounds.
+#: The steps whose SQL engine obeys `memory_limit`.
 BOUNDED = ("load", "process")
-#: Beside the engine a step holds Python, Arrow's buffers, and what DuckDB does not count: as much again, and 1 GiB.
+#: A step needs memory beside the engine: Python, Arrow's buffers, and memory that DuckDB does not count. So the Job
+#: requests twice `memory_limit` plus 1 GiB.
 _MEMORY_FACTOR, _MEMORY_MORE = 2, _GIB
-#: What does not fit in memory is spilled to the disk, where the downloaded source and the made tables lie, too.
+#: The disk holds data that DuckDB spills, the downloaded source, and the tables that the step makes.
 _DISK_FACTOR, _DISK_MORE = 8, 10 * _GIB
 
 
@@ -34,7 +35,7 @@ def resources(entry_point: str, given: Mapping[str, Any], memory_limit: str, pla
 
     Args:
         entry_point: the step.
-        given: what the file says for it; empty: nothing.
+        given: the step's resources in the file; empty: none.
         memory_limit: of the step's parameters, such as `2GB`; empty: none.
         place: what messages call the file.
 
@@ -54,13 +55,13 @@ def resources(entry_point: str, given: Mapping[str, Any], memory_limit: str, pla
             if too_little:
                 raise click.ClickException(
                     f"{place}: resources.{kind}.memory={memory} of {entry_point} does not hold "
-                    f"memory_limit={memory_limit}, which the SQL engine alone may take: give it more, or lower "
+                    f"memory_limit={memory_limit}, which the SQL engine alone may take: raise it, or lower "
                     "memory_limit"
                 )
         return dict(given)
     memory = f"{_mib(wanted * _MEMORY_FACTOR + _MEMORY_MORE)}Mi"
     disk = f"{_mib(wanted * _DISK_FACTOR + _DISK_MORE)}Mi"
-    # Memory is a limit, too: a step that takes more is ended for it, not its neighbours on the node.
+    # Memory is also a limit, so that a step that takes more is killed instead of its neighbours on the node.
     return {"requests": {"memory": memory, "ephemeral-storage": disk}, "limits": {"memory": memory}}
 
 

@@ -2,7 +2,7 @@
 
     python -m purchase_predict.kubernetes.start python -m steps.train --dataset=runs:/...
 
-It imports no MLflow: an image of another source ends in a second, before the step has touched its run.
+It does not import MLflow, so that an image of another source ends within a second, before the step touches its run.
 """
 
 import json
@@ -15,10 +15,10 @@ from purchase_predict.kubernetes.closure import EXPECTED, difference, refuse
 
 
 def main(command: list[str]) -> None:
-    """Becomes the command, or ends with one line.
+    """Replaces this process by the command; exits with one line if the image has another source.
 
     Args:
-        command: its words.
+        command: the words of the command.
     """
     expected = json.loads(os.environ.pop(EXPECTED, "{}"))
     entry_point = str(expected.pop("entry_point", ""))

@@ -29,8 +29,8 @@ def test_json_and_yaml_say_the_same_and_a_template_may_be_a_file_beside(tmp_path
     [
         (config(image="shop/purchase-predict:latest"), "a tag may name another image tomorrow"),
         ({}, "image=(none): name it by digest"),
-        (config(imge="x"), "knows no imge; it may have image, namespace, "),
-        (config(steps={"train": {"context": "x"}}), "steps.train: knows no context"),
+        (config(imge="x"), "imge is unknown; allowed: image, namespace, "),
+        (config(steps={"train": {"context": "x"}}), "steps.train: context is unknown"),
         (config(deadline="1h"), "deadline: must be a whole number, not '1h'"),
         (config(deadline=0), "deadline=0: must be 1 second or more"),
         (config(tolerations={}), "tolerations: must be a list"),

@@ -39,7 +39,7 @@ def test_what_the_cluster_says_of_a_pod_is_the_runs_error(launched: Launched, tr
 
 def test_a_secret_that_is_not_there_is_named(launched: Launched) -> None:
     launched.configure(env_from_secrets={"MLFLOW_TRACKING_TOKEN": {"secret": "mlflow", "key": "token"}})
-    assert 'needs a Secret that is not there (secret "mlflow" not found): create it' in launched.run().error[0]
+    assert 'needs a Secret or key that does not exist (secret "mlflow" not found): create it' in launched.run().error[0]
     launched.cluster.secrets = {"mlflow": {}}
     assert "(couldn't find key token in Secret ml/mlflow)" in launched.run().error[0]
 
@@ -61,7 +61,7 @@ def test_a_job_that_waits_for_room_is_said_once_and_ends_with_ctrl_c(launched: L
     [
         ({"template": {"spec": {"activDeadline": 5}}}, "strict decoding error"),
         ({"context": "elsewhere"}, "no cluster is configured: "),
-        ({"tracking_uri": ""}, "which is this machine's own: give the server's address in the cluster as tracking_uri"),
+        ({"tracking_uri": ""}, "an address of this machine only: give the server's address in the cluster as tracking_uri"),
     ],
 )
 def test_what_the_api_or_the_address_refuses_is_one_line(
@@ -101,7 +101,7 @@ def test_an_image_of_another_source_is_refused_and_its_files_named(launched: Lau
     outcome = launched.run()
     assert outcome.code == 1
     (line,) = outcome.error
-    assert line.startswith("Error: the image is not of the source that the workflow runs: steps/load.py changed")
+    assert line.startswith("Error: the image was not built from the source that the workflow runs: steps/load.py changed")
     (run,) = launched.workflow.runs("load")
     assert (run.info.status, "step.key" in run.data.tags) == ("FAILED", False)
     assert "Error: " + run.data.tags["error"] == line
@@ -122,7 +122,7 @@ def test_who_may_no_longer_look_leaves_the_job_alone(launched: Launched, tmp_pat
     _, err = process.communicate(timeout=60)
     (line,) = [line for line in err.splitlines() if line.startswith("Error: ")]
     assert "Unauthorized: sign in to the cluster again" in line
-    assert line.endswith("; its Job goes on, and the next workflow waits for it")
+    assert line.endswith("; its Job continues, and the next workflow waits for it")
     (run,) = launched.workflow.runs("load")
     assert run.info.status == "RUNNING"
     assert len(launched.cluster.jobs) == 1

@@ -48,8 +48,8 @@ def test_a_shared_disk_is_taken_where_the_template_mounts_one(store: str) -> Non
     ("artifacts", "uri", "source", "says"),
     [
         ("gs://a", "sqlite:////home/me/mlflow.db", "sample", "cannot reach the store sqlite:////home/me/mlflow.db"),
-        ("gs://a", "http://localhost:5000", "sample", "which is this machine's own"),
-        ("gs://a", "http://[::1]:5000", "sample", "which is this machine's own"),
+        ("gs://a", "http://localhost:5000", "sample", "an address of this machine only"),
+        ("gs://a", "http://[::1]:5000", "sample", "an address of this machine only"),
         ("file:///home/me/artifacts", SERVER, "sample", "have the tracking server serve them"),
         ("gs://a", SERVER, "/data/clicks", "put it into a bucket (gs://)"),
         ("gs://a", SERVER, "samples", "put it into a bucket (gs://)"),
