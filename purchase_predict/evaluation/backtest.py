@@ -1,7 +1,7 @@
-"""A backtest: how the model would have done in each past week, trained on what came before it.
+"""A backtest: the model's metrics in each past week, after training on the rows before that week.
 
-The parameters are those that the search chose, with hindsight of most of these weeks. The fits are new: none of them
-has seen its week, or a later one.
+Each week has its own fit, which has seen neither that week nor a later one. The parameters are those of the search,
+which has seen most of these weeks.
 """
 
 import math
@@ -21,11 +21,11 @@ from purchase_predict.metrics import Difference, Score
 
 #: The metrics of a backtest: those that need no threshold.
 METRICS = ("roc_auc", "average_precision", "log_loss")
-#: Periods, the last ones; and weeks below which the rows are cut into tenths instead.
+#: The most periods, the latest ones. Rows of MIN_WEEKS whole weeks or less are divided into tenths instead of weeks.
 MAX_PERIODS, MIN_WEEKS = 10, 4
-#: Scored periods below which nothing is said of a trend.
+#: The minimum number of scored periods for a trend.
 MIN_SCORED = 5
-#: Seconds after which no further period is begun. The latest come first.
+#: Time limit in seconds: after it no further period is started. The latest periods are measured first.
 MAX_SECONDS = 120.0
 
 _WEEK = 7 * 86_400 * 10**9
@@ -44,7 +44,7 @@ class Period:
         train_rows: the rows before it, which were trained on.
         rows: the rows in it.
         base_rate: the share of them that are purchases, 0 to 1; None without rows.
-        scores: of `METRICS`, by name; empty where one class has fewer than `MIN_USERS` users, in it or before it.
+        scores: of `METRICS`, by name; empty if a class has fewer than `MIN_USERS` users in the period or before it.
     """
 
     start: datetime
@@ -57,13 +57,13 @@ class Period:
 
 @dataclass(frozen=True)
 class Backtest:
-    """What a backtest has measured.
+    """The result of a backtest.
 
     Attributes:
         unit: "week" or "tenth".
-        metric: the metric that the trend is of.
+        metric: the metric of the trend.
         periods: in the order of time.
-        left_out: periods that were not begun because the time was over.
+        left_out: periods that were not measured because the time limit was reached.
         seconds: how long it took.
     """
 
@@ -80,11 +80,11 @@ class Backtest:
 
     @property
     def trend(self) -> Difference | None:
-        """By how much the gain over a constant answer changes per period; None with few scores.
+        """The change per period of the gain over a constant answer; None with few scores.
 
-        A straight line through the scores, weighted by their intervals. Where the scores scatter more than their
-        intervals say, the line's interval is widened by as much (Birge, The Calculation of Errors by the Method of
-        Least Squares, 1932), and Student's t stands for the few periods.
+        It is the slope of a straight line through the scores, weighted by their intervals. If the scores scatter more
+        than their intervals suggest, the slope's interval is widened accordingly (Birge, The Calculation of Errors by
+        the Method of Least Squares, 1932). Student's t accounts for the small number of periods.
         """
         of_periods = [period.scores[self.metric] for period in self.scored]
         if len(of_periods) < MIN_SCORED:
@@ -103,22 +103,19 @@ class Backtest:
 
     @property
     def verdict(self) -> str:
-        """A sentence: whether the model gets better or worse with time."""
+        """Whether the model gets better or worse over time, in a sentence."""
         trend, label = self.trend, metrics.METRICS[self.metric].label
         if trend is None:
-            return (
-                f"Fewer than {MIN_SCORED} {self.unit}s have enough buyers: whether it gets better or worse with time "
-                "cannot be told."
-            )
+            return f"Fewer than {MIN_SCORED} {self.unit}s have enough buyers, so a trend over time cannot be measured."
         change = f"{trend.value:+.4f} a {self.unit} (95 % interval {trend.low:+.4f} to {trend.high:+.4f})"
         if trend.low > 0:
             return f"It gets better with time: its gain in {label} over a constant answer changes by {change}."
         if trend.high < 0:
             return f"It gets worse with time: its gain in {label} over a constant answer changes by {change}."
-        return f"Whether it gets better or worse with time cannot be told yet: its gain in {label} changes by {change}."
+        return f"It shows no clear trend over time yet: its gain in {label} over a constant answer changes by {change}."
 
     def as_json(self) -> dict[str, Any]:
-        """The backtest as JSON values, without the time that it took: the same rows give the same."""
+        """The backtest as JSON values. The duration is left out, so the same rows give the same values."""
         return {
             "unit": self.unit,
             "metric": self.metric,
@@ -139,15 +136,15 @@ def backtest(
     fit_and_predict: FitAndPredict,
     max_seconds: float = MAX_SECONDS,
 ) -> Backtest:
-    """Measures how a model would have done in each past period.
+    """Measures a model's metrics in each past period.
 
     Args:
-        metric: the metric that the trend is of; one of `METRICS`.
-        ended: when the session of each row ended, in nanoseconds since 1970 (UTC). No session is divided.
+        metric: the metric of the trend; one of `METRICS`.
+        ended: when the session of each row ended, in nanoseconds since 1970 (UTC), so that no session is divided.
         y: labels, 0 or 1.
         users: each row's user.
         fit_and_predict: fits on the rows before a period and predicts those of the period.
-        max_seconds: no further period is begun after this many seconds.
+        max_seconds: no further period is started after this many seconds.
     """
     started = time.monotonic()
     unit, edges = _edges(ended)
@@ -180,7 +177,7 @@ def _edges(ended: np.ndarray) -> tuple[str, list[int]]:
 
 
 def _rarer_users(y: np.ndarray, users: np.ndarray) -> int:
-    """How many different users bought, or did not, whichever is less."""
+    """The number of different users who bought, or of those who did not, whichever is smaller."""
     return min(len(np.unique(users[y == label])) for label in (0, 1))
 
 

@@ -40,7 +40,7 @@ class Curves:
 
 @dataclass(frozen=True)
 class Confusion:
-    """Rows by what the model answers at its threshold and by what happened."""
+    """Counts of rows by the model's answer at its threshold and by the label."""
 
     true_positives: int
     false_positives: int

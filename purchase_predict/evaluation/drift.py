@@ -16,7 +16,7 @@ from purchase_predict.schema import CATEGORICAL
 DECILES = [tenth / 10 for tenth in range(1, 10)]
 #: Values of a text column that get a bin of their own, the most frequent ones; all others share one bin.
 VALUE_BINS = 100
-#: Below this number of rows the warning names the index to expect by chance.
+#: Below this number of rows, the warning also gives the index that is expected by chance.
 CHANCE_ROWS = 1000
 
 Profile = dict[str, dict[str, Any]]
@@ -42,10 +42,10 @@ def profile(connection: duckdb.DuckDBPyConnection, relation: str, features: Sequ
             frequent = connection.execute(f"{counted} ORDER BY count(*) DESC, {name} LIMIT {VALUE_BINS}").fetchall()
             described[name] = {"values": [value for (value,) in frequent]}
         else:
-            # quantile_disc returns values of the column: an interpolated one could differ in its last digit.
-            # Results are always fetched completely: one that is not read to its end keeps the connection busy.
+            # quantile_disc returns values of the column; an interpolated value could differ in its last digit.
+            # Results are always fetched completely, since an unread rest keeps the connection busy.
             ((deciles,),) = connection.execute(f"SELECT quantile_disc({name}, {DECILES}) FROM {relation}").fetchall()
-            # `or 0` writes -0.0 as 0: the two are equal, so the order of the rows would decide which one is found.
+            # `or 0` turns -0.0 into 0. The two are equal, so which of them is found would depend on the order of rows.
             described[name] = {"edges": sorted({edge or 0 for edge in deciles or []})}
     for name, found in shares(connection, relation, described).items():
         described[name]["shares"] = found
@@ -67,11 +67,11 @@ def population_stability(
 def shares(
     connection: duckdb.DuckDBPyConnection, relation: str, bins: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, list[float]]:
-    """The shares of the rows in the bins of each column that is there; empty if there are no rows.
+    """The share of the rows in each bin of each column; empty if there are no rows.
 
     Args:
         connection: where `relation` is known.
-        relation: the rows, as SQL to stand after FROM. A column that they lack has not drifted: it is not there.
+        relation: the rows, as SQL to stand after FROM. Columns that they lack are left out of the result.
         bins: the `profile` of the training rows.
     """
     columns = {name for name, *_ in connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()}
@@ -107,7 +107,7 @@ def _counting(relation: str, numbers: Mapping[str, Sequence[float]]) -> str:
 
 
 def expected_by_chance(rows: int) -> float | None:
-    """The index of rows without drift, about the number of bins divided by the rows; None from CHANCE_ROWS rows on."""
+    """The index that chance alone gives, about the number of bins per row; None from CHANCE_ROWS rows on."""
     return 10 / rows if rows < CHANCE_ROWS else None
 
 
@@ -123,10 +123,10 @@ def warning(indices: Mapping[str, float], rows: int) -> str | None:
         return None
     listed = ", ".join(f"{name} {index:.2f}" for index, name in moved)
     by_chance = expected_by_chance(rows)
-    chance = f"; with {rows} rows chance alone gives about {by_chance:.2f}" if by_chance else ""
+    chance = f"; with {rows} rows, chance alone gives about {by_chance:.2f}" if by_chance else ""
     return (
-        f"drift: {len(moved)} of {len(indices)} columns have moved from the training data, population stability above "
-        f"{WARN_ABOVE}: {listed}{chance}"
+        f"drift: {len(moved)} of {len(indices)} columns have moved far from the training data (population stability "
+        f"index above {WARN_ABOVE}): {listed}{chance}"
     )
 
 

@@ -1,9 +1,9 @@
-"""What few users can prove: the least number of them, and wider intervals."""
+"""Results on few users: the minimum number of users, and wider intervals."""
 
 import math
 
-#: Different users of each class, buyers and others, below which rows prove nothing. With unrelated labels, an interval
-#: by resampling users lies above the baseline in more than 2.5 % of draws where fewer users bought.
+#: The minimum number of different users of each class (buyers and others). With fewer buyers, the interval of a model
+#: without skill lies above the baseline in more than 2.5 % of draws.
 MIN_USERS = 10
 #: Half the width of a 95 % interval, in standard errors of a normal distribution.
 NORMAL = 1.959964
@@ -20,10 +20,10 @@ def student_t(freedom: int) -> float:
 
 
 def stretch(users: int) -> float:
-    """By how much an interval from resampling users must be wider where one class has few of them.
+    """The factor by which an interval from resampling users must be widened if one class has few users.
 
-    A percentile bootstrap of n draws is too narrow by sqrt((n - 1) / n), and takes the normal quantile where Student's
-    t is due (Hesterberg, What Teachers Should Know About the Bootstrap, 2015, section 4).
+    A percentile bootstrap of n users is too narrow by sqrt((n - 1) / n), and uses the normal quantile where Student's t
+    is needed (Hesterberg, What Teachers Should Know About the Bootstrap, 2015, section 4).
 
     Args:
         users: different users of the rarer class, 2 or more.

@@ -1,4 +1,4 @@
-"""What the columns of a dataset hold, the training rows beside the test rows."""
+"""Profiles of a dataset's columns: nulls, distinct values and distribution in training and test rows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ import pandas as pd
 
 from purchase_predict.evaluation.stability import stability, verdict
 
-#: Bins of a number with many distinct values, and the number of distinct values up to which each has a bin of its own.
+#: The number of bins of a number. With at most this many distinct values, each value has its own bin.
 BINS = 16
 #: Values of a text column that are shown, the most frequent ones; all others share one bin.
 SHOWN_VALUES = 8
-#: A column of numbers from 0 up has bins that grow by a factor if its 95th percentile is this many times its median.
+#: A non-negative column gets logarithmic bins if its 95th percentile is more than this many times its median.
 SKEWED = 8
 
 
@@ -94,7 +94,7 @@ def _text(
         labels.append(f"{len(values) - shown:,} others" if len(values) > shown else "others")
 
     def side(known: np.ndarray, nulls: np.ndarray, distinct: int) -> Side:
-        """Args: codes of the values that are there; -1 is a value that no training row has."""
+        """Args: `known` are the codes of the non-null values; -1 is a value that no training row has."""
         bins = np.where((known < 0) | (known >= shown), shown, known).astype(int)
         counts = np.bincount(bins, minlength=len(labels))[: len(labels)]
         return Side(float(np.mean(nulls)), distinct, tuple((counts / len(nulls)).tolist()))
@@ -147,19 +147,19 @@ def _bins(known: np.ndarray, distinct: np.ndarray) -> tuple[np.ndarray, tuple[st
 
 
 def written(number: float) -> str:
-    """A number as it stands in a label: whole ones and large ones without decimals."""
+    """A number as the text of a label: whole and large numbers without decimals."""
     return f"{number:,.0f}" if number % 1 == 0 or abs(number) >= 1000 else f"{number:.3g}"
 
 
 def _stability(reference: Mapping[str, Any], counts: np.ndarray, rows: int) -> float:
     """The index of a column.
 
-    The bins are those of `drift.shares`, counted by NumPy because train does without DuckDB.
+    The bins are those of `drift.shares`, counted by NumPy because train does not use DuckDB.
 
     Args:
         reference: its bins in the training rows.
-        counts: the test rows in each of them but that of nulls.
-        rows: all test rows.
+        counts: the number of test rows in each bin, without the bin of nulls.
+        rows: the number of all test rows.
     """
     shares = [*(counts / rows).tolist(), 1 - float(counts.sum()) / rows]
     return stability(reference["shares"], shares)

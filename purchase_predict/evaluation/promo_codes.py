@@ -1,7 +1,7 @@
 """Promo codes: which carts get one, how many buyers are among them, and what the codes cost.
 
-The test rows say who bought without a code. They do not say whom a code would change: that takes a trial with a control
-group (docs/promo_codes.md).
+The test rows show who bought without a code. They do not show for whom a code would make a difference: that takes a
+trial with a control group (docs/promo_codes.md).
 """
 
 import math
@@ -15,7 +15,7 @@ from purchase_predict.evaluation.scores import EPSILON, INTERVAL_QUANTILES, resa
 TRADEOFF_SHARES = np.linspace(0, 1, 21)
 #: Shares of the carts that get a code, 0 to 1, for which cut-offs are given.
 CODE_SHARES = (0.1, 0.2, 0.3, 0.5, 0.7)
-#: A trial should notice an effect of this size: a difference between two shares that bought.
+#: The effect that a trial should detect: the difference between the shares that bought in its two groups.
 NOTICED_EFFECT = 0.02
 #: (z_0.975 + z_0.8)², for a two-sided test at 5 % with 80 % power.
 _TRIAL_QUANTILES = (1.959964 + 0.841621) ** 2
@@ -89,11 +89,11 @@ class Group:
         return math.ceil(_TRIAL_QUANTILES * variance / NOTICED_EFFECT**2)
 
     def given_away(self, money: Money) -> float:
-        """What codes for the group cost per cart of the shop, because of those who would have bought anyway."""
+        """The cost of codes for the group per cart of the shop: codes used by buyers who would have bought anyway."""
         return self.buyers * money.code_cost
 
     def break_even(self, money: Money) -> float | None:
-        """The share of the others, 0 to 1, that must buy because of the code, or it loses money.
+        """The share of the others, 0 to 1, that must buy because of the code for it to pay.
 
         None if no share is enough: the code costs as much as a purchase earns, or the group has no others.
         """
@@ -109,7 +109,7 @@ class Choice:
     Attributes:
         codes: the share, 0 to 1.
         unlikely: the carts with the lowest probabilities.
-        undecided: the carts in the middle: as many carts are more likely to be bought as are less likely.
+        undecided: the carts around the median probability: as many carts lie above them as below.
     """
 
     codes: float
@@ -120,7 +120,7 @@ class Choice:
 def choices(y: np.ndarray, probability: np.ndarray, users: np.ndarray, seed: int = 0) -> list[Choice]:
     """Whom to give a code, for each of `CODE_SHARES`.
 
-    A cut-off cannot divide carts of equal probability, so a group may be somewhat smaller or larger than its share.
+    A cut-off cannot separate carts of equal probability, so a group may be somewhat smaller or larger than its share.
 
     Args:
         y: labels, 0 or 1.
@@ -133,7 +133,7 @@ def choices(y: np.ndarray, probability: np.ndarray, users: np.ndarray, seed: int
         low, high = np.quantile(probability, [(1 - share) / 2, (1 + share) / 2], method="higher")
         cuts += [(0.0, float(np.quantile(probability, share, method="higher"))), (float(low), float(high))]
     edges = np.unique(cuts)
-    between = np.searchsorted(edges, probability, side="right")  # the number of the last edge that is not above
+    between = np.searchsorted(edges, probability, side="right")  # how many edges are at or below each probability
 
     def inside(values: np.ndarray) -> np.ndarray:
         """The sum of a value over the rows of each group."""
@@ -155,7 +155,7 @@ def choices(y: np.ndarray, probability: np.ndarray, users: np.ndarray, seed: int
 def tradeoff(y: np.ndarray, probability: np.ndarray, users: np.ndarray, seed: int = 0) -> list[Tradeoff]:
     """The promo-code trade-off at each of `TRADEOFF_SHARES`.
 
-    Carts of equal probability share the codes for them evenly.
+    Codes for carts of equal probability are divided evenly among them.
 
     Args:
         y: labels, 0 or 1.

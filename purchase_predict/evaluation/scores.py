@@ -11,7 +11,7 @@ from purchase_predict.metrics import METRICS, Compared, Difference, Score, utili
 RESAMPLES = 500
 #: The quantiles of the resampled metric that bound its 95 % interval.
 INTERVAL_QUANTILES = (0.025, 0.975)
-#: The smallest probability that counts (log loss is infinite at 0), and the smallest divisor.
+#: Probabilities are clipped to at least this value, because log loss is infinite at 0; also the smallest divisor.
 EPSILON = 1e-15
 #: Bins of the calibration error, all of the same width.
 CALIBRATION_BINS = 10
@@ -58,7 +58,7 @@ def best_threshold(y: np.ndarray, probability: np.ndarray) -> float:
 
 
 class Ranked:
-    """Labels sorted by predicted probability once, so that each of many reweightings takes one pass without a sort."""
+    """Labels sorted by predicted probability once, so that scoring with other row weights needs no further sort."""
 
     def __init__(self, y: np.ndarray, probability: np.ndarray, threshold: float) -> None:
         self.order = np.argsort(-probability, kind="stable")
@@ -191,8 +191,8 @@ def compare(
 ) -> dict[str, Compared]:
     """Metrics of two models on the same rows, and how much better the challenger scores (above 0: better).
 
-    The bootstrap is paired: both models are scored on the same draw of users. A user who is hard to predict is hard for
-    both models, so that this part of the noise cancels out.
+    The bootstrap is paired: both models are scored on the same draw of users. Users who are hard to predict affect both
+    models, so this part of the noise cancels out.
 
     Args:
         y: labels, 0 or 1.
@@ -222,7 +222,7 @@ def compare(
 def difference(
     metric: str, y: np.ndarray, users: np.ndarray, challenger: Answers, champion: Answers, seed: int = 0
 ) -> Difference:
-    """How much better the challenger scores than the champion in one metric: what `compare` says of it."""
+    """How much better the challenger scores than the champion in one metric, from `compare`."""
     return compare(y, users, challenger, champion, seed, [metric])[metric].difference
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 SLIGHT_ABOVE, WARN_ABOVE = 0.1, 0.2
 #: The same limits for the pages, by what a column above them is called.
 LIMITS = {"slightly": SLIGHT_ABOVE, "far": WARN_ABOVE}
-#: The share that an empty bin counts as; with 0 the index would be infinite.
+#: An empty bin counts as this share, because a share of 0 would make the index infinite.
 EMPTY_BIN_SHARE = 1e-4
 
 

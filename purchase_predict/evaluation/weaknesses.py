@@ -84,7 +84,7 @@ def _groups(rows: pd.DataFrame) -> Iterator[tuple[str, list[str], np.ndarray]]:
 def suspicious(
     x: np.ndarray, y: np.ndarray, features: Sequence[str], categorical: Sequence[str] = ()
 ) -> dict[str, float]:
-    """Finds features that predict the label almost perfectly alone: copies of it, or known only after the purchase.
+    """Finds features that alone predict the label almost perfectly: copies of it, or known only after the purchase.
 
     Args:
         x: encoded training rows, rows by features; NaN (a null) counts as a value of its own.

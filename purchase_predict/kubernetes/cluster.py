@@ -231,7 +231,7 @@ class Cluster:
         return Refused(printable(text), answer.status_code, reason)
 
     def _sign(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        # At each call, because the client renews an expiring token. Set as `auth`, it also prevents the use of ~/.netrc.
+        # At each call, because the client renews an expiring token. As `auth`, it also prevents the use of ~/.netrc.
         token = self._configuration.auth_settings().get("BearerToken", {}).get("value")
         if token:
             request.headers["Authorization"] = token

@@ -17,7 +17,7 @@ from purchase_predict.search.trial import LabelledRows, Trial, best_first, best_
 #: The final fit uses half the learning rate and twice the rounds. That scored 0.001 to 0.002 better on the real primary
 #: table, and as well or better on the other data sets. A third of the rate scored no better than half.
 FINAL_RATE_DIVISOR = 2
-#: Boosting rounds that are timed to predict how long the final fit will take. Only fits with a deadline pay for them.
+#: Boosting rounds that are timed to estimate the final fit's duration, if there is a deadline.
 TIMED_ROUNDS = 5
 #: One trial in this many is a leader: one of the best trials, which are scored again on other folds.
 TRIALS_PER_LEADER = 10
@@ -29,14 +29,14 @@ CONFIRMATION_SPLITS = 2
 #: 0.6 times as long with a core each, but 3 to 8 times as long where another process used one of the cores, because
 #: they wait for each other at every split.
 ROWS_PER_THREAD = 1_000_000
-#: The useful rounds grow as the cube root of the rows.
+#: The best number of rounds grows with the cube root of the number of rows.
 _ROUNDS_EXPONENT = 1 / 3
 
 
 def confirmed_best(trials: Sequence[Trial], objective: Objective, rows: LabelledRows, deadline: float) -> Trial | None:
     """The trial to use: the leader that scores best on folds that the search did not use.
 
-    The best of many trials owes part of its lead to the folds it was chosen on. Searches of 150 trials on the real
+    Part of the best trial's lead is luck with the folds it was chosen on. Searches of 150 trials on the real
     events, with 4 seeds, had a mean test ROC AUC of 0.682 when chosen on the search's folds, and 0.684 to 0.686 when
     chosen on other ones.
 
@@ -48,7 +48,7 @@ def confirmed_best(trials: Sequence[Trial], objective: Objective, rows: Labelled
             final fit.
 
     Returns:
-        The best trial; without leaders the one with the lowest loss; None if no trial finished.
+        The best leader; without leaders the trial with the lowest loss; None if no trial finished.
     """
     searched, seed = objective.rows, objective.seed
     best, leaders = best_of(trials), leading_trials(trials, len(searched.y))
@@ -60,7 +60,7 @@ def confirmed_best(trials: Sequence[Trial], objective: Objective, rows: Labelled
         for split in range(1, CONFIRMATION_SPLITS + 1)
     ]
     lowest = math.inf
-    with phase("the best trials again, on other folds", len(leaders), "trials") as shown:
+    with phase("scoring the best trials again, on other folds", len(leaders), "trials") as shown:
         for leader in leaders:
             if time.monotonic() + CONFIRMATION_SPLITS * leader.seconds > deadline:
                 break
@@ -89,8 +89,8 @@ def final_fit(best: Trial, objective: Objective, rows: LabelledRows, deadline: f
     """Fits the best trial's parameters on all rows.
 
     Without a deadline the learning rate is divided by FINAL_RATE_DIVISOR and the rounds are multiplied by it. With a
-    deadline both use the divisor that there is time for, from FINAL_RATE_DIVISOR down to 1 / FINAL_RATE_DIVISOR. If the
-    deadline passes all the same, the fit ends, but not before half its rounds.
+    deadline the divisor is the largest one that fits into the time, from FINAL_RATE_DIVISOR down to
+    1 / FINAL_RATE_DIVISOR. If the deadline passes anyway, the fit stops, but not before half its rounds.
 
     Args:
         best: the trial whose parameters are used.
@@ -143,7 +143,7 @@ def remaining_seconds(trials: Sequence[Trial], objective: Objective, rows: Label
     """Estimates how long one more trial and the end of the search take together.
 
     Args:
-        trials: those that ended so far, at least one. The next one is taken to be as long as the longest of them.
+        trials: those that have ended, at least one. The next trial is assumed to take as long as the longest of them.
         objective: of the search.
         rows: the rows of the final fit.
     """
@@ -153,7 +153,7 @@ def remaining_seconds(trials: Sequence[Trial], objective: Objective, rows: Label
         return trial
     leaders = leading_trials(trials, len(objective.rows.y))
     confirmation = CONFIRMATION_SPLITS * sum(leader.seconds for leader in leaders)
-    # Another starting point is worth more than a lower learning rate in the final fit.
+    # Until all starting points are tried, the next one gains more than a lower learning rate in the final fit.
     divisor = 1 / FINAL_RATE_DIVISOR if len(trials) < len(STARTING_POINTS) else FINAL_RATE_DIVISOR
     return trial + confirmation + divisor * _final_fit_seconds(best, objective, rows)
 
@@ -162,7 +162,7 @@ def _final_fit_seconds(best: Trial, objective: Objective, rows: LabelledRows) ->
     """Estimates how long a final fit takes at the trial's own learning rate."""
     # Share of a fold's time that is spent on boosting rather than on evaluation. Measured: 0.6 to 0.8.
     boosting_share = 0.75
-    # The fixed time of a boosting round, as the number of rows that take as long. Measured: 20,000 to 50,000.
+    # The fixed time of a boosting round, expressed in rows of equal time. Measured: 20,000 to 50,000.
     fixed_rows = 30_000
     # A trial fits its folds, one per core at a time, and each of them runs PATIENCE rounds past its best.
     folds = len(objective.folds)
@@ -173,7 +173,7 @@ def _final_fit_seconds(best: Trial, objective: Objective, rows: LabelledRows) ->
 
 
 def _rounds_factor(rows: LabelledRows, objective: Objective) -> float:
-    """By how much the final fit exceeds the rounds of a fold."""
+    """The final fit's rounds relative to those of a fold."""
     return float(len(rows.y) / _mean_fold_rows(objective)) ** _ROUNDS_EXPONENT
 
 

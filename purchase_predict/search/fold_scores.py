@@ -1,4 +1,4 @@
-"""What each fold of the search says of the chosen trial."""
+"""The chosen trial's score on each fold of the search."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ class FoldScore:
     """A fold of the search, and the score of the chosen trial on it.
 
     Attributes:
-        start: when the first session ended that the fold was judged on (UTC, ISO 8601); empty where rows have no time.
-        end: when the last of them ended.
-        train_rows: the rows that the fold was trained on.
-        rows: the rows that it was judged on.
-        base_rate: the share of those that are purchases, 0 to 1.
+        start: the end of the first session among the validation rows (UTC, ISO 8601); empty if rows have no time.
+        end: the end of the last session among them.
+        train_rows: the number of training rows.
+        rows: the number of validation rows.
+        base_rate: the share of purchases among the validation rows, 0 to 1.
         score: the metric of the search.
         baseline: the same metric of a constant answer.
     """
@@ -40,8 +40,8 @@ def fold_scores(
 
     Args:
         rows: the rows that were searched on.
-        folds: for each fold the positions of the rows that it was trained on, and judged on.
-        out_of_fold: the probability of each judged row, 0 to 1.
+        folds: for each fold the positions of its training rows and of its validation rows.
+        out_of_fold: the predicted probability of each validation row, 0 to 1.
         metric: the metric of the search.
     """
 

@@ -1,7 +1,7 @@
 """Folds of the training rows: forward in time where the rows have one, else grouped by user.
 
-Random folds judge a model on days that it learned from, so they take a column that names the day for a good one. For
-columns that do not move with time both kinds of folds rank alike.
+Random folds validate a model on days that it was trained on, so they overrate a column that identifies the day. For
+columns that do not change over time, both kinds of folds rank models alike.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ FOLDS = 4
 #: Folds from MANY_ROWS rows on. Six searches of 30 s on 50,000 rows of the real primary table made 42 trials with
 #: 2 folds (median test ROC AUC 0.8593) and 26 with 4 (0.8585).
 FOLDS_FOR_MANY_ROWS = 2
-#: From this many rows on, half of them are enough to learn from. On 25,000 rows, searches with fewer than 4 folds ended
-#: up to 0.006 lower: their scores were too noisy to choose by.
+#: From this many rows on, half of the rows are enough to train a fold. On 25,000 rows, searches with fewer than 4 folds
+#: ended up to 0.006 lower, because their scores were too noisy.
 MANY_ROWS = 40_000
 
 
@@ -26,11 +26,11 @@ def has_many_rows(count: int) -> bool:
     return count >= MANY_ROWS
 
 
-#: Forward folds: how many, and the share of the rows before the first of them. With less history a fold tells of
-#: another model than the one that is fitted in the end: searches of the real events with 3 seeds scored 0.683 to 0.685
-#: out of fold after a history of 0.4, and 0.711 to 0.713 after one of 0.6. The test said 0.709 to 0.714.
+#: The number of forward folds, and the share of the rows before the first fold's validation rows. With less history,
+#: the out-of-fold score underrates the final model: searches of the real events with 3 seeds scored 0.683 to 0.685 with a
+#: history of 0.4, and 0.711 to 0.713 with 0.6. On the test rows they scored 0.709 to 0.714.
 FORWARD_FOLDS, _HISTORY = 3, 0.6
-#: By which share of the rows the cuts of a further split into forward folds are moved.
+#: The cuts of each further split into forward folds are moved by this share of the rows.
 _SHIFT = 0.05
 
 
@@ -40,22 +40,22 @@ def search_folds(rows: LabelledRows, seed: int) -> list[tuple[np.ndarray, np.nda
 
 
 def confirmation_folds(rows: LabelledRows, seed: int, split: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Other folds than those of the search, to score the leaders on; `split` is 1, 2, ..."""
+    """Folds that differ from those of the search, for scoring the leaders again; `split` is 1, 2, ..."""
     return forward_folds(rows, split) or grouped_folds(rows, FOLDS, [seed, split])
 
 
 def forward_folds(rows: LabelledRows, split: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Splits the rows by rolling origin: each fold learns from all rows before a moment and is judged on a block after.
+    """Splits the rows by rolling origin: a fold trains on all rows before a moment and validates on the block after it.
 
-    The blocks follow each other and end with the last row. No session is on both sides; a user who comes back may be,
-    as in life. The latest fold comes first: it resembles the future most, and a trial is pruned after the first ones.
+    The blocks follow each other and end with the last row. No session is on both sides, but a returning user may be, as
+    in production. The latest fold comes first: it resembles the future most, and pruning looks at the first folds.
 
     Args:
         rows: the rows to split.
         split: 0 for the folds of the search; other numbers move the cuts.
 
     Returns:
-        For each fold the positions of the rows to train on, and of those to judge on. Empty where the rows have no
+        For each fold the positions of the rows to train on, and of those to validate on. Empty if the rows have no
         time, or too few different times for two folds with both classes.
     """
     if rows.ended is None:
@@ -80,9 +80,9 @@ def fold_count(row_count: int) -> int:
 def grouped_folds(rows: LabelledRows, count: int, seed: int | Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Splits the rows into folds, each user in one of them.
 
-    Users are sorted by their purchases and rows, at random among equals, and dealt out in turn. So all folds have
-    about as many users, rows and purchases. (scikit-learn's StratifiedGroupKFold visits every user by itself: on
-    50,000 rows it took 3 s of processor time, as much as four fits.)
+    Users are sorted by purchases and rows, in random order among equals, and dealt to the folds in turn. So all folds
+    have similar numbers of users, rows and purchases. (scikit-learn's StratifiedGroupKFold visits every user by itself:
+    on 50,000 rows it took 3 s of processor time, as much as four fits.)
 
     Args:
         rows: the rows to split.
@@ -98,7 +98,7 @@ def grouped_folds(rows: LabelledRows, count: int, seed: int | Sequence[int]) -> 
     """
     users, user_of_row = np.unique(rows.user, return_inverse=True)
     if len(users) < count:
-        raise click.ClickException(f"{len(users)} user(s) in the training rows: the search needs {count} at least")
+        raise click.ClickException(f"{len(users)} user(s) in the training rows: the search needs at least {count}")
     tie_breaker = np.random.default_rng(seed).random(len(users))
     order = np.lexsort((tie_breaker, np.bincount(user_of_row), np.bincount(user_of_row, rows.y)))
     fold_of_user = np.empty(len(users), int)

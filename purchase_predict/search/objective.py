@@ -18,28 +18,28 @@ from purchase_predict.search.trial import LabelledRows, Trial
 
 #: A trial is pruned after this many folds if it trails the best trial by more than PRUNE_MARGIN.
 PRUNE_AFTER_FOLDS = 2
-#: Share of the best trial's gain over the baseline (a constant prediction). Pruning every trial that trails, by however
-#: little, cost searches of the real events 0.003 of ROC AUC.
+#: Share of the best trial's gain over the baseline (a constant prediction). Without a margin, pruning cost searches of
+#: the real events 0.003 of ROC AUC.
 PRUNE_MARGIN = 0.01
-#: Boosting rounds after which a fold ends in any case.
+#: The most boosting rounds of a fold.
 _MAX_ROUNDS = 1000
 #: Early-stopping patience of a fold, in boosting rounds.
 PATIENCE = 30
 #: Early-stopping patience of a fold that is behind the best trial's by PRUNE_MARGIN, in boosting rounds. With 15, a
-#: trial of the real primary table took 0.55 s instead of 0.69 s. With 7 it took 0.43 s, but of points as good as the
-#: best, one fold in two was stopped on a plateau.
+#: trial of the real primary table took 0.55 s instead of 0.69 s. With 7 it took 0.43 s, but every
+#: second fold of the points as good as the best was stopped on a plateau.
 PATIENCE_BEHIND = 15
 #: Boosting rounds between two evaluations of a fold. Evaluating each round, and predicting again at the end, took two
 #: thirds of the time of a fold of the real primary table.
 EVALUATION_INTERVAL = 5
-#: The least feature fraction at which LightGBM sums up histograms row by row instead of feature by feature. With one
-#: thread the model is the same, byte for byte. Row by row took 0.80 to 0.99 times as long from this fraction on, and up
-#: to 1.28 times as long below it.
+#: From this feature fraction on, LightGBM builds histograms row by row instead of feature by feature. With one thread
+#: the model is the same, byte for byte. Row by row took 0.80 to 0.99 times as long from this fraction on, and up to 1.28
+#: times as long below it.
 ROW_WISE_FEATURE_FRACTION = 0.7
 
 
 def available_cores() -> int:
-    """The number of cores that this process may use, which in a container may be fewer than the machine has."""
+    """The number of cores that this process may use; in a container it may be less than the machine has."""
     return int(joblib.cpu_count())
 
 
@@ -65,7 +65,7 @@ class Objective:
     binned: list[tuple[lightgbm.Dataset, lightgbm.Dataset]] = field(default_factory=list, init=False, repr=False)
 
     def __call__(self, number: int, point: dict[str, float], best: Trial | None) -> Trial:
-        """Runs a trial. An exception makes it a failed trial and does not end the search.
+        """Runs a trial. After an exception the trial counts as failed and the search continues.
 
         Args:
             number: of the trial.
@@ -149,7 +149,7 @@ class Objective:
         return rounds, utilities
 
     def _bin(self) -> None:
-        """Fills `binned`. Not left to the folds' threads: one that constructs a dataset crashes the process."""
+        """Fills `binned`. The folds' threads must not do it: constructing a dataset in a thread crashes the process."""
         if not self.binned:
             dataset = lightgbm_dataset(self.rows)
             for fold in self.folds:
@@ -174,8 +174,8 @@ def fit_fold(
         params: LightGBM's parameters, with the one metric to stop on.
         train: the rows to fit.
         validation: the rows to evaluate on.
-        behind_below: a fold whose best utility is below this one has the patience PATIENCE_BEHIND instead of PATIENCE;
-            None: it always has PATIENCE.
+        behind_below: while the fold's best utility is below this value, its patience is PATIENCE_BEHIND instead of
+            PATIENCE; None: always PATIENCE.
 
     Raises:
         ValueError: the metric is not a number.
@@ -200,7 +200,7 @@ def fit_fold(
         elif rounds - best.rounds >= patience:
             break
     if not best.rounds:
-        raise ValueError(f"LightGBM's {params['metric']} of the rows to check on is {value}")
+        raise ValueError(f"LightGBM's {params['metric']} on the validation rows is {value}")
     return best
 
 
@@ -221,8 +221,8 @@ def training_params(params: dict[str, Any], metric: str, seed: int, threads: int
         seed: of the search.
         threads: LightGBM threads; their number does not change the model.
     """
-    # Several threads need feature by feature: then each sums up whole features, in an order that does not depend on
-    # the number of threads.
+    # Several threads must work feature by feature: each then sums whole features, so the order of the sums does not
+    # depend on the number of threads.
     row_wise = threads == 1 and params["feature_fraction"] >= ROW_WISE_FEATURE_FRACTION
     return {
         **params,

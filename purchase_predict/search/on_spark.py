@@ -1,7 +1,7 @@
-"""Trials on the user's Spark cluster by hyperopt's SparkTrials; each trial is a task of its own on an executor.
+"""Runs trials on the user's Spark cluster with hyperopt's SparkTrials; each trial is one task on an executor.
 
-SparkTrials takes neither earlier trials nor starting points, so `search` makes the suggestions. A batch is one `fmin`
-over SparkTrials, whose "suggestions" are the trials of the batch in their order.
+SparkTrials accepts neither earlier trials nor starting points, so `search` makes the suggestions. A batch is one call
+of `fmin`, which "suggests" the trials of the batch in their order.
 """
 
 import atexit
@@ -45,16 +45,16 @@ def cluster(parallelism: int) -> Iterator[tuple[Runner, int]]:
         parallelism: trials at a time; 0: one per core of the cluster.
 
     Raises:
-        click.ClickException: PySpark or Java is missing, the cluster cannot be reached, or it is one of Spark Connect.
+        click.ClickException: PySpark or Java is missing, the cluster cannot be reached, or Spark Connect is configured.
     """
     if os.environ.get("SPARK_REMOTE"):
         raise click.ClickException(
-            "trials=spark cannot use Spark Connect (SPARK_REMOTE), which hyperopt does not know: name the cluster by "
-            "SPARK_MASTER, or take trials=local"
+            "trials=spark cannot use Spark Connect (SPARK_REMOTE), which hyperopt does not support: set SPARK_MASTER "
+            "to the cluster, or use trials=local"
         )
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    # A session that outlives the search refuses a second file of the same name, and hands the file to new executors: so
-    # each search has a name of its own, and the file stays until this process ends.
+    # The session may outlive the search. It refuses a second file of the same name, so each search uses its own name.
+    # It sends the file to new executors, so the file stays until this process ends.
     folder = Path(tempfile.mkdtemp(prefix="purchase-predict-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     with session_of("trials=spark", "trials=local") as session:
@@ -84,7 +84,7 @@ class _Batch:
         on_trial: Callable[[Trial], None],
     ) -> None:
         self.session, self.points, self.on_trial = session, points, on_trial
-        # A task has this many cores, whatever its machine has.
+        # A task may use this many cores, even if its machine has more.
         threads = int(session.sparkContext.getConf().get("spark.task.cpus", "1"))
         best = best and replace(best, out_of_fold=None)
         # Broadcast, so that each executor gets the rows once instead of with each trial.
@@ -122,7 +122,7 @@ class _Batch:
             raise self.error
         for number, point in self.points.items():
             if number not in self.ended:
-                error = "Spark ended it without a result: its log says why"
+                error = "Spark ended it without a result: see Spark's log"
                 self._add(Trial(number, "failed", point, lightgbm_params(point), None, None, 0, 0.0, error))
         return [self.ended[number] for number in self.points]
 

@@ -20,7 +20,7 @@ def progress(
         total: the number of trials of the search.
         metric: the metric that the search optimises.
         earlier: the trials reused from an interrupted search.
-        record: keeps each new trial, before it is shown.
+        record: stores each new trial before it is shown.
     """
     trials = list(earlier)
 
@@ -48,7 +48,7 @@ def progress(
 def _line(trial: Trial, metric: str, total: int) -> str:
     outcome = {
         "finished": f"{metric} {trial.score or 0:.4f} out of fold, {trial.rounds} rounds",
-        "pruned": "pruned, it clearly trails the best after the first folds",
+        "pruned": "pruned: clearly behind the best trial after the first folds",
         "failed": f"failed: {trial.error}",
     }[trial.state]
     return f"trial {trial.number + 1}/{total}, {outcome}, {trial.seconds:.1f} s"

@@ -10,14 +10,14 @@ from purchase_predict.search.search import run_in_process
 
 
 def runner(trials: str, parallelism: int) -> AbstractContextManager[tuple[Runner, int]]:
-    """Gives what runs a batch of trials, and the trials per batch.
+    """The runner of a batch of trials, and the number of trials per batch.
 
     Args:
         trials: local or spark.
         parallelism: trials at the same time on Spark; 0: as many as the cluster has cores.
 
     Raises:
-        click.ClickException: several trials at the same time were asked for in this process, or Spark cannot be used.
+        click.ClickException: parallelism is above 1 for trials in this process, or Spark cannot be used.
     """
     if trials == "spark":
         return on_spark.cluster(parallelism)

@@ -1,7 +1,7 @@
 """The hyperparameter search: hyperopt's TPE over LightGBM, with early stopping and pruning.
 
-A suggestion depends on the earlier trials, the seed and the trial's number, and on nothing else. So an interrupted
-search that is resumed from its trials gives the same result as one that ran through.
+A suggestion depends only on the earlier trials, the seed and the trial's number. So an interrupted search that is
+resumed from its trials gives the same result as an uninterrupted one.
 """
 
 import math
@@ -21,7 +21,7 @@ from purchase_predict.search.objective import Objective, Runner
 from purchase_predict.search.suggest import next_point
 from purchase_predict.search.trial import LabelledRows, Trial, best_of
 
-#: Rows above which a table is searched on a sample of whole users of about this many rows. The final fit uses all rows.
+#: A table with more rows is searched on a sample of whole users with about this many rows. The final fit uses all rows.
 SEARCH_ROWS = 50_000
 
 
@@ -31,12 +31,12 @@ class SearchResult:
 
     Attributes:
         trials: all trials, sorted by number.
-        best: the trial whose parameters are used. After many trials it is the best of the leaders on other folds, which
-            need not be the trial with the lowest loss.
+        best: the trial whose parameters are used. After many trials it is the leader with the best score on other
+            folds, which may not be the trial with the lowest loss.
         booster: the final fit on all rows.
         threshold: the decision threshold with the best F1 on the best trial's out-of-fold predictions.
-        searched: the rows that the trials were judged on, in the order of `best.out_of_fold`.
-        folds: what each fold says of the best trial.
+        searched: the rows that the trials were validated on, in the order of `best.out_of_fold`.
+        folds: the best trial's score on each fold.
     """
 
     trials: list[Trial]
@@ -53,7 +53,7 @@ def run_in_process(
     best: Trial | None,
     on_trial: Callable[[Trial], None],
 ) -> list[Trial]:
-    """Runs a batch in this process, one trial after the other; a `Runner`."""
+    """The `Runner` that runs a batch in this process, one trial after the other."""
     trials = []
     for number, point in points.items():
         trials.append(objective(number, point, best))
@@ -100,7 +100,7 @@ def search(
     while len(trials) < max_evals and (
         not trials or time.monotonic() - started + remaining_seconds(trials, objective, rows) <= max_seconds
     ):
-        # An interrupted search may have ended within a batch, whose other trials then complete it.
+        # An interrupted search may have stopped within a batch: then run the rest of that batch first.
         earlier_batches = trials[: len(trials) - len(trials) % parallelism]
         numbers = range(len(trials), min(len(earlier_batches) + parallelism, max_evals))
         points = {number: next_point(earlier_batches, number, seed) for number in numbers}
@@ -109,7 +109,7 @@ def search(
     if best is None:
         raise click.ClickException(f"all {len(trials)} trials of the search failed, the first with: {trials[0].error}")
     if best.out_of_fold is None:
-        # A trial of an interrupted search has no predictions. It is run again, pruned against the same trial as before.
+        # Trials of an interrupted search have no predictions, so the best one is run again, under the same pruning.
         best = objective(best.number, best.point, best_of(trials[: best.number - best.number % parallelism]))
         trials[best.number] = replace(best, seconds=trials[best.number].seconds)
     assert best.out_of_fold is not None

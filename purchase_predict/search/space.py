@@ -6,7 +6,7 @@ from typing import Any
 
 from hyperopt import hp
 
-#: Levels of a tree. The upper bound of `max_depth` stands for LightGBM's "unlimited".
+#: The upper bound of `max_depth`, in levels. It stands for LightGBM's "unlimited".
 _UNLIMITED_DEPTH = 16
 #: The lower bound of both penalties stands for LightGBM's "none" (0), which a log scale cannot hold.
 _NO_PENALTY = 1e-8
@@ -36,9 +36,9 @@ DEFAULTS = {
     "lambda_l2": _NO_PENALTY,
     "cat_smooth": 10.0,
 }
-#: The first trials: the defaults, then trees of 31, 15 and 63 leaves that each see half the features. Where time allows
-#: only a few trials, as on a large table, no random point scored as well. LightGBM's tuning guide and Optuna's tuner
-#: start with the fraction of features, too.
+#: The first trials: the defaults, then trees of 31, 15 and 63 leaves with half of the features each. In short searches,
+#: as on a large table, no random point scored as well as these. LightGBM's tuning guide and Optuna's tuner also start
+#: with the fraction of features.
 STARTING_POINTS = (
     DEFAULTS,
     *({**DEFAULTS, "feature_fraction": 0.5, "num_leaves": leaves} for leaves in (31.0, 15.0, 63.0)),

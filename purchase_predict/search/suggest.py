@@ -27,7 +27,7 @@ def next_point(earlier: Sequence[Trial], number: int, seed: int) -> dict[str, fl
 
     def capture(point: dict[str, float]) -> dict[str, Any]:
         suggestions.append(point)
-        return {"status": hyperopt.STATUS_OK, "loss": 0.0}  # hyperopt asks for a loss; nothing reads this one
+        return {"status": hyperopt.STATUS_OK, "loss": 0.0}  # hyperopt requires a loss; this one is not used
 
     hyperopt.fmin(
         capture,
@@ -45,7 +45,7 @@ def next_point(earlier: Sequence[Trial], number: int, seed: int) -> dict[str, fl
 
 
 def _hyperopt_trials(trials: Sequence[Trial]) -> hyperopt.Trials:
-    """The trials as hyperopt's own record."""
+    """The trials in hyperopt's format."""
     history = hyperopt.Trials()
     for trial in trials:
         result: dict[str, Any] = {"status": hyperopt.STATUS_FAIL}

@@ -59,11 +59,11 @@ class Trial:
         rounds: boosting rounds, the mean over the folds.
         seconds: wall time.
         error: the kind and text of the exception of a failed trial.
-        first_folds_score: the metric of the first folds together. Later trials are pruned against the best trial's.
-        fold_utilities: for each fold the best utility (more is better) of its early-stopping metric. Later trials get
-            less patience in a fold where they are behind the best trial's.
-        out_of_fold: the probability of each row, predicted by a fold that did not train on it; NaN where no fold is
-            judged on the row; None where the trial was read from its run.
+        first_folds_score: the metric of the first folds together. Pruning compares it with the best trial's.
+        fold_utilities: for each fold the best utility (more is better) of its early-stopping metric. A later trial gets
+            less patience in a fold while it is behind the best trial's utility.
+        out_of_fold: the probability of each row, predicted by a fold that did not train on it; NaN for a row that no
+            fold validates on; None if the trial was read from its run.
     """
 
     number: int
@@ -119,7 +119,7 @@ _RESULT_COLUMNS = ("number", "state", "score", "first_folds_score", "rounds", "s
 
 
 def best_so_far(scores: np.ndarray, metric: str) -> np.ndarray:
-    """For each score the best among it and those before it."""
+    """The running best: for each score the best of it and all before it."""
     better = np.minimum if METRICS[metric].less_is_better else np.maximum
     best: np.ndarray = better.accumulate(scores)
     return best

@@ -122,7 +122,7 @@ def of_scores(values: np.ndarray, half: np.ndarray, metric: str = "roc_auc", bas
         ("roc_auc", -0.02, "gets worse with time"),
         ("log_loss", 0.02, "gets worse with time"),
         ("log_loss", -0.02, "gets better with time"),
-        ("roc_auc", 0.0, "cannot be told yet"),
+        ("roc_auc", 0.0, "no clear trend over time yet"),
     ],
 )
 def test_the_verdict_follows_a_clear_trend(metric: str, slope: float, said: str) -> None:
@@ -146,7 +146,7 @@ def test_noise_alone_is_seldom_a_trend(scatter: float) -> None:
 def test_few_periods_tell_no_trend() -> None:
     made = of_scores(np.array([0.5, 0.6, 0.7, 0.8]), np.full(4, 0.001))
     assert made.trend is None
-    assert "cannot be told" in made.verdict
+    assert "cannot be measured" in made.verdict
 
 
 def test_the_record_is_the_same_whatever_time_it_took() -> None:

@@ -61,7 +61,10 @@ def test_a_job_that_waits_for_room_is_said_once_and_ends_with_ctrl_c(launched: L
     [
         ({"template": {"spec": {"activDeadline": 5}}}, "strict decoding error"),
         ({"context": "elsewhere"}, "no cluster is configured: "),
-        ({"tracking_uri": ""}, "an address of this machine only: give the server's address in the cluster as tracking_uri"),
+        (
+            {"tracking_uri": ""},
+            "an address of this machine only: give the server's address in the cluster as tracking_uri",
+        ),
     ],
 )
 def test_what_the_api_or_the_address_refuses_is_one_line(
@@ -101,7 +104,9 @@ def test_an_image_of_another_source_is_refused_and_its_files_named(launched: Lau
     outcome = launched.run()
     assert outcome.code == 1
     (line,) = outcome.error
-    assert line.startswith("Error: the image was not built from the source that the workflow runs: steps/load.py changed")
+    assert line.startswith(
+        "Error: the image was not built from the source that the workflow runs: steps/load.py changed"
+    )
     (run,) = launched.workflow.runs("load")
     assert (run.info.status, "step.key" in run.data.tags) == ("FAILED", False)
     assert "Error: " + run.data.tags["error"] == line
