@@ -8,13 +8,13 @@ from typing import Any, Self
 import click
 
 NAME = "dataset.json"
-#: The file beside it with what the shop knows at the end of the events (`on_duckdb.write_state`).
+#: The file beside it with the product counters at the end of the events (`on_duckdb.write_state`).
 STATE_FILE = "shop.parquet"
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of the primary table: read, dropped because they repeat another one, in train, and in test."""
+    """Row counts of the primary table: read, dropped as repetitions, in train, and in test."""
 
     read: int
     repeated: int
@@ -44,12 +44,12 @@ class Description:
 
     Attributes:
         split: "time" or "user".
-        test_ratio: the share of the rows (0 to 1) that was asked for as the test set.
+        test_ratio: the requested share of rows in the test set, 0 to 1.
         cut: the first moment of the test set, UTC; None where the split is by user.
         features: the columns the model sees, in their order.
         categories: the values of each categorical feature in train, the most frequent first.
         profile: the bins of each feature and the share of the training rows in each, as `drift.profile` returns them.
-        events: numbers of events: in all, without a session, repeated; empty for a ready primary table.
+        events: the number of events in all, without a session, and repeated; empty for a ready primary table.
     """
 
     split: str
@@ -71,7 +71,7 @@ class Description:
             path: the file, or the folder that holds `dataset.json`.
 
         Raises:
-            click.ClickException: the file is not JSON, lacks a key, or has one that is not known.
+            click.ClickException: the file is not JSON, lacks a key, or has an unknown key.
             OSError: the file cannot be read.
         """
         file = _file(path)
@@ -109,5 +109,5 @@ def _check_keys(kind: type, value: Any, file: Path, prefix: str = "") -> None:
     wrong += [f"key {prefix}{name} is not known" for name in value if name not in known]
     if wrong:
         raise click.ClickException(
-            f"{file}: {wrong[0]}; another version of this project wrote it: make it again with -P force=process"
+            f"{file}: {wrong[0]}; it was written by another version of this project: repeat it with -P force=process"
         )

@@ -1,4 +1,4 @@
-"""The events to score together with those that came before them, so that a cart is seen with its visitor's past."""
+"""Joins the events to score with earlier ones, so that the features of a cart include its visitor's past."""
 
 from datetime import datetime
 from pathlib import Path
@@ -7,17 +7,17 @@ import duckdb
 
 from purchase_predict.database import one_row, quoted
 
-#: The table of the pairs that the input put in the cart: only they are scored.
+#: The table of the pairs that were put in the cart in the input: only these are scored.
 _ASKED = "asked"
 
 
 def joined(connection: duckdb.DuckDBPyConnection, folder: Path, history: Path, target: Path) -> Path:
-    """Writes the events of both folders as one table, and notes which pairs are to be scored (`keep_asked`).
+    """Writes the events of both folders as one table, and records which pairs to score (for `keep_asked`).
 
-    An event that stands in both counts once, like any other repetition.
+    An event that is in both folders counts once, like any repetition.
 
     Args:
-        connection: where the pairs are noted.
+        connection: the database that gets the table of these pairs.
         folder: the events to score, one folder of Parquet files per bucket of users.
         history: the events before them, likewise; the number of buckets may differ.
         target: a folder that does not exist yet.
@@ -43,7 +43,7 @@ def joined(connection: duckdb.DuckDBPyConnection, folder: Path, history: Path, t
 
 
 def keep_asked(connection: duckdb.DuckDBPyConnection) -> None:
-    """Takes the rows of carts before the input out of `primary_table`."""
+    """Removes rows from `primary_table` whose cart is not in the input."""
     connection.execute(f"DELETE FROM primary_table WHERE (user_id, user_session, product_id) NOT IN (FROM {_ASKED})")
 
 

@@ -1,13 +1,13 @@
 """Counts over a user's earlier sessions: views and purchases, of the row's product or of all products.
 
-Two kinds of rows are compared. A *fact* is an event to count: a session's first view of a product, or a purchase. A
-*question* is a row of the primary table that asks for a count. A fact counts for a question of the same subject when
-it came at the question's moment or before (`at`) and its session started earlier (`start`). Sessions of a user may
-overlap, so both times are compared.
+The counts come from comparing two kinds of rows. A *fact* is an event to count: a session's first view of a product, or
+a purchase. A *question* is a row of the primary table that needs a count. A fact counts for a question of the same
+subject if it came at the question's moment or before (`at`) and its session started earlier (`start`). Sessions of a
+user may overlap, so both times are compared.
 
 Columns of both:
 
-- the pair that it comes from
+- the keys of the pair that it belongs to
 - `of_product` (1: about one product, 0: about all products) and `subject` (the product, or 0)
 - `at`, `start`: the times of the event and of its session
 - `views`, `purchases`: what a fact adds to each count; 0 in a question
@@ -23,13 +23,13 @@ _COUNTS = ["views", "purchases"]
 _SUBJECT = ["user_id", "of_product", "subject"]
 _COLUMNS = [*PAIR, "of_product", "subject", "at", "start"]
 
-#: Pairs of a user up to which questions are joined with facts. Users with more pairs, such as crawlers, would make too
-#: many joined rows; their facts are counted by running sums.
+#: For users with at most this many pairs, questions are joined with facts. Users with more pairs, such as crawlers,
+#: would make too many joined rows; their facts are counted by running sums.
 MAX_JOINED_PAIRS = 64
 
 
 def earlier_sessions(events: ir.Table, visits: ir.Table, pairs: ir.Table) -> ir.Table:
-    """Counts what each user had done in earlier sessions by the moment of each pair.
+    """Counts each user's views and purchases in earlier sessions, up to the moment of each pair.
 
     Args:
         events: as `expressions.usable` returns them.
@@ -63,20 +63,19 @@ def _counted_by_join(questions: ir.Table, facts: ir.Table) -> ir.Table:
 
 
 def _counted_by_running_sums(questions: ir.Table, facts: ir.Table) -> ir.Table:
-    """Parts of each question's counts, whose sum counts the facts earlier in both `at` and `start`.
+    """Parts of each question's counts; their sum is the count of facts earlier in both `at` and `start`.
 
     This is two-dimensional dominance counting. The n facts and questions of a subject are numbered in the order of
     `at`. For two numbers, m is smaller than k exactly if m has a 0 and k a 1 at their highest differing bit. So for
-    each bit, rows that agree in all higher bits form a group. Within it, in the order of `start`, a running sum over
-    the facts with a 0 gives each question with a 1 the facts that count for it at this bit. The work is n log n.
+    each bit, rows that agree in all higher bits form a group. In each group, a running sum in the order of `start` adds
+    up the facts with a 0; each question with a 1 gets the sum so far. The work is n log n.
     """
     both = questions.union(facts)
-    # In the same second, a fact comes before a question in `at` (it is known at the moment) but after it in `start` (a
-    # session that started in the same second is not earlier).
+    # Ties: in the same second, a fact comes before a question in `at` (it is known at the moment), but after it in
+    # `start` (a session that started in the same second is not earlier).
     by_at = ibis.window(group_by=_SUBJECT, order_by=[both["at"], both.fact.desc()])
     numbered = both.mutate(nth=ibis.row_number().over(by_at), last=both.count().over(group_by=_SUBJECT) - 1)
-    # Bits of the highest row number: one user has fewer than 2^40 facts and questions. Spark shifts by 32-bit integers
-    # only.
+    # The bits of a row number: a user has fewer than 2^40 facts and questions. Spark can only shift by 32-bit integers.
     first, end = (ibis.literal(number, "int32") for number in (0, 40))
     bits = ibis.range(first, end).unnest().name("digit").as_table()
     split = numbered.join(bits, (numbered["last"] >> bits.digit) > 0)
@@ -91,7 +90,7 @@ def _facts(events: ir.Table, visits: ir.Table, pairs: ir.Table) -> ir.Table:
     """The facts: first views and purchases of products that the user carted, and all purchases."""
     of_carted_products = events.semi_join(pairs, ["user_id", "product_id"])
     views = of_carted_products.filter(of_carted_products.event_type == "view")
-    first_views = views.group_by(PAIR).agg(at=views.event_time.min())  # sessions that viewed the product are counted
+    first_views = views.group_by(PAIR).agg(at=views.event_time.min())  # counts sessions, so one view each
 
     def purchases(events: ir.Table) -> ir.Table:
         return events.filter(events.event_type == "purchase").select(*PAIR, at="event_time")

@@ -1,17 +1,17 @@
-"""Events to the primary table: what was known at the moment a product entered the cart, as one Ibis expression.
+"""Makes the primary table from events: what was known at the moment a product entered the cart, as Ibis expressions.
 
 The table has one row per pair, that is per (user_id, user_session, product_id) that was put in the cart. The row's
 moment is the pair's first cart event. The same expression runs on DuckDB and on Spark. Three rules hold for every
 column:
 
 - *Point in time.* A feature uses events up to the moment only. Only the label uses later ones.
-- *Ties.* Times have seconds. An event in the second of the moment counts as known, except in a column whose description
-  says *before*: it uses earlier seconds only. No result depends on the order of events within a second.
+- *Ties.* Times have seconds. An event in the second of the moment counts as known. Columns whose description says
+  *before* are the exception: they use earlier seconds only. No result depends on the order of events within a second.
 - *Sessions belong to one user.* A session id that two users share is two sessions. So everything that a row needs
   belongs to one user, and users may be computed separately.
 
-A removal (`remove_from_cart`) counts for `num_removed_session`, and for `duration` as a possible first event of the
-session, for nothing else.
+A removal (`remove_from_cart`) counts for two columns only: `num_removed_session`, and `duration` if it is the session's
+first event.
 """
 
 import functools
@@ -26,13 +26,13 @@ from purchase_predict.features.earlier_sessions import earlier_sessions
 from purchase_predict.features.keys import PAIR, SESSION, join
 from purchase_predict.schema import EVENTS, TYPES
 
-#: Columns that are never null. Events that repeat each other agree in these at least.
+#: Columns that are never null. Repeated events are equal in all columns, so also in these.
 _ALIKE = ["user_id", "event_time", "product_id"]
-#: The columns that `primary` uses of every event. The others it uses of cart events only.
+#: The columns that `primary` needs of every event. It needs the other columns of cart events only.
 _USED = ["event_time", "event_type", "product_id", "price", "user_id", "user_session"]
 
-#: The tables that `primary` needs, in the order in which they are made. They are stored, because it scans them several
-#: times.
+#: The tables that `primary` needs, in the order in which they are made. They are stored, because they are scanned
+#: several times.
 STEPS = ("alike", "candidates", "carts", "usable")
 
 
@@ -84,7 +84,7 @@ def sql(dialect: str, table: str, prefix: str) -> str:
             made("primary", primary(usable_, carts)), made("product_days", product_days())
         ),
     }[table]()
-    getattr(ibis, dialect)  # makes Ibis load the backend, without which it does not know the dialect
+    getattr(ibis, dialect)  # loads the backend; Ibis does not know the dialect before
     # DuckDB's sum of integers is wider than the int64 that Ibis takes it for, so Ibis adds no cast.
     columns = ", ".join(
         f"CAST({name} AS BIGINT) AS {name}" if type_.is_int64() else name for name, type_ in expression.schema().items()
@@ -97,11 +97,10 @@ def _with_session(events: ir.Table) -> ir.Table:
 
 
 def alike(events: ir.Table) -> ir.Table:
-    """The (user, second, product) that several events share; usually few.
+    """The combinations of user, second and product that several events share; usually few.
 
-    Events that repeat each other agree in all nine columns, so in these three. Comparing three columns first leaves few
-    events to compare in all of them: the candidates. Whether events have a session is not checked here, because that
-    would be a fourth column to read.
+    Repeated events are equal in all nine columns. Comparing three columns first leaves few events, the candidates, to
+    compare in all columns. Events without a session are not excluded here, because that needs a fourth column.
     """
     counted = events.group_by(_ALIKE).agg(events=ibis._.count())
     return counted.filter(counted.events > 1).select(_ALIKE)
@@ -116,8 +115,8 @@ def repeated(candidates: ir.Table) -> ir.Table:
 def usable(events: ir.Table, alike: ir.Table, candidates: ir.Table, carts: ir.Table) -> ir.Table:
     """The events that `primary` uses, without repetitions, in the columns that it uses.
 
-    They have a session, and their user carted something. Events after the user's last cart event are left out, except
-    purchases, which the label needs.
+    These events have a session, and their user put a product in the cart. Events after the user's last cart event are
+    left out, except purchases, which the label needs.
     """
     last = carts.group_by("user_id").agg(last_moment=carts.event_time.max())
 
@@ -137,22 +136,22 @@ def primary(events: ir.Table, carts: ir.Table) -> ir.Table:
         carts: the cart events, in all columns.
 
     Returns:
-        One row per pair. Times are in seconds, prices in the shop's currency, everything else counts. The columns, each
-        as of the row's moment, which is `event_time`:
+        One row per pair. Durations are in seconds, prices in the shop's currency, `num_*` columns are counts. Each
+        column is as of the row's moment, which is `event_time`:
 
     - `price`, `brand`, `category`, `sub_category`: of the cart event itself. The last two are the first two parts of
       its `category_code`. Of several cart events in the same second, the smallest values, nulls last.
     - `hour`, `minute`, `weekday` (Monday = 0): of the moment, UTC.
     - `duration`: seconds since the session's first event.
-    - `num_views_session`, `num_views_product`: views in the session so far; those of the product.
+    - `num_views_session`, `num_views_product`: views in the session so far, of all products and of this one.
     - `num_prev_sessions`: the user's sessions whose first view, cart or purchase came before this session's.
     - `num_prev_product_views`: how many of those sessions viewed the product.
     - `num_carts_session`, `num_removed_session`, `num_purchases_session`: carts, removals and purchases in the session,
       before the moment.
     - `cart_value_session`: sum of the prices put in the cart in the session, before the moment, to the cent.
     - `num_products_session`: distinct products viewed, carted or bought in the session, before the moment.
-    - `num_prev_purchases`, `num_prev_product_purchases`: purchases in the user's earlier sessions; those of the
-      product.
+    - `num_prev_purchases`, `num_prev_product_purchases`: purchases in the user's earlier sessions, of all products and
+      of this one.
     - `seconds_since_prev_event`: since the session's last view, cart or purchase before the moment; null if there
       is none.
     - `seconds_since_prev_session`: since the start of the user's previous session; null if there is none.
@@ -188,7 +187,7 @@ def _last_purchases(events: ir.Table) -> ir.Table:
 
 
 def _timeline(events: ir.Table) -> ir.Table:
-    """The seconds of each session that have events, with counts up to and including each second, or before it."""
+    """One row per session and second with events: counts up to and including that second, or before it."""
     kind = events.event_type
     is_act = kind != "remove_from_cart"  # an act is a view, a cart or a purchase
     nth = ibis.row_number().over(group_by=[*PAIR, is_act], order_by="event_time")
@@ -238,7 +237,7 @@ def _visits(events: ir.Table) -> ir.Table:
 
 
 def _previous_sessions(visits: ir.Table) -> ir.Table:
-    """For each second in which sessions of a user started: how many started before, and when the last of those did."""
+    """For each second in which a user's session started: the number of earlier sessions, and the last one's start."""
     by_start: dict[str, Any] = {"group_by": "user_id", "order_by": "visit_start"}
     ranked = visits.select(
         "user_id",

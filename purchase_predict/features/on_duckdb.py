@@ -1,4 +1,4 @@
-"""The primary table on DuckDB, one bucket of users at a time per thread."""
+"""Makes the primary table on DuckDB: each thread takes one bucket of users at a time."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -10,22 +10,23 @@ from purchase_predict.progress import phase
 
 #: The folder of `shop_state` beside the files of a primary table that Spark wrote.
 STATE = "shop"
-#: Events whose products' counters are added up at once, roughly. All at once would be the peak of memory.
+#: Product counters are added up in parts of about this many events, because all at once would need the most memory of
+#: the step.
 _PART_EVENTS = 12_500_000
 
 
 def primary_from_events(
     connection: duckdb.DuckDBPyConnection, folder: Path, state: Path | None = None
 ) -> dict[str, int]:
-    """Creates the table `primary_table` from events, and what the shop knows at their end.
+    """Creates the table `primary_table` from events, and the product counters at their end.
 
-    That is `shop_totals`, the counters of each product and day, and `shop_state`, the counters of each product.
+    The counters are `shop_totals`, per product and day, and `shop_state`, per product.
 
     Args:
-        connection: the database. Its number of threads is the number of buckets at a time.
+        connection: the database. As many buckets are computed at a time as it has threads.
         folder: one folder of Parquet events per bucket of users.
-        state: what the shop knew before these events, as `shop_state` of earlier ones. It counts for rows of days after
-            its last one, in place of the events up to that day. Rows of earlier days see the events alone.
+        state: the `shop_state` of earlier events; None: none. For rows after its last day, it replaces the counters of
+            the events up to that day. Rows of earlier days use the events only.
 
     Returns:
         The number of events: `events` in all, `events_without_session` and `events_repeated`, which are left out.
@@ -62,7 +63,7 @@ def primary_from_events(
     for table, of_buckets in made.items():
         connection.execute(f"CREATE VIEW shop_{table} AS {' UNION ALL '.join(f'FROM {name}' for name in of_buckets)}")
     connection.execute(f"CREATE VIEW shop_raw AS FROM {_events(folder / '*')}")
-    with phase("what the shop knows of each product"):
+    with phase("counters of each product"):
         _add_shop(connection, 1 + total // _PART_EVENTS, state)
     for view in ("raw", *made):
         connection.execute(f"DROP VIEW shop_{view}")
@@ -83,7 +84,7 @@ def _add_shop(connection: duckdb.DuckDBPyConnection, parts: int, state: Path | N
     _add_parts(connection, parts, "totals", ("raw", "corrections"))
     _add_product_days(connection, parts)
     if state:
-        # The state stands for all days up to its own. Of those, the events' counters would count the same twice.
+        # The state covers all days up to its last one, so the events' counters of these days would count twice.
         earlier = f"read_parquet({quoted(state)})"
         (last,) = one_row(connection, f"SELECT coalesce(max(day), -1) FROM {earlier}")
         connection.execute(f"DELETE FROM shop_totals WHERE day <= {last}")
@@ -91,7 +92,7 @@ def _add_shop(connection: duckdb.DuckDBPyConnection, parts: int, state: Path | N
         connection.execute(f"DELETE FROM shop_product_days WHERE day > {last}")
         _add_product_days(connection, parts, f"day > {last}")
     connection.execute(f"CREATE TABLE shop_state AS {expressions.sql('duckdb', 'state', 'shop_')}")
-    # A table, not a view: the split would otherwise hold the join and its own window in memory at once.
+    # A table, because with a view the split would hold both the join and its own window in memory.
     connection.execute(f"CREATE TABLE primary_table AS {expressions.sql('duckdb', 'with_shop', 'shop_')}")
 
 
@@ -148,7 +149,7 @@ def _primary_of_bucket(
 
 
 def primary_from_spark(connection: duckdb.DuckDBPyConnection, folder: Path, session_type: str) -> None:
-    """Creates `primary_table` and `shop_state` from Spark's Parquet files, with the types that DuckDB gives them."""
+    """Creates `primary_table` and `shop_state` from Spark's Parquet files, with the same types as made by DuckDB."""
     connection.execute(
         f"CREATE OR REPLACE TABLE shop_state AS FROM read_parquet({quoted(folder / STATE / '*.parquet')})"
     )

@@ -1,4 +1,4 @@
-"""The primary table of what load made: on this machine, or on the user's Spark cluster."""
+"""Makes the primary table from the output of load, on this machine or on the user's Spark cluster."""
 
 import shutil
 from collections.abc import Callable, Mapping
@@ -27,10 +27,10 @@ def make(connection: duckdb.DuckDBPyConnection, folder: Path, state: Path | None
     Args:
         connection: where it is made.
         folder: the table that load wrote: events, or `primary`, which is taken as it is.
-        state: what the shop knew before these events (`on_duckdb.write_state`); None: nothing is known.
+        state: the product counters before these events (`on_duckdb.write_state`); None: there are none.
 
     Returns:
-        For events, how many there were and how many were dropped; else nothing.
+        For events, how many there were and how many were dropped; else an empty dict.
     """
     if folder.name == "primary":
         return on_duckdb.primary_as_is(connection, folder)
@@ -42,8 +42,8 @@ def make_on_spark(
 ) -> dict[str, int]:
     """Makes `primary_table` of events on the cluster, and reads it into DuckDB.
 
-    The executors read and write in the artifact store if they can reach it. If only MLflow's server can hand the
-    artifacts out, they go through this machine's disk, which the cluster must then share.
+    The executors read and write in the artifact store if they can reach it. If only MLflow's server can reach the
+    store, the files go through this machine's disk, which the cluster must then share.
 
     Args:
         connection: where `primary_table` is read into.
@@ -59,7 +59,7 @@ def make_on_spark(
         Damaged: a file of the events is not what load wrote.
         click.ClickException: Spark cannot be used, or its executors wrote to another disk.
     """
-    from purchase_predict.features import on_spark  # it needs Ibis, which a ready primary table does without
+    from purchase_predict.features import on_spark  # needs Ibis, which a ready primary table does not need
 
     source, target = on_spark.location(events.address), on_spark.location(primary.address)
     direct = source is not None and target is not None

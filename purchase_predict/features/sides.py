@@ -1,7 +1,7 @@
-"""Which session goes to train and which to test: the table `sides`, with one row per session.
+"""Assigns sessions to train and test: the table `sides`, with one row per session.
 
-Whole sessions, and without moments whole users, are on one side. Where one of them has very many rows, as an id that
-stands for all visitors without a name, the share of the test set can only be near to what was asked for.
+A session is never divided, and without moments no user is. If one has very many rows, such as one id for all anonymous
+visitors, the test set can only approximate the requested share.
 """
 
 import duckdb
@@ -9,15 +9,15 @@ import duckdb
 from purchase_predict.database import one_row, quoted
 from purchase_predict.schema import MOMENT
 
-#: How far the share of the test set may be from what was asked for, as a share of the rows, without a word.
+#: The test set's share may differ from the requested one by this much, as a share of the rows, without a note.
 TOLERANCE = 0.02
 
 
 def by_time(connection: duckdb.DuckDBPyConnection, test_ratio: float, row_count: int) -> str:
-    """Creates the table `sides` of `rows` with moments. Returns the test set's start.
+    """Creates the table `sides` for `rows` with moments. Returns the test set's start.
 
-    A session that reaches into the time of the test is in the test as a whole. If long sessions make the test set too
-    large, it starts later: where its share is closest to what was asked for.
+    A session that reaches into the time of the test belongs to the test set as a whole. If long sessions make the test
+    set too large, it starts later: at the time that brings its share closest to the requested one.
     """
     offset = min(row_count - 1, int(row_count * (1 - test_ratio)))
     (cut,) = one_row(connection, f"SELECT {MOMENT} FROM rows ORDER BY {MOMENT} LIMIT 1 OFFSET {offset}")
@@ -38,9 +38,9 @@ def by_time(connection: duckdb.DuckDBPyConnection, test_ratio: float, row_count:
 
 
 def by_user(connection: duckdb.DuckDBPyConnection, test_ratio: float, row_count: int) -> None:
-    """Creates the table `sides` of `rows` without moments: users in the order of their MD5, until the test is full.
+    """Creates the table `sides` for `rows` without moments: users in the order of their MD5, until the test is full.
 
-    A user with more rows than the tolerance allows goes to the test only where that brings its share closer.
+    A user with more rows than the tolerance allows goes to the test only if that brings its share closer.
     """
     wanted, most = test_ratio * row_count, TOLERANCE * row_count
     connection.execute(
@@ -63,7 +63,7 @@ def by_user(connection: duckdb.DuckDBPyConnection, test_ratio: float, row_count:
 
 
 def note(connection: duckdb.DuckDBPyConnection, test_ratio: float, tested: int, row_count: int) -> str:
-    """One line that says the real share of the test set and why, if it is not what was asked for; else empty."""
+    """One line with the real share of the test set and the reason, if it differs from the requested one; else empty."""
     share = tested / row_count
     if abs(share - test_ratio) <= TOLERANCE:
         return ""

@@ -1,4 +1,4 @@
-"""The primary table to a train and a test set: repeated rows dropped, no leakage, categories counted on train."""
+"""Splits the primary table into train and test: drops repeated rows, avoids leakage, counts categories on train."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from purchase_predict.features import on_duckdb, sides
 from purchase_predict.features.description import STATE_FILE, BaseRate, Description, Rows, Users
 from purchase_predict.schema import CATEGORICAL, KEYS, LABEL, MOMENT, features_of
 
-#: Rows of each class that train and test must each have, or their metrics mean nothing.
+#: The minimum number of rows of each class in train and in test; with fewer, metrics mean nothing.
 MIN_ROWS_PER_CLASS = 5
 
 _SIDES = {"train": "NOT test", "test": "test"}
@@ -29,7 +29,7 @@ class Dataset:
     Attributes:
         description: of both.
         digest: of both, with their rows.
-        note: one line, if the test set is not as large as was asked for; else empty.
+        note: one line if the size of the test set differs from the requested one; else empty.
     """
 
     description: Description
@@ -48,13 +48,13 @@ class _Count(NamedTuple):
 def split(connection: duckdb.DuckDBPyConnection, test_ratio: float, target: Path) -> Dataset:
     """Splits `primary_table` into `target/train.parquet` and `target/test.parquet`, and describes both.
 
-    What the shop knows of its products, where the rows come from events, goes to `target/shop.parquet`.
+    If the rows come from events, the product counters go to `target/shop.parquet`.
 
     Rows that repeat a (user_id, user_session, product_id) are dropped first: the one with the smallest values stays.
-    With moments, the test set is the last `test_ratio` of them, and the whole of sessions that reach into that time.
-    Without, it is whole users in the order of their MD5, up to `test_ratio` of the rows. No session is on both sides.
-    So a session or user with very many rows may make the test set larger or smaller than `test_ratio`; by more than
-    `sides.TOLERANCE` only where no other choice is closer.
+    With moments, the test set is the last `test_ratio` of the rows in time, with all rows of the sessions that reach
+    into that time. Without moments, it is whole users in the order of their MD5, up to `test_ratio` of the rows. No
+    session is on both sides, so a session or user with very many rows may make the test set larger or smaller than
+    `test_ratio`. The deviation exceeds `sides.TOLERANCE` only if no other choice is closer.
 
     Args:
         connection: a database with the table or view `primary_table`.
@@ -98,7 +98,7 @@ def split(connection: duckdb.DuckDBPyConnection, test_ratio: float, target: Path
 
 
 def _create_rows(connection: duckdb.DuckDBPyConnection, features: list[str], by_time: bool) -> tuple[int, int]:
-    """Creates the table `rows`, each key once; returns the number of rows before and after."""
+    """Creates the table `rows` with each key once; returns the number of rows before and after."""
     moment = [MOMENT] if by_time else []
     keys = ", ".join(KEYS)
     values = ", ".join(
@@ -114,7 +114,7 @@ def _create_rows(connection: duckdb.DuckDBPyConnection, features: list[str], by_
     )
     read, kept = one_row(connection, "SELECT (SELECT count(*) FROM primary_table), (SELECT count(*) FROM rows)")
     if not read:
-        raise click.ClickException("no product was put in the cart in these events: there is nothing to learn from")
+        raise click.ClickException("no product was put in the cart in these events: there is nothing to train on")
     return read, kept
 
 
@@ -143,7 +143,7 @@ def _require_enough(counts: Mapping[str, _Count], row_count: int) -> None:
     not_bought = sum(count.rows - count.purchases for count in counts.values())
     if row_count >= 4 * MIN_ROWS_PER_CLASS and not (bought and not_bought):
         raise click.ClickException(
-            f"{LABEL} is {int(bool(bought))} in all {row_count} rows: a model needs purchases and carts that were left"
+            f"{LABEL} is {int(bool(bought))} in all {row_count} rows: a model needs both classes"
         )
     for side, count in counts.items():
         if min(count.purchases, count.rows - count.purchases) < MIN_ROWS_PER_CLASS:

@@ -114,7 +114,7 @@ def final_fit(best: Trial, objective: Objective, rows: LabelledRows, deadline: f
     def stop(env: lightgbm.callback.CallbackEnv) -> None:
         done = env.iteration + 1
         if time.monotonic() > deadline and planned / 2 <= done < planned:
-            click.echo(f"search: its time is over: the last fit ends after {done} of {planned} rounds")
+            click.echo(f"train: max_minutes is over: the final fit stops after {done} of {planned} rounds")
             raise lightgbm.callback.EarlyStopException(env.iteration, [])
 
     with phase("final fit", planned, "rounds") as shown:

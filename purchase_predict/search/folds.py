@@ -27,8 +27,8 @@ def has_many_rows(count: int) -> bool:
 
 
 #: The number of forward folds, and the share of the rows before the first fold's validation rows. With less history,
-#: the out-of-fold score underrates the final model: searches of the real events with 3 seeds scored 0.683 to 0.685 with a
-#: history of 0.4, and 0.711 to 0.713 with 0.6. On the test rows they scored 0.709 to 0.714.
+#: the out-of-fold score underrates the final model: searches of the real events with 3 seeds scored 0.683 to 0.685 with
+#: a history of 0.4, and 0.711 to 0.713 with 0.6. On the test rows they scored 0.709 to 0.714.
 FORWARD_FOLDS, _HISTORY = 3, 0.6
 #: The cuts of each further split into forward folds are moved by this share of the rows.
 _SHIFT = 0.05

@@ -33,8 +33,8 @@ PATIENCE_BEHIND = 15
 #: thirds of the time of a fold of the real primary table.
 EVALUATION_INTERVAL = 5
 #: From this feature fraction on, LightGBM builds histograms row by row instead of feature by feature. With one thread
-#: the model is the same, byte for byte. Row by row took 0.80 to 0.99 times as long from this fraction on, and up to 1.28
-#: times as long below it.
+#: the model is the same, byte for byte. Row by row took 0.80 to 0.99 times as long from this fraction on, and up to
+#: 1.28 times as long below it.
 ROW_WISE_FEATURE_FRACTION = 0.7
 
 
