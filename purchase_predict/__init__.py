@@ -1,4 +1,4 @@
-"""What the steps of the workflow are made of, from the top down: each wing imports only those below it.
+"""The packages and modules behind the steps, from the top down: each imports only those below it.
 
 registry      which version may take over an environment; alias and stage moved
 kubernetes    how a step runs as a Kubernetes Job: rendered, submitted, watched, explained
@@ -14,5 +14,5 @@ evaluation    scores with intervals, weaknesses, curves, calibration, drift
 database      DuckDB's connection; spark_session: the user's Spark
 parameters    the parameters of the entry points, in one table
 schema        tables, columns and their types; metrics, settings, errors, mlflow_errors: one table each
-secrets       what may be printed of a URI; telemetry: MLflow's is off; spreadsheets: CSV that runs nowhere
+secrets       what may be printed of a URI; telemetry: MLflow's is off; spreadsheets: CSV without live formulas
 """

@@ -42,7 +42,7 @@ class Backend(StrEnum):
     KUBERNETES = "kubernetes"
 
 
-# ---- types: each says in its error what a value must be ----------------------------------------------------------
+# ---- types: the error of each says what a value must be ----------------------------------------------------------
 
 
 class Number(click.FloatRange):
@@ -64,7 +64,7 @@ class Number(click.FloatRange):
 
 
 class WholeNumber(click.IntRange):
-    """A whole number in a range, however it is written: MLflow hands `1` on as `1.0` where it is declared a float."""
+    """A whole number in a range. `1.0` counts as `1`, because MLflow passes a parameter of type float on as `1.0`."""
 
     def __init__(self, must_be: str, **bounds: Any) -> None:
         super().__init__(**bounds)
@@ -182,7 +182,7 @@ class Parameter:
         type: checks a value and converts it.
         in_key: whether the value can change a step's result. An input counts by its content, not by where it is.
         made_by: the step whose output the value names; empty: none.
-        same_trials: it does not change the trials of a search, only how many there are, or what is made of them.
+        same_trials: whether the value leaves a search's trials unchanged: it only limits them or uses their result.
     """
 
     type: click.ParamType[Any]
@@ -217,9 +217,9 @@ PARAMETERS = {
     "trials": Parameter(OneOf(TrialRunner)),
     "parallelism": Parameter(WholeNumber("a whole number, 0 (the cluster's cores) or more", min=0)),
     "model": Parameter(_URI, in_key=False, made_by="train"),
-    # It stands in URIs, in MLflow's filters, and in some stores in the name of a folder.
+    # The name is used in URIs, in MLflow's filters, and in some stores as the name of a folder.
     "registry_name": Parameter(Text(_NAME_RULE, r"(?!\.+$)(?!\s)[^/:@'\"?#%\\\x00-\x1f\x7f]+(?<!\s)")),
-    "env": Parameter(OneOf(ENVIRONMENTS, empty="take ENV")),
+    "env": Parameter(OneOf(ENVIRONMENTS, empty="use ENV")),
     "tolerance": Parameter(Number("0 or more", min=0)),
     "min_roc_auc": Parameter(Number("between 0 and 1", min=0, max=1)),
     "promote_rolled_back": Parameter(Switch(), in_key=False),
@@ -249,7 +249,7 @@ PARAMETERS = {
     "shadow": Parameter(OneOf(ENVIRONMENTS, empty="none")),
     "answers": Parameter(Text("be a local folder, gs://<bucket>/<folder>, or empty", r"(gs://.+|(?!.*://).*)")),
 }
-#: The inputs of steps and the step that makes each. The model comes first: it decides which dataset belongs to it.
+#: The inputs of steps, and the step that makes each. The model comes first, because its default dataset depends on it.
 MADE_BY = {name: PARAMETERS[name].made_by for name in ("model", "data", "dataset")}
 
 
@@ -282,10 +282,10 @@ def options(entry_point: str) -> list[click.Parameter]:
 
 
 def typed(name: str, value: object) -> Any:
-    """`value` as its parameter's type has it, so that `1`, `1.0` and `"1"` are the same number.
+    """`value` converted to its parameter's type, so that `1`, `1.0` and `"1"` are the same number.
 
     Raises:
-        click.ClickException: the value is not one that the parameter may have.
+        click.ClickException: the parameter does not allow the value.
     """
     try:
         return PARAMETERS[name].type.convert(value, None, None)
@@ -315,7 +315,7 @@ def resolve(entry_point: str, given: Mapping[str, object]) -> dict[str, Any]:
 
 
 def written(value: object) -> str:
-    """A value as a command line has it."""
+    """A value as text for a command line."""
     if value is None:
         return ""
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,4 +1,4 @@
-"""An input scored in one go: read like a source, made into the primary table, scored, and checked for drift."""
+"""Scores an input as a batch: reads it like a source, makes the primary table, scores it, and measures drift."""
 
 import json
 import shutil
@@ -52,7 +52,7 @@ class Sources:
             return loaded, None
         if loaded.table != "events":
             raise click.ClickException(
-                f"history={self.history}: {self.input} is a ready primary table, whose columns hold what came before; "
+                f"history={self.history}: {self.input} is a ready primary table, whose columns include the past; "
                 "leave history empty, or give events as input"
             )
         return loaded, self._read(self.history, scratch / "history", {"events": TABLES["events"]}, record, "history_")
@@ -74,7 +74,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class Past:
-    """What was known of the time before an input of events.
+    """What was known about the time before an input of events.
 
     Attributes:
         history: where the earlier events come from; empty: none were given.
@@ -96,14 +96,14 @@ class Past:
         if self.history:
             return f"history {self.history}: none of its events is before the input's first one, {self.first}"
         return (
-            f"no history: visitors' sessions before {self.first} are not known; give events before the input as "
-            "history=<source>"
+            f"no history: visitors' sessions before {self.first} are unknown; pass earlier events with "
+            "-P history=<source>"
         )
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What came of scoring an input.
+    """The result of scoring an input.
 
     Attributes:
         loaded: what was read and refused.
@@ -165,14 +165,11 @@ class Prediction:
         missing = self.scored.missing
         if not missing:
             return None
-        return (
-            f"the input lacks {len(missing)} of the columns that the model was trained with, which counts as null: "
-            f"{', '.join(missing)}"
-        )
+        return f"the input lacks {len(missing)} of the model's columns, which are taken as null: {', '.join(missing)}"
 
     @property
     def remarks(self) -> dict[str, str]:
-        """What the user should know of the answers: one line each, by the tag of the run that keeps it."""
+        """Warnings for the user, one line each, by the tag of the run that keeps the line."""
         lines = {
             "predict.history": self.past.lacking if self.past else None,
             "predict.lacking": self.lacking,
@@ -194,7 +191,7 @@ def training_profile(dataset: str, fetch: Callable[[], Path]) -> dict[str, Any] 
     try:
         return Description.read(fetch()).profile
     except (OSError, click.ClickException):
-        click.echo(f"predict: drift is not measured, {dataset} no longer describes the training data", err=True)
+        click.echo(f"predict: drift is not measured, because {dataset} does not describe the training data", err=True)
         return None
 
 

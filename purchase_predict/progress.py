@@ -1,8 +1,7 @@
-"""What a process is doing: on a terminal a line that is kept up to date, in a log a line for what takes long.
+"""Shows the progress of a process: on a terminal one line that is updated, in a log a line per long phase.
 
-A phase is a stretch of work with a name. Phases may be nested, and the innermost one is shown, after the name of what
-this process runs. Nothing of this changes a result, so the key of a step does not count this module (see
-`workflow/source.py`).
+A phase is a named piece of work. Phases may be nested; the innermost one is shown, after the name of the entry point.
+Progress changes no result, so the key of a step does not count this module (see `workflow/source.py`).
 """
 
 import atexit
@@ -30,15 +29,15 @@ TAKEN = "PURCHASE_PREDICT_PROGRESS"
 
 
 class Phase:
-    """A stretch of work.
+    """A named piece of work.
 
     Attributes:
-        text: what is done, such as `reading`.
-        total: how much there is to do; 0: not known.
-        unit: of `total`, such as `buckets`; `MB` stands for bytes.
-        poll: gives what is done so far, where nobody calls `advance`.
-        in_log: whether it gets lines in a log, too, if it takes long.
-        note: what else is shown, such as the best score so far.
+        text: its name, such as `reading`.
+        total: the amount of work; 0: not known.
+        unit: of `total`, such as `buckets`; with `MB`, amounts are in bytes and shown in MB.
+        poll: returns the finished amount, if nobody calls `advance`.
+        in_log: whether it also gets lines in a log, if it takes long.
+        note: further text to show, such as the best score so far.
     """
 
     def __init__(self, text: str, total: float, unit: str, poll: Callable[[], float] | None, in_log: bool) -> None:
@@ -49,7 +48,7 @@ class Phase:
         self.next_line = self.started + _FIRST_LINE
 
     def advance(self, by: float = 1, note: str = "") -> None:
-        """Says that so much more is done. Any thread may call it."""
+        """Adds to the finished amount. Any thread may call it."""
         self.done += by
         self.note = note or self.note
         self.on_advance()
@@ -85,7 +84,7 @@ class _Display:
         self.finished = threading.Event()
         self.thread: threading.Thread | None = None
         self.streams: tuple[TextIO, TextIO] | None = None
-        # Whether the line of the terminal holds a phase, and whether what else was written ended with a line break.
+        # Whether the terminal's line shows a phase, and whether the last other text ended with a line break.
         self.shown, self.at_start = False, True
 
     def push(self, phase: Phase) -> None:
@@ -112,7 +111,7 @@ class _Display:
     def clear(self) -> None:
         """Empties the terminal's line, so that something else can be written there."""
         with self.lock:
-            # Of a process that main launched, the line may hold main's phase.
+            # If main launched this process, the line may show main's phase.
             if self.streams and (self.shown or (self.at_start and TAKEN in os.environ)):
                 self._write("\r" + " " * _width() + "\r")
                 self.shown = False
@@ -198,7 +197,7 @@ def phase(
 
 
 def starting() -> None:
-    """Shows on a terminal that this process imports what it needs, until `name_process`; for steps main does it."""
+    """Shows the phase `starting` on a terminal until `name_process`. In a step that main launched, main shows it."""
     global _starting
     if _is_terminal() and TAKEN not in os.environ:
         _starting = Phase("starting", 0, "", None, False)
@@ -214,14 +213,14 @@ def _started() -> None:
 
 
 def name_process(entry_point: str) -> None:
-    """Names what this process runs: the first word of its lines. main names none, since its phases are about steps."""
+    """Sets the entry point's name, the first word of each line. main has none, since its phases name steps."""
     _started()
     _display.name = "" if entry_point == "main" else entry_point
 
 
 @contextmanager
 def bar(text: str, total: float, unit: str = "") -> Iterator[Phase | None]:
-    """A phase whose last state stays on the terminal; None without a terminal, where its owner prints lines instead."""
+    """A phase whose last state stays on the terminal. Yields None without a terminal: the caller then prints lines."""
     with phase(text, total, unit, in_log=False) as begun:
         if not _display.streams:
             yield None
@@ -236,8 +235,8 @@ def handed_over(text: str, folder: Path) -> Iterator[None]:
     """A phase in which another process is launched, which may show its own progress (`taken_over`).
 
     Args:
-        text: what is shown until then, and after.
-        folder: where the other process says so.
+        text: the phase that is shown before and after that.
+        folder: the other process creates a file in it while it shows its own progress.
     """
     global _mine
     _mine = folder / "progress"
@@ -252,7 +251,7 @@ def handed_over(text: str, folder: Path) -> Iterator[None]:
 
 @contextmanager
 def taken_over() -> Iterator[None]:
-    """Says to the process that launched this one that this one shows its progress, while the block runs."""
+    """Tells the launching process, while the block runs, that this process shows its own progress."""
     taken = os.environ.get(TAKEN)
     if not taken:
         yield

@@ -1,4 +1,4 @@
-"""Text that spreadsheets would run: in the CSV files that this project writes it gets an apostrophe before it."""
+"""Puts an apostrophe before text that a spreadsheet would run as a formula, in the CSV files of this project."""
 
 import re
 

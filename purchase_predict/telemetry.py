@@ -1,6 +1,6 @@
-"""Turns MLflow's telemetry off, if it is imported before MLflow, which would ask a host of its own.
+"""Turns MLflow's telemetry off: MLflow would contact a host of its own. Import this module before MLflow.
 
-Who wants it sets `MLFLOW_DISABLE_TELEMETRY=false`.
+To turn it on, set `MLFLOW_DISABLE_TELEMETRY=false`.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""From a search to a model that answers: its probabilities corrected, its threshold, its scores on the test rows."""
+"""Turns a search's result into a model: corrects its probabilities and threshold, and scores it on the test rows."""
 
 import math
 from dataclasses import dataclass
@@ -31,15 +31,15 @@ class Training:
         train: the encoded training rows.
         test: the raw test rows, with label and `user_id`.
         encoded: the encoded test rows, rows by features.
-        found: what the search ended with.
+        found: the result of the search.
         calibration: the correction of the probabilities, measured out of fold.
         threshold: the lowest probability at which the model answers "will buy", 0 to 1.
         uncorrected: the booster's own probability of each test row, 0 to 1.
         probability: the same after the correction, 0 to 1.
         scores: the metrics of `probability`.
         description: of the train and the test set.
-        shop: the file with what the shop knows at the end of the events, or None.
-        backtest: how the model would have done in past weeks; None: not measured, or the rows have no time.
+        shop: the file with the product counters at the end of the events, or None.
+        backtest: the model's metrics in past weeks; None: not measured, or the rows have no time.
     """
 
     train: LabelledRows
@@ -57,7 +57,7 @@ class Training:
 
     @property
     def model(self) -> dict[str, Any]:
-        """All that decides an answer, as `models.packaging.log` takes it."""
+        """Everything that determines a prediction, as arguments of `models.packaging.log`."""
         return {
             "booster": self.found.booster,
             "threshold": self.threshold,
@@ -85,7 +85,7 @@ class Training:
         }
 
     def sentence(self, metric: str) -> str:
-        """What came out: a metric on the test rows, with its interval, beside the constant answer's."""
+        """The result in a sentence: a metric on the test rows, with its interval, beside the constant answer's."""
         score = self.scores[metric]
         return (
             f"{metric} {score.value:.4f} on {len(self.test)} test rows (95 % interval {score.low:.4f} to "
@@ -94,7 +94,7 @@ class Training:
 
     @property
     def series(self) -> list[dict[str, float]]:
-        """What the train run logs as MLflow metrics at step 0, 1, ...: of each fold, and of each past period."""
+        """MLflow metrics of the train run at step 0, 1, ...: one step per fold, and per past period of the backtest."""
         of_folds: list[dict[str, float]] = [
             {"fold_score": fold.score, "fold_baseline": fold.baseline} for fold in self.found.folds
         ]
@@ -114,7 +114,7 @@ class Dataset:
         description: of both sides.
         train: the raw training rows, with label and `user_id`.
         test: the raw test rows, likewise.
-        shop: the file with what the shop knows at the end of the events; None: the rows come from no events.
+        shop: the file with the product counters at the end of the events; None: the rows do not come from events.
     """
 
     description: Description
@@ -159,10 +159,10 @@ def _session_ends(rows: pd.DataFrame) -> np.ndarray | None:
 def finish(
     found: SearchResult, train: LabelledRows, data: Dataset, metric: str, seed: int, with_backtest: bool
 ) -> Training:
-    """Corrects the probabilities of what the search found, and scores it on the test rows.
+    """Corrects the probabilities of the model that the search found, and scores it on the test rows.
 
     Args:
-        found: what the search ended with.
+        found: the result of the search.
         train: the encoded training rows.
         data: the raw rows.
         metric: the metric of the search.
@@ -175,9 +175,9 @@ def finish(
         measured = calibration.measure(found.searched.y, found.best.out_of_fold, found.searched.user)
         uncorrected = np.asarray(found.booster.predict(test.x))
     probability = purchase_model.calibrated(uncorrected, measured.correction)
-    # The correction keeps the order, so the threshold is corrected like a probability.
+    # The correction keeps the order of probabilities, so the threshold is corrected like one.
     threshold = float(purchase_model.calibrated(np.array([found.threshold]), measured.correction)[0])
-    with phase("intervals of the test metrics"):
+    with phase("computing the intervals of the test metrics"):
         scores = evaluate(test.y, probability, test.user, threshold, float(train.y.mean()))
     return Training(
         train,
@@ -196,9 +196,9 @@ def finish(
 
 
 def _backtest(found: SearchResult, train: LabelledRows, test: LabelledRows, metric: str, seed: int) -> Backtest | None:
-    """How the final fit's parameters would have done in past weeks; None where the rows have no time.
+    """Scores the final fit's parameters on past weeks; None if the rows have no time.
 
-    Of a large table, a sample of users is fitted and scored: as many rows as the search takes.
+    A large table is sampled by user, to as many rows as the search uses.
     """
     rows = sample_users(train.followed_by(test), seed)
     if rows.ended is None:

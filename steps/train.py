@@ -46,7 +46,7 @@ def train(
     with runner(trials, parallelism) as (run_batch, size), progress(max_evals, metric, earlier, record) as on_trial:
         found = search(rows, max_evals, metric, seed, on_trial, earlier, seconds, run_batch, size)
     trained = training.finish(found, rows, data, metric, seed, backtest)
-    with phase("report"):
+    with phase("writing the report"):
         run.log(write_report(trained, metric, history.origin(run.run_id, dataset), run.folder(), **money))
     mlflow.log_params({f"best_{name}": value for name, value in found.best.params.items()})
     digest = packaging.log(**trained.model, rows=data.train, folder=run.folder())

@@ -161,7 +161,7 @@ class Chain:
         folder = str(Path(sys.executable).parent)
         if os.environ.get("PATH", "").split(os.pathsep)[0] != folder:
             os.environ["PATH"] = folder + os.pathsep + os.environ.get("PATH", "")
-        with tempfile.TemporaryDirectory() as storage, handed_over(f"{plan.entry_point}: at work", Path(storage)):
+        with tempfile.TemporaryDirectory() as storage, handed_over(f"{plan.entry_point}: running", Path(storage)):
             try:
                 submitted = mlflow.projects.run(  # type: ignore[no-untyped-call]
                     uri=".",

@@ -88,7 +88,7 @@ def command(entry_point: str) -> Callable[[Callable[..., None]], click.Command]:
                 remove_orphans()
             with (
                 progress.taken_over(),
-                nullcontext() if entry_point == "serve" else progress.phase("at work", in_log=False),
+                nullcontext() if entry_point == "serve" else progress.phase("running", in_log=False),
                 stop_with_launcher(),
                 _open_run(entry_point) as run,
                 _limits_explained(),

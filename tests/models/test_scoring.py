@@ -91,7 +91,7 @@ def test_carts_with_all_columns_of_the_model_are_scored_with_all_of_them(
 
     given.drop(columns=[BEHAVIOUR[0]]).to_csv(tmp_path / "lacking.csv", index=False)
     lacking = invoke(predict, model=uri, input=tmp_path / "lacking.csv", output=tmp_path / "out/scored.csv")
-    said = f"the input lacks 1 of the columns that the model was trained with, which counts as null: {BEHAVIOUR[0]}"
+    said = f"the input lacks 1 of the model's columns, which are taken as null: {BEHAVIOUR[0]}"
     assert said in lacking.stderr
     assert f"{BEHAVIOUR[0]} 0" not in lacking.stderr  # nor is it said to have drifted
     answer = packaging.load(uri).answer(given.drop(columns=[BEHAVIOUR[0]]))
@@ -195,7 +195,7 @@ def test_carts_with_a_history_are_scored_as_all_events_together_are(trained: Tra
     alone, said = scored(input=f"{tmp_path}/later.parquet")
     assert (alone["probability"] - whole.loc[alone.index, "probability"]).abs().max() > 1e-6
     first = later["event_time"].min()
-    line = f"no history: visitors' sessions before {first} are not known; give events before the input as history="
+    line = f"no history: visitors' sessions before {first} are unknown; pass earlier events with -P history="
     assert line in said
     assert line in newest_run().data.tags["predict.history"]
 
@@ -208,7 +208,7 @@ def test_carts_with_a_history_are_scored_as_all_events_together_are(trained: Tra
     [
         (
             {"history": "sample:100"},
-            "is a ready primary table, whose columns hold what came before; leave history empty",
+            "is a ready primary table, whose columns include the past; leave history empty",
         ),
         (
             {"input": "sample:100", "history": "{}/in.parquet"},
