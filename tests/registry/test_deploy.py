@@ -215,7 +215,7 @@ def test_a_champion_that_cannot_be_loaded_gives_way(models: dict[str, Trained], 
     damage(broken)
     result = invoke(deploy, model=models["weak"].uri, registry_name=name, env="staging")
     assert result.exit_code == 0, result.output
-    assert "the champion does not answer" in promotion_json(result.output)["reason"]
+    assert "the champion cannot predict" in promotion_json(result.output)["reason"]
     assert holders(name)["staging"] == 2
 
     back = invoke(rollback, registry_name=name, env="staging")

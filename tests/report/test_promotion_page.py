@@ -30,5 +30,5 @@ def test_without_a_contest_the_challenger_stands_alone() -> None:
     assert "too few buyers to tell." in text
     assert "Challenger beside champion" not in text
     assert "The challenger beside the baseline" in text
-    assert "It passed the gate, and waits for approval." in promotion(promoted=False, waits=True)
+    assert "It passed the gate and waits for approval." in promotion(promoted=False, waits=True)
     assert "Registered only" in promotion(contest=False, env="", promoted=False)
