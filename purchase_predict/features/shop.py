@@ -78,8 +78,9 @@ def state(days: ir.Table) -> ir.Table:
 
 def shop_before(days: ir.Table) -> ir.Table:
     """The counters of all products together before each day, one row per day; their names start with `shop_`."""
-    before = _before(_summed(days, ["day"]), {"order_by": "day"})
-    return before.rename(**{f"shop_{name}": name for name in COUNTERS})
+    by_day = _summed(days, ["day"])
+    earlier = ibis.window(order_by="day", rows=(None, -1))
+    return by_day.select("day", **{f"shop_{name}": by_day[name].sum().over(earlier).fill_null(0) for name in COUNTERS})
 
 
 def as_of_midnight(days: ir.Table, shop: ir.Table, rows: ir.Table) -> ir.Table:
@@ -99,9 +100,8 @@ def as_of_midnight(days: ir.Table, shop: ir.Table, rows: ir.Table) -> ir.Table:
 
     The rates are null where the shop itself has nothing before that midnight.
     """
-    own = _before(days, {"group_by": "product_id", "order_by": "day"})
-    needed = rows.select("product_id", day=day_of(rows.event_time))
-    known = join(own.semi_join(needed, PRODUCT_DAY), shop, ["day"])
+    needed = rows.select("product_id", day=day_of(rows.event_time)).distinct()
+    known = join(_up_to(days, needed), shop, ["day"])
 
     def rate(of: str, per: str, mixed: int) -> ir.Value:
         shops = known[f"shop_{of}"] / known[f"shop_{per}"].nullif(0)
@@ -134,11 +134,20 @@ def _summed(counters: ir.Table, keys: list[str]) -> ir.Table:
     return counters.group_by(keys).agg(**{name: counters[name].sum() for name in COUNTERS})
 
 
-def _before(counters: ir.Table, window: dict[str, Any]) -> ir.Table:
-    """Each counter's sum over the earlier days; 0 on the first."""
-    earlier = ibis.window(**window, rows=(None, -1))
-    keys = [name for name in counters.columns if name not in COUNTERS]
-    return counters.select(*keys, **{name: counters[name].sum().over(earlier).fill_null(0) for name in COUNTERS})
+def _up_to(days: ir.Table, needed: ir.Table) -> ir.Table:
+    """Each counter's sum over the product's days before each needed day.
+
+    Running sums over all days would cost most of the time here. So the days are first added up to the next needed day
+    of their product, and the running sums are made over the needed days alone.
+    """
+    by_product: dict[str, Any] = {"group_by": "product_id", "order_by": "day"}
+    marked = join(days, needed.mutate(needed_day=needed.day), PRODUCT_DAY)
+    later = ibis.window(**by_product, rows=(1, None))
+    until_next = marked.mutate(next_day=marked.needed_day.min().over(later)).drop("day")
+    until_next = until_next.filter(until_next.next_day.notnull()).rename(day="next_day")
+    gained = join(needed, _summed(until_next, PRODUCT_DAY), PRODUCT_DAY)
+    so_far = ibis.window(**by_product, rows=(None, 0))
+    return gained.select(*PRODUCT_DAY, **{name: gained[name].sum().over(so_far).fill_null(0) for name in COUNTERS})
 
 
 def _of_events(events: ir.Table, sign: int) -> ir.Table:
