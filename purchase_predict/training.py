@@ -89,7 +89,7 @@ class Training:
         score = self.scores[metric]
         return (
             f"{metric} {score.value:.4f} on {len(self.test)} test rows (95 % interval {score.low:.4f} to "
-            f"{score.high:.4f}; constant answer {score.baseline:.4f})"
+            f"{score.high:.4f}; baseline {score.baseline:.4f})"
         )
 
     @property

@@ -109,10 +109,10 @@ class Backtest:
             return f"Fewer than {MIN_SCORED} {self.unit}s have enough buyers, so a trend over time cannot be measured."
         change = f"{trend.value:+.4f} a {self.unit} (95 % interval {trend.low:+.4f} to {trend.high:+.4f})"
         if trend.low > 0:
-            return f"It gets better with time: its gain in {label} over a constant answer changes by {change}."
+            return f"It gets better with time: its gain in {label} over the baseline changes by {change}."
         if trend.high < 0:
-            return f"It gets worse with time: its gain in {label} over a constant answer changes by {change}."
-        return f"It shows no clear trend over time yet: its gain in {label} over a constant answer changes by {change}."
+            return f"It gets worse with time: its gain in {label} over the baseline changes by {change}."
+        return f"It shows no clear trend over time yet: its gain in {label} over the baseline changes by {change}."
 
     def as_json(self) -> dict[str, Any]:
         """The backtest as JSON values. The duration is left out, so the same rows give the same values."""

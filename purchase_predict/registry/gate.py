@@ -77,7 +77,7 @@ def decide(
     if not utility(metric, worst) > utility(metric, score.baseline):
         return Decision(
             False,
-            f"{metric} {score.value:.4f} is not shown to beat the constant answer's {score.baseline:.4f}: "
+            f"{metric} {score.value:.4f} is not shown to beat the baseline's {score.baseline:.4f}: "
             f"its 95 % interval is {score.low:.4f} to {score.high:.4f}{few}",
         )
     if min_roc_auc > 0 and not auc >= min_roc_auc:
@@ -85,7 +85,7 @@ def decide(
     if contest is None:
         return Decision(
             True,
-            f"{metric} {score.value:.4f} beats the constant answer's {score.baseline:.4f}; {no_contest}",
+            f"{metric} {score.value:.4f} beats the baseline's {score.baseline:.4f}; {no_contest}",
         )
     ours = score.value if contest.challenger is None else contest.challenger
     fair = f" on the {contest.rows} of {contest.of} test rows that neither was trained on"

@@ -32,7 +32,7 @@ def card(
     return (
         f"{QUESTION}\n\n"
         f"**Metrics** on {rows.test} test rows, with bootstrap intervals over users:\n\n"
-        f"| metric | model | 95 % interval | constant answer |\n|---|---|---|---|\n{table}\n\n"
+        f"| metric | model | 95 % interval | baseline |\n|---|---|---|---|\n{table}\n\n"
         f"**Data**: trained on {rows.train} rows, {rates.train:.1%} of them purchases, tested on {rows.test} "
         f"others, {rates.test:.1%} purchases; split by {dataset.split}{cut}. "
         f"Features: {', '.join(dataset.features)}.\n\n"

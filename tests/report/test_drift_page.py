@@ -45,7 +45,7 @@ def test_names_and_remarks_are_there_and_cannot_become_markup() -> None:
     assert SCRIPT not in text
     assert text.count("&lt;script&gt;") >= 3  # the sentence, the drawing, the input
     assert "no history: visitors" in text
-    assert "the input lacks 1 of the columns" in text
+    assert "the input lacks 1 of the model&#39;s columns" in text
     assert "history</dt>" not in text  # none was given
 
 

@@ -223,7 +223,7 @@ def test_an_input_of_another_step_or_another_artifact_is_one_line(store: str) ->
     run_id = finding.make(experiment)  # process wrote `dataset`
     for name, uri, said in (
         ("data", f"runs:/{run_id}/dataset", "must be the output of load; run"),
-        ("dataset", f"runs:/{run_id}/nosuch", f"of process and wrote runs:/{run_id}/dataset"),
+        ("dataset", f"runs:/{run_id}/nosuch", f"is a run of process with the output runs:/{run_id}/dataset"),
         ("model", f"runs:/{run_id}/nosuch", f"is not the model of that run; the model is runs:/{run_id}/dataset"),
     ):
         with pytest.raises(click.ClickException, match=said):
