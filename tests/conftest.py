@@ -18,6 +18,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all-outages", action="store_true", help="all outages and kills, during every step")
 
 
+@pytest.fixture(scope="session")
+def all_outages(pytestconfig: pytest.Config) -> bool:
+    """Whether all outages and kills are tried, and each as often or as long as it was asked for."""
+    return bool(pytestconfig.getoption("all_outages"))
+
+
 #: Hypothesis tries a quarter of the examples by day: `HYPOTHESIS_PROFILE=deep make test` tries all of them. A loaded
 #: machine is no reason to fail: no example has a deadline.
 DEEP_EXAMPLES = 100

@@ -6,41 +6,41 @@ from dataclasses import dataclass
 from typing import Any
 
 from purchase_predict.serving.follower import Follower
-from purchase_predict.serving.meters import Meters
-from purchase_predict.serving.state import Size, State, Unavailable
+from purchase_predict.serving.service import Service
+from purchase_predict.serving.state import Size, Unavailable
 
 
 @dataclass
 class Health:
     """What tells how the server is."""
 
-    state: State
-    follower: Follower
-    shadow: Follower | None
-    meters: Meters
+    service: Service
 
     def ready(self) -> dict[str, Any]:
-        """Whether model and state are there, with the version at work and what is wrong, if something is."""
+        """Whether model and state are available, which version answers, and what is wrong, if something is.
+
+        A state that can be read but not written, as on a full disk, is a problem; the server stays ready, because only
+        a request shows whether it can be written again.
+        """
         size, wrong = self._size()
-        problems = [
-            problem for problem in (wrong, self.follower.problem, self.shadow and self.shadow.problem) if problem
-        ]
-        scorer = self.follower.scorer
+        follower = self.service.follower
+        found = [wrong or self.service.unwritten, *(follower.problem for follower in self._followers())]
+        scorer = follower.scorer
         return {
             "ready": size is not None and scorer is not None,
-            "model": self.follower.name,
-            "env": self.follower.env,
+            "model": follower.name,
+            "env": follower.env,
             "model_version": scorer.version if scorer else None,
-            "problems": problems,
+            "problems": [problem for problem in found if problem],
         }
 
     def metrics(self) -> str:
         """All metrics in Prometheus's text format."""
-        return self.meters.text(self._gauges())
+        return self.service.meters.text(self._gauges())
 
     def _gauges(self) -> Iterator[tuple[str, dict[str, str], float]]:
         now = time.time()
-        for follower in filter(None, (self.follower, self.shadow)):
+        for follower in self._followers():
             env, scorer = {"env": follower.env}, follower.scorer
             yield "model_version", env, float(scorer.version) if scorer else 0.0
             if scorer:
@@ -51,13 +51,18 @@ class Health:
             yield "registry_age_seconds", env, now - follower.registry_seen
         size, _ = self._size()
         yield "state_up", {}, float(size is not None)
+        yield "state_writable", {}, float(size is not None and not self.service.unwritten)
         if size:
             yield "state_bytes", {}, size.bytes
         if size and size.visitors is not None:
             yield "state_visitors", {}, size.visitors
 
+    def _followers(self) -> list[Follower]:
+        shadow = self.service.shadow
+        return [self.service.follower, *([shadow.follower] if shadow else [])]
+
     def _size(self) -> tuple[Size | None, str]:
         try:
-            return self.state.size(), ""
+            return self.service.state.size(), ""
         except Unavailable as error:
             return None, str(error)

@@ -39,6 +39,7 @@ METRICS = {
     "state_bytes": ("gauge", "Bytes of the state: its files, or Redis's memory."),
     "state_visitors": ("gauge", "Visitors in the state."),
     "state_up": ("gauge", "1 if the state can be read."),
+    "state_writable": ("gauge", "1 if the last request with events could be written to the state."),
 }
 
 

@@ -119,7 +119,7 @@ def serve(settings: Settings, state: State, started: Callable[[str], None]) -> N
             shadow = Shadow(_followed(settings.registry_name, settings.shadow, stack), log, meters)
             stack.callback(shadow.close)
         service = Service(state, follower, meters, settings.retention_days, log, shadow)
-        health = Health(state, follower, shadow.follower if shadow else None, meters)
+        health = Health(service)
         shared = isinstance(state, RedisState)
         quick = ThreadPoolExecutor(_REDIS_THREADS if shared else 1, "state")
         slow = ThreadPoolExecutor(2, "slow")

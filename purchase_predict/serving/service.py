@@ -15,7 +15,7 @@ from purchase_predict.serving.meters import Meters
 from purchase_predict.serving.records import Pair
 from purchase_predict.serving.scorer import Scorer
 from purchase_predict.serving.shadow import Shadow
-from purchase_predict.serving.state import Batch, State
+from purchase_predict.serving.state import Batch, State, Unavailable
 
 #: A try-out may have events of any time.
 _ANY_AGE = 10**6
@@ -40,6 +40,7 @@ class Service:
         retention_days: how far back the state reaches.
         log: where answers are logged; None: nowhere.
         shadow: the scorer of the second environment, for the log only; None: there is none.
+        unwritten: why the last request with events could not be written; empty if it was.
     """
 
     state: State
@@ -48,6 +49,7 @@ class Service:
     retention_days: int
     log: AnswerLog | None = None
     shadow: Shadow | None = None
+    unwritten: str = ""
 
     def count(self, raw: Sequence[object]) -> dict[str, Any]:
         """Counts events, and answers each cart event among them.
@@ -62,11 +64,7 @@ class Service:
             Unavailable: the state cannot be written; nothing was counted.
         """
         positions, events, refused = _parsed(raw)
-        done = (
-            self.state.change(events, lambda batch: advance(batch, events, self.retention_days))
-            if events
-            else Advanced()
-        )
+        done = self._written(events) if events else Advanced()
         refused += [_too_old(positions[place], events[place], self.retention_days) for place in done.too_old]
         self._meter(done.counts, len(refused))
         answers = self._answers(positions, events, done)
@@ -77,6 +75,15 @@ class Service:
             "refused": refused,
             "answers": answers,
         }
+
+    def _written(self, events: Sequence[Event]) -> Advanced:
+        try:
+            done = self.state.change(events, lambda batch: advance(batch, events, self.retention_days))
+        except Unavailable as error:
+            self.unwritten = str(error)
+            raise
+        self.unwritten = ""
+        return done
 
     def try_out(self, raw: Sequence[object]) -> dict[str, Any]:
         """What `count` would return, with the columns and what pushed each answer; nothing is kept."""

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from tests.registered import invoke
 from tests.serving import served
 from tests.serving.redis_server import RedisServer
 from tests.serving.served import NAME, Served, as_sent, event
+from tests.small_disk import enlarge, small_disk
 from tools.machine import answers, free_port, within
 
 TOKEN = "0123456789abcdef0123456789abcdef"
@@ -104,11 +106,12 @@ def test_another_host_asks_for_the_token_and_says_nothing_without_it(registry: s
 # ---- what it survives --------------------------------------------------------------------------------------------
 
 
-def test_acknowledged_events_are_there_once_after_kill_9(registry: str, tmp_path: Path) -> None:
-    table = as_sent(sample.events(3000).to_pylist())
+def test_acknowledged_events_are_there_once_after_kill_9(registry: str, tmp_path: Path, all_outages: bool) -> None:
+    table = as_sent(sample.events(20_000 if all_outages else 3000).to_pylist())
     table = list({json.dumps(row, sort_keys=True): row for row in table}.values())
+    draw = random.Random(1)
     acknowledged = 0
-    for kill_after in (0.15, 0.4):
+    for kill_after in [draw.uniform(0.05, 0.45) for _ in range(20)] if all_outages else (0.15, 0.4):
         with served.server(registry, tmp_path / "log", state=tmp_path / "state") as running:
             if acknowledged:
                 _, again = running.ask("/events", table[max(0, acknowledged - 500) : acknowledged])
@@ -152,13 +155,13 @@ def under_load(running: Served, while_: Callable[[], None]) -> list[tuple[float,
 
 
 def test_promotions_and_rollbacks_take_effect_within_five_seconds_and_no_request_fails(
-    registry: str, tmp_path: Path
+    registry: str, tmp_path: Path, all_outages: bool
 ) -> None:
     client = mlflow.MlflowClient()
     holders: list[tuple[float, str]] = []
 
     def move() -> None:
-        for number in range(4):
+        for number in range(20 if all_outages else 4):
             holders.append((time.time(), "21"[number % 2]))
             client.set_registered_model_alias(NAME, "production", holders[-1][1])
             time.sleep(5.5)
@@ -206,7 +209,41 @@ def test_redis_that_restarts_is_a_503_in_one_line_and_nothing_acknowledged_is_lo
         redis_server.kill()
 
 
-def test_a_tracking_server_that_is_away_leaves_the_answers_as_they_are(registry: str, tmp_path: Path) -> None:
+def test_a_full_disk_is_a_503_in_one_line_and_nothing_acknowledged_is_lost(registry: str, tmp_path: Path) -> None:
+    batches = [
+        [
+            event(f"10:00:{second:02}", "view", user_id=1000 * batch + second, user_session=f"{batch}")
+            for second in range(60)
+        ]
+        for batch in range(300)
+    ]
+    with (
+        small_disk(tmp_path / "small", "4m") as disk,
+        served.server(registry, tmp_path / "log", state=disk / "state", answers=tmp_path / "answers") as running,
+    ):
+        acknowledged = []
+        for batch in batches:
+            status, answer = running.ask("/events", batch)
+            if status != 200:
+                break
+            acknowledged.append(batch)
+        assert (status, list(answer)) == (503, ["detail"])
+        assert answer["detail"].startswith("the state cannot be written: ")
+        assert running.ask("/health")[0] == 200
+        assert (running.metric("state_up"), running.metric("state_writable")) == (1, 0)
+        assert running.ask("/ready")[1]["problems"] == [answer["detail"]]
+        enlarge(disk, "64m")
+        again = [running.ask("/events", batch)[1] for batch in acknowledged]
+        assert {(answer["events"], answer["repeated"]) for answer in again} == {(0, len(batch))}
+        _, refused = running.ask("/events", batch)
+        assert refused["events"] == len(batch)
+        assert running.metric("state_writable") == 1
+        assert running.ask("/ready")[1]["problems"] == []
+
+
+def test_a_tracking_server_that_is_away_leaves_the_answers_as_they_are(
+    registry: str, tmp_path: Path, all_outages: bool
+) -> None:
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", registry, "--port", str(port)]
     command += ["--workers", "1", "--host", "127.0.0.1"]
@@ -228,9 +265,11 @@ def test_a_tracking_server_that_is_away_leaves_the_answers_as_they_are(registry:
             assert (status, ready["model_version"]) == (200, "1")
             assert ready["problems"][0].startswith("the registry does not answer: ")
             assert running.metric("model_behind") == 1
-            for second in range(20):
+            seconds = 60 if all_outages else 0
+            for second in range(seconds or 20):
                 status, answer = running.ask("/events", event(f"11:00:{second:02}", "cart", user_session=f"{second}"))
                 assert (status, answer["answers"][0]["model_version"]) == (200, "1")
+                time.sleep(1 if seconds else 0)
             tracking = started()
             running.wait_until(lambda: not running.ask("/ready")[1]["problems"], 30)
     finally:
