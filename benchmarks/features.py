@@ -291,7 +291,7 @@ def measure(engine: str, source: Path) -> dict[str, float]:
         command = [sys.executable, "-m", "benchmarks.features", "--run", engine, str(source), scratch]
         started = time.perf_counter()
         process = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, text=True)
-        peak = _Peak(process.pid)
+        peak = Peak(process.pid)
         output, _ = process.communicate()
         seconds = time.perf_counter() - started
         if process.returncode:
@@ -300,7 +300,7 @@ def measure(engine: str, source: Path) -> dict[str, float]:
         return {"seconds": seconds, "cpu": peak.cpu, "mib": peak.bytes / 2**20, "rows": int(output.split()[-1])}
 
 
-class _Peak:
+class Peak:
     """Watches resident memory and processor time of a process and its children together: Spark's JVM is a child."""
 
     def __init__(self, pid: int) -> None:

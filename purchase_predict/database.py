@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,13 @@ def machine_memory() -> int:
     return memory
 
 
-def connect(scratch: Path, memory_limit: str = "") -> duckdb.DuckDBPyConnection:
+def connect(scratch: Path, memory_limit: str = "", threads: int = 0) -> duckdb.DuckDBPyConnection:
     """A connection to an empty database, with limited memory, whose times are UTC.
 
     Args:
         scratch: the folder for what does not fit in memory.
         memory_limit: such as `2GB` or `512MiB`; empty: a quarter of the machine's memory.
+        threads: the number of threads; 0: one for each core.
     """
     connection = duckdb.connect(
         config={
@@ -41,6 +43,8 @@ def connect(scratch: Path, memory_limit: str = "") -> duckdb.DuckDBPyConnection:
         }
     )
     connection.execute("SET TimeZone = 'UTC'")
+    if threads:
+        connection.execute(f"SET threads = {threads}")
     return connection
 
 
@@ -65,6 +69,34 @@ def quoted(text: object) -> str:
     return "'" + str(text).replace("'", "''") + "'"
 
 
+@dataclass(frozen=True)
+class Sums:
+    """What the digest of a table is made of. The sums of its parts add up to those of the table.
+
+    Attributes:
+        columns: the table's columns, in alphabetical order.
+        rows: the number of rows.
+        first: the sum of the rows' hashes.
+        second: the sum of the hashes of these hashes, because different rows might have the first sum in common.
+    """
+
+    columns: tuple[str, ...]
+    rows: int
+    first: int
+    second: int
+
+    def __add__(self, other: "Sums") -> "Sums":
+        """The sums of two parts of a table together."""
+        assert self.columns == other.columns
+        return Sums(self.columns, self.rows + other.rows, self.first + other.first, self.second + other.second)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the column names and the sums."""
+        sums = (self.first, self.second) if self.rows else (None, None)
+        return hashlib.sha256(f"{','.join(self.columns)}|{(self.rows, *sums)}".encode()).hexdigest()
+
+
 def table_digest(connection: duckdb.DuckDBPyConnection, relation: str) -> str:
     """SHA-256 over column names and row hashes: the same for the same rows, whatever the order of rows and columns.
 
@@ -74,31 +106,29 @@ def table_digest(connection: duckdb.DuckDBPyConnection, relation: str) -> str:
     Args:
         relation: the FROM item of the table.
     """
-    return digest_and_counts(connection, relation, "false")[0]
+    return sums_and_count(connection, relation, "false")[0].digest
 
 
-def digest_and_counts(connection: duckdb.DuckDBPyConnection, relation: str, condition: str) -> tuple[str, int, int]:
-    """Reads a table once for three results.
+def sums_and_count(connection: duckdb.DuckDBPyConnection, relation: str, condition: str) -> tuple[Sums, int]:
+    """Reads a table once for two results.
 
     Args:
         relation: the FROM item of the table.
         condition: an SQL condition on a row.
 
     Returns:
-        The digest as `table_digest` gives it, the number of rows, and the number of rows that meet the condition.
+        What `table_digest` is made of, and the number of rows that meet the condition.
     """
     columns = dict(
         sorted((name, type_) for name, type_, *_ in connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall())
     )
     row = ", ".join(_hashed(f'"{name}"', type_) for name, type_ in columns.items())
-    # Sums do not depend on the order of rows. There are two, of the hashes and of the hashes' hashes, because different
-    # rows might have one sum in common by chance.
+    # Sums do not depend on the order of rows.
     ((rows, first, second, meeting),) = connection.execute(
         f"""SELECT count(*), sum(hashed::HUGEINT), sum(hash(hashed)::HUGEINT), count(*) FILTER (WHERE meets)
             FROM (SELECT hash({row}) AS hashed, {condition} AS meets FROM {relation})"""
     ).fetchall()
-    digest = hashlib.sha256(f"{','.join(columns)}|{(rows, first, second)}".encode()).hexdigest()
-    return digest, rows, meeting
+    return Sums(tuple(columns), rows, first or 0, second or 0), meeting
 
 
 def _hashed(column: str, type_: str) -> str:

@@ -22,7 +22,7 @@ STEPS = ("load", "process", "train", "deploy")
 
 
 class Engine(StrEnum):
-    """What makes the features of events."""
+    """What reads the source and makes the features of events."""
 
     DUCKDB = "duckdb"
     SPARK = "spark"
@@ -191,6 +191,9 @@ class Parameter:
     same_trials: bool = False
 
 
+#: Sources that Spark alone reads, by Hadoop's file systems.
+ON_HADOOP = re.compile(r"(hdfs|viewfs|s3a?|abfss?|wasbs?)://")
+
 _URI = Text("be runs:/<run id>/<path>, models:/<name>@<alias>, models:/<name>/<version>, or empty", r".*")
 _NAME_RULE = "be a name without / : @ ? # % \\ and quotes, and not dots alone"
 _SOME_TEXT = r".*\S.*"
@@ -309,6 +312,10 @@ def resolve(entry_point: str, given: Mapping[str, object]) -> dict[str, Any]:
         name: typed(name, given.get(name, written(declaration.get("default"))))
         for name, declaration in parameters.items()
     }
+    if ON_HADOOP.match(str(values.get("source", ""))) and values.get("engine") != Engine.SPARK:
+        raise click.ClickException(
+            f"source {values['source']}: only engine=spark reads it; gs:// is read without Spark"
+        )
     if (values.get("margin") is None) != (values.get("code_cost") is None):
         raise click.ClickException("margin and code_cost belong together: give both, or neither")
     return values

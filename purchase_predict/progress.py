@@ -78,7 +78,7 @@ class _Display:
     """The phases of this process, and the thread that shows the innermost one."""
 
     def __init__(self) -> None:
-        self.name = ""
+        self.name, self.silent = "", False
         self.phases: list[Phase] = []
         self.lock = threading.RLock()
         self.finished = threading.Event()
@@ -89,7 +89,7 @@ class _Display:
 
     def push(self, phase: Phase) -> None:
         self.phases.append(phase)
-        if self.thread is None:
+        if self.thread is None and not self.silent:
             if _is_terminal():
                 self.streams = sys.stdout, sys.stderr
                 sys.stdout, sys.stderr = (_Cleared(stream, self) for stream in self.streams)
@@ -210,6 +210,11 @@ def _started() -> None:
     if _starting:
         _display.pop(_starting)
         _starting = None
+
+
+def be_silent() -> None:
+    """Shows nothing from now on: for a process on an executor of Spark, whose output is that of the executor."""
+    _display.silent = True
 
 
 def name_process(entry_point: str) -> None:

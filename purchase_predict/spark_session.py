@@ -4,17 +4,29 @@ The cluster comes from SPARK_REMOTE (Spark Connect), SPARK_MASTER, or `spark.mas
 any of them, Spark runs on this machine. PySpark is not in conda.yaml; docs/scaling.md says how to add it.
 """
 
+import atexit
 import os
+import re
+import shutil
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+import purchase_predict
+
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+_PROJECT = Path(purchase_predict.__file__).parents[1]
+#: Parts of an error that Python raised on an executor.
+_TRACEBACK = "Traceback (most recent call last):"
+_RAISED = re.compile(r"^[A-Za-z_][\w.]*: .+$", re.MULTILINE)
+_MISSING = re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'")
 #: Seconds within which a Spark Connect server must accept a connection.
 _CONNECT_SECONDS = 30
 
@@ -39,6 +51,7 @@ def session_of(asked: str, instead: str) -> Iterator["SparkSession"]:
             f"{asked} needs PySpark, which is not installed here: pip install 'pyspark>=4.0,<4.1', and Java 17 "
             f"(docs/scaling.md says more); or take {instead}"
         ) from error
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # of executors on this machine, or set up alike
     remote, master = os.environ.get("SPARK_REMOTE"), os.environ.get("SPARK_MASTER")
     builder = SparkSession.builder.appName("purchase-predict")
     if not remote:  # a Spark Connect server, which others may use, has settings of its own
@@ -66,6 +79,35 @@ def session_of(asked: str, instead: str) -> Iterator["SparkSession"]:
             session.stop()
 
 
+@contextmanager
+def settings_of(session: "SparkSession", settings: Mapping[str, str]) -> Iterator[None]:
+    """Applies settings to the session and restores its own afterwards, because others may use it."""
+    before = {name: session.conf.get(name, None) for name in settings}
+    for name, value in settings.items():
+        session.conf.set(name, value)
+    try:
+        yield
+    finally:
+        for name, value_before in before.items():
+            if value_before is None:
+                session.conf.unset(name)
+            else:
+                session.conf.set(name, value_before)
+
+
+def send_package(session: "SparkSession") -> None:
+    """Sends the project's code to the executors.
+
+    The packages of conda.yaml must be installed there, in the Python that PYSPARK_PYTHON names.
+    """
+    # A session that stays open refuses a second file of the same name, and hands the file to new executors: so each
+    # call has a name of its own, and the file stays until this process ends.
+    folder = Path(tempfile.mkdtemp(prefix="purchase-predict-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    package = shutil.make_archive(str(folder / folder.name), "zip", _PROJECT, "purchase_predict")
+    session.addArtifacts(package, pyfile=True)
+
+
 def _wait_for_server(remote: str, where: str) -> None:
     """Waits for a Spark Connect server. Spark itself would wait 10 minutes, and its error does not name the address."""
     if not remote.startswith("sc://"):
@@ -91,9 +133,19 @@ def _wait_for_server(remote: str, where: str) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """The line of Spark's long message that names the error: the first with an error class in brackets, or the last
-    cause; the first line of all if there are neither.
+    """The line of Spark's long message that names the error: that of a Python traceback on an executor, or the first
+    with an error class in brackets, or the last cause; the first line of all if there are none of these.
     """
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = str(error)
+    if _TRACEBACK in text:
+        raised = _RAISED.findall(text[text.index(_TRACEBACK) :].partition("JVM stacktrace")[0])
+        if raised and (missing := _MISSING.match(raised[-1])):
+            return (
+                f"the Python of the executors lacks {missing[1]}: install the packages of requirements.lock there, or "
+                "name a Python that has them by PYSPARK_PYTHON"
+            )
+        if raised:
+            return f"on an executor: {raised[-1]}"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     telling = [line for line in lines if line.startswith(("Caused by:", "["))]
     return (telling or lines or [type(error).__name__])[-1 if telling and telling[0].startswith("Caused") else 0]

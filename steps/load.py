@@ -3,21 +3,34 @@
 In: a source. Out: `events/bucket=*/*.parquet` or `primary/*.parquet`, `source.json`, `rejects.csv` where rows were
 refused.
 
+With `engine=spark` the executors read the source and store the rows among this run's artifacts, without a row in this
+process but the refused ones; both engines give the same rows. The built-in sample is made and read here in any case.
+
     mlflow run . -e load --env-manager local -P source=data/
 """
 
 import mlflow
 
+from purchase_predict.parameters import Engine
+from purchase_predict.reading import on_spark
 from purchase_predict.reading.load import load_source
-from purchase_predict.sources.sources import changed, fingerprint
+from purchase_predict.sources.sources import changed, fingerprint, sample_events
 from purchase_predict.workflow.step import Output, StepRun, step
 
 
 @step("load", fingerprint)
-def load(run: StepRun, source: str, max_reject_ratio: float, gcp_project: str, memory_limit: str) -> Output:
+def load(
+    run: StepRun, source: str, max_reject_ratio: float, gcp_project: str, memory_limit: str, engine: Engine
+) -> Output:
     """Read the source into Parquet."""
     outputs = run.folder()
-    loaded = load_source(source, outputs, run.folder(), max_reject_ratio, memory_limit, gcp_project)
+    if engine == Engine.SPARK and sample_events(source) is None:
+        loaded, files = on_spark.load_source(
+            source, outputs, run.folder(), max_reject_ratio, run.store(), memory_limit, gcp_project
+        )
+        run.stored(loaded.table, {name: (file.size, file.checksum) for name, file in files.items()})
+    else:
+        loaded = load_source(source, outputs, run.folder(), max_reject_ratio, memory_limit, gcp_project)
     if loaded.source_digest != run.input_digests["source"]:  # the rows would be kept under the key of other content
         raise changed(source, "a file")
     mlflow.log_metrics({"rows": loaded.rows, "rejected_rows": loaded.rejected})

@@ -44,6 +44,7 @@ LONGEST = (
     "servers/test_serve.py",
     "servers/test_serve_faults.py",
     "servers/test_replay.py",
+    "reading/test_on_spark.py",
     "features/test_on_spark.py",
     "workflow/test_spark.py",
     "workflow/test_faults.py",

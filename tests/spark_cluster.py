@@ -66,15 +66,16 @@ def running(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def session_on(master: str, folder: Path) -> Iterator[None]:
+def session_on(master: str, folder: Path, **settings: str) -> Iterator[None]:
     """A user's configuration that names the cluster, and a session that stays open: to start one takes 15 s.
 
-    The session's time zone is not UTC.
+    The session's time zone is not UTC. Further settings are given with `__` in place of dots.
     """
     (folder / "spark-defaults.conf").write_text(
         "spark.sql.session.timeZone America/New_York\nspark.ui.enabled false\nspark.executor.memory 768m\n"
         "spark.driver.host 127.0.0.1\nspark.driver.bindAddress 127.0.0.1\n"
         f"spark.driver.extraJavaOptions {QUICK_START}\nspark.executor.extraJavaOptions {QUICK_START}\n"
+        + "".join(f"{name.replace('__', '.')} {value}\n" for name, value in settings.items())
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPARK_CONF_DIR", str(folder))

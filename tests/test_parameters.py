@@ -71,6 +71,15 @@ def test_the_money_of_codes_is_given_as_a_whole_or_not_at_all(entry_point: str) 
         resolve(entry_point, {"margin": 12})
 
 
+@pytest.mark.parametrize("entry_point", ["main", "load"])
+def test_what_spark_alone_reads_is_refused_without_it(entry_point: str) -> None:
+    source = "hdfs://names:8020/clicks"
+    assert resolve(entry_point, {"source": source, "engine": "spark"})["source"] == source
+    for values in ({"source": source}, {"source": source, "engine": "duckdb"}):
+        with pytest.raises(click.ClickException, match=r"source hdfs://names:8020/clicks: only engine=spark reads it"):
+            resolve(entry_point, values)
+
+
 def test_an_unknown_parameter_is_refused() -> None:
     with pytest.raises(click.ClickException, match="load has no parameter evals"):
         resolve("load", {"evals": 1})

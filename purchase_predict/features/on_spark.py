@@ -11,7 +11,7 @@ from purchase_predict.checksums import Damaged
 from purchase_predict.features import expressions
 from purchase_predict.features.on_duckdb import STATE
 from purchase_predict.schema import EVENTS, TYPES
-from purchase_predict.spark_session import session_of
+from purchase_predict.spark_session import session_of, settings_of
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -69,7 +69,7 @@ def primary_from_events(source: str, session_type: str, crc32: Mapping[str, int]
         Damaged: a file of the events is not what load wrote.
         click.ClickException: PySpark or Java is missing, the cluster cannot be reached, or cannot read or write there.
     """
-    with session_of("engine=spark", "engine=duckdb") as session, _settings(session, _SETTINGS):
+    with session_of("engine=spark", "engine=duckdb") as session, settings_of(session, _SETTINGS):
         _check(session, source, crc32)
         raw = _read(session, source, session_type)
         (total, with_session) = _first_row(raw.selectExpr("count(*)", "count(user_session)"))
@@ -88,7 +88,7 @@ def primary_from_events(source: str, session_type: str, crc32: Mapping[str, int]
             return session.sql(expressions.sql("pyspark", table, prefix))
 
         shuffle = {"spark.sql.shuffle.partitions": str(partitions)}
-        with _settings(session, shuffle), _released(session, tables):
+        with settings_of(session, shuffle), _released(session, tables):
             register("raw", raw)
             # Three columns of all events are shuffled to their user's partition here. Of the other tables, only the
             # events that are left are shuffled.
@@ -107,22 +107,6 @@ def primary_from_events(source: str, session_type: str, crc32: Mapping[str, int]
             query("state").coalesce(1).write.mode("overwrite").parquet(f"{target}/{STATE}")
     counts = {"events": total, "events_without_session": total - with_session, "events_repeated": repeated}
     return Written(rows, counts)
-
-
-@contextmanager
-def _settings(session: "SparkSession", settings: Mapping[str, str]) -> Iterator[None]:
-    """Applies settings to the session and restores its own afterwards, because others may use it."""
-    before = {name: session.conf.get(name, None) for name in settings}
-    for name, value in settings.items():
-        session.conf.set(name, value)
-    try:
-        yield
-    finally:
-        for name, value_before in before.items():
-            if value_before is None:
-                session.conf.unset(name)
-            else:
-                session.conf.set(name, value_before)
 
 
 @contextmanager

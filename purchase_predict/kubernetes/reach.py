@@ -8,9 +8,10 @@ import click
 import mlflow
 
 from purchase_predict.kubernetes.config import StepConfig
+from purchase_predict.parameters import ON_HADOOP
 from purchase_predict.sources.part import CLOUD
 from purchase_predict.sources.sources import SAMPLE
-from purchase_predict.workflow.artifacts import local_folder
+from purchase_predict.workflow.storing import local_folder
 
 _LOOPBACK = r"localhost|127\..*|::1"
 
@@ -56,7 +57,7 @@ def refuse_unreachable(
             "serve them (mlflow server --artifacts-destination), or mount a shared disk by the template"
         )
     source = parameters.get("source", "sample")
-    shared = source.startswith(CLOUD) or SAMPLE.fullmatch(source)
+    shared = source.startswith(CLOUD) or ON_HADOOP.match(source) or SAMPLE.fullmatch(source)
     if entry_point == "load" and not shared and not volumes:
         raise click.ClickException(
             f"source={source}: is on this machine, where a Job of load cannot read it: put it into a bucket (gs://), "

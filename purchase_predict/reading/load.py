@@ -1,13 +1,7 @@
 """Reading a source into Parquet, so that every row is either loaded or refused, with file, line and reason.
 
-Three ways are tried, the quickest first:
-
-1. Arrow, block by block (`csv_blocks`): only for plain CSV text that is not gzipped.
-2. One scan by DuckDB (`scan`): for CSV, gzipped CSV and Parquet.
-3. Line by line (`careful`): for sources with malformed rows or doubtful lines.
-
-The first two write all rows of the source or step aside, so a clean source never pays for the third. In the end, rows
-read and rows refused must add up to the rows in the files.
+Three ways are tried, the quickest first (`ways`). In the end, rows read and rows refused must add up to the rows in the
+files.
 """
 
 import shutil
@@ -18,11 +12,14 @@ from pathlib import Path
 import click
 import duckdb
 
-from purchase_predict.database import connect, digest_and_counts, one_row, quoted, table_digest
+from purchase_predict.checksums import crc32_below
+from purchase_predict.database import connect, quoted, table_digest
 from purchase_predict.errors import printable, some_of
-from purchase_predict.progress import Phase, phase
-from purchase_predict.reading import careful, csv_blocks, manifest, plain, rejects, scan
+from purchase_predict.parameters import ON_HADOOP
+from purchase_predict.progress import phase
+from purchase_predict.reading import manifest, rejects, scan, ways
 from purchase_predict.reading.files import File, common_table, open_file
+from purchase_predict.reading.manifest import Account
 from purchase_predict.reading.scan import Copied, Reading
 from purchase_predict.schema import TABLES, Column
 from purchase_predict.sources import local, sample, sources
@@ -82,6 +79,8 @@ def load_source(
     Raises:
         click.ClickException: the source cannot be read, holds none of the tables, or has too many malformed rows.
     """
+    if ON_HADOOP.match(source):
+        raise click.ClickException(f"source {source}: only load with engine=spark reads it; take gs:// or a local copy")
     events = sources.sample_events(source)
     folder = scratch / "parts"
     folder.mkdir()
@@ -93,31 +92,17 @@ def load_source(
     else:
         listed = sources.listing(source, gcp_project)
         digest = sources.content_digest(listed)
-        _print_left_out(listed)
+        print_left_out(listed)
     paths = sources.fetch(listed.parts, folder, gcp_project)
     with connect(scratch, memory_limit) as connection:
         reading = _opened(connection, source, listed.parts, paths, scratch, tables)
-        copied = _read(reading)
+        copied = ways.read(reading)
         if events is None:
             with phase("looking whether the source has changed"):
                 sources.check_unchanged(source, listed, gcp_project)
         if may_be_empty and not any(copied.records.values()):
             _write_no_rows(reading)
         return _kept(reading, copied, listed, target, max_reject_ratio, digest)
-
-
-def _read(reading: Reading) -> Copied:
-    """Copies the rows in the quickest way that takes the source, and shows how far each way is."""
-    size = sum(file.part.size for file in reading.files)
-    with phase("reading", size, "MB") as shown:
-        copied = _in_blocks(reading, shown)
-    if copied is None:
-        with phase("reading", 100, "%", poll=reading.connection.query_progress):
-            copied = scan.in_one_scan(reading)
-    if copied is None:
-        with phase("reading line by line", size, "MB") as shown:
-            copied = careful.line_by_line(reading, shown)
-    return copied
 
 
 def _opened(
@@ -139,68 +124,35 @@ def _opened(
     table = common_table(files, tables)
     there = {name for file in files for name in file.known}
     columns = tuple(column for column in tables[table] if not column.optional or column.name in there)
-    _print_ignored(files, table, columns)
+    print_ignored(ignored(files, columns), table)
     rejects.create_table(connection)
-    return Reading(connection, source, table, columns, files, _bucket_count(files, table), scratch)
+    buckets = bucket_count([file.part for file in files]) if table == "events" else 1
+    return Reading(connection, source, table, columns, files, buckets, scratch)
 
 
-def _print_left_out(listed: Listing) -> None:
+def print_left_out(listed: Listing) -> None:
+    """Prints what the source holds beside its data files, if anything."""
     if listed.left_out:
         named = printable(some_of(listed.left_out, _NAMED))
         click.echo(f"load: left out, because no data file by the name: {named}")
 
 
-def _print_ignored(files: Sequence[File], table: str, columns: Sequence[Column]) -> None:
+def ignored(files: Sequence[File], columns: Sequence[Column]) -> list[str]:
+    """The columns of the files that are not read, each once."""
     known = {column.name for column in columns}
-    extra = list(dict.fromkeys(name for file in files for name in file.columns if name not in known))
-    if extra:
-        click.echo(f"load: ignored, because no column of the {table} table: {printable(some_of(extra, _NAMED))}")
+    return list(dict.fromkeys(name for file in files for name in file.columns if name not in known))
 
 
-def _bucket_count(files: Sequence[File], table: str) -> int:
-    if table != "events":
-        return 1
-    events = sum(file.part.size // (_CSV_EVENT if file.path.suffix == ".csv" else _PACKED_EVENT) for file in files)
+def print_ignored(names: Sequence[str], table: str) -> None:
+    """Prints the columns that are not read, if there are any."""
+    if names:
+        click.echo(f"load: ignored, because no column of the {table} table: {printable(some_of(names, _NAMED))}")
+
+
+def bucket_count(parts: Sequence[Part]) -> int:
+    """The number of buckets for the events of these parts, by their size."""
+    events = sum(part.size // (_CSV_EVENT if part.ending == ".csv" else _PACKED_EVENT) for part in parts)
     return min(_MAX_BUCKETS, max(1, events // _BUCKET_ROWS))
-
-
-def _in_blocks(reading: Reading, shown: Phase) -> Copied | None:
-    """Copies CSV files by Arrow; None if a file is gzipped or Parquet, or anything in it is malformed or doubtful."""
-    if any(file.path.suffix != ".csv" or file.partition for file in reading.files):
-        return None  # DuckDB unpacks several files at the same time, and adds a partition's column
-    if any(column.name not in file.known for file in reading.files for column in reading.columns):
-        return None  # a file lacks an optional column that another one has
-    files = {file.path: file.columns for file in reading.files}
-    types = {column.name: column.type for column in reading.columns}
-    (threads,) = one_row(reading.connection, "SELECT current_setting('threads')")
-    for session_type in ("UUID", "VARCHAR"):
-        shutil.rmtree(reading.written, ignore_errors=True)
-        try:
-            counted = csv_blocks.copy(
-                files,
-                types,
-                ids=["user_session"],
-                as_uuids=session_type == "UUID",
-                bucket_of="user_id",
-                buckets=reading.buckets,
-                target=reading.written,
-                threads=threads,
-                read=shown.advance,
-            )
-            break
-        except plain.NotPlain:
-            return None
-        except csv_blocks.NotUuids:
-            continue
-    records = {file.number: count for file, count in zip(reading.files, counted, strict=True)}
-    if not any(counted):
-        return Copied(0, records, session_type)
-    broken = " OR ".join(filter(None, map(scan.breaks_rule, reading.columns)))
-    with phase("checking what was read"):
-        digest, rows, refused = digest_and_counts(reading.connection, scan.parquet_below(reading.written), broken)
-    if refused or rows != sum(counted):
-        return None
-    return Copied(rows, records, session_type, digest)
 
 
 def _write_no_rows(reading: Reading) -> None:
@@ -215,25 +167,20 @@ def _kept(
     reading: Reading, copied: Copied, listed: Listing, target: Path, max_reject_ratio: float, source_digest: str
 ) -> Loaded:
     """Checks that no row is lost and not too many are refused; then fills `target`."""
-    parts = listed.parts
-    refused = rejects.counts(reading.connection)
-    rows, rejected, total = copied.rows, sum(refused.values()), sum(copied.records.values())
-    if rows + rejected != total:
-        raise click.ClickException(
-            f"source {reading.source}: {total} rows are there, but {rows} were read and {rejected} refused: nothing "
-            "was loaded, because rows would be lost"
-        )
-    if rejected > max_reject_ratio * total:
-        raise click.ClickException(rejects.too_many(reading.connection, parts, rejected, total, max_reject_ratio))
-    if not rows and not any(reading.written.rglob("*.parquet")):
-        raise click.ClickException(f"source {reading.source}: {len(parts)} file(s), not one row in them")
+    connection = reading.connection
+    refused = rejects.counts(connection)
+    account = Account(reading.source, reading.table, listed, copied.rows, copied.records, refused, copied.session_type)
+    account.check(max_reject_ratio, lambda: rejects.frequent(connection))
+    if not copied.rows and not any(reading.written.rglob("*.parquet")):
+        raise account.without_rows()
     with phase("checking what was read"):
-        digest = copied.digest or table_digest(reading.connection, scan.parquet_below(reading.written))
+        written = scan.parquet_below(reading.written)
+        digest = copied.sums.digest if copied.sums else table_digest(connection, written)
     _move_rows(reading, target / reading.table)
-    manifest.write(reading, copied, listed, refused, digest, target)
-    if rejected:
-        rejects.write(reading.connection, parts, target / "rejects.csv")
-    return Loaded(reading.table, rows, rejected, digest, source_digest)
+    manifest.write(account, digest, rejects.reasons(connection), crc32_below(target / reading.table), target)
+    if account.rejected:
+        rejects.write(connection, listed.parts, target / "rejects.csv")
+    return Loaded(reading.table, copied.rows, account.rejected, digest, source_digest)
 
 
 def _move_rows(reading: Reading, folder: Path) -> None:

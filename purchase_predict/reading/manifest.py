@@ -1,17 +1,71 @@
-"""`source.json`: what load read, from where, and what it refused or left out."""
+"""`source.json`: what load read, from where, and what it refused or left out; the check that no row is lost."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from purchase_predict.checksums import crc32_below
+import click
+
 from purchase_predict.reading import rejects
-from purchase_predict.reading.scan import Copied, Reading
 from purchase_predict.sources.listing import Listing
 
 
+@dataclass(frozen=True)
+class Account:
+    """What came of a source, whoever read it.
+
+    Attributes:
+        source: as the user named it.
+        table: the table that its files hold.
+        listed: its parts, and what was left out.
+        rows: rows read.
+        records: records in each part, read or refused, by the part's number.
+        refused: refused rows of each part that has any, by its number.
+        session_type: the type of `user_session` in the Parquet files, UUID or VARCHAR.
+    """
+
+    source: str
+    table: str
+    listed: Listing
+    rows: int
+    records: Mapping[int, int]
+    refused: Mapping[int, int]
+    session_type: str
+
+    @property
+    def rejected(self) -> int:
+        """The number of refused rows."""
+        return sum(self.refused.values())
+
+    def check(self, max_reject_ratio: float, frequent: Callable[[], Sequence[rejects.Frequent]]) -> None:
+        """Checks that no row is lost, and not too many are refused.
+
+        Args:
+            max_reject_ratio: the share of refused rows, 0 to 1, above which nothing is loaded.
+            frequent: gives the most frequent reasons, if they are needed for the message.
+
+        Raises:
+            click.ClickException: rows would be lost, or too many are malformed.
+        """
+        total = sum(self.records.values())
+        if self.rows + self.rejected != total:
+            raise click.ClickException(
+                f"source {self.source}: {total} rows are there, but {self.rows} were read and {self.rejected} refused: "
+                "nothing was loaded, because rows would be lost"
+            )
+        if self.rejected > max_reject_ratio * total:
+            parts = self.listed.parts
+            raise click.ClickException(rejects.too_many(frequent(), parts, self.rejected, total, max_reject_ratio))
+
+    def without_rows(self) -> click.ClickException:
+        """The error for a source without one row."""
+        return click.ClickException(f"source {self.source}: {len(self.listed.parts)} file(s), not one row in them")
+
+
 def write(
-    reading: Reading, copied: Copied, listed: Listing, refused: Mapping[int, int], digest: str, target: Path
+    account: Account, digest: str, reasons: Sequence[Mapping[str, Any]], crc32: Mapping[str, int], target: Path
 ) -> None:
     """Writes `target/source.json`.
 
@@ -19,30 +73,33 @@ def write(
     left out, and the CRC-32 of each file that was written.
 
     Args:
-        reading: what was read, and how.
-        copied: the rows of each part.
-        listed: the parts, and what was left out.
-        refused: refused rows of each part that has any, by its number.
+        account: what came of each part.
         digest: of the rows read.
-        target: the folder with the table's folder.
+        reasons: why rows were refused, as `rejects.reasons` returns it.
+        crc32: of each file of the table, by its path in the table's folder.
+        target: the folder to write to.
     """
+    refused = account.refused
     manifest = {
-        "source": reading.source,
-        "table": reading.table,
-        "rows": copied.rows,
-        "rejected": sum(refused.values()),
-        "rows_there": sum(copied.records.values()),
+        "source": account.source,
+        "table": account.table,
+        "rows": account.rows,
+        "rejected": account.rejected,
+        "rows_there": sum(account.records.values()),
         "digest": digest,
         # Spark has no type UUID, so the step that reads with Spark must know how `user_session` is stored.
-        "session_type": copied.session_type,
+        "session_type": account.session_type,
         "parts": [
             part.described()
-            | {"rows": copied.records.get(number, 0) - refused.get(number, 0), "rejected": refused.get(number, 0)}
-            for number, part in enumerate(listed.parts)
+            | {
+                "rows": account.records.get(number, 0) - refused.get(number, 0),
+                "rejected": refused.get(number, 0),
+            }
+            for number, part in enumerate(account.listed.parts)
         ],
-        "refused": rejects.reasons(reading.connection),
-        "left_out": list(listed.left_out),
-        "crc32": crc32_below(target / reading.table),
+        "refused": reasons,
+        "left_out": list(account.listed.left_out),
+        "crc32": crc32,
     }
     text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
     (target / "source.json").write_text(text, encoding="utf-8", errors="replace")

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from purchase_predict.spreadsheets import harmless
 
 #: Characters of a refused value that are kept.
 VALUE_LENGTH = 200
+#: The number of reasons that the message about too many malformed rows names.
+NAMED_REASONS = 3
 #: The most rows that are kept in memory at once, for writing or reading.
 _BATCH_ROWS = 10_000
 #: The columns of the table `rejects`; `part` is the part's number.
-_SCHEMA = pa.schema(
+SCHEMA = pa.schema(
     [
         ("part", pa.int32()),
         ("line", pa.int64()),
@@ -29,6 +32,22 @@ _SCHEMA = pa.schema(
 )
 
 
+@dataclass(frozen=True)
+class Frequent:
+    """Why many rows were refused: the reason, the rows it was given for, and the first of them.
+
+    Attributes:
+        column: the broken column; empty: the line is no record.
+    """
+
+    rows: int
+    column: str
+    reason: str
+    part: int
+    line: int
+    value: str
+
+
 class RefusedLines:
     """Collects refused lines in a Parquet file, so that any number of them fits in memory."""
 
@@ -37,7 +56,7 @@ class RefusedLines:
         self.rows: list[dict[str, Any]] = []
 
     def __enter__(self) -> "RefusedLines":
-        self.writer = pq.ParquetWriter(self.path, _SCHEMA)
+        self.writer = pq.ParquetWriter(self.path, SCHEMA)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -54,7 +73,7 @@ class RefusedLines:
             self._flush()
 
     def _flush(self) -> None:
-        self.writer.write_table(pa.Table.from_pylist(self.rows, _SCHEMA))
+        self.writer.write_table(pa.Table.from_pylist(self.rows, SCHEMA))
         self.rows = []
 
 
@@ -94,23 +113,29 @@ def write(connection: duckdb.DuckDBPyConnection, parts: Sequence[Part], path: Pa
                 writer.writerow((name, line, column, harmless(value), reason))
 
 
-def too_many(
-    connection: duckdb.DuckDBPyConnection, parts: Sequence[Part], rejected: int, total: int, allowed: float
-) -> str:
-    """The message for more malformed rows than allowed, with an example of each of the 3 most frequent reasons.
+def frequent(connection: duckdb.DuckDBPyConnection) -> list[Frequent]:
+    """The `NAMED_REASONS` most frequent reasons."""
+    found = connection.execute(
+        f"""SELECT count(*), "column", reason, first((part, line, value) ORDER BY part, line) FROM rejects
+            GROUP BY "column", reason ORDER BY count(*) DESC, "column", reason LIMIT {NAMED_REASONS}"""
+    ).fetchall()
+    return [Frequent(rows, column, reason, *example) for rows, column, reason, example in found]
+
+
+def too_many(found: Sequence[Frequent], parts: Sequence[Part], rejected: int, total: int, allowed: float) -> str:
+    """The message for more malformed rows than allowed, with an example of each of the most frequent reasons.
 
     Args:
+        found: the most frequent reasons.
+        parts: of the source.
         rejected: the number of refused rows.
         total: the number of all rows.
         allowed: the share of refused rows that is allowed, 0 to 1.
     """
-    frequent = connection.execute(
-        """SELECT count(*), "column", reason, first((part, line, value) ORDER BY part, line) FROM rejects
-           GROUP BY "column", reason ORDER BY count(*) DESC, "column", reason LIMIT 3"""
-    ).fetchall()
     reasons = "; ".join(
-        f"{count} x {column + ' ' if column else ''}{reason}, as {_shortened(value)} in {parts[part].name} line {line}"
-        for count, column, reason, (part, line, value) in frequent
+        f"{one.rows} x {one.column + ' ' if one.column else ''}{one.reason}, as {_shortened(one.value)} in "
+        f"{parts[one.part].name} line {one.line}"
+        for one in found
     )
     return (
         f"{rejected} of {total} rows are malformed ({rejected / total:.2%}, max_reject_ratio allows "

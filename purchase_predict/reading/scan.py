@@ -9,7 +9,7 @@ from pathlib import Path
 
 import duckdb
 
-from purchase_predict.database import one_row, quoted
+from purchase_predict.database import Sums, one_row, quoted
 from purchase_predict.reading import csv_records
 from purchase_predict.reading.files import PATH, File, Scan, scans
 from purchase_predict.schema import Column
@@ -32,6 +32,7 @@ class Reading:
     Attributes:
         table: the table that the files hold; `columns` are its columns.
         buckets: the number of buckets that rows are spread over by user.
+        session_types: the types that `user_session` may be stored as, the first that suits all rows.
         scratch: a folder for temporary files.
     """
 
@@ -42,6 +43,7 @@ class Reading:
     files: tuple[File, ...]
     buckets: int
     scratch: Path
+    session_types: tuple[str, ...] = ("UUID", "VARCHAR")
 
     @property
     def written(self) -> Path:
@@ -57,13 +59,13 @@ class Copied:
         rows: rows written.
         records: records in each file, written or refused, by the file's number.
         session_type: the type of `user_session` in the Parquet files, UUID or VARCHAR.
-        digest: the table's digest; empty if not yet computed.
+        sums: what the table's digest is made of; None if not yet computed.
     """
 
     rows: int
     records: Mapping[int, int]
     session_type: str
-    digest: str = ""
+    sums: Sums | None = None
 
 
 def in_one_scan(reading: Reading) -> Copied | None:
@@ -98,7 +100,7 @@ def copy(reading: Reading, files: Sequence[File], leave_out_broken: bool) -> tup
     Raises:
         duckdb.Error: a file cannot be read, or a row breaks a rule.
     """
-    for session_type in ("UUID", "VARCHAR"):
+    for session_type in reading.session_types:
         shutil.rmtree(reading.written, ignore_errors=True)
         try:
             return _copy_as(reading, files, session_type, leave_out_broken), session_type

@@ -13,6 +13,7 @@ from purchase_predict.checksums import differing
 from purchase_predict.errors import first_line
 from purchase_predict.workflow import artifacts
 from purchase_predict.workflow.addresses import LoggedModelUri, ModelUri, parse
+from purchase_predict.workflow.storing import local_folder
 
 #: Tags of a version: the checksum of each file of its model, and the damage that was found.
 MODEL_FILES, MODEL_DAMAGED = "model.files", "model.damaged"
@@ -38,7 +39,7 @@ def files_problem(version: ModelVersion, *, in_place: bool = False) -> str | Non
         return None
     try:
         source = parse(version.source or "")
-        folder = artifacts.local_folder(
+        folder = local_folder(
             artifacts.logged_model(source.model_id).artifact_location
             if isinstance(source, LoggedModelUri)
             else client.get_model_version_download_uri(version.name, version.version)

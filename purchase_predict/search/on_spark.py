@@ -4,15 +4,10 @@ SparkTrials accepts neither earlier trials nor starting points, so `search` make
 of `fmin`, which "suggests" the trials of the batch in their order.
 """
 
-import atexit
 import os
-import shutil
-import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,16 +15,14 @@ import hyperopt
 import numpy as np
 from hyperopt import hp
 
-import purchase_predict
 from purchase_predict.search.objective import Objective, Runner
 from purchase_predict.search.space import lightgbm_params
 from purchase_predict.search.trial import Trial
-from purchase_predict.spark_session import session_of
+from purchase_predict.spark_session import send_package, session_of
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-_PROJECT = Path(purchase_predict.__file__).parents[1]
 #: The one parameter of the space that hyperopt sees: the position of a trial in its batch, from 0.
 _POSITION = "position"
 
@@ -52,14 +45,8 @@ def cluster(parallelism: int) -> Iterator[tuple[Runner, int]]:
             "trials=spark cannot use Spark Connect (SPARK_REMOTE), which hyperopt does not support: set SPARK_MASTER "
             "to the cluster, or use trials=local"
         )
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    # The session may outlive the search. It refuses a second file of the same name, so each search uses its own name.
-    # It sends the file to new executors, so the file stays until this process ends.
-    folder = Path(tempfile.mkdtemp(prefix="purchase-predict-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     with session_of("trials=spark", "trials=local") as session:
-        package = shutil.make_archive(str(folder / folder.name), "zip", _PROJECT, "purchase_predict")
-        session.sparkContext.addPyFile(package)
+        send_package(session)
 
         def run_batch(
             objective: Objective,

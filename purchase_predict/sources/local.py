@@ -34,7 +34,10 @@ def local_listing(source: str) -> Listing:
     elif is_pattern(str(root)):
         found = _matching(root)
     elif "://" in source:
-        raise click.ClickException(f"source {source}: must be sample, gs://, or a local file, folder or glob")
+        raise click.ClickException(
+            f"source {source}: must be sample, gs://, or a local file, folder or glob; with engine=spark also "
+            "hdfs://, s3a://, abfss://, wasbs:// or viewfs://"
+        )
     else:
         hint = "" if root.is_absolute() else f" (looked for in {Path.cwd()}; an absolute path works from anywhere)"
         raise click.ClickException(f"source {source}: no such file or folder{hint}")

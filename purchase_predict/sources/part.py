@@ -16,8 +16,9 @@ class Part:
     Attributes:
         name: its name relative to the source, for lists and errors; never used as a path to write to.
         size: bytes.
-        checksum: of the content, with the method in front: `xxh3_128:<hex>` or `crc32c:<base64>`.
-        place: the path of a local file, or bucket and object name in Cloud Storage.
+        checksum: of the content, with the method in front: `xxh3_128:<hex>` or `crc32c:<base64>`; if the store records
+            none, the time of the last change: `modified:<microseconds>`.
+        place: the path of a local file, bucket and object name in Cloud Storage, or an address that Spark reads.
         generation: Cloud Storage's version number of the content; None for a local file.
         gzipped: whether Cloud Storage keeps it compressed although its name does not end in `.gz`.
         state: size, times and inode of a local file. Every write changes it, even one that restores the old content.
@@ -26,7 +27,7 @@ class Part:
     name: str
     size: int
     checksum: str
-    place: Path | tuple[str, str]
+    place: Path | tuple[str, str] | str
     generation: int | None = None
     gzipped: bool = False
     state: tuple[int, ...] = ()

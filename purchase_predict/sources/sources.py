@@ -1,4 +1,4 @@
-"""The three kinds of source behind one interface: local files, Cloud Storage, and the built-in sample.
+"""The kinds of source behind one interface: local files, Cloud Storage, what Spark alone reaches, and the sample.
 
 In a folder, the data files are those with a data ending, in name order. What else is there is named, or is an error if
 it may be a table (`names`).
@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from purchase_predict.errors import some_of
+from purchase_predict.parameters import ON_HADOOP
 from purchase_predict.sources.listing import Listing
 from purchase_predict.sources.local import local_listing, reads
 from purchase_predict.sources.part import CLOUD, Part
@@ -38,7 +39,7 @@ def sample_events(source: str) -> int | None:
 
 
 def listing(source: str, gcp_project: str = "") -> Listing:
-    """What is at a file, folder or glob; objects in `gs://` are listed, not read.
+    """What is at a file, folder or glob; files in `gs://`, `hdfs://` and the like are listed, not read.
 
     Args:
         gcp_project: the Google Cloud project to use; empty: that of the credentials.
@@ -50,6 +51,10 @@ def listing(source: str, gcp_project: str = "") -> Listing:
         from purchase_predict.sources import cloud_storage
 
         return cloud_storage.listing(source, gcp_project)
+    if ON_HADOOP.match(source):
+        from purchase_predict.sources import hadoop
+
+        return hadoop.listing(source)
     return local_listing(source)
 
 
@@ -76,7 +81,12 @@ def refuse_output(source: str, output: Path) -> None:
     Raises:
         click.ClickException: it would.
     """
-    if not source.startswith(CLOUD) and sample_events(source) is None and reads(source, output):
+    if (
+        not source.startswith(CLOUD)
+        and not ON_HADOOP.match(source)
+        and sample_events(source) is None
+        and reads(source, output)
+    ):
         raise click.ClickException(
             f"output {output}: is a part of the input {source}, or would be one at the next run: write it elsewhere"
         )

@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 import click
 import mlflow
@@ -21,6 +19,7 @@ from mlflow.exceptions import MlflowException
 from purchase_predict.checksums import Damaged, checksum, differing
 from purchase_predict.errors import first_line
 from purchase_predict.workflow.addresses import RunUri
+from purchase_predict.workflow.storing import local_folder
 
 #: Tag of a step's run: its artifacts, each with size and checksum, as JSON cut into pieces. MLflow's page hides tags
 #: whose names start with `mlflow.`; earlier runs have the second name.
@@ -198,10 +197,3 @@ class _Places:
 def logged_model(model_id: str) -> LoggedModel:
     """A model as MLflow knows it."""
     return mlflow.MlflowClient().get_logged_model(model_id)
-
-
-def local_folder(uri: str) -> Path | None:
-    """The folder of this machine that an artifact URI names; None for any other store."""
-    if uri.startswith("file:"):
-        return Path(url2pathname(urlsplit(uri).path))
-    return None if "://" in uri or uri.startswith("mlflow-artifacts:") else Path(uri)

@@ -34,6 +34,7 @@ from purchase_predict.workflow.completed import (
 )
 from purchase_predict.workflow.plan import Fingerprint, Plan
 from purchase_predict.workflow.scratch import scratch_folder
+from purchase_predict.workflow.storing import ArtifactStore
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,24 @@ class StepRun:
                 if file.is_file():
                     self.checksums[prefix + file.relative_to(folder).as_posix()] = checksum(file)
             mlflow.log_artifacts(str(folder), path or None)
+
+    def store(self) -> ArtifactStore:
+        """What puts files among the artifacts of this run on other machines; `stored` must follow."""
+        return ArtifactStore.of(str(mlflow.get_artifact_uri()), mlflow.get_tracking_uri())
+
+    def stored(self, path: str, files: Mapping[str, tuple[int, str]]) -> None:
+        """Takes over what other machines have put among the artifacts of this run, once it has arrived.
+
+        Args:
+            path: the folder among the artifacts.
+            files: bytes and checksum of each file, by its path.
+
+        Raises:
+            click.ClickException: a file is not there, or another one is.
+        """
+        sizes = {name: size for name, (size, _) in files.items()}
+        self.store().check(sizes, artifacts.listed(self.run_id, [path]))
+        self.checksums.update({name: checksum for name, (_, checksum) in files.items()})
 
     def folder(self) -> Path:
         """A new empty folder, removed at the end of the step."""

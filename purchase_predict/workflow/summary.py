@@ -12,8 +12,9 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from purchase_predict.metrics import SEARCHABLE
 from purchase_predict.secrets import shown_uri
-from purchase_predict.workflow import addresses, artifacts, descriptions
+from purchase_predict.workflow import addresses, descriptions
 from purchase_predict.workflow.chain import Chain, Done
+from purchase_predict.workflow.storing import local_folder
 
 #: PATH of the caller's shell. `make` passes it in CALLERS_PATH, because it puts .venv's programs first in PATH.
 _CALLERS_PATH = os.environ.get("CALLERS_PATH") or os.environ.get("PATH", "")
@@ -99,7 +100,7 @@ def of_step_alone(run: Run, output: str) -> str:
 
 def report_of(train: Run) -> str:
     """Where a train run's report is: a file of this machine, or a page of the tracking server."""
-    folder = artifacts.local_folder(train.info.artifact_uri)
+    folder = local_folder(train.info.artifact_uri)
     if folder:
         return str(folder / descriptions.REPORT)
     home = train.info.experiment_id, train.info.run_id

@@ -165,7 +165,8 @@ def test_spark_goes_to_the_artifact_store_itself_where_it_can(artifact: str, exp
     assert on_spark.location(artifact) == expected
 
 
-def test_the_engine_is_no_part_of_the_key() -> None:
+@pytest.mark.parametrize("step", ["load", "process"])
+def test_the_engine_is_no_part_of_the_key(step: str) -> None:
     values = {"data": "runs:/x/events", "test_ratio": 0.3}
-    duck, spark_ = (key.key_parts("process", values | {"engine": name}, {}) for name in ("duckdb", "spark"))
+    duck, spark_ = (key.key_parts(step, values | {"engine": name}, {}) for name in ("duckdb", "spark"))
     assert key.key_of(duck) == key.key_of(spark_)

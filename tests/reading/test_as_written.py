@@ -10,7 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from purchase_predict.reading import load as loading
+from purchase_predict.progress import Phase
+from purchase_predict.reading import ways
+from purchase_predict.reading.scan import Copied, Reading
 from purchase_predict.sources import sample, sources
 from tests.reading.box import GOOD, HEADER, Box, bad
 
@@ -147,14 +149,14 @@ def test_a_source_that_changes_while_it_is_read_is_an_error(
     change: Callable[[Box], object], box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     box.write(f"{HEADER}\n{GOOD}\n")
-    in_blocks = loading._in_blocks
+    in_blocks = ways._in_blocks
 
-    def changed(reading: loading.Reading, shown: loading.Phase) -> loading.Copied | None:
+    def changed(reading: Reading, shown: Phase) -> Copied | None:
         copied = in_blocks(reading, shown)
         change(box)
         return copied
 
-    monkeypatch.setattr(loading, "_in_blocks", changed)
+    monkeypatch.setattr(ways, "_in_blocks", changed)
     with pytest.raises(click.ClickException, match=r"part-\d.csv.* changed while it was read, so nothing is kept"):
         box.load()
     assert not list(box.target.iterdir())

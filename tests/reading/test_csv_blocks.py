@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from purchase_predict.reading import bucket_files, csv_blocks, csv_records, load, plain, scan
+from purchase_predict.reading import bucket_files, csv_blocks, csv_records, plain, scan, ways
 from purchase_predict.reading.load import load_source
 from purchase_predict.schema import EVENTS
 from purchase_predict.sources import sample
@@ -86,7 +86,7 @@ def test_the_fast_path_gives_the_result_of_the_slower_ways(text: str, tmp_path_f
     file.write_bytes(text.encode())
     with _small_blocks():
         with_blocks = _outcome(file, folder / "with")
-    with mock.patch.object(load, "_in_blocks", return_value=None):
+    with mock.patch.object(ways, "_in_blocks", return_value=None):
         without = _outcome(file, folder / "without")
     assert with_blocks == without
 
@@ -108,7 +108,7 @@ def test_the_fast_path_treats_an_odd_value_like_the_slower_ways(column: str, val
     file = tmp_path / "events.csv"
     file.write_text("\n".join([",".join(COLUMNS), *(",".join(row.values()) for row in rows)]), newline="")
     with_blocks = _outcome(file, tmp_path / "with")
-    with mock.patch.object(load, "_in_blocks", return_value=None):
+    with mock.patch.object(ways, "_in_blocks", return_value=None):
         assert with_blocks == _outcome(file, tmp_path / "without")
 
 
@@ -154,7 +154,7 @@ def test_plain_text_takes_the_fast_path(quoted: bool, ending: str, suffix: str, 
     file.write_text(ending.join([",".join(COLUMNS), *rows, ""]), newline="")
     with _small_blocks(), mock.patch.object(scan, "in_one_scan", side_effect=AssertionError):
         outcome = _outcome(file, tmp_path / "with")
-    with mock.patch.object(load, "_in_blocks", return_value=None):
+    with mock.patch.object(ways, "_in_blocks", return_value=None):
         assert outcome == _outcome(file, tmp_path / "without")
 
 
@@ -217,5 +217,5 @@ def test_many_events_have_the_same_digest_with_and_without_the_fast_path(tmp_pat
     pyarrow.csv.write_csv(events.set_column(events.column_names.index("event_time"), "event_time", seconds), file)
     with mock.patch.object(scan, "in_one_scan", side_effect=AssertionError):
         outcome = _outcome(file, tmp_path / "with")
-    with mock.patch.object(load, "_in_blocks", return_value=None):
+    with mock.patch.object(ways, "_in_blocks", return_value=None):
         assert outcome == _outcome(file, tmp_path / "without")

@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
 
 from purchase_predict.database import quoted
 from purchase_predict.reading import csv_records
 from purchase_predict.sources import sample
 from tests.conftest import examples
 from tests.reading.box import GOOD, HEADER, Box, bad
+from tests.reading.broken import broken_csv
 
 # ---- refused rows ----------------------------------------------------------------------------------------------
 
@@ -183,30 +183,6 @@ def test_reading_line_by_line_gives_the_same_rows(box: Box) -> None:
 
 # ---- nothing is lost ---------------------------------------------------------------------------------------------
 
-_pieces = st.one_of(
-    st.just(b'"'), st.just(b","), st.just(b"\n"), st.just(b"\r\n"), st.just(b"\r"), st.just(b"\0"), st.just(b" "),
-    st.just(b'""'), st.just(b'","'), st.just(b'" ,'), st.just(b"\n\n"), st.just(b"\xff"), st.just(b"\xef\xbb\xbf"),
-    st.just("é".encode("latin-1")), st.just("日本".encode("utf-16")), st.just("ü".encode()), st.just(b"x" * 2_100_000),
-    st.just(b"1.0"), st.just(b"12.7"), st.just(b"-1"), st.just(b'"a\nb"'), st.just(b"'"), st.just(b"\\"),
-    st.binary(max_size=12),
-)  # fmt: skip
-
-_fields = st.sampled_from(["", "acme", '"a,b"', '"a ""quoted"" b"', '"two\nlines"', "ü", 'in"ch', "'", '"x\r\ny"'])
-
-
-@st.composite
-def _broken_csv(draw: st.DrawFn) -> bytes:
-    """Good rows with odd pieces at random places below the header, sometimes truncated."""
-    ending = draw(st.sampled_from(["\n", "\r\n"]))
-    rows = draw(st.lists(_fields, min_size=1, max_size=12))
-    body = bytearray((ending.join(bad(brand=field) for field in rows) + ending).encode())
-    for _ in range(draw(st.integers(0, 4))):
-        place = draw(st.integers(0, len(body)))
-        body[place : place + draw(st.integers(0, 3))] = draw(_pieces)
-    if draw(st.booleans()):
-        del body[draw(st.integers(0, len(body))) :]
-    return (HEADER + ending).encode() + bytes(body)
-
 
 def lines_there(text: bytes) -> int:
     """The number of lines below the header that are not blank; lines end at a line feed."""
@@ -215,7 +191,7 @@ def lines_there(text: bytes) -> int:
 
 
 @settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(text=_broken_csv())
+@given(text=broken_csv())
 @example(text="\n".join([HEADER, GOOD, bad(event_time="soon", brand='"\n\na,b"'), GOOD]).encode())
 def test_rows_and_rejects_add_up_to_the_lines(text: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     box = Box(tmp_path_factory.mktemp("broken"))

@@ -45,7 +45,7 @@ def test_a_folder_a_file_a_glob_and_a_file_uri_are_sources(folder: Path) -> None
     [
         ("nowhere", "no such file or folder .looked for in"),
         ("/nowhere/at/all", "no such file or folder"),
-        ("s3://bucket/clicks", "must be sample, gs://"),
+        ("ftp://host/clicks", "must be sample, gs://"),
         ("gs://", "must be gs://<bucket>/"),
         ("gs://*/clicks", "must be gs://<bucket>/"),
         ("{folder}/notes.txt", "holds no data file"),

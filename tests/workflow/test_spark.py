@@ -2,13 +2,16 @@
 
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from purchase_predict import spark_session
+from purchase_predict.sources import sample
 from tests.spark_cluster import QUICK_START
 from tests.workflow.runner import Workflow
 from tools.machine import free_port
@@ -18,6 +21,20 @@ pytest.importorskip("grpc", reason="Spark Connect's client is not here")
 pytestmark = pytest.mark.servers
 
 SOURCE = "source=sample:20000"
+
+
+@pytest.fixture
+def clicks(tmp_path: Path) -> str:
+    """Events in several files of each format, with a malformed row."""
+    table = sample.events(20_000)
+    (folder := tmp_path / "clicks").mkdir()
+    for number in range(2):
+        pq.write_table(table.slice(number * 5_000, 5_000), folder / f"part-{number}.parquet")
+        rows = table.slice((number + 2) * 5_000, 5_000).to_pandas()
+        rows.to_csv(folder / f"part-{number + 2}.csv{'.gz' * number}", index=False)
+    with (folder / "part-2.csv").open("a") as file:
+        file.write("malformed\n")
+    return f"source={folder}"
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +54,7 @@ def connect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         *(word for name, value in settings.items() for word in ("--conf", f"{name}={value}")),
         "--class", "org.apache.spark.sql.connect.service.SparkConnectServer", "spark-internal",
     ]  # fmt: skip
-    environment = os.environ | {"SPARK_LOCAL_IP": "127.0.0.1", "TZ": "Asia/Tokyo"}
+    environment = os.environ | {"SPARK_LOCAL_IP": "127.0.0.1", "TZ": "Asia/Tokyo", "PYSPARK_PYTHON": sys.executable}
     log = folder / "server.log"
     with log.open("wb") as file:
         server = subprocess.Popen(command, cwd=folder, env=environment, stdout=file, stderr=file)
@@ -55,24 +72,38 @@ def connect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server.wait(30)
 
 
-def test_a_server_of_spark_connect_makes_the_dataset_that_duckdb_makes(workflow: Workflow, connect: str) -> None:
-    workflow.prepare("-P", SOURCE)
+def test_a_server_of_spark_connect_loads_and_makes_what_duckdb_does(
+    workflow: Workflow, connect: str, clicks: str
+) -> None:
+    workflow.prepare("-P", clicks)
     for step, given in (("train", ("-P", "max_evals=1")), ("deploy", ())):
         outcome = workflow.step_here(step, *given)
         assert outcome.code == 0, outcome.err
-    by_duckdb = workflow.runs("process")[0]
-    workflow.client.delete_run(by_duckdb.info.run_id)
+    by_duckdb = [workflow.runs(step)[0] for step in ("load", "process")]
+    for run in by_duckdb:
+        workflow.client.delete_run(run.info.run_id)
 
     # Without Java here, it is the server that works.
     spark = {"SPARK_REMOTE": connect, "JAVA_HOME": "/nonexistent"}
-    outcome = workflow.main_here("-P", SOURCE, "-P", "max_evals=1", "-P", "engine=spark", **spark)
+    outcome = workflow.main_here("-P", clicks, "-P", "max_evals=1", "-P", "engine=spark", **spark)
     assert outcome.code == 0, outcome.err
-    # The steps behind it reuse what they have made of DuckDB's dataset: it is the same one.
+    # The steps behind them reuse what they have made of DuckDB's dataset: it is the same one.
+    assert outcome.steps == {"load": "ran", "process": "ran", "train": "reused", "deploy": "reused"}
+    for step, before in zip(("load", "process"), by_duckdb, strict=True):
+        (by_spark,) = workflow.runs(step)
+        assert by_spark.data.params["engine"] == "spark"
+        assert before.data.tags["step.digest"] == by_spark.data.tags["step.digest"]
+        assert before.data.metrics == by_spark.data.metrics
+    refused = [
+        workflow.client.download_artifacts(run.info.run_id, "rejects.csv")
+        for run in (by_duckdb[0], *workflow.runs("load"))
+    ]
+    assert Path(refused[0]).read_text() == Path(refused[1]).read_text()
+    # DuckDB takes what the executors have stored, and the load is reused whatever the engine.
+    (process,) = workflow.runs("process")
+    workflow.client.delete_run(process.info.run_id)
+    outcome = workflow.main_here("-P", clicks, "-P", "max_evals=1")
     assert outcome.steps == {"load": "reused", "process": "ran", "train": "reused", "deploy": "reused"}
-    (by_spark,) = workflow.runs("process")
-    assert by_spark.data.params["engine"] == "spark"
-    assert by_duckdb.data.tags["step.digest"] == by_spark.data.tags["step.digest"]
-    assert by_duckdb.data.metrics == by_spark.data.metrics
 
 
 def test_a_server_that_is_not_there_is_one_line(workflow: Workflow, monkeypatch: pytest.MonkeyPatch) -> None:

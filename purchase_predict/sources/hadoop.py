@@ -1,0 +1,128 @@
+"""Sources on file systems that Spark alone reaches, with credentials of its own: hdfs://, s3a:// and the like.
+
+They are listed by Spark. A file is known by its name, size and time of modification, which is all that such a file
+system tells of a file without reading it.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from purchase_predict.parameters import ON_HADOOP
+from purchase_predict.sources.listing import Listing, refuse_format, sorted_out
+from purchase_predict.sources.names import kind, kind_if_shown
+from purchase_predict.sources.part import Part
+from purchase_predict.sources.pattern import Pattern, is_pattern, literal_folder
+from purchase_predict.spark_session import session_of
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, DataFrameReader, Row, SparkSession
+
+#: Bytes of the longest file: Spark reads a file as one value.
+_LONGEST = 2**31 - 1
+#: Scheme and host of an address.
+_HOST = re.compile(r"[a-z0-9]+://[^/]*")
+#: Folders beside or above the files of a table in a format that is not read. Their names are hidden from a listing.
+_LOGS = {"_delta_log": "Delta Lake", ".hoodie": "Apache Hudi"}
+
+#: A file as Spark lists it: its path below the host, and its address, size in bytes, and time of modification.
+_Found = dict[str, tuple[str, int, int]]
+
+
+def is_address(source: str) -> bool:
+    """Whether a source is on a file system that Spark alone reaches."""
+    return ON_HADOOP.match(source) is not None
+
+
+def listing(source: str) -> Listing:
+    """What is at a file, folder or glob.
+
+    What exists by the very name comes before what a glob of this name matches.
+
+    Raises:
+        click.ClickException: Spark cannot be used, nothing is there, or a table that is not read is there.
+    """
+    root = re.sub("^s3://", "s3a://", source).rstrip("/")
+    host = _HOST.match(root)
+    assert host
+    with session_of(f"source {source}", "a source on this machine, or on gs://") as session:
+        text = root[host.end() :]
+        found, pattern, folder = _files(session, root), None, text
+        if not found and is_pattern(text):
+            folder = literal_folder(text, lambda place: bool(_files(session, host[0] + place))).rstrip("/")
+            pattern = Pattern(text.removeprefix(f"{folder}/"))
+            found = _files(session, host[0] + folder)
+        if not found:
+            raise click.ClickException(f"source {source}: no such file, and no folder with a file that holds anything")
+        kind_of = kind
+        if text in found:
+            folder, kind_of = text.rpartition("/")[0], kind_if_shown  # who names a hidden file wants it
+        named = {path.removeprefix(f"{folder}/"): file for path, file in found.items()}
+        if pattern:
+            named = {name: file for name, file in named.items() if pattern.matches(name)}
+        names = sorted_out(source, named, kind_of)
+        if any(name.lower().endswith(".parquet") for name in names.data):
+            _refuse_formats(session, source, host[0], folder, names.data)
+    parts = (
+        Part(name, size, f"modified:{modified}", address)
+        for name, (address, size, modified) in ((name, named[name]) for name in names.data)
+    )
+    return Listing(tuple(parts), names.left_out)
+
+
+def contents(session: "SparkSession", parts: Sequence[Part]) -> "DataFrame":
+    """A table of the parts: columns `path` (the part's place) and `content`. No row passes through the driver.
+
+    Raises:
+        click.ClickException: a part is too long for it.
+    """
+    for part in parts:
+        if part.size > _LONGEST:
+            raise click.ClickException(
+                f"{part.name}: has {part.size / 2**30:.1f} GiB, but of hdfs://, s3a:// and the like Spark reads files "
+                "of less than 2 GiB: write it as several files, or read it from gs:// or a shared disk"
+            )
+    return _reader(session, False).load([str(part.place) for part in parts]).select("path", "content")
+
+
+def _reader(session: "SparkSession", globs: bool) -> "DataFrameReader":
+    reader = session.read.format("binaryFile").option("recursiveFileLookup", "true")
+    return reader.option("__globPaths__", str(globs).lower())  # without it a name with `*` or `[` is a glob
+
+
+def _files(session: "SparkSession", address: str) -> _Found:
+    """The files at or below an address that are neither hidden nor empty."""
+    columns = ("path", "length", "unix_micros(modificationTime)")
+    found = _rows(lambda: _reader(session, False).load(address).selectExpr(*columns))
+    return {_HOST.sub("", path, count=1): (path, size, modified) for path, size, modified in found or ()}
+
+
+def _exists(session: "SparkSession", glob: str) -> bool:
+    """Whether something is there by a name, even a hidden one, whose files Spark does not list."""
+    return _rows(lambda: _reader(session, True).load(glob).select("path")) is not None
+
+
+def _rows(table: Callable[[], "DataFrame"]) -> Sequence["Row"] | None:
+    """The rows of a table; None if it is made of a path that does not exist."""
+    from pyspark.errors import AnalysisException
+
+    try:
+        return table().collect()
+    except AnalysisException as error:
+        if "PATH_NOT_FOUND" in str(error):
+            return None
+        raise
+
+
+def _refuse_formats(session: "SparkSession", source: str, host: str, folder: str, names: Sequence[str]) -> None:
+    """Raises if Parquet files belong to a table of a format that is not read, whose log lies beside or above them."""
+    depth = max(name.count("/") for name in names if name.lower().endswith(".parquet"))
+    segments = folder.split("/")
+    above = ["/".join(segments[:count]) for count in range(1, len(segments) + 1)]
+    for log, format_ in _LOGS.items():
+        if any(_exists(session, f"{host}{place}/{log}") for place in above):
+            refuse_format(source, format_, "")
+        if any(_exists(session, f"{host}{folder}{'/*' * levels}/{log}") for levels in range(1, depth + 1)):
+            refuse_format(source, format_, "a folder")

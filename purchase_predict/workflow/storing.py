@@ -1,0 +1,87 @@
+"""Where the machines of a cluster put the files of a run, without a detour over the machine that runs the step."""
+
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import click
+
+
+@dataclass(frozen=True)
+class ArtifactStore:
+    """The artifacts of a run, as any machine reaches them. It is sent to executors, and imports MLflow there if needed.
+
+    Attributes:
+        uri: of the run's artifacts.
+        tracking_uri: of the server that hands artifacts out itself, if it does (`mlflow-artifacts:`).
+    """
+
+    uri: str
+    tracking_uri: str
+
+    @classmethod
+    def of(cls, uri: str, tracking_uri: str) -> "ArtifactStore":
+        """The store at a URI of artifacts; a relative path is made absolute, for other machines have other folders."""
+        folder = local_folder(uri)
+        return cls(str(folder.absolute()) if folder else uri, tracking_uri)
+
+    def __call__(self, folder: Path) -> None:
+        """Puts each file below a folder among the artifacts, under its path in the folder. A file of a killed attempt
+        is written again.
+        """
+        root = local_folder(self.uri)
+        if root is not None:
+            for file in filter(Path.is_file, folder.rglob("*")):
+                _put(file, root / file.relative_to(folder), root.parent)
+            return
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        repository = get_artifact_repository(self.uri, self.tracking_uri)
+        repository.log_artifacts(str(folder))  # type: ignore[no-untyped-call]
+
+    def check(self, expected: Mapping[str, int], there: Mapping[str, int]) -> None:
+        """Compares what executors say that they stored with what is there.
+
+        Args:
+            expected: bytes of each file that was stored, by its path among the artifacts.
+            there: bytes of each file that is there.
+
+        Raises:
+            click.ClickException: they differ.
+        """
+        for name in sorted({*expected, *there}):
+            if expected.get(name) != there.get(name):
+                what = (
+                    "is not there"
+                    if name not in there
+                    else "is of another size"
+                    if name in expected
+                    else "is there, too"
+                )
+                raise click.ClickException(
+                    f"Spark stored {len(expected)} files in {self.uri}, but {name} {what}: its executors need an "
+                    "artifact store that every machine reaches (gs://, s3://, a shared disk, or MLflow's server)"
+                )
+
+
+def local_folder(uri: str) -> Path | None:
+    """The folder of this machine that an artifact URI means; None if it means none."""
+    if uri.startswith("file:"):
+        return Path(url2pathname(urlsplit(uri).path))
+    return None if "://" in uri or uri.startswith("mlflow-artifacts:") else Path(uri)
+
+
+def _put(file: Path, place: Path, beside: Path) -> None:
+    """Copies a file, so that it appears under its name only once it is complete."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    incomplete = beside / f".{uuid.uuid4().hex}"
+    try:
+        shutil.copyfile(file, incomplete)
+        os.replace(incomplete, place)  # noqa: PTH105 - of two attempts, the later one wins
+    finally:
+        incomplete.unlink(missing_ok=True)

@@ -1,0 +1,104 @@
+"""Random sources: what people have in a folder, and what a load of it must come to."""
+
+import bz2
+import gzip
+import lzma
+import zipfile
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+
+from hypothesis import strategies as st
+
+from purchase_predict.sources import sample
+from tests.reading.box import GOOD, HEADER, bad
+
+
+@dataclass
+class Tree:
+    """A source as it is made: its folder, and by hand, what a load of it must come to."""
+
+    root: Path
+    rows: int = 0
+    left_out: set[str] = field(default_factory=set)
+    #: Names of which the refusal must name one; with any, nothing is loaded.
+    refused: set[str] = field(default_factory=set)
+
+
+def _zip(content: bytes) -> bytes:
+    packed = BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("part.csv", content)
+    return packed.getvalue()
+
+
+PACKERS = {".csv.zip": _zip, ".csv.bz2": bz2.compress, ".csv.xz": lzma.compress, ".csv.zst": bytes, ".tsv": bytes,
+           "": bytes, ".parq": bytes, ".csv.bak": bytes}  # fmt: skip
+KINDS = ("csv", "gz", "parquet", "empty", "empty gz", "header", "broken row", "packed", "document", "hidden",
+         "hidden folder", "partition", "link", "linked folder", "loop", "dangling", "bookkeeping")  # fmt: skip
+
+
+def add(tree: Tree, kind: str, number: int, rows: int, folder: str) -> None:
+    """Adds one thing to a source, and what it must come to."""
+    prefix = f"{folder}/" if folder else ""
+    name = f"{prefix}part-{number}"
+    text = "\n".join([HEADER, *[GOOD] * rows, ""]).encode()
+
+    def write(name: str, content: bytes) -> None:
+        (tree.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree.root / name).write_bytes(content)
+
+    match kind:
+        case "csv" | "gz":
+            write(name + (".csv" if kind == "csv" else ".CSV.gz"), text if kind == "csv" else gzip.compress(text))
+            tree.rows += rows
+        case "parquet":
+            (tree.root / prefix).mkdir(parents=True, exist_ok=True)
+            sample.write(tree.root / f"{name}.parquet", rows)
+            tree.rows += rows
+        case "empty" | "empty gz":
+            write(name + (".csv" if kind == "empty" else ".csv.gz"), b"" if kind == "empty" else gzip.compress(b""))
+        case "header":
+            write(f"{name}.csv", HEADER.encode())
+        case "broken row":
+            write(f"{name}.csv", text + bad(price="x").encode())
+            tree.rows += rows + 1
+        case "packed":
+            ending, pack = list(PACKERS.items())[rows % len(PACKERS)]
+            write(name + ending, pack(text))
+            tree.refused.add(name + ending)
+        case "document" | "hidden":
+            name = f"{prefix}notes-{number}.md" if kind == "document" else f"{prefix}_part-{number}.csv"
+            write(name, text)
+            tree.left_out.add(name)
+        case "hidden folder":
+            write(f"{prefix}.hidden-{number}/part.csv", text)
+            tree.left_out.add(f"{prefix}.hidden-{number}/")
+        case "partition":
+            lacking = "\n".join([HEADER.replace("brand,", ""), *[GOOD.replace("acme,", "")] * rows]).encode()
+            write(f"{prefix}brand=b{number}/part.csv", lacking)
+            tree.rows += rows
+        case "link" | "linked folder":
+            outside = tree.root.parent / f"outside-{number}"
+            outside.mkdir()
+            (outside / "part.csv").write_bytes(text)
+            (tree.root / prefix).mkdir(parents=True, exist_ok=True)
+            to_file = kind == "link"
+            link = tree.root / (f"{name}.csv" if to_file else f"{prefix}linked-{number}")
+            link.symlink_to(outside / "part.csv" if to_file else outside)
+            tree.rows += rows
+        case "loop":
+            (tree.root / prefix).mkdir(parents=True, exist_ok=True)
+            (tree.root / f"{prefix}loop-{number}").symlink_to(tree.root)
+            tree.left_out.add(f"{prefix}loop-{number}/")
+        case "dangling":
+            (tree.root / prefix).mkdir(parents=True, exist_ok=True)
+            (tree.root / f"{name}.csv").symlink_to(tree.root / "gone")
+            tree.refused.add(f"{name}.csv")
+        case "bookkeeping":
+            write(f"{prefix}_SUCCESS", b"")
+
+
+things = st.tuples(
+    st.sampled_from(KINDS), st.integers(1, 20), st.sampled_from(["", "sub", "event_day=1", "a b/c"])
+)  # fmt: skip

@@ -1,0 +1,66 @@
+"""What executors put among the artifacts of a run: complete files, by whatever way leads there, and all of them."""
+
+from pathlib import Path
+
+import click
+import mlflow
+import pytest
+
+from purchase_predict.workflow import artifacts
+from purchase_predict.workflow.storing import ArtifactStore
+from tests.workflow.runner import tracking_server
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number in range(2):
+        (bucket := tmp_path / f"made/events/bucket={number}").mkdir(parents=True)
+        (bucket / "part-000000-0.parquet").write_bytes(b"x" * (number + 1))
+    return tmp_path / "made"
+
+
+SIZES = {"events/bucket=0/part-000000-0.parquet": 1, "events/bucket=1/part-000000-0.parquet": 2}
+
+
+@pytest.mark.servers
+def test_files_go_through_a_server_that_hands_artifacts_out(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "server").mkdir()
+    with tracking_server(tmp_path / "server") as uri:
+        run = mlflow.MlflowClient(uri).create_run("0")
+        assert run.info.artifact_uri.startswith("mlflow-artifacts:")
+        store = ArtifactStore.of(run.info.artifact_uri, uri)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")  # an executor knows of no server but this one
+        for _ in range(2):  # a task that is repeated
+            store(folder)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        assert artifacts.listed(run.info.run_id, ["events"]) == SIZES
+
+
+def test_a_file_appears_once_it_is_complete_and_a_later_attempt_replaces_it(folder: Path, tmp_path: Path) -> None:
+    store = ArtifactStore.of((tmp_path / "run/artifacts").as_uri(), "")
+    store(folder)
+    (folder / "events/bucket=0/part-000000-0.parquet").write_bytes(b"later")
+    store(folder)
+    kept = {path.relative_to(tmp_path / "run").as_posix() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert kept == {f"artifacts/{name}" for name in SIZES}
+    assert (tmp_path / "run/artifacts/events/bucket=0/part-000000-0.parquet").read_bytes() == b"later"
+
+
+@pytest.mark.parametrize(
+    ("there", "message"),
+    [
+        ({"events/bucket=0/part-000000-0.parquet": 1}, "bucket=1/part-000000-0.parquet is not there"),
+        (SIZES | {"events/bucket=1/part-000000-0.parquet": 3}, "bucket=1/part-000000-0.parquet is of another size"),
+        (SIZES | {"events/old.parquet": 3}, "events/old.parquet is there, too"),
+    ],
+    ids=["missing", "another size", "one more"],
+)
+def test_what_did_not_arrive_is_one_line(there: dict[str, int], message: str) -> None:
+    store = ArtifactStore.of("/not/shared", "")
+    store.check(SIZES, SIZES)
+    with pytest.raises(click.ClickException, match=message) as refused:
+        store.check(SIZES, there)
+    assert "\n" not in refused.value.message
+    assert "every machine reaches" in refused.value.message
