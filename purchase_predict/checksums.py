@@ -8,6 +8,9 @@ from pathlib import Path
 import click
 import xxhash
 
+#: Bytes of a file that are read at once.
+_BLOCK_BYTES = 2**20
+
 
 class Damaged(click.ClickException):
     """A stored file is missing, or is not what was written."""
@@ -25,17 +28,26 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
 
 
+def crc32(path: Path) -> int:
+    """CRC-32 of a file's content: a checksum that Spark's SQL can compute as well.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    found = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            found = zlib.crc32(block, found)
+    return found
+
+
 def crc32_below(folder: Path) -> dict[str, int]:
-    """CRC-32 of each file below a folder, by its path in there: a checksum that Spark's SQL can compute as well.
+    """CRC-32 of each file below a folder, by its path in there.
 
     Raises:
         OSError: a file cannot be read.
     """
-    return {
-        file.relative_to(folder).as_posix(): zlib.crc32(file.read_bytes())
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-    }
+    return {file.relative_to(folder).as_posix(): crc32(file) for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
 def differing(place: Path, expected: Mapping[str, str]) -> str | None:

@@ -13,6 +13,8 @@ _SECRET = re.compile(rf"""([?&;#\s]|^)([\w.\-]*{_SECRET_NAME}[\w.\-]*=)[^&;\s'"]
 #: Between the parts of a chained address.
 _CHAIN = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.\-]*://)")
 _HIDDEN = "***"
+#: Schemes of Azure's storage, whose addresses name the container in the place of a user.
+_WITH_CONTAINER = ("abfs", "wasb")
 
 
 def shown_uri(uri: str) -> str:
@@ -33,7 +35,7 @@ def _shown(uri: str) -> str:
     authority = re.split(r"[/?#]", place, maxsplit=1)[0]
     if ":" in authority and "@" in place:
         place = place.rpartition("@")[2]  # the password may hold any character
-    elif "@" in authority:
+    elif "@" in authority and not scheme.lower().startswith(_WITH_CONTAINER):
         place = authority.rpartition("@")[2] + place[len(authority) :]
     return f"{scheme}{separator}{place}{_SECRET.sub(_hide, parameters)}"
 

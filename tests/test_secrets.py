@@ -45,7 +45,7 @@ def test_no_secret_parameter_is_shown(scheme: str, host: str, path: str, name: s
     [
         "http://127.0.0.1:5000", "sqlite:////home/me/mlflow.db", "gs://bucket/a@b.csv", "gs://bucket/what:ever@x",
         "models:/purchase_predict@production", "runs:/abc/model", "/data/a@b", "file:///data/x", "databricks", "",
-        "mlflow-artifacts:/1/2", "s3://bucket/key?versionId=3", "https://host/path?page=2",
+        "mlflow-artifacts:/1/2", "s3://bucket/key?versionId=3", "abfss://raw@account.dfs.core.windows.net/clicks", "https://host/path?page=2",
     ],
 )  # fmt: skip
 def test_what_holds_no_secret_is_shown_as_it_is(uri: str) -> None:

@@ -10,7 +10,6 @@ import os
 import shutil
 import socket
 import tempfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ import duckdb
 import pyarrow as pa
 
 from purchase_predict import progress
-from purchase_predict.checksums import checksum
+from purchase_predict.checksums import checksum, crc32
 from purchase_predict.database import Sums, connect, machine_memory, sums_and_count
 from purchase_predict.reading import rejects, scan, ways
 from purchase_predict.reading.files import common_table, open_file
@@ -76,7 +75,7 @@ class Done:
     """What a task did.
 
     Attributes:
-        first: the number of its first part.
+        numbers: of the parts that it was given, in order; files and messages go by the first one.
         error: why it could not read its parts; empty: it could.
         table: the table that its parts hold; empty: all of them are empty.
         named: the first part that holds a row or a header, for messages.
@@ -89,7 +88,7 @@ class Done:
         files: what was stored, by path.
     """
 
-    first: int
+    numbers: Sequence[int]
     error: str = ""
     table: str = ""
     named: str = ""
@@ -135,7 +134,7 @@ def read_parts(
             done = _read(work, numbers, _paths(work, numbers, fetched, scratch), connection, scratch)
         except click.ClickException as error:
             # An error that Spark sees makes it repeat the task. What the user did wrong stays wrong.
-            done = Done(numbers[0], error=error.format_message())
+            done = Done(numbers, error=error.format_message())
             connection.execute("DELETE FROM rejects")
         row = dict.fromkeys(SCHEMA.names) | {"done": done.written()}
         yield pa.RecordBatch.from_pylist([row], SCHEMA)
@@ -150,6 +149,9 @@ def _paths(work: Work, numbers: Sequence[int], fetched: Mapping[int, Path], scra
     Raises:
         click.ClickException: one is not here, or not the one that was listed.
     """
+    for number, path in fetched.items():
+        if path.stat().st_size != work.parts[number].size:
+            raise sources.changed(work.source, work.parts[number].name)
     (folder := scratch / "parts").mkdir()
     wanted = [number for number in numbers if number not in fetched]
     for part in (work.parts[number] for number in wanted):
@@ -183,7 +185,7 @@ def _read(
     )
     files = tuple(file for file in opened if file is not None)
     if not files:
-        return Done(numbers[0])
+        return Done(numbers)
     table = common_table(files, TABLES)
     buckets = work.buckets if table == "events" else 1
     reading = Reading(connection, work.source, table, TABLES[table], files, buckets, scratch, work.session_types)
@@ -192,7 +194,7 @@ def _read(
     if copied.rows and sums is None:
         sums, _ = sums_and_count(connection, scan.parquet_below(reading.written), "false")
     return Done(
-        numbers[0],
+        numbers,
         table=table,
         named=files[0].part.name,
         ignored=ignored(files, reading.columns),
@@ -215,8 +217,7 @@ def _stored(work: Work, reading: Reading, first: int) -> dict[str, Stored]:
             name = f"{folder}/part-{first:06d}-{number}.parquet"
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.move(file, target / name)
-            content = (target / name).read_bytes()
-            files[name] = Stored(len(content), checksum(target / name), zlib.crc32(content))
+            files[name] = Stored((target / name).stat().st_size, checksum(target / name), crc32(target / name))
     work.store(target)
     return files
 

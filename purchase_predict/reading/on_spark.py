@@ -82,6 +82,10 @@ def load_source(
                 raise account.without_rows()
             if account.rejected:
                 _fetch_refused(session, results, connection)
+                if rejects.counts(connection) != account.refused:
+                    raise click.ClickException(
+                        f"source {source}: Spark lost refused rows, because an executor ended; run the workflow again"
+                    )
         print_ignored(list(dict.fromkeys(name for task in tasks for name in task.ignored)), account.table)
         digest = reduce(add, (task.sums for task in tasks if task.sums)).digest
         files = {name: stored for task in tasks for name, stored in task.files.items()}
@@ -110,7 +114,7 @@ def _results(session: "SparkSession", work: Work) -> Iterator[tuple["DataFrame",
         try:
             with phase("reading on Spark"):
                 written = results.filter("done IS NOT NULL").select("done").collect()
-            tasks = sorted((Done.read(row[0]) for row in written), key=lambda task: task.first)
+            tasks = sorted((Done.read(row[0]) for row in written), key=lambda task: task.numbers[0])
             _check(work, tasks)
             # Where one task found text among the sessions, those that found UUIDs alone store theirs as text, too.
             if len({task.session_type for task in tasks if task.rows}) < 2:
@@ -125,6 +129,8 @@ def _settings(source: str) -> dict[str, str]:
     if not hadoop.is_address(source):
         return {}
     return {
+        "spark.sql.files.ignoreCorruptFiles": "false",
+        "spark.sql.files.ignoreMissingFiles": "false",
         "spark.sql.execution.arrow.maxRecordsPerBatch": "1",  # a file at a time
         "spark.sql.files.maxPartitionBytes": str(TASK_BYTES),
         "spark.sql.files.openCostInBytes": "0",
@@ -161,6 +167,12 @@ def _check(work: Work, tasks: Sequence[Done]) -> None:
     for task in tasks:
         if task.error:
             raise click.ClickException(task.error)
+    # Spark may be configured to skip files that it cannot read. Their rows must not be missing without a word.
+    if sorted(number for task in tasks for number in task.numbers) != list(range(len(work.parts))):
+        raise click.ClickException(
+            f"source {work.source}: Spark did not read each of its {len(work.parts)} files once; is "
+            "spark.sql.files.ignoreCorruptFiles or ignoreMissingFiles set?"
+        )
     held = [task for task in tasks if task.table]
     if not held:
         raise click.ClickException(f"source {work.source}: {work.parts[0].name}: empty file, a header is expected")

@@ -11,6 +11,7 @@ import duckdb
 
 from purchase_predict.database import Sums, one_row, quoted
 from purchase_predict.reading import csv_records
+from purchase_predict.reading.bucket_files import bucket_sql
 from purchase_predict.reading.files import PATH, File, Scan, scans
 from purchase_predict.schema import Column
 
@@ -123,11 +124,12 @@ def _copy_as(reading: Reading, files: Sequence[File], session_type: str, leave_o
     union = " UNION ALL ".join(typed(scan, reading.columns) for scan in scans(files))
     is_broken = " OR ".join(filter(None, map(broken, reading.columns)))
     bucket_of_broken = "NULL" if leave_out_broken else "error('malformed')"
+    bucket = bucket_sql("user_id", reading.buckets)
     reading.connection.execute(
         f"""COPY (
             SELECT {names}, {session}, bucket FROM (
                 SELECT *,
-                    CASE WHEN {is_broken} THEN {bucket_of_broken} ELSE hash(user_id) % {reading.buckets} END AS bucket
+                    CASE WHEN {is_broken} THEN {bucket_of_broken} ELSE {bucket} END AS bucket
                 FROM ({union})
             ) {"WHERE bucket IS NOT NULL" if leave_out_broken else ""}
         ) TO {quoted(reading.written)}

@@ -82,7 +82,8 @@ class Service:
         except Unavailable as error:
             self.unwritten = str(error)
             raise
-        self.unwritten = ""
+        if done.counts.counted:  # events that were counted before are not written again
+            self.unwritten = ""
         return done
 
     def try_out(self, raw: Sequence[object]) -> dict[str, Any]:

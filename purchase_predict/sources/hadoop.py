@@ -12,7 +12,7 @@ import click
 
 from purchase_predict.parameters import ON_HADOOP
 from purchase_predict.sources.listing import Listing, refuse_format, sorted_out
-from purchase_predict.sources.names import kind, kind_if_shown
+from purchase_predict.sources.names import kind
 from purchase_predict.sources.part import Part
 from purchase_predict.sources.pattern import Pattern, is_pattern, literal_folder
 from purchase_predict.spark_session import session_of
@@ -24,8 +24,14 @@ if TYPE_CHECKING:
 _LONGEST = 2**31 - 1
 #: Scheme and host of an address.
 _HOST = re.compile(r"[a-z0-9]+://[^/]*")
-#: Folders beside or above the files of a table in a format that is not read. Their names are hidden from a listing.
-_LOGS = {"_delta_log": "Delta Lake", ".hoodie": "Apache Hudi"}
+#: What lies beside or above the files of a table in a format that is not read. Spark's listing hides the first two, and
+#: the others may lie above the folder that is listed.
+_LOGS = {
+    "_delta_log": "Delta Lake",
+    ".hoodie": "Apache Hudi",
+    "metadata/*.metadata.json*": "Apache Iceberg",
+    "metadata/version-hint.text": "Apache Iceberg",
+}
 
 #: A file as Spark lists it: its path below the host, and its address, size in bytes, and time of modification.
 _Found = dict[str, tuple[str, int, int]]
@@ -55,14 +61,16 @@ def listing(source: str) -> Listing:
             pattern = Pattern(text.removeprefix(f"{folder}/"))
             found = _files(session, host[0] + folder)
         if not found:
-            raise click.ClickException(f"source {source}: no such file, and no folder with a file that holds anything")
-        kind_of = kind
+            raise click.ClickException(
+                f"source {source}: no such file, and no folder with a file that holds anything (Spark does not list "
+                "files whose names start with _ or .)"
+            )
         if text in found:
-            folder, kind_of = text.rpartition("/")[0], kind_if_shown  # who names a hidden file wants it
+            folder = text.rpartition("/")[0]
         named = {path.removeprefix(f"{folder}/"): file for path, file in found.items()}
         if pattern:
             named = {name: file for name, file in named.items() if pattern.matches(name)}
-        names = sorted_out(source, named, kind_of)
+        names = sorted_out(source, named, kind)
         if any(name.lower().endswith(".parquet") for name in names.data):
             _refuse_formats(session, source, host[0], folder, names.data)
     parts = (

@@ -54,19 +54,17 @@ class ArtifactStore:
         Raises:
             click.ClickException: they differ.
         """
-        for name in sorted({*expected, *there}):
-            if expected.get(name) != there.get(name):
-                what = (
-                    "is not there"
-                    if name not in there
-                    else "is of another size"
-                    if name in expected
-                    else "is there, too"
-                )
+        stored = f"Spark stored {len(expected)} files in {self.uri}, but"
+        for name, size in sorted(expected.items()):
+            if there.get(name) != size:
                 raise click.ClickException(
-                    f"Spark stored {len(expected)} files in {self.uri}, but {name} {what}: its executors need an "
-                    "artifact store that every machine reaches (gs://, s3://, a shared disk, or MLflow's server)"
+                    f"{stored} {name} {'is of another size' if name in there else 'is not there'}: its executors need "
+                    "an artifact store that every machine reaches (gs://, s3://, a shared disk, or MLflow's server)"
                 )
+        if more := sorted(set(there) - set(expected)):
+            raise click.ClickException(
+                f"{stored} {more[0]} is there, too, from another attempt: run the workflow again"
+            )
 
 
 def local_folder(uri: str) -> Path | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from unittest import mock
 
 import click
+import duckdb
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -177,6 +178,15 @@ def test_a_user_is_in_one_bucket_and_rows_keep_their_order(tmp_path: Path) -> No
     rows = sorted(row for table in tables for row in zip(*(table[name].to_pylist() for name in types), strict=True))
     assert rows == sorted((f"s{n}", n * n % 101, n) for n in range(1000))
     assert tables[0].column_names == list(types)
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=50), st.integers(1, 64))
+def test_sql_puts_a_user_into_the_same_bucket(users: list[int], buckets: int) -> None:
+    column = pa.table({"user_id": pa.array(users, pa.int64())})
+    found = duckdb.from_arrow(column).select(bucket_files.bucket_sql("user_id", buckets)).fetchall()
+    assert [bucket for (bucket,) in found] == bucket_files.bucket_numbers(
+        column["user_id"].to_numpy(), buckets
+    ).tolist()
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
+import duckdb
 import pyarrow.parquet as pq
 import pytest
 from gcp_storage_emulator.server import create_server
@@ -139,10 +140,16 @@ def test_a_task_reads_several_small_files_and_a_large_source_has_few_tasks(
     assert len(box.load_on_spark()[1]) == 2
 
 
-def test_buckets_hold_the_same_users_in_every_file(box: SparkBox, monkeypatch: pytest.MonkeyPatch) -> None:
-    for number in range(2):
-        sample.write(box.source / f"part-{number}.parquet", 3_000)
+def test_a_user_is_in_one_bucket_in_whichever_way_each_file_is_read(
+    box: SparkBox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample.write(events := box.source / "part-0.parquet", 3_000)
+    text = duckdb.sql(f"FROM '{events}'").df().to_csv(index=False)
+    (box.source / "part-1.csv").write_text(text)  # in blocks
+    (box.source / "part-2.csv").write_text(f"{text}not a record\n")  # line by line
+    (box.source / "part-3.csv.gz").write_bytes(gzip.compress(text.encode()))  # in one scan
     monkeypatch.setattr(on_spark, "bucket_count", lambda parts: 4)
+    monkeypatch.setattr(on_spark, "TASK_BYTES", 1)
     box.load_on_spark()
     users = [
         {user for file in sorted(bucket.iterdir()) for user in pq.read_table(file)["user_id"].to_pylist()}
@@ -150,6 +157,7 @@ def test_buckets_hold_the_same_users_in_every_file(box: SparkBox, monkeypatch: p
     ]
     assert len(users) == 4
     assert len(set().union(*users)) == sum(map(len, users)) > 100
+    assert len({file.name for file in (box.place / "events").rglob("*.parquet")}) == 4  # one task for each file
 
 
 def test_a_file_system_that_spark_alone_reaches_is_read(box: SparkBox, mounted: Path) -> None:

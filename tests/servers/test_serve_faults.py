@@ -231,6 +231,7 @@ def test_a_full_disk_is_a_503_in_one_line_and_nothing_acknowledged_is_lost(regis
         assert answer["detail"].startswith("the state cannot be written: ")
         assert running.ask("/health")[0] == 200
         assert (running.metric("state_up"), running.metric("state_writable")) == (1, 0)
+        assert running.ask("/events", acknowledged[0])[1]["repeated"] == len(batch)  # which writes nothing
         assert running.ask("/ready")[1]["problems"] == [answer["detail"]]
         enlarge(disk, "64m")
         again = [running.ask("/events", batch)[1] for batch in acknowledged]
