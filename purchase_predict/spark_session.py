@@ -95,6 +95,11 @@ def settings_of(session: "SparkSession", settings: Mapping[str, str]) -> Iterato
                 session.conf.set(name, value_before)
 
 
+def address_of(uri: str) -> str:
+    """A URI as Spark knows it: Hadoop calls the scheme `s3` `s3a`."""
+    return uri.replace("s3://", "s3a://", 1) if uri.startswith("s3://") else uri
+
+
 def send_package(session: "SparkSession") -> None:
     """Sends the project's code to the executors.
 

@@ -11,13 +11,11 @@ from purchase_predict.checksums import Damaged
 from purchase_predict.features import expressions
 from purchase_predict.features.on_duckdb import STATE
 from purchase_predict.schema import EVENTS, TYPES
-from purchase_predict.spark_session import session_of, settings_of
+from purchase_predict.spark_session import address_of, session_of, settings_of
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-#: URI schemes that Spark calls by another name.
-_SPARK_SCHEMES = {"s3": "s3a"}
 #: URI schemes of artifact stores that Spark reads and writes without MLflow's server.
 _DIRECT_SCHEMES = {"file", "gs", "hdfs", "s3", "s3a", "abfss", "wasbs", "dbfs", "viewfs"}
 
@@ -53,7 +51,7 @@ def location(artifact_uri: str) -> str | None:
         return None
     if parts.scheme == "file":
         return f"file://{unquote(parts.path)}"
-    return _SPARK_SCHEMES.get(parts.scheme, parts.scheme) + artifact_uri[len(parts.scheme) :]
+    return address_of(parts.scheme + artifact_uri[len(parts.scheme) :])
 
 
 def primary_from_events(source: str, session_type: str, crc32: Mapping[str, int], target: str) -> Written:

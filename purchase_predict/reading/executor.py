@@ -1,17 +1,16 @@
-"""What a task of Spark does on an executor: it reads parts of a source in the project's own ways and stores their rows.
+"""A task of Spark on an executor: reads parts of a source with the project's own code and stores their rows.
 
-It needs the packages of conda.yaml there, and returns the number of rows, what the digest is made of, and the refused
-rows. A task that runs twice writes the same bytes under the same names, because it works in one thread: it does no harm
-if Spark repeats a task, or starts it on two machines.
+The executor needs the packages of conda.yaml. The task returns its result (`task_result`) and the refused rows. It
+works in one thread, so that a task that runs twice writes the same bytes under the same names: Spark may repeat a task,
+or start it on two machines.
 """
 
-import json
 import os
 import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -20,21 +19,22 @@ import pyarrow as pa
 
 from purchase_predict import progress
 from purchase_predict.checksums import checksum, crc32
-from purchase_predict.database import Sums, connect, machine_memory, sums_and_count
+from purchase_predict.database import connect, machine_memory, sums_and_count
 from purchase_predict.reading import rejects, scan, ways
 from purchase_predict.reading.files import common_table, open_file
 from purchase_predict.reading.load import ignored
 from purchase_predict.reading.scan import Reading
+from purchase_predict.reading.task_result import StoredFile, TaskResult
 from purchase_predict.schema import TABLES
 from purchase_predict.sources import sources
+from purchase_predict.sources.local import content_checksum
 from purchase_predict.sources.part import Part
 
-#: Columns of what a task returns: those of `rejects`, and what was done, as JSON, in the one row that has no line.
+#: The columns that a task returns: those of `rejects`, and `done`. One row has the task's result as JSON in `done`; the
+#: others are refused rows.
 SCHEMA = rejects.SCHEMA.append(pa.field("done", pa.string()))
 #: The least memory of DuckDB in a task, in MiB.
 _LEAST_MEMORY = 512
-#: Refused rows that are sent at once.
-_BATCH_ROWS = 10_000
 
 
 @dataclass(frozen=True)
@@ -61,61 +61,6 @@ class Work:
     store: Callable[[Path], None]
 
 
-@dataclass(frozen=True)
-class Stored:
-    """A file that an executor stored: its bytes, and its checksums as `checksums` has them."""
-
-    size: int
-    checksum: str
-    crc32: int
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a task did.
-
-    Attributes:
-        numbers: of the parts that it was given, in order; files and messages go by the first one.
-        error: why it could not read its parts; empty: it could.
-        table: the table that its parts hold; empty: all of them are empty.
-        named: the first part that holds a row or a header, for messages.
-        ignored: columns that were not read.
-        records: records in each part that is not empty, read or refused, by its number.
-        rows: rows read.
-        refused: refused rows of each part that has any, by its number.
-        session_type: the type of `user_session` in the files, UUID or VARCHAR.
-        sums: what the digest is made of; None without a row.
-        files: what was stored, by path.
-    """
-
-    numbers: Sequence[int]
-    error: str = ""
-    table: str = ""
-    named: str = ""
-    ignored: Sequence[str] = ()
-    records: Mapping[int, int] = field(default_factory=dict)
-    rows: int = 0
-    refused: Mapping[int, int] = field(default_factory=dict)
-    session_type: str = ""
-    sums: Sums | None = None
-    files: Mapping[str, Stored] = field(default_factory=dict)
-
-    def written(self) -> str:
-        """As JSON."""
-        return json.dumps(asdict(self))
-
-    @staticmethod
-    def read(text: str) -> "Done":
-        """From JSON."""
-        found = json.loads(text)
-        for name in ("records", "refused"):
-            found[name] = {int(number): count for number, count in found[name].items()}
-        if found["sums"]:
-            found["sums"] = Sums(**found["sums"] | {"columns": tuple(found["sums"]["columns"])})
-        found["files"] = {name: Stored(**stored) for name, stored in found["files"].items()}
-        return Done(**found)
-
-
 def read_parts(
     work: Work, numbers: Sequence[int], fetched: Mapping[int, Path], scratch: Path
 ) -> Iterator[pa.RecordBatch]:
@@ -134,12 +79,12 @@ def read_parts(
             done = _read(work, numbers, _paths(work, numbers, fetched, scratch), connection, scratch)
         except click.ClickException as error:
             # An error that Spark sees makes it repeat the task. What the user did wrong stays wrong.
-            done = Done(numbers, error=error.format_message())
+            done = TaskResult(numbers, error=error.format_message())
             connection.execute("DELETE FROM rejects")
         row = dict.fromkeys(SCHEMA.names) | {"done": done.written()}
         yield pa.RecordBatch.from_pylist([row], SCHEMA)
         refused = connection.sql("SELECT *, NULL::VARCHAR AS done FROM rejects")
-        for batch in refused.to_arrow_reader(_BATCH_ROWS):
+        for batch in refused.to_arrow_reader(rejects.BATCH_ROWS):
             yield batch.cast(SCHEMA)
 
 
@@ -166,7 +111,7 @@ def _check_here(part: Part, path: Path) -> None:
     where = f"the executor on {socket.gethostname()}"
     shared = "engine=spark reads from gs://, hdfs://, s3a:// or a disk that every machine of the cluster shares"
     try:
-        same = path.stat().st_size == part.size and f"xxh3_128:{checksum(path)}" == part.checksum
+        same = path.stat().st_size == part.size and content_checksum(path) == part.checksum
     except OSError as error:
         raise click.ClickException(f"{part.name}: {where} cannot read {path} ({error.strerror}): {shared}") from error
     if not same:
@@ -178,14 +123,14 @@ def _check_here(part: Part, path: Path) -> None:
 
 def _read(
     work: Work, numbers: Sequence[int], paths: Sequence[Path], connection: duckdb.DuckDBPyConnection, scratch: Path
-) -> Done:
+) -> TaskResult:
     opened = (
         open_file(connection, number, work.parts[number], path, TABLES)
         for number, path in zip(numbers, paths, strict=True)
     )
     files = tuple(file for file in opened if file is not None)
     if not files:
-        return Done(numbers)
+        return TaskResult(numbers)
     table = common_table(files, TABLES)
     buckets = work.buckets if table == "events" else 1
     reading = Reading(connection, work.source, table, TABLES[table], files, buckets, scratch, work.session_types)
@@ -193,7 +138,7 @@ def _read(
     sums = copied.sums
     if copied.rows and sums is None:
         sums, _ = sums_and_count(connection, scan.parquet_below(reading.written), "false")
-    return Done(
+    return TaskResult(
         numbers,
         table=table,
         named=files[0].part.name,
@@ -207,7 +152,7 @@ def _read(
     )
 
 
-def _stored(work: Work, reading: Reading, first: int) -> dict[str, Stored]:
+def _stored(work: Work, reading: Reading, first: int) -> dict[str, StoredFile]:
     """Stores the rows that were read: `<table>/[bucket=<number>/]part-<first part>-<number>.parquet`."""
     target = reading.scratch / "target"
     files = {}
@@ -217,7 +162,7 @@ def _stored(work: Work, reading: Reading, first: int) -> dict[str, Stored]:
             name = f"{folder}/part-{first:06d}-{number}.parquet"
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.move(file, target / name)
-            files[name] = Stored((target / name).stat().st_size, checksum(target / name), crc32(target / name))
+            files[name] = StoredFile((target / name).stat().st_size, checksum(target / name), crc32(target / name))
     work.store(target)
     return files
 

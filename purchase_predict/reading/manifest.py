@@ -14,7 +14,7 @@ from purchase_predict.sources.listing import Listing
 
 @dataclass(frozen=True)
 class Account:
-    """What came of a source, whoever read it.
+    """The result of reading a source, by either engine.
 
     Attributes:
         source: as the user named it.

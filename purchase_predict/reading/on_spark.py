@@ -1,7 +1,7 @@
 """Loading a source on the user's Spark cluster: the executors read, check and store it, by the rules of `load`.
 
-Each task reads a few parts (`executor`). Spark's own CSV reader is not used, because it does not tell the lines of
-malformed rows. Through the driver travel the names of the parts, counts, sums, and the refused rows.
+Each task reads a few parts (`executor`). Spark's own CSV reader is not used, because it does not report the lines of
+malformed rows. The names of the parts, counts, sums and refused rows travel through the driver; the other rows do not.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,9 +18,10 @@ import duckdb
 from purchase_predict.database import connect
 from purchase_predict.progress import phase
 from purchase_predict.reading import executor, manifest, rejects
-from purchase_predict.reading.executor import Done, Stored, Work
+from purchase_predict.reading.executor import Work
 from purchase_predict.reading.load import Loaded, bucket_count, print_ignored, print_left_out
 from purchase_predict.reading.manifest import Account
+from purchase_predict.reading.task_result import StoredFile, TaskResult
 from purchase_predict.sources import hadoop, sources
 from purchase_predict.sources.listing import Listing
 from purchase_predict.sources.part import Part
@@ -45,7 +46,7 @@ def load_source(
     store: Callable[[Path], None],
     memory_limit: str = "",
     gcp_project: str = "",
-) -> tuple[Loaded, dict[str, Stored]]:
+) -> tuple[Loaded, dict[str, StoredFile]]:
     """Loads a source as `load.load_source` does, except that the executors store the rows.
 
     Args:
@@ -73,7 +74,7 @@ def load_source(
         parts, buckets = _absolute(listed.parts), bucket_count(listed.parts)
         work = Work(source, parts, buckets, ("UUID", "VARCHAR"), memory_limit, gcp_project, store)
         rejects.create_table(connection)
-        with settings_of(session, _settings(source)), _results(session, work) as (results, tasks):
+        with settings_of(session, _reading_settings(source)), _read_and_stored(session, work) as (results, tasks):
             with phase("looking whether the source has changed"):
                 sources.check_unchanged(source, listed, gcp_project)
             account = _account(source, listed, tasks)
@@ -101,10 +102,10 @@ def _absolute(parts: Sequence[Part]) -> tuple[Part, ...]:
 
 
 @contextmanager
-def _results(session: "SparkSession", work: Work) -> Iterator[tuple["DataFrame", list[Done]]]:
-    """Has the executors read and store the source; yields what they return, and what each task did, in order.
+def _read_and_stored(session: "SparkSession", work: Work) -> Iterator[tuple["DataFrame", list[TaskResult]]]:
+    """Has the executors read and store the source. Yields the table that they return, and each task's result, in order.
 
-    The refused rows stay on the executors until somebody asks for them.
+    The refused rows stay on the executors until they are fetched from that table.
 
     Raises:
         click.ClickException: a task could not read its parts, or two hold different tables.
@@ -114,8 +115,8 @@ def _results(session: "SparkSession", work: Work) -> Iterator[tuple["DataFrame",
         try:
             with phase("reading on Spark"):
                 written = results.filter("done IS NOT NULL").select("done").collect()
-            tasks = sorted((Done.read(row[0]) for row in written), key=lambda task: task.numbers[0])
-            _check(work, tasks)
+            tasks = sorted((TaskResult.read(row[0]) for row in written), key=lambda task: task.numbers[0])
+            _refuse_wrong_tasks(work, tasks)
             # Where one task found text among the sessions, those that found UUIDs alone store theirs as text, too.
             if len({task.session_type for task in tasks if task.rows}) < 2:
                 yield results, tasks
@@ -124,8 +125,8 @@ def _results(session: "SparkSession", work: Work) -> Iterator[tuple["DataFrame",
             results.unpersist()
 
 
-def _settings(source: str) -> dict[str, str]:
-    """Settings for the time of reading."""
+def _reading_settings(source: str) -> dict[str, str]:
+    """Spark's settings while it reads files of the source itself; empty if the executors open the files."""
     if not hadoop.is_address(source):
         return {}
     return {
@@ -139,7 +140,7 @@ def _settings(source: str) -> dict[str, str]:
 
 
 def _tasks(session: "SparkSession", work: Work) -> "DataFrame":
-    """A table that has been computed once the source is read: what the tasks return."""
+    """The tasks as a table: computing it reads and stores the source, and gives the columns `executor.SCHEMA`."""
     schema = "part int, line bigint, `column` string, value string, reason string, done string"
     if hadoop.is_address(work.source):
         contents = hadoop.contents(session, work.parts)
@@ -163,11 +164,11 @@ def _groups(parts: Sequence[Part]) -> list[list[int]]:
     return groups
 
 
-def _check(work: Work, tasks: Sequence[Done]) -> None:
+def _refuse_wrong_tasks(work: Work, tasks: Sequence[TaskResult]) -> None:
     for task in tasks:
         if task.error:
             raise click.ClickException(task.error)
-    # Spark may be configured to skip files that it cannot read. Their rows must not be missing without a word.
+    # If Spark skipped a file, its rows would be missing from both sides of the count of rows.
     if sorted(number for task in tasks for number in task.numbers) != list(range(len(work.parts))):
         raise click.ClickException(
             f"source {work.source}: Spark did not read each of its {len(work.parts)} files once; is "
@@ -183,8 +184,8 @@ def _check(work: Work, tasks: Sequence[Done]) -> None:
             )
 
 
-def _account(source: str, listed: Listing, tasks: Sequence[Done]) -> Account:
-    def all_of(counts: Callable[[Done], Mapping[int, int]]) -> dict[int, int]:
+def _account(source: str, listed: Listing, tasks: Sequence[TaskResult]) -> Account:
+    def all_of(counts: Callable[[TaskResult], Mapping[int, int]]) -> dict[int, int]:
         return {number: count for task in tasks for number, count in counts(task).items()}
 
     return Account(
@@ -200,7 +201,7 @@ def _account(source: str, listed: Listing, tasks: Sequence[Done]) -> Account:
 
 def _fetch_refused(session: "SparkSession", results: "DataFrame", connection: duckdb.DuckDBPyConnection) -> None:
     """Adds the refused rows, which are on the executors, to the table `rejects`."""
-    with settings_of(session, {"spark.sql.execution.arrow.maxRecordsPerBatch": "10000"}):
+    with settings_of(session, {"spark.sql.execution.arrow.maxRecordsPerBatch": str(rejects.BATCH_ROWS)}):
         refused = results.filter("done IS NULL").drop("done").toArrow()
     connection.register("refused", refused)
     connection.execute("INSERT INTO rejects FROM refused")

@@ -19,7 +19,7 @@ VALUE_LENGTH = 200
 #: The number of reasons that the message about too many malformed rows names.
 NAMED_REASONS = 3
 #: The most rows that are kept in memory at once, for writing or reading.
-_BATCH_ROWS = 10_000
+BATCH_ROWS = 10_000
 #: The columns of the table `rejects`; `part` is the part's number.
 SCHEMA = pa.schema(
     [
@@ -69,7 +69,7 @@ class RefusedLines:
         value = refused.text[: 4 * VALUE_LENGTH].decode(errors="replace")[:VALUE_LENGTH].replace("\0", "\ufffd")
         row = {"part": part, "line": refused.line, "column": "", "value": value, "reason": refused.reason}
         self.rows.append(row)
-        if len(self.rows) >= _BATCH_ROWS:
+        if len(self.rows) >= BATCH_ROWS:
             self._flush()
 
     def _flush(self) -> None:
@@ -107,7 +107,7 @@ def write(connection: duckdb.DuckDBPyConnection, parts: Sequence[Part], path: Pa
     with path.open("w", newline="", encoding="utf-8", errors="replace") as file:
         writer = csv.writer(file)
         writer.writerow(["file", "line", "column", "value", "reason"])
-        while rows := found.fetchmany(_BATCH_ROWS):
+        while rows := found.fetchmany(BATCH_ROWS):
             for number, line, column, value, reason in rows:
                 name = harmless(parts[number].name)
                 writer.writerow((name, line, column, harmless(value), reason))

@@ -1,7 +1,7 @@
 """Sources on file systems that Spark alone reaches, with credentials of its own: hdfs://, s3a:// and the like.
 
-They are listed by Spark. A file is known by its name, size and time of modification, which is all that such a file
-system tells of a file without reading it.
+Spark lists them. A file is identified by its name, size and time of modification: these file systems record no more
+about a file.
 """
 
 import re
@@ -15,7 +15,7 @@ from purchase_predict.sources.listing import Listing, refuse_format, sorted_out
 from purchase_predict.sources.names import kind
 from purchase_predict.sources.part import Part
 from purchase_predict.sources.pattern import Pattern, is_pattern, literal_folder
-from purchase_predict.spark_session import session_of
+from purchase_predict.spark_session import address_of, session_of
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, DataFrameReader, Row, SparkSession
@@ -43,14 +43,14 @@ def is_address(source: str) -> bool:
 
 
 def listing(source: str) -> Listing:
-    """What is at a file, folder or glob.
+    """Lists a file, folder or glob.
 
-    What exists by the very name comes before what a glob of this name matches.
+    An existing file or folder of exactly this name wins over a glob.
 
     Raises:
-        click.ClickException: Spark cannot be used, nothing is there, or a table that is not read is there.
+        click.ClickException: Spark cannot be used, there is nothing, or there is a table in a format that is not read.
     """
-    root = re.sub("^s3://", "s3a://", source).rstrip("/")
+    root = address_of(source).rstrip("/")
     host = _HOST.match(root)
     assert host
     with session_of(f"source {source}", "a source on this machine, or on gs://") as session:

@@ -85,14 +85,23 @@ def local_part(path: Path, name: str) -> Part:
         digest = _hashed(path, *state)
     except OSError as error:
         raise click.ClickException(f"{name}: cannot be read: {error.strerror}: {path}") from error
-    return Part(name, status.st_size, f"xxh3_128:{digest}", path, state=state)
+    return Part(name, status.st_size, digest, path, state=state)
+
+
+def content_checksum(path: Path) -> str:
+    """The checksum of a file as `Part` has it.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    return f"xxh3_128:{checksum(path)}"
 
 
 @functools.lru_cache(maxsize=100_000)
 def _hashed(path: Path, *_state: int) -> str:
     # Cached, because a step needs the digest several times: for its key, and before and after it reads. A changed file
     # has another state, so it is hashed again.
-    return checksum(path)
+    return content_checksum(path)
 
 
 # ---- folders and globs -------------------------------------------------------------------------------------------

@@ -9,9 +9,9 @@ import click
 from purchase_predict.checksums import checksum, crc32_below
 from purchase_predict.database import connect, table_digest
 from purchase_predict.reading import on_spark
-from purchase_predict.reading.executor import Stored
 from purchase_predict.reading.load import Loaded
 from purchase_predict.reading.scan import parquet_below
+from purchase_predict.reading.task_result import StoredFile
 from purchase_predict.workflow.storing import ArtifactStore
 from tests.reading.box import Box
 
@@ -38,7 +38,7 @@ class SparkBox(Box):
 
     def load_on_spark(
         self, source: Path | str | None = None, ratio: float = 1.0, store: Store | None = None
-    ) -> tuple[Loaded, dict[str, Stored]]:
+    ) -> tuple[Loaded, dict[str, StoredFile]]:
         self.count += 1
         self.target, scratch = self.folder / f"target-{self.count}", self.folder / f"scratch-{self.count}"
         for folder in (self.target, self.place, scratch):

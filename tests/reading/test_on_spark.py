@@ -19,7 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from purchase_predict.reading import executor, on_spark
-from purchase_predict.reading.executor import Done, Work
+from purchase_predict.reading.executor import Work
+from purchase_predict.reading.task_result import TaskResult
 from purchase_predict.sources import cloud_storage, hadoop, sample, sources
 from purchase_predict.sources.listing import Listing
 from purchase_predict.workflow.storing import ArtifactStore
@@ -198,6 +199,11 @@ def test_a_file_system_that_spark_alone_reaches_is_read(box: SparkBox, mounted: 
             sources.listing(f"viewfs://shop/data/{place}")
         (log / "0.json").unlink()
         log.rmdir()
+    (mounted / "lake/metadata").mkdir()
+    (mounted / "lake/metadata/v1.metadata.json").write_text("{}")
+    for place in ("lake", "lake/deep", "lake/deep/*.parquet"):  # its table is refused from within, too
+        with pytest.raises(click.ClickException, match="Apache Iceberg"):
+            sources.listing(f"viewfs://shop/data/{place}")
 
 
 def test_executors_download_from_cloud_storage_and_store_there(box: SparkBox, bucket: storage.Bucket) -> None:
@@ -256,12 +262,42 @@ def test_a_task_that_runs_twice_stores_the_same_bytes(tmp_path: Path) -> None:
         for number in range(len(parts)):
             (scratch := tmp_path / f"{attempt}-{number}").mkdir()
             batch, *refused = executor.read_parts(work, [number], {}, scratch)
-            done = Done.read(batch.column("done")[0].as_py())
+            done = TaskResult.read(batch.column("done")[0].as_py())
             assert not done.error
             assert sum(batch.num_rows for batch in refused) == sum(done.refused.values()) == (300 if number == 3 else 0)
             stored.append(done)
     assert stored[:4] == stored[4:]
     assert all(len(done.files) == 8 for done in stored)
+
+
+@pytest.mark.parametrize("numbers", [[[0], [2]], [[0, 1], [1, 2]], [[0, 1, 2, 3]]], ids=["lost", "twice", "unknown"])
+def test_each_part_must_be_read_once(numbers: list[list[int]], tmp_path: Path) -> None:
+    """Spark skips a file that it cannot read where `spark.sql.files.ignoreCorruptFiles` is set."""
+    box = SparkBox(tmp_path)
+    for number in range(3):
+        box.write(f"{HEADER}\n{GOOD}\n", f"part-{number}.csv")
+    work = Work("x", sources.listing(str(box.source)).parts, 1, ("VARCHAR",), "", "", print)
+    on_spark._refuse_wrong_tasks(work, [TaskResult([0, 1], table="events"), TaskResult([2], table="events")])
+    with pytest.raises(click.ClickException, match="source x: Spark did not read each of its 3 files once"):
+        on_spark._refuse_wrong_tasks(work, [TaskResult(each, table="events") for each in numbers])
+
+
+def test_a_file_that_spark_hands_over_has_the_listed_size(tmp_path: Path) -> None:
+    box = SparkBox(tmp_path)
+    box.write(f"{HEADER}\n{GOOD}\n", "part-0.csv")
+    work = Work("x", sources.listing(str(box.source)).parts, 1, ("VARCHAR",), "", "", print)
+    (fetched := tmp_path / "fetched.csv").write_text(f"{HEADER}\n{GOOD}\n{GOOD}\n")
+    (scratch := tmp_path / "scratch").mkdir()
+    (batch,) = executor.read_parts(work, [0], {0: fetched}, scratch)
+    assert "part-0.csv changed while it was read" in TaskResult.read(batch.column("done")[0].as_py()).error
+
+
+def test_refused_rows_that_are_lost_on_the_way_are_an_error(box: SparkBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    box.write(f"{HEADER}\n{GOOD}\n{bad(price='x')}\n")
+    monkeypatch.setattr(on_spark, "_fetch_refused", lambda *_: None)
+    with pytest.raises(click.ClickException, match="Spark lost refused rows, because an executor ended"):
+        box.load_on_spark()
+    assert not (box.target / "source.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,62 @@
+"""The result of a task that reads parts of a source on an executor, and its form as JSON on the way to the driver."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+from purchase_predict.database import Sums
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file that an executor stored: its size in bytes, and its checksums (see `checksums`)."""
+
+    size: int
+    checksum: str
+    crc32: int
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What a task read, refused and stored.
+
+    Attributes:
+        numbers: the numbers of its parts, in order.
+        error: why its parts could not be read; empty if they were read.
+        table: the table that its parts hold; empty: all of them are empty.
+        named: the first part that holds a row or a header, for messages.
+        ignored: columns that were not read.
+        records: records in each part that is not empty, read or refused, by its number.
+        rows: rows read.
+        refused: refused rows of each part that has any, by its number.
+        session_type: the type of `user_session` in the files, UUID or VARCHAR.
+        sums: what the digest is made of; None without a row.
+        files: what was stored, by path.
+    """
+
+    numbers: Sequence[int]
+    error: str = ""
+    table: str = ""
+    named: str = ""
+    ignored: Sequence[str] = ()
+    records: Mapping[int, int] = field(default_factory=dict)
+    rows: int = 0
+    refused: Mapping[int, int] = field(default_factory=dict)
+    session_type: str = ""
+    sums: Sums | None = None
+    files: Mapping[str, StoredFile] = field(default_factory=dict)
+
+    def written(self) -> str:
+        """As JSON."""
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def read(text: str) -> "TaskResult":
+        """From JSON."""
+        found = json.loads(text)
+        for name in ("records", "refused"):
+            found[name] = {int(number): count for number, count in found[name].items()}
+        if found["sums"]:
+            found["sums"] = Sums(**found["sums"] | {"columns": tuple(found["sums"]["columns"])})
+        found["files"] = {name: StoredFile(**stored) for name, stored in found["files"].items()}
+        return TaskResult(**found)
