@@ -35,18 +35,25 @@ def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
 
 
 def stop_between_writes(pid: int, database: Path) -> None:
-    """Stops a process for now, but not with the database in its hands."""
+    """Stops a process for now, but not while it reads or writes the database, which others could then not write."""
     deadline = time.monotonic() + 60
     while True:
         os.kill(pid, signal.SIGSTOP)
+        wait_for(lambda: _is_stopped(pid))
         try:
             with closing(sqlite3.connect(database, timeout=0, isolation_level=None)) as connection:
-                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("BEGIN EXCLUSIVE")
             return
         except sqlite3.OperationalError:
             os.kill(pid, signal.SIGCONT)
             assert time.monotonic() < deadline, "it writes without end"
             time.sleep(0.05)
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether every thread of a process has stopped: the signal reaches them one after the other."""
+    states = [file.read_text().rpartition(")")[2].split()[0] for file in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return set(states) == {"T"}
 
 
 def until(process: subprocess.Popen[str], start: str) -> str:

@@ -23,18 +23,17 @@ SIZES = {"events/bucket=0/part-000000-0.parquet": 1, "events/bucket=1/part-00000
 
 
 @pytest.mark.servers
-def test_files_go_through_a_server_that_hands_artifacts_out(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("store")  # which gives this process its own tracking server back
+def test_files_go_through_a_server_that_hands_artifacts_out(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "server").mkdir()
     with tracking_server(tmp_path / "server") as uri:
         run = mlflow.MlflowClient(uri).create_run("0")
         assert run.info.artifact_uri.startswith("mlflow-artifacts:")
         store = ArtifactStore.of(run.info.artifact_uri, uri)
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")  # an executor knows of no server but this one
+        mlflow.set_tracking_uri("http://127.0.0.1:1")  # an executor knows of no server but the store's
         for _ in range(2):  # a task that is repeated
             store(folder)
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        mlflow.set_tracking_uri(uri)
         assert artifacts.listed(run.info.run_id, ["events"]) == SIZES
 
 
