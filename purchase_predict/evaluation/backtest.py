@@ -21,8 +21,8 @@ from purchase_predict.metrics import Difference, Score
 
 #: The metrics of a backtest: those that need no threshold.
 METRICS = ("roc_auc", "average_precision", "log_loss")
-#: The most periods, the latest ones. Rows of MIN_WEEKS whole weeks or less are divided into tenths instead of weeks.
-MAX_PERIODS, MIN_WEEKS = 10, 4
+#: The most periods, the latest ones. Rows of fewer whole weeks than MIN_WEEKS are divided into tenths instead.
+MAX_PERIODS, MIN_WEEKS = 10, 5
 #: The minimum number of scored periods for a trend.
 MIN_SCORED = 5
 #: Time limit in seconds: after it no further period is started. The latest periods are measured first.
@@ -170,7 +170,7 @@ def _edges(ended: np.ndarray) -> tuple[str, list[int]]:
     day = _WEEK // 7
     end = (int(ended.max()) // day + 1) * day
     weeks = (end - int(ended.min())) // _WEEK
-    if weeks > MIN_WEEKS:
+    if weeks >= MIN_WEEKS:
         return "week", [end - _WEEK * number for number in range(min(weeks, MAX_PERIODS), -1, -1)]
     cuts = np.unique(np.sort(ended)[(np.arange(1, 10) * len(ended)) // 10])
     return "tenth", [*map(int, cuts[cuts > ended.min()]), end]

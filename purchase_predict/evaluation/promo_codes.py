@@ -1,7 +1,7 @@
 """Promo codes: which carts get one, how many buyers are among them, and what the codes cost.
 
-The test rows show who bought without a code. They do not show for whom a code would make a difference: that takes a
-trial with a control group (docs/promo_codes.md).
+The test rows show who bought without a code. They do not show for whom a code would make a difference: that takes
+an A/B test (docs/promo_codes.md).
 """
 
 import math
@@ -15,10 +15,10 @@ from purchase_predict.evaluation.scores import EPSILON, INTERVAL_QUANTILES, resa
 TRADEOFF_SHARES = np.linspace(0, 1, 21)
 #: Shares of the carts that get a code, 0 to 1, for which cut-offs are given.
 CODE_SHARES = (0.1, 0.2, 0.3, 0.5, 0.7)
-#: The effect that a trial should detect: the difference between the shares that bought in its two groups.
-NOTICED_EFFECT = 0.02
+#: The effect that an A/B test should detect: the difference between the shares that bought in its two groups.
+DETECTED_EFFECT = 0.02
 #: (z_0.975 + z_0.8)², for a two-sided test at 5 % with 80 % power.
-_TRIAL_QUANTILES = (1.959964 + 0.841621) ** 2
+_TEST_QUANTILES = (1.959964 + 0.841621) ** 2
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,11 @@ class Group:
         return self.buyers / max(self.carts, EPSILON)
 
     @property
-    def trial_carts(self) -> int:
-        """Carts that a trial needs with a code, and again without one, to notice `NOTICED_EFFECT`."""
-        with_code = min(1.0, self.rate + NOTICED_EFFECT)
+    def ab_test_carts(self) -> int:
+        """Carts that an A/B test needs in each of its two groups to detect `DETECTED_EFFECT`."""
+        with_code = min(1.0, self.rate + DETECTED_EFFECT)
         variance = self.rate * (1 - self.rate) + with_code * (1 - with_code)
-        return math.ceil(_TRIAL_QUANTILES * variance / NOTICED_EFFECT**2)
+        return math.ceil(_TEST_QUANTILES * variance / DETECTED_EFFECT**2)
 
     def given_away(self, money: Money) -> float:
         """The cost of codes for the group per cart of the shop: codes used by buyers who would have bought anyway."""

@@ -134,7 +134,7 @@ def print_left_out(listed: Listing) -> None:
     """Prints what the source holds beside its data files, if anything."""
     if listed.left_out:
         named = printable(some_of(listed.left_out, _NAMED))
-        click.echo(f"load: left out, because no data file by the name: {named}")
+        click.echo(f"load: skipped, because the name is neither that of a CSV nor of a Parquet file: {named}")
 
 
 def ignored(files: Sequence[File], columns: Sequence[Column]) -> list[str]:
@@ -146,7 +146,7 @@ def ignored(files: Sequence[File], columns: Sequence[Column]) -> list[str]:
 def print_ignored(names: Sequence[str], table: str) -> None:
     """Prints the columns that are not read, if there are any."""
     if names:
-        click.echo(f"load: ignored, because no column of the {table} table: {printable(some_of(names, _NAMED))}")
+        click.echo(f"load: ignored columns that the {table} table does not have: {printable(some_of(names, _NAMED))}")
 
 
 def bucket_count(parts: Sequence[Part]) -> int:

@@ -13,7 +13,7 @@ import pandas as pd
 from purchase_predict.evaluation.backtest import Backtest
 from purchase_predict.evaluation.curves import Curve, Curves
 from purchase_predict.evaluation.profile import ColumnProfile
-from purchase_predict.evaluation.promo_codes import NOTICED_EFFECT, Tradeoff
+from purchase_predict.evaluation.promo_codes import DETECTED_EFFECT, Tradeoff
 from purchase_predict.evaluation.stability import LIMITS
 from purchase_predict.evaluation.weaknesses import Slice
 from purchase_predict.metrics import METRICS, Score
@@ -49,7 +49,7 @@ def render(contents: Contents) -> str:
 
 def _codes(contents: Contents) -> dict[str, Any]:
     example = next(choice for choice in contents.choices if abs(choice.codes - EXAMPLE_SHARE) < 1e-9)
-    return {"drawing": _tradeoff(contents.tradeoff), "example": example, "effect": NOTICED_EFFECT}
+    return {"drawing": _tradeoff(contents.tradeoff), "example": example, "effect": DETECTED_EFFECT}
 
 
 def _tradeoff(points: Sequence[Tradeoff]) -> str:

@@ -73,7 +73,7 @@ def test_a_code_pays_from_the_share_of_others_that_covers_what_is_given_away() -
 
 def test_a_trial_of_the_named_size_notices_the_effect_in_four_of_five() -> None:
     group = chosen(0.2, choices(*simulated(3))).undecided
-    rng, carts = np.random.default_rng(1), group.trial_carts
+    rng, carts = np.random.default_rng(1), group.ab_test_carts
     control, with_code = (rng.binomial(carts, rate, 4000) / carts for rate in (group.rate, group.rate + 0.02))
     mean = (control + with_code) / 2
     z = (with_code - control) / np.sqrt(2 * mean * (1 - mean) / carts)
