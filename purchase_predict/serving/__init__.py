@@ -1,1 +1,1 @@
-"""Events in, answers out: a server that keeps each visitor's state and answers at the moment of the cart."""
+"""The HTTP server: takes the shop's events, keeps each visitor's state, and scores each cart event."""

@@ -1,16 +1,16 @@
-"""Events counted one by one: the records move on, and each pair gets its row at its first cart event.
+"""Counts events: updates the records with each event, and makes a pair's row at its first cart event.
 
-The rows equal those of `features/expressions.py` as long as a visitor's events arrive in the order of their times,
-those of one time together. An event that breaks that order is counted for all later rows, but rows that were made stay
-as they are:
+The rows equal those of `features/expressions.py` if a visitor's events arrive in the order of their times, and events
+of the same time together. An event that breaks this order is counted for all later rows, but existing rows do not
+change:
 
-- *Late*: its time lies before the visitor's newest event. A late cart event has a row of all that had arrived, later
-  events included. The start of a late session does not change the ranks of sessions that started before it arrived.
-- *After the answer*: its time is that of a row already made, or before. `process` would have used it for that row.
-- *Overlap*: a session that goes on after `records.TALLY_SESSIONS` later ones of the same visitor. What those did is
-  then counted among what earlier sessions did.
+- *Late*: its time is before the visitor's newest event. The row of a late cart event uses all events that have arrived,
+  also later ones. The start of a late session does not change the ranks of sessions that are already known.
+- *After the answer*: its time is at or before the moment of an existing row. `process` would use it for that row.
+- *Overlap*: a session continues after `records.TALLY_SESSIONS` later ones of the same visitor. Some of the views and
+  purchases in those are then counted as earlier ones.
 
-Each is counted in `Counts` and shown in /metrics.
+Each case is counted in `Counts` and shown in /metrics.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from purchase_predict.serving.state import Batch, PairKey
 
 @dataclass
 class Counts:
-    """What was counted, and what could not be as `process` would have it."""
+    """Counts of events, and of events and rows that may differ from `process`."""
 
     counted: int = 0
     repeated: int = 0
@@ -38,12 +38,12 @@ class Counts:
 
 @dataclass
 class Advanced:
-    """What came of some events.
+    """The result of counting events.
 
     Attributes:
-        carts: for each cart event, by its position among the events: the pair with its row.
-        too_old: the positions of the events that are older than the state reaches back; they were not counted.
-        late: the pairs whose cart event was late.
+        carts: the pair of each cart event, with its row, by the position of the event.
+        too_old: the positions of events that are older than the retention; they were not counted.
+        late: the pairs whose first cart event was late.
     """
 
     carts: dict[int, Pair] = field(default_factory=dict)
@@ -58,8 +58,8 @@ def advance(batch: Batch, events: Sequence[Event], retention_days: int) -> Advan
     Args:
         batch: the records of the events; they are changed.
         events: in any order.
-        retention_days: how far the state reaches back from its newest day. What is older is not counted, because
-            nothing tells any more whether it was counted before.
+        retention_days: days that the state reaches back from its newest day. Older events are not counted, because the
+            state no longer knows whether they were counted before.
     """
     done = Advanced()
     newest = max([batch.newest_day, *(event.day for event in events)])
@@ -118,13 +118,13 @@ def _count_together(batch: Batch, events: list[Event], done: Advanced, answered:
             _count_purchase(batch, event)
         pair = batch.pairs[event.user, event.session, event.product]
         if event.kind != "view" and event.time >= pair.decided:
-            # Of events at the same time, a removal or a purchase wins, in whatever order they arrive.
+            # Among events of the same time, a removal or a purchase wins, whatever their order.
             pair.in_cart = event.kind == "cart" and (event.time > pair.decided or pair.in_cart)
             pair.decided = event.time
 
 
 def _count(batch: Batch, event: Event) -> None:
-    """Moves the records of an event on, except for what depends on the pair's moment."""
+    """Updates the records with an event, except for the pair's row, purchase, and place in the cart."""
     visitor, session = batch.visitors[event.user], batch.sessions[event.user, event.session]
     pair = batch.pairs[event.user, event.session, event.product]
     time, kind = event.time, event.kind
@@ -176,7 +176,7 @@ def _count_product(session: Session, pair: Pair, time: int, now: bool) -> None:
         session.products_now += now
         pair.act = time
     elif time < pair.act:
-        if pair.act == session.newest and not now:  # it was first seen at the newest time, and now before it
+        if pair.act == session.newest and not now:  # its first event was at the newest time, and is now before it
             session.products_now -= 1
             session.products += 1
         pair.act = time
@@ -194,7 +194,7 @@ def _make_row(batch: Batch, key: PairKey, cart: Event, done: Advanced) -> None:
     counts = {shop_days.CARTED_PAIRS: 1}
     batch.count_for_shop(cart.product, cart.day, counts)
     if pair.purchase is not None and pair.purchase >= cart.time:
-        # It was bought in an earlier request, at the same time or, where the cart event is late, after it.
+        # An earlier request counted a purchase at the moment or, if the cart event is late, after it.
         pair.bought = True
         batch.count_for_shop(cart.product, pair.purchase // DAY_MICROSECONDS, {shop_days.BOUGHT_PAIRS: 1})
 

@@ -1,9 +1,9 @@
 """The log of answers: Parquet files in one folder per day, locally or in a Cloud Storage bucket.
 
-    <answers>/day=2026-11-29/120000-<process>-1.parquet
+    <answers>/day=2026-11-29/120000-<process>-<random>.parquet
 
-A row has what was answered when, the columns that the answer is made of, and the shadow's answer. It can be joined with
-the output of `predict`, or with later events, by `user_id`, `user_session` and `product_id`.
+A row has the answer and its time, the columns that were scored, and the shadow's answer. It can be joined with the
+output of `predict`, or with later events, by `user_id`, `user_session` and `product_id`.
 """
 
 import contextlib
@@ -34,9 +34,9 @@ from purchase_predict.sources.part import CLOUD
 if TYPE_CHECKING:
     from google.cloud import storage
 
-#: The answers at hand are written after this many seconds, or once there are this many rows.
+#: Waiting answers are written after this many seconds, or earlier at this many rows.
 _FLUSH_SECONDS, _FLUSH_ROWS = 60.0, 20_000
-#: Answers that may wait to be written. More are dropped, and counted: the log never holds a request up.
+#: Maximum number of waiting answers. Further ones are dropped and counted, so the log never delays a request.
 _WAITING_ROWS = 100_000
 
 #: The object that a server creates in a bucket when it starts.
@@ -54,7 +54,7 @@ SCHEMA = pa.schema(
 
 @dataclass
 class Answer:
-    """One answer, as the log has it. Times are in microseconds since 1970; `row` is in the order of `COLUMNS`."""
+    """A row of the log. Times are in microseconds since 1970; `row` is in the order of `COLUMNS`."""
 
     answered_at: int
     user: int
@@ -77,8 +77,8 @@ class AnswerLog:
 
         Args:
             place: a folder, or `gs://<bucket>/<folder>`.
-            retention_days: days of a folder that are kept. In a bucket a lifecycle rule does that.
-            meters: count the rows that are written, and those that are lost.
+            retention_days: days that are kept in a local folder. A bucket needs a lifecycle rule for that.
+            meters: count the rows that are written or dropped.
 
         Raises:
             click.ClickException: the folder or bucket cannot be written.
@@ -98,14 +98,14 @@ class AnswerLog:
         self._thread.start()
 
     def add(self, answer: Answer) -> None:
-        """Puts an answer into the log; drops and counts it where too many wait already."""
+        """Queues an answer for the log. If the queue is full, the answer is dropped and counted."""
         try:
             self._queue.put_nowait(answer)
         except queue.Full:
             self._meters.add("log_dropped_total")
 
     def close(self) -> None:
-        """Writes what waits, and ends."""
+        """Writes the waiting answers and ends the thread; waits for that up to 10 s."""
         self._queue.put(None)
         self._thread.join(10)
 
@@ -139,7 +139,7 @@ class AnswerLog:
                     pq.write_table(_table(of_day), file, compression="zstd")
                     self._put(file, name)
                 self._meters.add("log_rows_total", len(of_day))
-            except Exception as error:  # a full disk, a bucket that refuses: the server goes on answering
+            except Exception as error:  # such as a full disk or a bucket that refuses: the server goes on answering
                 self._meters.add("log_dropped_total", len(of_day))
                 logging.getLogger(__name__).warning("answers were not logged: %s", type(error).__name__)
 
@@ -150,7 +150,7 @@ class AnswerLog:
         file.replace(target)
 
     def _forget(self) -> None:
-        """Removes the days of the folder that are older than the retention."""
+        """Removes days older than the retention from a local folder."""
         if self._folder is None:
             return
         oldest = (datetime.now(UTC) - timedelta(days=self._days)).date()
@@ -163,9 +163,9 @@ class AnswerLog:
 
 
 def _uploader(place: str) -> Callable[[Path, str], None]:
-    """What uploads a file under a name below `place`.
+    """Makes a function that uploads a file under a name below `place`.
 
-    An empty object is put there first, so that a bucket that cannot be written is an error at the start.
+    An empty object is uploaded first, so that a bucket that cannot be written is an error at the start.
     """
     from google.api_core.exceptions import PreconditionFailed  # it takes 0.5 s to import, and most logs are local
 
@@ -177,7 +177,7 @@ def _uploader(place: str) -> Callable[[Path, str], None]:
     def named(name: str) -> "storage.Blob":
         return bucket.blob("/".join(filter(None, [folder.strip("/"), name])))
 
-    # An earlier server has put it there already; to replace it is another permission.
+    # If the object exists, an earlier server wrote it. Replacing it would need a further permission.
     with cloud_storage.explained(place, "create", ""), contextlib.suppress(PreconditionFailed):
         named(_MARKER).upload_from_string(b"", if_generation_match=0)
     return lambda file, name: named(name).upload_from_filename(str(file), if_generation_match=0)

@@ -1,4 +1,4 @@
-"""The server's addresses: what each takes and returns over HTTP."""
+"""The server's HTTP endpoints."""
 
 import asyncio
 import json
@@ -17,14 +17,14 @@ from purchase_predict.serving.invocations import invoke
 from purchase_predict.serving.service import Service
 from purchase_predict.serving.state import Unavailable
 
-#: Events of one request.
+#: Maximum number of events in a request.
 MAX_EVENTS = 1000
 
 Result = TypeVar("Result")
 
 
 class _Wrong(Exception):
-    """A request that cannot be read: its status, and what is wrong, without content."""
+    """An invalid request: the HTTP status to return, and an error text that quotes nothing of the request."""
 
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(detail)
@@ -32,15 +32,15 @@ class _Wrong(Exception):
 
 
 def build(service: Service, health: Health, quick: Executor, slow: Executor, at_once: int = 0) -> FastAPI:
-    """The application.
+    """Builds the FastAPI application.
 
     Args:
-        service: what it does.
-        health: how it is.
-        quick: runs what waits for the state.
-        slow: runs what may take long, so that events need not wait for it.
-        at_once: a request with so many events or fewer is counted in the event loop itself: a thread would take longer
-            to begin than a local state takes to answer.
+        service: counts events and scores carts.
+        health: readiness and metrics.
+        quick: runs calls that wait for the state.
+        slow: runs calls that may take long, so that events do not wait for them.
+        at_once: the most events of a request that are counted in the event loop itself, 0: none. A thread would take
+            longer to start than a local state takes to answer.
     """
     app = FastAPI(
         title="purchase-predict", version="1", description=documents.DESCRIPTION, docs_url=None, redoc_url=None
@@ -140,7 +140,7 @@ def _add_pages(app: FastAPI, slow: Executor) -> None:
 
 
 async def _events(request: Request) -> Sequence[object]:
-    """The events of a request: one object, a list of them, or an object with the list `events`."""
+    """The raw events of a request's body: one event, a list of events, or an object with the list `events`."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise _Wrong(415, "Content-Type must be application/json")

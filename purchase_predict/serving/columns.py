@@ -1,4 +1,4 @@
-"""One row of the primary table from the records: the columns of `features/expressions.py` as of the moment."""
+"""Makes a row of the primary table from the records: the columns of `features/expressions.py` as of the moment."""
 
 from typing import Any
 
@@ -8,20 +8,20 @@ from purchase_predict.serving.events import Event, as_time
 from purchase_predict.serving.records import Pair, Product, Session, Visitor
 from purchase_predict.serving.shop_days import Days
 
-#: The columns of a row, in the order in which `Pair.row` has them.
+#: The columns of a row, in the order of `Pair.row`.
 COLUMNS = FEATURES + OPTIONAL
 _SECOND = 1_000_000
 
 
 def first_of(carts: list[Event]) -> Event:
-    """The cart event that stands for a pair, of those of one time: the smallest values, nulls last."""
+    """The cart event that a row uses if a pair has several at its moment: the smallest values, nulls last."""
     return min(
         carts, key=lambda cart: [*map(_nulls_last, (cart.price, cart.brand, cart.category_code, cart.category_id))]
     )
 
 
 def row(cart: Event, visitor: Visitor, session: Session, pair: Pair, product: Product) -> list[Any]:
-    """The columns of a pair without those about the shop, once all events up to its moment are in the records."""
+    """A pair's columns except the shop's (`add_shop`). The records must include all events up to the moment."""
     time = as_time(cart.time)
     category, sub_category = _categories(cart.category_code)
     values: dict[str, Any] = {
@@ -57,10 +57,10 @@ def add_shop(row: list[Any], product: Days, shop: Days, day: int) -> None:
 
 
 def cents(price: float | None) -> int:
-    """A price in hundredths, half a one up, as both SQL engines round; 0 for none."""
+    """A price in hundredths, rounded half up as in both SQL engines; 0 for None."""
     if price is None:
         return 0
-    # A double below 2^52 and its half are exact, so the sum rounds only where the fraction does not matter.
+    # The difference from the integer part is exact. Adding 0.5 could itself round: 0.49999999999999994 would become 1.
     hundredths = price * 100
     whole = int(hundredths)
     return whole + (hundredths - whole >= 0.5)
@@ -74,7 +74,7 @@ def _categories(code: str | None) -> tuple[str | None, str | None]:
 
 
 def _seconds(since: int | None, until: int) -> int | None:
-    """Between the seconds in which two times lie. A late event may look back on a later one: then 0."""
+    """The difference of two times, each without its fraction of a second; 0 if `since` is later (a late event)."""
     return None if since is None else max(0, until // _SECOND - since // _SECOND)
 
 

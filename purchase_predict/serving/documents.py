@@ -1,4 +1,4 @@
-"""The text of the server's own documentation: a summary, an example and the answers of each endpoint."""
+"""The text of the server's own documentation: summary, example and responses of each endpoint."""
 
 from typing import Any
 
@@ -122,9 +122,9 @@ EVENTS = _route(
 )
 TRY = _route(
     "Try events out",
-    "Returns what /events would return, with the columns and each column's contribution to the answer (SHAP values "
-    "in log-odds). Nothing is kept.",
-    {200: _answer("What would be answered."), **_ERRORS},
+    "Answers like /events, with the columns and each column's contribution to the answer (SHAP values in log-odds) "
+    "instead of `late`. Events may be of any age. Nothing is kept.",
+    {200: _answer("The answers that /events would give."), **_ERRORS},
     _EVENTS_BODY,
 )
 CARTS = _route(

@@ -1,4 +1,4 @@
-"""Raw events as clients send them: checked field by field, by the rules that `load` applies to a source."""
+"""Checks raw events from clients field by field, by the rules that `load` applies to a source."""
 
 import hashlib
 import math
@@ -12,7 +12,7 @@ from purchase_predict.schema import EVENT_TYPES, EVENTS, TYPES
 #: An event more than this many days ahead of the server's clock is refused. A wrong year would otherwise move the
 #: state's newest day, which decides which events are too old.
 FUTURE_DAYS = 1
-#: Characters of a text field. The longest session ids and category codes in use have about 40.
+#: Maximum number of characters of a text field. The longest session ids and category codes in use have about 40.
 MAX_TEXT = 500
 
 DAY_MICROSECONDS = 86_400 * 1_000_000
@@ -20,7 +20,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d(?:\.\d{1,6})?)(?: ?(?:UTC|Z)|([+-]\d\d:?\d\d))?")
 _INT64 = 2**63
-#: Null, as JSON and as CSV have it; `load` takes both for the same.
+#: Null in JSON and in CSV; `load` treats both alike.
 _EMPTY = (None, "")
 _NAMES = tuple(column.name for column in EVENTS)
 _REASONS = {column.name: column.reason or TYPES[column.type].reason for column in EVENTS}
@@ -47,10 +47,10 @@ class Event(NamedTuple):
 
     @property
     def digest(self) -> int:
-        """A signed 64-bit number that two events share exactly if they agree in all nine columns.
+        """A signed 64-bit hash of all columns but user and time; the key of a seen event has these beside it.
 
-        MD5's lower half of a text that no two different events have in common. `warm` computes the same in SQL. User
-        and time are left out, because the record of seen events is keyed by them.
+        It is the lower half of the MD5 of a text that differs if any of these columns differs.
+        `summaries.SEEN_EVENTS` computes the same in SQL.
         """
         code, brand = self.category_code, self.brand
         text = (
@@ -62,7 +62,7 @@ class Event(NamedTuple):
 
 
 class Refused(Exception):
-    """An event that breaks a rule: the field, its value, shortened, and what the field must be."""
+    """An event that breaks a rule: the field, the first 100 characters of its value, and what the field must be."""
 
     def __init__(self, field: str, value: object, reason: str) -> None:
         super().__init__(f"{field}: {reason}")
@@ -71,10 +71,10 @@ class Refused(Exception):
 
 
 def parse(raw: object, now: datetime) -> Event:
-    """The event that a client sent as a JSON object with the nine columns; others are ignored.
+    """Checks a raw event, a JSON object with the nine columns of the events table; other fields are ignored.
 
     Args:
-        raw: one JSON value. A column that may be null may be absent. Numbers may be given as text.
+        raw: one JSON value. Nullable columns may be absent. Numbers may be given as text.
         now: the server's time, UTC.
 
     Raises:
@@ -151,7 +151,7 @@ def _text(raw: Mapping[str, Any], name: str) -> str | None:
         raise Refused(name, value, f"must be at most {MAX_TEXT} characters long")
     try:
         value.encode()
-    except UnicodeEncodeError:  # half a surrogate pair, which JSON can spell
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON can contain
         raise Refused(name, value, "must be text") from None
     return value
 
@@ -160,7 +160,7 @@ def _price(value: object) -> float | None:
     if value in _EMPTY:
         return None
     try:
-        # `float` also takes "1_000" and " 1 "; a bool is an int to it.
+        # `float` would also accept "1_000", " 1 " and a bool.
         wrong = isinstance(value, bool) or (isinstance(value, str) and not re.fullmatch(r"[-+.0-9eE]+", value))
         price = math.nan if wrong or not isinstance(value, (int, float, str)) else float(value)
     except (ValueError, OverflowError):

@@ -1,4 +1,4 @@
-"""An empty state in Redis, filled at once: the shop's counters come last; without them the state counts as empty."""
+"""Fills an empty state in Redis. The counters of all products are written last: without them it counts as empty."""
 
 import struct
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from purchase_predict.secrets import shown_uri
 from purchase_predict.serving.events import DAY_MICROSECONDS
 from purchase_predict.serving.on_redis import PREFIX, expires_after
 
-#: The key that says that a server fills the state, and the seconds after which it no longer counts.
+#: The key that marks the state as being filled, and the seconds without written rows after which it expires.
 _FILLING, _FILLING_SECONDS = f"{PREFIX}filling", 600
 
 
@@ -34,10 +34,10 @@ class RedisFiller:
 
     @classmethod
     def of_empty(cls, uri: str, retention_days: int) -> Self | None:
-        """The filler of a state that holds nothing yet; None for any other.
+        """The filler of an empty state; None if the state is not empty.
 
         Raises:
-            click.ClickException: Redis cannot be used, or another server fills this state now.
+            click.ClickException: Redis cannot be used, or another server is filling this state.
         """
         shown = shown_uri(uri)
         try:
@@ -47,7 +47,7 @@ class RedisFiller:
             if not client.set(_FILLING, "1", nx=True, ex=_FILLING_SECONDS):
                 raise click.ClickException(f"state {shown}: another server fills it now: start this one without warm")
             filler = cls(client, retention_days)
-            filler._remove_all()  # what a filling that was ended left behind
+            filler._remove_all()  # the remains of an interrupted filling
             return filler
         except (RedisError, ValueError) as error:
             raise click.ClickException(f"state {shown}: Redis cannot be used: {error}") from error
@@ -110,7 +110,7 @@ class RedisFiller:
             self._remove_all()
             self._redis.delete(_FILLING)
         except RedisError:
-            return  # the next filling removes it
+            return  # the next filling removes the remains
 
     def _remove_all(self) -> None:
         for key in self._redis.scan_iter(f"{PREFIX}*", count=1000):

@@ -1,4 +1,4 @@
-"""A new SQLite file of the state, filled at once: it gets its name only when it is whole."""
+"""Fills a new SQLite file of the state, which gets its name only once it is complete."""
 
 import os
 import sqlite3
@@ -26,11 +26,11 @@ class SqliteFiller:
     """See `warming.Filler`."""
 
     def __init__(self, path: Path) -> None:
-        """Args: `path` is the file to make; there is none yet, or an empty state."""
+        """Args: `path` is the file to make; it does not exist or holds an empty state."""
         self._path, self._part = path, path.with_name(f"{path.name}.{os.getpid()}.filling")
         self._part.unlink(missing_ok=True)
         self._connection = sqlite3.connect(self._part, isolation_level=None, check_same_thread=False)
-        # Nobody reads the file before it is whole, and a file that is not whole is made anew.
+        # No journal: nobody reads the file before it is complete, and an incomplete file is made again.
         self._connection.executescript(
             f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -262144; {TABLES} BEGIN;"
         )
@@ -41,7 +41,7 @@ class SqliteFiller:
             "visitor_records": f"visitor, {int(time.time() // 86_400)} AS touched, record",
             "seen_events": "visitor, time, digest",
         }
-        # As the keys of the tables: each bucket is then written page by page.
+        # The order of the tables' keys, so that each bucket is written page by page.
         self.orders = {
             "session_records": "ORDER BY id",
             "pair_records": "ORDER BY id, product",
@@ -52,7 +52,7 @@ class SqliteFiller:
 
     @classmethod
     def of_empty(cls, path: Path) -> Self | None:
-        """The filler of a file that is not there, or holds an empty state; None for any other.
+        """The filler of a file that does not exist or holds an empty state; None if the state is not empty.
 
         Raises:
             click.ClickException: the file cannot be read or made.
@@ -83,7 +83,7 @@ class SqliteFiller:
         self._connection.close()
         with self._part.open("rb") as file:
             os.fsync(file.fileno())
-        for ending in ("-wal", "-shm"):  # of the empty state that is replaced
+        for ending in ("-wal", "-shm"):  # they belong to the empty state that is replaced
             self._path.with_name(self._path.name + ending).unlink(missing_ok=True)
         self._part.replace(self._path)
 

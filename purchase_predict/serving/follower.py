@@ -1,4 +1,4 @@
-"""Follows an environment's alias: the version that holds it is loaded beside the one at work and takes its place."""
+"""Follows an environment's alias: loads the version that holds it beside the current one, then switches to it."""
 
 import logging
 import threading
@@ -18,20 +18,20 @@ from purchase_predict.registry import model_files, versions
 from purchase_predict.secrets import without_secrets
 from purchase_predict.serving.scorer import Scorer
 
-#: Seconds between two looks at the registry.
+#: Seconds between two checks of the registry.
 POLL_SECONDS = 2.0
 #: Seconds until a version that did not load is tried again.
 _RETRY_SECONDS = 30.0
 
 
 class Follower:
-    """The version of an environment that answers now.
+    """The model version of an environment that answers now.
 
     Attributes:
-        scorer: what answers; None while no version holds the alias.
+        scorer: the loaded version; None while no version holds the alias.
         since: when it took over, in seconds since 1970.
-        problem: one line on why the alias's version is not the one that answers; empty where it is.
-        failures: how often a version did not load. `loads` counts those that did.
+        problem: one line on why the loaded version is not known to be the alias's holder; empty if it is.
+        failures, loads: how many times loading a version failed, and succeeded.
         registry_seen: when the registry answered last, in seconds since 1970.
         problem_seen: called with each new problem, and with an empty text once it is over.
     """
@@ -58,10 +58,10 @@ class Follower:
         self._stopped.set()
 
     def look(self) -> None:
-        """Looks at the registry once, and changes the version where the alias has moved."""
+        """Checks the registry once, and changes the version if the alias has moved."""
         try:
             version = self._holder()
-        except Exception as error:  # whatever is wrong with the server: the model at work goes on
+        except Exception as error:  # whatever is wrong with the tracking server, the current version stays
             self._report(f"the registry does not answer: {without_secrets(first_line(error))}")
             return
         self.registry_seen = time.time()
@@ -69,7 +69,7 @@ class Follower:
             self.scorer = self._current = None
             self._report(f"no version of {self.name} holds {self.env}")
             return
-        # A registry that was emptied counts from 1 again, so the number alone does not name a version.
+        # An emptied registry numbers versions from 1 again, so the number alone does not identify a version.
         found = str(version.version), version.creation_timestamp
         if found == self._current:
             self._report("")

@@ -1,4 +1,4 @@
-"""Who may ask, and how much: the token, the name by which the server is called, and the size of a request."""
+"""Access control: checks each request's token, Host header and size."""
 
 import base64
 import binascii
@@ -14,23 +14,24 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from purchase_predict.serving.meters import Meters
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-#: Bytes of a request's body: of events, and of anything else.
+#: Maximum bytes of a request's body; `MAX_BYTES` is for /invocations, `MAX_EVENT_BYTES` for all other paths.
 MAX_EVENT_BYTES, MAX_BYTES = 2**20, 8 * 2**20
-#: Bytes of a refused body that are read before the answer.
+#: Maximum bytes of a refused body that are read before the response.
 _DRAINED_BYTES = 32 * 2**20
-#: Characters of a token: shorter ones can be guessed.
+#: Minimum number of characters of a token: shorter ones can be guessed.
 _MIN_TOKEN = 16
 
 
 def token_of(file: str, host: str) -> str:
-    """The token that every request must bring; empty where none is asked for.
+    """Reads the token that every request must have; empty if none is required.
 
     Args:
-        file: a file with the token as its only line; empty: none.
+        file: a file with the token as its only line; empty: no token.
         host: the address that the server listens on.
 
     Raises:
-        click.ClickException: the server would be open to other machines, or the file holds no token.
+        click.ClickException: the server would be open to other machines without a token, or the file cannot be read or
+            holds no valid token.
     """
     if not file:
         if host not in LOOPBACK:
@@ -49,19 +50,19 @@ def token_of(file: str, host: str) -> str:
 
 
 class TooLarge(Exception):
-    """The request's body is larger than it may be."""
+    """The request's body exceeds the limit."""
 
 
 class Guard:
-    """Refuses requests before they are read, times the others, and turns a bug into a 500 without content."""
+    """ASGI middleware: checks and times each request, and turns an unexpected exception into a 500 without details."""
 
     def __init__(self, app: ASGIApp, token: str, host: str, meters: Meters) -> None:
-        """Args: `token` is empty where none is asked for; `host` is the address that the server listens on."""
+        """Args: `token` is empty if none is required; `host` is the address that the server listens on."""
         self._app, self._token, self._meters = app, token.encode(), meters
         self._names = None if token or host not in LOOPBACK else (*LOOPBACK, "[::1]")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handles one request, as ASGI asks."""
+        """Handles one ASGI request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -81,7 +82,7 @@ class Guard:
             else:
                 await self._limited(scope, receive, noting, headers)
         finally:
-            # The route's pattern; a path may have a session's id. Paths without a route share one name.
+            # Metrics have the route's pattern: a path may contain a session id. Paths without a route are `other`.
             route = getattr(scope.get("route"), "path_format", "other")
             self._meters.request(str(route), status, time.perf_counter() - started)
 
@@ -90,7 +91,7 @@ class Guard:
             if not _has_token(headers.get("authorization", ""), self._token):
                 return 401, "a token is needed: Authorization: Bearer <token>"
         elif self._names:
-            # A page of another site can have its name point to this machine, and would then be let in by the browser.
+            # DNS rebinding: a foreign site can point its name to this machine, and the browser then lets its page in.
             name = headers.get("host", "").rsplit(":", 1)[0] if "]" not in headers.get("host", "") else "[::1]"
             if name not in self._names:
                 return 400, "this server answers to 127.0.0.1 and localhost only"
@@ -135,7 +136,7 @@ class Guard:
 
 
 def _has_token(authorization: str, token: bytes) -> bool:
-    """Whether a header brings the token: as a bearer token or, for browsers, as the password of any user."""
+    """Whether the header has the token, as a bearer token or, for browsers, as any user's password."""
     scheme, _, given = authorization.partition(" ")
     value = given.strip().encode("utf-8", "replace")
     if scheme.lower() == "basic":
@@ -149,7 +150,7 @@ def _has_token(authorization: str, token: bytes) -> bool:
 
 
 async def _drain(receive: Receive) -> None:
-    """Reads a body and keeps nothing: a client that is still sending would get a broken connection for an answer."""
+    """Reads and discards a body. Otherwise a client that is still sending gets a broken connection, no response."""
     received, more = 0, True
     while more and received < _DRAINED_BYTES:
         message = await receive()

@@ -1,4 +1,4 @@
-"""How the server is: whether it can answer, and its metrics."""
+"""The server's health: readiness and metrics."""
 
 import time
 from collections.abc import Iterator
@@ -12,15 +12,15 @@ from purchase_predict.serving.state import Size, Unavailable
 
 @dataclass
 class Health:
-    """What tells how the server is."""
+    """Readiness and metrics of a service."""
 
     service: Service
 
     def ready(self) -> dict[str, Any]:
-        """Whether model and state are available, which version answers, and what is wrong, if something is.
+        """The content of /ready: whether model and state are available, which version answers, and all problems.
 
-        A state that can be read but not written, as on a full disk, is a problem; the server stays ready, because only
-        a request shows whether it can be written again.
+        A state that can be read but not written, as on a full disk, is a problem. The server stays ready, because only
+        a further request shows whether writing works again.
         """
         size, wrong = self._size()
         follower = self.service.follower

@@ -1,4 +1,4 @@
-"""MLflow's protocol for those who have the columns: the very functions of `mlflow models serve`."""
+"""Scores ready columns in MLflow's protocol, with the functions of `mlflow models serve`."""
 
 import logging
 
@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from purchase_predict.serving.scorer import Scorer
 
-# It explains the protocol in the log at each wrong request of a certain form.
+# Otherwise MLflow logs a hint about its protocol for each request that does not fit the model's signature.
 logging.getLogger(scoring_server.__name__).setLevel(logging.ERROR)
 
 
@@ -18,21 +18,22 @@ def invoke(scorer: Scorer, body: bytes, content_type: str) -> Response:
 
     Args:
         scorer: the version that answers.
-        body: of the request; `content_type` says what it is.
+        body: the request's body.
+        content_type: its media type.
 
     Raises:
-        MlflowException: the rows cannot be read or scored; it has the status of the answer.
+        MlflowException: the rows cannot be read or scored; it has the HTTP status of the response.
     """
     model = scorer.loaded
     assert model is not None
     if content_type.partition(";")[0].strip() == scoring_server.CONTENT_TYPE_PARQUET:
-        # Arrow reads pickled Python objects out of a Parquet file's metadata, and nobody has asked for Parquet.
+        # Arrow before 14.0.1 unpickles objects from a file's metadata (CVE-2023-47248), and no client needs Parquet.
         return Response("use JSON or CSV", 415, media_type="text/plain")
     try:
         made = scoring_server.invocations(body, content_type, model, model.metadata.get_input_schema())
     except MlflowException:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        # MLflow's own server makes a 500 of some malformed bodies.
+        # MLflow's own server returns a 500 for some malformed bodies.
         raise MlflowException(f"the body cannot be read: {type(error).__name__}", error_code=BAD_REQUEST) from error
     return Response(made.response, made.status, media_type=made.mimetype)

@@ -1,4 +1,4 @@
-"""What the server counts, as Prometheus reads it: counters, gauges, and seconds by quantile."""
+"""The server's metrics in Prometheus's text format: counters, gauges, and quantiles of request durations."""
 
 import threading
 from collections import defaultdict, deque
@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 
 _PREFIX = "purchase_predict_"
 _QUANTILES = (0.5, 0.9, 0.99)
-#: Requests of a route whose seconds the quantiles are taken of: the newest ones.
+#: Newest requests of a route from which its quantiles are computed.
 _WINDOW = 1000
 
 Labels = tuple[tuple[str, str], ...]
 
-#: Each metric once: its type and what it says.
+#: Each metric's type and help text.
 METRICS = {
     "requests_total": ("counter", "Requests answered, by route and status."),
     "errors_total": ("counter", "Requests that ended with a status of 500 or more, by route."),
@@ -23,9 +23,9 @@ METRICS = {
     "events_late_total": ("counter", "Events older than their visitor's newest event."),
     "carts_late_total": ("counter", "Late cart events: their answers also used later events."),
     "events_after_answer_total": ("counter", "Events that arrived after an answer for the same or a later time."),
-    "rows_overlapping_total": ("counter", "Answers that may count too many earlier sessions (overlaps)."),
+    "rows_overlapping_total": ("counter", "Answers that may count views or purchases of later sessions (overlaps)."),
     "model_version": ("gauge", "The version that answers, by environment; 0 for none."),
-    "model_age_seconds": ("gauge", "Seconds since that version took over."),
+    "model_age_seconds": ("gauge", "Seconds since the version that answers took over, by environment."),
     "model_loads_total": ("counter", "Versions loaded, by environment."),
     "model_load_failures_total": ("counter", "Failed attempts to load a version, by environment."),
     "model_behind": ("gauge", "1 while the version that answers is not the alias's holder, or the holder is unknown."),
@@ -57,7 +57,7 @@ class Meters:
             self._counts[name, tuple(labels.items())] += amount
 
     def request(self, route: str, status: int, seconds: float) -> None:
-        """Counts a request. `route` is the route's pattern, not the path, which has content."""
+        """Counts a request. `route` is the route's pattern, because a path may contain a session id."""
         with self._lock:
             self._counts["requests_total", (("route", route), ("status", str(status)))] += 1
             self._counts["errors_total", (("route", route),)] += status >= 500
@@ -66,7 +66,7 @@ class Meters:
             self._counts["request_seconds_count", (("route", route),)] += 1
 
     def value(self, name: str, **labels: str) -> float:
-        """What a counter has counted."""
+        """The value of a counter."""
         with self._lock:
             return self._counts.get((name, tuple(labels.items())), 0.0)
 
@@ -74,7 +74,7 @@ class Meters:
         """All metrics in Prometheus's text format.
 
         Args:
-            gauges: what is known at this moment only: name, labels, value.
+            gauges: name, labels and current value of each gauge.
         """
         with self._lock:
             samples = [(name, labels, value) for (name, labels), value in self._counts.items()]

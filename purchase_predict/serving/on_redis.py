@@ -2,18 +2,18 @@
 
 A request reads the records of its visitors, changes them and writes them in one transaction. Redis watches the
 visitors' keys: if another server changes one of them meanwhile, the transaction fails and the request starts again. The
-shop's counters are only ever added to, which needs no watching. The digests of the events counted are written in the
+shop's counters need no watching, because servers only add to them. The digests of the events counted are written in the
 same transaction, so a request that is sent again after a broken connection counts once.
 
 Keys, all with the prefix `purchase-predict:`
 
 - `visitor:<user>`: the visitor's record. `products:<user>`: a hash of the records of the visitor's products.
-- `session:<user>:<session>`: a hash of the session's record (field "") and those of its pairs, by product.
+- `session:<user>:<session>`: a hash of the session's record (field "") and its pairs' records (field: product).
 - `users:<session>`: the set of users of a session id.
 - `seen:<user>:<day>`: the set of the events counted, as time and digest.
 - `days:<product>`, `days:all`: a hash of counters, by `<day>:<counter>`.
 
-All but `days:` expire once the visitor has sent nothing for the days of retention.
+All keys but `days:` expire `retention_days` + 1 days after they were last written.
 """
 
 import struct
@@ -36,10 +36,10 @@ from purchase_predict.serving.state import Batch, Result, SeenKey, Size, Unavail
 PREFIX = "purchase-predict:"
 #: Seconds to wait for Redis to answer.
 _TIMEOUT_SECONDS = 2.0
-#: Attempts of a request: while other servers change the same visitors, and while the connection breaks.
+#: Maximum attempts of a request if other servers change the same visitors, and if the connection breaks.
 _ATTEMPTS, _CONNECTIONS = 50, 2
 _DAY_SECONDS = 86_400
-#: Adds all counters of days before ARGV[1] to those of the day ARGV[2], in one step.
+#: Adds all counters of days before ARGV[1] to the counters of the day ARGV[2], atomically.
 _FOLD = """
     local fields = redis.call('HGETALL', KEYS[1])
     for i = 1, #fields, 2 do
@@ -60,7 +60,7 @@ class RedisState:
 
         Args:
             uri: `redis://`, `rediss://` or `unix://`, with password and number of the database where they are needed.
-            retention_days: after how many days without an event a visitor is forgotten.
+            retention_days: days after which a visitor without events is forgotten.
 
         Raises:
             click.ClickException: Redis cannot be reached.
@@ -80,7 +80,7 @@ class RedisState:
 
     @property
     def survives_restart(self) -> bool:
-        """Whether Redis writes its changes to an append-only file; True where it does not say."""
+        """Whether Redis writes its changes to an append-only file; True if it does not tell."""
         try:
             return bool(self._redis.info("persistence").get("aof_enabled", True))
         except RedisError:
@@ -95,7 +95,7 @@ class RedisState:
             except WatchError:
                 continue
             except redis.ConnectionError as error:
-                # Redis may have restarted since the connection was made. Whatever was written counts only once.
+                # Try again, because Redis may have restarted. Events that were written already count once.
                 broken += 1
                 if broken >= _CONNECTIONS:
                     raise Unavailable(f"the state at {self._shown} cannot be reached") from error
@@ -206,7 +206,7 @@ class RedisState:
 
 
 def expires_after(retention_days: int) -> int:
-    """The seconds after which a visitor's keys expire: a day more, so that nothing is forgotten that still counts."""
+    """Seconds after which a key expires: one day more than the retention, which counts whole days."""
     return (retention_days + 1) * _DAY_SECONDS
 
 

@@ -1,8 +1,8 @@
 """The state in a SQLite file beside the server.
 
-One transaction per request, in WAL mode. A commit reaches the operating system before the request is answered, so that
-it survives the end of the process, however it ends. It reaches the disk at the next checkpoint, some seconds later at
-most: only a power failure in between can lose it.
+One transaction per request, in WAL mode. A commit reaches the operating system before the request is answered, so it
+survives the end of the process, even by kill -9. It reaches the disk at the next checkpoint, or when the operating
+system writes its cache back (Linux: after about 30 s). Only a power failure before that can lose it.
 """
 
 import sqlite3
@@ -22,13 +22,13 @@ from purchase_predict.serving.state import Batch, Result, Size, Unavailable, key
 
 #: The version of the tables below. A file of another version is refused.
 VERSION = 1
-#: Seconds between two looks at the size of the log of changes, by a thread of its own.
+#: Seconds between two checks of the size of the write-ahead log, in a thread of its own.
 _CHECKPOINT_SECONDS = 0.5
-#: A checkpoint moves the log of changes into the database once it has this many bytes.
+#: A checkpoint moves the write-ahead log into the database once the log has more bytes than this.
 _CHECKPOINT_BYTES = 32 * 2**20
-#: Seconds for which a count of the visitors is shown.
+#: Seconds for which the number of visitors is cached.
 _COUNT_SECONDS = 60
-#: Visitors who are looked at in one transaction when old ones are forgotten.
+#: Visitors per transaction when old visitors and seen events are removed.
 _CHUNK = 50
 
 _COUNTER_NAMES = tuple(f"c{number}" for number in range(COUNTERS))
@@ -54,7 +54,7 @@ TABLES = f"""
     CREATE TABLE shop_days (day INTEGER PRIMARY KEY, {_COUNTER_COLUMNS});
     PRAGMA user_version = {VERSION};
 """
-#: Made at once after the tables are filled, which is faster than row by row.
+#: Made after `warm` has filled the tables, which is faster than updating them row by row.
 INDEXES = """
     CREATE INDEX visitors_by_day ON visitors (touched);
     CREATE UNIQUE INDEX sessions_by_name ON sessions (session, user);
@@ -72,10 +72,10 @@ class SqliteState:
     """The state in one file; see `state.State`."""
 
     def __init__(self, path: Path | str) -> None:
-        """Opens the file, or makes it.
+        """Opens the file; makes it if it does not exist.
 
         Raises:
-            click.ClickException: it cannot be opened, or holds something else.
+            click.ClickException: it cannot be opened, or is not a state of this version.
         """
         self.path = path
         self._lock = threading.Lock()
@@ -232,7 +232,7 @@ class SqliteState:
         return [(user, product, pair) for user, product, pair in found if pair.row is not None]
 
     def forget(self, retention_days: int) -> int:
-        """See `state.State.forget`. In small transactions, so that requests wait only briefly."""
+        """See `state.State.forget`. Uses small transactions, so that requests wait only briefly."""
         oldest = int(time.time() // 86_400) - retention_days
         removed = 0
         while not self._closed.is_set():
@@ -249,7 +249,7 @@ class SqliteState:
         return removed
 
     def _forget_seen(self, retention_days: int) -> None:
-        """Removes what was seen of visitors who stay, once `advance` refuses to count it again anyway."""
+        """Removes the other visitors' seen events that `advance` would refuse as too old anyway."""
         (newest,) = self._connection.execute("SELECT max(day) FROM shop_days").fetchone()
         if newest is None:
             return
@@ -287,22 +287,22 @@ class SqliteState:
             self._connection.close()
 
     def _keep_checkpointing(self) -> None:
-        """Moves the log of changes into the database. The long part, which waits for the disk, holds no request up."""
+        """Makes checkpoints of the write-ahead log. The slow part, which waits for the disk, delays no request."""
         connection = self._connect()
         log = Path(f"{self.path}-wal")
         while not self._closed.wait(_CHECKPOINT_SECONDS):
             try:
                 if log.exists() and log.stat().st_size > _CHECKPOINT_BYTES:
                     connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
-                    with self._lock:  # without a pause in the changes the log would never be empty, and only grow
+                    with self._lock:  # while writes go on, the log would never be emptied
                         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            except (sqlite3.Error, OSError):  # as on a full disk; the requests meet and report it
+            except (sqlite3.Error, OSError):  # such as a full disk; requests fail, too, and report it
                 continue
         connection.close()
 
 
 class _Transaction:
-    """A transaction: committed at the end of the block, undone by an exception."""
+    """A transaction: committed at the end of the block, rolled back by an exception."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -316,5 +316,5 @@ class _Transaction:
 
 
 def _days(rows: Iterable[Sequence[int]], day: int) -> Days:
-    """Counters by day of rows whose column number `day` is the day, followed by the counters."""
+    """Counters by day. In each row, column number `day` is the day, and the counters follow it."""
     return {row[day]: list(row[day + 1 :]) for row in rows}

@@ -1,6 +1,6 @@
-"""The server's two pages, without outside requests: one to try a cart, one with the addresses and their examples.
+"""The server's two pages: one to try a cart, one that documents the endpoints. They load nothing from other hosts.
 
-`try.html.jinja` and `docs.html.jinja` hold their words, `page.css` their looks, `try.js` what the first one does.
+`try.html.jinja` and `docs.html.jinja` are their templates, `page.css` is their style, `try.js` the first one's script.
 """
 
 import base64
@@ -17,7 +17,7 @@ from purchase_predict.schema import EVENTS
 from purchase_predict.sources import sample
 
 _FOLDER = Path(__file__).parent
-#: Visits of the built-in shop that can be replayed, and the events that they are picked from.
+#: Number of visits of the built-in sample that can be replayed, and of the events that they are picked from.
 _VISITS, _EVENTS = 8, 2_000
 
 
@@ -27,7 +27,7 @@ def _text(name: str) -> str:
 
 _SCRIPT = _text("try.js")
 _SCRIPT_DIGEST = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
-#: The browser runs this page's script and no other, and asks nobody but this server.
+#: The browser runs no script but `try.js`, and sends requests to this server only.
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; "
@@ -40,15 +40,15 @@ HEADERS = {
 
 @functools.cache
 def try_page() -> str:
-    """The page on which a cart is typed, or a visit replayed, as an HTML document."""
+    """The page to enter a cart or replay a visit, as an HTML document."""
     return _environment().get_template("try.html.jinja").render(style=Markup(_text("page.css")), script=Markup(_SCRIPT))
 
 
 def docs_page(openapi: dict[str, Any]) -> str:
-    """The page with every address, its example and its answers.
+    """The page with every endpoint, its example and its responses, as an HTML document.
 
     Args:
-        openapi: the application's description.
+        openapi: the application's OpenAPI schema.
     """
     return (
         _environment()
@@ -59,7 +59,7 @@ def docs_page(openapi: dict[str, Any]) -> str:
 
 @functools.cache
 def visits() -> list[list[dict[str, Any]]]:
-    """Visits of the built-in shop with a cart, as lists of raw events."""
+    """Visits of the built-in sample with a cart event, as lists of raw events."""
     table = sample.events(_EVENTS)
     by_session: dict[str, list[dict[str, Any]]] = {}
     for row in table.to_pylist():

@@ -1,17 +1,17 @@
-"""What the server remembers: one record per visitor, session, pair, and product of a visitor. None grows with history.
+"""The server's records: one per visitor, session, pair, and product of a visitor. A record's size is bounded.
 
-Records are packed as short lists for the stores (`pack`, `unpack`); the order of a class's `__slots__` is that of its
-list. Times are microseconds since 1970 (UTC).
+The stores keep a record as a JSON list of its `__slots__`, in their order (`pack`, `unpack`). Times are microseconds
+since 1970 (UTC).
 """
 
 import json
 from typing import Any, Self
 
-#: Sessions of a visitor, per product and kind of fact, that a tally keeps apart. A question from a session that started
-#: before more sessions than this can no longer be answered exactly; it is counted (`overlaps`).
+#: The newest sessions in a tally, which have counts of their own. With this many later sessions in it, a session's sum
+#: over earlier ones may be too high; such answers are counted (`advance.Counts.overlaps`).
 TALLY_SESSIONS = 32
 
-#: The fields of each record in the order of its list, which `summaries` follows, too.
+#: The fields of each record, in the order of its list; `summaries` uses the same order.
 _VISITOR = ("clock", "answered", "sessions_before", "sessions_at", "last_start", "prev_start", "purchases")
 _SESSION = (
     *("first", "visit", "rank", "prev_start", "views", "newest"),
@@ -25,11 +25,11 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_cir
 
 
 class Tally:
-    """How many facts, such as purchases, each session of a visitor has, so that those of earlier ones can be summed.
+    """The number of facts, such as purchases, in each session of a visitor, to be summed over earlier sessions.
 
-    Sessions are known by their rank: how many of the visitor's sessions started before. Sessions may overlap, so a
-    question is about the ranks below one's own, not about all so far. The newest sessions are kept apart, older ones as
-    one sum.
+    A session is identified by its rank: the number of the visitor's sessions that started before it. Sessions may
+    overlap, so a sum covers the lower ranks, not all facts so far. The newest sessions have counts of their own, older
+    ones share one sum.
     """
 
     __slots__ = ("counts", "folded", "folded_rank")
@@ -54,7 +54,7 @@ class Tally:
             self.folded += count
 
     def before(self, rank: int) -> int:
-        """The facts of the sessions with a lower rank. Too many where `knows` is false."""
+        """The number of facts in sessions with a lower rank; too high if `knows` is false for the rank."""
         return self.folded + sum(count for own, count in self.counts if own < rank)
 
     def knows(self, rank: int) -> bool:
@@ -80,7 +80,7 @@ class Record:
 
     @classmethod
     def unpack(cls, text: str | bytes) -> Self:
-        """The record of a text that `pack` made."""
+        """The record from a text that `pack` returned."""
         record = cls.__new__(cls)
         for name, value in zip(cls.__slots__, json.loads(text), strict=True):
             setattr(record, name, Tally(*value) if name in cls.tallies else value)
@@ -91,11 +91,11 @@ class Visitor(Record):
     """A user: the order in which sessions started, and purchases by session.
 
     Attributes:
-        clock: of the newest event; -1 before the first one.
-        answered: the newest moment for which a row was made; -1 if there is none.
-        sessions_before: sessions that started before `last_start`; `sessions_at` started at it.
-        last_start, prev_start: the newest start of a session, and the newest one before that; None if there is none.
-        purchases: by session.
+        clock: the time of the newest event; -1: none yet.
+        answered: the newest moment for which a row was made; -1: none yet.
+        sessions_before, sessions_at: the number of sessions that started before `last_start`, and at it.
+        last_start, prev_start: the newest start of a session, and the newest start before that; None: none yet.
+        purchases: the number of purchases, by session.
     """
 
     __slots__ = _VISITOR
@@ -109,7 +109,7 @@ class Visitor(Record):
         self.purchases = Tally()
 
     def start_session(self, start: int) -> tuple[int, int | None]:
-        """Notes that a session has started; returns how many started before, and when the last of those did."""
+        """Counts a session that started; returns how many started before it, and the newest of their starts or None."""
         if self.last_start is None or start > self.last_start:
             self.sessions_before += self.sessions_at
             self.prev_start, self.last_start, self.sessions_at = self.last_start, start, 1
@@ -126,17 +126,18 @@ class Visitor(Record):
 
 
 class Session(Record):
-    """A session: counts of its events before its newest time, and at it.
+    """A session: counts of its events, separate for those before its newest time and those at it.
 
     Attributes:
-        first: of its first event; `visit` of its first view, cart or purchase, None before that.
-        rank, prev_start: of its start among the visitor's sessions (`Visitor.start_session`).
-        views: up to now.
+        first: the time of its first event; -1: none yet.
+        visit: the time of its first view, cart or purchase; None: none yet.
+        rank, prev_start: what `Visitor.start_session` returned for its start.
+        views: the number of views so far.
         newest: the time of its newest event.
-        carts, removed, purchases, cents, products: before `newest`; those at it have the ending `_now`. `cents` is the
-            sum of the carts' prices, `products` counts the products viewed, carted or bought for the first time.
-        act: of the last view, cart or purchase before `newest`; None if there is none.
-        act_now: whether there is one at `newest`.
+        carts, removed, purchases, cents, products: counts before `newest`; the counts at `newest` end in `_now`.
+            `cents` is the sum of the carts' prices, `products` the number of products viewed, carted or bought.
+        act: the time of the last view, cart or purchase before `newest`; None: none.
+        act_now: whether there is a view, cart or purchase at `newest`.
     """
 
     __slots__ = _SESSION
@@ -152,7 +153,7 @@ class Session(Record):
         self.carts_now = self.removed_now = self.purchases_now = self.cents_now = self.products_now = 0
 
     def move_to(self, time: int) -> None:
-        """Makes a later time the newest one: what was at the newest time is then before it."""
+        """Makes a later time the newest one: the counts at the old newest time become counts before it."""
         self.carts += self.carts_now
         self.removed += self.removed_now
         self.purchases += self.purchases_now
@@ -168,14 +169,14 @@ class Pair(Record):
     """A product in a session.
 
     Attributes:
-        views: up to now.
-        act: of its first view, cart or purchase; None if there is none.
-        purchase: of its last purchase before it was put in the cart; None if there is none.
-        moment: of its first cart event; None before that.
+        views: the number of views so far.
+        act: the time of its first view, cart or purchase; None: none yet.
+        purchase: the time of its last purchase that was counted before the first cart event; None: none.
+        moment: the time of its first cart event; None: none yet.
         bought: whether it was bought at or after the moment.
-        in_cart: whether it is in the cart now, as its newest cart event, removal or purchase says, which was at
-            `decided`.
-        row: its columns at the moment, in the order of `columns.COLUMNS`; None before that.
+        in_cart: whether it is in the cart now, by its newest cart event, removal or purchase.
+        decided: the time of that event; -1: none yet.
+        row: its columns at the moment, in the order of `columns.COLUMNS`; None: not in the cart yet.
     """
 
     __slots__ = _PAIR

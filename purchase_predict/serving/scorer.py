@@ -1,4 +1,4 @@
-"""One version of the model, ready to score rows of the state: what the packaged model does, without pandas."""
+"""Scores rows of the state with one version of the model, as the packaged model does, but without pandas."""
 
 import math
 from collections.abc import Sequence
@@ -14,17 +14,17 @@ from purchase_predict.serving.columns import COLUMNS
 
 
 class Scorer:
-    """A loaded version, warmed: its first answer takes no longer than the later ones.
+    """A loaded version. It scores an empty row first, so that its first answer takes no longer than later ones.
 
     Attributes:
         version: the version's number; empty for a model that is no version.
-        loaded: the model as MLflow loads it, for requests that bring the columns.
+        loaded: the model as MLflow loads it, for /invocations.
         features: the model's columns, in the booster's order.
-        lacks: those that no row of the state has.
+        lacks: the model's columns that no row of the state has.
     """
 
     def __init__(self, packaged: Packaged, version: str) -> None:
-        """Raises: click.ClickException: it is not a model that this workflow has packaged."""
+        """Raises: click.ClickException: the model was not packaged by this workflow."""
         model: Any = packaged.loaded and packaged.loaded.unwrap_python_model()
         if not hasattr(model, "booster") or not hasattr(model, "spec"):
             raise click.ClickException(f"version {version}: was not packaged by this workflow")
@@ -35,7 +35,7 @@ class Scorer:
         self._correction = model.spec["calibration"]
         categories: dict[str, list[str]] = model.spec["categories"]
         codes = {name: {text: float(code) for code, text in enumerate(values)} for name, values in categories.items()}
-        #: Each feature's place in a row, and the codes of its categories.
+        #: For each feature that rows have: its position in the model's input and in a row, and its categories' codes.
         self._places = [
             (number, COLUMNS.index(name), codes.get(name))
             for number, name in enumerate(self.features)
@@ -44,27 +44,27 @@ class Scorer:
         self.score([[None] * len(COLUMNS)])
 
     def score(self, rows: Sequence[Sequence[Any]]) -> list[tuple[float, int]]:
-        """The probability of a purchase (0 to 1) and the decision (0 or 1) for each row, in the order of `COLUMNS`."""
+        """The probability of a purchase (0 to 1) and the decision (0 or 1) of each row; a row's order is `COLUMNS`."""
         # One thread: starting others takes longer than scoring a few rows.
         raw = np.asarray(self._booster.predict(self._encoded(rows), num_threads=1))
         probability = calibrated(raw, self._correction)
         return [(float(value), int(value >= self._threshold)) for value in probability]
 
     def contributions(self, row: Sequence[Any]) -> dict[str, float]:
-        """What each feature adds to a row's log-odds (SHAP values of trees), and `base`, those of the average row.
+        """Each feature's SHAP value for a row, in log-odds, and `base`, the mean log-odds.
 
-        As LightGBM's `pred_contrib` has them, before the correction of the probability.
+        They come from LightGBM's `pred_contrib`, before Platt scaling.
         """
         values = np.asarray(self._booster.predict(self._encoded([row]), num_threads=1, pred_contrib=True))[0]
         return dict(zip([*self.features, "base"], map(float, values), strict=True))
 
     def missing(self, row: Sequence[Any]) -> list[str]:
-        """The model's columns that the server has nothing for: unknown ones, and the shop's before its second day."""
+        """The model's columns without data: the ones that no row has, and the shop's rates before its second day."""
         unknown = [name for name in SHOP_RATES if name in self.features and row[COLUMNS.index(name)] is None]
         return [*self.lacks, *unknown]
 
     def _encoded(self, rows: Sequence[Sequence[Any]]) -> np.ndarray:
-        """As `purchase_model.encode`: NaN for a null and for an unknown category."""
+        """Encodes rows like `purchase_model.encode`: NaN for a null and for an unknown category."""
         encoded = np.full((len(rows), len(self.features)), math.nan)
         for target, row in zip(encoded, rows, strict=True):
             for number, place, codes in self._places:

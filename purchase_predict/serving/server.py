@@ -1,4 +1,4 @@
-"""The server's parts put together, and uvicorn around them."""
+"""Assembles the server and runs it with uvicorn."""
 
 import contextlib
 import logging
@@ -28,25 +28,25 @@ from purchase_predict.serving.service import Service
 from purchase_predict.serving.shadow import Shadow
 from purchase_predict.serving.state import State
 
-#: Schemes of a state in Redis.
+#: URI schemes of a state in Redis.
 _REDIS = ("redis://", "rediss://", "unix://")
-#: Seconds that requests in progress have to end in. The launcher ends the process after `stopping.GRACE_SECONDS`.
+#: Seconds that requests in progress get to finish: less than `stopping.GRACE_SECONDS`, after which a process whose
+#: launcher has died exits by itself.
 _GRACE_SECONDS = 10
-#: Requests at the same time; more get a 503.
+#: uvicorn's concurrency limit: with this many open connections or running requests, a new request gets a 503.
 _CONCURRENCY = 500
-#: Threads that wait for Redis at the same time. SQLite has one writer.
+#: Threads that wait for Redis. SQLite has one writer, so one thread is enough.
 _REDIS_THREADS = 8
-#: Events of a request that are counted at once where the state is local: they take 0.5 ms each.
+#: With a local state, a request with at most this many events is counted in the event loop. An event takes 0.5 ms.
 _AT_ONCE = 5
 _HOUR_SECONDS = 3600
-#: Seconds after which a thread of Python hands over to another one that waits. The default, 5 ms, would be half of what
-#: an answer may take.
+#: Python's thread switch interval in seconds. The default, 5 ms, would be half of the time that an answer may take.
 _SWITCH_SECONDS = 0.0005
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How the server is to be started; the parameters of the entry point `serve`."""
+    """The server's settings: parameters of the entry point `serve`."""
 
     registry_name: str
     env: str
@@ -59,14 +59,14 @@ class Settings:
 
 
 def place_of(state: str) -> str | Path:
-    """Where the state is: an address of Redis as it is, a file as a whole path."""
+    """The location of the state: a Redis URI unchanged, or the absolute path of a file (empty: the default file)."""
     if state.startswith(_REDIS):
         return state
     return Path(state).expanduser().resolve() if state else default_state()
 
 
 def open_state(place: str | Path, retention_days: int) -> State:
-    """The state at a place.
+    """Opens the state at a location that `place_of` returned.
 
     Raises:
         click.ClickException: it cannot be opened.
@@ -86,18 +86,18 @@ def open_state(place: str | Path, retention_days: int) -> State:
 
 
 def default_state() -> Path:
-    """The state's file where none is named: outside the project, whose folder may be a clone that does not stay."""
+    """The default file of the state. It lies outside the project's folder, which may be a temporary clone."""
     home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
     return Path(home) / "purchase-predict" / "serving.sqlite"
 
 
 def serve(settings: Settings, state: State, started: Callable[[str], None]) -> None:
-    """Serves until SIGTERM or Ctrl-C, then ends the requests in progress.
+    """Serves until SIGTERM or Ctrl-C, then finishes the requests in progress.
 
     Args:
         settings: the parameters.
-        state: where visitors are remembered; it is closed at the end.
-        started: called with one line once requests are answered.
+        state: the store of the visitors' state; it is closed at the end.
+        started: called once requests are accepted, with the version and the address in one line.
 
     Raises:
         click.ClickException: the server cannot be started: no version holds the alias, or the port is taken.
@@ -136,8 +136,8 @@ def serve(settings: Settings, state: State, started: Callable[[str], None]) -> N
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family, type_, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        # With the protocol named, asyncio sends each part of an answer at once: otherwise the second part waits 40 ms
-        # for the acknowledgement of the first.
+        # asyncio sets TCP_NODELAY only if the socket's protocol is named. Without it, the second part of a response
+        # waits 40 ms for the acknowledgement of the first.
         listening = socket.socket(family, type_, socket.IPPROTO_TCP)
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -167,7 +167,7 @@ def _followed(name: str, env: str, stack: contextlib.ExitStack) -> Follower:
 
 
 class _Uvicorn(uvicorn.Server):
-    """uvicorn, whose end is the end of the function that runs it: a signal is not raised again afterwards."""
+    """A uvicorn server whose `run` returns after a signal. uvicorn itself would raise the signal again."""
 
     def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
         super().__init__(config)
@@ -175,7 +175,7 @@ class _Uvicorn(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Asks the server to end on SIGTERM and Ctrl-C, however often they come."""
+        """Makes SIGTERM and Ctrl-C end the server gracefully; repeated signals change nothing."""
 
         def end(*_: object) -> None:
             self.should_exit = True
@@ -188,7 +188,7 @@ class _Uvicorn(uvicorn.Server):
                 signal.signal(number, handler)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Starts to listen, and says so."""
+        """Starts to listen, then calls `started`."""
         await super().startup(sockets)
         if self.started:
             self._started()
@@ -198,19 +198,19 @@ def _run(app: guard.Guard, listening: socket.socket, started: Callable[[], None]
     config = uvicorn.Config(
         app,
         lifespan="off",
-        access_log=False,  # a path may have a session's id
+        access_log=False,  # a path may contain a session id
         log_level="warning",
         server_header=False,
         limit_concurrency=_CONCURRENCY,
         timeout_graceful_shutdown=_GRACE_SECONDS,
-        timeout_keep_alive=65,  # longer than that of the usual load balancers, so that they end a connection first
+        timeout_keep_alive=65,  # longer than usual load balancers keep a connection, so that they close it first
     )
     _Uvicorn(config, started).run(sockets=[listening])
 
 
 @contextlib.contextmanager
 def _forgetting(state: State, retention_days: int) -> Iterator[None]:
-    """Forgets visitors once an hour while the block runs."""
+    """Removes old visitors from the state once an hour while the block runs."""
     ended = threading.Event()
 
     def keep_forgetting() -> None:
@@ -218,7 +218,7 @@ def _forgetting(state: State, retention_days: int) -> Iterator[None]:
             started = time.monotonic()
             try:
                 state.forget(retention_days)
-            except Exception as error:  # as on a full disk; the requests meet and report it
+            except Exception as error:  # such as a full disk; requests fail, too, and report it
                 logging.getLogger(__name__).warning("the old state was not deleted: %s", type(error).__name__)
             ended.wait(max(1.0, _HOUR_SECONDS - (time.monotonic() - started)))
 

@@ -1,4 +1,4 @@
-"""What the server does with a request, without HTTP: events are counted, carts are answered."""
+"""The server's work behind HTTP: counts events, and scores each cart event."""
 
 import time
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from purchase_predict.serving.scorer import Scorer
 from purchase_predict.serving.shadow import Shadow
 from purchase_predict.serving.state import Batch, State, Unavailable
 
-#: A try-out may have events of any time.
+#: Retention in days for a try-out: its events may be of any age.
 _ANY_AGE = 10**6
 _METERS = {
     "events_total": "counted",
@@ -31,16 +31,16 @@ _METERS = {
 
 @dataclass
 class Service:
-    """The parts of the server. Its methods may be called from several threads.
+    """Counts events and scores carts. Its methods may be called from several threads.
 
     Attributes:
-        state: what is remembered of the visitors.
-        follower: the environment whose version answers.
-        meters: what is counted.
-        retention_days: how far back the state reaches.
-        log: where answers are logged; None: nowhere.
-        shadow: the scorer of the second environment, for the log only; None: there is none.
-        unwritten: why the last request with events could not be written; empty if it was.
+        state: the store of the visitors' state.
+        follower: holds the model version that answers.
+        meters: the counters behind /metrics.
+        retention_days: events more than this many days older than the newest one are refused.
+        log: the log of answers; None: no log.
+        shadow: scores carts with a second environment's version, for log and metrics only; None: off.
+        unwritten: why the last write of events to the state failed; empty if it succeeded.
     """
 
     state: State
@@ -52,16 +52,17 @@ class Service:
     unwritten: str = ""
 
     def count(self, raw: Sequence[object]) -> dict[str, Any]:
-        """Counts events, and answers each cart event among them.
+        """Counts events, and scores each cart event among them.
 
         Args:
             raw: the events as JSON values.
 
         Returns:
-            `events` (counted now), `repeated`, `refused` (position, field, value and reason of each), and `answers`.
+            `events` and `repeated` (the numbers of new and of repeated events), `refused` (position, field, value and
+            reason of each), and `answers`.
 
         Raises:
-            Unavailable: the state cannot be written; nothing was counted.
+            Unavailable: the state cannot be written; the events may be sent again.
         """
         positions, events, refused = _parsed(raw)
         done = self._written(events) if events else Advanced()
@@ -82,16 +83,19 @@ class Service:
         except Unavailable as error:
             self.unwritten = str(error)
             raise
-        if done.counts.counted:  # events that were counted before are not written again
+        if done.counts.counted:  # without new events nothing is written
             self.unwritten = ""
         return done
 
     def try_out(self, raw: Sequence[object]) -> dict[str, Any]:
-        """What `count` would return, with the columns and what pushed each answer; nothing is kept."""
+        """Like `count`, but keeps nothing. Events may be of any age, and repeated ones count again.
+
+        Answers have the columns and SHAP values, but no `late`.
+        """
         positions, events, refused = _parsed(raw)
 
         def work(batch: Batch) -> Advanced:
-            batch.seen.clear()  # a visit that was counted may be tried again
+            batch.seen.clear()  # a visit that was counted before may be tried
             done = advance(batch, events, _ANY_AGE)
             batch.counted = []
             batch.added = {}
@@ -109,11 +113,11 @@ class Service:
         return {"events": done.counts.counted, "repeated": done.counts.repeated, "refused": refused, "answers": answers}
 
     def cart(self, session: str, why: bool = False) -> dict[str, Any]:
-        """What is in the cart of a session, with the answer as of now for each: the columns stay those of the moment.
+        """The products now in a session's cart, each scored by the current version with the columns of its moment.
 
         Args:
-            session: its id.
-            why: whether each answer has what pushed it.
+            session: the session's id.
+            why: whether each answer has SHAP values.
 
         Raises:
             Unavailable: the state cannot be read.
@@ -204,7 +208,7 @@ class Service:
 
 
 def _parsed(raw: Sequence[object]) -> tuple[list[int], list[Event], list[dict[str, Any]]]:
-    """The events that keep the rules, the position of each, and the others with what is wrong."""
+    """Checks raw events: returns the positions of the valid ones, the valid events, and why the others are refused."""
     now = datetime.now(UTC)
     positions, events, refused = [], [], []
     for position, value in enumerate(raw):

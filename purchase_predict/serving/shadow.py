@@ -1,4 +1,4 @@
-"""A second environment's version answers, too, off the request's path: both answers go into the log."""
+"""The shadow: a second environment's version scores each cart without delaying requests; the log has both answers."""
 
 import queue
 import threading
@@ -7,12 +7,12 @@ from purchase_predict.serving.answer_log import Answer, AnswerLog
 from purchase_predict.serving.follower import Follower
 from purchase_predict.serving.meters import Meters
 
-#: Answers that may wait for the shadow. More go into the log without its answer, and are counted.
+#: Maximum number of answers that wait for the shadow. Further ones are logged without its answer, and counted.
 _WAITING = 1000
 
 
 class Shadow:
-    """Answers with the shadow's version in a thread of its own, then hands each answer on to the log."""
+    """Scores each cart with the shadow's version in a thread of its own, then passes the answer on to the log."""
 
     def __init__(self, follower: Follower, log: AnswerLog | None, meters: Meters) -> None:
         self.follower, self._log, self._meters = follower, log, meters
@@ -21,7 +21,7 @@ class Shadow:
         self._thread.start()
 
     def add(self, answer: Answer) -> None:
-        """Has the shadow answer, too; without its answer where it is too slow."""
+        """Queues an answer for the shadow. If the queue is full, it is logged without the shadow's answer."""
         try:
             self._queue.put_nowait(answer)
         except queue.Full:
@@ -30,7 +30,7 @@ class Shadow:
                 self._log.add(answer)
 
     def close(self) -> None:
-        """Answers what waits, and ends."""
+        """Scores the waiting carts and ends the thread; waits for that up to 10 s."""
         self._queue.put(None)
         self._thread.join(10)
 

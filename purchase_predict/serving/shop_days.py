@@ -1,16 +1,16 @@
-"""The shop's counters per product and day, and the columns made of them: as `features/shop.py`, for one row."""
+"""The shop's counters per product and day, and the columns of one row made from them, as in `features/shop.py`."""
 
 import math
 from collections.abc import Mapping, Sequence
 
 from purchase_predict.schema import SHOP_MIXING
 
-#: In the order of `features.shop.COUNTERS`.
+#: Positions of the counters, in the order of `features.shop.COUNTERS`.
 VIEWS, CARTS, PURCHASES, CARTED_PAIRS, BOUGHT_PAIRS, LOG_PRICES, PRICED = range(7)
 COUNTERS = 7
-#: The day of counters that stand for all days before those kept apart.
+#: The day under which all days before the newest `KEPT_DAYS` are summed.
 EARLIER = -1
-#: Days that are kept apart: a row is exact as long as its day is one of them.
+#: The newest days, which have counters of their own. A row is exact if its day is one of them.
 KEPT_DAYS = 3
 
 Days = dict[int, list[int]]
@@ -24,7 +24,7 @@ def add(days: Days, day: int, counts: Mapping[int, int]) -> None:
 
 
 def too_old(days: Mapping[int, Sequence[int]], newest: int) -> list[int]:
-    """The days that no longer need to be kept apart, once the shop's newest day is `newest`."""
+    """The days to sum under `EARLIER`, once the shop's newest day is `newest`."""
     return [day for day in days if EARLIER < day <= newest - KEPT_DAYS]
 
 
@@ -37,9 +37,10 @@ def columns(product: Days, shop: Days, day: int, price: float | None) -> list[fl
     """The columns `schema.SHOP` of a row as of the midnight before its day.
 
     Args:
-        product: the counters of its product by day; `shop` those of all products.
-        day: the row's.
-        price: the row's.
+        product: the counters of the row's product, by day.
+        shop: the counters of all products together, by day.
+        day: the row's day (UTC), as days since 1970.
+        price: the row's price.
     """
     own, all_ = _before(product, day), _before(shop, day)
 

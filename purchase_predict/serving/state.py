@@ -1,4 +1,4 @@
-"""What a store of the state does: it reads the records of some events, has them changed, and writes all or nothing."""
+"""The interface of a store: it reads the records of some events, lets them be changed, and writes all or nothing."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +19,11 @@ SeenKey = tuple[int, int, int]
 
 
 class Unavailable(Exception):
-    """The store cannot read or write now. Nothing of the request was kept; its text is one line, without content."""
+    """The store cannot read or write now; `str()` is one line without content of the request.
+
+    The request can be sent again. Usually nothing of it was written; if a late reply of Redis hides that it was, its
+    events still count once.
+    """
 
 
 @dataclass
@@ -27,10 +31,10 @@ class Batch:
     """The records of some events, read together and written together.
 
     Attributes:
-        visitors, sessions, pairs, products: by their keys; the records that are not there yet are new ones.
-        seen: the events among those asked about that the state has already counted.
-        product_days, shop_days: the shop's counters, of each product and of all.
-        counted: the events that count now: their records are written, and they are seen from now on.
+        visitors, sessions, pairs, products: the records by key; a record that the store lacks is a new one.
+        seen: the events of the request that the state has counted before.
+        product_days, shop_days: the shop's counters by day, of each product and of all products together.
+        counted: the events that are counted now; their records are written, and they count as seen afterwards.
         added: counters to add, by product (None: all products) and day.
     """
 
@@ -60,7 +64,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Size:
-    """How large the state is: bytes, and visitors; None where the store does not know it cheaply."""
+    """The size of the state in bytes, and its number of visitors; None: too costly to count."""
 
     bytes: int
     visitors: int | None
@@ -70,23 +74,26 @@ class State(Protocol):
     """A store of the state. Its methods may be called from several threads."""
 
     def change(self, events: Sequence[Event], work: Callable[[Batch], Result]) -> Result:
-        """Reads the records of the events, calls `work`, which changes them, and writes them durably.
+        """Reads the records of the events, calls `work`, which changes them, and writes them in one transaction.
 
-        Nobody else changes the visitors of the events meanwhile. `work` may be called again, with a new batch.
+        No other request changes these visitors meanwhile. `work` may be called again, with a new batch.
+
+        Returns:
+            The result of `work`.
 
         Raises:
-            Unavailable: nothing was written.
+            Unavailable: the store cannot be read or written.
         """
 
     def carts(self, session: str) -> list[tuple[int, int, Pair]]:
-        """The products put in the cart in a session: user, product and pair of each. It may have several users.
+        """The session's pairs that were put in the cart: user, product, pair. A session id may have several users.
 
         Raises:
             Unavailable: the store cannot be read.
         """
 
     def forget(self, retention_days: int) -> int:
-        """Removes visitors who have sent nothing for so many days, and what is as old; returns how many they were."""
+        """Removes visitors without events for `retention_days`, and seen events as old; returns how many visitors."""
 
     def size(self) -> Size:
         """How large the state is.
@@ -96,7 +103,7 @@ class State(Protocol):
         """
 
     def close(self) -> None:
-        """Ends the use of the store; every change is on its way to the disk already."""
+        """Closes the store. All changes are committed already."""
 
 
 def keys_of(events: Iterable[Event]) -> tuple[set[int], set[SessionKey], set[PairKey], set[ProductKey], set[int]]:

@@ -1,9 +1,11 @@
-"""The records of many visitors at once, in SQL: what `advance` leaves once it has counted all their events in order.
+"""SQL that makes the records of many visitors at once: the same as `advance` after counting their events in order.
 
-The tables of a bucket of users, each with the columns that the stores need and the record as JSON text:
+The tables of a bucket of users:
 
 - `known`: the events with a session, without repetitions, of the visitors who are kept.
-- `session_records`, `pair_records`, `product_records`, `visitor_records`, `seen_events`.
+- `pairs`, `starts`: facts of pairs and sessions, for the tables below.
+- `session_records`, `pair_records`, `product_records`, `visitor_records`: the record as JSON text and its keys.
+- `seen_events`: the keys of the events that count as seen.
 """
 
 from purchase_predict.schema import CATEGORICAL
@@ -12,7 +14,7 @@ from purchase_predict.serving.records import TALLY_SESSIONS
 
 _ACT = "kind <> 'remove_from_cart'"
 
-#: `{bucket}` is the FROM item of the events; a visitor is kept whose newest event lies at the time `{oldest}` or later.
+#: `{bucket}` is the FROM item of the events. A visitor is kept if the newest event is at the time `{oldest}` or later.
 KNOWN = """
     WITH events AS (
         SELECT DISTINCT user_id AS visitor, user_session::VARCHAR AS session, epoch_us(event_time) AS time,
@@ -22,7 +24,7 @@ KNOWN = """
     FROM events SEMI JOIN (SELECT visitor FROM events GROUP BY visitor HAVING max(time) >= {oldest}) USING (visitor)
 """
 
-#: One row per pair, with what sessions, products and visitors need of it.
+#: One row per pair, with the facts that all records use.
 PAIRS = f"""
     WITH moments AS (
         SELECT visitor, session, product, min(time) FILTER (kind = 'cart') AS moment,
@@ -38,7 +40,7 @@ PAIRS = f"""
     FROM known JOIN moments USING (visitor, session, product) GROUP BY ALL
 """
 
-#: The start of each session, and its place among those of its visitor.
+#: The start of each session, its rank among its visitor's sessions (`place`), and the start before it.
 STARTS = f"""
     WITH visits AS (SELECT visitor, session, min(time) FILTER ({_ACT}) AS visit FROM known GROUP BY ALL),
     ranked AS (
@@ -51,18 +53,18 @@ STARTS = f"""
 
 
 def _json(*values: str) -> str:
-    """SQL of a JSON list of SQL values that are numbers, flags or JSON already; a null is null."""
+    """SQL of a JSON list. The values are SQL of numbers, flags or JSON text; NULL becomes null."""
     return "'[' || " + " || ',' || ".join(f"coalesce(({value})::VARCHAR, 'null')" for value in values) + " || ']'"
 
 
 def _row() -> str:
-    """SQL of a pair's row, from the primary table."""
+    """SQL of a pair's row as a JSON list, from the primary table."""
     return _json(*(f"to_json({name})" if name in CATEGORICAL else name for name in COLUMNS))
 
 
 def _tally(table: str, keys: str) -> str:
-    """SELECT of a tally per value of the keys, `tally`, from a table with these, `place` and `count`."""
-    # The newest sessions are kept apart; what comes before them is one sum.
+    """SELECT of the column `tally`, one per value of the keys, from a table with the keys, `place` and `count`."""
+    # The newest sessions have counts of their own, older ones share one sum.
     pairs = "string_agg('[' || place || ',' || count || ']', ',' ORDER BY place) FILTER (kept)"
     return f"""
         SELECT {keys}, '[' || coalesce(sum(count) FILTER (NOT kept), 0) || ',' ||
@@ -154,7 +156,7 @@ VISITOR_RECORDS = f"""
     FROM clocks JOIN answered USING (visitor) JOIN sessions USING (visitor) LEFT JOIN bought USING (visitor)
 """
 
-#: As `Event.digest`, of the events since `{oldest}`.
+#: The events at the time `{oldest}` or later, with their `Event.digest`.
 SEEN_EVENTS = """
     WITH digests AS (
         SELECT visitor, time, md5_number_lower(

@@ -20,7 +20,7 @@ function stamp(milliseconds) {
   return new Date(milliseconds).toISOString().slice(0, 19).replace("T", " ") + " UTC";
 }
 
-// What each column adds to the log-odds, the strongest first; LightGBM's own SHAP values.
+// A table of the 10 columns with the largest SHAP values (LightGBM's, in log-odds), largest first.
 function pushes(answer) {
   const table = element("table");
   const head = table.insertRow();

@@ -1,4 +1,4 @@
-"""Fills an empty state from events of the past, at the speed of load: the records are made in SQL, bucket by bucket."""
+"""Fills an empty state from past events. SQL makes the records, one bucket of users at a time."""
 
 import sqlite3
 import time
@@ -21,7 +21,7 @@ from purchase_predict.serving.filling_redis import RedisFiller
 from purchase_predict.serving.filling_sqlite import SqliteFiller
 from purchase_predict.serving.shop_days import EARLIER, KEPT_DAYS
 
-#: Rows that are handed from DuckDB to the store at a time.
+#: Rows in one batch from DuckDB to the store.
 _ROWS = 20_000
 #: The tables of records, in the order in which they are made.
 _RECORDS = {
@@ -34,21 +34,21 @@ _RECORDS = {
 
 
 class Filler(Protocol):
-    """Fills an empty state; nothing of it can be used before `finish`."""
+    """Fills an empty state, which cannot be used before `finish`."""
 
-    #: For each table of records, the columns that the store needs and their order.
+    #: For each table of records, the columns that the store needs, in its order.
     columns: dict[str, str]
-    #: For each of them, the SQL of the order in which the store likes to be filled; empty: any.
+    #: For each table of records, the ORDER BY clause with which the store is filled fastest; empty: any order.
     orders: dict[str, str]
 
     def put(self, table: str, rows: Sequence[Sequence[Any]]) -> None:
         """Writes rows of a table of records."""
 
     def put_days(self, rows: Sequence[Sequence[int]], shop: Sequence[Sequence[int]]) -> None:
-        """Writes the shop's counters: product, day and counters; and day and counters of all products."""
+        """Writes the shop's counters: product, day, counters in `rows`; day, counters of all products in `shop`."""
 
     def finish(self) -> None:
-        """Makes the state usable, as a whole."""
+        """Completes the state and makes it usable."""
 
     def give_up(self) -> None:
         """Removes what was written."""
@@ -56,7 +56,7 @@ class Filler(Protocol):
 
 @dataclass(frozen=True)
 class Filled:
-    """What a state was filled with; `seconds` is how long it took, reading included."""
+    """The result of filling a state; `seconds` includes reading the source."""
 
     events: int
     visitors: int
@@ -89,13 +89,13 @@ def fill(
     """Fills a state from a source of events.
 
     Args:
-        filler: of an empty state.
+        filler: the filler of an empty state.
         source: as `load` reads it.
         scratch: an empty folder.
-        retention_days: visitors whose newest event lies longer before the newest of all are left out.
+        retention_days: visitors whose newest event is more than this many days before the newest day are left out.
         max_reject_ratio: the share of refused rows, 0 to 1, above which nothing is filled.
-        gcp_project: the Google Cloud project to use; empty: that of the credentials.
-        memory_limit: what DuckDB may take, as `2GB`; empty: a quarter of the machine's memory.
+        gcp_project: the Google Cloud project to use; empty: the project of the credentials.
+        memory_limit: DuckDB's memory limit, such as `2GB`; empty: a quarter of the machine's memory.
 
     Raises:
         click.ClickException: the source cannot be read, or holds no events; or the state cannot be written.
@@ -126,7 +126,7 @@ def fill(
 
 
 def _fill_buckets(connection: duckdb.DuckDBPyConnection, filler: Filler, buckets: list[Path], oldest: int) -> int:
-    """Makes the records of one bucket while those of the bucket before are written; returns the number of visitors."""
+    """Makes each bucket's records while the previous bucket's are written; returns the number of visitors."""
     visitors = offset = 0
     with ThreadPoolExecutor(1) as pool:
         cursors = [connection.cursor() for _ in buckets]
@@ -157,7 +157,7 @@ def _make(cursor: duckdb.DuckDBPyConnection, bucket: Path, oldest: int, offset: 
 
 
 def _fill_days(connection: duckdb.DuckDBPyConnection, filler: Filler, newest: int) -> None:
-    """Writes the shop's counters; the days that need not be kept apart are added up."""
+    """Writes the shop's counters; days before the newest `KEPT_DAYS` are summed under `EARLIER`."""
     day = f"CASE WHEN day <= {newest - KEPT_DAYS} THEN {EARLIER} ELSE day END AS day"
     sums = ", ".join(f"sum({name})::BIGINT" for name in COUNTERS)
     shop = connection.execute(f"SELECT {day}, {sums} FROM shop_totals GROUP BY ALL").fetchall()
@@ -173,7 +173,7 @@ def _rows(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[list[An
 
 
 def filler_of(place: str | Path, retention_days: int) -> Filler | None:
-    """What fills the state at a place, Redis's address or a file; None if it holds something already.
+    """The filler of the state at a place, which is a Redis URI or a file; None if the state is not empty.
 
     Raises:
         click.ClickException: the place cannot be used.
