@@ -1,4 +1,4 @@
-"""Models compared on the same held-out rows, each loaded as its users load it."""
+"""Compares models on the same held-out rows, each loaded as its users load it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,17 +12,18 @@ from purchase_predict.metrics import Compared, Score
 from purchase_predict.models import packaging, scoring
 from purchase_predict.schema import LABEL
 
-#: What names a session: an id that several users share is one session per user.
+#: The key of a session: an id that several users share is one session per user.
 _SESSION = ("user_id", "user_session")
 
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """Where the files of models, named by URI, come from.
+    """Finds files of a model by the model's URI.
 
     Attributes:
-        checksums: the checksums that the files of a model must have.
-        training_rows: the Parquet file of a model's training rows; None where none of them can be held out.
+        checksums: the checksums that the model's files must have.
+        training_rows: the Parquet file of the model's training rows; None if they share no session with the held-out
+            rows.
     """
 
     checksums: Callable[[str], Mapping[str, str]] = lambda uri: {}
@@ -30,15 +31,15 @@ class ModelFiles:
 
 
 class HeldOutRows:
-    """Labelled rows that a training did not hold. Each model answers them once."""
+    """Labelled rows that were held out of a training. Each model scores them once."""
 
     def __init__(self, rows: pd.DataFrame, train_rate: float, files: ModelFiles | None = None) -> None:
         """Takes the rows.
 
         Args:
             rows: features, label and `user_id`.
-            train_rate: the share of purchases among the training rows, 0 to 1: the constant answer.
-            files: where the files of models come from.
+            train_rate: the share of purchases among the training rows, 0 to 1, for the baseline.
+            files: finds the files of models.
         """
         self.rows, self.train_rate, self.files = rows, train_rate, files or ModelFiles()
         self.y, self.users = rows[LABEL].to_numpy(), rows["user_id"].to_numpy()
@@ -57,10 +58,10 @@ class HeldOutRows:
     def unseen_by(self, uri: str) -> "HeldOutRows":
         """The rows of sessions that the model at `uri` was not trained on.
 
-        A session counts as a whole: its other rows tell of those that were learned from.
+        A session is left out as a whole if the model was trained on any of its rows, because its rows are alike.
 
         Raises:
-            click.ClickException: what the model was trained on cannot be fetched.
+            click.ClickException: the model's training rows are unknown or cannot be fetched.
         """
         file = self.files.training_rows(uri)
         if file is None:
@@ -70,7 +71,7 @@ class HeldOutRows:
 
     @property
     def users_of_the_rarer_class(self) -> int:
-        """How many different users have rows that were bought, or rows that were not, whichever is less."""
+        """The number of users with bought rows, or of users with rows not bought, whichever is lower."""
         return min(len(set(self.users[self.y == label])) for label in (0, 1))
 
     def scores(self, uri: str) -> dict[str, Score]:

@@ -51,12 +51,12 @@ def log(
         rows: raw rows; the first 3 become the input example.
         folder: an empty folder for the files to log.
         correction: Platt scaling of the booster's probabilities, as `purchase_model.calibrated` takes it.
-        shop: what the shop knows at the end of the model's events, as Parquet; None: the model was not
-            trained on events.
+        shop: the Parquet file with the product counters at the end of the events; None: the model was not trained on
+            events.
 
     Returns:
-        The digest of everything that decides a prediction: trees, features, categories, threshold, correction and what
-        the shop knows.
+        The digest of everything that determines a prediction: trees, features, categories, threshold, correction and
+        product counters.
     """
     files = {"booster": folder / "booster.txt", "spec": folder / "spec.json"}
     booster.save_model(files["booster"])
@@ -91,9 +91,8 @@ class Packaged:
     """A loaded model: the raw columns that it uses, and the function that scores rows of them.
 
     `answer` returns the columns `probability` and `will_buy`, one row per row of its argument, in the same order, and
-    `missing` where the rows lack columns of the model. `counters` is what the shop knew at the end of its events.
-    `loaded` is the model as MLflow loads it. `threshold` is the lowest probability at which
-    `will_buy` is 1.
+    `missing` where the rows lack columns of the model. `counters` has the product counters at the end of the model's
+    events. `loaded` is the model as MLflow loads it. `threshold` is the lowest probability at which `will_buy` is 1.
     """
 
     columns: list[str]
@@ -141,7 +140,7 @@ def _load(uri: str, files: Mapping[str, str], checked: bool) -> Packaged:
 
 @contextmanager
 def no_byte_code() -> Iterator[None]:
-    """Stops Python from writing byte code: loading a model from a local store would leave some among its files."""
+    """Stops Python from writing byte code: loading a model from a local store would leave byte code among its files."""
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         yield
@@ -150,14 +149,15 @@ def no_byte_code() -> Iterator[None]:
 
 
 def _call_foreign_code(problem: str, call: Callable[[], Result]) -> Result:
-    """Calls MLflow or a model; whatever exception a damaged model causes there becomes one line for the user.
+    """Calls MLflow or a model, and turns any exception, such as from a damaged model, into one line for the user.
 
     Args:
         problem: what the user reads before the first line of the exception.
         call: the call to make.
 
     Raises:
-        click.ClickException: `call` raised any exception.
+        Damaged: raised by `call`.
+        click.ClickException: `call` raised any other exception.
     """
     try:
         return call()

@@ -33,7 +33,7 @@ def encode(
         frame: raw columns, any number of rows; a missing column counts as null. Numbers may be given as text.
         features: the columns of the result, in this order.
         categories: the known values of each categorical feature; a value's code is its position in the list.
-        known: numbers for columns that are missing.
+        known: the values of missing columns, by name.
 
     Returns:
         float64, rows by features; NaN for a null and for an unknown category.
@@ -84,17 +84,16 @@ def calibrated(probability: np.ndarray, correction: Mapping[str, float] | None) 
 
 
 class Shop:
-    """What the shop knew of its products at the end of the model's events, for rows that do not bring it themselves.
+    """The columns about each product as of the end of the model's events, for rows that lack these columns.
 
-    The columns are those of the project's `features/shop.py`, with the same mixing of a product's own counts and the
-    shop's average.
+    They are computed as in the project's `features/shop.py`: a product's rates are smoothed with the shop's average.
     """
 
     def __init__(self, counters: pd.DataFrame, mixed: Mapping[str, int]) -> None:
-        """Args: counters of each product, sorted by `product_id`; `mixed` has the carted `pairs` and `views` to add."""
+        """Args: counters of each product, sorted by `product_id`; `mixed`: how many `pairs` and `views` are added."""
         self.products = counters["product_id"].to_numpy()
         counts = counters.drop(columns=["product_id", "day"]).astype(float)
-        # A last row stands for products that the shop has never had.
+        # The last row stands for unknown products.
         counts.loc[len(counts)] = 0.0
         self.columns = {}
         for name, of, per, mix in (
@@ -108,7 +107,7 @@ class Shop:
         self.mean_log_price = (counts["log_prices"] / counts["priced"].replace(0, np.nan)).to_numpy()
 
     def known(self, frame: pd.DataFrame) -> dict[str, np.ndarray]:
-        """The columns about each row's product."""
+        """The columns about each row's product, by name."""
         product = _numbers(frame["product_id"])
         at = np.searchsorted(self.products, np.nan_to_num(product, nan=-1)).clip(max=len(self.products) - 1)
         at = np.where(self.products[at] == product, at, len(self.products)) if len(self.products) else at * 0
@@ -121,10 +120,10 @@ class Shop:
 
 
 def _let_csv_in() -> None:
-    """Lets MLflow's server read CSV for this model: as text, which `encode` takes for numbers, too.
+    """Lets MLflow's server read CSV for this model, as text: `encode` accepts numbers as text, too.
 
-    The signature declares columns of any type, because clients send whole doubles as integers and nulls for text. For
-    CSV the server asks the signature for pandas' types, which MLflow has for none of "any": it would refuse every
+    The signature declares columns of any type, because clients send whole doubles as integers and nulls for text. To
+    read CSV the server asks the signature for pandas types. MLflow has none for "any", so it would refuse every
     request.
     """
 
@@ -141,7 +140,7 @@ class PurchaseModel(PythonModel):
     shop: Shop | None = None
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Reads the booster; features, categories, threshold and correction from `spec`; what the shop knows."""
+        """Reads the booster, `spec` (features, categories, threshold and correction), and the product counters."""
         _let_csv_in()
         self.booster = lightgbm.Booster(model_file=context.artifacts["booster"])
         self.spec = json.loads(Path(context.artifacts["spec"]).read_text(encoding="utf-8"))
@@ -153,12 +152,12 @@ class PurchaseModel(PythonModel):
     ) -> pd.DataFrame:
         """Scores rows: `probability` of a purchase (0 to 1) and the decision `will_buy` (0 or 1), in the same order.
 
-        Where the rows lack columns that the model was trained with, the answer has their names in a column `missing`.
+        If the rows lack columns of the model that cannot be filled in, the result names them in a column `missing`.
 
         Args:
             context: part of MLflow's interface, not used.
-            model_input: raw columns as in the primary table. Those that are made of events only may be missing; what
-                the shop knows of a product is then filled in as it was at the end of the model's events.
+            model_input: raw columns as in the primary table. Columns that are made from events only may be missing. Of
+                these, the columns about the product are filled in as of the end of the model's events.
             params: `threshold` (0 to 1) replaces the model's own threshold.
 
         Raises:

@@ -32,7 +32,7 @@ class Model(Protocol):
 
     @property
     def counters(self) -> pd.DataFrame | None:
-        """What the shop knew of its products at the end of the model's events, or None."""
+        """The product counters at the end of the model's events, or None."""
 
     @property
     def threshold(self) -> float | None:
@@ -48,7 +48,7 @@ class Scored:
     """What was scored.
 
     Attributes:
-        rows: how many rows; `will_buy` of them at or above the threshold.
+        rows, will_buy: the number of all rows, and of those with the answer "will buy".
         missing: the model's columns that the rows lacked.
         expected: purchases that the model expects: the sum of the probabilities.
         spread: rows in each of `scores.DISTRIBUTION_BINS` bins of probability, from 0 to 1.
@@ -71,8 +71,8 @@ def answers(model: Model, frame: pd.DataFrame) -> Answers:
     scored = model.answer(frame[[name for name in model.columns if name in frame]])
     probability = scored["probability"].to_numpy()
     will_buy = scored["will_buy"].to_numpy().astype(bool)
-    # A model does not show its threshold. The smallest probability with "will buy" decides the same for these rows;
-    # if there is none, a threshold above 1 does.
+    # The model's threshold may be unknown. The smallest probability with "will buy" gives the same decisions for these
+    # rows; if there is none, a threshold above 1 does.
     threshold = float(probability[will_buy].min()) if will_buy.any() else float(np.nextafter(1, 2))
     return Answers(probability, threshold)
 
@@ -82,7 +82,7 @@ def score(
 ) -> Scored:
     """Scores every row of a relation into one file.
 
-    Its columns are the keys, the moment if there is one, `probability`, `will_buy`, and `marks`. The file appears only
+    The file has the keys, the moment if there is one, `probability`, `will_buy`, and `marks`. It appears only
     once it is complete: it is written under a temporary name in the same folder and then renamed.
 
     Args:
@@ -169,7 +169,7 @@ def _writer(path: Path, ending: str) -> Iterator[Callable[[pa.Table], None]]:
 
 
 def _harmless(table: pa.Table) -> pa.Table:
-    """Text that a spreadsheet would take for a formula gets an apostrophe before it, as `=HYPERLINK(...)`."""
+    """Puts an apostrophe before text that a spreadsheet would treat as a formula, such as `=HYPERLINK(...)`."""
     for number, field in enumerate(table.schema):
         if pa.types.is_string(field.type) and pc.any(pc.match_substring_regex(table[number], FORMULA)).as_py():
             safe = pc.replace_substring_regex(table[number], f"({FORMULA})", r"'\1")
