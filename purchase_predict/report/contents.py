@@ -30,7 +30,7 @@ EXPLAINED_ROWS = 2000
 
 @dataclass(frozen=True)
 class Contents:
-    """The values that page and plots show; all of them were measured on the test rows unless it says otherwise.
+    """The values that page and plots show, measured on the test rows unless stated otherwise.
 
     `metric`: the metric of the search. `threshold`: the decision threshold, a probability.
     `expected`: purchases that the model expects among the test rows: the sum of their probabilities.
@@ -40,9 +40,9 @@ class Contents:
     `choices`: whom to give a code. `money`: what a purchase and a code are worth, or None.
     `suspicious`: ROC AUC of each feature that looks like the label, on the training rows.
     `contributions` and `feature_ranks`: what the function `contributions` returns.
-    `folds`: the chosen trial's score on each fold. `backtest`: how the model would have done in past weeks, or None.
+    `folds`: the chosen trial's score on each fold. `backtest`: the model's metrics in past weeks, or None.
     `trials`: one row per trial, as `search.trial.trials_frame` makes them. `chosen`: the parameters of the final fit.
-    `columns`: each feature in train and test. `description`: the content of dataset.json.
+    `columns`: each feature's profile in train and test. `description`: the content of dataset.json.
     """
 
     metric: str
@@ -70,22 +70,22 @@ class Contents:
 
     @property
     def above(self) -> int:
-        """The test rows at or above the threshold."""
+        """The number of test rows at or above the threshold."""
         return self.confusion.true_positives + self.confusion.false_positives
 
     @property
     def bought(self) -> int:
-        """The test rows that were bought."""
+        """The number of test rows that were bought."""
         return self.confusion.true_positives + self.confusion.false_negatives
 
     @property
     def surplus(self) -> float:
-        """Expected purchases relative to those made, minus 1: 0.1 is 10 % too many, -0.1 is 10 % too few."""
+        """Expected purchases divided by actual ones, minus 1: 0.1 is 10 % too many, -0.1 is 10 % too few."""
         return self.expected / max(self.bought, 1) - 1
 
 
 def gather(training: Training, metric: str, money: Money | None, origin: Origin) -> Contents:
-    """Computes what the report shows beside the scores.
+    """Collects the values that the report shows; computes those that training did not.
 
     Args:
         training: the finished training.

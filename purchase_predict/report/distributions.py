@@ -1,4 +1,4 @@
-"""SVG drawings of distributions, and of the contributions of features, cart by cart."""
+"""SVG drawings of distributions, and of the features' contributions for single carts."""
 
 from collections.abc import Sequence
 from html import escape
@@ -8,7 +8,7 @@ import pandas as pd
 
 from purchase_predict.report.drawing import SERIES, UNIT_TICKS, Scale, axes, points, svg, vertical
 
-#: Carts in the drawing of contributions, per feature; more would hide each other.
+#: Carts in the drawing of contributions; more dots would hide each other.
 SWARM_CARTS = 120
 SWARM_WIDTH, SWARM_LABEL_WIDTH, SWARM_ROW_HEIGHT = 380, 200, 26
 SWARM_DOT_RADIUS = 2.2
@@ -26,10 +26,10 @@ def overlaid(groups: Sequence[np.ndarray], x_label: str, y_label: str, mark: flo
     """Histograms over the same bins from 0 to 1, one over the other, and a dashed vertical line.
 
     Args:
-        groups: the share of each group in each bin; at most as many groups as there are `SERIES`.
+        groups: for each group, the share of its rows in each bin; at most as many groups as there are `SERIES`.
         x_label: what the x axis shows.
         y_label: what the y axis shows.
-        mark: the x of the vertical line; None: there is none.
+        mark: the x of the vertical line; None: no line.
     """
     edges = np.linspace(0, 1, len(groups[0]) + 1)
     scale = Scale.around(np.array([0.0, *(group.max() for group in groups)]), 0.0, 1.0)
@@ -49,8 +49,8 @@ def beside(labels: Sequence[str], expected: Sequence[float], actual: Sequence[fl
 
     Args:
         labels: what each bin holds.
-        expected: its share of the expected rows, 0 to 1.
-        actual: its share of the actual rows.
+        expected: each bin's share of the expected rows, 0 to 1.
+        actual: each bin's share of the actual rows, 0 to 1.
         names: what the expected and the actual rows are called.
     """
     width, largest = SMALL_WIDTH / len(labels), max(*expected, *actual, 1e-9)

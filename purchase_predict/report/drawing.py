@@ -1,4 +1,4 @@
-"""SVG drawings on axes. Every text is escaped here, so the templates take a drawing as it is."""
+"""SVG drawings on axes. Every text is escaped here, so the templates insert a drawing unchanged."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 64, 20, 10, 44
 DOT_RADIUS = 3.5
 #: Points of a drawn curve; more cannot be seen at this width.
 CURVE_POINTS = 200
-#: Names below a drawing of intervals; more would run into each other.
+#: Maximum number of names below a drawing of intervals; more would overlap.
 INTERVAL_LABELS = 6
 #: Classes of layout.css for lines and areas that share a drawing.
 SERIES = ("first", "second", "third")
@@ -62,7 +62,7 @@ def lines(curves: Mapping[str, Curve], x_label: str, y_label: str, mark: float) 
     """Several curves on axes from 0 to 1, one class of `SERIES` each, and a dashed vertical line.
 
     Args:
-        curves: the points, by what a curve shows.
+        curves: the points of each curve, by its name.
         x_label: what the x axis shows.
         y_label: what the y axis shows.
         mark: the x of the vertical line.
@@ -82,7 +82,7 @@ def scatter(
     whole: bool = False,
     most: float = math.inf,
 ) -> str:
-    """Points on axes that just hold their values; an axis with one value has that one in its middle.
+    """Points on axes that fit their values; an axis with one distinct value extends beyond it.
 
     Args:
         x: one value per point.
@@ -90,7 +90,7 @@ def scatter(
         x_label: what the x axis shows.
         y_label: what the y axis shows.
         line: y values of a line at the same x, within the range of `y`.
-        whole: whether only whole numbers stand below the x axis.
+        whole: whether the ticks of the x axis are whole numbers only.
         most: the highest value that `y` can have.
     """
     x_scale = Scale.around(x, whole=whole)
@@ -102,7 +102,7 @@ def scatter(
 
 
 def intervals(names: Sequence[str], scores: Sequence[Score], x_label: str, y_label: str, most: float = math.inf) -> str:
-    """One dot with its interval per name, in their order, and a dash where the constant answer lies.
+    """One dot with its interval per name, in the order of the names, and a dashed line at the baseline.
 
     Args:
         names: what stands below each dot.
@@ -128,7 +128,7 @@ def intervals(names: Sequence[str], scores: Sequence[Score], x_label: str, y_lab
 
 
 class Scale:
-    """An axis from `low` to `high`, with ticks at round numbers: each the share of the axis, and its text."""
+    """An axis from `low` to `high`. `ticks` are at round numbers: the position as a share of the axis, and the text."""
 
     def __init__(self, low: float, high: float, step: float, whole: bool = False) -> None:
         self.low, self.high = low, high
@@ -142,7 +142,7 @@ class Scale:
     def around(
         cls, values: np.ndarray, least: float = -math.inf, most: float = math.inf, whole: bool = False
     ) -> "Scale":
-        """The scale that just holds some values, and nothing below `least` or above `most`."""
+        """The scale that fits some values, with a small margin, within `least` and `most`."""
         low, high = float(np.min(values)), float(np.max(values))
         if high <= low:
             half = 0.5 if whole or not 0 <= low <= 1 else 0.05
@@ -159,7 +159,7 @@ class Scale:
 
 
 def round_step(step: float) -> float:
-    """The next number up that is 1, 2, 2.5 or 5 times a power of ten."""
+    """The smallest number from `step` on that is 1, 2, 2.5 or 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(step))
     return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= step * (1 - 1e-9))
 

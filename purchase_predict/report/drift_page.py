@@ -21,7 +21,7 @@ from purchase_predict.secrets import shown_uri
 NAME = "drift.html"
 #: Values of a text column that are drawn; all others share a bar.
 SHOWN_VALUES = 10
-#: Inputs of a prediction that the page names.
+#: Facts about a prediction that the page shows.
 _FACTS = ("model", "train run", "input", "history", "output")
 
 
@@ -30,11 +30,11 @@ class Moved:
     """A column of the scored carts beside the training rows.
 
     Attributes:
-        name: the column's.
+        name: the column's name.
         index: its population stability index, 0 or more.
         most: what moved most: a value or a range, and its shares before and now.
         drawing: the training rows and the scored carts, bin by bin.
-        first, last: what the first and the last bin of the drawing hold, but for missing values.
+        first, last: labels of the drawing's first bin, and of its last one before the bin of missing values.
     """
 
     name: str
@@ -54,16 +54,16 @@ def write(prediction: Prediction, facts: Mapping[str, Any], folder: Path) -> Non
     """Writes `drift.html`, if drift was measured.
 
     Args:
-        prediction: what came of scoring.
-        facts: the parameters of the prediction, and where it went; those of `_FACTS` are shown.
-        folder: where the file goes.
+        prediction: the result of scoring.
+        facts: the parameters and the output of the prediction; the page shows only `_FACTS`.
+        folder: the folder to write to.
     """
     if prediction.shares:
         (folder / NAME).write_text(render(prediction, facts), encoding="utf-8")
 
 
 def render(prediction: Prediction, facts: Mapping[str, Any]) -> str:
-    """The page as an HTML document, of the same arguments."""
+    """The page as an HTML document; the arguments are those of `write`."""
     columns = sorted(_columns(prediction), key=lambda column: -column.index)
     spread = np.array(prediction.scored.spread) / prediction.scored.rows
     return layout.render(
@@ -92,7 +92,7 @@ def _columns(prediction: Prediction) -> list[Moved]:
 
 
 def _labels(bins: Mapping[str, Any]) -> list[str]:
-    """What each bin of a column holds, that of nulls last."""
+    """The label of each bin of a column; the bin of nulls is last."""
     if "values" in bins:
         return [*map(str, bins["values"]), "all other values", "missing"]
     edges = [written(edge) for edge in bins["edges"]]
@@ -105,7 +105,7 @@ def _labels(bins: Mapping[str, Any]) -> list[str]:
 def _fewer(
     labels: Sequence[str], expected: Sequence[float], actual: Sequence[float]
 ) -> tuple[list[str], list[float], list[float]]:
-    """The bins that are drawn: the first ones, the others as one, and that of nulls."""
+    """The bins to draw: the first `SHOWN_VALUES`, one bin for all others, and the bin of nulls."""
     if len(labels) <= SHOWN_VALUES + 2:
         return list(labels), list(expected), list(actual)
 

@@ -1,4 +1,4 @@
-"""What all pages share: how they are rendered, from templates of this folder, with the style of `layout.css`.
+"""Renders the pages from the templates of this folder, with the style of `layout.css`.
 
 A page is one HTML file with styles and drawings inside, without scripts and outside requests.
 """

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from datetime import datetime
 
-#: A source that the project makes up (`sources.sources.SAMPLE`).
+#: Matches the built-in sample as a source (`sources.sources.SAMPLE`).
 _SYNTHETIC = re.compile(r"sample(:\d+)?")
 
 
@@ -30,7 +30,7 @@ class Origin:
         uncommitted: whether the code had changes that are in no commit.
         rows_read: rows of the source that load read; None: not known, the run of load was deleted.
         rows_refused: rows of the source that load refused.
-        reasons: why, and how many rows of it, the most frequent first.
+        reasons: the number of refused rows by reason, the most frequent first.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -48,5 +48,5 @@ class Origin:
         return bool(_SYNTHETIC.fullmatch(self.source))
 
     def step(self, name: str) -> Step:
-        """A step by its name; one without a run if it is not known."""
+        """The step with this name; a step without a run if it is not known."""
         return next((step for step in self.steps if step.name == name), Step(name, ""))

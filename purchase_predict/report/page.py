@@ -1,7 +1,7 @@
 """The page of the report of a training.
 
-`page.html.jinja` and the parts that it includes hold its words, `layout.css` its looks. This module computes the values
-that the templates show.
+`page.html.jinja` and the parts that it includes are its templates, `layout.css` is its style. This module computes the
+values that the templates show.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ from purchase_predict.report.distributions import beside, overlaid, swarm
 from purchase_predict.report.drawing import chart, intervals, lines, scatter
 from purchase_predict.search.trial import best_so_far, spans_decades, tried_parameters
 
-#: The share of carts with a code that sentences take as their example.
+#: The share of carts with a code that the page's sentences use as an example.
 EXAMPLE_SHARE = 0.2
 #: Features in the table and the drawing of contributions, the strongest ones.
 SHOWN_FEATURES = 10
@@ -63,7 +63,7 @@ def _tradeoff(points: Sequence[Tradeoff]) -> str:
 
 
 def _curves(curves: Curves, threshold: float, base_rate: float) -> dict[str, str]:
-    """The drawings, by what they show."""
+    """The drawings of the curves, by name."""
     diagonal, classes = [(0.0, 0.0), (1.0, 1.0)], (curves.bought, curves.not_bought)
     return {
         "roc": chart(curves.roc, "false positive rate", "true positive rate", diagonal),
@@ -75,7 +75,7 @@ def _curves(curves: Curves, threshold: float, base_rate: float) -> dict[str, str
 
 
 def _weak(slices: Sequence[Slice], whole: Score) -> dict[str, Any]:
-    """The weakest slice, the slices whose interval lies below the whole's value, and the scale of their drawings."""
+    """The weakest slice, the slices whose interval lies below the value of all rows, and the scale of the drawings."""
     scored = [(part, part.roc_auc) for part in slices if part.roc_auc]
     least = min([0.5, *(area.low for _, area in scored)])
     left = np.floor(10 * least) / 10
@@ -99,7 +99,7 @@ def _contributions(contents: Contents) -> dict[str, Any]:
 
 
 def _past(backtest: Backtest) -> dict[str, Any]:
-    """The name of the metric that is shown of past periods, and its drawing."""
+    """The label of the backtest's metric, and the drawing of its scores."""
     metric, scored = METRICS[backtest.metric], backtest.scored
     drawing = intervals(
         [f"{period.start:%d %b}" for period in scored],

@@ -17,7 +17,7 @@ from purchase_predict.search.trial import best_so_far, spans_decades, tried_para
 DPI = 110
 #: Plots of parameters in one row of `parameters.png`.
 PARAMETERS_PER_ROW = 3
-#: An axis of shares, with room for a line along its end.
+#: Limits of an axis from 0 to 1, with room for a line along its end.
 UNIT = (-0.02, 1.02)
 
 
@@ -31,7 +31,7 @@ def model(
         scores: its metrics on the same rows.
         threshold: the decision threshold, a probability.
         importance: the mean absolute SHAP value of each feature, in log-odds.
-        folder: where the files go.
+        folder: the folder to write to.
     """
     _precision_recall(curves, scores, threshold, folder)
 
@@ -78,7 +78,7 @@ def search(trials: pd.DataFrame, metric: str, folder: Path) -> None:
     Args:
         trials: one row per trial, as `search.trial.trials_frame` makes them; at least one has finished.
         metric: the metric of `score`.
-        folder: where the files go.
+        folder: the folder to write to.
     """
     finished, pruned, failed = (trials[trials["state"] == state] for state in ("finished", "pruned", "failed"))
     scores = finished["score"].astype(float).to_numpy()

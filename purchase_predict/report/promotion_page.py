@@ -18,7 +18,7 @@ def write(facts: Mapping[str, Any], scores: Mapping[str, Score], train: Step, fo
         facts: the content of promotion.json.
         scores: the challenger's metrics on the test rows.
         train: the step that made the challenger.
-        folder: an empty folder; it is made if it is not there.
+        folder: an empty folder; it is made if it does not exist.
     """
     folder.mkdir(exist_ok=True)
     (folder / "promotion.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
@@ -27,7 +27,7 @@ def write(facts: Mapping[str, Any], scores: Mapping[str, Score], train: Step, fo
 
 
 def render(facts: Mapping[str, Any], scores: Mapping[str, Score], train: Step) -> str:
-    """The page as an HTML document, of the same arguments."""
+    """The page as an HTML document; the arguments are those of `write`."""
     contest = facts["champion"]
     compared = contest["metrics"] if contest else {}
     ends = [abs(each["difference"][end]) for each in compared.values() for end in ("low", "high")]

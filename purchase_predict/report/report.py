@@ -15,7 +15,7 @@ from purchase_predict.training import Training
 def write_report(
     training: Training, metric: str, origin: Origin, folder: Path, *, margin: float | None, code_cost: float | None
 ) -> Path:
-    """Measures what the report shows, and writes it; returns the folder.
+    """Computes the report's values and writes the report; returns the folder.
 
     Args:
         training: the finished training.
@@ -23,7 +23,7 @@ def write_report(
         origin: where the model comes from.
         folder: an empty folder.
         margin: what a purchase earns, in the shop's currency; None: not given.
-        code_cost: what a code takes of it when it is used; None: not given.
+        code_cost: what a used code takes from that margin; None: not given.
     """
     money = None if margin is None or code_cost is None else Money(margin, code_cost)
     write(gather(training, metric, money, origin), folder)
