@@ -13,7 +13,7 @@ Keys, all with the prefix `purchase-predict:`
 - `seen:<user>:<day>`: the set of the events counted, as time and digest.
 - `days:<product>`, `days:all`: a hash of counters, by `<day>:<counter>`.
 
-All keys but `days:` expire `retention_days` + 1 days after they were last written.
+All keys but `days:` expire `retention_days` + 2 days after they were last written.
 """
 
 import struct
@@ -28,7 +28,7 @@ from redis.retry import Retry
 
 from purchase_predict.secrets import shown_uri
 from purchase_predict.serving import shop_days
-from purchase_predict.serving.events import DAY_MICROSECONDS, Event
+from purchase_predict.serving.events import DAY_MICROSECONDS, FUTURE_DAYS, Event
 from purchase_predict.serving.records import Pair, Product, Session, Visitor
 from purchase_predict.serving.shop_days import COUNTERS, EARLIER, Days
 from purchase_predict.serving.state import Batch, Result, SeenKey, Size, Unavailable, keys_of
@@ -206,8 +206,12 @@ class RedisState:
 
 
 def expires_after(retention_days: int) -> int:
-    """Seconds after which a key expires: one day more than the retention, which counts whole days."""
-    return (retention_days + 1) * _DAY_SECONDS
+    """Seconds after which a key expires: as long as an event may arrive again, the state must know that it counted it.
+
+    An event may be some days ahead of the clock, and counts until the last day of the retention after its own has
+    ended.
+    """
+    return (FUTURE_DAYS + retention_days + 1) * _DAY_SECONDS
 
 
 def _session(user: int, session: str) -> str:
