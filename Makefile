@@ -24,7 +24,7 @@ COMPILE := @$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 # Some tools would otherwise use the caller's virtual environment.
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 
-.PHONY: help packages setup lock run demo test test-core test-servers lint format image ui server server-stop server-status clean
+.PHONY: help packages setup lock run demo test test-core test-servers coverage lint format image ui server server-stop server-status clean
 
 help:  ## Lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 21
@@ -77,9 +77,9 @@ demo: setup  ## Runs the workflow, asks a server with its model about one cart, 
 	@$(BIN)/python -m tools.demo -- $(ARGS)
 
 # The tests of a file run on one worker, in their order. tests/conftest.py starts the longest files first.
-PYTEST := $(BIN)/python -m pytest $(TESTS) -n auto --dist loadfile --no-loadscope-reorder --cov
+PYTEST := $(BIN)/python -m pytest $(TESTS) -n auto --dist loadfile --no-loadscope-reorder
 
-test: setup .venv/.ready-tests  ## Runs every test and measures the coverage
+test: setup .venv/.ready-tests  ## Runs every test
 	$(PYTEST)
 
 test-core: setup .venv/.ready-tests  ## Runs the tests that need no server, no Spark and no chain of processes
@@ -87,6 +87,9 @@ test-core: setup .venv/.ready-tests  ## Runs the tests that need no server, no S
 
 test-servers: setup .venv/.ready-tests  ## Runs the other tests; CI may run both targets at the same time
 	$(PYTEST) -m servers
+
+coverage: setup .venv/.ready-tests  ## Runs every test and prints which lines none of them runs; takes longer than test
+	$(PYTEST) --cov
 
 lint: setup .venv/.ready-tests  ## Checks style, types, and the direction of imports
 	ruff check .

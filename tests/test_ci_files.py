@@ -73,14 +73,15 @@ def commands(job: dict[str, Any]) -> list[tuple[str, dict[str, str]]]:
 
 
 def test_github_actions_call_the_same_commands(calls: Path) -> None:
-    core, servers, workflow = (commands(ACTIONS["jobs"][name]) for name in ("core", "servers", "workflow"))
-    for command, environ in (*core, *servers, *workflow):
+    core, servers, deep, workflow = (commands(job) for job in ACTIONS["jobs"].values())
+    for command, environ in (*core, *servers, *deep, *workflow):
         values = {name: value for name, value in environ.items() if "{{" not in value}
         subprocess.run(["bash", "-euc", command], check=True, env=os.environ | values | {"SOURCE": "gs://clicks/raw"})
     called = [line.rstrip("|").split("|")[1:] for line in calls.read_text().splitlines()]
     assert called == [
         *(["packages"], ["lint"], ["test-core"]),
         *(["packages"], ["test-servers"]),
+        *(["packages"], ["coverage"]),
         ["run", "ARGS=-P source=gs://clicks/raw -P max_evals=20"],
     ]
     ((_, environ),) = workflow
@@ -104,7 +105,7 @@ def test_github_actions_keep_the_screenshots_that_the_tests_make() -> None:
     assert made == kept
 
 
-@pytest.mark.parametrize("target", ["packages", "lint", "format", "test", "test-core", "test-servers", "run"])
+@pytest.mark.parametrize("target", ["packages", "lint", "format", "test", "test-core", "test-servers", "coverage", "run"])
 def test_what_they_call_are_targets_of_the_makefile(target: str) -> None:
     shown = subprocess.run(["make", "-n", target], cwd=PROJECT, capture_output=True, text=True, check=False)
     assert shown.returncode == 0, shown.stderr
