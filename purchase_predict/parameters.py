@@ -16,6 +16,7 @@ import click
 import yaml
 
 from purchase_predict.metrics import SEARCHABLE
+from purchase_predict.secrets import shown_uri
 from purchase_predict.settings import ENVIRONMENTS, PROJECT
 
 STEPS = ("load", "process", "train", "deploy")
@@ -308,6 +309,7 @@ def resolve(entry_point: str, given: Mapping[str, object]) -> dict[str, Any]:
         raise click.ClickException(
             f"entry point {entry_point} has no parameter {', '.join(unknown)}; it has {', '.join(parameters)}"
         )
+    _refuse_secrets(given)
     values = {
         name: typed(name, given.get(name, written(declaration.get("default"))))
         for name, declaration in parameters.items()
@@ -319,6 +321,17 @@ def resolve(entry_point: str, given: Mapping[str, object]) -> dict[str, Any]:
     if (values.get("margin") is None) != (values.get("code_cost") is None):
         raise click.ClickException("margin and code_cost belong together: give both, or neither")
     return values
+
+
+def _refuse_secrets(given: Mapping[str, object]) -> None:
+    """Raises if an address holds a secret: MLflow shows the parameters of a run to everybody who can read it."""
+    for name, value in given.items():
+        if "://" in str(value) and shown_uri(str(value)) != str(value):
+            instead = "the variables REDIS_USERNAME and REDIS_PASSWORD" if name == "state" else "the environment"
+            raise click.ClickException(
+                f"{name}={shown_uri(str(value))}: the address holds a password, key or token, and MLflow shows "
+                f"parameters: take it from the address, and put it into {instead}"
+            )
 
 
 def written(value: object) -> str:

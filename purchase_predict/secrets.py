@@ -2,14 +2,20 @@
 
 import re
 
-#: A URI in a text, up to a space or a quote.
-_URI = re.compile(r"""[A-Za-z][A-Za-z0-9+.\-]*:/{2}[^\s'"<>]*""")
+#: A scheme, and the one or two slashes behind it; connection strings of databases may have none.
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.\-]*:/{0,2}"
+#: A URI in a text, up to a space or a quote. A password may hold a quote, so what stands before an `@` belongs to it.
+_URI = re.compile(rf"""{_SCHEME}(?:\S*@)?[^\s'"<>]*""")
+#: What the name of a secret holds.
+_SECRET_NAME = r"(?:pass|pwd|secret|token|(?:api|access|account|private)[_\-]?key|sig|credential|auth)"
+#: The value of a parameter whose name says that it is a secret. In an address any kind of key is one.
+_SECRET = re.compile(rf"""([?&;#\s]|^)((?:[\w.\-]*{_SECRET_NAME}[\w.\-]*|[\w.\-]*key)=)[^&;\s'"]*""", re.IGNORECASE)
 #: A query at the end of a URI.
 _QUERY = re.compile(r"\?[A-Za-z_][\w.\-]*=[^?]*$", re.DOTALL)
-#: What the name of a secret holds.
-_SECRET_NAME = r"(?:pass|pwd|secret|token|api_?key|access_?key|sig|credential|auth)"
-#: The value of a parameter whose name says that it is a secret.
-_SECRET = re.compile(rf"""([?&;#\s]|^)([\w.\-]*{_SECRET_NAME}[\w.\-]*=)[^&;\s'"]*""", re.IGNORECASE)
+#: User and password of an address within a query.
+_LOGIN = re.compile(r"(?<=://)[^/?#&]*@")
+#: A connection string without `://`: scheme, user, and password.
+_OPAQUE = re.compile(r"^([A-Za-z][A-Za-z0-9+.\-]*:/?)(?!/)[^/\s]*:.*@", re.DOTALL)
 #: Between the parts of a chained address.
 _CHAIN = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.\-]*://)")
 _HIDDEN = "***"
@@ -27,6 +33,7 @@ def shown_uri(uri: str) -> str:
 
 
 def _shown(uri: str) -> str:
+    uri = _OPAQUE.sub(r"\1", uri)
     scheme, separator, rest = uri.partition("://")
     if not separator:
         return _SECRET.sub(_hide, uri)
@@ -37,7 +44,7 @@ def _shown(uri: str) -> str:
         place = place.rpartition("@")[2]  # the password may hold any character
     elif "@" in authority and not scheme.lower().startswith(_WITH_CONTAINER):
         place = authority.rpartition("@")[2] + place[len(authority) :]
-    return f"{scheme}{separator}{place}{_SECRET.sub(_hide, parameters)}"
+    return f"{scheme}{separator}{_SECRET.sub(_hide, place + _LOGIN.sub('', parameters))}"
 
 
 def _hide(match: re.Match[str]) -> str:

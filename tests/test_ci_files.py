@@ -105,7 +105,9 @@ def test_github_actions_keep_the_screenshots_that_the_tests_make() -> None:
     assert made == kept
 
 
-@pytest.mark.parametrize("target", ["packages", "lint", "format", "test", "test-core", "test-servers", "coverage", "run"])
+@pytest.mark.parametrize(
+    "target", ["packages", "lint", "format", "test", "test-core", "test-servers", "coverage", "run"]
+)
 def test_what_they_call_are_targets_of_the_makefile(target: str) -> None:
     shown = subprocess.run(["make", "-n", target], cwd=PROJECT, capture_output=True, text=True, check=False)
     assert shown.returncode == 0, shown.stderr

@@ -80,6 +80,26 @@ def test_what_spark_alone_reads_is_refused_without_it(entry_point: str) -> None:
             resolve(entry_point, values)
 
 
+@pytest.mark.parametrize(
+    ("entry_point", "name", "uri", "shown"),
+    [
+        ("load", "source", "s3a://AKIA:s3cr3t@bucket/clicks", "s3a://bucket/clicks"),
+        ("main", "source", "https://shop.example/clicks.csv?token=s3cr3t", "https://shop.example/clicks.csv?token=***"),
+        ("predict", "input", "gs://s3cr3t@bucket/x", "gs://bucket/x"),
+        ("predict", "history", "simplecache::s3://me:s3cr3t@bucket/x", "simplecache::s3://bucket/x"),
+        ("serve", "state", "redis://:s3cr3t@host:6379/0", "redis://host:6379/0"),
+        ("serve", "warm", "wasbs://raw@shop.example/x?sig=s3cr3t", "wasbs://raw@shop.example/x?sig=***"),
+    ],
+)
+def test_an_address_with_a_secret_is_refused_without_showing_it(
+    entry_point: str, name: str, uri: str, shown: str
+) -> None:
+    with pytest.raises(click.ClickException) as refused:
+        parameters.resolve(entry_point, {name: uri})
+    assert refused.value.message.startswith(f"{name}={shown}: the address holds a password, key or token")
+    assert "s3cr3t" not in refused.value.message
+
+
 def test_an_unknown_parameter_is_refused() -> None:
     with pytest.raises(click.ClickException, match="load has no parameter evals"):
         resolve("load", {"evals": 1})

@@ -15,12 +15,15 @@ schemes = st.sampled_from(
 secret = st.text(st.sampled_from("abcXYZ0189-._~!$'()*+,;=%:/@#[]"), min_size=1, max_size=12).map(
     lambda text: f"s3cr3t{text}s3cr3t"
 )
+#: With two colons and a slash, `a::b://` is a chained address.
+opaque = secret.filter(lambda text: ":/" not in text)
 users = st.text(st.sampled_from("abcXYZ09._-%"), max_size=8)
 hosts = st.sampled_from(["example.org", "10.0.0.1", "[::1]", "host:5000", "db.internal:5432"])
 paths = st.sampled_from(["", "/", "/mlflow", "/a/b.csv", "/data/part-0.parquet"])
 parameters = st.sampled_from(
     ["password", "PASSWORD", "passwd", "pwd", "token", "access_token", "sig", "X-Amz-Signature", "client_secret",
-     "api_key", "apikey", "sslpassword", "X-Amz-Credential", "authorization"]
+     "api_key", "apikey", "api-key", "key", "AccountKey", "account_key", "private_key", "subscription-key",
+     "sslpassword", "X-Amz-Credential", "authorization"]
 )  # fmt: skip
 
 
@@ -34,10 +37,31 @@ def test_no_part_of_a_password_is_shown(scheme: str, user: str, password: str, h
 
 @given(schemes, hosts, paths, parameters, secret.filter(lambda text: not set(text) & set("#;'/@:?")))
 def test_no_secret_parameter_is_shown(scheme: str, host: str, path: str, name: str, password: str) -> None:
+    """In a query, in a fragment, or behind a semicolon, as databases have it."""
     shown = shown_uri(f"{scheme}://{host}{path}?user=me&{name}={password}&sslmode=require")
     assert "s3cr3t" not in shown
     assert f"{name}=***" in shown
     assert "sslmode=require" in shown
+    for separator in "#;":
+        assert shown_uri(f"{scheme}://{host}{path}{separator}{name}={password}").endswith(
+            f"{path}{separator}{name}=***"
+        )
+
+
+@given(schemes, hosts, users, secret.filter(lambda text: not set(text) & set("@/?#&")))
+def test_no_password_of_an_address_in_a_query_is_shown(scheme: str, host: str, user: str, password: str) -> None:
+    assert shown_uri(f"{scheme}://{host}/login?next=http://{user}:{password}@other/x") == (
+        f"{scheme}://{host}/login?next=http://other/x"
+    )
+
+
+@given(st.sampled_from(["postgresql", "mysql+pymysql", "http", "S3"]), st.sampled_from(["", "/"]), users, opaque)
+def test_no_password_of_a_connection_string_without_slashes_is_shown(
+    scheme: str, slash: str, user: str, password: str
+) -> None:
+    uri = f"{scheme}:{slash}{user}:{password}@db.internal/x"
+    assert shown_uri(uri) == f"{scheme}:{slash}db.internal/x"
+    assert without_secrets(f"store {uri}: refused") == f"store {scheme}:{slash}db.internal/x: refused"
 
 
 @pytest.mark.parametrize(
@@ -45,7 +69,8 @@ def test_no_secret_parameter_is_shown(scheme: str, host: str, path: str, name: s
     [
         "http://127.0.0.1:5000", "sqlite:////home/me/mlflow.db", "gs://bucket/a@b.csv", "gs://bucket/what:ever@x",
         "models:/purchase_predict@production", "runs:/abc/model", "/data/a@b", "file:///data/x", "databricks", "",
-        "mlflow-artifacts:/1/2", "s3://bucket/key?versionId=3", "abfss://raw@account.dfs.core.windows.net/clicks", "https://host/path?page=2",
+        "mlflow-artifacts:/1/2", "s3://bucket/key?versionId=3", "s3://bucket/monkey=1/part.csv", "C:/data/a@b",
+        "models:/m-0123", "/data/key=a/x.csv", "abfss://raw@account.dfs.core.windows.net/clicks", "https://host/path?page=2",
     ],
 )  # fmt: skip
 def test_what_holds_no_secret_is_shown_as_it_is(uri: str) -> None:
@@ -53,7 +78,9 @@ def test_what_holds_no_secret_is_shown_as_it_is(uri: str) -> None:
     assert without_secrets(f"{uri}: not found") == f"{uri}: not found"
 
 
-@given(schemes, users, secret.filter(lambda text: "'" not in text))
+@given(
+    schemes, users, st.text(st.sampled_from("ab09-._~!$'\"<>()*+,;=%:/@#[]"), max_size=12).map("s3cr3t{}s3cr3t".format)
+)
 def test_a_uri_within_a_message_is_masked(scheme: str, user: str, password: str) -> None:
     message = printable(f"source {scheme}://{user}:{password}@example.org/x: must be sample, gs:// or a file")
     assert "s3cr3t" not in message

@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 
 from purchase_predict.secrets import shown_uri
 from purchase_predict.serving.events import DAY_MICROSECONDS
-from purchase_predict.serving.on_redis import PREFIX, expires_after
+from purchase_predict.serving.on_redis import PREFIX, client_of, expires_after
 
 #: The key that marks the state as being filled, and the seconds without written rows after which it expires.
 _FILLING, _FILLING_SECONDS = f"{PREFIX}filling", 600
@@ -41,7 +41,7 @@ class RedisFiller:
         """
         shown = shown_uri(uri)
         try:
-            client = redis.Redis.from_url(uri)
+            client = client_of(uri)
             if client.exists(f"{PREFIX}days:all"):
                 return None
             if not client.set(_FILLING, "1", nx=True, ex=_FILLING_SECONDS):

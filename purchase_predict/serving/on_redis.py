@@ -16,6 +16,7 @@ Keys, all with the prefix `purchase-predict:`
 All keys but `days:` expire `retention_days` + 2 days after they were last written.
 """
 
+import os
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -59,7 +60,7 @@ class RedisState:
         """Connects to Redis.
 
         Args:
-            uri: `redis://`, `rediss://` or `unix://`, with password and number of the database where they are needed.
+            uri: `redis://`, `rediss://` or `unix://`, with the number of the database if it is not 0.
             retention_days: days after which a visitor without events is forgotten.
 
         Raises:
@@ -68,7 +69,7 @@ class RedisState:
         self._shown = shown_uri(uri)
         self._expires = expires_after(retention_days)
         try:
-            self._redis = redis.Redis.from_url(
+            self._redis = client_of(
                 uri,
                 socket_timeout=_TIMEOUT_SECONDS,
                 socket_connect_timeout=_TIMEOUT_SECONDS,
@@ -203,6 +204,12 @@ class RedisState:
     def close(self) -> None:
         """See `state.State.close`."""
         self._redis.close()
+
+
+def client_of(uri: str, **options: Any) -> "redis.Redis":
+    """A client of the Redis at an address. User and password are in REDIS_USERNAME and REDIS_PASSWORD, if needed."""
+    login = {"username": os.environ.get("REDIS_USERNAME"), "password": os.environ.get("REDIS_PASSWORD")}
+    return redis.Redis.from_url(uri, **login, **options)
 
 
 def expires_after(retention_days: int) -> int:

@@ -179,6 +179,23 @@ def test_a_redis_that_is_not_there_is_one_line_without_the_password() -> None:
     assert "\n" not in caught.value.message
 
 
+def test_user_and_password_of_redis_come_from_the_environment(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = redis.Redis.from_url(redis_server.uri)
+    client.config_set("requirepass", "a password of redis")
+    try:
+        with pytest.raises(click.ClickException, match=r"^state redis://127.0.0.1:\d+/0: Redis cannot be used: "):
+            RedisState(redis_server.uri, 90)
+        monkeypatch.setenv("REDIS_PASSWORD", "a password of redis")
+        RedisState(redis_server.uri, 90).close()
+        monkeypatch.setenv("REDIS_USERNAME", "nobody")
+        with pytest.raises(click.ClickException, match="cannot be used"):
+            RedisState(redis_server.uri, 90)
+    finally:
+        client.config_set("requirepass", "")
+
+
 def test_redis_restarted_keeps_what_was_acknowledged_and_says_unavailable_meanwhile(tmp_path: Path) -> None:
     server = RedisServer(tmp_path)
     server.start()
