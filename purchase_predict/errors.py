@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import click
+
 from purchase_predict.secrets import without_secrets
 
 
@@ -25,3 +27,13 @@ def printable(text: str) -> str:
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in line
     )
+
+
+def print_line(text: str, err: bool = False) -> None:
+    """Prints a line, as `printable` has it. Names of files, columns and runs come from outside, so every line needs it.
+
+    Args:
+        text: the line.
+        err: whether it goes to stderr.
+    """
+    click.echo(printable(text), err=err)

@@ -14,6 +14,7 @@ import click
 import duckdb
 
 from purchase_predict.database import connect
+from purchase_predict.errors import print_line
 from purchase_predict.evaluation import drift
 from purchase_predict.features import earlier_events, primary
 from purchase_predict.features.description import Description
@@ -186,12 +187,12 @@ def training_profile(dataset: str, fetch: Callable[[], Path]) -> dict[str, Any] 
         fetch: downloads it.
     """
     if not dataset:
-        click.echo("predict: drift is not measured, because the run that trained the model was deleted", err=True)
+        print_line("predict: drift is not measured, because the run that trained the model was deleted", err=True)
         return None
     try:
         return Description.read(fetch()).profile
     except (OSError, click.ClickException):
-        click.echo(f"predict: drift is not measured, because {dataset} does not describe the training data", err=True)
+        print_line(f"predict: drift is not measured, because {dataset} does not describe the training data", err=True)
         return None
 
 

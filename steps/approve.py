@@ -11,6 +11,7 @@ import click
 import mlflow
 from mlflow.entities import Run
 
+from purchase_predict.errors import print_line
 from purchase_predict.features.description import Description
 from purchase_predict.models.held_out import HeldOutRows, ModelFiles
 from purchase_predict.registry import versions
@@ -50,7 +51,7 @@ def approve(run: Run, registry_name: str, version: str, env: str, reason: str) -
     outcome = f"{registry_name} version {version}, {judgement.verdict}"
     if not judgement.promoted:
         raise click.ClickException(f"{outcome}; it was judged again and no longer waits for approval")
-    click.echo(f"approve: {outcome}")
+    print_line(f"approve: {outcome}")
 
 
 if __name__ == "__main__":

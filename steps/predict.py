@@ -13,11 +13,11 @@ what was refused (`rejects.csv`), and the drift from the training data (`drift.h
 from pathlib import Path
 from typing import Any
 
-import click
 import mlflow
 from mlflow.entities import Run
 
 from purchase_predict import prediction
+from purchase_predict.errors import print_line
 from purchase_predict.models import packaging
 from purchase_predict.registry import versions
 from purchase_predict.report import drift_page
@@ -50,8 +50,8 @@ def predict(run: Run, model: str, output: str, **sources: Any) -> None:
     mlflow.set_tags({"predict.model": model, "predict.train_run": trained.run_id, "predict.output": str(target)})
     for tag, line in made.remarks.items():
         mlflow.set_tag(tag, line)
-        click.echo(f"predict: {line}", err=True)
-    click.echo(f"predict: {made.sentence(model, target)}")
+        print_line(f"predict: {line}", err=True)
+    print_line(f"predict: {made.sentence(model, target)}")
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ this run, without a row in this process; what came out is split by DuckDB in bot
 import json
 from dataclasses import asdict, replace
 
-import click
 import mlflow
 
 from purchase_predict.database import connect
+from purchase_predict.errors import print_line
 from purchase_predict.features import primary, split
 from purchase_predict.features.primary import Artifact
 from purchase_predict.parameters import Engine
@@ -47,7 +47,7 @@ def process(run: StepRun, data: str, test_ratio: float, memory_limit: str, engin
     mlflow.log_metrics({f"{name}_rows": count for name, count in asdict(rows).items()} | counts)
     run.log(outputs, "dataset")
     if made.note:
-        click.echo(f"process: {made.note}", err=True)
+        print_line(f"process: {made.note}", err=True)
     summary = (
         f"{rows.read} rows, {rows.repeated} repeated ones dropped; "
         f"by {description.split}: {rows.train} to train, {rows.test} to test"

@@ -12,6 +12,7 @@ import click
 import mlflow
 from mlflow.entities import Run
 
+from purchase_predict.errors import print_line
 from purchase_predict.models import packaging
 from purchase_predict.registry import model_files, promotion, versions
 from purchase_predict.registry.claim import sole_right
@@ -45,7 +46,7 @@ def rollback(run: Run, registry_name: str, env: str, version: str, reason: str, 
     facts = {"registry_name": registry_name, "env": env, "from": int(holder.version), "to": int(target.version)}
     mlflow.log_dict(facts | {"who": who, "when": when, "reason": reason}, "rollback.json")
     outcome = f"{env} of {registry_name} moved from version {holder.version} to {target.version}"
-    click.echo(f"rollback: {outcome}")
+    print_line(f"rollback: {outcome}")
     notify(f"rollback: {outcome}" + (f" ({reason})" if reason else ""), run)
 
 

@@ -14,6 +14,7 @@ import mlflow
 from mlflow.entities import Run
 
 from purchase_predict import settings
+from purchase_predict.errors import print_line
 from purchase_predict.secrets import shown_uri
 from purchase_predict.serving import guard, server, warming
 from purchase_predict.workflow.command import command
@@ -42,13 +43,13 @@ def serve(
                 filler, warm, scratch, options.retention_days, max_reject_ratio, gcp_project, memory_limit
             )
         mlflow.log_metrics(filled.metrics)
-        click.echo(f"serve: {filled}")
+        print_line(f"serve: {filled}")
     elif warm:
-        click.echo(f"serve: the state at {shown_uri(str(place))} already holds visitors: warm is ignored")
+        print_line(f"serve: the state at {place} already holds visitors: warm is ignored")
 
     def started(line: str) -> None:
         mlflow.set_tag("serve.address", line.rpartition(" ")[2])
-        click.echo(f"serve: {line}")
+        print_line(f"serve: {line}")
 
     server.serve(options, server.open_state(place, options.retention_days), started)
     click.echo("serve: stopped, after finishing the requests in progress")

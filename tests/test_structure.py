@@ -45,6 +45,18 @@ def test_no_function_is_longer_than_60_lines() -> None:
     assert found == {}
 
 
+def test_a_line_that_is_put_together_is_printed_by_print_line() -> None:
+    """It may hold a name from outside, which could steer a terminal: `click.echo` would print it raw."""
+    found = []
+    for path in CODE:
+        if path.is_relative_to(PROJECT / "purchase_predict") or path in STEPS:
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                prints = isinstance(node, ast.Call) and ast.unparse(node.func) in ("click.echo", "print")
+                if prints and any(isinstance(part, ast.FormattedValue) for part in ast.walk(node)):
+                    found.append(f"{path.name}:{node.lineno}")
+    assert found == []
+
+
 @pytest.mark.parametrize("path", STEPS, ids=[path.stem for path in STEPS])
 def test_a_step_has_less_than_60_lines(path: Path) -> None:
     assert lines(path) < 60

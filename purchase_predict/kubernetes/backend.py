@@ -17,6 +17,7 @@ from mlflow.projects.submitted_run import SubmittedRun
 from mlflow.projects.utils import PROJECT_SYNCHRONOUS, fetch_and_validate_project, get_or_create_run, load_project
 from mlflow.utils.mlflow_tags import MLFLOW_PROJECT_BACKEND
 
+from purchase_predict.errors import print_line
 from purchase_predict.kubernetes import closure, image
 from purchase_predict.kubernetes.cluster import Cluster
 from purchase_predict.kubernetes.config import Config
@@ -113,7 +114,7 @@ def submit(
     unread = image.refuse_other_source(of_step.image, entry_point, work_dir)
     if unread and of_step.image not in _reported:
         _reported.add(of_step.image)
-        click.echo(f"{entry_point}: the image's label cannot be read ({unread}): the Job compares the source instead")
+        print_line(f"{entry_point}: the image's label cannot be read ({unread}): the Job compares the source instead")
     run = get_or_create_run(  # type: ignore[no-untyped-call]
         None, project_uri, experiment_id, str(work_dir), version, entry_point, parameters
     )
@@ -146,7 +147,7 @@ class SubmittedJob(SubmittedRun):
         """Waits for its end, and prints the error, which MLflow would not print."""
         finished = self.job.wait()
         if not finished and not self.job.told:
-            click.echo(f"Error: {self.job.problem}", err=True)
+            print_line(f"Error: {self.job.problem}", err=True)
         return finished
 
     def cancel(self) -> None:

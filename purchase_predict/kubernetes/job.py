@@ -10,7 +10,7 @@ import click
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from purchase_predict.errors import printable
+from purchase_predict.errors import print_line, printable
 from purchase_predict.kubernetes.cluster import Away, Cluster
 from purchase_predict.kubernetes.config import StepConfig
 from purchase_predict.kubernetes.explain import State, state_of
@@ -119,7 +119,7 @@ class Job:
                 return state
             if state.problem and state.passing and state.problem != reported:
                 reported = state.problem
-                click.echo(printable(f"{self._work.entry_point}: waiting: {reported}"))
+                print_line(f"{self._work.entry_point}: waiting: {reported}")
             hindered = (hindered or time.monotonic()) if state.problem and not state.passing else None
             if hindered and time.monotonic() - hindered >= self._config.patience:
                 self._cluster.delete(namespace, name)

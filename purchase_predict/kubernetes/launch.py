@@ -9,6 +9,7 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 
+from purchase_predict.errors import print_line
 from purchase_predict.kubernetes import closure, job
 from purchase_predict.kubernetes.cluster import Cluster
 from purchase_predict.kubernetes.config import Config
@@ -73,7 +74,7 @@ def _launch(cluster: Cluster, config: Config, plan: Plan, experiment_id: str, ru
     except KeyboardInterrupt:
         closing.set()
         if orphaned.is_set():
-            click.echo(f"{plan.entry_point}: its Job continues, and the next workflow waits for it", err=True)
+            print_line(f"{plan.entry_point}: its Job continues, and the next workflow waits for it", err=True)
         else:
             submitted.cancel()
         raise

@@ -14,7 +14,7 @@ import duckdb
 
 from purchase_predict.checksums import crc32_below
 from purchase_predict.database import connect, quoted, table_digest
-from purchase_predict.errors import printable, some_of
+from purchase_predict.errors import print_line, some_of
 from purchase_predict.parameters import ON_HADOOP
 from purchase_predict.progress import phase
 from purchase_predict.reading import manifest, rejects, scan, ways
@@ -133,8 +133,8 @@ def _opened(
 def print_left_out(listed: Listing) -> None:
     """Prints what the source holds beside its data files, if anything."""
     if listed.left_out:
-        named = printable(some_of(listed.left_out, _NAMED))
-        click.echo(f"load: skipped, because the name is neither that of a CSV nor of a Parquet file: {named}")
+        named = some_of(listed.left_out, _NAMED)
+        print_line(f"load: skipped, because the name is neither that of a CSV nor of a Parquet file: {named}")
 
 
 def ignored(files: Sequence[File], columns: Sequence[Column]) -> list[str]:
@@ -146,7 +146,7 @@ def ignored(files: Sequence[File], columns: Sequence[Column]) -> list[str]:
 def print_ignored(names: Sequence[str], table: str) -> None:
     """Prints the columns that are not read, if there are any."""
     if names:
-        click.echo(f"load: ignored columns that the {table} table does not have: {printable(some_of(names, _NAMED))}")
+        print_line(f"load: ignored columns that the {table} table does not have: {some_of(names, _NAMED)}")
 
 
 def bucket_count(parts: Sequence[Part]) -> int:

@@ -4,10 +4,10 @@ import math
 import time
 from collections.abc import Sequence
 
-import click
 import lightgbm
 import numpy as np
 
+from purchase_predict.errors import print_line
 from purchase_predict.progress import phase
 from purchase_predict.search.folds import confirmation_folds, has_many_rows
 from purchase_predict.search.objective import PATIENCE, Objective, available_cores, lightgbm_dataset, training_params
@@ -114,7 +114,7 @@ def final_fit(best: Trial, objective: Objective, rows: LabelledRows, deadline: f
     def stop(env: lightgbm.callback.CallbackEnv) -> None:
         done = env.iteration + 1
         if time.monotonic() > deadline and planned / 2 <= done < planned:
-            click.echo(f"train: max_minutes is over: the final fit stops after {done} of {planned} rounds")
+            print_line(f"train: max_minutes is over: the final fit stops after {done} of {planned} rounds")
             raise lightgbm.callback.EarlyStopException(env.iteration, [])
 
     with phase("final fit", planned, "rounds") as shown:

@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import click
-
+from purchase_predict.errors import print_line
 from purchase_predict.progress import bar
 from purchase_predict.search.trial import Trial, best_of
 
@@ -32,7 +31,7 @@ def progress(
         if shown:
             shown.advance(len(trials), best())
         elif earlier:
-            click.echo(f"train: trials reused from an earlier search with the same key: {len(earlier)}")
+            print_line(f"train: trials reused from an earlier search with the same key: {len(earlier)}")
 
         def end_of(trial: Trial) -> None:
             record(trial.facts)
@@ -40,7 +39,7 @@ def progress(
             if shown:
                 shown.advance(1, best())
             else:
-                click.echo(f"train: {_line(trial, metric, total)}")
+                print_line(f"train: {_line(trial, metric, total)}")
 
         yield end_of
 

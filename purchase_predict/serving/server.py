@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 import uvicorn
 
+from purchase_predict.errors import print_line
 from purchase_predict.serving import guard
 from purchase_predict.serving.answer_log import AnswerLog
 from purchase_predict.serving.app import build
@@ -157,7 +158,7 @@ def _why(error: OSError) -> str:
 
 def _followed(name: str, env: str, stack: contextlib.ExitStack) -> Follower:
     def seen(problem: str) -> None:
-        click.echo(f"serve: {problem or f'the alias {env} is followed again'}", err=True)
+        print_line(f"serve: {problem or f'the alias {env} is followed again'}", err=True)
 
     follower = Follower(name, env)
     stack.callback(follower.stop)

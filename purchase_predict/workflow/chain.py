@@ -15,6 +15,7 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from purchase_predict.errors import print_line
 from purchase_predict.parameters import STEPS, declared, written
 from purchase_predict.progress import handed_over, phase
 from purchase_predict.workflow import lease, processes
@@ -95,7 +96,7 @@ class Chain:
             with phase(f"{entry_point}: waiting for its turn", in_log=False):
                 found = self._claim(plan)
             if not found:
-                click.echo(f"{entry_point}: running ({reason})")
+                print_line(f"{entry_point}: running ({reason})")
                 run = self._launch(plan)
                 lease.release(self.run)
                 return self._finish(Done(entry_point, run, False, reason, time.monotonic() - started))
@@ -139,7 +140,7 @@ class Chain:
             self.run,
             plan.key,
             completed=lambda: self._completed(plan)[0],
-            say=lambda line: click.echo(f"{plan.entry_point}: {line}"),
+            say=lambda line: print_line(f"{plan.entry_point}: {line}"),
         )
 
     def _launch(self, plan: Plan) -> Run:
@@ -189,7 +190,7 @@ class Chain:
 
     def _finish(self, done: Done) -> Done:
         if done.reused and done.run:
-            click.echo(f"{done.step}: reused run {done.run.info.run_id}")
+            print_line(f"{done.step}: reused run {done.run.info.run_id}")
         self.done.append(done)
         return done
 

@@ -20,7 +20,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from requests import RequestException
 
 from purchase_predict import mlflow_errors, parameters, progress
-from purchase_predict.errors import first_line, printable
+from purchase_predict.errors import first_line, print_line, printable
 from purchase_predict.secrets import shown_uri
 from purchase_predict.settings import Settings, server_conflict
 from purchase_predict.workflow import descriptions, lease, names, remote
@@ -54,7 +54,7 @@ class _OneLineErrors(click.Command):
 
 def _fail(message: str) -> NoReturn:
     message = printable(message)
-    click.echo(f"Error: {message}", err=True)
+    print_line(f"Error: {message}", err=True)
     run_id = os.environ.get("MLFLOW_RUN_ID")
     if run_id:  # opened by `mlflow run`, and not yet active if the command line was wrong
         try:

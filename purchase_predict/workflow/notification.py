@@ -13,7 +13,7 @@ import urllib.request
 import click
 from mlflow.entities import Run
 
-from purchase_predict.errors import printable
+from purchase_predict.errors import print_line, printable
 from purchase_predict.settings import Settings
 from purchase_predict.workflow import addresses
 
@@ -54,7 +54,7 @@ def notify(text: str, run: Run) -> None:
     sending.join(_TIMEOUT)
     problem = answers[0] if answers else f"no answer within {_TIMEOUT:.0f} s"
     if problem:
-        click.echo(f"notification not sent: {problem}; see the variable NOTIFY_URL", err=True)
+        print_line(f"notification not sent: {problem}; see the variable NOTIFY_URL", err=True)
 
 
 def _post(address: str, body: bytes) -> str:

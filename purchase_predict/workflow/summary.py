@@ -10,6 +10,7 @@ import mlflow
 from mlflow.entities import Metric, Run, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
+from purchase_predict.errors import printable
 from purchase_predict.metrics import SEARCHABLE
 from purchase_predict.secrets import shown_uri
 from purchase_predict.workflow import addresses, descriptions
@@ -38,7 +39,7 @@ def steps_table(steps: Sequence[Done]) -> str:
     rows = [("step", "", "run", "seconds", "why")]
     for done in steps:
         run_id = done.run.info.run_id if done.run else "-"
-        rows.append((done.step, _what(done), run_id, f"{done.seconds:.1f}", done.reason))
+        rows.append((done.step, _what(done), run_id, f"{done.seconds:.1f}", printable(done.reason)))
     return _aligned(rows)
 
 

@@ -115,7 +115,10 @@ BAD = [
     ({"source": "{tmp}/empty"}, "holds no data file"),
     ({"source": "sample:50000000000"}, "the built-in sample has 1 to 50,000,000 events"),
     ({"source": "sample:0"}, "the built-in sample has 1 to"),
-    ({"source": "http://me:hunter2@shop.example/x.csv"}, "source=http://shop.example/x.csv: the address holds a password"),
+    (
+        {"source": "http://me:hunter2@shop.example/x.csv"},
+        "source=http://shop.example/x.csv: the address holds a password",
+    ),
     ({"source": "/nowhere/\x1b[31mred\n.csv"}, "source /nowhere/\\x1b[31mred .csv: "),
     ({"memory_limit": "\uff11GB"}, "memory_limit=\uff11GB: must be a size"),
     ({"registry_name": "."}, "registry_name=.: must be a name"),
