@@ -7,7 +7,6 @@ an error if the version no longer passes.
     mlflow run . -e approve --env-manager local -P version=3 -P reason="agreed with marketing"
 """
 
-import click
 import mlflow
 from mlflow.entities import Run
 
@@ -24,6 +23,7 @@ from purchase_predict.workflow import history, models
 from purchase_predict.workflow.command import command
 from purchase_predict.workflow.completed import fetch
 from purchase_predict.workflow.descriptions import links_of_model
+from purchase_predict.workflow.notification import Posted
 from purchase_predict.workflow.scratch import scratch_folder
 
 
@@ -50,7 +50,7 @@ def approve(run: Run, registry_name: str, version: str, env: str, reason: str) -
     mlflow.set_tags(judgement.tags)
     outcome = f"{registry_name} version {version}, {judgement.verdict}"
     if not judgement.promoted:
-        raise click.ClickException(f"{outcome}; it was judged again and no longer waits for approval")
+        raise Posted(f"{outcome}; it was judged again and no longer waits for approval")
     print_line(f"approve: {outcome}")
 
 

@@ -27,45 +27,25 @@ import pytest
 
 from purchase_predict.sources import sample
 from tests.conftest import checkout
-from tests.documents import COMMANDS, DOCUMENTS, SHELL, SHOWN, Block, block, blocks, command
+from tests.documents import (
+    CANNOT_RUN,
+    CANNOT_RUN_BLOCKS,
+    COMMANDS,
+    DOCUMENTS,
+    SHELL,
+    SHOWN,
+    Block,
+    block,
+    blocks,
+    command,
+    indented,
+)
 from tests.preloaded.start import commands
 from tests.workflow.runner import clean_environ
 from tools.machine import answers, free_port, within
 
 pytestmark = pytest.mark.servers
 
-#: Commands that cannot run here, by their text, with the reason.
-CANNOT_RUN = {
-    "make test": "this test is a part of it",
-    "make server AUTH=true": "a server keeps what it was started with; tests/servers/test_tracking.py has a password",
-    "make server ARTIFACT_BUCKET=name": "needs a bucket of Google's",
-    'export NOTIFY_URL="https://hooks.slack.com/services/..."': "needs an address of Slack's; "
-    "tests/workflow/test_notification.py posts to one of its own",
-    "mlflow --env-file client.env run https://<git host>/<you>/purchase-predict.git --env-manager uv -v <commit>": (
-        "needs a git host, and uv downloads every package anew"
-    ),
-    "pip install kubernetes==36.0.3": "make setup has installed it with the other servers' packages",
-    "make image IMAGE=<registry>/purchase-predict:1": "needs Docker and a registry",
-    "docker push <registry>/purchase-predict:1": "needs Docker and a registry",
-    "mlflow run . --env-manager local -P backend=kubernetes -P backend_config=kubernetes.yaml "
-    "-P source=gs://<bucket>/clicks": (
-        "needs a cluster; tests/servers/test_kubernetes.py runs the workflow against a stand-in of its API"
-    ),
-    "pip install 'purchase-predict[kubernetes] @ git+https://<git host>/<you>/purchase-predict.git'": (
-        "needs a git host"
-    ),
-    "mlflow run . -b purchase-predict-kubernetes --backend-config kubernetes.json -e train -P max_evals=50": (
-        "needs a cluster; tests/kubernetes/test_backend.py runs it against a stand-in of its API"
-    ),
-    "pg_dump --format=custom --file=mlflow.dump mlflow": "needs the address and password of the database; "
-    "tests/servers/test_outages.py dumps and restores one",
-    "gcloud storage buckets update gs://<bucket> --versioning": "needs a bucket of Google's and its command line",
-}
-#: Blocks that cannot run here, by a line of theirs, with the reason.
-CANNOT_RUN_BLOCKS = {
-    "client.BatchV1Api(": "a fault of version 37 of the client; tests/kubernetes/test_upstream.py holds it",
-    "client.create_webhook(": "the server looks the name up, and refuses addresses that only this machine reaches",
-}
 #: What keeps a workflow of a test short.
 SMALL = "-P source=sample:20000 -P max_evals=1"
 #: What a server of MLflow says shortly before it answers.
@@ -388,6 +368,12 @@ def test_no_command_of_a_document_is_left_out(shell: Shell) -> None:
         part for part in CANNOT_RUN_BLOCKS if not any(part in text for text in listed)
     }
     assert known == set(), "no document has these commands any more"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_block_of_a_document_is_fenced(document: str) -> None:
+    """An indented block would be neither run nor listed."""
+    assert indented(document) == []
 
 
 def _units(found: Block) -> list[str]:

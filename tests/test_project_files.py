@@ -92,6 +92,13 @@ def test_the_locks_hold_the_pins() -> None:
     assert not {canonicalize_name(tool.name) for tool in tools} & set(PINS)
 
 
+def test_the_documents_name_the_version_of_the_project() -> None:
+    version = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    readme, changes = ((PROJECT / name).read_text(encoding="utf-8") for name in ("README.md", "CHANGELOG.md"))
+    assert re.findall(r"^Status: ([\d.]+),", readme, re.MULTILINE) == [version]
+    assert re.findall(r"^## ([\d.]+)", changes, re.MULTILINE)[0] == version
+
+
 def test_every_pin_names_one_version() -> None:
     pins = [
         *PYPROJECT["project"]["dependencies"],

@@ -16,6 +16,7 @@ import click
 from purchase_predict.kubernetes.closure import EXPECTED, text
 from purchase_predict.kubernetes.config import StepConfig, refuse_secret
 from purchase_predict.kubernetes.resources import resources
+from purchase_predict.settings import Settings
 from purchase_predict.workflow.remote import IN_JOB
 
 #: Name of the container that runs the step.
@@ -136,21 +137,26 @@ def _environment(given: list[dict[str, Any]], work: Work, config: StepConfig, pl
     for name, one in found.items():
         refuse_secret(name, str(one.get("value", "")), f"{place}: env of the template")
     found |= {name: {"name": name, "value": value} for name, value in plain.items()} | from_secrets
-    _refuse_missing(found, config, place)
+    _refuse_missing(found, work.entry_point, config, place)
     return list(found.values())
 
 
-def _refuse_missing(found: Mapping[str, Any], config: StepConfig, place: str) -> None:
-    """Raises if main needs a secret for the tracking server and the Job would not get it."""
+def _refuse_missing(found: Mapping[str, Any], entry_point: str, config: StepConfig, place: str) -> None:
+    """Raises if a secret is set here that the Job needs, too, and would not get."""
     containers = config.pod.get("containers") or [{}]
     if containers[0].get("envFrom"):  # only the cluster knows which variables these contain
         return
-    missing = [name for name in SECRETS if os.environ.get(name) and name not in found]
-    if missing:
-        raise click.ClickException(
-            f"{place}: {missing[0]} is set here, but no Secret passes it to the Job, so the tracking server would "
-            f"refuse the Job: add env_from_secrets: {{{missing[0]}: {{secret: <name>, key: <key in it>}}}}"
-        )
+    needed = dict.fromkeys(
+        (name for name in SECRETS if os.environ.get(name)), "the tracking server would refuse the Job"
+    )
+    if entry_point == "deploy" and Settings.read().notify_url:  # main posts the failures of all steps itself
+        needed["NOTIFY_URL"] = "no promotion or refusal would be posted"
+    for name, effect in needed.items():
+        if name not in found:
+            raise click.ClickException(
+                f"{place}: {name} is set here, but no Secret passes it to the Job, so {effect}: add env_from_secrets: "
+                f"{{{name}: {{secret: <name>, key: <key in it>}}}}"
+            )
 
 
 def _part(whole: dict[str, Any], name: str, place: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from purchase_predict.secrets import shown_uri
 from purchase_predict.settings import Settings, server_conflict
 from purchase_predict.workflow import descriptions, lease, names, remote
 from purchase_predict.workflow.experiments import PROJECT_EXPERIMENT
-from purchase_predict.workflow.notification import notify
+from purchase_predict.workflow.notification import Posted, notify
 from purchase_predict.workflow.scratch import process_folder, remove_orphans
 from purchase_predict.workflow.stopping import Stopped, closing, exit_at_last, stop_with_launcher
 
@@ -133,7 +133,8 @@ def _open_run(entry_point: str) -> Iterator[Run]:
         message = printable(error.format_message())
         descriptions.record_failure(run.info.run_id, message)
         mlflow.end_run("FAILED")
-        _notify_of_failure(run, entry_point, message)
+        if not isinstance(error, Posted):
+            _notify_of_failure(run, entry_point, message)
         raise
     except KeyboardInterrupt:
         closing.set()

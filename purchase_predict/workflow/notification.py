@@ -30,6 +30,10 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         """Returns None, so that the redirect ends as an error."""
 
 
+class Posted(click.ClickException):
+    """An error of a run that has posted already what came of it."""
+
+
 def notify(text: str, run: Run) -> None:
     """Posts `{"text": ...}`, which Slack and others understand, with a link to the run, if NOTIFY_URL is set.
 

@@ -6,9 +6,11 @@ from urllib.parse import urlparse
 import mlflow
 import pytest
 
-from purchase_predict.registry import promotion, versions
+from purchase_predict.registry import deployment, promotion, versions
 from purchase_predict.registry.standing import standing
 from purchase_predict.registry.status import status as status_of
+from purchase_predict.workflow import command
+from steps import rollback as step_rollback
 from steps.approve import approve
 from steps.deploy import deploy
 from steps.rollback import rollback
@@ -140,6 +142,27 @@ def test_a_rollback_to_a_version_that_waits_ends_its_wait(models: dict[str, Trai
     assert waits(name, 2)
     assert invoke(rollback, registry_name=name, env="production", version=2).exit_code == 0
     assert waits(name, 2) is None
+
+
+def test_each_wait_promotion_refusal_and_rollback_is_posted_once(
+    models: dict[str, Trained], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, posted = "posted", list[str]()
+    for module in (deployment, command, step_rollback):
+        monkeypatch.setattr(module, "notify", lambda text, run: posted.append(text))
+    deployed(name, models["weak"])
+    deployed(name, models["good"], approve=False)
+    assert invoke(approve, registry_name=name, version=1).exit_code == 1
+    deployed(name, models["weak"], approve=False)
+    back = invoke(rollback, registry_name=name, env="production", version=1, reason="sales", allow_failed="true")
+    assert back.exit_code == 0, back.output
+    assert [text.partition(" (")[0] for text in posted] == [
+        "posted version 1, production: waits for approval",
+        "posted version 2, production: promoted",
+        "posted version 1, production: not promoted",  # by approve
+        "posted version 1, production: not promoted",  # by deploy
+        "rollback: production of posted moved from version 2 to 1",
+    ]
 
 
 def test_a_holder_of_the_alias_never_waits(models: dict[str, Trained]) -> None:
