@@ -92,10 +92,14 @@ def decide(
     against = (
         f"{metric} {ours:.4f} against {contest.value:.4f} of the champion, version {contest.version}"
         f"{fair if contest.rows < contest.of else ''}: "
-        f"better by {contest.gain:.4f} (95 % interval {contest.low:.4f} to {contest.high:.4f})"
+        f"{_change(contest.gain)} (95 % interval {_change(contest.low)} to {_change(contest.high)})"
     )
     if contest.gain > 0:
         return Decision(True, against)
     if tolerance > 0 and contest.gain >= -tolerance:
         return Decision(True, f"{against}, within the tolerance of {tolerance:g}")
-    return Decision(False, f"{against}, " + (f"beyond the tolerance of {tolerance:g}" if tolerance else "no better"))
+    return Decision(False, against + (f", beyond the tolerance of {tolerance:g}" if tolerance else ""))
+
+
+def _change(gain: float) -> str:
+    return f"{abs(gain):.4f} {'better' if gain > 0 else 'worse'}" if gain else "no difference"

@@ -384,7 +384,7 @@ def test_a_verdict_belongs_to_one_environment_and_a_holder_is_not_stamped_failed
         "failed",
     )
     assert "staging: promoted" in weak.description
-    assert "no better" in weak.tags["gate.reason.production"]
+    assert " worse (95 % interval " in weak.tags["gate.reason.production"]
 
 
 def test_a_version_of_the_same_number_that_holds_another_model_is_not_reused(models: dict[str, Trained]) -> None:
