@@ -8,7 +8,9 @@ SHOW_VERSION := print("%d.%d" % sys.version_info[:2])
 VERSION := $(shell $(PYTHON) -c 'import sys; $(SHOW_VERSION)' 2>/dev/null)
 # Marks a .venv of this Python version. For another version the file is missing, and .venv is created again.
 CREATED := .venv/.python-$(VERSION)
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+# On a terminal, pip and the compiler show how far they are. A log stays short.
+ON_TERMINAL := $(shell [ -t 2 ] && echo yes)
+PIP_INSTALL := $(BIN)/python -m pip install $(if $(ON_TERMINAL),,--quiet) --disable-pip-version-check --no-compile
 ARGS ?= -P max_evals=1
 # Programs that the tests start, each with the package of Debian and Ubuntu that contains it.
 NEEDS := java=default-jre-headless chromium=chromium initdb=postgresql ip=iproute2 ps=procps faketime=faketime redis-server=redis-server
@@ -20,7 +22,8 @@ export MLFLOW_EXPERIMENT_NAME ?= purchase-predict
 # Without byte code each process of a run compiles its 2,000 imported modules again. uv writes none, and with
 # PYTHONDONTWRITEBYTECODE Python does not either. pip would write it on one core, so compileall does it on all cores.
 # A file that cannot be compiled is no error.
-COMPILE := @$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
+DOTS := awk 'NR % 1000 == 0 { printf "."; fflush() } END { print "" }'
+COMPILE := @$(BIN)/python -m compileall $(if $(ON_TERMINAL),,-qq) -j 0 .venv/lib $(if $(ON_TERMINAL),2>&1 | $(DOTS)) || true
 # Some tools would otherwise use the caller's virtual environment.
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import settings
 
 from purchase_predict.registry import journal, promotion, versions
+from purchase_predict.registry.claim import sole_right
 from purchase_predict.registry.journal import Author
 from purchase_predict.registry.status import status as status_of
 from steps.status import status
@@ -146,6 +147,19 @@ def test_status_says_who_holds_what_and_what_was_refused(shared_store: str) -> N
     assert "production: version 1, moved by hand since 20" in invoke(status, registry_name="said").output
     made = json.loads(invoke(status, registry_name="said", env="production", format="json").output)
     assert (made["name"], made["environments"][0]["version"]) == ("said", "1")
+
+
+def test_status_names_the_runs_at_work_and_who_decides(shared_store: str) -> None:
+    client = mlflow.MlflowClient()
+    empty_versions("busy", 1)
+    at_work = {"mlflow.project.entryPoint": "deploy", "mlflow.user": "ann"}
+    run = client.create_run(mlflow.get_experiment_by_name("tests").experiment_id, tags=at_work)
+    with sole_right("busy", "production", run):
+        lines = invoke(status, registry_name="busy").output.splitlines()
+    assert f"production: run {run.info.run_id} is deciding, or was killed while deciding" in lines
+    assert f"in progress: run {run.info.run_id}, deploy of ann" in lines
+    client.set_terminated(run.info.run_id)
+    assert run.info.run_id not in invoke(status, registry_name="busy").output
 
 
 @pytest.mark.parametrize(

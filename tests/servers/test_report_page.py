@@ -120,3 +120,35 @@ def test_the_page_fits_and_asks_nothing(
     folder.mkdir(parents=True, exist_ok=True)
     tab.screenshot(path=folder / f"{page_file.stem}-{width}-{scheme}.png", full_page=True)
     tab.close()
+
+
+def test_it_holds_in_the_sandboxed_frame_of_mlflows_artifacts_tab(browser: object, page_file: Path) -> None:
+    """MLflow shows a page in a frame 514 px wide that lets scripts run and nothing else."""
+    tab = browser.new_page(viewport={"width": 1280, "height": 900})  # type: ignore[attr-defined]
+    messages: list[str] = []
+    tab.on("console", lambda message: messages.append(message.text))
+    tab.on("pageerror", lambda error: messages.append(str(error)))
+    tab.set_content('<iframe sandbox="allow-scripts" style="width: 514px; height: 800px; border: 0"></iframe>')
+    tab.evaluate("page => { document.querySelector('iframe').srcdoc = page }", page_file.read_text(encoding="utf-8"))
+    frame = tab.wait_for_selector("iframe").content_frame()
+    frame.wait_for_selector("main")
+    assert frame.evaluate("document.documentElement.scrollWidth") <= 514
+    assert frame.evaluate(TOO_WIDE) == []
+    assert frame.evaluate(BAD_TEXTS) == []
+    assert messages == []
+    tab.close()
+
+
+def test_it_is_printed_as_dark_text_on_white_even_where_the_screen_is_dark(browser: object, page_file: Path) -> None:
+    width = 718  # of A4 with margins of 1 cm, at 96 px an inch
+    tab = browser.new_page(viewport={"width": width, "height": 1000}, color_scheme="dark")  # type: ignore[attr-defined]
+    tab.emulate_media(media="print")
+    tab.goto(page_file.as_uri())
+    ink, paper = (
+        tab.evaluate(f"getComputedStyle(document.body).{name}.match(/\\d+/g).slice(0, 3).map(Number)")
+        for name in ("color", "backgroundColor")
+    )
+    assert sum(paper) - sum(ink) > 500
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert tab.evaluate(BAD_TEXTS) == []
+    tab.close()
