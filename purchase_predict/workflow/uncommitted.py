@@ -22,7 +22,10 @@ UNCOMMITTED = "source/uncommitted.diff"
 #: The most bytes of changes that are kept: enough for edits by hand, too few for data added by mistake.
 _MAX_BYTES = 1_000_000
 #: Files that people keep secrets in.
-_SECRETS = (".env*", "*.env", "*.pem", "*.key", "*.p12", "*key*.json", "*credential*", "*secret*", ".netrc", "id_*")
+_SECRETS = (
+    *(".env*", "*.env", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", ".netrc", "id_*"),
+    *("*key*.json", "*credential*", "*secret*"),
+)
 #: Seconds that the end of the run waits for the recording, at most.
 _MAX_WAIT = 10
 

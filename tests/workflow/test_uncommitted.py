@@ -78,7 +78,13 @@ def test_the_differences_of_a_file_that_holds_secrets_by_its_name_are_never_show
     assert "hunter" not in found
 
 
-@pytest.mark.parametrize("name", ["client.env", "sub/x.env", "key.json", "my-key-1.json", "a.pem", ".env.local"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("client.env", "sub/x.env", ".env.local", "key.json", "my-key-1.json", "a.pem", "a.pfx", "a.jks"),
+        *(".netrc", "sub/id_rsa", "id_ed25519.bak"),
+    ],
+)
 def test_git_ignores_files_that_hold_secrets(project: Path, name: str) -> None:
     ignored = subprocess.run(["git", "check-ignore", "-q", name], cwd=project, check=False).returncode
     assert ignored == 0
