@@ -22,7 +22,7 @@ export MLFLOW_EXPERIMENT_NAME ?= purchase-predict
 # Without byte code each process of a run compiles its 2,000 imported modules again. uv writes none, and with
 # PYTHONDONTWRITEBYTECODE Python does not either. pip would write it on one core, so compileall does it on all cores.
 # A file that cannot be compiled is no error.
-DOTS := awk 'NR % 1000 == 0 { printf "."; fflush() } END { print "" }'
+DOTS := awk 'NR % 200 == 0 { printf "."; fflush() } END { print "" }'
 COMPILE := @$(BIN)/python -m compileall $(if $(ON_TERMINAL),,-qq) -j 0 .venv/lib $(if $(ON_TERMINAL),2>&1 | $(DOTS)) || true
 # Some tools would otherwise use the caller's virtual environment.
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
