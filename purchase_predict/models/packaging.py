@@ -15,7 +15,7 @@ import click
 import lightgbm
 import mlflow
 import pandas as pd
-from mlflow.models import ModelSignature
+from mlflow.models import Model, ModelSignature
 from mlflow.pyfunc import PyFuncModel
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 from mlflow.types.schema import AnyType
@@ -29,6 +29,14 @@ Result = TypeVar("Result")
 
 #: The packages that the logged model needs for scoring, pinned to the versions installed here.
 REQUIREMENTS = ("mlflow", "lightgbm", "pandas", "numpy")
+
+#: What the file MLmodel of a packaged model names: MLflow's loader of models from code, the end of the path of its code
+#: when it was trained (the second one in early versions of this project), and the artifacts.
+_LOADER = "mlflow.pyfunc.loaders.code_model"
+_CODE_PATHS = ("/purchase_predict/models/purchase_model.py", "/purchase_predict/model.py")
+_ARTIFACTS, _OPTIONAL_ARTIFACTS = {"booster", "spec"}, {"shop"}
+#: Entries of MLmodel that would make MLflow load a pickle, further code, or another MLmodel file in a subfolder.
+_FORBIDDEN = ("python_model", "code", "data")
 
 
 def log(
@@ -103,7 +111,7 @@ class Packaged:
 
 
 def load(uri: str, files: Mapping[str, str] | None = None, checked: bool = True) -> Packaged:
-    """Loads the model at `uri`.
+    """Loads the model at `uri`, if `log` packaged it. A model of any other form is refused before anything of it runs.
 
     Args:
         uri: any model URI of MLflow.
@@ -113,7 +121,8 @@ def load(uri: str, files: Mapping[str, str] | None = None, checked: bool = True)
 
     Raises:
         Damaged: a file is not what was logged.
-        click.ClickException: the model cannot be loaded; or, raised by `answer`, it cannot score the rows.
+        click.ClickException: the model was not packaged by `log` or cannot be loaded; or, raised by `answer`, it cannot
+            score the rows.
     """
     packaged = _call_foreign_code(f"{uri} cannot be loaded", lambda: _load(uri, files or {}, checked))
     return replace(
@@ -130,12 +139,38 @@ def _load(uri: str, files: Mapping[str, str], checked: bool) -> Packaged:
                 f"{uri}: {wrong} is not what was logged: its checksum differs or it is missing; deploy the model "
                 "again, or roll back to another version"
             )
+        _refuse_foreign(place)
         loaded = mlflow.pyfunc.load_model(str(place))
     columns = loaded.metadata.get_input_schema().input_names()
     model = loaded.unwrap_python_model()
     predict = loaded.predict if checked else lambda frame: model.predict(None, frame)
     threshold = getattr(model, "spec", {}).get("threshold")
     return Packaged(columns, predict, getattr(model, "counters", None), loaded, threshold)
+
+
+def _refuse_foreign(place: Path) -> None:
+    """Refuses a model that is not of the form that `log` makes, because loading it could run a pickle or other code.
+
+    Only the file MLmodel is read. It tells the form of a model, not its author: the model's own code still runs.
+
+    Raises:
+        click.ClickException: the model has another form.
+    """
+    flavor = Model.load(str(place)).flavors.get(mlflow.pyfunc.FLAVOR_NAME, {})
+    loader, code = flavor.get("loader_module"), str(flavor.get("model_code_path"))
+    artifacts = set(flavor.get("artifacts") or {})
+    wrong = [name for name in _FORBIDDEN if flavor.get(name)]
+    if loader != _LOADER:
+        wrong.append(f"loader_module {loader}")
+    if not code.endswith(_CODE_PATHS):
+        wrong.append(f"model_code_path {code}")
+    if not _ARTIFACTS <= artifacts <= _ARTIFACTS | _OPTIONAL_ARTIFACTS:
+        wrong.append(f"artifacts {', '.join(sorted(artifacts)) or None}")
+    if wrong:
+        raise click.ClickException(
+            f"it was not packaged by this workflow (its MLmodel has {wrong[0]}), so nothing of it was run; use a model "
+            "that the step train made"
+        )
 
 
 @contextmanager

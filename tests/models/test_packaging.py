@@ -2,16 +2,21 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import pickle
+import shutil
 import subprocess
 import sys
 import venv
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import click
 import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -65,6 +70,98 @@ def test_no_file_of_it_is_a_pickle(files: Path) -> None:
     for path in files.rglob("*"):
         if path.is_file():
             path.read_text(encoding="utf-8")  # text, all of it
+
+
+# ---- models of another form --------------------------------------------------------------------------------------
+
+
+class Planted:
+    """Something that makes a file as soon as it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.file,)
+
+
+def altered(files: Path, folder: Path, **flavor: object) -> str:
+    """A copy of the model with other entries in the file MLmodel."""
+    shutil.copytree(files, folder)
+    described = yaml.safe_load((folder / "MLmodel").read_text())
+    described["flavors"]["python_function"] |= flavor
+    (folder / "MLmodel").write_text(yaml.safe_dump(described))
+    return str(folder)
+
+
+def with_trap(files: Path, folder: Path, trap: Path, **flavor: object) -> str:
+    """A copy of the model with other entries in MLmodel, and with code and a pickle that make the file `trap`."""
+    uri = altered(files, folder, **flavor)
+    code = f"from pathlib import Path\nPath({str(trap)!r}).touch()\n"
+    for name in ("purchase_model.py", "other.py", "code/planted.py"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(code)
+    (folder / "planted.pkl").write_bytes(pickle.dumps(Planted(trap)))
+    shutil.copytree(files, folder / "inner")
+    (folder / "inner/purchase_model.py").write_text(code)
+    return uri
+
+
+@pytest.mark.parametrize(
+    ("flavor", "named"),
+    [
+        ({"python_model": "planted.pkl", "model_code_path": None}, "python_model"),
+        ({"python_model": "planted.pkl"}, "python_model"),
+        ({"code": "code", "loader_module": "planted"}, "code"),
+        ({"code": "code"}, "code"),
+        ({"data": "inner"}, "data"),
+        ({"loader_module": "mlflow.sklearn"}, "loader_module mlflow.sklearn"),
+        ({"loader_module": "mlflow.pyfunc.model"}, "loader_module mlflow.pyfunc.model"),
+        ({"model_code_path": "/home/someone/other.py"}, "model_code_path /home/someone/other.py"),
+        ({"model_code_path": "/home/someone/purchase_model.py"}, "model_code_path /home/someone/purchase_model.py"),
+        ({"artifacts": {}}, "artifacts None"),
+        ({"artifacts": {"booster": {"path": "planted.pkl"}}}, "artifacts booster"),
+    ],
+)
+def test_a_model_of_another_form_is_refused_before_anything_of_it_runs(
+    files: Path, tmp_path: Path, flavor: dict[str, object], named: str
+) -> None:
+    trap = tmp_path / "ran"
+    uri = with_trap(files, tmp_path / "model", trap, **flavor)
+    with pytest.raises(click.ClickException) as refused:
+        packaging.load(uri)
+    assert refused.value.message == (
+        f"{uri} cannot be loaded: it was not packaged by this workflow (its MLmodel has {named}), so nothing of it was "
+        "run; use a model that the step train made"
+    )
+    assert not trap.exists()
+
+
+def test_a_model_without_a_python_function_or_mlmodel_is_refused(files: Path, tmp_path: Path) -> None:
+    uri = altered(files, tmp_path / "model")
+    described = yaml.safe_load((tmp_path / "model/MLmodel").read_text())
+    described["flavors"] = {"lightgbm": {"data": "artifacts/booster.txt"}}
+    (tmp_path / "model/MLmodel").write_text(yaml.safe_dump(described))
+    with pytest.raises(click.ClickException, match="was not packaged by this workflow"):
+        packaging.load(uri)
+    for text in ("- a list", "{", ""):
+        (tmp_path / "model/MLmodel").write_text(text)
+        with pytest.raises(click.ClickException, match=r"^.* cannot be loaded: .*$"):
+            packaging.load(uri)
+    (tmp_path / "model/MLmodel").unlink()
+    with pytest.raises(click.ClickException, match=r"^.* cannot be loaded: .*$"):
+        packaging.load(uri)
+
+
+def test_a_model_of_an_early_version_of_the_project_is_loaded(files: Path, tmp_path: Path) -> None:
+    shutil.copytree(files, tmp_path / "early")
+    (tmp_path / "early/purchase_model.py").rename(tmp_path / "early/model.py")
+    uri = altered(tmp_path / "early", tmp_path / "model", model_code_path="/opt/purchase_predict/model.py")
+    raw = carts(20)
+    pd.testing.assert_frame_equal(packaging.load(uri).answer(raw), packaging.load(str(files)).answer(raw))
+
+
+# ---- what it is made of ------------------------------------------------------------------------------------------
 
 
 def test_it_asks_only_for_what_scoring_needs(files: Path) -> None:

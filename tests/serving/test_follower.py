@@ -88,6 +88,46 @@ def test_a_version_that_does_not_load_leaves_the_old_one_at_work(
     assert (version(following), following.problem) == ("1", "")
 
 
+class Planted(mlflow.pyfunc.PythonModel):
+    """A model that makes a file as soon as it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def predict(self, context: Any, model_input: list[str], params: Any = None) -> list[str]:
+        return model_input
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.file,)
+
+
+def test_a_foreign_models_pickle_does_not_run_and_the_old_version_stays(following: Follower, tmp_path: Path) -> None:
+    trap = tmp_path / "ran"
+    with mlflow.start_run():
+        logged = mlflow.pyfunc.log_model(name="model", python_model=Planted(trap))
+    assert list(Path(logged.artifact_path.removeprefix("file://")).glob("*.pkl"))
+    trap.unlink(missing_ok=True)
+    client, seen = mlflow.MlflowClient(), list[str]()
+    foreign = client.create_model_version(NAME, f"models:/{logged.model_id}", model_id=logged.model_id)
+    following.problem_seen = seen.append
+    try:
+        client.set_registered_model_alias(NAME, "production", foreign.version)
+        following.look()
+        assert not trap.exists()
+        assert version(following) == "2"
+        (problem,) = seen
+        assert problem == following.problem
+        assert problem.startswith(
+            f"version {foreign.version} does not load: models:/{NAME}/{foreign.version} cannot be "
+        )
+        assert "it was not packaged by this workflow (its MLmodel has python_model)" in problem
+        assert problem.endswith("; version 2 stays in service")
+        assert "\n" not in problem
+    finally:
+        client.set_registered_model_alias(NAME, "production", "2")
+        client.delete_model_version(NAME, foreign.version)
+
+
 def test_a_registry_that_is_away_leaves_the_model_at_work(following: Follower, monkeypatch: pytest.MonkeyPatch) -> None:
     def away(*_: Any) -> None:
         raise ConnectionError("connection refused")

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import click
-import mlflow
 import numpy as np
 import pandas as pd
 import pytest
@@ -81,12 +82,8 @@ def test_columns_that_nothing_is_known_of_are_named(packaged: packaging.Packaged
     assert scorer.missing(unknown) == shop
 
 
-def test_a_model_of_another_kind_is_refused(store: str, tmp_path: Path) -> None:
-    class Other(mlflow.pyfunc.PythonModel):
-        def predict(self, context: object, model_input: pd.DataFrame, params: object = None) -> pd.DataFrame:
-            return model_input
-
-    with mlflow.start_run():
-        info = mlflow.pyfunc.log_model(name="model", python_model=Other(), input_example=pd.DataFrame({"a": [1]}))
+def test_a_model_of_another_kind_is_refused() -> None:
+    loaded: Any = SimpleNamespace(unwrap_python_model=object)
+    other = packaging.Packaged([], lambda frame: frame, loaded=loaded)
     with pytest.raises(click.ClickException, match="version 7: was not packaged by this workflow"):
-        Scorer(packaging.load(info.model_uri), "7")
+        Scorer(other, "7")
