@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 _FLUSH_SECONDS, _FLUSH_ROWS = 60.0, 20_000
 #: Maximum number of waiting answers. Further ones are dropped and counted, so the log never delays a request.
 _WAITING_ROWS = 100_000
+#: Seconds that `close` gives the log for the answers that still wait.
+_CLOSE_SECONDS = 10.0
 
 #: The object that a server creates in a bucket when it starts.
 _MARKER = "answers-of-purchase-predict"
@@ -106,8 +108,10 @@ class AnswerLog:
 
     def close(self) -> None:
         """Writes the waiting answers and ends the thread; waits for that up to 10 s."""
-        self._queue.put(None)
-        self._thread.join(10)
+        until = time.monotonic() + _CLOSE_SECONDS
+        with contextlib.suppress(queue.Full):
+            self._queue.put(None, timeout=_CLOSE_SECONDS)
+        self._thread.join(max(0.0, until - time.monotonic()))
 
     def _write_on(self) -> None:
         ended = False
@@ -125,7 +129,10 @@ class AnswerLog:
                     rows.append(answer)
             if rows:
                 self._write(rows)
-            self._forget()
+            try:
+                self._forget()
+            except OSError as error:  # such as a folder that cannot be listed now: the log goes on
+                logging.getLogger(__name__).warning("old answers were not removed: %s", type(error).__name__)
 
     def _write(self, rows: list[Answer]) -> None:
         days: dict[str, list[Answer]] = {}

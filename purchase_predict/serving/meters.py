@@ -32,6 +32,7 @@ METRICS = {
     "registry_age_seconds": ("gauge", "Seconds since the registry answered last."),
     "shadow_answers_total": ("counter", "Answers of the shadow's version, by version."),
     "shadow_dropped_total": ("counter", "Answers that were not scored by the shadow, because it was too slow."),
+    "shadow_failures_total": ("counter", "Answers that the shadow's version could not score, because it failed."),
     "shadow_difference_total": ("counter", "Sum of the absolute differences between both probabilities."),
     "shadow_disagreements_total": ("counter", "Answers in which both versions decide differently."),
     "log_rows_total": ("counter", "Answers written to the log."),

@@ -1,21 +1,31 @@
 """The shadow: a second environment's version scores each cart without delaying requests; the log has both answers."""
 
+import contextlib
+import logging
 import queue
 import threading
+import time
 
 from purchase_predict.serving.answer_log import Answer, AnswerLog
 from purchase_predict.serving.follower import Follower
 from purchase_predict.serving.meters import Meters
+from purchase_predict.serving.scorer import Scorer
 
 #: Maximum number of answers that wait for the shadow. Further ones are logged without its answer, and counted.
 _WAITING = 1000
+#: Seconds that `close` gives the shadow for the answers that still wait.
+_CLOSE_SECONDS = 10.0
 
 
 class Shadow:
-    """Scores each cart with the shadow's version in a thread of its own, then passes the answer on to the log."""
+    """Scores each cart with the shadow's version in a thread of its own, then passes the answer on to the log.
+
+    Every answer reaches the log: without the shadow's answer if the shadow is too slow, fails, or has no version.
+    """
 
     def __init__(self, follower: Follower, log: AnswerLog | None, meters: Meters) -> None:
         self.follower, self._log, self._meters = follower, log, meters
+        self._failed: Scorer | None = None
         self._queue: queue.Queue[Answer | None] = queue.Queue(_WAITING)
         self._thread = threading.Thread(target=self._answer_on, name="shadow", daemon=True)
         self._thread.start()
@@ -25,24 +35,42 @@ class Shadow:
         try:
             self._queue.put_nowait(answer)
         except queue.Full:
-            self._meters.add("shadow_dropped_total")
-            if self._log:
-                self._log.add(answer)
+            self._drop(answer)
 
     def close(self) -> None:
-        """Scores the waiting carts and ends the thread; waits for that up to 10 s."""
-        self._queue.put(None)
-        self._thread.join(10)
+        """Scores the waiting carts and ends the thread. Answers that still wait after 10 s are logged as they are."""
+        until = time.monotonic() + _CLOSE_SECONDS
+        with contextlib.suppress(queue.Full):
+            self._queue.put(None, timeout=_CLOSE_SECONDS)
+        self._thread.join(max(0.0, until - time.monotonic()))
+        with contextlib.suppress(queue.Empty):
+            while True:
+                if answer := self._queue.get_nowait():
+                    self._drop(answer)
 
     def _answer_on(self) -> None:
         while (answer := self._queue.get()) is not None:
-            scorer = self.follower.scorer
-            if scorer:
-                ((probability, will_buy),) = scorer.score([answer.row])
-                answer.shadow = probability, will_buy, scorer.version
-                self._meters.add("shadow_answers_total", version=scorer.version)
-                if answer.probability is not None:
-                    self._meters.add("shadow_difference_total", abs(probability - answer.probability))
-                    self._meters.add("shadow_disagreements_total", will_buy != answer.will_buy)
+            if scorer := self.follower.scorer:
+                try:
+                    self._score(answer, scorer)
+                except Exception as error:  # whatever is wrong with a version, the log gets every answer
+                    self._meters.add("shadow_failures_total")
+                    if scorer is not self._failed:  # one line per version; its text could hold a request's content
+                        self._failed = scorer
+                        name = type(error).__name__
+                        logging.getLogger(__name__).warning("shadow: version %s fails: %s", scorer.version, name)
             if self._log:
                 self._log.add(answer)
+
+    def _score(self, answer: Answer, scorer: Scorer) -> None:
+        ((probability, will_buy),) = scorer.score([answer.row])
+        answer.shadow = probability, will_buy, scorer.version
+        self._meters.add("shadow_answers_total", version=scorer.version)
+        if answer.probability is not None:
+            self._meters.add("shadow_difference_total", abs(probability - answer.probability))
+            self._meters.add("shadow_disagreements_total", will_buy != answer.will_buy)
+
+    def _drop(self, answer: Answer) -> None:
+        self._meters.add("shadow_dropped_total")
+        if self._log:
+            self._log.add(answer)

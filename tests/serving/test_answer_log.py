@@ -71,6 +71,32 @@ def test_a_log_that_cannot_be_written_counts_what_is_lost_and_goes_on(tmp_path: 
     assert pq.read_table(file).num_rows == 1
 
 
+def test_a_folder_that_cannot_be_listed_does_not_end_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable(self: AnswerLog) -> None:
+        raise OSError("input/output error")
+
+    monkeypatch.setattr(AnswerLog, "_forget", unreadable)
+    monkeypatch.setattr(answer_log, "_FLUSH_ROWS", 1)
+    meters = Meters()
+    log = AnswerLog(str(tmp_path / "log"), 10**5, meters)
+    log.add(answer())
+    log.add(answer(user=2))
+    log.close()
+    assert meters.value("log_rows_total") == 2
+
+
+def test_a_log_that_hangs_holds_up_the_end_for_a_while_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answer_log, "_WAITING_ROWS", 10)
+    monkeypatch.setattr(answer_log, "_CLOSE_SECONDS", 0.2)
+    monkeypatch.setattr(AnswerLog, "_write_on", lambda self: time.sleep(60))
+    log = AnswerLog(str(tmp_path), 5, Meters())
+    for _ in range(10):
+        log.add(answer())
+    begun = time.monotonic()
+    log.close()
+    assert time.monotonic() - begun < 5
+
+
 def test_a_folder_that_cannot_be_made_is_refused_in_one_line() -> None:
     with pytest.raises(click.ClickException, match=r"^answers .*/MLproject/log: cannot be written: Not a directory$"):
         AnswerLog(str(PROJECT / "MLproject/log"), 5, Meters())
