@@ -7,6 +7,10 @@ change:
 - *Late*: its time is before the visitor's newest event. The row of a late cart event uses all events that have arrived,
   also later ones. The start of a late session does not change the ranks of sessions that are already known.
 - *After the answer*: its time is at or before the moment of an existing row. `process` would use it for that row.
+- *Of an earlier day*: its day is before the newest day that has a row. The columns about the product in the rows of
+  later days lack it, because they use all events of earlier days, also those of other visitors.
+- *Row of an old day*: the row's day is no longer among the newest `shop_days.KEPT_DAYS`, so its columns about the
+  product may include later days.
 - *Overlap*: a session continues after `records.TALLY_SESSIONS` later ones of the same visitor. Some of the views and
   purchases in those are then counted as earlier ones.
 
@@ -33,6 +37,8 @@ class Counts:
     late: int = 0
     late_carts: int = 0
     after_answer: int = 0
+    earlier_day: int = 0
+    old_day_rows: int = 0
     overlaps: int = 0
 
 
@@ -43,7 +49,7 @@ class Advanced:
     Attributes:
         carts: the pair of each cart event, with its row, by the position of the event.
         too_old: the positions of events that are older than the retention; they were not counted.
-        late: the pairs whose first cart event was late.
+        late: the pairs whose columns may include later events: their first cart event was late, or of an old day.
     """
 
     carts: dict[int, Pair] = field(default_factory=dict)
@@ -71,6 +77,8 @@ def advance(batch: Batch, events: Sequence[Event], retention_days: int) -> Advan
             usable.append(event)
     fresh = _unseen(batch, usable)
     done.counts.counted, done.counts.repeated = len(fresh), len(usable) - len(fresh)
+    newest_row = batch.newest_row_day
+    done.counts.earlier_day = sum(event.day < newest_row and event.kind != "remove_from_cart" for event in fresh)
     answered = {user: visitor.answered for user, visitor in batch.visitors.items()}
     for _, same_time in groupby(sorted(fresh, key=attrgetter("time")), key=attrgetter("time")):
         _count_together(batch, list(same_time), done, answered)
@@ -190,6 +198,9 @@ def _make_row(batch: Batch, key: PairKey, cart: Event, done: Advanced) -> None:
     pair.moment = cart.time
     visitor.answered = max(visitor.answered, cart.time)
     tallies = visitor.purchases, product.views, product.purchases
+    if cart.day <= batch.newest_day - shop_days.KEPT_DAYS:
+        done.counts.old_day_rows += 1
+        done.late.add(key)
     done.counts.overlaps += not all(tally.knows(session.rank) for tally in tallies)
     counts = {shop_days.CARTED_PAIRS: 1}
     batch.count_for_shop(cart.product, cart.day, counts)

@@ -25,6 +25,8 @@ _METERS = {
     "events_late_total": "late",
     "carts_late_total": "late_carts",
     "events_after_answer_total": "after_answer",
+    "events_earlier_day_total": "earlier_day",
+    "rows_old_day_total": "old_day_rows",
     "rows_overlapping_total": "overlaps",
 }
 

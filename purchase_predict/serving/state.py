@@ -53,6 +53,16 @@ class Batch:
         """The newest day of any event, as days since 1970; -1 where there is none."""
         return max(self.shop_days, default=-1)
 
+    @property
+    def newest_row_day(self) -> int:
+        """The newest day of any row, as days since 1970; -1 where there is none.
+
+        If rows are known only from days that are no longer kept apart, it is the newest of these days.
+        """
+        folded = self.newest_day - shop_days.KEPT_DAYS
+        rows = (day for day, counts in self.shop_days.items() if counts[shop_days.CARTED_PAIRS])
+        return max((folded if day == shop_days.EARLIER else day for day in rows), default=-1)
+
     def count_for_shop(self, product: int, day: int, counts: dict[int, int]) -> None:
         """Adds to the counters of a product and of the shop."""
         for subject, days in ((product, self.product_days[product]), (None, self.shop_days)):

@@ -8,14 +8,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from purchase_predict.schema import SHOP
 from purchase_predict.serving import records
+from purchase_predict.serving.advance import Counts
 from purchase_predict.serving.columns import COLUMNS
 from purchase_predict.serving.events import Event
 from purchase_predict.serving.on_sqlite import SqliteState
 from tests.conftest import examples
 from tests.features import reference
 from tests.features.shops import SHOPS, VALUES, many_shops, on_duckdb
-from tests.serving.visits import arriving, as_loaded, counted, event, expected, sent
+from tests.serving.visits import arriving, as_loaded, counted, event, expected, requests, sent
 
 #: The queries of the batch take 0.2 s of each example.
 PROPERTY = settings(deadline=None, max_examples=examples(60), suppress_health_check=list(HealthCheck))
@@ -118,6 +120,69 @@ def test_a_session_that_many_later_ones_overlap_is_counted(state: SqliteState, m
     assert (
         column(state, [event(10, "view", session="last"), event(11, "cart", session="last")], "num_prev_purchases") == 4
     )
+
+
+@PROPERTY
+@given(events=SHOPS, draw=st.randoms(use_true_random=False))
+def test_where_days_come_in_any_order_columns_about_the_product_alone_may_differ_and_it_is_counted(
+    events: list[reference.Event], draw: random.Random
+) -> None:
+    state = SqliteState(":memory:")
+    counts = Counts()
+    rows: dict[Any, tuple[list[Any] | None, bool]] = {}
+    for request in requests(arriving(events), draw, days_in_order=False):
+        done = counted(state, request)
+        counts.earlier_day += done.counts.earlier_day
+        counts.old_day_rows += done.counts.old_day_rows
+        assert (done.counts.late, done.counts.after_answer, done.counts.late_carts) == (0, 0, 0)
+        for place, pair in done.carts.items():
+            key = request[place].user, request[place].session, request[place].product
+            rows.setdefault(key, (pair.row, key in done.late))
+    state.close()
+    wanted = expected(on_duckdb(as_loaded(events)))
+    assert set(rows) == set(wanted)
+    assert counts.old_day_rows == sum(late for _, late in rows.values())
+    for key, (row, late) in rows.items():
+        differing = {name for name, value in zip(COLUMNS, row or [], strict=True) if value != wanted[key][name]}
+        assert differing <= set(SHOP)
+        assert not differing or late or counts.earlier_day
+
+
+DAY = 86_400
+
+
+def test_an_event_of_a_day_before_the_newest_row_is_counted_and_later_rows_know_it(state: SqliteState) -> None:
+    def rate(day: int, user: int) -> Any:
+        return column(state, [event(DAY * day, "cart", user=user)], "product_carts_per_view")
+
+    counted(state, [event(0, "view")])
+    # No row of a later day lacks it yet.
+    assert counted(state, [event(DAY, "view")]).counts.earlier_day == 0
+    assert counted(state, [event(1, "view", user=2)]).counts.earlier_day == 0
+    before = rate(1, user=1)
+    # Another visitor's, who has nothing newer: it is not late.
+    done = counted(state, [event(2, kind, user=2) for kind in ("view", "cart", "purchase", "remove_from_cart")])
+    assert (done.counts.earlier_day, done.counts.late) == (3, 0)  # removals are in no column about the product
+    assert rate(1, user=1) == before == 0
+    assert rate(1, user=3) > 0
+    assert counted(state, [event(DAY + 5, "view", user=2)]).counts.earlier_day == 0  # of the row's own day
+
+
+def test_an_event_before_a_row_whose_day_is_no_longer_kept_apart_is_counted(state: SqliteState) -> None:
+    counted(state, [event(DAY, "cart")])
+    for day in range(2, 7):
+        counted(state, [event(DAY * day, "view")])
+    assert counted(state, [event(0, "view", user=2)]).counts.earlier_day == 1
+    assert counted(state, [event(DAY * 5, "view", user=3)]).counts.earlier_day == 0
+
+
+def test_a_row_of_a_day_that_is_no_longer_kept_apart_is_counted_and_marked(state: SqliteState) -> None:
+    for day in range(10):
+        counted(state, [event(DAY * day, "view")])
+    for day, old in ((9, False), (7, False), (6, True), (2, True)):
+        done = counted(state, [event(DAY * day, "cart", user=day + 2)])
+        assert (done.counts.old_day_rows, done.counts.late_carts) == (int(old), 0)
+        assert done.late == ({(day + 2, "s", 1)} if old else set())
 
 
 def test_an_event_that_is_older_than_the_state_reaches_back_is_refused_and_not_counted(state: SqliteState) -> None:

@@ -1,7 +1,11 @@
 """The metrics in Prometheus's own format, as its own parser reads them."""
 
+from dataclasses import fields
+
 from prometheus_client.parser import text_string_to_metric_families
 
+from purchase_predict.serving import service
+from purchase_predict.serving.advance import Counts
 from purchase_predict.serving.meters import METRICS, Meters
 
 
@@ -39,3 +43,8 @@ def test_counters_gauges_and_quantiles_are_read_by_prometheus() -> None:
 def test_a_counter_is_there_before_it_has_counted() -> None:
     names = {name for name, _ in samples(Meters())}
     assert names == {f"purchase_predict_{name}" for name, (kind, _) in METRICS.items() if kind == "counter"}
+
+
+def test_every_count_of_events_and_rows_is_a_metric() -> None:
+    assert sorted(service._METERS.values()) == sorted(field.name for field in fields(Counts))
+    assert {METRICS[name][0] for name in service._METERS} == {"counter"}
