@@ -9,12 +9,16 @@ import pytest
 from mlflow.entities.model_registry import ModelVersion
 
 from purchase_predict.serving import follower
+from purchase_predict.serving.columns import COLUMNS
 from purchase_predict.serving.follower import Follower
+from purchase_predict.serving.meters import Meters
+from purchase_predict.serving.on_sqlite import SqliteState
+from purchase_predict.serving.service import Service
 from steps.deploy import deploy
 from steps.rollback import rollback
 from tests import registered
 from tests.registered import carts, invoke
-from tests.serving.served import NAME
+from tests.serving.served import NAME, event
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +55,26 @@ def test_a_rollback_and_a_promotion_take_effect_at_the_next_look(following: Foll
     following.look()
     assert version(following) == "2"
     assert (following.loads, following.failures) == (3, 0)
+
+
+def test_after_a_promotion_a_cart_is_answered_by_the_new_version_with_the_columns_of_its_moment(
+    following: Follower,
+) -> None:
+    state = SqliteState(":memory:")
+    service = Service(state, following, Meters(), 90)
+    (first,) = service.count([event("10:00:00", "view"), event("10:01:00", "cart")])["answers"]
+    (before,) = service.cart("a visit")["carts"]
+    mlflow.MlflowClient().set_registered_model_alias(NAME, "production", "1")
+    following.look()
+    (after,) = service.cart("a visit")["carts"]
+    state.close()
+    assert [answer["model_version"] for answer in (first, before, after)] == ["2", "2", "1"]
+    assert after["columns"] == before["columns"]
+    assert first["probability"] == before["probability"]
+    assert following.scorer
+    row = [after["columns"][name] for name in COLUMNS]
+    assert [(after["probability"], after["will_buy"])] == following.scorer.score([row])
+    assert after["probability"] != before["probability"]
 
 
 def test_the_deletion_of_the_alias_takes_effect(following: Follower) -> None:
