@@ -18,6 +18,8 @@ import mlflow
 import pyarrow.dataset as ds
 import pytest
 
+from purchase_predict.registry import promotion
+from purchase_predict.registry.journal import Author
 from purchase_predict.sources import sample
 from steps.serve import serve
 from tests.registered import invoke
@@ -148,41 +150,81 @@ def under_load(running: Served, while_: Callable[[], None]) -> list[tuple[float,
 
     thread = threading.Thread(target=ask)
     thread.start()
-    while_()
-    ended.set()
-    thread.join()
+    try:
+        while_()
+    finally:
+        ended.set()
+        thread.join()
     return asked
 
 
-def test_promotions_and_rollbacks_take_effect_within_five_seconds_and_no_request_fails(
+class Moves:
+    """Moves production from version to version; `holders` has each move's time and the version that then holds it."""
+
+    def __init__(self) -> None:
+        self.client = mlflow.MlflowClient()
+        self.holders: list[tuple[float, str]] = []
+
+    def promote(self, number: str) -> None:
+        self.holders.append((time.time(), number))
+        self.client.set_registered_model_alias(NAME, "production", number)
+
+    def roll_back(self) -> None:
+        """From version 2 to version 1, as the entry point `rollback` does it."""
+        two, one = (self.client.get_model_version(NAME, number) for number in "21")
+        self.holders.append((time.time(), "1"))
+        assert promotion.roll_back(two, one, "production", "for the test", Author("test", ""), blame=True)
+
+    def promote_a_new_version(self) -> None:
+        """Version 3: the model of version 2, registered again. After a deletion it gets the same number again."""
+        two = self.client.get_model_version(NAME, "2")
+        made = self.client.create_model_version(NAME, two.source, model_id=two.model_id, tags=two.tags)
+        self.promote(str(made.version))
+
+    def promote_and_delete_the_one_before(self) -> None:
+        """Version 1 again, and the version that loses the alias is deleted at once."""
+        (_, number) = self.holders[-1]
+        self.promote("1")
+        self.client.delete_model_version(NAME, number)
+
+
+def test_promotions_rollbacks_and_deletions_take_effect_within_five_seconds_and_no_request_fails(
     registry: str, tmp_path: Path, all_outages: bool
 ) -> None:
-    client = mlflow.MlflowClient()
-    holders: list[tuple[float, str]] = []
-
-    def move() -> None:
-        for number in range(20 if all_outages else 4):
-            holders.append((time.time(), "21"[number % 2]))
-            client.set_registered_model_alias(NAME, "production", holders[-1][1])
-            time.sleep(5.5)
+    moves = Moves()
+    each = [
+        lambda: moves.promote("2"),
+        moves.roll_back,
+        moves.promote_a_new_version,
+        moves.promote_and_delete_the_one_before,
+    ]
+    of_carts: list[str] = []
 
     try:
         with served.server(registry, tmp_path / "log", state=tmp_path / "state") as running:
-            holders.append((time.time(), "1"))
+
+            def move() -> None:
+                for number in range(20 if all_outages else 4):
+                    each[number % 4]()
+                    time.sleep(5.5)
+                    of_carts.append(running.ask("/carts/load-0")[1]["carts"][0]["model_version"])
+
+            moves.holders.append((time.time(), "1"))
             asked = under_load(running, move)
     finally:
-        client.set_registered_model_alias(NAME, "production", "1")
+        moves.client.set_registered_model_alias(NAME, "production", "1")
     assert len(asked) > 500
     assert {status for _, status, _ in asked} == {200}
     for sent, _, version in asked:
-        recent = [(since, holder) for since, holder in holders if since <= sent + 1]
+        recent = [(since, holder) for since, holder in moves.holders if since <= sent + 1]
         in_time = {
             holder
             for (_, holder), (until, _) in zip(recent, [*recent[1:], (1e12, "")], strict=True)
             if until > sent - 5
         }
         assert version in in_time
-    assert {version for _, _, version in asked} == {"1", "2"}
+    assert {version for _, _, version in asked} == {"1", "2", "3"}
+    assert of_carts == [holder for _, holder in moves.holders[1:]]
 
 
 def test_redis_that_restarts_is_a_503_in_one_line_and_nothing_acknowledged_is_lost(
