@@ -39,7 +39,7 @@ METRICS = {
     "shadow_disagreements_total": ("counter", "Answers in which both versions decide differently."),
     "log_rows_total": ("counter", "Answers written to the log."),
     "log_dropped_total": ("counter", "Answers that could not be written to the log."),
-    "state_bytes": ("gauge", "Bytes of the state: its files, or Redis's memory."),
+    "state_bytes": ("gauge", "Bytes of the state's files; or of all of Redis's memory, other users' included."),
     "state_visitors": ("gauge", "Visitors in the state."),
     "state_up": ("gauge", "1 if the state can be read."),
     "state_writable": ("gauge", "1 if the last request with events could be written to the state."),

@@ -195,7 +195,10 @@ class RedisState:
         return 0
 
     def size(self) -> Size:
-        """See `state.State.size`: the memory of all that Redis holds."""
+        """See `state.State.size`: all of Redis's memory, other databases and applications included.
+
+        The keys of the state alone could be measured only one by one.
+        """
         try:
             return Size(int(self._redis.info("memory")["used_memory"]), None)
         except RedisError as error:
