@@ -1,5 +1,6 @@
 """Judges a challenger against the champion, on rows that deploy passes in: this package reads no table."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -168,8 +169,8 @@ def judge(version: ModelVersion, env: str, rows: Rows, rules: Rules) -> Judgemen
     )
     if decision.passed and why.forbids:
         decision = Decision(False, why.text)
-    notes = [why.note, _change_of_source(version, champion) if champion else ""]
-    decision = Decision(decision.passed, "; ".join([decision.reason, *filter(None, notes)]))
+    note = _change_of_source(version, champion) if champion else ""
+    decision = Decision(decision.passed, "; ".join(filter(None, [decision.reason, note])))
     if decision.passed and not rules.promote_rolled_back and (reasons := promotion.rolled_back(version)):
         reason = f"rolled back {'; '.join(reasons.values())}; force=deploy promotes it anyway"
         decision = Decision(False, reason)
@@ -180,7 +181,7 @@ def _own_scores(version: ModelVersion, env: str, rows: Rows) -> tuple[Rows, Mapp
     """The rows that the challenger was not trained on, and its metrics on them."""
     uri = versions.uri(version)
     try:
-        unseen = rows.unseen_by(uri)
+        unseen = _unseen(rows, uri, f"version {version.version}", "train again")
         if unseen.users_of_the_rarer_class < MIN_USERS and unseen.count < rows.count:
             raise click.ClickException(
                 f"not comparable: version {version.version} was trained on {rows.count - unseen.count} of the "
@@ -194,13 +195,27 @@ def _own_scores(version: ModelVersion, env: str, rows: Rows) -> tuple[Rows, Mapp
         raise
 
 
+def _unseen(rows: Rows, uri: str, who: str, way_out: str) -> Rows:
+    """The rows that a model was not trained on.
+
+    Raises:
+        click.ClickException: its training rows are unknown or cannot be fetched, so any row may be one of them.
+    """
+    try:
+        return rows.unseen_by(uri)
+    except click.ClickException as error:
+        raise click.ClickException(
+            f"not comparable: the rows that {who} was trained on are not known ({error.format_message()}), so the test "
+            f"rows may be among them: {way_out}"
+        ) from error
+
+
 @dataclass(frozen=True)
 class _Why:
-    """Why there is no contest, whether that forbids a promotion, and a note about the contest if there is one."""
+    """Why there is no contest, and whether that forbids a promotion."""
 
     text: str = ""
     forbids: bool = False
-    note: str = ""
 
 
 def _contest(
@@ -212,19 +227,11 @@ def _contest(
     if champion.version == version.version:
         return None, _Why(f"it holds {env} already")
     ours, theirs = versions.uri(version), versions.uri(champion)
-    fair, note = rows, ""
+    fair, obstacle = _fair(rows, champion, theirs, _by_hand(version, env))
     try:
-        fair = rows.unseen_by(theirs)
-    except click.ClickException as error:
-        note = f"the champion looks better than it is on rows that it was trained on ({error.format_message()})"
-    if fair.users_of_the_rarer_class < MIN_USERS:
-        return None, _Why(
-            f"not comparable: the champion, version {champion.version}, was trained on {rows.count - fair.count} of "
-            f"the {rows.count} test rows, and the others are too few to tell: judge both with -P dataset= on rows that "
-            f"neither was trained on, or decide yourself with -e rollback -P version={version.version}",
-            forbids=True,
-        )
-    try:
+        if obstacle:
+            rows.scores(theirs)
+            return None, _Why(obstacle, forbids=True)
         compared = fair.compare(ours, theirs)
     except click.ClickException as error:
         # A champion that cannot predict must not block a good challenger for ever.
@@ -241,7 +248,30 @@ def _contest(
         of=rows.count,
         metrics=compared,
     )
-    return contest, _Why(note=note)
+    return contest, _Why()
+
+
+def _fair(rows: Rows, champion: ModelVersion, uri: str, by_hand: str) -> tuple[Rows, str]:
+    """The rows that the champion was not trained on, and why they cannot be used; empty if they can."""
+    who = f"the champion, version {champion.version},"
+    try:
+        fair = _unseen(rows, uri, who, by_hand)
+    except click.ClickException as error:
+        return rows, error.format_message()
+    if fair.users_of_the_rarer_class >= MIN_USERS:
+        return fair, ""
+    return fair, (
+        f"not comparable: {who} was trained on {rows.count - fair.count} of the {rows.count} test rows, and the others "
+        f"are too few to tell: judge both with -P dataset= on rows that neither was trained on, or {by_hand}"
+    )
+
+
+def _by_hand(version: ModelVersion, env: str) -> str:
+    """The way out if the gate cannot compare. The version has failed the gate, so `allow_failed` is needed."""
+    registry = shlex.quote(f"registry_name={version.name}")
+    return (
+        f"decide yourself with -e rollback -P version={version.version} -P env={env} -P {registry} -P allow_failed=true"
+    )
 
 
 def _change_of_source(version: ModelVersion, champion: ModelVersion) -> str:

@@ -67,7 +67,63 @@ def test_where_too_few_rows_are_left_there_is_no_contest_and_no_promotion(traine
     client.set_registered_model_alias("too-few", "staging", version.version)
     said = deployed("too-few", trained["large test"].uri)
     assert "not promoted (not comparable: the champion, version 2, was trained on" in said
-    assert "-e rollback -P version=3" in said
+    follow_the_way_out("too-few", said, 3)
+
+
+def follow_the_way_out(name: str, said: str, version: int) -> None:
+    """Runs the rollback that a "not comparable" names; it gives the environment to the version."""
+    command = f"-e rollback -P version={version} -P env=staging -P registry_name={name} -P allow_failed=true"
+    assert command in said
+    given = dict(pair.split("=") for pair in command.split() if "=" in pair)
+    moved = invoke(rollback, **given)
+    assert moved.exit_code == 0, moved.output
+    holder = versions.champion(name, "staging")
+    assert holder
+    assert int(holder.version) == version
+
+
+def file_of(dataset: str, name: str) -> Path:
+    run = completed.run_of(dataset)
+    return Path(run.info.artifact_uri.removeprefix("file://")) / "dataset" / name
+
+
+@pytest.mark.parametrize("how", ["the run is gone", "the rows are gone", "the rows are damaged"])
+def test_a_champion_whose_training_rows_are_not_known_is_not_comparable(
+    how: str, trained: dict[str, Trained], tmp_path: Path
+) -> None:
+    name, client = f"unknown-{how.replace(' ', '-')}", mlflow.MlflowClient()
+    (tmp_path / "model").mkdir()
+    dataset = registered.process(registered.carts(3000, seed=9), tmp_path, 0.3)
+    lost = registered.train(dataset, tmp_path / "model", 300)
+    deployed(name, lost.uri)
+    rows = file_of(dataset, "train.parquet")
+    if how == "the run is gone":
+        client.set_tag(dataset.split("/")[1], completed.COMPLETE, "false")
+        completed._completed.clear()
+    elif how == "the rows are gone":
+        rows.unlink()
+    else:
+        rows.write_bytes(rows.read_bytes()[:-1] + b"?")
+    said = deployed(name, trained["large test"].uri)
+    assert "not promoted (not comparable: the rows that the champion, version 1, was trained on are not known (" in said
+    version = versions.get_version(name, 2)
+    assert version
+    assert version.tags["gate.staging"] == "failed"
+    follow_the_way_out(name, said, 2)
+
+
+def test_a_challenger_whose_training_rows_are_not_known_is_not_promoted(
+    tables: dict[str, str], trained: dict[str, Trained], tmp_path: Path
+) -> None:
+    (tmp_path / "model").mkdir()
+    dataset = registered.process(registered.carts(3000, seed=11), tmp_path, 0.3)
+    lost = registered.train(dataset, tmp_path / "model")
+    file_of(dataset, "train.parquet").unlink()
+    result = invoke(deploy, model=lost.uri, dataset=tables["large test"], registry_name="lost", env="staging")
+    assert result.exit_code == 1
+    assert "not comparable: the rows that version 1 was trained on are not known (" in result.stderr
+    assert result.stderr.splitlines()[-1].endswith("train again")
+    assert versions.champion("lost", "staging") is None
 
 
 def test_a_dataset_with_the_challengers_own_training_rows_proves_nothing(

@@ -1,0 +1,120 @@
+"""What the judge hands to the gate, on rows that stand for real ones."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import click
+import mlflow
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mlflow.entities.model_registry import ModelVersion
+
+from purchase_predict.evaluation.few_users import MIN_USERS
+from purchase_predict.metrics import Compared, Difference, Score
+from purchase_predict.models.held_out import HeldOutRows
+from purchase_predict.registry.judge import Judgement, Rules, judge
+from purchase_predict.schema import LABEL
+from tests.registered import empty_versions
+
+RULES = Rules("roc_auc", 0.0, 0.0, False)
+
+
+def fails(uri: str) -> None:
+    raise click.ClickException(f"{uri} is gone")
+
+
+@dataclass
+class Rows:
+    """Stands for test rows on which every challenger beats its champion.
+
+    Attributes:
+        users_of_the_rarer_class: as in `HeldOutRows`.
+        trained_on, predicts: called with the URI of a model; raise if its training rows are unknown, or if it
+            cannot answer.
+    """
+
+    users_of_the_rarer_class: int = 100
+    trained_on: Callable[[str], None] = lambda uri: None
+    predicts: Callable[[str], None] = lambda uri: None
+    count: int = 1000
+    compared: list[str] = field(default_factory=list)
+
+    def unseen_by(self, uri: str) -> "Rows":
+        self.trained_on(uri)
+        return self
+
+    def scores(self, uri: str) -> dict[str, Score]:
+        self.predicts(uri)
+        return {"roc_auc": Score(0.8, 0.75, 0.85, 0.5)}
+
+    def compare(self, challenger: str, champion: str) -> dict[str, Compared]:
+        self.predicts(champion)
+        self.compared.append(champion)
+        return {"roc_auc": Compared(0.8, 0.7, Difference(0.1, 0.05, 0.15))}
+
+
+def of(number: int) -> Callable[[str], None]:
+    """Fails for the version with this number."""
+    return lambda uri: fails(uri) if uri.endswith(f"/{number}") else None
+
+
+@pytest.fixture(scope="module")
+def pair(shared_store: str) -> list[ModelVersion]:
+    """A champion of staging and a challenger."""
+    made = empty_versions("pair", 2)
+    mlflow.MlflowClient().set_registered_model_alias("pair", "staging", made[0].version)
+    return made
+
+
+def judged(pair: list[ModelVersion], rows: Rows) -> Judgement:
+    return judge(pair[1], "staging", rows, RULES)
+
+
+def test_a_better_challenger_passes(pair: list[ModelVersion]) -> None:
+    assert judged(pair, Rows()).promoted
+
+
+def test_a_champion_whose_training_rows_are_unknown_is_not_compared(pair: list[ModelVersion]) -> None:
+    rows = Rows(trained_on=of(1))
+    judgement = judged(pair, rows)
+    assert not judgement.promoted
+    assert rows.compared == []
+    assert judgement.contest is None
+    assert judgement.decision.reason == (
+        "not comparable: the rows that the champion, version 1, was trained on are not known (models:/pair/1 is gone), "
+        "so the test rows may be among them: decide yourself with -e rollback -P version=2 -P env=staging "
+        "-P registry_name=pair -P allow_failed=true"
+    )
+
+
+def test_it_gives_way_if_it_cannot_predict_either(pair: list[ModelVersion]) -> None:
+    judgement = judged(pair, Rows(trained_on=of(1), predicts=of(1)))
+    assert judgement.promoted
+    assert "the champion cannot predict: models:/pair/1 is gone" in judgement.decision.reason
+
+
+def test_a_challenger_whose_training_rows_are_unknown_fails(pair: list[ModelVersion]) -> None:
+    with pytest.raises(click.ClickException, match=r"rows that version 2 was trained on are not known .*: train again"):
+        judged(pair, Rows(trained_on=of(2)))
+
+
+@pytest.mark.parametrize("users", [0, 1, MIN_USERS - 1, MIN_USERS])
+def test_the_gate_gets_the_users_of_the_rarer_class(users: int, shared_store: str) -> None:
+    name = f"users-{users}"
+    judgement = judge(empty_versions(name, 1)[0], "staging", Rows(users), RULES)
+    assert judgement.promoted == (users >= MIN_USERS)
+    assert judgement.decision.reason.startswith("too few buyers to tell") == (users < MIN_USERS)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=40))
+def test_users_are_counted_and_not_rows(carts: list[tuple[int, bool]]) -> None:
+    rows = HeldOutRows(pd.DataFrame({"user_id": [u for u, _ in carts], LABEL: [int(b) for _, b in carts]}), 0.5)
+    buyers, others = ({user for user, bought in carts if bought == wanted} for wanted in (True, False))
+    assert rows.users_of_the_rarer_class == min(len(buyers), len(others))
+
+
+def test_many_rows_of_one_buyer_are_one_user() -> None:
+    rows = pd.DataFrame({"user_id": [1] * 500 + list(range(2, 502)), LABEL: [1] * 500 + [0] * 500})
+    assert HeldOutRows(rows, 0.5).users_of_the_rarer_class == 1
