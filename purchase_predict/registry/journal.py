@@ -12,7 +12,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import partial
 
 import click
 import mlflow
@@ -80,7 +79,7 @@ class Author:
 
 
 def append(name: str, env: str, action: str, version: str, previous: str, author: Author) -> None:
-    """Adds an entry. Call it right after the alias was moved.
+    """Adds an entry, unless it is the last one already. Call it right after the alias was moved.
 
     Args:
         name: the registered model.
@@ -91,6 +90,9 @@ def append(name: str, env: str, action: str, version: str, previous: str, author
         author: who moved it.
     """
     last = newest(read(mlflow.MlflowClient().get_registered_model(name).tags, env))
+    if last and (last.action, last.version, last.previous, last.run_id) == (action, version, previous, author.run_id):
+        _write_head(name, env, last)  # the process that wrote the entry was killed right after it
+        return
     if previous != (last.version if last else ""):
         last = _write(name, env, last, FOUND, previous, Author(author.by, author.run_id))
     if action != FOUND:
@@ -114,10 +116,18 @@ def _write(name: str, env: str, last: Entry | None, action: str, version: str, a
         reason=author.reason[:_REASON_LENGTH],
         before=last.digest if last else "",
     )
-    client = mlflow.MlflowClient()
-    for key, value in ((_key(env, entry.number), entry.text), (_head(env), f"{entry.number} {entry.digest}")):
-        through_collisions(partial(client.set_registered_model_tag, name, key, value))
+    _write_tag(name, _key(env, entry.number), entry.text)
+    _write_head(name, env, entry)
     return entry
+
+
+def _write_head(name: str, env: str, last: Entry) -> None:
+    _write_tag(name, _head(env), f"{last.number} {last.digest}")
+
+
+def _write_tag(name: str, key: str, value: str) -> None:
+    client = mlflow.MlflowClient()
+    through_collisions(lambda: client.set_registered_model_tag(name, key, value))
 
 
 def read(tags: Mapping[str, str], env: str) -> list[Entry]:

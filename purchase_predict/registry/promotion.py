@@ -1,7 +1,15 @@
-"""Promotion and rollback: records the gate's decision, and moves the alias and the stage."""
+"""Promotion and rollback: records the gate's decision, and moves the alias and the stage.
 
+A move takes several writes, and a process may be killed between any two. So the move as a whole is first written into
+one tag of the new holder (`_Move`). The alias moves next, and every other tag follows. `mend` completes a move whose
+alias has moved, and forgets one whose alias has not.
+"""
+
+import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 
+import click
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
 
@@ -11,6 +19,7 @@ from purchase_predict.registry.journal import Author
 from purchase_predict.registry.stages import move_alias, settle_stages
 from purchase_predict.registry.versions import champion, champion_number, get_version
 from purchase_predict.workflow.artifacts import TAG_LENGTH
+from purchase_predict.workflow.models import versions
 
 GATE, GATE_REASON = "gate", "gate.reason"
 #: Tag `previous.<env>`: the version that held the environment before.
@@ -21,6 +30,8 @@ ROLLED_BACK = "rolled_back"
 BY_HAND = "moved_by_hand"
 #: Tag `waits.<env>`: since when and by whose deploy the version waits for approval.
 WAITS = "waits"
+#: Tag `moving.<env>`: the move that gives the environment to the version (`_Move`); it is removed once all is recorded.
+MOVING = "moving"
 
 
 def record(version: ModelVersion, env: str, decision: Decision, description: str, tags: Mapping[str, str]) -> None:
@@ -63,21 +74,79 @@ def promote(version: ModelVersion, env: str, before: ModelVersion | None, author
     Returns:
         False if the holder has changed since or the version was rolled back meanwhile; then nothing has moved.
     """
-    client = mlflow.MlflowClient()
     holder, now = champion_number(version.name, env), get_version(version.name, version.version)
     if now is None or holder != _number(before) or rolled_back(now) != rolled_back(version):
         return False
-    if holder not in ("", _number(version)):
-        client.set_model_version_tag(version.name, version.version, f"{PREVIOUS}.{env}", holder)
-    move_alias(version, env)
-    if holder != _number(version):
-        journal.append(version.name, env, journal.PROMOTED, _number(version), holder, author)
-    # After the move: if this process is killed before it, the tag stays and the next workflow does not promote it.
-    for tag in rolled_back(version):
-        client.delete_model_version_tag(version.name, version.version, tag)
-    no_longer_waits(now, env)
-    settle_stages(version.name)
+    _move(now, env, _Move(journal.PROMOTED, holder, author))
     return True
+
+
+@dataclass(frozen=True)
+class _Move:
+    """A change of an environment's holder, with all that is to be recorded about it.
+
+    Attributes:
+        action: `journal.PROMOTED` or `journal.ROLLED_BACK`.
+        before: the number of the holder before; empty: none.
+        author: who moves it, for the journal.
+        by_hand: of a rollback: when, by whom and why; empty: the gate promotes the version.
+    """
+
+    action: str
+    before: str
+    author: Author
+    by_hand: str = ""
+
+    @classmethod
+    def read(cls, version: ModelVersion, env: str) -> "_Move | None":
+        """The move that was begun and not completed; None if there is none.
+
+        Raises:
+            click.ClickException: the tag is not what `text` returned.
+        """
+        tag = f"{MOVING}.{env}"
+        if tag not in version.tags:
+            return None
+        try:
+            facts = json.loads(version.tags[tag])
+            return cls(**(facts | {"author": Author(**facts["author"])}))
+        except (ValueError, TypeError, KeyError):
+            raise click.ClickException(
+                f"{version.name} version {version.version}: its tag {tag} was changed and cannot be read: delete it"
+            ) from None
+
+    @property
+    def text(self) -> str:
+        """The value of the tag."""
+        author = replace(self.author, reason=self.author.reason[:TAG_LENGTH])
+        return json.dumps(asdict(replace(self, author=author)), sort_keys=True)
+
+
+def _move(version: ModelVersion, env: str, move: _Move) -> None:
+    client = mlflow.MlflowClient()
+    client.set_model_version_tag(version.name, version.version, f"{MOVING}.{env}", move.text)
+    move_alias(version, env)
+    _complete(version, env, move)
+
+
+def _complete(version: ModelVersion, env: str, move: _Move) -> None:
+    """Records a move whose alias has moved. Each write may be repeated, because a process may be killed after it."""
+    client, name = mlflow.MlflowClient(), version.name
+    if move.before != _number(version):
+        written = [(version, BY_HAND, move.by_hand)]
+        if move.action == journal.PROMOTED:
+            written.append((version, PREVIOUS, move.before))
+        elif left := get_version(name, move.before):
+            written.append((left, ROLLED_BACK, move.by_hand))
+        for tagged, tag, value in written:
+            if value:
+                client.set_model_version_tag(name, tagged.version, f"{tag}.{env}", value)
+        journal.append(name, env, move.action, _number(version), move.before, move.author)
+    for tag in rolled_back(version):
+        client.delete_model_version_tag(name, version.version, tag)
+    no_longer_waits(version, env)
+    settle_stages(name)
+    client.delete_model_version_tag(name, version.version, f"{MOVING}.{env}")
 
 
 def no_longer_waits(version: ModelVersion, env: str) -> None:
@@ -94,13 +163,23 @@ def mend(name: str, env: str, author: Author) -> None:
     """Repairs what a killed deploy or rollback left half done, and records moves by hand in the journal.
 
     Call it while `claim.sole_right` is held. If the holder has the tag `rolled_back.<env>` of its own environment, a
-    rollback was killed before it moved the alias; the tag is then removed.
+    rollback was killed before it moved the alias, in a version of this project that wrote the tag first; the tag is
+    then removed.
 
     Args:
         name: the registered model.
         env: staging or production.
         author: the caller, for the journal.
+
+    Raises:
+        click.ClickException: the journal, or the tag of a move that was not completed, cannot be read.
     """
+    for version in versions(name):
+        if move := _Move.read(version, env):
+            if _number(version) == champion_number(name, env):
+                _complete(version, env, move)
+            else:  # the alias did not move, or somebody has moved it on
+                mlflow.MlflowClient().delete_model_version_tag(name, version.version, f"{MOVING}.{env}")
     holder = champion(name, env)
     journal.settle(name, env, _number(holder), author)
     if holder is None:
@@ -141,17 +220,8 @@ def roll_back(
     Returns:
         False if another version holds the environment by now; then nothing has moved.
     """
-    client = mlflow.MlflowClient()
     if champion_number(holder.name, env) != _number(holder):
         return False
-    blamed = (holder, f"{ROLLED_BACK}.{env}", record) if blame else (target, f"{PREVIOUS}.{env}", _number(holder))
-    for version, tag, value in (blamed, (target, f"{BY_HAND}.{env}", record)):
-        client.set_model_version_tag(version.name, version.version, tag, value[:TAG_LENGTH])
-    move_alias(target, env)
     action = journal.ROLLED_BACK if blame else journal.PROMOTED
-    journal.append(target.name, env, action, _number(target), _number(holder), author)
-    for tag in rolled_back(target):
-        client.delete_model_version_tag(target.name, target.version, tag)
-    no_longer_waits(target, env)
-    settle_stages(target.name)
+    _move(target, env, _Move(action, _number(holder), author, record[:TAG_LENGTH]))
     return True

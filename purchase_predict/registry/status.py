@@ -126,7 +126,8 @@ def status(name: str, envs: Sequence[str], at: datetime | None, experiment_id: s
         now.append(Environment(env, str(model.aliases.get(env, "")), last, problem, claims))
     present = sorted(versions(name), key=lambda version: -int(version.version))
     waits = {f"version {number} for {env}": text for (number, env), text in waiting(present, envs).items()}
-    return Status(name, None, now, waits, _rolled_back(present), _refused(present, envs), _at_work(experiment_id, mine))
+    out, refused = _rolled_back(present, model.aliases), _refused(present, envs)
+    return Status(name, None, now, waits, out, refused, _at_work(experiment_id, mine))
 
 
 def _shown(at: str) -> str:
@@ -143,9 +144,16 @@ def _at_work(experiment_id: str, mine: str) -> dict[str, str]:
     return found
 
 
-def _rolled_back(present: Sequence[ModelVersion]) -> dict[str, str]:
-    found = {f"version {version.version}": "; ".join(promotion.rolled_back(version).values()) for version in present}
-    return {version: reasons for version, reasons in found.items() if reasons}
+def _rolled_back(present: Sequence[ModelVersion], aliases: Mapping[str, str]) -> dict[str, str]:
+    found = {}
+    for version in present:
+        # A holder of the environment is not rolled back there: its promotion was killed before it removed the tag.
+        held = {
+            f"{promotion.ROLLED_BACK}.{env}" for env, number in aliases.items() if str(number) == str(version.version)
+        }
+        if reasons := [reason for tag, reason in promotion.rolled_back(version).items() if tag not in held]:
+            found[f"version {version.version}"] = "; ".join(reasons)
+    return found
 
 
 def _refused(present: Sequence[ModelVersion], envs: Sequence[str]) -> dict[str, str]:

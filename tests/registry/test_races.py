@@ -171,31 +171,6 @@ def test_who_claims_nothing_may_still_move_the_alias_and_the_challenger_is_judge
     assert str(holder.version) == "3"
 
 
-def test_a_killed_rollback_leaves_no_version_that_is_said_to_be_rolled_back_and_is_not(
-    shared_store: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    name = "killed"
-    first, second, _ = empty_versions(name, 3)
-    rows = Rows({"1": 0.6, "2": 0.65, "3": 0.7})
-    deploy(first, rows)
-    deploy(second, rows)
-
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(promotion, "move_alias", killed)
-        with pytest.raises(KeyboardInterrupt):
-            roll_back(name)
-    stale = versions.get_version(name, 2)
-    assert stale
-    assert promotion.rolled_back(stale)
-    assert deploy(second, rows).decision.reason.endswith("it holds staging already")
-    mended = versions.get_version(name, 2)
-    assert mended
-    assert not promotion.rolled_back(mended)
-
-
 def test_the_claim_of_a_run_that_has_ended_or_is_gone_keeps_nobody(shared_store: str) -> None:
     name = "stale-claims"
     (version,) = empty_versions(name, 1)
