@@ -9,10 +9,12 @@ import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from purchase_predict import mlflow_errors
 from purchase_predict.checksums import differing
 from purchase_predict.errors import first_line
 from purchase_predict.workflow import artifacts
 from purchase_predict.workflow.addresses import LoggedModelUri, ModelUri, parse
+from purchase_predict.workflow.models import run_if_there
 from purchase_predict.workflow.storing import local_folder
 
 #: Tags of a version: the checksum of each file of its model, and the damage that was found.
@@ -20,8 +22,27 @@ MODEL_FILES, MODEL_DAMAGED = "model.files", "model.damaged"
 
 
 def recorded_files(version: ModelVersion) -> dict[str, str]:
-    """The recorded checksum of each file of a version's model, by its path; empty where none is recorded."""
-    return dict(json.loads(version.tags.get(MODEL_FILES, "{}")))
+    """The recorded checksum of each file of a version's model, by its path; empty where none is recorded.
+
+    The workflow tags its versions with them. For a version that was registered in another way, the record is that of
+    the run that logged the model.
+    """
+    if recorded := json.loads(version.tags.get(MODEL_FILES, "{}")):
+        return dict(recorded)
+    source = parse(version.source or "")
+    return logged_files(source.model_id) if isinstance(source, LoggedModelUri) else {}
+
+
+def logged_files(model_id: str) -> dict[str, str]:
+    """The checksum of each file of a logged model, as its run recorded it; empty where the run or the model is gone."""
+    try:
+        model = artifacts.logged_model(model_id)
+    except MlflowException as error:
+        if mlflow_errors.is_missing(error):
+            return {}
+        raise
+    run = run_if_there(model.source_run_id or "")
+    return artifacts.checksums_below(run, model.name) if run else {}
 
 
 def files_problem(version: ModelVersion, *, in_place: bool = False) -> str | None:

@@ -10,10 +10,16 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from purchase_predict import mlflow_errors
-from purchase_predict.registry.model_files import MODEL_DAMAGED, MODEL_FILES, files_problem, recorded_files
+from purchase_predict.registry.model_files import (
+    MODEL_DAMAGED,
+    MODEL_FILES,
+    files_problem,
+    logged_files,
+    recorded_files,
+)
 from purchase_predict.secrets import shown_uri
 from purchase_predict.workflow import artifacts
-from purchase_predict.workflow.addresses import ModelUri, RunUri, parse
+from purchase_predict.workflow.addresses import LoggedModelUri, ModelUri, RunUri, parse
 from purchase_predict.workflow.collisions import through_collisions
 from purchase_predict.workflow.completed import DIGEST, OUTPUT, run_of
 from purchase_predict.workflow.models import (
@@ -148,7 +154,9 @@ def files_of(uri: str) -> dict[str, str]:
     named = parse(uri)
     if isinstance(named, RunUri):
         return artifacts.checksums_below(run_of(uri), named.path)
-    return recorded_files(version_at(named)) if isinstance(named, ModelUri) else {}
+    if isinstance(named, LoggedModelUri):
+        return logged_files(named.model_id)
+    return recorded_files(version_at(named)) if named else {}
 
 
 def champion(name: str, env: str) -> ModelVersion | None:
