@@ -6,25 +6,24 @@ so that the version can be judged again when it is approved: the champion may ha
 
 import json
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 import click
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 
-from purchase_predict import mlflow_errors
+from purchase_predict.errors import first_line
 from purchase_predict.registry.journal import Author
 from purchase_predict.registry.judge import Rules
 from purchase_predict.registry.promotion import WAITS
 from purchase_predict.registry.versions import get_version, registered_model
 from purchase_predict.settings import ENVIRONMENTS, Settings
-from purchase_predict.workflow.completed import inputs_of
+from purchase_predict.workflow.addresses import RunUri
+from purchase_predict.workflow.completed import fetch, inputs_of, run_of
 from purchase_predict.workflow.models import versions
+from purchase_predict.workflow.scratch import scratch_folder
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def waiting_version(name: str, number: str, env: str) -> Waiting:
         env: the environment; empty: the one that the version waits for.
 
     Raises:
-        click.ClickException: there is no such version, it does not wait, or the run that judged it is gone.
+        click.ClickException: there is no such version, it does not wait, or the rules of its deploy cannot be read.
     """
     registered_model(name)
     version = get_version(name, number) if number else None
@@ -85,18 +84,16 @@ def waiting_version(name: str, number: str, env: str) -> Waiting:
 
 def _judged(version: ModelVersion, env: str) -> Waiting:
     match = re.search(r"\(run (\w+)\)", version.tags[f"{WAITS}.{env}"])
-    client = mlflow.MlflowClient()
+    uri = str(RunUri(match[1] if match else "-", "promotion.json"))
     try:
-        run = client.get_run(match[1] if match else "")
-        with tempfile.TemporaryDirectory() as folder:
-            file = client.download_artifacts(run.info.run_id, "promotion.json", folder)
-            facts = json.loads(Path(file).read_text(encoding="utf-8"))
-    except (MlflowException, OSError, ValueError) as error:
-        if isinstance(error, MlflowException) and not mlflow_errors.is_missing(error):
-            raise
+        run = run_of(uri)
+        with scratch_folder() as folder:  # checked, because it holds the rules of the gate
+            facts = json.loads(fetch(uri, folder).read_text(encoding="utf-8"))
+    except (click.ClickException, OSError, ValueError) as error:
+        why = error.format_message() if isinstance(error, click.ClickException) else first_line(error)
         raise click.ClickException(
-            f"{version.name} version {version.version}: the run that judged it is gone, so it cannot be judged again: "
-            f"mlflow run . -e deploy -P model=models:/{version.name}/{version.version} -P env={env}"
+            f"{version.name} version {version.version}: what it was judged by cannot be read, so it cannot be judged "
+            f"again ({why}): mlflow run . -e deploy -P model=models:/{version.name}/{version.version} -P env={env}"
         ) from error
     rules = Rules(facts["metric"], facts["tolerance"], facts["min_roc_auc"], facts["promote_rolled_back"])
     return Waiting(version, env, inputs_of(run)["dataset"], rules)

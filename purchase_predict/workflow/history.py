@@ -1,17 +1,20 @@
 """Where a train run comes from, for its report: source, commit, and the runs that led to it."""
 
+import json
 from datetime import UTC, datetime
 
+import click
 import mlflow
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_GIT_DIRTY, MLFLOW_PARENT_RUN_ID
 
+from purchase_predict.errors import first_line, printable
 from purchase_predict.report.lineage import Origin, Step
 from purchase_predict.secrets import shown_uri
 from purchase_predict.workflow import addresses
-from purchase_predict.workflow.completed import inputs_of, run_of
+from purchase_predict.workflow.completed import fetch, inputs_of, run_of
 from purchase_predict.workflow.models import run_if_there
+from purchase_predict.workflow.scratch import scratch_folder
 
 
 def origin(train_run_id: str, dataset: str) -> Origin:
@@ -41,12 +44,16 @@ def origin(train_run_id: str, dataset: str) -> Origin:
 
 
 def _reasons(load: Run) -> dict[str, int]:
-    """Refused rows of load by reason; empty if none were refused or source.json is gone."""
+    """Refused rows of load by reason; empty if none were refused, or if source.json is gone or damaged."""
     if not load.data.metrics.get("rejected_rows"):
         return {}
     try:
-        refused = mlflow.artifacts.load_dict(f"runs:/{load.info.run_id}/source.json").get("refused", [])
-    except MlflowException:
+        with scratch_folder() as folder:
+            manifest = fetch(str(addresses.RunUri(load.info.run_id, "source.json")), folder)
+            refused = json.loads(manifest.read_text(encoding="utf-8")).get("refused", [])
+    except (click.ClickException, ValueError) as error:  # a report lacks the reasons; a training is not lost for them
+        why = error.format_message() if isinstance(error, click.ClickException) else first_line(error)
+        click.echo(f"the report lacks the reasons of refused rows: {printable(why)}", err=True)
         return {}
     return {f"{each['column']} {each['reason']}".strip(): int(each["rows"]) for each in refused}
 

@@ -1,6 +1,8 @@
 """A version that waits for approval, approved or refused."""
 
 import re
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -10,7 +12,7 @@ import pytest
 from purchase_predict.registry import deployment, promotion, versions
 from purchase_predict.registry.standing import standing
 from purchase_predict.registry.status import status as status_of
-from purchase_predict.workflow import command
+from purchase_predict.workflow import command, completed
 from steps import rollback as step_rollback
 from steps.approve import approve
 from steps.deploy import deploy
@@ -127,10 +129,43 @@ def test_what_does_not_wait_is_not_approved(models: dict[str, Trained], given: d
     assert message in result.output
 
 
-def test_a_deploy_run_that_is_gone_gets_a_way_out(models: dict[str, Trained]) -> None:
+def damaged(file: Path) -> None:
+    """Lets everything pass: the gate's rules, with a tolerance of 1."""
+    text = file.read_text()
+    assert '"tolerance": 0.0' in text
+    file.write_text(text.replace('"tolerance": 0.0', '"tolerance": 1.0'))
+
+
+@pytest.mark.parametrize(
+    "harm", [Path.unlink, damaged, lambda file: file.write_text("{}"), lambda file: file.write_text("")]
+)
+def test_rules_that_are_gone_or_changed_promote_nothing_and_get_a_way_out(
+    harm: Callable[[Path], object], models: dict[str, Trained]
+) -> None:
+    name = f"rules-{uuid.uuid4().hex}"
+    run = deployed(name, models["weak"])
+    deployed(name, models["good"], approve=False)
+    harm(Path(urlparse(run.info.artifact_uri).path) / "promotion.json")
+    result = invoke(approve, registry_name=name, version=1)
+    assert result.exit_code == 1
+    assert f"{name} version 1: what it was judged by cannot be read" in result.stderr
+    assert f"mlflow run . -e deploy -P model=models:/{name}/1 -P env=production" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    holder = versions.champion(name, "production")
+    assert holder
+    assert int(holder.version) == 2
+
+    again = deployed(name, models["weak"])  # the way out: the damaged run is not reused
+    assert again.info.run_id != run.info.run_id
+
+
+def test_a_deploy_run_that_was_deleted_gets_a_way_out(models: dict[str, Trained]) -> None:
     name = "gone"
     run = deployed(name, models["weak"])
-    (Path(urlparse(run.info.artifact_uri).path) / "promotion.json").unlink()
+    store = mlflow.tracking._tracking_service.utils._get_store()
+    mlflow.MlflowClient().delete_run(run.info.run_id)
+    store._hard_delete_run(run.info.run_id)
+    completed._completed.clear()
     result = invoke(approve, registry_name=name, version=1)
     assert result.exit_code == 1
     assert f"mlflow run . -e deploy -P model=models:/{name}/1 -P env=production" in result.output

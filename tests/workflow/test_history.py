@@ -8,8 +8,8 @@ import pytest
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_GIT_DIRTY, MLFLOW_PARENT_RUN_ID
 
 from purchase_predict.report.lineage import Step
-from purchase_predict.workflow import datasets, history
-from purchase_predict.workflow.completed import COMPLETE, INPUTS
+from purchase_predict.workflow import artifacts, datasets, history
+from purchase_predict.workflow.completed import COMPLETE, INPUTS, OUTPUT
 from tests import registered
 
 
@@ -44,6 +44,7 @@ def test_the_origin_is_the_source_the_commit_and_the_rows_of_load(client: mlflow
     refused = [("price", "must be a price, 0 or more", 11), ("", "has 1 column, not 9", 1)]
     listed = [dict(zip(("column", "reason", "rows"), each, strict=True)) for each in refused]
     client.log_dict(load, {"refused": listed}, "source.json")
+    registered.complete(load, {OUTPUT: "source.json"})
     process = run(client, **{COMPLETE: "true", INPUTS: json.dumps({"data": f"runs:/{load}/events"})})
     with mlflow.start_run(process):
         datasets.log_input("gs://bucket/clicks?token=secret", "ab", 19_988, "source")
@@ -60,6 +61,31 @@ def test_the_origin_is_the_source_the_commit_and_the_rows_of_load(client: mlflow
     assert not found.synthetic
     assert found.made is not None
     assert abs(found.made.timestamp() - time.time()) < 60
+
+
+@pytest.mark.parametrize("how", ["damaged", "cut", "gone", "cut, without a record"])
+def test_reasons_that_are_not_what_load_wrote_are_not_in_the_report(
+    how: str, client: mlflow.MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load = run(client)
+    client.log_metric(load, "rejected_rows", 12)
+    client.log_dict(load, {"refused": [{"column": "price", "reason": "must be a price", "rows": 12}]}, "source.json")
+    registered.complete(load, {OUTPUT: "source.json"})
+    file = Path(client.get_run(load).info.artifact_uri.removeprefix("file://")) / "source.json"
+    if "without a record" in how:  # as in version 0.1
+        client.delete_tag(load, f"{artifacts.ARTIFACTS}.0")
+    if how == "gone":
+        file.unlink()
+    else:
+        text = file.read_text()
+        file.write_text(text.replace("12", "21") if how == "damaged" else text[:-2])
+    process = run(client, **{COMPLETE: "true", INPUTS: json.dumps({"data": f"runs:/{load}/events"})})
+    found = history.origin(run(client), f"runs:/{process}/dataset")
+    assert (found.reasons, found.rows_refused) == ({}, 12)
+    said = capsys.readouterr().err.splitlines()  # MLflow's progress, too, which an entry point turns off
+    assert len([line for line in said if line.startswith("the report lacks the reasons of refused rows: ")]) == 1
+    if how in ("damaged", "cut"):  # the next workflow makes it anew
+        assert client.get_run(load).data.tags[COMPLETE] == "damaged"
 
 
 def test_the_origin_without_the_run_of_load(client: mlflow.MlflowClient) -> None:
