@@ -140,6 +140,7 @@ def _load(uri: str, files: Mapping[str, str], checked: bool) -> Packaged:
                 "again, or roll back to another version"
             )
         _refuse_foreign(place)
+        _remove_byte_code(place)
         loaded = mlflow.pyfunc.load_model(str(place))
     columns = loaded.metadata.get_input_schema().input_names()
     model = loaded.unwrap_python_model()
@@ -171,6 +172,17 @@ def _refuse_foreign(place: Path) -> None:
             f"it was not packaged by this workflow (its MLmodel has {wrong[0]}), so nothing of it was run; use a model "
             "that the step train made"
         )
+
+
+def _remove_byte_code(place: Path) -> None:
+    """Removes byte code from a model's copy, so that Python runs the checked source.
+
+    The record of a model's files does not name byte code that was added later, and Python runs byte code that is marked
+    as unchecked even if it has nothing to do with the source.
+    """
+    for file in place.rglob("*"):
+        if file.suffix.lower() == ".pyc":  # some file systems do not tell upper from lower case
+            file.unlink()
 
 
 @contextmanager

@@ -1,8 +1,10 @@
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import pickle
+import py_compile
 import shutil
 import subprocess
 import sys
@@ -22,6 +24,7 @@ from packaging.utils import canonicalize_name
 
 from purchase_predict.models import packaging
 from purchase_predict.schema import BEHAVIOUR, CATEGORICAL, FEATURES
+from purchase_predict.workflow import artifacts
 from purchase_predict.workflow.completed import inputs_of
 from tests import registered
 from tests.registered import Trained, carts
@@ -246,6 +249,45 @@ def test_the_digest_is_that_of_the_answers(trained: Trained, tmp_path: Path) -> 
         (tmp_path / name).mkdir()
     assert registered.train(dataset, tmp_path / "same").digest == trained.digest
     assert registered.train(dataset, tmp_path / "other", rounds=29).digest != trained.digest
+
+
+@pytest.fixture
+def planted(trained: Trained) -> Iterator[Path]:
+    """Byte code beside the model's code that Python takes without a look at the source, and that answers otherwise."""
+    model = mlflow.get_logged_model(mlflow.get_run(trained.run_id).outputs.model_outputs[0].model_id)
+    code = Path(model.artifact_location.removeprefix("file://")) / "purchase_model.py"
+    source = code.read_text(encoding="utf-8")
+    other = source.replace('"probability": probability,', '"probability": probability * 0 + 0.125,')
+    assert other != source
+    written, target = code.with_name("other.py"), Path(importlib.util.cache_from_source(str(code)))
+    written.write_text(other, encoding="utf-8")
+    target.parent.mkdir()
+    py_compile.compile(str(written), str(target), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+    written.unlink()
+    yield target
+    target.unlink(missing_ok=True)
+    target.parent.rmdir()
+
+
+def test_byte_code_among_the_artifacts_is_not_run(trained: Trained, planted: Path) -> None:
+    raw, before = carts(50), planted.read_bytes()
+    record = artifacts.checksums_below(mlflow.get_run(trained.run_id), "model")
+    assert len(record) > 5
+    assert set(mlflow.pyfunc.load_model(trained.uri).predict(raw)["probability"]) == {0.125}  # Python does take it
+    model_id = mlflow.get_run(trained.run_id).outputs.model_outputs[0].model_id
+    for uri in (trained.uri, f"models:/{model_id}", str(planted.parent.parent)):
+        for checksums in (record, {}):
+            assert packaging.load(uri, checksums).answer(raw)["probability"].nunique() > 10, uri
+    assert planted.read_bytes() == before  # loading changes nothing among the artifacts
+
+
+def test_code_that_is_byte_code_alone_is_not_loaded(trained: Trained, planted: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(planted.parent.parent, tmp_path / "model"))
+    shutil.copy(planted, copy / "purchase_model.pyc")
+    (copy / "MLmodel").write_text((copy / "MLmodel").read_text().replace("purchase_model.py", "purchase_model.pyc"))
+    assert set(mlflow.pyfunc.load_model(str(copy)).predict(carts(50))["probability"]) == {0.125}
+    with pytest.raises(click.ClickException, match="cannot be loaded: "):
+        packaging.load(str(copy))
 
 
 def environment_of(requirements: list[str], folder: Path) -> Path:
