@@ -5,7 +5,7 @@ Nothing here reads an object; `cloud_download` does.
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from purchase_predict.errors import first_line
-from purchase_predict.sources.listing import Listing, refuse_format, sorted_out
-from purchase_predict.sources.names import kind, kind_if_shown, table_format
+from purchase_predict.sources.listing import Listing, refuse_tables, sorted_out
+from purchase_predict.sources.names import FORMATS, LOGS, hidden_folder, kind, kind_if_shown, table_format
 from purchase_predict.sources.part import CLOUD, Part
-from purchase_predict.sources.pattern import Pattern, is_pattern, literal_folder
+from purchase_predict.sources.pattern import Pattern, is_pattern, literal_folder, matched
 
 if TYPE_CHECKING:
     from google.cloud import storage
@@ -146,29 +146,68 @@ def listing(source: str, gcp_project: str) -> Listing:
     if not bucket or is_pattern(bucket):
         raise click.ClickException(f"source {source}: must be gs://<bucket>/<object, folder or glob>")
 
-    def listed(prefix: str, delimiter: str | None = None) -> dict[str, Any]:
-        return dict(_listed(source, bucket, prefix, gcp_project, delimiter))
-
+    objects = _Objects(source, bucket, gcp_project)
     folder, kind_of = "", kind
     found: dict[str, Any] = {}
     folders: set[str] = set()
     name = key.rstrip("/")
     if name and not key.endswith("/"):
         # The delimiter keeps the content of neighbours such as `key-2/` out of the listing.
-        found = {found_name: blob for found_name, blob in listed(name, "/").items() if found_name == name}
+        found = {found_name: blob for found_name, blob in objects.at(name).items() if found_name == name}
         folder = name[: name.rfind("/") + 1]
         kind_of = kind_if_shown if found else kind  # a hidden object that is named itself is read
     if not found:
         folder = f"{name}/" if name else ""
-        found = listed(folder)
+        found = objects.below(folder)
     if not found and is_pattern(name):
-        folder, found, folders = _matching(name, listed)
+        folder, found, folders = _matching(name, objects)
     # An object whose name ends with a slash stands for a folder.
     named = {name.removeprefix(folder): blob for name, blob in found.items() if not name.endswith("/")}
-    names = sorted_out(source, [*named, *folders], kind_of)
-    if any(name.lower().endswith(".parquet") for name in names.data):
-        _refuse_formats_above(source, folder, listed)
+    # A hidden folder is not entered, as on a disk.
+    names = sorted_out(source, {hidden_folder(name) or name for name in named} | folders, kind_of)
+    refuse_tables(source, (f"{bucket}/{named[name].name}" for name in names.data), objects.format_in)
     return Listing(tuple(_part(bucket, name, named[name]) for name in names.data), names.left_out)
+
+
+class _Objects:
+    """The objects of a bucket, by name, as they are listed for one source. It remembers what lies below a folder."""
+
+    def __init__(self, source: str, bucket: str, project: str) -> None:
+        self._source, self._bucket, self._project = source, bucket, project
+        self._below: dict[str, Collection[str]] = {}
+        #: Format and folder of the tables below each of these folders.
+        self._tables: dict[str, set[tuple[str, str]]] = {}
+
+    def at(self, name: str) -> dict[str, Any]:
+        """The objects whose names start like this, without those in a folder such as `name-2/`."""
+        return dict(self._listed(name, "/"))
+
+    def below(self, folder: str) -> dict[str, Any]:
+        """The objects in a folder (with a slash at its end; empty: the bucket), at any depth."""
+        found = dict(self._listed(folder))
+        self._below[folder] = found
+        return found
+
+    def format_in(self, place: str) -> str | None:
+        """The format of the table whose log lies in `<bucket>/<folder>/`.
+
+        Only a folder above those that were listed costs requests: three.
+        """
+        folder = place.removeprefix(f"{self._bucket}/")
+        for known, names in self._below.items():
+            if folder.startswith(known):
+                if known not in self._tables:
+                    self._tables[known] = set(filter(None, map(table_format, names)))
+                return next((format_ for format_ in FORMATS if (format_, folder) in self._tables[known]), None)
+        for log in LOGS:
+            # Iceberg's log lies in `metadata/` itself. Other people's folders of that name may be large.
+            for name, _ in self._listed(folder + log, "/" if log == "metadata/" else None):
+                if found := table_format(name.removeprefix(folder)):
+                    return found[0]
+        return None
+
+    def _listed(self, prefix: str, delimiter: str | None = None) -> Iterator[tuple[str, Any]]:
+        return _listed(self._source, self._bucket, prefix, self._project, delimiter)
 
 
 def _part(bucket: str, name: str, blob: Any) -> Part:
@@ -182,35 +221,15 @@ def _part(bucket: str, name: str, blob: Any) -> Part:
     )
 
 
-def _matching(text: str, listed: Callable[[str], dict[str, Any]]) -> tuple[str, dict[str, Any], set[str]]:
+def _matching(text: str, objects: "_Objects") -> tuple[str, dict[str, Any], set[str]]:
     """The longest literal folder of a glob, and the objects and the folders (relative to the first) that it matches."""
     plain = re.split(r"[*?\[]", text)[0]
-    below = listed(plain[: plain.rfind("/") + 1])
+    below = objects.below(plain[: plain.rfind("/") + 1])
     folder = literal_folder(text, lambda place: any(name.startswith(place + "/") for name in below))
-    pattern = Pattern(text.removeprefix(folder))
-    found: dict[str, Any] = {}
-    folders: set[str] = set()
-    for name, blob in below.items():
-        relative = name.removeprefix(folder)
-        if not name.startswith(folder):
-            continue
-        if pattern.matches(relative):
-            found[name] = blob
-        else:
-            above = [relative[: match.start()] for match in re.finditer("/", relative)]
-            folders |= {f"{place}/" for place in above if pattern.matches(place)}
-    return folder, found, folders
-
-
-def _refuse_formats_above(source: str, folder: str, listed: Callable[[str], dict[str, Any]]) -> None:
-    """Raises if Parquet files belong to a table of a format that is not read, whose log lies above them."""
-    segments = folder.split("/")[:-1]
-    for depth in range(len(segments) + 1):
-        above = "".join(segment + "/" for segment in segments[:depth])
-        for marker in ("_delta_log/", ".hoodie/", "metadata/"):
-            for name in listed(above + marker):
-                if found := table_format(name):
-                    refuse_format(source, found[0], "")
+    names = {name.removeprefix(folder): name for name in below if name.startswith(folder)}
+    found = matched(Pattern(text.removeprefix(folder)), {hidden_folder(name) or name for name in names})
+    folders = {name for name in found if name.endswith("/")}
+    return folder, {names[name]: below[names[name]] for name in found - folders}, folders
 
 
 def _listed(

@@ -3,6 +3,7 @@
 A table in a format that is not read is an error, because leaving it out would lose rows.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NoReturn
@@ -50,7 +51,7 @@ def sorted_out(source: str, names: Iterable[str], kind_of: Callable[[str], Kind]
         click.ClickException: there is a table in a format that is not read, or no data file.
     """
     data, tables, others = [], [], set()
-    for name in names:
+    for name in sorted(names):
         if found := table_format(name):
             refuse_format(source, *found)
         if name.endswith("/"):
@@ -73,6 +74,25 @@ def sorted_out(source: str, names: Iterable[str], kind_of: Callable[[str], Kind]
         there = f"; there is {some_of(left_out, 3)}" if left_out else ""
         raise click.ClickException(f"source {source}: holds no data file ({READ}){there}")
     return Names(tuple(sorted(data)), left_out)
+
+
+def refuse_tables(source: str, files: Iterable[str], format_in: Callable[[str], str | None]) -> None:
+    """Raises if a Parquet file belongs to a table of a format that is not read, whose log lies beside or above it.
+
+    Args:
+        source: as the user named it, for messages.
+        files: the full names of the files to read: absolute paths, or buckets with object names.
+        format_in: the format of the table whose log lies in a folder (with a slash at its end), if there is one. It is
+            called once for each folder.
+
+    Raises:
+        click.ClickException: a file belongs to such a table.
+    """
+    folders = {name.rpartition("/")[0] + "/" for name in files if name.lower().endswith(".parquet")}
+    above = {folder[: slash.end()] for folder in folders for slash in re.finditer("/", folder)}
+    for folder in sorted(above):
+        if format_ := format_in(folder):
+            refuse_format(source, format_, "")
 
 
 def refuse_format(source: str, format_: str, folder: str) -> NoReturn:

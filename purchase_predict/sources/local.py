@@ -12,10 +12,10 @@ from urllib.request import url2pathname
 import click
 
 from purchase_predict.checksums import checksum
-from purchase_predict.sources.listing import Listing, refuse_format, sorted_out
-from purchase_predict.sources.names import Kind, is_hidden, kind, kind_if_shown, table_format
+from purchase_predict.sources.listing import Listing, refuse_tables, sorted_out
+from purchase_predict.sources.names import LOGS, Kind, is_hidden, kind, kind_if_shown, table_format
 from purchase_predict.sources.part import Part
-from purchase_predict.sources.pattern import Pattern, is_pattern, literal_folder
+from purchase_predict.sources.pattern import Pattern, is_pattern, literal_folder, matched
 
 
 def local_listing(source: str) -> Listing:
@@ -42,7 +42,8 @@ def local_listing(source: str) -> Listing:
         hint = "" if root.is_absolute() else f" (looked for in {Path.cwd()}; an absolute path works from anywhere)"
         raise click.ClickException(f"source {source}: no such file or folder{hint}")
     names = sorted_out(source, found, kind_of)
-    _refuse_formats_above(source, {found[name] for name in names.data})
+    places = {place.as_posix() for name in names.data for place in (found[name].absolute(), found[name].resolve())}
+    refuse_tables(source, places, _format_in)
     with ThreadPoolExecutor() as pool:
         parts = pool.map(lambda name: local_part(found[name], name), names.data)
         return Listing(tuple(parts), names.left_out)
@@ -112,7 +113,8 @@ def _matching(root: Path) -> dict[str, Path]:
     text = root.as_posix()
     folder = literal_folder(text, lambda place: Path(place).is_dir())
     pattern = Pattern(text.removeprefix(folder))
-    return {name: path for name, path in _walk(Path(folder), pattern) if pattern.matches(name.rstrip("/"))}
+    found = dict(_walk(Path(folder), pattern))
+    return {name: found.get(name, Path(folder, name)) for name in matched(pattern, found)}
 
 
 def _walk(
@@ -174,17 +176,16 @@ def _status(name: str, path: Path) -> os.stat_result | None:
 # ---- table formats -----------------------------------------------------------------------------------------------
 
 
-def _refuse_formats_above(source: str, paths: set[Path]) -> None:
-    """Raises if Parquet files belong to a table of a format that is not read, whose log lies beside or above them."""
-    files = {path for path in paths if path.suffix.lower() == ".parquet"}
-    for folder in {above for path in files for file in (path.absolute(), path.resolve()) for above in file.parents}:
-        for name in ("_delta_log/", ".hoodie/", *_metadata(folder)):
-            if (folder / name).exists() and (found := table_format(name)):
-                refuse_format(source, found[0], "")
-
-
-def _metadata(folder: Path) -> list[str]:
-    try:
-        return [f"metadata/{path.name}" for path in (folder / "metadata").iterdir()]
-    except OSError:
-        return []
+def _format_in(folder: str) -> str | None:
+    """The format of the table whose log lies in a folder."""
+    for log in LOGS:
+        try:
+            inside = [path.name for path in Path(folder + log).iterdir()]
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:  # it is there; what is in it may not be listed
+            inside = []
+        for name in ("", *inside):
+            if found := table_format(log + name):
+                return found[0]
+    return None

@@ -21,12 +21,15 @@ _HIDDEN = re.compile(r"_(?![^/]*=)|\.(?!\.?$)")
 _BOOKKEEPING = re.compile(
     r"_SUCCESS|_metadata|_common_metadata|_started_\d+|_committed_\d+|\..*\.crc|\.DS_Store|\.gitkeep|\.gitignore"
 )
-#: Files and folders of table formats whose Parquet files also hold rows that were deleted.
+#: The folders in which table formats keep their log. Their Parquet files also hold rows that were deleted.
+LOGS = ("_delta_log/", ".hoodie/", "metadata/")
+#: The formats, and the name of something in such a folder. `metadata/` is a log only if it holds one of these files.
 _FORMATS = (
-    ("Delta Lake", re.compile(r"((?:.*/)?)_delta_log/")),
-    ("Apache Hudi", re.compile(r"((?:.*/)?)\.hoodie/")),
-    ("Apache Iceberg", re.compile(r"((?:.*/)?)metadata/(?:[^/]*\.metadata\.json(?:\.gz)?|version-hint\.text)")),
+    ("Delta Lake", re.compile(r"((?:.*?/)??)_delta_log/")),
+    ("Apache Hudi", re.compile(r"((?:.*?/)??)\.hoodie/")),
+    ("Apache Iceberg", re.compile(r"((?:.*?/)??)metadata/(?:[^/]*\.metadata\.json(?:\.gz)?|version-hint\.text)")),
 )
+FORMATS = tuple(format_ for format_, _ in _FORMATS)
 
 
 class Kind(Enum):
@@ -84,6 +87,8 @@ def hidden_folder(name: str) -> str:
 
 def table_format(name: str) -> tuple[str, str] | None:
     """The table format that a file or folder (with a slash at its end) belongs to, and the folder of the table."""
+    if not any(log in name for log in LOGS):  # most names; a regular expression takes longer
+        return None
     for format_, marker in _FORMATS:
         if match := marker.match(name):
             return format_, match[1]

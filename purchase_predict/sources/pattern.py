@@ -6,7 +6,7 @@
 import fnmatch
 import glob
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 
 def is_pattern(text: str) -> bool:
@@ -41,6 +41,21 @@ class Pattern:
             return not whole
         test: Callable[[str], object] = self._tests[at]
         return bool(test(names[0])) and self._match(names[1:], at + 1, whole=whole)
+
+
+def matched(pattern: Pattern, names: Iterable[str]) -> set[str]:
+    """The names that a glob matches, and the folders that it matches and whose content it does not match.
+
+    A folder has a slash at its end.
+    """
+    found = set()
+    for name in names:
+        if pattern.matches(name.rstrip("/")):
+            found.add(name)
+        else:
+            slashes = (slash.start() for slash in re.finditer("/", name))
+            found |= {f"{name[:at]}/" for at in slashes if pattern.matches(name[:at])}
+    return found
 
 
 def literal_folder(text: str, exists: Callable[[str], bool]) -> str:

@@ -143,43 +143,6 @@ def test_cloud_storage_and_a_local_folder_list_the_same_data(
     assert names(str(tmp_path / source.removeprefix("gs://"))) == expected
 
 
-def outcome(source: str) -> tuple[list[str], tuple[str, ...]] | str:
-    """What is read and what is left out, or the refusal without the source's name."""
-    try:
-        found = sources.listing(source)
-    except click.ClickException as error:
-        return error.format_message().removeprefix(f"source {source}: ")
-    return [part.name for part in found.parts], found.left_out
-
-
-ODD = [
-    ["a.csv", "b.csv.zip"], ["a.csv", "sub/part-00000"], ["a.csv", "README.md", ".git/config", "_SUCCESS"],
-    ["a[1].csv", "a1.csv"], ["[x]/a.csv", "x/a.csv"], ["event_type=view/a.csv", "_k=1/a.csv"], ["notes.txt"],
-    ["day=1/a.parquet", "_delta_log/0.json"], ["day=1/a.parquet", ".hoodie/x"],
-    ["day=1/a.parquet", "metadata/1.metadata.json"], ["a.parquet", "sub/metadata/version-hint.text", "sub/b.parquet"],
-    ["_a.csv", "b.csv"],
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("tree", ODD, ids=" ".join)
-@pytest.mark.parametrize("source", ["", "/", "/*", "/**", "/a[1].csv", "/[x]", "/day=1", "/day=1/*.parquet", "/_a.csv"])
-def test_what_is_read_left_out_or_refused_is_the_same_in_cloud_storage_and_on_disk(
-    source: str, tree: list[str], server: Storage, tmp_path: Path
-) -> None:
-    server.objects = {f"clicks/{name}": b"x" for name in tree} | {"elsewhere.csv": b"x", "clicks/": b""}
-    server.generations = dict.fromkeys(server.objects, 1)
-    for name in tree:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(b"x")
-    there = outcome(f"gs://shop/clicks{source}")
-    here = outcome(f"{tmp_path}{source}")
-    if isinstance(here, str) and here.startswith("no such file"):
-        assert isinstance(there, str)
-        assert there.startswith("holds no data file")
-    else:
-        assert there == here
-
-
 @pytest.mark.parametrize("source", ["gs://shop/nothing", "gs://shop/clicks/*.parquet", "gs://shop/clicks/_SUCCESS"])
 def test_a_place_without_data_is_named(source: str, server: Storage) -> None:
     with pytest.raises(click.ClickException, match="holds no data file"):
