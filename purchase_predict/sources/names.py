@@ -1,25 +1,37 @@
-"""Classifies files by name: data file, table in a format that is not read, bookkeeping, or something else."""
+"""Classifies files by name: data file, something that may be a table in a format that is not read, or no table.
+
+A name that is unknown here counts as a table, because leaving out a table would lose rows.
+"""
 
 import re
 from enum import Enum, auto
 
 #: Endings of the files that are read.
 ENDINGS = (".csv", ".csv.gz", ".parquet")
-#: Endings of tables in formats that are not read, and of packed files.
-_TABLE = re.compile(
-    "arrow|avro|db|dat|delta|dta|duckdb|feather|h5|hdf5|ipc|jsonl|lance|ndjson|ods|orc|parq|pickle|pkl|pq|psv|sas7bdat|sav"
-    "|sqlite3?|tab|tsv|xls|xlsb|xlsx"
-    "|7z|br|bz2|gz|lz|lz4|lzma|lzo|rar|s2|snappy|sz|tar|tbz2?|tgz|txz|tzst|xz|z|zip|zst|zstd"
+#: Endings of files that hold no table: documents, settings, code, images, checksums, schemas, logs and markers.
+_NO_TABLE = re.compile(
+    "adoc|css|docx?|html?|markdown|md|odt|pdf|pptx?|rst|rtf|tex"
+    "|cfg|conf|dvc|env|ini|lock|properties|toml|ya?ml"
+    "|bat|ipynb|js|ps1|py|r|rmd|scala|sh|sql"
+    "|bmp|gif|ico|jpe?g|png|svg|tiff?|webp"
+    r"|asc|checksum|crc(32c)?|md5(sums?)?|sha\d+(sums?)?|sig"
+    "|avsc|ddl|done|keep|lnk|log|manifest|ok|ready|schema|success|url|xsd"
 )
-#: Endings of checksum and signature files.
-_CHECKSUM = re.compile(r"asc|crc(32c)?|md5|sha\d+|sig")
-#: Files without an ending that are known to hold no table.
-_DOCUMENT = re.compile("authors|changelog|changes|contributing|copying|dockerfile|license|makefile|notice|readme")
+#: Names of files without an ending, or with one of `_TEXT`, that hold no table. Some may follow other words
+#: (`events_schema.json`); something else may follow all of them (`LICENSE-MIT`).
+_DOCUMENT = re.compile(
+    r"((.*[^a-z])?(checksums?|licen[cs]es?|manifest|md5(sums?)?|readme|schema|sha\d+(sums?)?)"
+    r"|authors|changelog|changes|citation|codebook|codeowners|config|contribut(ing|ors)|copying|copyright"
+    r"|data.?dictionary|datapackage|dockerfile|done|makefile|notice|(release.)?notes?|requirements|success|terms|todo)"
+    r"([^a-z.][^.]*)?"
+)
+_TEXT = re.compile(r"\.(json|txt)$")
 #: The name of a hidden file or folder starts with `.` or `_`. As in Spark, `_day=1` is a partition, and not hidden.
 _HIDDEN = re.compile(r"_(?![^/]*=)|\.(?!\.?$)")
-#: Files that Spark, Hive, git and desktops leave beside tables. They hold no rows, so they are not reported.
+#: Files that Spark, Hive, Hadoop, git and desktops leave beside tables. They hold no rows, so they are not reported.
 _BOOKKEEPING = re.compile(
-    r"_SUCCESS|_metadata|_common_metadata|_started_\d+|_committed_\d+|\..*\.crc|\.DS_Store|\.gitkeep|\.gitignore"
+    r"_SUCCESS|_metadata|_common_metadata|_started_\d+|_committed_\d+|.+_\$folder\$|\..*\.crc|\.DS_Store|Thumbs\.db"
+    r"|desktop\.ini|\.gitkeep|\.gitignore"
 )
 #: The folders in which table formats keep their log. Their Parquet files also hold rows that were deleted.
 LOGS = ("_delta_log/", ".hoodie/", "metadata/")
@@ -36,10 +48,11 @@ class Kind(Enum):
     """What a file of a source is."""
 
     DATA = auto()
-    #: A table that is not read, or may be one: packed, in another format, or without an ending.
+    #: May be a table, and is not read: packed, in another format, or of an unknown name.
     TABLE = auto()
-    #: Known to hold no rows.
+    #: Known to hold no rows, and not reported.
     BOOKKEEPING = auto()
+    #: Holds no table, or is hidden: left out and named.
     OTHER = auto()
 
 
@@ -58,17 +71,11 @@ def kind_if_shown(name: str) -> Kind:
     base = name.rpartition("/")[2]
     if _BOOKKEEPING.fullmatch(base):
         return Kind.BOOKKEEPING
-    stem, *endings = base.lower().split(".")
-    if base.lower().endswith(ENDINGS):
+    lower = base.lower()
+    if lower.endswith(ENDINGS):
         return Kind.DATA
-    if not endings:
-        return Kind.OTHER if _DOCUMENT.fullmatch(stem) else Kind.TABLE
-    if _CHECKSUM.fullmatch(endings[-1]):
-        return Kind.OTHER
-    # `part-0.csv.bak` and `2019-Nov.csv~` are tables, too.
-    parts_of_name = (re.match(r"(csv|tsv|parquet)\b", ending) for ending in endings)
-    table = _TABLE.fullmatch(endings[-1]) or any(parts_of_name)
-    return Kind.TABLE if table else Kind.OTHER
+    no_table = _NO_TABLE.fullmatch(lower.rpartition(".")[2]) if "." in lower else None
+    return Kind.OTHER if no_table or _DOCUMENT.fullmatch(_TEXT.sub("", lower)) else Kind.TABLE
 
 
 def is_hidden(segment: str) -> bool:

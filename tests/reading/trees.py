@@ -33,7 +33,10 @@ def _zip(content: bytes) -> bytes:
 
 
 PACKERS = {".csv.zip": _zip, ".csv.bz2": bz2.compress, ".csv.xz": lzma.compress, ".csv.zst": bytes, ".tsv": bytes,
-           "": bytes, ".parq": bytes, ".csv.bak": bytes}  # fmt: skip
+           "": bytes, ".parq": bytes, ".csv.bak": bytes, ".csv2": bytes, ".csv_old": bytes, ".txt": bytes,
+           ".json": bytes, ".2019": bytes, ".zip.001": _zip, ".unknown": bytes}  # fmt: skip
+#: What holds no table, whatever is in it.
+DOCUMENTS = ("notes-{}.md", "README_{}.txt", "schema-{}.json", "LICENSE-{}", "part-{}.csv.md5", "query-{}.sql")
 KINDS = ("csv", "gz", "parquet", "empty", "empty gz", "header", "broken row", "packed", "document", "hidden",
          "hidden folder", "partition", "link", "linked folder", "loop", "dangling", "bookkeeping")  # fmt: skip
 
@@ -68,7 +71,8 @@ def add(tree: Tree, kind: str, number: int, rows: int, folder: str) -> None:
             write(name + ending, pack(text))
             tree.refused.add(name + ending)
         case "document" | "hidden":
-            name = f"{prefix}notes-{number}.md" if kind == "document" else f"{prefix}_part-{number}.csv"
+            document = DOCUMENTS[rows % len(DOCUMENTS)].format(number)
+            name = prefix + (document if kind == "document" else f"_part-{number}.csv")
             write(name, text)
             tree.left_out.add(name)
         case "hidden folder":

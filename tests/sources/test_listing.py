@@ -6,8 +6,11 @@ from pathlib import Path
 
 import click
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from purchase_predict.sources import sources
+from purchase_predict.sources.names import Kind, kind
 
 
 def make(root: Path, *names: str) -> Path:
@@ -30,11 +33,30 @@ def data(source: object) -> list[str]:
     return [part.name for part in sources.listing(str(source)).parts]
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["a.csv.zip", "a.csv.bz2", "a.csv.xz", "a.csv.zst", "A.CSV.ZIP", "a.tsv", "a.tsv.gz", "a.parq", "a.jsonl", "a.gz",
-     "a.xlsx", "events", "sub/part-00000", "a.csv.bak", "a.csv~", "a.csv (1)", "b/a.parquet.tmp", "a.tar.gz", "a.7z"],
-)  # fmt: skip
+#: Packed, split, in other formats, renamed, or of no known kind.
+TABLES = [
+    "a.csv.zip", "a.csv.bz2", "a.csv.xz", "a.csv.zst", "A.CSV.ZIP", "a.tsv", "a.tsv.gz", "a.parq", "a.jsonl", "a.gz",
+    "a.xlsx", "events", "sub/part-00000", "a.csv.bak", "a.csv~", "a.csv (1)", "b/a.parquet.tmp", "a.tar.gz", "a.7z",
+    "a.csv2", "a.csv_old", "a.parquet_old", "a.csv.1", "a.csv-2019", "a.csv.gz.part", "a.parquet.crdownload",
+    "part-0.c000", "a.txt", "2019-10.txt", "clicks.json", "a.json.gz", "a.xml", "a.data", "a.bin", "a.dump", "a.rds",
+    "a.rdata", "a.mat", "2019.Nov", "a.2019", "events.v1", "a.csv.zip.001", "a.zip.001", "a.z01", "a.part1.rar",
+    "a.zipx", "a.tar.zst.aa", "a.csv.gpg", "a.sqlite-wal", "a.mdb", "a.npy", "a.npz", "a.pb", "a.tfrecord",
+    "a.numbers", "a.unknown", "README.zip", "readme.txt.gz", "notes.tar", "licensed.txt", "schemata",
+    "price_changes.json", "manifested.json",
+]  # fmt: skip
+#: Hidden, or known to hold no table.
+NO_TABLES = [
+    "README.md", "README", "README.txt", "readme_en.txt", "LICENSE", "LICENSE-MIT", "License.txt", "NOTICE",
+    "notes.txt", "notes-1.txt", "Release Notes.txt", "CHANGELOG", "requirements.txt", "Dockerfile", "Makefile",
+    "data_dictionary.txt", "schema.json", "events_schema.json", "events.schema.json", "manifest.json", "part_manifest",
+    "clicks.manifest", "part.csv.md5", "part.csv.sha256", "part.csv.crc32c", "SHA256SUMS", "md5sums.txt",
+    "checksums.txt", "part.csv.sig", "part.csv.dvc", "part.csv.done", "load.log", "index.html", "report.pdf",
+    "plot.png", "photo.JPG", "load.py", "explore.ipynb", "query.sql", "config.yaml", "settings.ini", "_old.csv",
+    ".hidden.csv", ".a.csv.zip", "_x.unknown",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLES)
 def test_a_table_that_is_not_read_is_an_error_that_names_it(name: str, tmp_path: Path) -> None:
     make(tmp_path, "2019-Oct.csv", name)
     assert f": {name}: only *.csv, *.csv.gz, *.parquet are read" in refusal(tmp_path)
@@ -43,19 +65,36 @@ def test_a_table_that_is_not_read_is_an_error_that_names_it(name: str, tmp_path:
 
 
 def test_what_is_no_table_is_left_out_by_name(tmp_path: Path) -> None:
-    names = [
-        "README.md",
-        "LICENSE",
-        "schema.json",
-        "part.csv.md5",
-        "_old.csv",
-        ".hidden.csv",
-        "_temporary/0/part-1.csv",
+    bookkeeping = [
+        "_SUCCESS",
+        ".part.csv.crc",
+        "_committed_12",
+        ".DS_Store",
+        "sub_$folder$",
+        "Thumbs.db",
+        "desktop.ini",
     ]
-    make(tmp_path, "part.csv", *names, "_SUCCESS", ".part.csv.crc", "_committed_12", ".DS_Store")
+    make(tmp_path, "part.csv", "_temporary/0/part-1.csv", *NO_TABLES, *bookkeeping)
     found = sources.listing(str(tmp_path))
     assert [part.name for part in found.parts] == ["part.csv"]
-    assert list(found.left_out) == sorted({*names, "_temporary/"} - {"_temporary/0/part-1.csv"})
+    assert list(found.left_out) == sorted([*NO_TABLES, "_temporary/"])
+
+
+ends = st.sampled_from(["csv", "md", "txt", "json", "zip", "001", "2019", "x", "log", "old", "parquet", "sha256"])
+
+
+@given(
+    st.builds(
+        lambda stem, endings: ".".join([stem, *endings]), st.text("xyz 0-", min_size=1), st.lists(ends, max_size=3)
+    )
+)
+def test_the_last_ending_decides(name: str) -> None:
+    assert kind(f"{name}_old") is Kind.TABLE
+    assert kind(f"{name}.gz") in (Kind.DATA, Kind.TABLE)
+    assert kind(f"{name}.csv") is Kind.DATA
+    assert kind(f"{name}.md") is Kind.OTHER
+    assert kind(f"_{name}") is kind(f"sub/.{name}") is Kind.OTHER
+    assert kind(f"sub/{name}") is kind(name.upper()) is kind(name)
 
 
 def test_a_folder_that_a_glob_matches_and_does_not_enter_is_left_out_by_name(tmp_path: Path) -> None:
