@@ -143,7 +143,7 @@ def _walk(
             yield (name + "/" if path.is_dir() else name), path
             continue
         found = _status(name, path)
-        if found is None or not stat.S_ISDIR(found.st_mode):
+        if not stat.S_ISDIR(found.st_mode):
             yield name, path
         elif entered and (found.st_dev, found.st_ino) not in here:
             yield from _walk(path, pattern, name + "/", here)
@@ -151,24 +151,20 @@ def _walk(
             yield name + "/", path
 
 
-def _status(name: str, path: Path) -> os.stat_result | None:
-    """The status of a file or folder; None if it cannot be read but its name says that it holds no rows.
+def _status(name: str, path: Path) -> os.stat_result:
+    """The status of a file or folder.
 
     Raises:
-        click.ClickException: it may hold rows, and it cannot be read or is not a regular file.
+        click.ClickException: it cannot be read, whatever its name, because it may be a link to a folder; or it may hold
+            rows by its name, and is not a regular file.
     """
-    loses_rows = kind(name) in (Kind.DATA, Kind.TABLE)
     try:
         status = path.stat()
     except OSError as error:
-        if not loses_rows:
-            return None
-        if path.is_symlink():
-            raise click.ClickException(
-                f"{name}: is a link to {path.readlink()}, which cannot be read ({error.strerror}): {path}"
-            ) from error
-        raise click.ClickException(f"{name}: cannot be read: {error.strerror}: {path}") from error
-    if loses_rows and not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        what = f"is a link to {path.readlink()}, which cannot be read" if path.is_symlink() else "cannot be read"
+        raise click.ClickException(f"{name}: {what}: {error.strerror}: {path}") from error
+    odd = not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode))
+    if odd and kind(name) in (Kind.DATA, Kind.TABLE):
         raise click.ClickException(f"{name}: is not a regular file: {path}")
     return status
 

@@ -97,8 +97,9 @@ def add(tree: Tree, kind: str, number: int, rows: int, folder: str) -> None:
             tree.left_out.add(f"{prefix}loop-{number}/")
         case "dangling":
             (tree.root / prefix).mkdir(parents=True, exist_ok=True)
-            (tree.root / f"{name}.csv").symlink_to(tree.root / "gone")
-            tree.refused.add(f"{name}.csv")
+            name += (".csv", "", ".2019", ".d", ".md")[rows % 5]
+            (tree.root / name).symlink_to(tree.root / "gone")
+            tree.refused.add(name)
         case "bookkeeping":
             write(f"{prefix}_SUCCESS", b"")
 

@@ -122,17 +122,28 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     assert sources.listing(str(tmp_path / "source")).left_out == ("linked/deep/back/", "self/")
 
 
-@pytest.mark.parametrize("name", ["b.csv", "folder", "b.csv.zip"])
+@pytest.mark.parametrize(
+    "name", ["b.csv", "folder", "b.csv.zip", "2019.10", "events.2019", "old.d", "v1.md", "day=1", "README.md"]
+)
 def test_a_link_that_leads_nowhere_is_an_error(name: str, tmp_path: Path) -> None:
+    """Whatever its name: it may have been a folder."""
     (make(tmp_path, "a.csv") / name).symlink_to(tmp_path / "gone")
-    assert f"{name}: is a link to {tmp_path / 'gone'}, which cannot be read" in refusal(tmp_path)
+    for source in (tmp_path, tmp_path / "**/*.csv"):
+        assert f"{name}: is a link to {tmp_path / 'gone'}, which cannot be read" in refusal(source)
+    assert data(tmp_path / "a*.csv") == ["a.csv"]  # the glob cannot mean it
+
+
+def test_a_hidden_link_that_leads_nowhere_is_left_out_by_name(tmp_path: Path) -> None:
+    for name in ("_old", ".lock.csv"):
+        (make(tmp_path, "a.csv") / name).symlink_to(tmp_path / "gone")
+    assert sources.listing(str(tmp_path)).left_out == (".lock.csv", "_old")
 
 
 def test_links_in_a_circle_are_an_error(tmp_path: Path) -> None:
     make(tmp_path, "a.csv")
     (tmp_path / "b.csv").symlink_to("c.csv")
     (tmp_path / "c.csv").symlink_to("b.csv")
-    assert "b.csv: is a link to c.csv, which cannot be read" in refusal(tmp_path)
+    assert "b.csv: is a link to c.csv, which cannot be read: Too many levels of symbolic links" in refusal(tmp_path)
 
 
 def test_a_pipe_with_the_name_of_a_table_is_an_error(tmp_path: Path) -> None:
