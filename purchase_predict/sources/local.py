@@ -3,8 +3,9 @@
 import functools
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -55,22 +56,51 @@ def _place(source: str) -> Path:
 
 
 def reads(source: str, file: Path) -> bool:
-    """Whether a file is a part of a source, or would be one if it were there.
+    """Whether the next listing of a source will read a file that is written now, with its missing folders.
 
     Args:
         source: a local file, folder or glob.
         file: an absolute path.
+
+    Raises:
+        click.ClickException: a folder of the source cannot be read, or a link in it leads nowhere.
     """
-    root = _place(source)
-    if root.is_file():
-        return file.resolve() == root.resolve() or (file.exists() and file.samefile(root))
-    if root.is_dir():
-        folders = {above.resolve() for above in (root, *(path for path in root.rglob("*") if path.is_symlink()))}
-        return any(folder in file.resolve().parents or folder == file.resolve() for folder in folders)
-    text = root.absolute().as_posix()
-    folder = Path(literal_folder(text, lambda place: Path(place).is_dir()))
-    relative = os.path.relpath(file.resolve(), folder.resolve())
-    return is_pattern(text) and Pattern(text.removeprefix(f"{folder}/")).matches(relative)
+    root, file = _place(source), _real(file)
+
+    def is_folder(place: Path) -> bool:
+        return place.is_dir() or _real(place) in file.parents
+
+    if root.is_file() or _real(root) == file:
+        return _real(root) == file
+    if is_folder(root):
+        folder, pattern = root, None
+    elif is_pattern(str(root)):
+        folder, pattern = _split(root, is_folder)
+    else:
+        return False
+    names = _names(file, folder, pattern)
+    return any(kind(name) is Kind.DATA and (pattern is None or pattern.matches(name)) for name in names)
+
+
+def _names(file: Path, folder: Path, pattern: Pattern | None) -> set[str]:
+    """The names below a folder that a file has, or will have once it is written: several if links lead to it."""
+    if not folder.is_dir():  # it will be made for the file
+        return {file.relative_to(_real(folder)).as_posix()}
+    entered: dict[str, tuple[int, int]] = {}
+    found = dict(_walk(folder, pattern, entered=entered))
+    names = set()
+    for above in file.parents:
+        with suppress(OSError):  # it will be made for the file, or nothing can be written there
+            status = above.stat()
+            below = file.relative_to(above).as_posix()
+            names = {prefix + below for prefix, place in entered.items() if place == (status.st_dev, status.st_ino)}
+            break
+    return names | {name for name, path in found.items() if path.is_symlink() and _real(path) == file}
+
+
+def _real(path: Path) -> Path:
+    """The path without links, as far as it exists. `Path.resolve` raises for links in a circle."""
+    return Path(os.path.realpath(path))
 
 
 def local_part(path: Path, name: str) -> Part:
@@ -110,20 +140,36 @@ def _hashed(path: Path, *_state: int) -> str:
 
 def _matching(root: Path) -> dict[str, Path]:
     """The files and folders that a glob matches, by names relative to its longest literal folder."""
+    folder, pattern = _split(root, Path.is_dir)
+    found = dict(_walk(folder, pattern))
+    return {name: found.get(name, folder / name) for name in matched(pattern, found)}
+
+
+def _split(root: Path, is_folder: Callable[[Path], bool]) -> tuple[Path, Pattern]:
+    """The longest literal folder of a glob, and the rest."""
     text = root.as_posix()
-    folder = literal_folder(text, lambda place: Path(place).is_dir())
-    pattern = Pattern(text.removeprefix(folder))
-    found = dict(_walk(Path(folder), pattern))
-    return {name: found.get(name, Path(folder, name)) for name in matched(pattern, found)}
+    folder = literal_folder(text, lambda place: is_folder(Path(place)))
+    return Path(folder), Pattern(text.removeprefix(folder))
 
 
 def _walk(
-    folder: Path, pattern: Pattern | None = None, prefix: str = "", above: frozenset[tuple[int, int]] = frozenset()
+    folder: Path,
+    pattern: Pattern | None = None,
+    prefix: str = "",
+    above: frozenset[tuple[int, int]] = frozenset(),
+    entered: dict[str, tuple[int, int]] | None = None,
 ) -> Iterator[tuple[str, Path]]:
     """Yields the name and path of each file below a folder, and of folders that are not entered.
 
     Hidden folders are not entered, nor links back to a folder above them, nor folders where nothing can match the
     pattern.
+
+    Args:
+        folder: where to look.
+        pattern: a glob that the names must match; None: all do.
+        prefix: what to put before the names.
+        above: device and inode of the folders above.
+        entered: gets the name (with a slash at its end; empty: the first), device and inode of each folder entered.
 
     Raises:
         click.ClickException: a folder cannot be read, or a link leads nowhere.
@@ -131,13 +177,15 @@ def _walk(
     try:
         status = folder.stat()
         here = above | {(status.st_dev, status.st_ino)}
+        if entered is not None:
+            entered[prefix] = (status.st_dev, status.st_ino)
         entries = sorted(path.name for path in folder.iterdir())
     except OSError as error:
         raise click.ClickException(f"{prefix or folder}: cannot be read: {error.strerror}: {folder}") from error
     for entry in entries:
         name, path = prefix + entry, folder / entry
-        entered = pattern is None or pattern.may_match_below(name)
-        if not entered and pattern and not pattern.matches(name):
+        enter = pattern is None or pattern.may_match_below(name)
+        if not enter and pattern and not pattern.matches(name):
             continue
         if is_hidden(entry):
             yield (name + "/" if path.is_dir() else name), path
@@ -145,8 +193,8 @@ def _walk(
         found = _status(name, path)
         if not stat.S_ISDIR(found.st_mode):
             yield name, path
-        elif entered and (found.st_dev, found.st_ino) not in here:
-            yield from _walk(path, pattern, name + "/", here)
+        elif enter and (found.st_dev, found.st_ino) not in here:
+            yield from _walk(path, pattern, name + "/", here, entered)
         else:
             yield name + "/", path
 
