@@ -12,7 +12,9 @@ from gcp_storage_emulator.server import Server, create_server
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
+from purchase_predict.reading import ways
 from purchase_predict.reading.load import Loaded, load_source
+from purchase_predict.reading.scan import Copied, Reading
 from purchase_predict.serving.answer_log import AnswerLog
 from purchase_predict.serving.meters import Meters
 from purchase_predict.sources import cloud_download, cloud_storage, sample, sources
@@ -305,6 +307,37 @@ def test_an_object_replaced_since_it_was_listed_is_not_mixed_in(server: Storage,
     server.generations["clicks/part-1.csv"] = 2
     with pytest.raises(click.ClickException, match=r"part-1.csv: replaced or deleted since it was listed"):
         sources.fetch(found, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("clicks/part-1.csv", part(7)), ("clicks/part-1.csv", part(1)), ("clicks/part-4.csv", part(4)),
+     ("clicks/part-1.csv", None)],
+    ids=["replaced", "written again", "added", "deleted"],
+)  # fmt: skip
+def test_an_object_that_changes_after_the_download_ends_the_load_in_one_line_and_nothing_is_kept(
+    name: str, content: bytes | None, server: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = ways.read
+
+    def changed(reading: Reading) -> Copied:
+        copied = read(reading)
+        server.generations[name] = 2
+        if content is None:
+            del server.objects[name]
+        else:
+            server.objects[name] = content
+        return copied
+
+    monkeypatch.setattr(ways, "read", changed)
+    with pytest.raises(click.ClickException) as caught:
+        load("gs://shop/clicks", tmp_path)
+    base = name.removeprefix("clicks/")
+    assert caught.value.message == (
+        f"source gs://shop/clicks: {base} changed while it was read, so nothing is kept: run again when nobody writes "
+        "there"
+    )
+    assert not list((tmp_path / "target-0").iterdir())
 
 
 def test_a_server_that_is_gone_ends_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,15 +3,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import mlflow
 import pytest
 
+from purchase_predict.reading.load import Loaded
 from purchase_predict.settings import PROJECT
 from purchase_predict.workflow import artifacts, completed, plan
 from purchase_predict.workflow import command as workflow_command
 from purchase_predict.workflow.completed import find_completed, newest_completed, run_of
+from tests.reading.box import GOOD, HEADER
+from tests.registered import invoke
 
 
 class TestFinding:
@@ -217,6 +221,35 @@ def small_source(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         steps.load.load.main([f"--source={tmp_path / 'in'}"])
     assert not ended.value.code
     return tmp_path / "in"
+
+
+def test_rows_of_a_source_that_changed_after_the_key_was_made_are_not_kept_under_that_key(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Load's own check compares two listings of its own: both may be newer than the key."""
+    import steps.load
+
+    source = tmp_path / "clicks.csv"
+    source.write_text(f"{HEADER}\n{GOOD}\n")
+    load_source = steps.load.load_source
+
+    def load_later(*arguments: Any) -> Loaded:
+        source.write_text(f"{HEADER}\n{GOOD}\n{GOOD}\n")
+        return load_source(*arguments)
+
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "tests")
+    monkeypatch.setattr(steps.load, "load_source", load_later)
+    result = invoke(steps.load.load, source=source)
+    assert result.exit_code == 1
+    (error,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert error == (
+        f"Error: source {source}: a file changed while it was read, so nothing is kept: run again when nobody writes "
+        "there"
+    )
+    (run,) = mlflow.search_runs(experiment_names=["tests"], output_format="list")
+    assert run.info.status == "FAILED"
+    assert completed.COMPLETE not in run.data.tags
+    assert mlflow.MlflowClient().list_artifacts(run.info.run_id) == []
 
 
 def test_an_input_of_another_step_or_another_artifact_is_one_line(store: str) -> None:
