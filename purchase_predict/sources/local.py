@@ -51,8 +51,25 @@ def local_listing(source: str) -> Listing:
 
 
 def _place(source: str) -> Path:
+    """The path that a source names, whether or not something is there.
+
+    Raises:
+        click.ClickException: it cannot be looked up: a folder above may not be entered, the name is too long, links
+            lead in a circle, or `~user` is nobody.
+    """
     place = url2pathname(urlsplit(source).path) if source.startswith("file://") else source
-    return Path(place).expanduser()
+    try:
+        path = Path(place).expanduser()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        pass
+    except OSError as error:
+        raise click.ClickException(f"source {source}: cannot be read: {error.strerror}") from error
+    except RuntimeError as error:
+        raise click.ClickException(
+            f"source {source}: there is no user of this name, or without a home folder"
+        ) from error
+    return path
 
 
 def reads(source: str, file: Path) -> bool:

@@ -139,6 +139,23 @@ def test_a_hidden_link_that_leads_nowhere_is_left_out_by_name(tmp_path: Path) ->
     assert sources.listing(str(tmp_path)).left_out == (".lock.csv", "_old")
 
 
+def test_a_place_that_cannot_be_looked_up_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    assert "loop: cannot be read: Too many levels of symbolic links" in refusal(tmp_path / "loop")
+    assert "cannot be read: File name too long" in refusal(tmp_path / ("x" * 300))
+    assert "cannot be read: File name too long" in refusal(tmp_path / ("x" * 300) / "*.csv")
+    assert "source ~nobody-of-this-name/x.csv: there is no user of this name" in refusal("~nobody-of-this-name/x.csv")
+    status = Path.stat
+
+    def locked(path: Path, **options: bool) -> os.stat_result:
+        if "locked" in path.parts:  # root may read everything, so it is not a real one
+            raise PermissionError(13, "Permission denied")
+        return status(path, **options)
+
+    monkeypatch.setattr(Path, "stat", locked)
+    assert "locked/*.csv: cannot be read: Permission denied" in refusal(tmp_path / "locked/*.csv")
+
+
 def test_links_in_a_circle_are_an_error(tmp_path: Path) -> None:
     make(tmp_path, "a.csv")
     (tmp_path / "b.csv").symlink_to("c.csv")
