@@ -134,7 +134,7 @@ def print_left_out(listed: Listing) -> None:
     """Prints what the source holds beside its data files, if anything."""
     if listed.left_out:
         named = some_of(listed.left_out, _NAMED)
-        print_line(f"load: skipped, because the name is neither that of a CSV nor of a Parquet file: {named}")
+        print_line(f"load: skipped hidden files and files that hold no table: {named}")
 
 
 def ignored(files: Sequence[File], columns: Sequence[Column]) -> list[str]:
