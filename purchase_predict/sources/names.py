@@ -17,10 +17,11 @@ _NO_TABLE = re.compile(
     r"|asc|checksum|crc(32c)?|md5(sums?)?|sha\d+(sums?)?|sig"
     "|avsc|ddl|done|keep|lnk|log|manifest|ok|ready|schema|success|url|xsd"
 )
-#: Names of files without an ending, or with one of `_TEXT`, that hold no table. Some may follow other words
-#: (`events_schema.json`); something else may follow all of them (`LICENSE-MIT`).
+#: Names of files without an ending, or with one of `_TEXT`, that hold no table. `_ABOUT` may follow other words
+#: (`events_schema.json`); something else may follow each of them (`LICENSE-MIT`), but no further ending.
+_ABOUT = r"(checksums?|licen[cs]es?|manifest|md5(sums?)?|readme|schema|sha\d+(sums?)?)"
 _DOCUMENT = re.compile(
-    r"((.*[^a-z])?(checksums?|licen[cs]es?|manifest|md5(sums?)?|readme|schema|sha\d+(sums?)?)"
+    rf".*\.{_ABOUT}|(([^.]*[^a-z.])?{_ABOUT}"
     r"|authors|changelog|changes|citation|codebook|codeowners|config|contribut(ing|ors)|copying|copyright"
     r"|data.?dictionary|datapackage|dockerfile|done|makefile|notice|(release.)?notes?|requirements|success|terms|todo)"
     r"([^a-z.][^.]*)?"

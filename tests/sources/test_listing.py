@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from purchase_predict.sources import sources
 from purchase_predict.sources.names import Kind, kind
+from tests.conftest import examples
 
 
 def make(root: Path, *names: str) -> Path:
@@ -42,7 +43,7 @@ TABLES = [
     "a.rdata", "a.mat", "2019.Nov", "a.2019", "events.v1", "a.csv.zip.001", "a.zip.001", "a.z01", "a.part1.rar",
     "a.zipx", "a.tar.zst.aa", "a.csv.gpg", "a.sqlite-wal", "a.mdb", "a.npy", "a.npz", "a.pb", "a.tfrecord",
     "a.numbers", "a.unknown", "README.zip", "readme.txt.gz", "notes.tar", "licensed.txt", "schemata",
-    "price_changes.json", "manifested.json",
+    "price_changes.json", "manifested.json", "a.sha256_old",
 ]  # fmt: skip
 #: Hidden, or known to hold no table.
 NO_TABLES = [
@@ -83,6 +84,7 @@ def test_what_is_no_table_is_left_out_by_name(tmp_path: Path) -> None:
 ends = st.sampled_from(["csv", "md", "txt", "json", "zip", "001", "2019", "x", "log", "old", "parquet", "sha256"])
 
 
+@settings(max_examples=examples(1000))
 @given(
     st.builds(
         lambda stem, endings: ".".join([stem, *endings]), st.text("xyz 0-", min_size=1), st.lists(ends, max_size=3)
