@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import click
@@ -332,6 +333,19 @@ def _refuse_secrets(given: Mapping[str, object]) -> None:
                 f"{name}={shown_uri(str(value))}: the address holds a password, key or token, and MLflow shows "
                 f"parameters: take it from the address, and put it into {instead}"
             )
+
+
+def local_path(name: str, value: str) -> Path:
+    """The file or folder of this machine that a parameter names, absolute and without links; it need not exist.
+
+    Raises:
+        click.ClickException: it cannot be known: `~` of an unknown user, or links in a circle.
+    """
+    try:
+        return Path(value).expanduser().resolve()
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise click.ClickException(f"{name}={value}: no path of this machine: {reason}") from error
 
 
 def written(value: object) -> str:

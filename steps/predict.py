@@ -10,7 +10,6 @@ what was refused (`rejects.csv`), and the drift from the training data (`drift.h
         -P input=/data/carts -P output=/data/scored.parquet
 """
 
-from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -19,6 +18,7 @@ from mlflow.entities import Run
 from purchase_predict import prediction
 from purchase_predict.errors import print_line
 from purchase_predict.models import packaging
+from purchase_predict.parameters import local_path
 from purchase_predict.registry import versions
 from purchase_predict.report import drift_page
 from purchase_predict.sources.sources import refuse_output
@@ -32,7 +32,7 @@ from purchase_predict.workflow.scratch import scratch_folder
 def predict(run: Run, model: str, output: str, **sources: Any) -> None:
     """Score every row of an input into one file."""
     read = prediction.Sources(**sources)
-    target = Path(output).expanduser().resolve()
+    target = local_path("output", output)
     for source in filter(None, (read.input, read.history)):
         refuse_output(source, target)
     model, version = versions.pinned(model)

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import click
 import pytest
 import yaml
@@ -98,6 +100,16 @@ def test_an_address_with_a_secret_is_refused_without_showing_it(
         parameters.resolve(entry_point, {name: uri})
     assert refused.value.message.startswith(f"{name}={shown}: the address holds a password, key or token")
     assert "s3cr3t" not in refused.value.message
+
+
+def test_a_path_that_cannot_be_known_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    for value in ("~nobody-of-this-name/x.csv", str(tmp_path / "a/x.csv")):
+        with pytest.raises(click.ClickException, match=r"^output=.*: no path of this machine: ") as refused:
+            parameters.local_path("output", value)
+        assert "\n" not in refused.value.message
+    assert parameters.local_path("output", f"{tmp_path}/new/../x.csv") == tmp_path / "x.csv"
 
 
 def test_an_unknown_parameter_is_refused() -> None:

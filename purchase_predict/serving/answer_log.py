@@ -25,6 +25,7 @@ import click
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from purchase_predict.parameters import local_path
 from purchase_predict.schema import CATEGORICAL
 from purchase_predict.serving.columns import COLUMNS
 from purchase_predict.serving.meters import Meters
@@ -87,7 +88,7 @@ class AnswerLog:
         """
         self._meters, self._days = meters, retention_days
         self._queue: queue.Queue[Answer | None] = queue.Queue(_WAITING_ROWS)
-        self._folder = None if place.startswith(CLOUD) else Path(place).expanduser().resolve()
+        self._folder = None if place.startswith(CLOUD) else local_path("answers", place)
         self._put: Callable[[Path, str], None] = self._move if self._folder else _uploader(place)
         if self._folder:
             try:

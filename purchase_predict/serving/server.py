@@ -17,6 +17,7 @@ import click
 import uvicorn
 
 from purchase_predict.errors import print_line
+from purchase_predict.parameters import local_path
 from purchase_predict.serving import guard
 from purchase_predict.serving.answer_log import AnswerLog
 from purchase_predict.serving.app import build
@@ -63,7 +64,7 @@ def place_of(state: str) -> str | Path:
     """The location of the state: a Redis URI unchanged, or the absolute path of a file (empty: the default file)."""
     if state.startswith(_REDIS):
         return state
-    return Path(state).expanduser().resolve() if state else default_state()
+    return local_path("state", state) if state else default_state()
 
 
 def open_state(place: str | Path, retention_days: int) -> State:
