@@ -15,7 +15,7 @@ from purchase_predict.registry.journal import Author
 from purchase_predict.registry.status import status as status_of
 from steps import rollback as rollback_step
 from tests.registered import empty_versions, invoke
-from tests.registry.test_races import Rows, deploy
+from tests.registry.decisions import Rows, deploy
 
 ENV = "staging"
 ANNA, OTHER = Author("anna", "0123", "because"), Author("bert", "4567")
