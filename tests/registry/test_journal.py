@@ -149,6 +149,18 @@ def test_status_says_who_holds_what_and_what_was_refused(shared_store: str) -> N
     assert (made["name"], made["environments"][0]["version"]) == ("said", "1")
 
 
+@pytest.mark.parametrize("character", ["a", '"', "é", "\N{GRINNING FACE}"])
+def test_an_entry_fits_into_a_tag_however_long_its_reason_is(shared_store: str, character: str) -> None:
+    name = f"long-{ord(character)}"
+    (version,) = empty_versions(name, 1)
+    assert promotion.promote(version, "production", None, Author("ann", "0123", character * 9000))
+    (entry,) = journal.read(tags(name), "production")
+    assert len(entry.text) < 5000
+    assert set(entry.reason) == {character}
+    assert len(entry.reason) >= 250
+    assert journal.problem(tags(name), "production") is None
+
+
 def test_status_names_the_runs_at_work_and_who_decides(shared_store: str) -> None:
     client = mlflow.MlflowClient()
     empty_versions("busy", 1)
