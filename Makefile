@@ -21,7 +21,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_EXPERIMENT_NAME ?= purchase-predict
 # Without byte code each process of a run compiles its 2,000 imported modules again. uv writes none, and with
 # PYTHONDONTWRITEBYTECODE Python does not either. pip would write it on one core, so compileall does it on all cores.
-# A file that cannot be compiled is no error.
+# A file that cannot be compiled is no error. On a terminal there is a dot for every 200 files.
 DOTS := awk 'NR % 200 == 0 { printf "."; fflush() } END { print "" }'
 COMPILE := @$(BIN)/python -m compileall $(if $(ON_TERMINAL),,-qq) -j 0 .venv/lib $(if $(ON_TERMINAL),2>&1 | $(DOTS)) || true
 # Some tools would otherwise use the caller's virtual environment.

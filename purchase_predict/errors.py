@@ -12,6 +12,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def message_of(error: BaseException) -> str:
+    """The message of a user's mistake, or the first line of any other error."""
+    return error.format_message() if isinstance(error, click.ClickException) else first_line(error)
+
+
 def some_of(names: Sequence[str], shown: int, separator: str = ", ") -> str:
     """The first names of a list, and how many follow."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""

@@ -14,7 +14,7 @@ import click
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
 
-from purchase_predict.errors import first_line
+from purchase_predict.errors import message_of
 from purchase_predict.registry.journal import Author
 from purchase_predict.registry.judge import Rules
 from purchase_predict.registry.promotion import WAITS
@@ -90,10 +90,10 @@ def _judged(version: ModelVersion, env: str) -> Waiting:
         with scratch_folder() as folder:  # checked, because it holds the rules of the gate
             facts = json.loads(fetch(uri, folder).read_text(encoding="utf-8"))
     except (click.ClickException, OSError, ValueError) as error:
-        why = error.format_message() if isinstance(error, click.ClickException) else first_line(error)
         raise click.ClickException(
             f"{version.name} version {version.version}: what it was judged by cannot be read, so it cannot be judged "
-            f"again ({why}): mlflow run . -e deploy -P model=models:/{version.name}/{version.version} -P env={env}"
+            f"again ({message_of(error)}): mlflow run . -e deploy -P model=models:/{version.name}/{version.version} "
+            f"-P env={env}"
         ) from error
     rules = Rules(facts["metric"], facts["tolerance"], facts["min_roc_auc"], facts["promote_rolled_back"])
     return Waiting(version, env, inputs_of(run)["dataset"], rules)

@@ -40,7 +40,7 @@ _FLUSH_SECONDS, _FLUSH_ROWS = 60.0, 20_000
 #: Maximum number of waiting answers. Further ones are dropped and counted, so the log never delays a request.
 _WAITING_ROWS = 100_000
 #: Seconds that `close` gives the log for the answers that still wait.
-_CLOSE_SECONDS = 10.0
+CLOSE_SECONDS = 10.0
 
 #: The object that a server creates in a bucket when it starts.
 _MARKER = "answers-of-purchase-predict"
@@ -70,6 +70,14 @@ class Answer:
     will_buy: int | None
     version: str
     shadow: tuple[float, int, str] | None = None
+
+
+def end(thread: threading.Thread, waiting: "queue.Queue[Answer | None]") -> None:
+    """Tells a thread to end once it has taken the waiting answers, and waits for that up to `CLOSE_SECONDS`."""
+    until = time.monotonic() + CLOSE_SECONDS
+    with contextlib.suppress(queue.Full):
+        waiting.put(None, timeout=CLOSE_SECONDS)
+    thread.join(max(0.0, until - time.monotonic()))
 
 
 class AnswerLog:
@@ -109,10 +117,7 @@ class AnswerLog:
 
     def close(self) -> None:
         """Writes the waiting answers and ends the thread; waits for that up to 10 s."""
-        until = time.monotonic() + _CLOSE_SECONDS
-        with contextlib.suppress(queue.Full):
-            self._queue.put(None, timeout=_CLOSE_SECONDS)
-        self._thread.join(max(0.0, until - time.monotonic()))
+        end(self._thread, self._queue)
 
     def _write_on(self) -> None:
         ended = False

@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 
 from purchase_predict import mlflow_errors
 from purchase_predict.checksums import Damaged
-from purchase_predict.errors import first_line, printable
+from purchase_predict.errors import first_line, message_of, printable
 from purchase_predict.models import packaging
 from purchase_predict.registry import model_files, versions
 from purchase_predict.secrets import without_secrets
@@ -91,9 +91,8 @@ class Follower:
         except (click.ClickException, Damaged, Exception) as error:
             self.failures += 1
             self._failed = found, time.monotonic() + _RETRY_SECONDS
-            text = error.format_message() if isinstance(error, click.ClickException) else first_line(error)
             stays = f"; version {self.scorer.version} stays in service" if self.scorer else ""
-            self._report(f"version {version.version} does not load: {without_secrets(printable(text))}{stays}")
+            self._report(f"version {version.version} does not load: {printable(message_of(error))}{stays}")
             return
         self.loads += 1
         self._failed, self._current = None, found

@@ -4,17 +4,14 @@ import contextlib
 import logging
 import queue
 import threading
-import time
 
-from purchase_predict.serving.answer_log import Answer, AnswerLog
+from purchase_predict.serving.answer_log import Answer, AnswerLog, end
 from purchase_predict.serving.follower import Follower
 from purchase_predict.serving.meters import Meters
 from purchase_predict.serving.scorer import Scorer
 
 #: Maximum number of answers that wait for the shadow. Further ones are logged without its answer, and counted.
 _WAITING = 1000
-#: Seconds that `close` gives the shadow for the answers that still wait.
-_CLOSE_SECONDS = 10.0
 
 
 class Shadow:
@@ -39,10 +36,7 @@ class Shadow:
 
     def close(self) -> None:
         """Scores the waiting carts and ends the thread. Answers that still wait after 10 s are logged as they are."""
-        until = time.monotonic() + _CLOSE_SECONDS
-        with contextlib.suppress(queue.Full):
-            self._queue.put(None, timeout=_CLOSE_SECONDS)
-        self._thread.join(max(0.0, until - time.monotonic()))
+        end(self._thread, self._queue)
         with contextlib.suppress(queue.Empty):
             while True:
                 if answer := self._queue.get_nowait():

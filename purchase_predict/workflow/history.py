@@ -8,7 +8,7 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_GIT_DIRTY, MLFLOW_PARENT_RUN_ID
 
-from purchase_predict.errors import first_line, print_line
+from purchase_predict.errors import message_of, print_line
 from purchase_predict.report.lineage import Origin, Step
 from purchase_predict.secrets import shown_uri
 from purchase_predict.workflow import addresses
@@ -52,8 +52,7 @@ def _reasons(load: Run) -> dict[str, int]:
             manifest = fetch(str(addresses.RunUri(load.info.run_id, "source.json")), folder)
             refused = json.loads(manifest.read_text(encoding="utf-8")).get("refused", [])
     except (click.ClickException, ValueError) as error:  # a report lacks the reasons; a training is not lost for them
-        why = error.format_message() if isinstance(error, click.ClickException) else first_line(error)
-        print_line(f"the report lacks the reasons of refused rows: {why}", err=True)
+        print_line(f"the report lacks the reasons of refused rows: {message_of(error)}", err=True)
         return {}
     return {f"{each['column']} {each['reason']}".strip(): int(each["rows"]) for each in refused}
 

@@ -87,7 +87,7 @@ def test_a_folder_that_cannot_be_listed_does_not_end_the_log(tmp_path: Path, mon
 
 def test_a_log_that_hangs_holds_up_the_end_for_a_while_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answer_log, "_WAITING_ROWS", 10)
-    monkeypatch.setattr(answer_log, "_CLOSE_SECONDS", 0.2)
+    monkeypatch.setattr(answer_log, "CLOSE_SECONDS", 0.2)
     monkeypatch.setattr(AnswerLog, "_write_on", lambda self: time.sleep(60))
     log = AnswerLog(str(tmp_path), 5, Meters())
     for _ in range(10):

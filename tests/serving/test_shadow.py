@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from purchase_predict.serving import answer_log
 from purchase_predict.serving import shadow as shadow_module
 from purchase_predict.serving.answer_log import Answer
 from purchase_predict.serving.meters import Meters
@@ -24,6 +25,19 @@ class Version:
 
     def score(self, rows: list[list[Any]]) -> list[tuple[float, int]]:
         return [self._score(row) for row in rows]
+
+
+class Held(Version):
+    """A version that scores nothing until it is let go; `at_work` tells that it has a row."""
+
+    def __init__(self, version: str) -> None:
+        self.at_work, self.let_go = threading.Event(), threading.Event()
+        super().__init__(version, self._wait)
+
+    def _wait(self, row: list[Any]) -> tuple[float, int]:
+        self.at_work.set()
+        self.let_go.wait(60)
+        return 0.75, 1
 
 
 class Log:
@@ -68,23 +82,17 @@ def test_answers_differences_and_disagreements_are_counted() -> None:
 
 def test_a_slow_shadow_delays_no_request_drops_what_is_too_much_and_counts_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shadow_module, "_WAITING", 10)
-    at_work, goes_on = threading.Event(), threading.Event()
-
-    def slow(row: list[Any]) -> tuple[float, int]:
-        at_work.set()
-        goes_on.wait(20)
-        return 0.75, 1
-
-    shadow, log, meters = started(Version("4", slow))
+    slow = Held("4")
+    shadow, log, meters = started(slow)
     shadow.add(answer(user=0))
-    assert at_work.wait(20)
+    assert slow.at_work.wait(20)
     begun = time.monotonic()
     for user in range(1, 31):
         shadow.add(answer(user=user))
     assert time.monotonic() - begun < 1
     assert log.users == list(range(11, 31))  # 1 is being scored, 10 wait
     assert counted(meters) == {"dropped": 20}
-    goes_on.set()
+    slow.let_go.set()
     shadow.close()
     assert log.users == list(range(31))
     assert [one.user for one in log.answers if one.shadow is None] == list(range(11, 31))
@@ -96,17 +104,11 @@ def test_a_shadow_that_hangs_holds_up_the_end_for_a_while_only_and_the_log_gets_
     monkeypatch: pytest.MonkeyPatch, waiting: int
 ) -> None:
     monkeypatch.setattr(shadow_module, "_WAITING", 10)
-    monkeypatch.setattr(shadow_module, "_CLOSE_SECONDS", 0.2)
-    at_work, ended = threading.Event(), threading.Event()
-
-    def hangs(row: list[Any]) -> tuple[float, int]:
-        at_work.set()
-        ended.wait(60)
-        return 0.75, 1
-
-    shadow, log, meters = started(Version("4", hangs))
+    monkeypatch.setattr(answer_log, "CLOSE_SECONDS", 0.2)
+    hangs = Held("4")
+    shadow, log, meters = started(hangs)
     shadow.add(answer(user=0))
-    assert at_work.wait(20)
+    assert hangs.at_work.wait(20)
     for user in range(1, waiting + 1):
         shadow.add(answer(user=user))
     begun = time.monotonic()
@@ -114,7 +116,7 @@ def test_a_shadow_that_hangs_holds_up_the_end_for_a_while_only_and_the_log_gets_
     assert time.monotonic() - begun < 5
     assert log.users == list(range(1, waiting + 1))
     assert counted(meters) == {"dropped": waiting}
-    ended.set()
+    hangs.let_go.set()
 
 
 def test_a_version_that_fails_loses_no_answer_and_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
