@@ -163,6 +163,21 @@ def newest(entries: Sequence[Entry]) -> Entry | None:
     return entries[-1] if entries else None
 
 
+def way_here(entries: Sequence[Entry]) -> list[str]:
+    """The holders that led to the last one, the oldest first: a rollback takes back what came after its target.
+
+    Versions 1, 2 and 3, then a rollback to 2, give 1 and 2. A moment without a holder is an empty number.
+    """
+    holders: list[str] = []
+    for entry in entries:
+        if entry.action == ROLLED_BACK:
+            kept = holders[: -1 - holders[::-1].index(entry.version)] if entry.version in holders else holders[:-1]
+            holders = [*kept, entry.version]
+        elif holders[-1:] != [entry.version]:
+            holders.append(entry.version)
+    return holders
+
+
 def holder_at(entries: Sequence[Entry], at: datetime) -> Entry | None:
     """The last entry at a moment (with a time zone); None if there was none yet."""
     return newest([entry for entry in entries if datetime.fromisoformat(entry.at) <= at])

@@ -1,10 +1,13 @@
 """Chooses the version that a rollback goes to."""
 
+from collections.abc import Iterator, Mapping
+
 import click
 from mlflow.entities.model_registry import ModelVersion
 
+from purchase_predict.registry import journal
 from purchase_predict.registry.promotion import PREVIOUS, failed, rolled_back
-from purchase_predict.registry.versions import champion, get_version
+from purchase_predict.registry.versions import champion, get_version, registered_model
 from purchase_predict.workflow.models import versions
 
 
@@ -44,18 +47,32 @@ def version_before(holder: ModelVersion, env: str) -> ModelVersion:
     Raises:
         click.ClickException: there is none.
     """
-    seen = {str(holder.version)}
-    number = holder.tags.get(f"{PREVIOUS}.{env}")
-    while number and number not in seen:
-        seen.add(number)
-        version = get_version(holder.name, number)
-        if version is None:
-            break
-        if not rolled_back(version) and not failed(version, env):
+    there = {str(version.version): version for version in versions(holder.name)}
+    for number in _earlier_holders(holder, env, there):
+        version = there.get(number)
+        if version and version.version != holder.version and not rolled_back(version) and not failed(version, env):
             return version
-        number = version.tags.get(f"{PREVIOUS}.{env}")
-    others = ", ".join(sorted((str(v.version) for v in versions(holder.name) if v.version != holder.version), key=int))
+    others = ", ".join(sorted(there.keys() - {str(holder.version)}, key=int))
     way_out = f"choose another with -P version=<number> ({others})" if others else "it is the only version"
     raise click.ClickException(
         f"{holder.name} version {holder.version} holds {env}, and no earlier version is left to go back to: {way_out}"
     )
+
+
+def _earlier_holders(holder: ModelVersion, env: str, there: Mapping[str, ModelVersion]) -> Iterator[str]:
+    """The numbers of the holders before `holder`, the last one first, from the journal and then from the tags.
+
+    The journal also knows holders that were deleted or held the environment twice. The tags `previous.<env>` know the
+    holders from before the journal began, and are all there is if the journal was changed.
+    """
+    tags = registered_model(holder.name).tags
+    known = [] if journal.problem(tags, env) else journal.way_here(journal.read(tags, env))
+    oldest = str(holder.version)
+    for number in reversed(known):
+        yield number
+        oldest = number
+    seen = set[str]()
+    while oldest in there and oldest not in seen:
+        seen.add(oldest)
+        oldest = there[oldest].tags.get(f"{PREVIOUS}.{env}", "")
+        yield oldest

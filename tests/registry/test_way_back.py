@@ -1,0 +1,96 @@
+"""The version that a rollback goes to, after any history of promotions, rollbacks, deletions and moves by hand."""
+
+import click
+import mlflow
+import pytest
+
+from purchase_predict.registry import journal, promotion, versions
+from purchase_predict.registry.journal import Author
+from purchase_predict.registry.way_back import version_before
+from tests.registered import empty_versions
+
+ME = Author("anna", "0123", "because")
+#: Moves of staging: a number is promoted, `<` is a rollback, `<1` one to version 1, `=1` a move by hand, `-1` deletes.
+HISTORIES = {
+    "1": "",
+    "1 2": "1",
+    "1 2 3": "2",
+    "1 2 3 <": "1",
+    "1 2 3 < <": "",
+    "1 2 3 <1": "",
+    "1 2 < 3": "1",
+    "1 2 3 -2": "1",
+    "1 2 3 -2 <": "",
+    "1 2 3 4 -2 -3": "1",
+    "1 2 3 2": "3",
+    "1 2 3 2 <": "1",  # version 2 was promoted twice, and its tag `previous` names 3
+    "1 2 3 4 2 <": "3",
+    "1 2 3 4 2 < <": "1",
+    "1 2 3 2 < <": "",
+    "1 =3 2": "3",
+    "1 =3 2 <": "1",
+    "1 2 =3 <": "1",
+}
+
+
+def play(name: str, moves: str) -> None:
+    """Makes the moves in a new registered model of four versions."""
+    client = mlflow.MlflowClient()
+    empty_versions(name, 4)
+    for move in moves.split():
+        promotion.mend(name, "staging", ME)
+        holder = versions.champion(name, "staging")
+        if move.startswith("<"):
+            assert holder
+            target = versions.get_version(name, move[1:]) if move[1:] else version_before(holder, "staging")
+            assert target
+            assert promotion.roll_back(holder, target, "staging", "by anna", ME, blame=True)
+        elif move.startswith("-"):
+            client.delete_model_version(name, move[1:])
+        elif move.startswith("="):
+            client.set_registered_model_alias(name, "staging", move[1:])
+        else:
+            version = versions.get_version(name, move)
+            assert version
+            assert promotion.promote(version, "staging", holder, ME)
+    promotion.mend(name, "staging", ME)
+
+
+def found(name: str) -> str:
+    """The version that a rollback would go to; empty if there is none."""
+    holder = versions.champion(name, "staging")
+    assert holder
+    try:
+        return str(version_before(holder, "staging").version)
+    except click.ClickException:
+        return ""
+
+
+@pytest.mark.parametrize(("moves", "expected"), HISTORIES.items())
+def test_a_rollback_finds_the_last_holder_that_is_left(moves: str, expected: str, shared_store: str) -> None:
+    name = f"history of {moves}".replace("<", "back").replace("=", "hand")
+    play(name, moves)
+    assert found(name) == expected
+
+
+@pytest.mark.parametrize("tag", ["journal.staging", "journal.staging.000001"])
+def test_a_changed_journal_is_not_followed(tag: str, shared_store: str) -> None:
+    name = f"changed {tag}"
+    play(name, "1 2 3")
+    client = mlflow.MlflowClient()
+    client.set_registered_model_tag(name, tag, "3 0123")
+    assert found(name) == "2"
+    client.delete_model_version(name, "2")
+    assert found(name) == "", "the tags know no way past a deleted version"
+
+
+def test_holders_from_before_the_journal_are_known_by_their_tags(shared_store: str) -> None:
+    play("older", "1 2 3")
+    client = mlflow.MlflowClient()
+    for tag in client.get_registered_model("older").tags:
+        client.delete_registered_model_tag("older", tag)
+    assert found("older") == "2"
+    promotion.mend("older", "staging", ME)
+    assert found("older") == "2"
+    entries = journal.read(client.get_registered_model("older").tags, "staging")
+    assert journal.way_here(entries) == ["3"]
