@@ -55,12 +55,12 @@ class Job:
         client = mlflow.MlflowClient()
         run_id = self._work.run_id
         try:
-            # The tag comes first: without it nobody could find the Job again.
+            # The tags come first: if this process is killed right after creating the Job, they lead others to it.
             client.set_tag(run_id, remote.JOB, f"{self._config.namespace}/{self._name}")
             client.set_tag(run_id, IMAGE, self._config.image)
-            self._cluster.create(self._manifest)
             if key:
                 client.set_tag(run_id, lease.CLAIM, key)
+            self._cluster.create(self._manifest)
         except BaseException as error:
             # If the API is away, the Job may exist. Its pod then stops, because its run is closed.
             if not isinstance(error, Away):

@@ -26,7 +26,7 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -79,6 +79,7 @@ class Cluster:
         job_quota: Jobs that may be there; None: any number.
         outages: answers that are 503 from now on, as while the API restarts.
         token: what a caller must bring.
+        created: called with the step of a Job that exists by now, before the API answers who has created it.
         submitted: every manifest that was taken, as it came.
         jobs, pods, events: what there is.
     """
@@ -92,6 +93,7 @@ class Cluster:
     job_quota: int | None = None
     outages: int = 0
     token: str = TOKEN
+    created: Callable[[str], None] = lambda step: None
     submitted: list[dict[str, Any]] = field(default_factory=list)
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     pods: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -129,6 +131,7 @@ class Cluster:
             self.jobs[name] = made
             self._note("ADDED", made)
         self._begin(made)
+        self.created(made["metadata"]["labels"]["purchase-predict/step"])
         seconds = made["spec"].get("activeDeadlineSeconds")
         if seconds:
             threading.Timer(seconds, self._deadline, [name, seconds]).start()

@@ -1,6 +1,7 @@
 """A Job outlives who launched it: the next workflow waits for it and reuses what it makes."""
 
 import os
+import queue
 import signal
 import threading
 from dataclasses import dataclass
@@ -17,22 +18,26 @@ pytestmark = pytest.mark.servers
 
 @dataclass(frozen=True)
 class Kill:
-    """Who is killed while a step is at work, or while its pod waits for a machine."""
+    """Who is killed, and when: while a step is `in` its work, `before`, while its pod waits for a machine, or `at` the
+    creation of its Job, of which main has no answer yet.
+    """
 
     who: str
     step: str
-    pending: bool = False
+    when: str = "in"
 
     def __str__(self) -> str:
-        return f"{self.who}-{'before' if self.pending else 'in'}-{self.step}"
+        return f"{self.who}-{self.when}-{self.step}"
 
 
 KILLS = [
     *(Kill(who, step) for who in ("main", "launcher") for step in STEPS),
-    *(Kill("main", step, pending=True) for step in STEPS),
+    *(Kill("main", step, when) for when in ("before", "at") for step in STEPS),
 ]
 #: By day, one after the other: each workflow gets one step further than the one before it.
-BY_DAY = [Kill("launcher", "load"), Kill("main", "process"), Kill("main", "train", pending=True)]
+BY_DAY = [
+    Kill("launcher", "load"), Kill("main", "process"), Kill("main", "train", "before"), Kill("main", "deploy", "at"),
+]  # fmt: skip
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -44,7 +49,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def kill(launched: Launched, kill: Kill, arguments: tuple[str, ...]) -> str:
     """Starts a workflow, and kills whom it is to lose once the step is where it shall be; returns what it said."""
     workflow, cluster = launched.workflow, launched.cluster
-    if kill.pending:
+    if kill.when == "at":
+        return kill_at_creation(launched, kill.step, arguments)
+    if kill.when == "before":
         cluster.held = {kill.step}
     before = len(cluster.submitted)
     # A process that is to see its parent die is one that was started anew (tests/workflow/runner.py).
@@ -52,7 +59,7 @@ def kill(launched: Launched, kill: Kill, arguments: tuple[str, ...]) -> str:
     said = until(process, f"{kill.step}: running")
     step_label = "purchase-predict/step"
     wait_for(lambda: kill.step in [job["metadata"]["labels"][step_label] for job in cluster.submitted[before:]])
-    tag = "lease.key" if kill.pending else "lease.heartbeat"
+    tag = "lease.key" if kill.when == "before" else "lease.heartbeat"
     wait_for(lambda: tag in workflow.runs(kill.step)[0].data.tags)
     assert not cluster.jobs[cluster.submitted[-1]["metadata"]["name"]]["status"].get("conditions")
     first = process_of(process.pid)
@@ -64,6 +71,22 @@ def kill(launched: Launched, kill: Kill, arguments: tuple[str, ...]) -> str:
     return said
 
 
+def kill_at_creation(launched: Launched, step: str, arguments: tuple[str, ...]) -> str:
+    """Kills main once the Job of a step exists, and before the API's answer."""
+    started: queue.Queue[int] = queue.Queue()
+
+    def created(made: str) -> None:
+        if made == step:
+            os.kill(started.get(), signal.SIGKILL)
+
+    launched.cluster.created = created
+    process = launched.workflow.start_main(*arguments)
+    started.put(process_of(process.pid))
+    said, _ = process.communicate(timeout=120)
+    launched.cluster.created = lambda step: None
+    return said
+
+
 def test_the_next_workflow_waits_for_the_job_and_nothing_is_computed_twice(
     launched: Launched, kills: list[Kill]
 ) -> None:
@@ -72,14 +95,14 @@ def test_the_next_workflow_waits_for_the_job_and_nothing_is_computed_twice(
     said = ""
     for one in kills:
         said += kill(launched, one, launched.arguments(*arguments))
-        if one.pending:
+        if one.when == "before":
             threading.Timer(3, cluster.release).start()
     last = launched.run(*arguments)
     assert last.code == 0, last.err
     for one in kills:
         assert last.steps[one.step] == "reused"
         # A Job at work may have ended before the next workflow looks.
-        assert not one.pending or f"{one.step}: waiting for run " in said + last.out
+        assert one.when != "before" or f"{one.step}: waiting for run " in said + last.out
     for step in STEPS:
         (run,) = workflow.runs(step)
         assert run.info.status == "FINISHED"
@@ -110,7 +133,7 @@ def test_ctrl_c_leaves_no_job_and_the_pod_ends_as_a_step_does(launched: Launched
 
 def test_a_job_that_fails_after_its_launcher_died_is_taken_over_at_once(launched: Launched) -> None:
     workflow, cluster = launched.workflow, launched.cluster
-    kill(launched, Kill("main", "load", pending=True), launched.arguments(backend="load:kubernetes"))
+    kill(launched, Kill("main", "load", "before"), launched.arguments(backend="load:kubernetes"))
     (job,) = cluster.jobs
     cluster.fail(job)
     process = workflow.start_main(*launched.arguments(backend="load:kubernetes"))
