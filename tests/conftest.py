@@ -55,6 +55,7 @@ LONGEST = (
     "servers/test_together.py",
     "servers/test_machines.py",
     "kubernetes/test_adoption.py",
+    "servers/test_mlflow_pages.py",
     "servers/test_kubernetes.py",
     "registry/test_deploy.py",
     "workflow/test_together.py",

@@ -1,5 +1,6 @@
 """The file with what a client needs, of servers with their data in one folder or another."""
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,10 @@ def test_a_server_folder_that_is_a_link_keeps_its_own_file(checkout: Path, tmp_p
     checkout.symlink_to(tmp_path / "disk")
     server._link_client(checkout)
     assert (checkout / "client.env").read_text() == "own"
+
+
+def test_mlflow_is_told_every_name_by_which_a_browser_may_call_it() -> None:
+    named = server.Config("10.1.2.3", 5000, 0, "bucket", "", "")
+    assert named.names == ["10.1.2.3", "127.0.0.1", "localhost"]
+    everywhere = server.Config("0.0.0.0", 5000, 0, "bucket", "", "")
+    assert {"0.0.0.0", "127.0.0.1", "localhost", socket.gethostname()} <= set(everywhere.names)

@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
+import psutil
 
 from tools.machine import answers, born, free_port, postgres_user, program, refuse_unreachable, taken, within
 
@@ -28,6 +30,8 @@ PARTS = ("postgres", "storage", "mlflow")
 EMULATED_BUCKET = "purchase-predict"
 USER = "admin"
 
+#: As the host: the server listens at every address of the machine.
+_EVERY_ADDRESS = "0.0.0.0"
 _PATIENCE = 120.0  # seconds until a part answers; a busy machine takes long to import MLflow
 _LONGEST_SOCKET = 107  # bytes of a Unix socket's path
 
@@ -49,6 +53,15 @@ class Config:
     def uri(self) -> str:
         """What clients set as MLFLOW_TRACKING_URI."""
         return f"http://{self.host}:{self.port}"
+
+    @property
+    def names(self) -> list[str]:
+        """The names by which clients may call the server. Under another one MLflow's pages would show no runs."""
+        mine = [self.host]
+        if self.host == _EVERY_ADDRESS:
+            addresses = [one for of_card in psutil.net_if_addrs().values() for one in of_card]
+            mine += [socket.gethostname(), *(one.address for one in addresses if one.family == socket.AF_INET)]
+        return sorted({"localhost", "127.0.0.1", *mine})
 
     @property
     def storage(self) -> dict[str, str]:
@@ -185,6 +198,8 @@ class Server:
             "MLFLOW_ARTIFACTS_DESTINATION": f"gs://{config.bucket}/artifacts",
             "MLFLOW_HOST": config.host,
             "MLFLOW_PORT": str(config.port),
+            "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(f"{name}{port}" for name in config.names for port in ("", ":*")),
+            "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{name}:{config.port}" for name in config.names),
             "MLFLOW_WORKERS": "2",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # jobs of MLflow's GenAI part
         }
