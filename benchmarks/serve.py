@@ -73,6 +73,11 @@ def _cpu(process: psutil.Process) -> float:
     return float(sum(one.user + one.system for one in times))
 
 
+def _megabytes(process: psutil.Process) -> float:
+    """Resident memory of a server and its children now; memory that they share counts for each of them."""
+    return sum(one.memory_info().rss for one in (process, *process.children(recursive=True))) / 2**20
+
+
 def _carts(prefix: str) -> Iterator[bytes]:
     """Cart events of ever new visits of a few thousand visitors."""
     draw = random.Random(1)
@@ -126,6 +131,8 @@ def main(rounds: int, rates: str, state: str) -> None:
                 server.asked(50, 3)
             _at_a_fixed_rate(servers, rounds)
             _at_rising_rates(servers, [float(rate) for rate in rates.split(",")])
+            for what, server in servers.items():
+                click.echo(f"{what}: {_megabytes(server.process):.0f} MB of resident memory at the end")
 
 
 def _at_a_fixed_rate(servers: dict[str, Server], rounds: int) -> None:

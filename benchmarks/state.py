@@ -1,6 +1,7 @@
 """What the server's state costs: a visitor with a long history, and a state filled with many visitors.
 
 python -m benchmarks.state --visitors 1000000
+python -m benchmarks.state --events 0 --redis redis://127.0.0.1:6379/0   # an empty Redis, which is emptied afterwards
 """
 
 import statistics
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import click
 import duckdb
+import redis
 
 from purchase_predict.database import one_row, quoted
 from purchase_predict.serving import warming
@@ -20,6 +22,8 @@ from purchase_predict.serving.on_sqlite import SqliteState
 
 _START = microseconds(datetime(2026, 1, 1))
 _SECOND = 1_000_000
+#: More than the days since `_START`, so that no visitor is left out and nothing expires.
+_RETENTION_DAYS = 30_000
 
 
 def _long_history(events: int, sessions: int) -> tuple[float, float]:
@@ -55,12 +59,21 @@ def _write_events(visitors: int, file: Path) -> None:
     )
 
 
+def _redis_bytes(uri: str) -> int:
+    """The memory that Redis uses; it is emptied then."""
+    client = redis.Redis.from_url(uri)
+    used = client.info("memory")["used_memory"]
+    client.flushdb()
+    return int(used)
+
+
 @click.command()
 @click.option("--visitors", default=1_000_000, show_default=True)
 @click.option("--events", default=100_000, show_default=True, help="Of one visitor.")
-def main(visitors: int, events: int) -> None:
+@click.option("--redis", "uri", default="", help="URI of an empty Redis to fill instead of a SQLite file.")
+def main(visitors: int, events: int, uri: str) -> None:
     """Measures and prints both."""
-    for sessions in (1, events // 50):
+    for sessions in (1, events // 50) if events else ():
         first, last = _long_history(events, sessions)
         click.echo(
             f"one visitor, {events} events in {sessions} sessions: first {first:.3f} ms, last {last:.3f} ms an event"
@@ -70,10 +83,11 @@ def main(visitors: int, events: int) -> None:
         (folder / "scratch").mkdir()
         _write_events(visitors, folder / "events.parquet")
         (rows,) = one_row(duckdb.connect(), f"SELECT count(*) FROM {quoted(folder / 'events.parquet')}")
-        filler = warming.filler_of(folder / "state", 90)
-        assert filler
-        filled = warming.fill(filler, str(folder / "events.parquet"), folder / "scratch", 90, 0)
-        size = (folder / "state").stat().st_size
+        filler = warming.filler_of(uri or folder / "state", _RETENTION_DAYS)
+        if filler is None:
+            raise click.ClickException("the state is not empty")
+        filled = warming.fill(filler, str(folder / "events.parquet"), folder / "scratch", _RETENTION_DAYS, 0)
+        size = _redis_bytes(uri) if uri else (folder / "state").stat().st_size
         click.echo(
             f"{filled}: {rows / filled.seconds:,.0f} events a second, {size / filled.visitors:,.0f} bytes a visitor"
         )

@@ -9,16 +9,19 @@ from typing import TypeVar
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from mlflow.exceptions import MlflowException
+from starlette.requests import ClientDisconnect
 
 from purchase_predict.serving import documents, pages
-from purchase_predict.serving.guard import TooLarge
+from purchase_predict.serving.guard import BodyRefused
 from purchase_predict.serving.health import Health
 from purchase_predict.serving.invocations import invoke
 from purchase_predict.serving.service import Service
-from purchase_predict.serving.state import Unavailable
+from purchase_predict.serving.state import Busy, Unavailable
 
 #: Maximum number of events in a request.
 MAX_EVENTS = 1000
+#: The status that metrics show for a client that went away before its request had arrived; nobody gets it.
+_CLIENT_GONE = 499
 
 Result = TypeVar("Result")
 
@@ -66,9 +69,14 @@ async def _in(executor: Executor, call: Callable[[], Result]) -> Result:
 
 
 def _add_errors(app: FastAPI) -> None:
-    @app.exception_handler(TooLarge)
-    async def too_large(_: Request, __: Exception) -> Response:
-        return JSONResponse({"detail": "the request is too large"}, 413, {"Connection": "close"})
+    @app.exception_handler(BodyRefused)
+    async def body_refused(_: Request, error: Exception) -> Response:
+        assert isinstance(error, BodyRefused)
+        return JSONResponse({"detail": error.detail}, error.status, {"Connection": "close"})
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_: Request, __: Exception) -> Response:
+        return Response(status_code=_CLIENT_GONE)
 
     @app.exception_handler(Unavailable)
     async def unavailable(_: Request, error: Exception) -> Response:
@@ -89,8 +97,12 @@ def _add_events(app: FastAPI, service: Service, quick: Executor, slow: Executor,
     @app.post("/events", **documents.EVENTS)
     async def events(request: Request) -> Response:
         raw = await _events(request)
-        few = len(raw) <= at_once
-        counted = service.count(raw) if few else await _in(quick, lambda: service.count(raw))
+        try:
+            if len(raw) > at_once:
+                raise Busy
+            counted = service.count(raw, wait=False)
+        except Busy:
+            counted = await _in(quick, lambda: service.count(raw))
         return _json(counted, 422 if len(counted["refused"]) == len(raw) else 200)
 
     @app.post("/try", **documents.TRY)
@@ -105,14 +117,16 @@ def _add_events(app: FastAPI, service: Service, quick: Executor, slow: Executor,
             user_session.encode()
         except UnicodeEncodeError:
             raise _Wrong(422, "user_session must be text") from None
-        return _json(await _in(quick, lambda: service.cart(user_session, why)), 200)
+        return _json(await _in(slow, lambda: service.cart(user_session, why)), 200)
 
 
 def _add_health(app: FastAPI, health: Health, quick: Executor) -> None:
+    @app.head("/health", include_in_schema=False)
     @app.get("/health", **documents.HEALTH)
     async def alive() -> Response:
         return JSONResponse({"status": "alive"})
 
+    @app.head("/ready", include_in_schema=False)
     @app.get("/ready", **documents.READY)
     async def ready() -> Response:
         found = await _in(quick, health.ready)
@@ -126,6 +140,7 @@ def _add_health(app: FastAPI, health: Health, quick: Executor) -> None:
 
 
 def _add_pages(app: FastAPI, slow: Executor) -> None:
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
         return HTMLResponse(pages.try_page(), headers=pages.HEADERS)

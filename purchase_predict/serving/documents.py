@@ -130,12 +130,14 @@ TRY = _route(
 CARTS = _route(
     "What is in a cart",
     "The products in the cart of a session, each scored by the current model with the columns of the moment at which "
-    "it was put in the cart. `why=true` adds each column's contribution to the answer.",
+    "it was put in the cart. `why=true` adds each column's contribution to the answer. `complete` is false if "
+    "more than 1000 pairs of a user and a product share the session id; the others are left out.",
     {
         200: _answer(
             "The cart; empty for a session that has none.",
             {
                 "user_session": _CART["user_session"],
+                "complete": True,
                 "carts": [{k: v for k, v in _ANSWER.items() if k not in ("event", "late")} | {"columns": _ROW}],
             },
         ),

@@ -1,7 +1,9 @@
-"""Access control: checks each request's token, Host header and size."""
+"""Access control: checks each request's token, Host header, size and pace, and how many requests there are at once."""
 
+import asyncio
 import base64
 import binascii
+import contextlib
 import hmac
 import logging
 import time
@@ -18,6 +20,10 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MAX_EVENT_BYTES, MAX_BYTES = 2**20, 8 * 2**20
 #: Maximum bytes of a refused body that are read before the response.
 _DRAINED_BYTES = 32 * 2**20
+#: Seconds that each further part of a body may take to arrive.
+BODY_SECONDS = 30.0
+#: Maximum number of requests at once. A further one gets a 503.
+MAX_REQUESTS = 500
 #: Minimum number of characters of a token: shorter ones can be guessed.
 _MIN_TOKEN = 16
 
@@ -49,8 +55,12 @@ def token_of(file: str, host: str) -> str:
     return token
 
 
-class TooLarge(Exception):
-    """The request's body exceeds the limit."""
+class BodyRefused(Exception):
+    """The request's body exceeds the limit, or does not arrive: the HTTP status to return, and an error text."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status, self.detail = status, detail
 
 
 class Guard:
@@ -60,6 +70,7 @@ class Guard:
         """Args: `token` is empty if none is required; `host` is the address that the server listens on."""
         self._app, self._token, self._meters = app, token.encode(), meters
         self._names = None if token or host not in LOOPBACK else (*LOOPBACK, "[::1]")
+        self._running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one ASGI request."""
@@ -75,6 +86,7 @@ class Guard:
                 status = message["status"]
             await send(message)
 
+        self._running += 1
         try:
             if refusal := self._refusal(headers):
                 await _drain(receive)
@@ -82,11 +94,14 @@ class Guard:
             else:
                 await self._limited(scope, receive, noting, headers)
         finally:
+            self._running -= 1
             # Metrics have the route's pattern: a path may contain a session id. Paths without a route are `other`.
             route = getattr(scope.get("route"), "path_format", "other")
             self._meters.request(str(route), status, time.perf_counter() - started)
 
     def _refusal(self, headers: Mapping[str, str]) -> tuple[int, str] | None:
+        if self._running > MAX_REQUESTS:
+            return 503, f"{MAX_REQUESTS} requests are in progress: try again"
         if self._token:
             if not _has_token(headers.get("authorization", ""), self._token):
                 return 401, "a token is needed: Authorization: Bearer <token>"
@@ -109,10 +124,10 @@ class Guard:
 
         async def counting() -> Message:
             nonlocal received
-            message = await receive()
+            message = await _part(receive)
             received += len(message.get("body", b""))
             if received > limit:
-                raise TooLarge
+                raise BodyRefused(413, too_large)
             return message
 
         async def noting(message: Message) -> None:
@@ -122,8 +137,8 @@ class Guard:
 
         try:
             await self._app(scope, counting, noting)
-        except TooLarge:
-            await _answer(send, 413, too_large)
+        except BodyRefused as error:
+            await _answer(send, error.status, error.detail)
         except Exception as error:
             # The text of an error may quote the request, so the log has its type and place only.
             place = error.__traceback__
@@ -149,13 +164,27 @@ def _has_token(authorization: str, token: bytes) -> bool:
     return hmac.compare_digest(value, token)
 
 
+async def _part(receive: Receive) -> Message:
+    """The next part of a body.
+
+    Raises:
+        BodyRefused: it does not arrive in time.
+    """
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await receive()
+    except TimeoutError:
+        raise BodyRefused(408, f"no part of the body has arrived for {BODY_SECONDS:.0f} s") from None
+
+
 async def _drain(receive: Receive) -> None:
     """Reads and discards a body. Otherwise a client that is still sending gets a broken connection, no response."""
     received, more = 0, True
-    while more and received < _DRAINED_BYTES:
-        message = await receive()
-        received += len(message.get("body", b""))
-        more = message.get("more_body", False)
+    with contextlib.suppress(BodyRefused):
+        while more and received < _DRAINED_BYTES:
+            message = await _part(receive)
+            received += len(message.get("body", b""))
+            more = message.get("more_body", False)
 
 
 async def _answer(send: Send, status: int, detail: str) -> None:
@@ -166,7 +195,9 @@ async def _answer(send: Send, status: int, detail: str) -> None:
     ]
     if status == 401:
         headers += [(b"www-authenticate", b"Bearer"), (b"www-authenticate", b'Basic realm="purchase-predict"')]
-    if status == 413:
+    if status in (408, 413):
         headers.append((b"connection", b"close"))  # the rest of the body is not read
+    if status == 503:
+        headers.append((b"retry-after", b"1"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -1,6 +1,7 @@
 """Scores ready columns in MLflow's protocol, with the functions of `mlflow models serve`."""
 
 import logging
+import threading
 
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST
@@ -9,8 +10,17 @@ from starlette.responses import Response
 
 from purchase_predict.serving.scorer import Scorer
 
-# Otherwise MLflow logs a hint about its protocol for each request that does not fit the model's signature.
-logging.getLogger(scoring_server.__name__).setLevel(logging.ERROR)
+#: Whether this thread answers a request.
+_answering = threading.local()
+
+
+def _quotes_no_request(record: logging.LogRecord) -> bool:
+    """Whether a record may be logged. What MLflow logs about a request quotes it, such as the names of its columns."""
+    return not getattr(_answering, "now", False)
+
+
+for _handler in logging.getLogger("mlflow").handlers:
+    _handler.addFilter(_quotes_no_request)
 
 
 def invoke(scorer: Scorer, body: bytes, content_type: str) -> Response:
@@ -29,6 +39,7 @@ def invoke(scorer: Scorer, body: bytes, content_type: str) -> Response:
     if content_type.partition(";")[0].strip() == scoring_server.CONTENT_TYPE_PARQUET:
         # Arrow before 14.0.1 unpickles objects from a file's metadata (CVE-2023-47248), and no client needs Parquet.
         return Response("use JSON or CSV", 415, media_type="text/plain")
+    _answering.now = True
     try:
         made = scoring_server.invocations(body, content_type, model, model.metadata.get_input_schema())
     except MlflowException:
@@ -36,4 +47,6 @@ def invoke(scorer: Scorer, body: bytes, content_type: str) -> Response:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         # MLflow's own server returns a 500 for some malformed bodies.
         raise MlflowException(f"the body cannot be read: {type(error).__name__}", error_code=BAD_REQUEST) from error
+    finally:
+        _answering.now = False
     return Response(made.response, made.status, media_type=made.mimetype)

@@ -87,8 +87,8 @@ class RedisState:
         except RedisError:
             return True
 
-    def change(self, events: Sequence[Event], work: Callable[[Batch], Result]) -> Result:
-        """See `state.State.change`."""
+    def change(self, events: Sequence[Event], work: Callable[[Batch], Result], *, wait: bool = True) -> Result:
+        """See `state.State.change`. It always waits for Redis."""
         broken = 0
         for _ in range(_ATTEMPTS):
             try:
@@ -178,17 +178,19 @@ class RedisState:
                 name = "all" if subject is None else subject
                 pipe.eval(_FOLD, 1, f"{PREFIX}days:{name}", max(old) + 1, EARLIER)
 
-    def carts(self, session: str) -> list[tuple[int, int, Pair]]:
+    def carts(self, session: str, most: int) -> list[tuple[int, int, Pair]]:
         """See `state.State.carts`."""
-        found = []
+        found: list[tuple[int, int, Pair]] = []
         try:
             for user in sorted(map(int, self._redis.smembers(f"{PREFIX}users:{session}"))):
+                if len(found) >= most:
+                    break
                 records = self._redis.hgetall(_session(user, session))
                 pairs = {int(product): Pair.unpack(text) for product, text in records.items() if product}
                 found += [(user, product, pair) for product, pair in sorted(pairs.items()) if pair.row is not None]
         except RedisError as error:
             raise Unavailable(f"the state at {self._shown} cannot be read: {type(error).__name__}") from error
-        return found
+        return found[:most]
 
     def forget(self, retention_days: int) -> int:
         """See `state.State.forget`: Redis does it by itself, as the keys expire."""

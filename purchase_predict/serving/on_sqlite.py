@@ -18,7 +18,7 @@ from purchase_predict.serving import shop_days
 from purchase_predict.serving.events import Event
 from purchase_predict.serving.records import Pair, Product, Session, Visitor
 from purchase_predict.serving.shop_days import COUNTERS, EARLIER, Days
-from purchase_predict.serving.state import Batch, Result, Size, Unavailable, keys_of
+from purchase_predict.serving.state import Batch, Busy, Result, Size, Unavailable, keys_of
 
 #: The version of the tables below. A file of another version is refused.
 VERSION = 1
@@ -26,6 +26,8 @@ VERSION = 1
 _CHECKPOINT_SECONDS = 0.5
 #: A checkpoint moves the write-ahead log into the database once the log has more bytes than this.
 _CHECKPOINT_BYTES = 32 * 2**20
+#: Seconds to wait for another process that has locked the file.
+_BUSY_SECONDS = 2
 #: Seconds for which the number of visitors is cached.
 _COUNT_SECONDS = 60
 #: Visitors per transaction when old visitors and seen events are removed.
@@ -98,30 +100,48 @@ class SqliteState:
             threading.Thread(target=self._keep_checkpointing, name="checkpoints", daemon=True).start()
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=2, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         connection.execute("PRAGMA cache_size = -65536")  # 64 MB
         return connection
 
-    def change(self, events: Sequence[Event], work: Callable[[Batch], Result]) -> Result:
+    def change(self, events: Sequence[Event], work: Callable[[Batch], Result], *, wait: bool = True) -> Result:
         """See `state.State.change`."""
-        with self._lock:
+        if not self._lock.acquire(blocking=wait):
+            raise Busy
+        try:
+            self._begin(wait)
             try:
-                self._connection.execute("BEGIN IMMEDIATE")
-                try:
-                    session_ids, batch = self._read(events)
-                    result = work(batch)
-                    self._write(batch, session_ids)
-                    self._connection.execute("COMMIT")
-                except BaseException:
-                    if self._connection.in_transaction:
-                        self._connection.execute("ROLLBACK")
-                    raise
-            except sqlite3.Error as error:
-                raise Unavailable(f"the state cannot be written: {error}") from error
-            return result
+                session_ids, batch = self._read(events)
+                result = work(batch)
+                self._write(batch, session_ids)
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise Unavailable(f"the state cannot be written: {error}") from error
+        finally:
+            self._lock.release()
+        return result
+
+    def _begin(self, wait: bool) -> None:
+        """Begins a transaction that writes. Another process, such as a backup, may have locked the file."""
+        if wait:
+            self._connection.execute("BEGIN IMMEDIATE")
+            return
+        self._connection.execute("PRAGMA busy_timeout = 0")
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+                raise Busy from error
+            raise
+        finally:
+            self._connection.execute(f"PRAGMA busy_timeout = {1000 * _BUSY_SECONDS}")
 
     def _read(self, events: Sequence[Event]) -> tuple[dict[tuple[int, str], int], Batch]:
         visitors, sessions, pairs, products, shop_products = keys_of(events)
@@ -219,17 +239,21 @@ class SqliteState:
             self._connection.execute(_ADD_SHOP, (EARLIER, *batch.shop_days[day]))
             self._connection.execute("DELETE FROM shop_days WHERE day = ?", (day,))
 
-    def carts(self, session: str) -> list[tuple[int, int, Pair]]:
+    def carts(self, session: str, most: int) -> list[tuple[int, int, Pair]]:
         """See `state.State.carts`."""
         query = """SELECT user, product, pairs.record FROM sessions JOIN pairs ON session_id = sessions.id
                    WHERE session = ? ORDER BY user, product"""
+        found: list[tuple[int, int, Pair]] = []
         with self._lock:
             try:
-                rows = self._connection.execute(query, (session,)).fetchall()
+                for user, product, record in self._connection.execute(query, (session,)):
+                    if (pair := Pair.unpack(record)).row is not None:
+                        found.append((user, product, pair))
+                        if len(found) == most:
+                            break
             except sqlite3.Error as error:
                 raise Unavailable(f"the state cannot be read: {error}") from error
-        found = [(user, product, Pair.unpack(record)) for user, product, record in rows]
-        return [(user, product, pair) for user, product, pair in found if pair.row is not None]
+        return found
 
     def forget(self, retention_days: int) -> int:
         """See `state.State.forget`. Uses small transactions, so that requests wait only briefly."""

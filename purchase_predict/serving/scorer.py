@@ -50,13 +50,13 @@ class Scorer:
         probability = calibrated(raw, self._correction)
         return [(float(value), int(value >= self._threshold)) for value in probability]
 
-    def contributions(self, row: Sequence[Any]) -> dict[str, float]:
-        """Each feature's SHAP value for a row, in log-odds, and `base`, the mean log-odds.
+    def contributions(self, rows: Sequence[Sequence[Any]]) -> list[dict[str, float]]:
+        """Each feature's SHAP value for each row, in log-odds, and `base`, the mean log-odds.
 
         They come from LightGBM's `pred_contrib`, before Platt scaling.
         """
-        values = np.asarray(self._booster.predict(self._encoded([row]), num_threads=1, pred_contrib=True))[0]
-        return dict(zip([*self.features, "base"], map(float, values), strict=True))
+        values = np.asarray(self._booster.predict(self._encoded(rows), num_threads=1, pred_contrib=True))
+        return [dict(zip([*self.features, "base"], map(float, of_row), strict=True)) for of_row in values]
 
     def missing(self, row: Sequence[Any]) -> list[str]:
         """The model's columns without data: the ones that no row has, and the shop's rates before its second day."""

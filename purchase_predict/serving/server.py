@@ -18,7 +18,7 @@ import uvicorn
 
 from purchase_predict.errors import print_line
 from purchase_predict.parameters import local_path
-from purchase_predict.serving import guard
+from purchase_predict.serving import connections, guard
 from purchase_predict.serving.answer_log import AnswerLog
 from purchase_predict.serving.app import build
 from purchase_predict.serving.follower import Follower
@@ -35,8 +35,6 @@ _REDIS = ("redis://", "rediss://", "unix://")
 #: Seconds that requests in progress get to finish: less than `stopping.GRACE_SECONDS`, after which a process whose
 #: launcher has died exits by itself.
 _GRACE_SECONDS = 10
-#: uvicorn's concurrency limit: with this many open connections or running requests, a new request gets a 503.
-_CONCURRENCY = 500
 #: Threads that wait for Redis. SQLite has one writer, so one thread is enough.
 _REDIS_THREADS = 8
 #: With a local state, a request with at most this many events is counted in the event loop. An event takes 0.5 ms.
@@ -104,6 +102,10 @@ def serve(settings: Settings, state: State, started: Callable[[str], None]) -> N
     Raises:
         click.ClickException: the server cannot be started: no version holds the alias, or the port is taken.
     """
+    if settings.shadow == settings.env:
+        raise click.ClickException(
+            f"shadow={settings.shadow}: its version answers already; name the other environment, or leave shadow empty"
+        )
     token = guard.token_of(settings.token_file, settings.host)
     listening = _listen(settings.host, settings.port)
     sys.setswitchinterval(_SWITCH_SECONDS)
@@ -132,7 +134,10 @@ def serve(settings: Settings, state: State, started: Callable[[str], None]) -> N
         app = guard.Guard(routes, token, settings.host, meters)
         place = f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{listening.getsockname()[1]}"
         version = follower.scorer.version
-        _run(app, listening, lambda: started(f"version {version} of {settings.registry_name} answers at {place}"))
+        connections.allow_open_files()
+        _run(
+            app, listening, meters, lambda: started(f"version {version} of {settings.registry_name} answers at {place}")
+        )
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -196,14 +201,14 @@ class _Uvicorn(uvicorn.Server):
             self._started()
 
 
-def _run(app: guard.Guard, listening: socket.socket, started: Callable[[], None]) -> None:
+def _run(app: guard.Guard, listening: socket.socket, meters: Meters, started: Callable[[], None]) -> None:
     config = uvicorn.Config(
         app,
+        http=connections.protocol(meters),
         lifespan="off",
         access_log=False,  # a path may contain a session id
         log_level="warning",
         server_header=False,
-        limit_concurrency=_CONCURRENCY,
         timeout_graceful_shutdown=_GRACE_SECONDS,
         timeout_keep_alive=65,  # longer than usual load balancers keep a connection, so that they close it first
     )

@@ -13,12 +13,13 @@ from purchase_predict.serving.events import Event, Refused, as_time, parse
 from purchase_predict.serving.follower import Follower
 from purchase_predict.serving.meters import Meters
 from purchase_predict.serving.records import Pair
-from purchase_predict.serving.scorer import Scorer
 from purchase_predict.serving.shadow import Shadow
 from purchase_predict.serving.state import Batch, State, Unavailable
 
 #: Retention in days for a try-out: its events may be of any age.
 _ANY_AGE = 10**6
+#: Maximum number of pairs that an answer about a session shows.
+MAX_CARTS = 1000
 _METERS = {
     "events_total": "counted",
     "events_repeated_total": "repeated",
@@ -53,11 +54,12 @@ class Service:
     shadow: Shadow | None = None
     unwritten: str = ""
 
-    def count(self, raw: Sequence[object]) -> dict[str, Any]:
+    def count(self, raw: Sequence[object], *, wait: bool = True) -> dict[str, Any]:
         """Counts events, and scores each cart event among them.
 
         Args:
             raw: the events as JSON values.
+            wait: whether to wait while another thread or process uses the state.
 
         Returns:
             `events` and `repeated` (the numbers of new and of repeated events), `refused` (position, field, value and
@@ -65,9 +67,10 @@ class Service:
 
         Raises:
             Unavailable: the state cannot be written; the events may be sent again.
+            Busy: the state is in use; nothing was counted.
         """
         positions, events, refused = _parsed(raw)
-        done = self._written(events) if events else Advanced()
+        done = self._written(events, wait) if events else Advanced()
         refused += [_too_old(positions[place], events[place], self.retention_days) for place in done.too_old]
         self._meter(done.counts, len(refused))
         answers = self._answers(positions, events, done)
@@ -79,9 +82,9 @@ class Service:
             "answers": answers,
         }
 
-    def _written(self, events: Sequence[Event]) -> Advanced:
+    def _written(self, events: Sequence[Event], wait: bool) -> Advanced:
         try:
-            done = self.state.change(events, lambda batch: advance(batch, events, self.retention_days))
+            done = self.state.change(events, lambda batch: advance(batch, events, self.retention_days), wait=wait)
         except Unavailable as error:
             self.unwritten = str(error)
             raise
@@ -104,14 +107,9 @@ class Service:
             return done
 
         done = self.state.change(events, work) if events else Advanced()
-        scorer = self.follower.scorer
-        answers = [
-            {
-                "event": positions[place],
-                **self._of_pair(events[place].user, events[place].session, pair, scorer, why=True),
-            }
-            for place, pair in done.carts.items()
-        ]
+        found = [(events[place].user, events[place].session, pair) for place, pair in done.carts.items()]
+        shown = self._of_pairs(found, why=True)
+        answers = [{"event": positions[place], **answer} for place, answer in zip(done.carts, shown, strict=True)]
         return {"events": done.counts.counted, "repeated": done.counts.repeated, "refused": refused, "answers": answers}
 
     def cart(self, session: str, why: bool = False) -> dict[str, Any]:
@@ -121,16 +119,20 @@ class Service:
             session: the session's id.
             why: whether each answer has SHAP values.
 
+        Returns:
+            `carts`, the answers, and `complete`: false if the id has more than `MAX_CARTS` pairs of a user and a
+            product, as an id such as `undefined` may have that many visitors share; the others are left out.
+
         Raises:
             Unavailable: the state cannot be read.
         """
-        scorer = self.follower.scorer
-        carts = [
-            self._of_pair(user, session, pair, scorer, why=why)
-            for user, _, pair in self.state.carts(session)
-            if pair.in_cart
-        ]
-        return {"user_session": session, "carts": carts}
+        found = self.state.carts(session, MAX_CARTS + 1)
+        pairs = [(user, session, pair) for user, _, pair in found[:MAX_CARTS] if pair.in_cart]
+        return {
+            "user_session": session,
+            "complete": len(found) <= MAX_CARTS,
+            "carts": self._of_pairs(pairs, why=why),
+        }
 
     def _answers(self, positions: list[int], events: list[Event], done: Advanced) -> list[dict[str, Any]]:
         if not done.carts:
@@ -176,24 +178,32 @@ class Service:
             )
         return answers
 
-    def _of_pair(self, user: int, session: str, pair: Pair, scorer: Scorer | None, why: bool) -> dict[str, Any]:
-        row = pair.row or []
-        answer: dict[str, Any] = {
-            "user_id": user,
-            "user_session": session,
-            "product_id": row[COLUMNS.index("product_id")],
-            "moment": _shown(pair.moment or 0),
-            "probability": None,
-            "will_buy": None,
-            "model_version": scorer.version if scorer else None,
-            "missing": scorer.missing(row) if scorer else [],
-            "columns": dict(zip(COLUMNS, row, strict=True)),
-        }
-        if scorer:
-            ((answer["probability"], answer["will_buy"]),) = scorer.score([row])
-            if why:
-                answer["contributions"] = scorer.contributions(row)
-        return answer
+    def _of_pairs(self, found: Sequence[tuple[int, str, Pair]], why: bool) -> list[dict[str, Any]]:
+        """The answer to each pair (user, session, pair) that was put in the cart."""
+        scorer = self.follower.scorer
+        rows = [pair.row or [] for _, _, pair in found]
+        scored: Sequence[tuple[float | None, int | None]] = [(None, None)] * len(rows)
+        contributions: Sequence[dict[str, float]] = []
+        if scorer and rows:
+            scored = scorer.score(rows)
+            contributions = scorer.contributions(rows) if why else []
+        answers: list[dict[str, Any]] = [
+            {
+                "user_id": user,
+                "user_session": session,
+                "product_id": row[COLUMNS.index("product_id")],
+                "moment": _shown(pair.moment or 0),
+                "probability": probability,
+                "will_buy": will_buy,
+                "model_version": scorer.version if scorer else None,
+                "missing": scorer.missing(row) if scorer else [],
+                "columns": dict(zip(COLUMNS, row, strict=True)),
+            }
+            for (user, session, pair), row, (probability, will_buy) in zip(found, rows, scored, strict=True)
+        ]
+        for answer, values in zip(answers, contributions, strict=False):
+            answer["contributions"] = values
+        return answers
 
     def _log(self, answer: Answer) -> None:
         if self.shadow:

@@ -26,6 +26,10 @@ class Unavailable(Exception):
     """
 
 
+class Busy(Exception):
+    """The store is in use by another thread or process, and the caller does not want to wait."""
+
+
 @dataclass
 class Batch:
     """The records of some events, read together and written together.
@@ -83,20 +87,30 @@ class Size:
 class State(Protocol):
     """A store of the state. Its methods may be called from several threads."""
 
-    def change(self, events: Sequence[Event], work: Callable[[Batch], Result]) -> Result:
+    def change(self, events: Sequence[Event], work: Callable[[Batch], Result], *, wait: bool = True) -> Result:
         """Reads the records of the events, calls `work`, which changes them, and writes them in one transaction.
 
         No other request changes these visitors meanwhile. `work` may be called again, with a new batch.
+
+        Args:
+            events: what `work` is about.
+            work: changes the records.
+            wait: whether to wait while another thread or process uses a local store.
 
         Returns:
             The result of `work`.
 
         Raises:
             Unavailable: the store cannot be read or written.
+            Busy: the store is in use, and `wait` is false. Nothing was changed.
         """
 
-    def carts(self, session: str) -> list[tuple[int, int, Pair]]:
+    def carts(self, session: str, most: int) -> list[tuple[int, int, Pair]]:
         """The session's pairs that were put in the cart: user, product, pair. A session id may have several users.
+
+        Args:
+            session: the session's id.
+            most: the number of pairs after which the others are left out.
 
         Raises:
             Unavailable: the store cannot be read.

@@ -3,6 +3,8 @@ const answers = document.getElementById("answers");
 const cart = document.getElementById("cart");
 const visit = document.getElementById("visit");
 let visits = [];
+// Without user and password: if the page's own address has them, the browser refuses to fetch a relative one.
+const here = location.origin + location.pathname.replace(/[^/]*$/, "");
 
 function element(name, text, kind) {
   const made = document.createElement(name);
@@ -17,7 +19,13 @@ function shown(value) {
 }
 
 function stamp(milliseconds) {
-  return new Date(milliseconds).toISOString().slice(0, 19).replace("T", " ") + " UTC";
+  return new Date(milliseconds).toISOString().replace("T", " ").replace(/(\.000)?Z$/, " UTC");
+}
+
+// Milliseconds since 1970, of a time in UTC whether or not it says so; NaN if it is no time.
+function moment(text) {
+  const [, day, time] = /^(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d(?:\.\d{1,3})?) ?(?:UTC|Z)?$/.exec(text.trim()) || [];
+  return Date.parse(day + "T" + time + "Z");
 }
 
 // A table of the 10 columns with the largest SHAP values (LightGBM's, in log-odds), largest first.
@@ -62,7 +70,7 @@ function card(answer) {
 async function ask(events) {
   answers.replaceChildren(element("p", "Asking …", "soft"));
   try {
-    const response = await fetch("try", {
+    const response = await fetch(here + "try", {
       method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(events),
     });
     const body = await response.json();
@@ -75,12 +83,12 @@ async function ask(events) {
   }
 }
 
-cart.elements.time.value = stamp(Date.now());
+cart.elements.time.value = stamp(1000 * Math.floor(Date.now() / 1000));
 cart.addEventListener("submit", event => {
   event.preventDefault();
   const form = Object.fromEntries(new FormData(cart));
-  const moment = Date.parse(form.time.replace(" UTC", "Z").replace(" ", "T"));
-  if (Number.isNaN(moment)) return answers.replaceChildren(element("p", "Time must look like 2019-10-07 12:30:05 UTC.", "error"));
+  const now = moment(form.time);
+  if (Number.isNaN(now)) return answers.replaceChildren(element("p", "Time must look like 2019-10-07 12:30:05 UTC.", "error"));
   const base = {
     product_id: form.product_id, price: form.price || null, brand: form.brand || null,
     category_code: form.category_code || null, user_id: -1, user_session: "tried",
@@ -88,10 +96,11 @@ cart.addEventListener("submit", event => {
   const views = Number(form.views);
   const events = [];
   for (let number = 0; number < views; number++) {
-    const ago = Math.round(form.seconds * (views - number) / views) * 1000;
-    events.push({...base, event_type: "view", event_time: stamp(moment - ago).replace(" UTC", "." + String(number).padStart(3, "0") + " UTC")});
+    // Each view is before the cart event, and at a time of its own: an exact repetition would not count.
+    const ago = Math.max(Math.round(1000 * form.seconds * (views - number) / views), views - number);
+    events.push({...base, event_type: "view", event_time: stamp(now - ago)});
   }
-  ask([...events, {...base, event_type: "cart", event_time: form.time}]);
+  ask([...events, {...base, event_type: "cart", event_time: stamp(now)}]);
 });
 
 function list(events) {
@@ -115,7 +124,7 @@ visit.addEventListener("submit", event => {
   event.preventDefault();
   ask(chosen());
 });
-fetch("sample").then(response => response.json()).then(found => {
+fetch(here + "sample").then(response => response.json()).then(found => {
   visits = found;
   found.forEach((events, number) => {
     const option = element("option", events[0].event_time.slice(0, 16) + ", " + events.length + " events");

@@ -122,6 +122,26 @@ def test_a_body_without_a_length_is_bounded_too(server: Served) -> None:
         assert connection.recv(1000).startswith(b"HTTP/1.1 413")
 
 
+def test_a_client_that_goes_away_is_no_error_of_the_server(server: Served) -> None:
+    host, _, port = server.address.removeprefix("http://").partition(":")
+    before = server.metric('errors_total{route="/events"}')
+    with socket.create_connection((host, int(port))) as connection:
+        head = (
+            "POST /events HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{"
+        )
+        connection.sendall(head.encode())
+    server.wait_until(lambda: server.metric('requests_total{route="/events",status="499"}') == 1)
+    assert server.metric('errors_total{route="/events"}') == before
+    assert "ClientDisconnect" not in server.log.read_text()
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/ready"])
+def test_probes_may_ask_without_a_body(server: Served, path: str) -> None:
+    request = urllib.request.Request(server.address + path, method="HEAD")
+    with urllib.request.urlopen(request) as answer:
+        assert (answer.status, answer.read()) == (200, b"")
+
+
 # ---- carts and the page ------------------------------------------------------------------------------------------
 
 
@@ -138,7 +158,17 @@ def test_a_cart_has_its_products_with_the_columns_of_the_moment(server: Served) 
     assert list(product["columns"]) == list(COLUMNS)
     _, why = server.ask("/carts/cart?why=true")
     assert set(why["carts"][0]["contributions"]) == {*COLUMNS, "base"}
-    assert server.ask("/carts/unknown%20%2F%20session") == (200, {"user_session": "unknown / session", "carts": []})
+    unknown = {"user_session": "unknown / session", "complete": True, "carts": []}
+    assert server.ask("/carts/unknown%20%2F%20session") == (200, unknown)
+
+
+def test_a_session_id_that_very_many_visitors_share_is_answered_in_part(server: Served) -> None:
+    for first in range(0, 1200, 400):
+        shared = [event("13:30:00", "cart", user_id=first + n, user_session="null") for n in range(400)]
+        assert server.ask("/events", shared)[0] == 200
+    _, cart = server.ask("/carts/null?why=true")
+    assert (len(cart["carts"]), cart["complete"]) == (1000, False)
+    assert all(product["contributions"] for product in cart["carts"])
 
 
 def test_trying_a_visit_out_keeps_nothing(server: Served) -> None:
@@ -202,7 +232,9 @@ def browser() -> Iterator[Any]:
 def test_a_cart_is_typed_and_a_visit_replayed_on_the_page(
     server: Served, browser: Any, width: int, scheme: str, tmp_path: Path
 ) -> None:
-    tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    tab = browser.new_page(
+        viewport={"width": width, "height": 900}, color_scheme=scheme, timezone_id="America/New_York"
+    )
     asked: list[str] = []
     said: list[str] = []
     tab.on("request", lambda request: asked.append(request.url))
@@ -215,6 +247,16 @@ def test_a_cart_is_typed_and_a_visit_replayed_on_the_page(
     typed = tab.inner_text("#answers").replace("\u200b", "")
     assert "Version 1 answered" in typed
     assert "num_views_product" in typed
+    # All typed views are before the cart event and differ, however short their time is, in whatever zone it is read.
+    for time_, views, seconds in (("2019-10-07 12:30:05", "2", "0"), ("2019-10-07 12:30:05 UTC", "200", "30")):
+        for name, value in {"time": time_, "views": views, "seconds": seconds}.items():
+            tab.fill(f"[name={name}]", value)
+        with tab.expect_response("**/try") as asked_for:
+            tab.click("#cart button")
+        (answer,) = asked_for.value.json()["answers"]
+        assert answer["moment"] == "2019-10-07T12:30:05Z"
+        assert answer["columns"]["num_views_product"] == int(views)
+        assert answer["columns"]["duration"] == max(1, int(seconds))  # no view is at the very time of the cart
     tab.reload()
     tab.wait_for_selector("#events td")
     tab.click("#visit button")
@@ -225,8 +267,11 @@ def test_a_cart_is_typed_and_a_visit_replayed_on_the_page(
     tab.screenshot(path=folder / f"serving-{width}-{scheme}.png", full_page=True)
     tab.goto(f"{server.address}/docs")
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    named = server.address.replace("://", "://user:password@")
+    tab.goto(named)
+    tab.wait_for_selector("#events td")
     assert said == []
-    assert [url for url in asked if not url.startswith((server.address, "data:"))] == []
+    assert [url for url in asked if not url.startswith((server.address, named, "data:"))] == []
     tab.close()
 
 
@@ -299,6 +344,8 @@ def test_nothing_of_a_request_is_in_the_log(server: Served) -> None:
     server.ask(f"/carts/{secret}")
     server.ask(f"/{secret}?{secret}={secret}")
     server.ask("/invocations", {"dataframe_records": [{"price": secret}]})
+    columns = {**dict.fromkeys(COLUMNS), "price": 9.5, secret: 1}
+    server.ask("/invocations", {"dataframe_records": [columns], "params": {secret: 1}})
     _, metrics = server.ask("/metrics")
     assert secret not in metrics
     assert secret not in server.log.read_text()

@@ -68,6 +68,7 @@ def test_it_ends_on_sigterm_after_the_requests_at_work_and_its_run_is_closed(reg
     [
         ({"env": ""}, "env is empty and so is ENV: name the environment to serve, with -P env=production"),
         ({"registry_name": "nobody"}, "no version of nobody holds production: deploy one with"),
+        ({"shadow": "production"}, "shadow=production: its version answers already; name the other environment"),
         ({"host": "0.0.0.0"}, "host=0.0.0.0: other machines can reach the server, so a token is needed"),
         ({"port": "70000"}, "port=70000: must be a whole number from 0 (any) to 65535"),
         ({"state": "ftp://x"}, "state=ftp://x: must be a local file, redis://<host>"),

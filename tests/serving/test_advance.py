@@ -205,10 +205,18 @@ def test_of_carts_in_one_second_the_smallest_values_stand_for_the_pair_in_whatev
 def test_what_is_in_the_cart_is_what_was_neither_removed_nor_bought(state: SqliteState) -> None:
     counted(state, [event(0, "cart"), event(0, "cart", product=2), event(0, "cart", product=3)])
     counted(state, [event(1, "remove_from_cart", product=2), event(2, "purchase", product=3)])
-    assert [(product, pair.in_cart) for _, product, pair in state.carts("s")] == [(1, True), (2, False), (3, False)]
+    assert [(product, pair.in_cart) for _, product, pair in state.carts("s", 100)] == [
+        (1, True),
+        (2, False),
+        (3, False),
+    ]
     counted(state, [event(3, "cart", product=2)])
     counted(state, [event(1, "remove_from_cart")])  # late: the cart event at second 0 was before it
-    assert [(product, pair.in_cart) for _, product, pair in state.carts("s")] == [(1, False), (2, True), (3, False)]
+    assert [(product, pair.in_cart) for _, product, pair in state.carts("s", 100)] == [
+        (1, False),
+        (2, True),
+        (3, False),
+    ]
 
 
 # ---- cost --------------------------------------------------------------------------------------------------------

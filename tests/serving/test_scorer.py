@@ -65,7 +65,7 @@ def test_a_correction_of_the_probabilities_is_applied(packaged: packaging.Packag
 def test_the_contributions_add_up_to_the_log_odds(packaged: packaging.Packaged, rows: pd.DataFrame) -> None:
     scorer = Scorer(packaged, "1")
     for row in as_rows(rows.head(20)):
-        contributions = scorer.contributions(row)
+        (contributions,) = scorer.contributions([row])
         assert list(contributions) == [*scorer.features, "base"]
         ((probability, _),) = scorer.score([row])
         assert sum(contributions.values()) == pytest.approx(np.log(probability / (1 - probability)), abs=1e-9)

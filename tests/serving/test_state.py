@@ -1,6 +1,8 @@
 """Both stores of the state: the same answers, from one server or from several that take turns."""
 
+import sqlite3
 import threading
+import time
 from pathlib import Path
 from unittest import mock
 
@@ -13,7 +15,7 @@ from purchase_predict.serving.events import FUTURE_DAYS
 from purchase_predict.serving.on_redis import RedisState
 from purchase_predict.serving.on_sqlite import SqliteState
 from purchase_predict.serving.records import Pair, Product, Session, Tally, Visitor
-from purchase_predict.serving.state import Batch, Unavailable
+from purchase_predict.serving.state import Batch, Busy, Unavailable
 from tests.features.shops import many_shops, on_duckdb
 from tests.serving.conftest import OpenState
 from tests.serving.redis_server import RedisServer
@@ -66,15 +68,15 @@ def test_a_request_that_fails_leaves_nothing_behind(open_state: OpenState) -> No
 
     with pytest.raises(ZeroDivisionError):
         state.change([event(0, "cart")], fails)
-    assert state.carts("s") == []
+    assert state.carts("s", 100) == []
     assert counted(state, [event(0, "cart")]).counts.counted == 1
 
 
 def test_a_session_id_of_two_users_is_two_carts(open_state: OpenState) -> None:
     state = open_state()
     counted(state, [event(0, "cart"), event(0, "cart", user=2, product=7), event(0, "view", product=9)])
-    assert [(user, product) for user, product, _ in state.carts("s")] == [(1, 1), (2, 7)]
-    assert state.carts("nobody's") == []
+    assert [(user, product) for user, product, _ in state.carts("s", 100)] == [(1, 1), (2, 7)]
+    assert state.carts("nobody's", 100) == []
 
 
 def test_days_long_past_are_kept_as_one(open_state: OpenState) -> None:
@@ -112,7 +114,7 @@ def test_a_visitor_is_forgotten_after_the_retention(tmp_path: Path) -> None:
         counted(state, [event(9, "view", user=5, session="5")])
         assert state.forget(6) == 0
         assert state.forget(4) == 1199
-    assert [len(state.carts(session)) for session in ("5", "6")] == [1, 0]
+    assert [len(state.carts(session, 100)) for session in ("5", "6")] == [1, 0]
     tables = ("visitors", "sessions", "pairs", "products")
     assert [state._connection.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in tables] == [1] * 4
     state.close()
@@ -154,7 +156,7 @@ def test_a_full_disk_loses_nothing_and_says_so(tmp_path: Path) -> None:
     many = [event(second, "view", user=second, session=str(second)) for second in range(500)]
     with pytest.raises(Unavailable, match=r"^the state cannot be written: database or disk is full$"):
         counted(state, many)
-    assert [product for _, product, _ in state.carts("s")] == [1]
+    assert [product for _, product, _ in state.carts("s", 100)] == [1]
     state._connection.execute("PRAGMA max_page_count = 1000000")
     assert counted(state, many).counts.counted == 500
     state.close()
@@ -237,3 +239,39 @@ def test_a_visitors_sessions_are_ranked_by_their_start() -> None:
     assert starts == [(0, None), (0, None), (2, 5), (3, 7), (3, 7)]
     assert visitor.start_session(8) == (3, 7)  # late: after the session at 7, before those at 9
     assert visitor.start_session(10) == (6, 9)
+
+
+def test_who_does_not_want_to_wait_for_a_locked_file_is_told_so_at_once(tmp_path: Path) -> None:
+    state = SqliteState(tmp_path / "state")
+    other = sqlite3.connect(tmp_path / "state", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    began = time.monotonic()
+    with pytest.raises(Busy):
+        state.change([event(0, "view")], lambda batch: None, wait=False)
+    assert time.monotonic() - began < 1
+    other.execute("ROLLBACK")
+    assert counted(state, [event(0, "view")]).counts.counted == 1
+
+    inside, leave = threading.Event(), threading.Event()
+
+    def holds(_: Batch) -> None:
+        inside.set()
+        leave.wait()
+
+    holder = threading.Thread(target=lambda: state.change([event(1, "view")], holds))
+    holder.start()
+    inside.wait()
+    with pytest.raises(Busy):
+        state.change([event(2, "view")], lambda batch: None, wait=False)
+    leave.set()
+    holder.join()
+    other.close()
+    state.close()
+
+
+def test_a_session_of_very_many_pairs_is_read_in_part(open_state: OpenState) -> None:
+    state = open_state()
+    counted(state, [event(0, "cart", user=user, product=product) for user in range(1, 4) for product in range(3)])
+    assert len(state.carts("s", 100)) == 9
+    found = state.carts("s", 4)
+    assert [(user, product) for user, product, _ in found] == [(1, 0), (1, 1), (1, 2), (2, 0)]
