@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import TypeVar
@@ -20,6 +21,8 @@ from purchase_predict.serving.state import Busy, Unavailable
 
 #: Maximum number of events in a request.
 MAX_EVENTS = 1000
+#: Digits of a whole number that are read: more than any field may have.
+_MOST_DIGITS = 400
 #: The status that metrics show for a client that went away before its request had arrived; nobody gets it.
 _CLIENT_GONE = 499
 
@@ -159,8 +162,10 @@ async def _events(request: Request) -> Sequence[object]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise _Wrong(415, "Content-Type must be application/json")
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise _Wrong(415, "Content-Encoding is not supported: send the body as it is")
     try:
-        body = json.loads(await request.body())
+        body = json.loads(await request.body(), parse_int=_whole)
     except (ValueError, RecursionError):
         raise _Wrong(400, "the body is not JSON") from None
     if isinstance(body, dict):
@@ -170,6 +175,11 @@ async def _events(request: Request) -> Sequence[object]:
     if len(body) > MAX_EVENTS:
         raise _Wrong(413, f"a request may have at most {MAX_EVENTS} events")
     return body
+
+
+def _whole(digits: str) -> float:
+    """A whole number of JSON. Python refuses to read thousands of digits; as infinity, only its event is refused."""
+    return int(digits) if len(digits) <= _MOST_DIGITS else math.inf
 
 
 def _json(value: object, status: int) -> Response:

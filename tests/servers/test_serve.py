@@ -78,6 +78,15 @@ def test_a_wrong_event_is_refused_alone(server: Served) -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["price", "product_id", "user_id", "category_id", "event_time", "no_column"])
+def test_a_number_of_thousands_of_digits_refuses_its_event_alone(server: Served, name: str) -> None:
+    wrong = json.dumps(event("12:00:01", "cart") | {name: "HERE"}).replace('"HERE"', "9" * 5000)
+    good = json.dumps(event("12:00:02", "view", user_session=f"beside {name}"))
+    status, answer = server.ask("/events", f"[{wrong}, {good}]".encode())
+    assert status == 200
+    assert [refused["field"] for refused in answer["refused"]] == ([name] if name != "no_column" else [])
+
+
 def test_where_all_are_wrong_the_status_says_so(server: Served) -> None:
     status, answer = server.ask("/events", event("12:00:00", "click"))
     assert (status, answer["events"], answer["refused"][0]["field"]) == (422, 0, "event_type")
@@ -94,6 +103,7 @@ def test_where_all_are_wrong_the_status_says_so(server: Served) -> None:
         (b"[" + b"1," * 1000 + b"1]", {}, 413, "a request may have at most 1000 events"),
         (b" " * (2**20 + 1), {}, 413, "a request may have at most 1048576 bytes"),
         (b"{}", {"Content-Type": "text/plain"}, 415, "Content-Type must be application/json"),
+        (b"{}", {"Content-Encoding": "gzip"}, 415, "Content-Encoding is not supported: send the body as it is"),
         (b"{}", {"Host": "evil.example.org"}, 400, "this server answers to 127.0.0.1 and localhost only"),
     ],
 )
