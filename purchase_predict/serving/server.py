@@ -11,13 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import click
 import uvicorn
 
 from purchase_predict.errors import print_line
-from purchase_predict.parameters import local_path
 from purchase_predict.serving import guard
 from purchase_predict.serving.answer_log import AnswerLog
 from purchase_predict.serving.app import build
@@ -25,13 +23,10 @@ from purchase_predict.serving.follower import Follower
 from purchase_predict.serving.health import Health
 from purchase_predict.serving.meters import Meters
 from purchase_predict.serving.on_redis import RedisState
-from purchase_predict.serving.on_sqlite import SqliteState
 from purchase_predict.serving.service import Service
 from purchase_predict.serving.shadow import Shadow
 from purchase_predict.serving.state import State
 
-#: URI schemes of a state in Redis.
-_REDIS = ("redis://", "rediss://", "unix://")
 #: Seconds that requests in progress get to finish: less than `stopping.GRACE_SECONDS`, after which a process whose
 #: launcher has died exits by itself.
 _GRACE_SECONDS = 10
@@ -58,39 +53,6 @@ class Settings:
     shadow: str = ""
     answers: str = ""
     retention_days: int = 90
-
-
-def place_of(state: str) -> str | Path:
-    """The location of the state: a Redis URI unchanged, or the absolute path of a file (empty: the default file)."""
-    if state.startswith(_REDIS):
-        return state
-    return local_path("state", state) if state else default_state()
-
-
-def open_state(place: str | Path, retention_days: int) -> State:
-    """Opens the state at a location that `place_of` returned.
-
-    Raises:
-        click.ClickException: it cannot be opened.
-    """
-    if isinstance(place, str):
-        shared = RedisState(place, retention_days)
-        if not shared.survives_restart:
-            click.echo(
-                "serve: Redis keeps no append-only file, so its restart loses the state: set appendonly yes", err=True
-            )
-        return shared
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise click.ClickException(f"state {place}: its folder cannot be made: {error.strerror}") from error
-    return SqliteState(place)
-
-
-def default_state() -> Path:
-    """The default file of the state. It lies outside the project's folder, which may be a temporary clone."""
-    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
-    return Path(home) / "purchase-predict" / "serving.sqlite"
 
 
 def serve(settings: Settings, state: State, started: Callable[[str], None]) -> None:

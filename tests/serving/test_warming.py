@@ -223,4 +223,10 @@ def test_a_filler_that_was_killed_leaves_a_file_that_the_next_one_does_not_take_
     filler = filling_sqlite.SqliteFiller.of_empty(tmp_path / "state")
     assert filler
     filler.put("visitor_records", [(1, 1, "[]")])
+    filler._connection.execute("COMMIT")
+    filler._connection.close()
     assert not (tmp_path / "state").exists()
+    assert in_sqlite(tmp_path / "state.filling")["visitors"]
+    fill(tmp_path / "state", "sample:1000", tmp_path / "scratch")
+    assert 1 not in in_sqlite(tmp_path / "state")["visitors"]
+    assert [path.name for path in tmp_path.iterdir() if "filling" in path.name] == []
