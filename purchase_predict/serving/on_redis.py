@@ -190,9 +190,8 @@ class RedisState:
             raise Unavailable(f"the state at {self._shown} cannot be read: {type(error).__name__}") from error
         return found
 
-    def forget(self, retention_days: int) -> int:
-        """See `state.State.forget`: Redis does it by itself, as the keys expire."""
-        return 0
+    def forget(self, retention_days: int, removed: Callable[[int], None]) -> None:
+        """See `state.State.forget`: Redis does it by itself, as the keys expire, and does not say how many."""
 
     def size(self) -> Size:
         """See `state.State.size`: all of Redis's memory, other databases and applications included.

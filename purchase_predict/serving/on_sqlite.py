@@ -231,10 +231,9 @@ class SqliteState:
         found = [(user, product, Pair.unpack(record)) for user, product, record in rows]
         return [(user, product, pair) for user, product, pair in found if pair.row is not None]
 
-    def forget(self, retention_days: int) -> int:
+    def forget(self, retention_days: int, removed: Callable[[int], None]) -> None:
         """See `state.State.forget`. Uses small transactions, so that requests wait only briefly."""
         oldest = int(time.time() // 86_400) - retention_days
-        removed = 0
         while not self._closed.is_set():
             with self._lock, self._transaction() as ask:
                 users = ask("SELECT user FROM visitors WHERE touched < ? LIMIT ?", (oldest, _CHUNK)).fetchall()
@@ -242,11 +241,10 @@ class SqliteState:
                     ask("DELETE FROM pairs WHERE session_id IN (SELECT id FROM sessions WHERE user = ?)", (user,))
                     for table in ("sessions", "products", "seen", "visitors"):
                         ask(f"DELETE FROM {table} WHERE user = ?", (user,))
-            removed += len(users)
+            removed(len(users))
             if len(users) < _CHUNK:
                 break
         self._forget_seen(retention_days)
-        return removed
 
     def _forget_seen(self, retention_days: int) -> None:
         """Removes the other visitors' seen events that `advance` would refuse as too old anyway."""

@@ -89,7 +89,7 @@ def serve(settings: Settings, state: State, started: Callable[[str], None]) -> N
         slow = ThreadPoolExecutor(2, "slow")
         stack.enter_context(quick)
         stack.enter_context(slow)
-        stack.enter_context(_forgetting(state, settings.retention_days))
+        stack.enter_context(_forgetting(state, settings.retention_days, meters))
         routes = build(service, health, quick, slow, 0 if shared else _AT_ONCE)
         app = guard.Guard(routes, token, settings.host, meters)
         place = f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{listening.getsockname()[1]}"
@@ -173,17 +173,14 @@ def _run(app: guard.Guard, listening: socket.socket, started: Callable[[], None]
 
 
 @contextlib.contextmanager
-def _forgetting(state: State, retention_days: int) -> Iterator[None]:
+def _forgetting(state: State, retention_days: int, meters: Meters) -> Iterator[None]:
     """Removes old visitors from the state once an hour while the block runs."""
     ended = threading.Event()
 
     def keep_forgetting() -> None:
         while not ended.is_set():
             started = time.monotonic()
-            try:
-                state.forget(retention_days)
-            except Exception as error:  # such as a full disk; requests fail, too, and report it
-                logging.getLogger(__name__).warning("the old state was not deleted: %s", type(error).__name__)
+            _forget(state, retention_days, meters)
             ended.wait(max(1.0, _HOUR_SECONDS - (time.monotonic() - started)))
 
     thread = threading.Thread(target=keep_forgetting, name="forgets", daemon=True)
@@ -193,3 +190,17 @@ def _forgetting(state: State, retention_days: int) -> Iterator[None]:
     finally:
         ended.set()
         thread.join(5)
+
+
+def _forget(state: State, retention_days: int, meters: Meters) -> None:
+    """Removes old visitors from the state once, and reports how many, also if it fails on its way."""
+    name = "visitors_forgotten_total"
+    before = meters.value(name)
+    try:
+        state.forget(retention_days, lambda visitors: meters.add(name, visitors))
+    except Exception as error:  # such as a full disk; requests fail, too, and report it
+        logging.getLogger(__name__).warning("the old state was not deleted: %s", type(error).__name__)
+    if visitors := int(meters.value(name) - before):
+        print_line(
+            f"serve: visitors forgotten after more than {retention_days} days without an event: {visitors}", err=True
+        )

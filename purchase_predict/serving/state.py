@@ -102,8 +102,13 @@ class State(Protocol):
             Unavailable: the store cannot be read.
         """
 
-    def forget(self, retention_days: int) -> int:
-        """Removes visitors without events for `retention_days`, and seen events as old; returns how many visitors."""
+    def forget(self, retention_days: int, removed: Callable[[int], None]) -> None:
+        """Removes visitors without events for `retention_days`, and seen events as old.
+
+        Args:
+            retention_days: days without an event.
+            removed: called with a number of visitors once they are removed; may be called several times.
+        """
 
     def size(self) -> Size:
         """How large the state is.
