@@ -38,7 +38,7 @@ class SqliteFiller:
             "session_records": "id, session, visitor, record",
             "pair_records": "id, product, record",
             "product_records": "visitor, product, record",
-            "visitor_records": f"visitor, {int(time.time() // 86_400)} AS touched, record",
+            "visitor_records": f"visitor, {int(time.time() // 86_400)} - age AS touched, record",
             "seen_events": "visitor, time, digest",
         }
         # The order of the tables' keys, so that each bucket is written page by page.

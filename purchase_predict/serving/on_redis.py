@@ -13,7 +13,8 @@ Keys, all with the prefix `purchase-predict:`
 - `seen:<user>:<day>`: the set of the events counted, as time and digest.
 - `days:<product>`, `days:all`: a hash of counters, by `<day>:<counter>`.
 
-All keys but `days:` expire `retention_days` + 2 days after they were last written.
+All keys but `days:` expire `retention_days` + 2 days after they were last written. `warm` takes the newest day of its
+source for today: a key that it makes expires as if its own newest event had been written on its day.
 """
 
 import os
@@ -39,7 +40,7 @@ PREFIX = "purchase-predict:"
 _TIMEOUT_SECONDS = 2.0
 #: Maximum attempts of a request if other servers change the same visitors, and if the connection breaks.
 _ATTEMPTS, _CONNECTIONS = 50, 2
-_DAY_SECONDS = 86_400
+DAY_SECONDS = 86_400
 #: Adds all counters of days before ARGV[1] to the counters of the day ARGV[2], atomically.
 _FOLD = """
     local fields = redis.call('HGETALL', KEYS[1])
@@ -220,7 +221,7 @@ def expires_after(retention_days: int) -> int:
     An event may be some days ahead of the clock, and counts until the last day of the retention after its own has
     ended.
     """
-    return (FUTURE_DAYS + retention_days + 1) * _DAY_SECONDS
+    return (FUTURE_DAYS + retention_days + 1) * DAY_SECONDS
 
 
 def _session(user: int, session: str) -> str:

@@ -33,7 +33,8 @@ _CHUNK = 50
 
 _COUNTER_NAMES = tuple(f"c{number}" for number in range(COUNTERS))
 _COUNTER_COLUMNS = ", ".join(f"{name} INTEGER NOT NULL" for name in _COUNTER_NAMES)
-#: `touched` is the day on which a visitor's last event arrived, by the server's clock.
+#: `touched` is the day on which a visitor's last event arrived, by the server's clock. `warm` takes the newest day of
+#: its source for today.
 TABLES = f"""
     CREATE TABLE visitors (user INTEGER PRIMARY KEY, touched INTEGER NOT NULL, record TEXT NOT NULL);
     CREATE TABLE sessions (
