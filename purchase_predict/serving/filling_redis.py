@@ -10,7 +10,8 @@ from redis.exceptions import RedisError
 
 from purchase_predict.secrets import shown_uri
 from purchase_predict.serving.events import DAY_MICROSECONDS
-from purchase_predict.serving.on_redis import DAY_SECONDS, PREFIX, client_of, expires_after
+from purchase_predict.serving.on_redis import DAY_SECONDS, PREFIX, expires_after
+from purchase_predict.serving.redis_client import client_of
 
 #: The key that marks the state as being filled, and the seconds without written rows after which it expires.
 _FILLING, _FILLING_SECONDS = f"{PREFIX}filling", 600
@@ -45,11 +46,11 @@ class RedisFiller:
         """The filler of an empty state; None if the state is not empty.
 
         Raises:
-            click.ClickException: Redis cannot be used, or another server is filling this state.
+            click.ClickException: Redis cannot be used or evicts, or another server is filling this state.
         """
         shown = shown_uri(uri)
+        client = client_of(uri)
         try:
-            client = client_of(uri)
             if client.exists(f"{PREFIX}days:all"):
                 return None
             if not client.set(_FILLING, "1", nx=True, ex=_FILLING_SECONDS):
@@ -57,7 +58,7 @@ class RedisFiller:
             filler = cls(client, retention_days)
             filler._remove_all()  # the remains of an interrupted filling
             return filler
-        except (RedisError, ValueError) as error:
+        except RedisError as error:
             raise click.ClickException(f"state {shown}: Redis cannot be used: {error}") from error
 
     def put(self, table: str, rows: Sequence[Sequence[Any]]) -> None:

@@ -41,6 +41,7 @@ METRICS = {
     "log_rows_total": ("counter", "Answers written to the log."),
     "log_dropped_total": ("counter", "Answers that could not be written to the log."),
     "state_bytes": ("gauge", "Bytes of the state's files; or of all of Redis's memory, other users' included."),
+    "state_evicted_keys": ("gauge", "Keys that Redis removed for lack of memory since the server's start."),
     "state_visitors": ("gauge", "Visitors in the state."),
     "visitors_forgotten_total": ("counter", "Visitors removed after retention_days; Redis does not count them."),
     "state_up": ("gauge", "1 if the state can be read."),

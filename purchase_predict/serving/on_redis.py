@@ -17,7 +17,6 @@ All keys but `days:` expire `retention_days` + 2 days after they were last writt
 source for today: a key that it makes expires as if its own newest event had been written on its day.
 """
 
-import os
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -32,6 +31,7 @@ from purchase_predict.secrets import shown_uri
 from purchase_predict.serving import shop_days
 from purchase_predict.serving.events import DAY_MICROSECONDS, FUTURE_DAYS, Event
 from purchase_predict.serving.records import Pair, Product, Session, Visitor
+from purchase_predict.serving.redis_client import Evictions, client_of
 from purchase_predict.serving.shop_days import COUNTERS, EARLIER, Days
 from purchase_predict.serving.state import Batch, Result, SeenKey, Size, Unavailable, keys_of
 
@@ -65,19 +65,19 @@ class RedisState:
             retention_days: days after which a visitor without events is forgotten.
 
         Raises:
-            click.ClickException: Redis cannot be reached.
+            click.ClickException: Redis cannot be reached, or evicts.
         """
         self._shown = shown_uri(uri)
         self._expires = expires_after(retention_days)
+        self._redis = client_of(
+            uri,
+            socket_timeout=_TIMEOUT_SECONDS,
+            socket_connect_timeout=_TIMEOUT_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+        )
         try:
-            self._redis = client_of(
-                uri,
-                socket_timeout=_TIMEOUT_SECONDS,
-                socket_connect_timeout=_TIMEOUT_SECONDS,
-                retry=Retry(NoBackoff(), 0),
-            )
-            self._redis.ping()
-        except (RedisError, ValueError) as error:
+            self._evictions = Evictions(self._redis.info("stats"))
+        except RedisError as error:
             raise click.ClickException(f"state {self._shown}: Redis cannot be used: {error}") from error
 
     @property
@@ -200,19 +200,17 @@ class RedisState:
         The keys of the state alone could be measured only one by one.
         """
         try:
-            return Size(int(self._redis.info("memory")["used_memory"]), None)
+            with self._redis.pipeline(transaction=False) as pipe:
+                pipe.info("memory")
+                pipe.info("stats")
+                memory, stats = pipe.execute()
+            return Size(int(memory["used_memory"]), None, *self._evictions.seen(memory, stats))
         except RedisError as error:
             raise Unavailable(f"the state at {self._shown} cannot be read: {type(error).__name__}") from error
 
     def close(self) -> None:
         """See `state.State.close`."""
         self._redis.close()
-
-
-def client_of(uri: str, **options: Any) -> "redis.Redis":
-    """A client of the Redis at an address. User and password are in REDIS_USERNAME and REDIS_PASSWORD, if needed."""
-    login = {"username": os.environ.get("REDIS_USERNAME"), "password": os.environ.get("REDIS_PASSWORD")}
-    return redis.Redis.from_url(uri, **login, **options)
 
 
 def expires_after(retention_days: int) -> int:

@@ -74,10 +74,19 @@ class Batch:
 
 @dataclass(frozen=True)
 class Size:
-    """The size of the state in bytes, and its number of visitors; None: too costly to count."""
+    """The size of the state, and whether it is complete.
+
+    Attributes:
+        bytes: the size in bytes.
+        visitors: the number of visitors; None: too costly to count.
+        evicted: the keys that the store has removed by itself since the server's start, because its memory was full.
+        problem: why the state lacks something, or may soon, in one line; empty: it is complete.
+    """
 
     bytes: int
     visitors: int | None
+    evicted: int = 0
+    problem: str = ""
 
 
 class State(Protocol):
