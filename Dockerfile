@@ -16,7 +16,8 @@ FROM python:3.11.13-slim-bookworm
 RUN apt-get update -qq && apt-get install -qq -y --no-install-recommends libgomp1 git && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 10001 shop && mkdir /state /answers && chown shop /state /answers
 COPY --from=packages /venv /venv
-ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 DO_NOT_TRACK=true
+# The server's default state is below XDG_STATE_HOME, in one file per registered model and environment.
+ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 DO_NOT_TRACK=true XDG_STATE_HOME=/state
 WORKDIR /project
 COPY --chown=shop MLproject conda.yaml pyproject.toml requirements.lock main.py .env ./
 COPY --chown=shop steps steps
@@ -29,7 +30,9 @@ USER shop
 VOLUME ["/state", "/answers"]
 EXPOSE 5001
 # Each request needs the token, including this one.
-HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-c", "import os, urllib.request as u; \
-u.urlopen(u.Request('http://127.0.0.1:5001/ready', headers={'Authorization': 'Bearer ' + open(os.environ.get('TOKEN_FILE', '/run/secrets/token')).read().strip()}), timeout=4)"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-c", "import os, pathlib, urllib.request as u; \
+from purchase_predict.serving.token_file import text_of; \
+token = text_of(pathlib.Path(os.environ.get('TOKEN_FILE', '/run/secrets/token'))); \
+u.urlopen(u.Request('http://127.0.0.1:5001/ready', headers={'Authorization': 'Bearer ' + token}), timeout=4)"]
 # `exec` lets SIGTERM reach the server, which ends after the requests in progress.
-CMD ["sh", "-c", "exec python -m steps.serve --host=0.0.0.0 --state=\"${STATE:-/state/serving.sqlite}\" --token_file=\"${TOKEN_FILE:-/run/secrets/token}\" --answers=\"${ANSWERS-/answers}\" --warm=\"${WARM:-}\" --shadow=\"${SHADOW:-}\""]
+CMD ["sh", "-c", "exec python -m steps.serve --host=0.0.0.0 --state=\"${STATE:-}\" --token_file=\"${TOKEN_FILE:-/run/secrets/token}\" --answers=\"${ANSWERS-/answers}\" --warm=\"${WARM:-}\" --shadow=\"${SHADOW:-}\""]

@@ -17,6 +17,7 @@ from purchase_predict import settings
 from purchase_predict.errors import print_line
 from purchase_predict.secrets import shown_uri
 from purchase_predict.serving import guard, server, warming
+from purchase_predict.serving.place import locked, open_state, place_of
 from purchase_predict.workflow.command import command
 from purchase_predict.workflow.scratch import scratch_folder
 
@@ -34,24 +35,23 @@ def serve(
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     options = server.Settings(env=env, **rest)  # type: ignore[arg-type]
     guard.token_of(options.token_file, options.host)
-    place = server.place_of(state)
+    place = place_of(state, options.registry_name, env)
     mlflow.set_tags({"serve.env": env, "serve.state": shown_uri(str(place))})
-    filler = warming.filler_of(place, options.retention_days) if warm else None
-    if filler:
-        with scratch_folder() as scratch:
-            filled = warming.fill(
-                filler, warm, scratch, options.retention_days, max_reject_ratio, gcp_project, memory_limit
-            )
-        mlflow.log_metrics(filled.metrics)
-        print_line(f"serve: {filled}")
-    elif warm:
-        print_line(f"serve: the state at {place} already holds visitors: warm is ignored")
 
     def started(line: str) -> None:
         mlflow.set_tag("serve.address", line.rpartition(" ")[2])
         print_line(f"serve: {line}")
 
-    server.serve(options, server.open_state(place, options.retention_days), started)
+    days = options.retention_days
+    with locked(place):
+        if warm and (filler := warming.filler_of(place, days)):
+            with scratch_folder() as scratch:
+                filled = warming.fill(filler, warm, scratch, days, max_reject_ratio, gcp_project, memory_limit)
+            mlflow.log_metrics(filled.metrics)
+            print_line(f"serve: {filled}")
+        elif warm:
+            print_line(f"serve: the state at {place} already holds visitors: warm is ignored")
+        server.serve(options, open_state(place, days), started)
     click.echo("serve: stopped, after finishing the requests in progress")
 
 

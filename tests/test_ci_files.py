@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from purchase_predict import parameters
+from purchase_predict.serving import place
 from purchase_predict.settings import PROJECT
 from purchase_predict.workflow import stopping
 
@@ -161,9 +162,14 @@ def test_the_image_serves_without_root_and_has_what_it_copies() -> None:
     assert {name for name in environment if f"${{{name}" in dockerfile} == {"STATE", "WARM", "SHADOW"}
 
 
-def test_the_systemd_unit_starts_the_entry_point() -> None:
+def test_the_systemd_unit_starts_the_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     unit = (PROJECT / "docs/purchase-predict.service").read_text(encoding="utf-8")
-    (command,) = re.findall(r"^ExecStart=\S+/python -m steps\.serve (.*)$", unit, re.MULTILINE)
+    (command,) = re.findall(r"^ExecStart=\S+/python -m steps\.serve(.*)$", unit, re.MULTILINE)
+    # The default state lies in the folder that systemd makes for it.
+    (home,) = re.findall(r"^Environment=XDG_STATE_HOME=(.*)$", unit, re.MULTILINE)
+    monkeypatch.setenv("XDG_STATE_HOME", home)
+    (folder,) = re.findall(r"^StateDirectory=(.*)$", unit, re.MULTILINE)
+    assert Path(place.place_of("", "a", "staging")).parent == Path("/var/lib", folder)
     assert set(re.findall(r"--(\w+)=", command)) <= set(parameters.declared("serve"))
     (seconds,) = re.findall(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)
     assert int(seconds) > stopping.GRACE_SECONDS

@@ -285,9 +285,10 @@ def test_the_server_of_carts_and_what_its_log_tells(first: str, shell: Shell, tm
         (answer,) = json.loads(shell.run(curl))["answers"]
         del shell.places["http://127.0.0.1:5001"]
     assert 0 < answer["probability"] < 1
-    events = "event_time,event_type,product_id,user_id,user_session\n2019-10-07,purchase,1002524,513014014,7d9b1c5a\n"
+    events = "event_time,event_type,product_id,user_id,user_session\n"
+    events += "2019-10-07 12:40:00 UTC,purchase,1002524,513014014,7d9b1c5a\n"
     (tmp_path / "events.csv.gz").write_bytes(gzip.compress(events.encode()))
-    query = block("docs/serving.md", "bool_or").text
+    query = block("docs/serving.md", "avg(probability)").text
     shell.ran.add(query)
     with contextlib.chdir(tmp_path):
         assert [row[1:] for row in duckdb.sql(query).fetchall()] == [(1, pytest.approx(answer["probability"]), 1)]

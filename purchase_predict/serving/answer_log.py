@@ -3,7 +3,8 @@
     <answers>/day=2026-11-29/120000-<process>-<random>.parquet
 
 A row has the answer and its time, the columns that were scored, and the shadow's answer. It can be joined with the
-output of `predict`, or with later events, by `user_id`, `user_session` and `product_id`.
+output of `predict`, or with later events, by `user_id`, `user_session` and `product_id`. A file appears only once it is
+complete (`unfinished`).
 """
 
 import contextlib
@@ -18,7 +19,6 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 
 from purchase_predict.parameters import local_path
 from purchase_predict.schema import CATEGORICAL
+from purchase_predict.serving import unfinished
 from purchase_predict.serving.columns import COLUMNS
 from purchase_predict.serving.meters import Meters
 from purchase_predict.sources import cloud_storage
@@ -44,6 +45,9 @@ CLOSE_SECONDS = 10.0
 
 #: The object that a server creates in a bucket when it starts.
 _MARKER = "answers-of-purchase-predict"
+
+#: The content type of a file in a bucket.
+_TYPE = "application/octet-stream"
 
 _TIME = pa.timestamp("us", tz="UTC")
 SCHEMA = pa.schema(
@@ -97,12 +101,13 @@ class AnswerLog:
         self._meters, self._days = meters, retention_days
         self._queue: queue.Queue[Answer | None] = queue.Queue(_WAITING_ROWS)
         self._folder = None if place.startswith(CLOUD) else local_path("answers", place)
-        self._put: Callable[[Path, str], None] = self._move if self._folder else _uploader(place)
+        self._put: Callable[[str, bytes], None] = self._save if self._folder else _uploader(place)
         if self._folder:
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 with tempfile.TemporaryFile(dir=self._folder):
                     pass
+                unfinished.remove_left(self._folder)
             except OSError as error:
                 raise click.ClickException(f"answers {place}: cannot be written: {error.strerror}") from error
         self._thread = threading.Thread(target=self._write_on, name="log of answers", daemon=True)
@@ -147,20 +152,19 @@ class AnswerLog:
         for day, of_day in days.items():
             name = f"day={day}/{datetime.now(UTC):%H%M%S}-{os.getpid()}-{uuid.uuid4().hex[:8]}.parquet"
             try:
-                with tempfile.TemporaryDirectory(prefix="purchase-predict-", dir=self._folder) as scratch:
-                    file = Path(scratch) / "part.parquet"
-                    pq.write_table(_table(of_day), file, compression="zstd")
-                    self._put(file, name)
+                content = pa.BufferOutputStream()
+                pq.write_table(_table(of_day), content, compression="zstd")
+                self._put(name, content.getvalue().to_pybytes())
                 self._meters.add("log_rows_total", len(of_day))
             except Exception as error:  # such as a full disk or a bucket that refuses: the server goes on answering
                 self._meters.add("log_dropped_total", len(of_day))
                 logging.getLogger(__name__).warning("answers were not logged: %s", type(error).__name__)
 
-    def _move(self, file: Path, name: str) -> None:
+    def _save(self, name: str, content: bytes) -> None:
         assert self._folder
         target = self._folder / name
         target.parent.mkdir(exist_ok=True)
-        file.replace(target)
+        unfinished.write(self._folder, target, content)
 
     def _forget(self) -> None:
         """Removes days older than the retention from a local folder."""
@@ -175,8 +179,8 @@ class AnswerLog:
                 continue
 
 
-def _uploader(place: str) -> Callable[[Path, str], None]:
-    """Makes a function that uploads a file under a name below `place`.
+def _uploader(place: str) -> Callable[[str, bytes], None]:
+    """Makes a function that uploads an object under a name below `place`. An object appears once it is complete.
 
     An empty object is uploaded first, so that a bucket that cannot be written is an error at the start.
     """
@@ -193,7 +197,7 @@ def _uploader(place: str) -> Callable[[Path, str], None]:
     # If the object exists, an earlier server wrote it. Replacing it would need a further permission.
     with cloud_storage.explained(place, "create", ""), contextlib.suppress(PreconditionFailed):
         named(_MARKER).upload_from_string(b"", if_generation_match=0)
-    return lambda file, name: named(name).upload_from_filename(str(file), if_generation_match=0)
+    return lambda name, content: named(name).upload_from_string(content, _TYPE, if_generation_match=0)
 
 
 def _table(answers: list[Answer]) -> pa.Table:

@@ -26,9 +26,9 @@ class SqliteFiller:
     """See `warming.Filler`."""
 
     def __init__(self, path: Path) -> None:
-        """Args: `path` is the file to make; it does not exist or holds an empty state."""
-        self._path, self._part = path, path.with_name(f"{path.name}.{os.getpid()}.filling")
-        self._part.unlink(missing_ok=True)
+        """Args: `path` is the file to make; it does not exist or holds an empty state, and `place.locked` keeps it."""
+        self._path, self._part = path, path.with_name(f"{path.name}.filling")
+        self._part.unlink(missing_ok=True)  # what a killed filling left
         self._connection = sqlite3.connect(self._part, isolation_level=None, check_same_thread=False)
         # No journal: nobody reads the file before it is complete, and an incomplete file is made again.
         self._connection.executescript(
@@ -38,7 +38,7 @@ class SqliteFiller:
             "session_records": "id, session, visitor, record",
             "pair_records": "id, product, record",
             "product_records": "visitor, product, record",
-            "visitor_records": f"visitor, {int(time.time() // 86_400)} AS touched, record",
+            "visitor_records": f"visitor, {int(time.time() // 86_400)} - age AS touched, record",
             "seen_events": "visitor, time, digest",
         }
         # The order of the tables' keys, so that each bucket is written page by page.
@@ -62,7 +62,6 @@ class SqliteFiller:
                 with sqlite3.connect(path) as connection:
                     if connection.execute("SELECT 1 FROM shop_days LIMIT 1").fetchone():
                         return None
-            path.parent.mkdir(parents=True, exist_ok=True)
             return cls(path)
         except (sqlite3.Error, OSError) as error:
             raise click.ClickException(f"state {path}: cannot be filled: {error}") from error

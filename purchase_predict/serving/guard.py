@@ -13,6 +13,7 @@ import click
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from purchase_predict.parameters import local_path
+from purchase_predict.serving import token_file
 from purchase_predict.serving.meters import Meters
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -47,7 +48,7 @@ def token_of(file: str, host: str) -> str:
             )
         return ""
     try:
-        token = local_path("token_file", file).read_text(encoding="utf-8").strip()
+        token = token_file.text_of(local_path("token_file", file))
     except (OSError, UnicodeDecodeError) as error:
         raise click.ClickException(f"token_file {file}: cannot be read: {error}") from error
     if len(token) < _MIN_TOKEN or not token.isascii() or not token.isprintable() or " " in token:

@@ -20,11 +20,13 @@ class Health:
         """The content of /ready: whether model and state are available, which version answers, and all problems.
 
         A state that can be read but not written, as on a full disk, is a problem. The server stays ready, because only
-        a further request shows whether writing works again.
+        a further request shows whether writing works again. It also stays ready if Redis evicts keys: most visitors are
+        still known.
         """
         size, wrong = self._size()
         follower = self.service.follower
-        found = [wrong or self.service.unwritten, *(follower.problem for follower in self._followers())]
+        found = [wrong or self.service.unwritten, size.problem if size else ""]
+        found += [follower.problem for follower in self._followers()]
         scorer = follower.scorer
         return {
             "ready": size is not None and scorer is not None,
@@ -54,6 +56,7 @@ class Health:
         yield "state_writable", {}, float(size is not None and not self.service.unwritten)
         if size:
             yield "state_bytes", {}, size.bytes
+            yield "state_evicted_keys", {}, size.evicted
         if size and size.visitors is not None:
             yield "state_visitors", {}, size.visitors
 

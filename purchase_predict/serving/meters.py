@@ -5,7 +5,8 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
 
 _PREFIX = "purchase_predict_"
-_QUANTILES = (0.5, 0.9, 0.99)
+#: The quantiles of the durations, in percent: whole numbers, so that a rank is exact.
+_QUANTILES = (50, 90, 99)
 #: Newest requests of a route from which its quantiles are computed.
 _WINDOW = 1000
 
@@ -41,7 +42,9 @@ METRICS = {
     "log_rows_total": ("counter", "Answers written to the log."),
     "log_dropped_total": ("counter", "Answers that could not be written to the log."),
     "state_bytes": ("gauge", "Bytes of the state's files; or of all of Redis's memory, other users' included."),
+    "state_evicted_keys": ("gauge", "Keys that Redis removed for lack of memory since the server's start."),
     "state_visitors": ("gauge", "Visitors in the state."),
+    "visitors_forgotten_total": ("counter", "Visitors removed after retention_days; Redis does not count them."),
     "state_up": ("gauge", "1 if the state can be read."),
     "state_writable": ("gauge", "1 if the last request with events could be written to the state."),
 }
@@ -77,6 +80,9 @@ class Meters:
     def text(self, gauges: Iterable[tuple[str, Mapping[str, str], float]]) -> str:
         """All metrics in Prometheus's text format.
 
+        A quantile q of n durations is the nearest rank: the shortest duration that at least q x n of them do not
+        exceed, number ceil(q x n) in their order. So with few requests the 0.99 quantile is the longest duration.
+
         Args:
             gauges: name, labels and current value of each gauge.
         """
@@ -85,9 +91,10 @@ class Meters:
             windows = {route: sorted(seconds) for route, seconds in self._seconds.items()}
         samples += [(name, tuple(labels.items()), value) for name, labels, value in gauges]
         for route, seconds in windows.items():
-            for quantile in _QUANTILES:
-                labels = (("route", route), ("quantile", str(quantile)))
-                samples.append(("request_seconds", labels, seconds[int(quantile * (len(seconds) - 1))]))
+            for percent in _QUANTILES:
+                labels = (("route", route), ("quantile", str(percent / 100)))
+                rank = -(-percent * len(seconds) // 100)  # rounded up
+                samples.append(("request_seconds", labels, seconds[rank - 1]))
         lines = []
         for metric, (kind, says) in METRICS.items():
             own = [sample for sample in samples if sample[0] in (metric, f"{metric}_sum", f"{metric}_count")]

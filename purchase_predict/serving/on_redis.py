@@ -13,10 +13,10 @@ Keys, all with the prefix `purchase-predict:`
 - `seen:<user>:<day>`: the set of the events counted, as time and digest.
 - `days:<product>`, `days:all`: a hash of counters, by `<day>:<counter>`.
 
-All keys but `days:` expire `retention_days` + 2 days after they were last written.
+All keys but `days:` expire `retention_days` + 2 days after they were last written. `warm` takes the newest day of its
+source for today: a key that it makes expires as if its own newest event had been written on its day.
 """
 
-import os
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -31,6 +31,7 @@ from purchase_predict.secrets import shown_uri
 from purchase_predict.serving import shop_days
 from purchase_predict.serving.events import DAY_MICROSECONDS, FUTURE_DAYS, Event
 from purchase_predict.serving.records import Pair, Product, Session, Visitor
+from purchase_predict.serving.redis_client import Evictions, client_of
 from purchase_predict.serving.shop_days import COUNTERS, EARLIER, Days
 from purchase_predict.serving.state import Batch, Result, SeenKey, Size, Unavailable, keys_of
 
@@ -39,7 +40,7 @@ PREFIX = "purchase-predict:"
 _TIMEOUT_SECONDS = 2.0
 #: Maximum attempts of a request if other servers change the same visitors, and if the connection breaks.
 _ATTEMPTS, _CONNECTIONS = 50, 2
-_DAY_SECONDS = 86_400
+DAY_SECONDS = 86_400
 #: Adds all counters of days before ARGV[1] to the counters of the day ARGV[2], atomically.
 _FOLD = """
     local fields = redis.call('HGETALL', KEYS[1])
@@ -64,19 +65,19 @@ class RedisState:
             retention_days: days after which a visitor without events is forgotten.
 
         Raises:
-            click.ClickException: Redis cannot be reached.
+            click.ClickException: Redis cannot be reached, or evicts.
         """
         self._shown = shown_uri(uri)
         self._expires = expires_after(retention_days)
+        self._redis = client_of(
+            uri,
+            socket_timeout=_TIMEOUT_SECONDS,
+            socket_connect_timeout=_TIMEOUT_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+        )
         try:
-            self._redis = client_of(
-                uri,
-                socket_timeout=_TIMEOUT_SECONDS,
-                socket_connect_timeout=_TIMEOUT_SECONDS,
-                retry=Retry(NoBackoff(), 0),
-            )
-            self._redis.ping()
-        except (RedisError, ValueError) as error:
+            self._evictions = Evictions(self._redis.info("stats"))
+        except RedisError as error:
             raise click.ClickException(f"state {self._shown}: Redis cannot be used: {error}") from error
 
     @property
@@ -192,9 +193,8 @@ class RedisState:
             raise Unavailable(f"the state at {self._shown} cannot be read: {type(error).__name__}") from error
         return found[:most]
 
-    def forget(self, retention_days: int) -> int:
-        """See `state.State.forget`: Redis does it by itself, as the keys expire."""
-        return 0
+    def forget(self, retention_days: int, removed: Callable[[int], None]) -> None:
+        """See `state.State.forget`: Redis does it by itself, as the keys expire, and does not say how many."""
 
     def size(self) -> Size:
         """See `state.State.size`: all of Redis's memory, other databases and applications included.
@@ -202,7 +202,11 @@ class RedisState:
         The keys of the state alone could be measured only one by one.
         """
         try:
-            return Size(int(self._redis.info("memory")["used_memory"]), None)
+            with self._redis.pipeline(transaction=False) as pipe:
+                pipe.info("memory")
+                pipe.info("stats")
+                memory, stats = pipe.execute()
+            return Size(int(memory["used_memory"]), None, *self._evictions.seen(memory, stats))
         except RedisError as error:
             raise Unavailable(f"the state at {self._shown} cannot be read: {type(error).__name__}") from error
 
@@ -211,19 +215,13 @@ class RedisState:
         self._redis.close()
 
 
-def client_of(uri: str, **options: Any) -> "redis.Redis":
-    """A client of the Redis at an address. User and password are in REDIS_USERNAME and REDIS_PASSWORD, if needed."""
-    login = {"username": os.environ.get("REDIS_USERNAME"), "password": os.environ.get("REDIS_PASSWORD")}
-    return redis.Redis.from_url(uri, **login, **options)
-
-
 def expires_after(retention_days: int) -> int:
     """Seconds after which a key expires: as long as an event may arrive again, the state must know that it counted it.
 
     An event may be some days ahead of the clock, and counts until the last day of the retention after its own has
     ended.
     """
-    return (FUTURE_DAYS + retention_days + 1) * _DAY_SECONDS
+    return (FUTURE_DAYS + retention_days + 1) * DAY_SECONDS
 
 
 def _session(user: int, session: str) -> str:

@@ -35,7 +35,8 @@ _CHUNK = 50
 
 _COUNTER_NAMES = tuple(f"c{number}" for number in range(COUNTERS))
 _COUNTER_COLUMNS = ", ".join(f"{name} INTEGER NOT NULL" for name in _COUNTER_NAMES)
-#: `touched` is the day on which a visitor's last event arrived, by the server's clock.
+#: `touched` is the day on which a visitor's last event arrived, by the server's clock. `warm` takes the newest day of
+#: its source for today.
 TABLES = f"""
     CREATE TABLE visitors (user INTEGER PRIMARY KEY, touched INTEGER NOT NULL, record TEXT NOT NULL);
     CREATE TABLE sessions (
@@ -255,10 +256,9 @@ class SqliteState:
                 raise Unavailable(f"the state cannot be read: {error}") from error
         return found
 
-    def forget(self, retention_days: int) -> int:
+    def forget(self, retention_days: int, removed: Callable[[int], None]) -> None:
         """See `state.State.forget`. Uses small transactions, so that requests wait only briefly."""
         oldest = int(time.time() // 86_400) - retention_days
-        removed = 0
         while not self._closed.is_set():
             with self._lock, self._transaction() as ask:
                 users = ask("SELECT user FROM visitors WHERE touched < ? LIMIT ?", (oldest, _CHUNK)).fetchall()
@@ -266,11 +266,10 @@ class SqliteState:
                     ask("DELETE FROM pairs WHERE session_id IN (SELECT id FROM sessions WHERE user = ?)", (user,))
                     for table in ("sessions", "products", "seen", "visitors"):
                         ask(f"DELETE FROM {table} WHERE user = ?", (user,))
-            removed += len(users)
+            removed(len(users))
             if len(users) < _CHUNK:
                 break
         self._forget_seen(retention_days)
-        return removed
 
     def _forget_seen(self, retention_days: int) -> None:
         """Removes the other visitors' seen events that `advance` would refuse as too old anyway."""

@@ -11,13 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import click
 import uvicorn
 
 from purchase_predict.errors import print_line
-from purchase_predict.parameters import local_path
 from purchase_predict.serving import connections, guard
 from purchase_predict.serving.answer_log import AnswerLog
 from purchase_predict.serving.app import build
@@ -25,13 +23,10 @@ from purchase_predict.serving.follower import Follower
 from purchase_predict.serving.health import Health
 from purchase_predict.serving.meters import Meters
 from purchase_predict.serving.on_redis import RedisState
-from purchase_predict.serving.on_sqlite import SqliteState
 from purchase_predict.serving.service import Service
 from purchase_predict.serving.shadow import Shadow
 from purchase_predict.serving.state import State
 
-#: URI schemes of a state in Redis.
-_REDIS = ("redis://", "rediss://", "unix://")
 #: Seconds that requests in progress get to finish: less than `stopping.GRACE_SECONDS`, after which a process whose
 #: launcher has died exits by itself.
 _GRACE_SECONDS = 10
@@ -56,39 +51,6 @@ class Settings:
     shadow: str = ""
     answers: str = ""
     retention_days: int = 90
-
-
-def place_of(state: str) -> str | Path:
-    """The location of the state: a Redis URI unchanged, or the absolute path of a file (empty: the default file)."""
-    if state.startswith(_REDIS):
-        return state
-    return local_path("state", state) if state else default_state()
-
-
-def open_state(place: str | Path, retention_days: int) -> State:
-    """Opens the state at a location that `place_of` returned.
-
-    Raises:
-        click.ClickException: it cannot be opened.
-    """
-    if isinstance(place, str):
-        shared = RedisState(place, retention_days)
-        if not shared.survives_restart:
-            click.echo(
-                "serve: Redis keeps no append-only file, so its restart loses the state: set appendonly yes", err=True
-            )
-        return shared
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise click.ClickException(f"state {place}: its folder cannot be made: {error.strerror}") from error
-    return SqliteState(place)
-
-
-def default_state() -> Path:
-    """The default file of the state. It lies outside the project's folder, which may be a temporary clone."""
-    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
-    return Path(home) / "purchase-predict" / "serving.sqlite"
 
 
 def serve(settings: Settings, state: State, started: Callable[[str], None]) -> None:
@@ -129,7 +91,7 @@ def serve(settings: Settings, state: State, started: Callable[[str], None]) -> N
         slow = ThreadPoolExecutor(2, "slow")
         stack.enter_context(quick)
         stack.enter_context(slow)
-        stack.enter_context(_forgetting(state, settings.retention_days))
+        stack.enter_context(_forgetting(state, settings.retention_days, meters))
         routes = build(service, health, quick, slow, 0 if shared else _AT_ONCE)
         app = guard.Guard(routes, token, settings.host, meters)
         place = f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{listening.getsockname()[1]}"
@@ -216,17 +178,14 @@ def _run(app: guard.Guard, listening: socket.socket, meters: Meters, started: Ca
 
 
 @contextlib.contextmanager
-def _forgetting(state: State, retention_days: int) -> Iterator[None]:
+def _forgetting(state: State, retention_days: int, meters: Meters) -> Iterator[None]:
     """Removes old visitors from the state once an hour while the block runs."""
     ended = threading.Event()
 
     def keep_forgetting() -> None:
         while not ended.is_set():
             started = time.monotonic()
-            try:
-                state.forget(retention_days)
-            except Exception as error:  # such as a full disk; requests fail, too, and report it
-                logging.getLogger(__name__).warning("the old state was not deleted: %s", type(error).__name__)
+            _forget(state, retention_days, meters)
             ended.wait(max(1.0, _HOUR_SECONDS - (time.monotonic() - started)))
 
     thread = threading.Thread(target=keep_forgetting, name="forgets", daemon=True)
@@ -236,3 +195,17 @@ def _forgetting(state: State, retention_days: int) -> Iterator[None]:
     finally:
         ended.set()
         thread.join(5)
+
+
+def _forget(state: State, retention_days: int, meters: Meters) -> None:
+    """Removes old visitors from the state once, and reports how many, also if it fails on its way."""
+    name = "visitors_forgotten_total"
+    before = meters.value(name)
+    try:
+        state.forget(retention_days, lambda visitors: meters.add(name, visitors))
+    except Exception as error:  # such as a full disk; requests fail, too, and report it
+        logging.getLogger(__name__).warning("the old state was not deleted: %s", type(error).__name__)
+    if visitors := int(meters.value(name) - before):
+        print_line(
+            f"serve: visitors forgotten after more than {retention_days} days without an event: {visitors}", err=True
+        )

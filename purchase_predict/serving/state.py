@@ -78,10 +78,19 @@ class Batch:
 
 @dataclass(frozen=True)
 class Size:
-    """The size of the state in bytes, and its number of visitors; None: too costly to count."""
+    """The size of the state, and whether it is complete.
+
+    Attributes:
+        bytes: the size in bytes.
+        visitors: the number of visitors; None: too costly to count.
+        evicted: the keys that the store has removed by itself since the server's start, because its memory was full.
+        problem: why the state lacks something, or may soon, in one line; empty: it is complete.
+    """
 
     bytes: int
     visitors: int | None
+    evicted: int = 0
+    problem: str = ""
 
 
 class State(Protocol):
@@ -116,8 +125,13 @@ class State(Protocol):
             Unavailable: the store cannot be read.
         """
 
-    def forget(self, retention_days: int) -> int:
-        """Removes visitors without events for `retention_days`, and seen events as old; returns how many visitors."""
+    def forget(self, retention_days: int, removed: Callable[[int], None]) -> None:
+        """Removes visitors without events for `retention_days`, and seen events as old.
+
+        Args:
+            retention_days: days without an event.
+            removed: called with a number of visitors once they are removed; may be called several times.
+        """
 
     def size(self) -> Size:
         """How large the state is.

@@ -3,13 +3,15 @@
 The tables of a bucket of users:
 
 - `known`: the events with a session, without repetitions, of the visitors who are kept.
-- `pairs`, `starts`: facts of pairs and sessions, for the tables below.
-- `session_records`, `pair_records`, `product_records`, `visitor_records`: the record as JSON text and its keys.
-- `seen_events`: the keys of the events that count as seen.
+- `pairs`, `starts`, `clocks`: facts of pairs, sessions and visitors, for the tables below.
+- `session_records`, `pair_records`, `product_records`, `visitor_records`: the record as JSON text, its keys, and
+  `age`: the days between its newest event and the newest day of the source.
+- `seen_events`: the keys of the events that count as seen, and their `age`.
 """
 
 from purchase_predict.schema import CATEGORICAL
 from purchase_predict.serving.columns import COLUMNS
+from purchase_predict.serving.events import DAY_MICROSECONDS
 from purchase_predict.serving.records import TALLY_SESSIONS
 
 _ACT = "kind <> 'remove_from_cart'"
@@ -50,6 +52,15 @@ STARTS = f"""
     SELECT visitor, session, visits.visit, coalesce(place, 0) AS place, before
     FROM visits LEFT JOIN (FROM ranked WHERE nth = place) USING (visitor, visit)
 """
+
+#: The time of each visitor's newest event.
+CLOCKS = "SELECT visitor, max(time) AS clock FROM known GROUP BY visitor"
+
+
+def _age(time: str) -> str:
+    """SQL of the column `age`: the days from a time to the source's newest day, `{newest_day}`; 0 or more."""
+    # The newest day has a view, cart or purchase; an event of another kind may be later.
+    return f"greatest({{newest_day}} - {time} // {DAY_MICROSECONDS}, 0) AS age"
 
 
 def _json(*values: str) -> str:
@@ -108,7 +119,7 @@ SESSION_RECORDS = f"""
         *("products - products_now", "act", "carts_now", "removed_now", "purchases_now", "cents_now", "products_now"),
         "act_now",
     )
-} AS record
+} AS record, {_age("newest")}
     FROM counts JOIN firsts USING (visitor, session) JOIN starts USING (visitor, session)
 """
 
@@ -116,7 +127,7 @@ SESSION_RECORDS = f"""
 PAIR_RECORDS = f"""
     SELECT id, visitor, pairs.session, product, {
     _json("views", "act", "purchase", "moment", "bought", "in_cart", "decided", "row_")
-} AS record
+} AS record, age
     FROM pairs JOIN session_records USING (visitor, session) LEFT JOIN (
         SELECT user_id AS visitor, user_session::VARCHAR AS session, product_id AS product, {
     _row()
@@ -127,14 +138,15 @@ PAIR_RECORDS = f"""
 PRODUCT_RECORDS = f"""
     WITH views AS ({_tally(_OF_PAIRS.format(count="(views > 0)::INTEGER"), "visitor, product")}),
     bought AS ({_tally(_OF_PAIRS.format(count="purchases"), "visitor, product")})
-    SELECT visitor, product, {_json("coalesce(views.tally, '[]')", "coalesce(bought.tally, '[]')")} AS record
-    FROM (SELECT DISTINCT visitor, product FROM pairs)
+    SELECT visitor, product, {_json("coalesce(views.tally, '[]')", "coalesce(bought.tally, '[]')")} AS record, {
+    _age("clock")
+}
+    FROM (SELECT DISTINCT visitor, product FROM pairs) JOIN clocks USING (visitor)
     LEFT JOIN views USING (visitor, product) LEFT JOIN bought USING (visitor, product)
 """
 
 VISITOR_RECORDS = f"""
     WITH bought AS ({_tally(f"SELECT visitor, place, count FROM ({_OF_PAIRS.format(count='purchases')})", "visitor")}),
-    clocks AS (SELECT visitor, max(time) AS clock FROM known GROUP BY visitor),
     answered AS (SELECT visitor, max(moment) AS answered FROM pairs GROUP BY visitor),
     newest AS (SELECT visitor, max(visit) AS last_start FROM starts GROUP BY visitor),
     sessions AS (
@@ -152,21 +164,22 @@ VISITOR_RECORDS = f"""
         "prev_start",
         "coalesce(tally, '[]')",
     )
-} AS record
+} AS record, {_age("clock")}
     FROM clocks JOIN answered USING (visitor) JOIN sessions USING (visitor) LEFT JOIN bought USING (visitor)
 """
 
 #: The events at the time `{oldest}` or later, with their `Event.digest`.
-SEEN_EVENTS = """
+SEEN_EVENTS = f"""
     WITH digests AS (
         SELECT visitor, time, md5_number_lower(
             kind || '|' || product || '|' || coalesce(category_id::VARCHAR, '') || '|' || coalesce(price::VARCHAR, '')
             || '|' || coalesce(length(category_code), -1) || '|' || coalesce(length(brand), -1) || '|'
             || coalesce(category_code, '') || coalesce(brand, '') || session
         )::HUGEINT AS lower
-        FROM known WHERE time >= {oldest}
+        FROM known WHERE time >= {{oldest}}
     )
     SELECT visitor, time,
-        (lower - CASE WHEN lower >= 9223372036854775808 THEN 18446744073709551616 ELSE 0 END)::BIGINT AS digest
+        (lower - CASE WHEN lower >= 9223372036854775808 THEN 18446744073709551616 ELSE 0 END)::BIGINT AS digest,
+        {_age("time")}
     FROM digests
 """

@@ -111,8 +111,8 @@ def fill(
         with connect(scratch, memory_limit) as connection:
             on_duckdb.primary_from_events(connection, folder / "events")
             (newest,) = one_row(connection, "SELECT max(day) FROM shop_totals")
-            oldest = ((-1 if newest is None else newest) - retention_days) * DAY_MICROSECONDS
-            visitors = _fill_buckets(connection, filler, sorted((folder / "events").iterdir()), oldest)
+            days = -1 if newest is None else newest, retention_days
+            visitors = _fill_buckets(connection, filler, sorted((folder / "events").iterdir()), *days)
             if newest is not None:
                 _fill_days(connection, filler, newest)
         filler.finish()
@@ -125,17 +125,19 @@ def fill(
     return Filled(loaded.rows, visitors, loaded.rejected, time.monotonic() - started)
 
 
-def _fill_buckets(connection: duckdb.DuckDBPyConnection, filler: Filler, buckets: list[Path], oldest: int) -> int:
+def _fill_buckets(
+    connection: duckdb.DuckDBPyConnection, filler: Filler, buckets: list[Path], newest: int, retention_days: int
+) -> int:
     """Makes each bucket's records while the previous bucket's are written; returns the number of visitors."""
     visitors = offset = 0
     with ThreadPoolExecutor(1) as pool:
         cursors = [connection.cursor() for _ in buckets]
-        waiting = pool.submit(_make, cursors[0], buckets[0], oldest, offset) if buckets else None
+        waiting = pool.submit(_make, cursors[0], buckets[0], newest, retention_days, offset) if buckets else None
         for number, cursor in enumerate(cursors):
             assert waiting
             offset += waiting.result()
             if number + 1 < len(buckets):
-                waiting = pool.submit(_make, cursors[number + 1], buckets[number + 1], oldest, offset)
+                waiting = pool.submit(_make, cursors[number + 1], buckets[number + 1], newest, retention_days, offset)
             for table in _RECORDS:
                 for rows in _rows(cursor, f"SELECT {filler.columns[table]} FROM {table} {filler.orders[table]}"):
                     filler.put(table, rows)
@@ -144,15 +146,18 @@ def _fill_buckets(connection: duckdb.DuckDBPyConnection, filler: Filler, buckets
     return visitors
 
 
-def _make(cursor: duckdb.DuckDBPyConnection, bucket: Path, oldest: int, offset: int) -> int:
+def _make(cursor: duckdb.DuckDBPyConnection, bucket: Path, newest: int, retention_days: int, offset: int) -> int:
     """Makes the tables of records of a bucket; returns the number of sessions."""
+    places = {"{oldest}": (newest - retention_days) * DAY_MICROSECONDS, "{newest_day}": newest, "{offset}": offset}
     source = f"read_parquet({quoted(bucket / '*.parquet')}, hive_partitioning=false)"
-    cursor.execute(f"CREATE TEMP TABLE known AS {summaries.KNOWN.format(bucket=source, oldest=oldest)}")
+    cursor.execute(f"CREATE TEMP TABLE known AS {summaries.KNOWN.format(bucket=source, oldest=places['{oldest}'])}")
     cursor.execute(f"CREATE TEMP TABLE pairs AS {summaries.PAIRS}")
     cursor.execute(f"CREATE TEMP TABLE starts AS {summaries.STARTS}")
+    cursor.execute(f"CREATE TEMP TABLE clocks AS {summaries.CLOCKS}")
     for table, query in _RECORDS.items():
-        filled = query.replace("{oldest}", str(oldest)).replace("{offset}", str(offset))
-        cursor.execute(f"CREATE TEMP TABLE {table} AS {filled}")
+        for name, number in places.items():
+            query = query.replace(name, str(number))
+        cursor.execute(f"CREATE TEMP TABLE {table} AS {query}")
     return int(one_row(cursor, "SELECT count(*) FROM session_records")[0])
 
 

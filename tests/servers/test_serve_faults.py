@@ -90,6 +90,16 @@ def test_a_port_that_is_taken_is_one_line(registry: str, server: Served, tmp_pat
     assert said.stderr == f"Error: port {port} of 127.0.0.1: cannot be listened on: Address already in use\n"
 
 
+def test_a_second_server_on_a_file_ends_in_one_line_and_fills_nothing(registry: str, server: Served) -> None:
+    server.ask("/events", [event("09:00:00", "view"), event("09:01:00", "cart")])
+    state = server.log.parent / "state"
+    said = invoke(serve, registry_name=NAME, env="staging", port="0", state=state, warm="sample:1000")
+    assert said.exit_code == 1
+    assert said.stderr.startswith(f"Error: state {state}: another server uses this file: name another one with state=")
+    assert said.stderr.count("\n") == 1
+    assert server.ask("/events", [event("09:00:00", "view"), event("09:01:00", "cart")])[1]["repeated"] == 2
+
+
 def test_another_host_asks_for_the_token_and_says_nothing_without_it(registry: str, tmp_path: Path) -> None:
     (tmp_path / "token").write_text(TOKEN)
     options = {"host": "0.0.0.0", "token_file": tmp_path / "token", "state": tmp_path / "state"}

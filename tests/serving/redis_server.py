@@ -3,6 +3,8 @@
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +43,18 @@ class RedisServer:
             except redis.ConnectionError:
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
+
+    @contextmanager
+    def evicting(self, bytes_left: int) -> Iterator["redis.Redis"]:
+        """A client, while Redis evicts once it uses this many bytes more than now."""
+        client = redis.Redis(port=self.port)
+        try:
+            client.config_set("maxmemory-policy", "allkeys-lru")
+            client.config_set("maxmemory", client.info("memory")["used_memory"] + bytes_left)
+            yield client
+        finally:
+            client.config_set("maxmemory", 0)
+            client.config_set("maxmemory-policy", "noeviction")
 
     def kill(self) -> None:
         if self.process:

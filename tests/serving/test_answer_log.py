@@ -1,9 +1,11 @@
 """The log of answers: whole Parquet files by day, bounded, in a folder."""
 
+import gzip
 import time
 from pathlib import Path
 
 import click
+import duckdb
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
@@ -13,6 +15,7 @@ from purchase_predict.serving.answer_log import AnswerLog
 from purchase_predict.serving.columns import COLUMNS
 from purchase_predict.serving.meters import Meters
 from tests.conftest import PROJECT
+from tests.documents import block
 from tests.serving.answers import ROW, answer
 
 
@@ -34,6 +37,37 @@ def test_answers_are_written_by_day_with_features_versions_and_the_shadows(tmp_p
     assert [found[name] for name in COLUMNS[1:]] == ROW[1:]
     assert (found["user_session"], found["product_id"], str(found["event_time"])) == ("s", 7, "2024-10-05 00:00:00")
     assert meters.value("log_rows_total") == 3
+
+
+@pytest.mark.parametrize(
+    ("purchases", "bought"),
+    [
+        ([], 0.0),
+        (["2024-10-03 23:59:59"], 0.0),
+        (["2024-10-04 00:00:00"], 1.0),
+        (["2024-10-03 23:59:59", "2024-10-06 01:00:00"], 1.0),
+    ],
+)
+@pytest.mark.parametrize("session", ["s", "20241005"])
+def test_the_documents_queries_count_purchases_at_the_cart_and_after_it(
+    purchases: list[str], bought: float, session: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if all session ids of the events look like numbers."""
+    log = AnswerLog(str(tmp_path / "answers"), 10**5, Meters())
+    cart, elsewhere = answer(), answer()
+    cart.session, elsewhere.session = session, "not among the events"
+    log.add(cart)
+    log.add(elsewhere)
+    log.close()
+    kinds = [("2024-10-04 00:00:00", "cart"), *((time_, "purchase") for time_ in purchases)]
+    lines = ["event_time,event_type,product_id,user_id,user_session"]
+    lines += [f"{time_} UTC,{kind},{cart.product},{cart.user},{session}" for time_, kind in kinds]
+    (tmp_path / "events.csv.gz").write_bytes(gzip.compress("\n".join([*lines, ""]).encode()))
+    monkeypatch.chdir(tmp_path)
+    compared = block("docs/serving.md", "avg(probability)").text
+    assert duckdb.sql(compared).fetchall() == [("3", 1, 0.25, bought)]
+    trial = block("docs/promo_codes.md", "WITH carts").text.replace("0.118", "1.1")
+    assert [row[1:] for row in duckdb.sql(trial).fetchall()] == [(2, 1, bought / 2)]
 
 
 def test_old_days_are_removed(tmp_path: Path) -> None:

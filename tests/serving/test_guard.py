@@ -26,6 +26,13 @@ def test_the_token_is_the_files_only_line(tmp_path: Path) -> None:
     assert token_of(str(tmp_path / "token"), "127.0.0.1") == TOKEN
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_no_part_of_the_token(encoding: str, tmp_path: Path) -> None:
+    """As Windows' programs write a file: with `\\r\\n`, and PowerShell in UTF-16."""
+    (tmp_path / "token").write_bytes(f"{TOKEN}\r\n".encode(encoding))
+    assert token_of(str(tmp_path / "token"), "0.0.0.0") == TOKEN
+
+
 @pytest.mark.parametrize("text", ["", "short", f"{TOKEN}\n{TOKEN}", f"{TOKEN} {TOKEN}", f"{TOKEN}ü"])
 def test_a_file_without_a_good_token_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "token").write_text(text)

@@ -2,6 +2,7 @@
 
 from dataclasses import fields
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from purchase_predict.serving import service
@@ -38,6 +39,24 @@ def test_counters_gauges_and_quantiles_are_read_by_prometheus() -> None:
     assert found["purchase_predict_answers_total", (("version", '3"\\\n'),)] == 1
     assert found["purchase_predict_state_bytes", ()] == 12345678901
     assert found["purchase_predict_model_version", (("env", "production"),)] == 3
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        ([0.001] * 3 + [5.0], [0.001, 5.0, 5.0]),
+        ([2.0], [2.0, 2.0, 2.0]),
+        ([1.0, 2.0], [1.0, 2.0, 2.0]),
+        ([float(number) for number in range(1, 201)], [100.0, 180.0, 198.0]),
+    ],
+)
+def test_a_quantile_is_the_nearest_rank(seconds: list[float], expected: list[float]) -> None:
+    meters = Meters()
+    for one in reversed(seconds):
+        meters.request("/events", 200, one)
+    found = samples(meters)
+    names = [(("quantile", quantile), ("route", "/events")) for quantile in ("0.5", "0.9", "0.99")]
+    assert [found["purchase_predict_request_seconds", name] for name in names] == expected
 
 
 def test_a_counter_is_there_before_it_has_counted() -> None:

@@ -10,12 +10,13 @@ import click
 import pytest
 import redis
 
-from purchase_predict.serving import on_sqlite, shop_days
+from purchase_predict.serving import on_sqlite, server, shop_days
 from purchase_predict.serving.events import FUTURE_DAYS
+from purchase_predict.serving.meters import Meters
 from purchase_predict.serving.on_redis import RedisState
 from purchase_predict.serving.on_sqlite import SqliteState
 from purchase_predict.serving.records import Pair, Product, Session, Tally, Visitor
-from purchase_predict.serving.state import Batch, Busy, Unavailable
+from purchase_predict.serving.state import Batch, Busy, State, Unavailable
 from tests.features.shops import many_shops, on_duckdb
 from tests.serving.conftest import OpenState
 from tests.serving.redis_server import RedisServer
@@ -106,17 +107,42 @@ def test_the_size_is_known(open_state: OpenState) -> None:
 # ---- forgetting --------------------------------------------------------------------------------------------------
 
 
+def forgotten(state: State, retention_days: int) -> int:
+    removed: list[int] = []
+    state.forget(retention_days, removed.append)
+    return sum(removed)
+
+
 def test_a_visitor_is_forgotten_after_the_retention(tmp_path: Path) -> None:
     state = SqliteState(tmp_path / "state.sqlite")
     with mock.patch.object(on_sqlite.time, "time", return_value=100 * 86_400.0):
         counted(state, [event(0, "cart", user=user, session=str(user)) for user in range(1200)])
     with mock.patch.object(on_sqlite.time, "time", return_value=105 * 86_400.0):
         counted(state, [event(9, "view", user=5, session="5")])
-        assert state.forget(6) == 0
-        assert state.forget(4) == 1199
+        assert forgotten(state, 6) == 0
+        assert forgotten(state, 4) == 1199
     assert [len(state.carts(session, 100)) for session in ("5", "6")] == [1, 0]
     tables = ("visitors", "sessions", "pairs", "products")
     assert [state._connection.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in tables] == [1] * 4
+    state.close()
+
+
+def test_who_is_forgotten_is_counted_and_reported_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it fails after some of them, as on a disk that has become full."""
+    state, meters = SqliteState(tmp_path / "state.sqlite"), Meters()
+    with mock.patch.object(on_sqlite.time, "time", return_value=100 * 86_400.0):
+        counted(state, [event(0, "cart", user=user, session=str(user)) for user in range(120)])
+    with mock.patch.object(on_sqlite.time, "time", return_value=105 * 86_400.0):
+        server._forget(state, 5, meters)
+        assert capsys.readouterr().err == ""
+        monkeypatch.setattr(state, "_forget_seen", mock.Mock(side_effect=sqlite3.OperationalError("disk is full")))
+        server._forget(state, 4, meters)
+        assert capsys.readouterr().err == "serve: visitors forgotten after more than 4 days without an event: 120\n"
+        server._forget(state, 4, meters)
+    assert capsys.readouterr().err == ""
+    assert meters.value("visitors_forgotten_total") == 120
     state.close()
 
 
@@ -124,7 +150,7 @@ def test_events_that_are_refused_for_their_age_need_not_be_remembered(tmp_path: 
     state = SqliteState(tmp_path / "state.sqlite")
     many = [event(day * 86_400, "view", user=user) for day in (0, 5, 6) for user in range(700)]
     counted(state, many, retention_days=90)
-    state.forget(1)
+    assert forgotten(state, 1) == 0
     assert state._connection.execute("SELECT count(*) FROM seen").fetchone()[0] == 1400
     again = counted(state, many, retention_days=1)
     assert (again.counts.counted, again.counts.repeated, len(again.too_old)) == (0, 1400, 700)

@@ -2,8 +2,11 @@
 
 import json
 import sqlite3
+import time
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import click
 import pyarrow.parquet as pq
@@ -147,6 +150,69 @@ def test_visitors_beyond_the_retention_are_left_out_but_count_for_the_shop(tmp_p
     assert held["seen"] == {key for key in all_held["seen"] if key[1] // 86_400_000_000 >= newest - 10}
 
 
+def long_ago(folder: Path) -> str:
+    """A source whose newest day is in 2019: users 0, 80 and 90 were last seen so many days before it.
+
+    User 0 was seen 89 and 500 days before it, too. All have a session "s".
+    """
+    days = [(0, 0, "s"), (0, 89, "old"), (0, 500, "oldest"), (80, 80, "s"), (90, 90, "s"), (91, 91, "s")]
+    events = [
+        reference.Event(datetime(2019, 10, 7, 12) - timedelta(days), kind, 7, None, None, None, 1.0, user, session)
+        for user, days, session in days
+        for kind in ("view", "cart")
+    ]
+    events += [events[0]._replace(event_type="remove_from_cart", event_time=datetime(2019, 10, 8), user_id=0)]
+    return written(events, folder)
+
+
+def test_a_visitor_of_a_file_is_kept_for_the_retention_after_its_own_newest_event(tmp_path: Path) -> None:
+    """The source's newest day counts as today."""
+    fill(tmp_path / "state", long_ago(tmp_path), tmp_path / "scratch", retention_days=90)
+    state, now = SqliteState(tmp_path / "state"), time.time()
+    left: dict[int, list[int]] = {}
+    for later in (0, 1, 10, 11, 90, 91):
+        with mock.patch.object(time, "time", return_value=now + later * 86_400):
+            state.forget(90, lambda _: None)
+        left[later] = [user for _, user in in_sqlite(tmp_path / "state")["sessions"]]
+    state.close()
+    assert {later: sorted(set(users)) for later, users in left.items()} == {
+        0: [0, 80, 90],
+        1: [0, 80],
+        10: [0, 80],
+        11: [0],
+        90: [0],
+        91: [],
+    }
+
+
+def test_a_key_of_redis_expires_as_if_it_had_been_written_on_the_day_of_its_newest_event(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    client = redis.Redis.from_url(redis_server.uri)
+    client.flushall()
+    fill(redis_server.uri, long_ago(tmp_path), tmp_path / "scratch", retention_days=90)
+    ages = {
+        key.decode().removeprefix(PREFIX): 92 - round(client.ttl(key) / 86_400)
+        for key in client.scan_iter()
+        if b":days:" not in key
+    }
+    day = (datetime(2019, 10, 7) - datetime(1970, 1, 1)).days
+    assert ages == {
+        **{f"{kind}:{user}": user for kind in ("visitor", "products") for user in (0, 80, 90)},
+        **{f"session:{user}:s": user for user in (0, 80, 90)},
+        **{f"seen:{user}:{day - user}": user for user in (0, 80, 90)},
+        **{
+            "session:0:old": 89,
+            "users:old": 89,
+            "session:0:oldest": 90,
+            "users:oldest": 90,
+            f"seen:0:{day - 89}": 89,
+            f"seen:0:{day + 1}": 0,
+            "users:s": 0,
+        },
+    }
+
+
 def test_the_digest_of_a_seen_event_is_the_servers_own_in_sql(tmp_path: Path) -> None:
     odd = [1e-7, 0.1 + 0.2, 123456789.125, 5e-324, 99999999999.99, 1e11, 100.0]
     events = [
@@ -201,7 +267,7 @@ def test_two_servers_do_not_fill_one_redis_at_once_and_a_killed_filling_is_begun
     client.flushall()
     first = warming.filler_of(redis_server.uri, 90)
     assert first
-    first.put("visitor_records", [(1, "[]")])
+    first.put("visitor_records", [(1, "[]", 0)])
     with pytest.raises(click.ClickException, match="another server fills it now: start this one without warm"):
         warming.filler_of(redis_server.uri, 90)
     client.delete(f"{PREFIX}filling")  # as it expires, some minutes after the first one was killed
@@ -223,4 +289,10 @@ def test_a_filler_that_was_killed_leaves_a_file_that_the_next_one_does_not_take_
     filler = filling_sqlite.SqliteFiller.of_empty(tmp_path / "state")
     assert filler
     filler.put("visitor_records", [(1, 1, "[]")])
+    filler._connection.execute("COMMIT")
+    filler._connection.close()
     assert not (tmp_path / "state").exists()
+    assert in_sqlite(tmp_path / "state.filling")["visitors"]
+    fill(tmp_path / "state", "sample:1000", tmp_path / "scratch")
+    assert 1 not in in_sqlite(tmp_path / "state")["visitors"]
+    assert [path.name for path in tmp_path.iterdir() if "filling" in path.name] == []

@@ -1,0 +1,88 @@
+"""Where the state is: the address of a Redis, or a file, which a server locks so that no second one uses it."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import click
+
+from purchase_predict.parameters import local_path
+from purchase_predict.serving.on_redis import RedisState
+from purchase_predict.serving.on_sqlite import SqliteState
+from purchase_predict.serving.state import State
+
+#: URI schemes of a state in Redis.
+_REDIS = ("redis://", "rediss://", "unix://")
+
+
+def place_of(state: str, registry_name: str, env: str) -> str | Path:
+    """The location of the state: a Redis URI unchanged, or the absolute path of a file.
+
+    Args:
+        state: the parameter; empty: the default file of the registered model and the environment.
+        registry_name: the registered model.
+        env: the environment.
+    """
+    if state.startswith(_REDIS):
+        return state
+    return local_path("state", state or str(_default_file(registry_name, env)))
+
+
+def _default_file(registry_name: str, env: str) -> Path:
+    """Each model and environment has its own file, outside the project's folder, which may be a temporary clone."""
+    home = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(home) / "purchase-predict" / f"{quote(registry_name, safe=' ')}-{env}.sqlite"
+
+
+@contextlib.contextmanager
+def locked(place: str | Path) -> Iterator[None]:
+    """Keeps other servers from a file of the state while the block runs; a Redis is shared, so nothing is locked.
+
+    The lock is on a file beside the state, because filling replaces the state's file. The operating system removes the
+    lock when the process ends, however it ends. The file stays: if it were removed, two servers could each lock a file
+    of that name.
+
+    Args:
+        place: as `place_of` returns it.
+
+    Raises:
+        click.ClickException: another server uses the file, or its folder or lock cannot be made.
+    """
+    if isinstance(place, str):
+        yield
+        return
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.ClickException(f"state {place}: its folder cannot be made: {error.strerror}") from error
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(place.with_name(f"{place.name}.lock").open("ab"))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise click.ClickException(
+                f"state {place}: another server uses this file: name another one with state=<file>, or let servers "
+                "share a Redis with state=redis://<host>"
+            ) from error
+        except OSError as error:
+            raise click.ClickException(f"state {place}: cannot be locked: {error.strerror}") from error
+        yield
+
+
+def open_state(place: str | Path, retention_days: int) -> State:
+    """Opens the state at a location that `place_of` returned; `locked` has made its folder.
+
+    Raises:
+        click.ClickException: it cannot be opened.
+    """
+    if isinstance(place, Path):
+        return SqliteState(place)
+    shared = RedisState(place, retention_days)
+    if not shared.survives_restart:
+        click.echo(
+            "serve: Redis keeps no append-only file, so its restart loses the state: set appendonly yes", err=True
+        )
+    return shared
