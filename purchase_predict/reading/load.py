@@ -131,10 +131,13 @@ def _opened(
 
 
 def print_left_out(listed: Listing) -> None:
-    """Prints what the source holds beside its data files, if anything."""
+    """Prints what the source holds beside its data files, and further names of these, if anything."""
     if listed.left_out:
         named = some_of(listed.left_out, _NAMED)
         print_line(f"load: skipped hidden files and files that hold no table: {named}")
+    if listed.linked:
+        named = some_of([str(link) for link in listed.linked], _NAMED)
+        print_line(f"load: skipped links to other files of the source, which are read once: {named}")
 
 
 def ignored(files: Sequence[File], columns: Sequence[Column]) -> list[str]:

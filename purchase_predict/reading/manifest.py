@@ -70,7 +70,7 @@ def write(
     """Writes `target/source.json`.
 
     It holds the source, the table's digest, the rows of each part, the reasons for refused rows, the files that were
-    left out, and the CRC-32 of each file that was written.
+    left out, links to files that are read by another name, and the CRC-32 of each file that was written.
 
     Args:
         account: what came of each part.
@@ -99,6 +99,7 @@ def write(
         ],
         "refused": reasons,
         "left_out": list(account.listed.left_out),
+        "linked": {link.name: link.read_as for link in account.listed.linked},
         "crc32": crc32,
     }
     text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"

@@ -14,6 +14,7 @@ from urllib.request import url2pathname
 import click
 
 from purchase_predict.checksums import checksum
+from purchase_predict.sources.links import one_name_each
 from purchase_predict.sources.listing import Listing, refuse_tables, sorted_out
 from purchase_predict.sources.names import LOGS, Kind, is_hidden, kind, kind_if_shown, table_format
 from purchase_predict.sources.part import Part
@@ -26,7 +27,8 @@ _OTHER_SCHEME = re.compile(r"(?!file://)[A-Za-z][A-Za-z0-9+.\-]*://")
 def local_listing(source: str) -> Listing:
     """Lists a local file, folder or glob.
 
-    Links are followed. An existing file or folder of exactly this name wins over a glob.
+    Links are followed, but each file is read once, by one of its names. An existing file or folder of exactly this name
+    wins over a glob.
 
     Raises:
         click.ClickException: there is nothing, a file cannot be read, or there is a table in a format that is not read.
@@ -49,9 +51,10 @@ def local_listing(source: str) -> Listing:
     names = sorted_out(source, found, kind_of)
     places = {place.as_posix() for name in names.data for place in (found[name].absolute(), found[name].resolve())}
     refuse_tables(source, places, _format_in)
+    read, linked = one_name_each({name: found[name] for name in names.data})
     with ThreadPoolExecutor() as pool:
-        parts = pool.map(lambda name: local_part(found[name], name), names.data)
-        return Listing(tuple(parts), names.left_out)
+        parts = pool.map(lambda name: local_part(found[name], name), read)
+        return Listing(tuple(parts), names.left_out, linked)
 
 
 def _place(source: str) -> Path:

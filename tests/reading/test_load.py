@@ -52,6 +52,16 @@ def test_the_real_events_have_the_same_digest_in_every_format(box: Box) -> None:
     assert box.load(box.folder / "typed.parquet", 0.0) == as_it_is
 
 
+def test_the_rows_of_a_file_with_a_link_beside_it_count_once(box: Box, capsys: pytest.CaptureFixture[str]) -> None:
+    box.write(f"{HEADER}\n{GOOD}\n", "2019-Oct.csv")
+    (box.source / "latest.csv").symlink_to("2019-Oct.csv")
+    assert box.load().rows == 1
+    assert box.manifest()["linked"] == {"latest.csv": "2019-Oct.csv"}
+    assert "skipped links to other files of the source, which are read once: latest.csv (= 2019-Oct.csv)" in (
+        capsys.readouterr().out
+    )
+
+
 # ---- formats -----------------------------------------------------------------------------------------------------
 
 

@@ -166,6 +166,46 @@ def test_a_place_that_cannot_be_looked_up_is_one_line(tmp_path: Path, monkeypatc
     assert "locked/*.csv: cannot be read: Permission denied" in refusal(tmp_path / "locked/*.csv")
 
 
+def linked(source: object) -> dict[str, str]:
+    return {link.name: link.read_as for link in sources.listing(str(source)).linked}
+
+
+def test_a_file_with_a_link_beside_it_is_read_once(tmp_path: Path) -> None:
+    (make(tmp_path, "b.csv", "year/c.csv") / "a.csv").symlink_to("b.csv")
+    (tmp_path / "current").symlink_to("year")
+    (tmp_path / "d.csv").hardlink_to(tmp_path / "b.csv")
+    for source in (tmp_path, tmp_path / "**/*.csv"):
+        assert data(source) == ["b.csv", "year/c.csv"]
+        assert linked(source) == {"a.csv": "b.csv", "d.csv": "b.csv", "current/c.csv": "year/c.csv"}
+    assert data(tmp_path / "[ac]*/*.csv") == ["current/c.csv"]  # the other name is no part of the glob
+    assert data(tmp_path / "a*.csv") == ["a.csv"]
+
+
+def test_folders_that_link_to_each_other_are_read_once(tmp_path: Path) -> None:
+    make(tmp_path, "a/x.csv", "b/y.csv")
+    (tmp_path / "a/b").symlink_to("../b")
+    (tmp_path / "b/a").symlink_to("../a")
+    assert data(tmp_path) == ["a/x.csv", "b/y.csv"]
+    assert linked(tmp_path) == {"a/b/y.csv": "b/y.csv", "b/a/x.csv": "a/x.csv"}
+
+
+def test_a_source_that_is_itself_a_link_is_read_as_ever(tmp_path: Path) -> None:
+    make(tmp_path, "here/a.csv", "here/b.csv")
+    (tmp_path / "there").symlink_to("here")
+    (tmp_path / "c.csv").symlink_to("here/a.csv")
+    (tmp_path / "here/0.csv").symlink_to("../here/b.csv")
+    assert data(tmp_path / "there") == data(tmp_path / "there/*.csv") == ["a.csv", "b.csv"]
+    assert data(tmp_path / "c.csv") == ["c.csv"]
+    assert sources.fingerprint(str(tmp_path / "there")) == sources.fingerprint(str(tmp_path / "here"))
+
+
+def test_two_links_to_one_file_elsewhere_are_read_once(tmp_path: Path) -> None:
+    make(tmp_path, "elsewhere/a.csv", "source/z.md")
+    for name in ("b.csv", "c.csv"):
+        (tmp_path / "source" / name).symlink_to("../elsewhere/a.csv")
+    assert (data(tmp_path / "source"), linked(tmp_path / "source")) == (["b.csv"], {"c.csv": "b.csv"})
+
+
 def test_links_in_a_circle_are_an_error(tmp_path: Path) -> None:
     make(tmp_path, "a.csv")
     (tmp_path / "b.csv").symlink_to("c.csv")
