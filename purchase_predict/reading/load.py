@@ -175,7 +175,7 @@ def _kept(
     account = Account(reading.source, reading.table, listed, copied.rows, copied.records, refused, copied.session_type)
     account.check(max_reject_ratio, lambda: rejects.frequent(connection))
     if not copied.rows and not any(reading.written.rglob("*.parquet")):
-        raise account.without_rows()
+        raise account.without_rows(lambda: rejects.frequent(connection))
     with phase("checking what was read"):
         written = scan.parquet_below(reading.written)
         digest = copied.sums.digest if copied.sums else table_digest(connection, written)

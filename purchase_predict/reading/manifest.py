@@ -59,8 +59,17 @@ class Account:
             parts = self.listed.parts
             raise click.ClickException(rejects.too_many(frequent(), parts, self.rejected, total, max_reject_ratio))
 
-    def without_rows(self) -> click.ClickException:
-        """The error for a source without one row."""
+    def without_rows(self, frequent: Callable[[], Sequence[rejects.Frequent]]) -> click.ClickException:
+        """The error for a source of which not one row is read: it has none, or all are refused.
+
+        Args:
+            frequent: as for `check`.
+        """
+        if self.rejected:
+            examples = rejects.with_examples(frequent(), self.listed.parts)
+            return click.ClickException(
+                f"source {self.source}: all {self.rejected} rows are malformed, so nothing is loaded: {examples}"
+            )
         return click.ClickException(f"source {self.source}: {len(self.listed.parts)} file(s), not one row in them")
 
 

@@ -142,6 +142,18 @@ def test_too_many_malformed_rows_name_the_three_most_frequent_reasons(box: Box) 
     assert box.load(ratio=11 / 101).rows == 90
 
 
+def test_where_every_row_is_refused_the_reasons_are_named_whatever_the_ratio(box: Box) -> None:
+    box.write("\n".join([HEADER, bad(price="x"), bad(price="y"), "1,2"]))
+    with pytest.raises(click.ClickException) as caught:
+        box.load(ratio=1.0)
+    message = caught.value.format_message()
+    assert "all 3 rows are malformed, so nothing is loaded: 2 x price must be a number, as 'x' in part-0.csv" in message
+    assert "1 x has 2 columns, not 9, as '1,2' in part-0.csv line 4" in message
+    box.write(HEADER)
+    with pytest.raises(click.ClickException, match=r"1 file\(s\), not one row in them"):
+        box.load()
+
+
 def test_whole_floats_and_large_ids_are_exact(box: Box) -> None:
     box.write(f"{HEADER}\n{bad(product_id='13.0', category_id='2053013552326770905.0')}\n")
     box.load()
