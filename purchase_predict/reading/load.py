@@ -149,7 +149,8 @@ def ignored(files: Sequence[File], columns: Sequence[Column]) -> list[str]:
 def print_ignored(names: Sequence[str], table: str) -> None:
     """Prints the columns that are not read, if there are any."""
     if names:
-        print_line(f"load: ignored columns that the {table} table does not have: {some_of(names, _NAMED)}")
+        named = [name if name.strip() else f'"{name}"' for name in names]
+        print_line(f"load: ignored columns that the {table} table does not have: {some_of(named, _NAMED)}")
 
 
 def bucket_count(parts: Sequence[Part]) -> int:

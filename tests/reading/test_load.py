@@ -125,6 +125,17 @@ def test_extra_columns_are_named_once(box: Box, capsys: pytest.CaptureFixture[st
     assert "ignored" in printed
 
 
+@pytest.mark.parametrize(
+    ("header", "row"), [(f",{HEADER}", f"0,{GOOD}"), (f"{HEADER},", f"{GOOD},"), (f" ,{HEADER}", f"0,{GOOD}")]
+)
+def test_a_column_without_a_name_is_shown_as_one(
+    header: str, row: str, box: Box, capsys: pytest.CaptureFixture[str]
+) -> None:
+    box.write(f"{header}\n{row}\n")
+    assert box.load().rows == 1
+    assert 'load: ignored columns that the events table does not have: ""\n' in capsys.readouterr().out
+
+
 def test_a_file_without_rows_counts_zero_rows(box: Box) -> None:
     box.write("", "part-0.csv")
     box.write(HEADER, "part-1.csv")
@@ -152,7 +163,10 @@ def test_names_that_look_like_globs_or_partitions_are_read_as_plain_names(box: B
         (HEADER.replace("price,", "").encode() + b"\n", "column price missing"),
         (f"{HEADER},price\n{GOOD},1\n".encode(), "column price appears twice"),
         (f"\n{HEADER}\n{GOOD}\n".encode(), "first line is blank"),
-        (f"{HEADER}\n{GOOD}\n".encode("utf-16"), "UTF-16"),
+        (f"{HEADER}\n{GOOD}\n".encode("utf-16"), r"part-0.csv: is UTF-16; UTF-8 is expected"),
+        (f"\ufeff{HEADER}\n".encode("utf-16-be"), r"part-0.csv: is UTF-16; UTF-8 is expected"),
+        (f"{HEADER}\n{GOOD}\n".encode("utf-32"), r"part-0.csv: is UTF-32; UTF-8 is expected"),
+        (f"\ufeff{HEADER}\n".encode("utf-32-be"), r"part-0.csv: is UTF-32; UTF-8 is expected"),
         (f"{HEADER}\r{GOOD}\r".encode(), "carriage returns alone"),
         (b"\x00\x01\x02\x03", "NUL bytes"),
         (b'"' + HEADER.encode() + b"\n", "not a CSV header"),
