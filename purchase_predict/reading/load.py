@@ -143,7 +143,7 @@ def print_left_out(listed: Listing) -> None:
 def ignored(files: Sequence[File], columns: Sequence[Column]) -> list[str]:
     """The columns of the files that are not read, each once."""
     known = {column.name for column in columns}
-    return list(dict.fromkeys(name for file in files for name in file.columns if name not in known))
+    return list(dict.fromkeys(name for file in files for name in (*file.columns, *file.dropped) if name not in known))
 
 
 def print_ignored(names: Sequence[str], table: str) -> None:
