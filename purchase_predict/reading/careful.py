@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from purchase_predict.database import explained, quoted
 from purchase_predict.progress import Phase
-from purchase_predict.reading import csv_records, rejects
-from purchase_predict.reading.files import File, Scan, scans
+from purchase_predict.reading import csv_records, parquet_files, rejects
+from purchase_predict.reading.files import File, Scan, parquet_types, scans
 from purchase_predict.reading.scan import Copied, Reading, broken, copy, typed
 from purchase_predict.schema import TYPES
 
@@ -27,7 +27,7 @@ def line_by_line(reading: Reading, shown: Phase) -> Copied:
     with rejects.RefusedLines(reading.scratch / "refused.parquet") as refused:
         files = []
         for file in reading.files:
-            files.append(_numbered(reading, file, refused) if file.is_csv else file)
+            files.append(_numbered(reading, file, refused) if file.is_csv else _with_any_text(reading, file))
             shown.advance(file.part.size)
     with explained(f"source {reading.source}: cannot be read"):
         reading.connection.execute(f"INSERT INTO rejects FROM read_parquet({quoted(refused.path)})")
@@ -55,11 +55,22 @@ def _numbered(reading: Reading, file: File, refused: rejects.RefusedLines) -> Fi
     return replace(file, path=path, records=count, numbered=True)
 
 
+def _with_any_text(reading: Reading, file: File) -> File:
+    """A Parquet file whose text can be read, whatever it holds: text that is not UTF-8 would end the scan."""
+    path = parquet_files.with_any_text(file.path, file.part.name, {column.name for column in reading.columns})
+    if path == file.path:
+        return file
+    types = parquet_types(reading.connection, path)
+    return replace(file, path=path, columns=tuple(types), types=tuple(types.values()))
+
+
 def _broken_rows(reading: Reading, scan: Scan) -> str:
     """SELECT of the rows that break a rule, in the columns of the table `rejects`: each with its first bad column."""
     columns = reading.columns
     first = " ".join(
-        f"WHEN {condition} THEN {number}" for number, column in enumerate(columns) if (condition := broken(column))
+        f"WHEN {condition} THEN {number}"
+        for number, column in enumerate(columns)
+        if (condition := broken(column, [scan]))
     )
     raw = ", ".join(f"{column.name}_raw::VARCHAR" for column in columns)
     names = ", ".join(quoted(column.name) for column in columns)

@@ -27,6 +27,13 @@ LONGEST = 2_000_000
 _BLOCK_BYTES = 2**18
 #: The byte order mark of UTF-8.
 BOM = b"\xef\xbb\xbf"
+#: The marks of other encodings. That of UTF-32 may start with that of UTF-16, so it comes first.
+_OTHER_ENCODINGS = {
+    b"\xff\xfe\0\0": "UTF-32",
+    b"\0\0\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
 _BLANK = re.compile(rb"\n(?=\r?\n)")
 #: Spaces between a quote and a separator: readers disagree whether they belong to the value.
 _LOOSE_QUOTES = re.compile(rb'" +[,\r\n]|[,\n] +"')
@@ -117,12 +124,13 @@ def header(path: Path, name: str) -> list[str]:
         name: the file's name for messages.
 
     Raises:
-        click.ClickException: the file cannot be read or is UTF-16, or its first line is not a CSV header.
+        click.ClickException: the file cannot be read or is UTF-16 or UTF-32, or its first line is not a CSV header.
     """
     with explained(name), open_bytes(path) as file:
         first = file.readline(LONGEST)
-    if first.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise click.ClickException(f"{name}: is UTF-16; UTF-8 is expected")
+    for mark, encoding in _OTHER_ENCODINGS.items():
+        if first.startswith(mark):
+            raise click.ClickException(f"{name}: is {encoding}; UTF-8 is expected")
     if b"\0" in first:
         raise click.ClickException(f"{name}: is not CSV text: NUL bytes in its first line")
     line = _without_end(first.removeprefix(BOM))

@@ -1,5 +1,6 @@
 """The files of a source: which columns each has, which table they hold, and how DuckDB reads them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,16 +8,27 @@ from typing import Any
 
 import click
 import duckdb
+import pyarrow as pa
 
 from purchase_predict.database import explained, one_row, quoted
 from purchase_predict.reading import csv_records, parquet_files, partitions
-from purchase_predict.schema import SCORED_TABLES, TABLES, Column
+from purchase_predict.schema import LABEL, SCORED_TABLES, TABLES, TYPES, Column
 from purchase_predict.sources.part import Part
 
 #: Columns that DuckDB adds to a scan: the file's path and, for Parquet, the row's number from 0.
 PATH, ROW = "_part_path", "file_row_number"
 #: The column of numbered CSV files that holds the line's number in the original file.
 _LINE = "_line"
+_NUMBERS = r'U?(TINY|SMALL|BIG|HUGE)INT|U?INTEGER|FLOAT|DOUBLE|DECIMAL.*|VARCHAR|BLOB|"NULL"'
+_TIMES = r'TIMESTAMP.*|DATE|VARCHAR|BLOB|"NULL"'
+#: DuckDB's types of Parquet columns that can be read as each type of ours. Text may hold any value, and binary may be
+#: text, as old programs write it. Lists, structs and durations are nothing of ours.
+_CAN_BE = {
+    "BIGINT": re.compile(_NUMBERS),
+    "DOUBLE": re.compile(_NUMBERS),
+    "TIMESTAMP": re.compile(_TIMES),
+    "VARCHAR": re.compile(f"(?!.*\\]$)({_NUMBERS}|{_TIMES}|BOOLEAN|TIME.*|UUID|JSON|ENUM.*)"),
+}
 
 
 @dataclass(frozen=True)
@@ -27,11 +39,12 @@ class File:
         number: the part's position in the source.
         path: the local file, whose ending names its format.
         columns: the names in the file, in order.
-        types: DuckDB's type of each column; VARCHAR for all columns of CSV.
+        types: DuckDB's type of each column, or `DURATION`; VARCHAR for all columns of CSV.
         partition: columns that the file lacks and the names of its folders give (`event_type=view/`), each with its one
             value; None for a null.
         records: rows of a Parquet file, or records of a numbered CSV file; otherwise not yet known, and 0.
         numbered: whether each CSV line starts with the number of the line that it came from (see `careful`).
+        dropped: further columns of the part, which are not read, and which the file at `path` lacks.
     """
 
     number: int
@@ -42,6 +55,7 @@ class File:
     partition: tuple[tuple[str, str | None], ...] = ()
     records: int = 0
     numbered: bool = False
+    dropped: tuple[str, ...] = ()
 
     @property
     def known(self) -> set[str]:
@@ -101,13 +115,25 @@ def open_file(
 
 
 def _open_parquet(connection: duckdb.DuckDBPyConnection, number: int, part: Part, path: Path, known: set[str]) -> File:
-    path = parquet_files.with_clear_columns(path, part.name, known, {PATH, ROW})
+    path, schema = parquet_files.with_clear_columns(path, part.name, known, {PATH, ROW})
     with explained(f"{part.name}: not a Parquet file"):
-        described = connection.execute(f"DESCRIBE FROM {_parquet([path])}").fetchall()
         (records,) = one_row(connection, f"SELECT num_rows FROM parquet_file_metadata({quoted(path)})")
-    types = {name: type_ for name, type_, *_ in described if name not in (PATH, ROW)}
+        types = parquet_types(connection, path)
+    # A duration is stored as a whole number, and only Arrow knows that it is one.
+    types |= {field.name: "DURATION" for field in schema if field.name in types and pa.types.is_duration(field.type)}
     partition = partitions.columns_of(part.name, known - set(types))
-    return File(number, part, path, tuple(types), tuple(types.values()), partition, records)
+    dropped = tuple(name for name in schema.names if name not in types)
+    return File(number, part, path, tuple(types), tuple(types.values()), partition, records, dropped=dropped)
+
+
+def parquet_types(connection: duckdb.DuckDBPyConnection, path: Path) -> dict[str, str]:
+    """DuckDB's type of each column of a Parquet file.
+
+    Raises:
+        duckdb.Error: it is not one.
+    """
+    described = connection.execute(f"DESCRIBE FROM {_parquet([path])}").fetchall()
+    return {name: type_ for name, type_, *_ in described if name not in (PATH, ROW, parquet_files.NO_COLUMN)}
 
 
 def common_table(files: Sequence[File], tables: Mapping[str, tuple[Column, ...]]) -> str:
@@ -117,14 +143,28 @@ def common_table(files: Sequence[File], tables: Mapping[str, tuple[Column, ...]]
         tables: the columns of each table that the files may hold.
 
     Raises:
-        click.ClickException: a file lacks a column of every table, or two files hold different tables.
+        click.ClickException: a file lacks a column of every table, two files hold different tables, or a column of a
+            Parquet file has a type that cannot be the table's.
     """
     held = {file.part.name: _table_of(file, tables) for file in files}
     first, common = next(iter(held.items()))
     for name, table in held.items():
         if table != common:
             raise click.ClickException(f"{first} holds the {common} table but {name} the {table} table")
+    for file in files:
+        _refuse_types(file, tables[common])
     return common
+
+
+def _refuse_types(file: File, columns: Sequence[Column]) -> None:
+    types = dict(zip(file.columns, file.types, strict=True))
+    for column in columns:
+        type_ = types.get(column.name, "VARCHAR")
+        flag = type_ == "BOOLEAN" and column.name == LABEL
+        if not flag and not _CAN_BE[column.type].fullmatch(type_):
+            raise click.ClickException(
+                f"{file.part.name}: column {column.name} {TYPES[column.type].reason}, but has the type {type_}"
+            )
 
 
 def _table_of(file: File, tables: Mapping[str, tuple[Column, ...]]) -> str:
@@ -132,12 +172,15 @@ def _table_of(file: File, tables: Mapping[str, tuple[Column, ...]]) -> str:
         table: [column.name for column in columns if not column.optional and column.name not in file.known]
         for table, columns in tables.items()
     }
+    there = {name.lower(): name for name in (*file.columns, *file.dropped)}
+    otherwise = {table: [there[name] for name in names if name in there] for table, names in missing.items()}
     # The user most likely meant the table with the smallest share of missing columns.
-    table = min(missing, key=lambda name: len(missing[name]) / len(tables[name]))
+    table = min(missing, key=lambda name: (len(missing[name]) - len(otherwise[name]) / 2) / len(tables[name]))
     if missing[table]:
         plural = "column" if len(missing[table]) == 1 else "columns"
+        case = f" (there is {', '.join(otherwise[table])}, but names are compared exactly)" if otherwise[table] else ""
         raise click.ClickException(
-            f"{file.part.name}: {plural} {', '.join(missing[table])} missing; the {table} table has "
+            f"{file.part.name}: {plural} {', '.join(missing[table])} missing{case}; the {table} table has "
             f"{', '.join(column.name for column in tables[table])}"
         )
     return table

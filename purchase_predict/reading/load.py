@@ -131,22 +131,26 @@ def _opened(
 
 
 def print_left_out(listed: Listing) -> None:
-    """Prints what the source holds beside its data files, if anything."""
+    """Prints what the source holds beside its data files, and further names of these, if anything."""
     if listed.left_out:
         named = some_of(listed.left_out, _NAMED)
         print_line(f"load: skipped hidden files and files that hold no table: {named}")
+    if listed.linked:
+        named = some_of([str(link) for link in listed.linked], _NAMED)
+        print_line(f"load: skipped links to other files of the source, which are read once: {named}")
 
 
 def ignored(files: Sequence[File], columns: Sequence[Column]) -> list[str]:
     """The columns of the files that are not read, each once."""
     known = {column.name for column in columns}
-    return list(dict.fromkeys(name for file in files for name in file.columns if name not in known))
+    return list(dict.fromkeys(name for file in files for name in (*file.columns, *file.dropped) if name not in known))
 
 
 def print_ignored(names: Sequence[str], table: str) -> None:
     """Prints the columns that are not read, if there are any."""
     if names:
-        print_line(f"load: ignored columns that the {table} table does not have: {some_of(names, _NAMED)}")
+        named = [name if name.strip() else f'"{name}"' for name in names]
+        print_line(f"load: ignored columns that the {table} table does not have: {some_of(named, _NAMED)}")
 
 
 def bucket_count(parts: Sequence[Part]) -> int:
@@ -172,7 +176,7 @@ def _kept(
     account = Account(reading.source, reading.table, listed, copied.rows, copied.records, refused, copied.session_type)
     account.check(max_reject_ratio, lambda: rejects.frequent(connection))
     if not copied.rows and not any(reading.written.rglob("*.parquet")):
-        raise account.without_rows()
+        raise account.without_rows(lambda: rejects.frequent(connection))
     with phase("checking what was read"):
         written = scan.parquet_below(reading.written)
         digest = copied.sums.digest if copied.sums else table_digest(connection, written)

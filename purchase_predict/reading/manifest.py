@@ -59,8 +59,17 @@ class Account:
             parts = self.listed.parts
             raise click.ClickException(rejects.too_many(frequent(), parts, self.rejected, total, max_reject_ratio))
 
-    def without_rows(self) -> click.ClickException:
-        """The error for a source without one row."""
+    def without_rows(self, frequent: Callable[[], Sequence[rejects.Frequent]]) -> click.ClickException:
+        """The error for a source of which not one row is read: it has none, or all are refused.
+
+        Args:
+            frequent: as for `check`.
+        """
+        if self.rejected:
+            examples = rejects.with_examples(frequent(), self.listed.parts)
+            return click.ClickException(
+                f"source {self.source}: all {self.rejected} rows are malformed, so nothing is loaded: {examples}"
+            )
         return click.ClickException(f"source {self.source}: {len(self.listed.parts)} file(s), not one row in them")
 
 
@@ -70,7 +79,7 @@ def write(
     """Writes `target/source.json`.
 
     It holds the source, the table's digest, the rows of each part, the reasons for refused rows, the files that were
-    left out, and the CRC-32 of each file that was written.
+    left out, links to files that are read by another name, and the CRC-32 of each file that was written.
 
     Args:
         account: what came of each part.
@@ -99,6 +108,7 @@ def write(
         ],
         "refused": reasons,
         "left_out": list(account.listed.left_out),
+        "linked": {link.name: link.read_as for link in account.listed.linked},
         "crc32": crc32,
     }
     text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"

@@ -80,7 +80,7 @@ def load_source(
             account = _account(source, listed, tasks)
             account.check(max_reject_ratio, lambda: _frequent(results))
             if not account.rows:
-                raise account.without_rows()
+                raise account.without_rows(lambda: _frequent(results))
             if account.rejected:
                 _fetch_refused(session, results, connection)
                 if rejects.counts(connection) != account.refused:

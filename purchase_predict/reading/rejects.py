@@ -132,14 +132,18 @@ def too_many(found: Sequence[Frequent], parts: Sequence[Part], rejected: int, to
         total: the number of all rows.
         allowed: the share of refused rows that is allowed, 0 to 1.
     """
-    reasons = "; ".join(
+    return (
+        f"{rejected} of {total} rows are malformed ({rejected / total:.2%}, max_reject_ratio allows "
+        f"{allowed:.2%}): {with_examples(found, parts)}"
+    )
+
+
+def with_examples(found: Sequence[Frequent], parts: Sequence[Part]) -> str:
+    """The most frequent reasons for messages, each with its number of rows and the first of them."""
+    return "; ".join(
         f"{one.rows} x {one.column + ' ' if one.column else ''}{one.reason}, as {_shortened(one.value)} in "
         f"{parts[one.part].name} line {one.line}"
         for one in found
-    )
-    return (
-        f"{rejected} of {total} rows are malformed ({rejected / total:.2%}, max_reject_ratio allows "
-        f"{allowed:.2%}): {reasons}"
     )
 
 

@@ -1,7 +1,7 @@
 """Reads all files of a source in one pass of DuckDB, and writes typed rows as Parquet, in buckets of users."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +24,11 @@ _DICTIONARY_LIMIT = 5_000
 _FLOATS = ("DOUBLE", "FLOAT")
 #: The error that DuckDB is made to raise when a session id is not a UUID.
 _NOT_A_UUID = "not a UUID"
+#: A time as text: date, time of day, and an offset of less than 16 hours or the name of a time zone.
+_TIME = (
+    r"\s*[0-9]{4}[-/][0-9]{1,2}[-/][0-9]{1,2}([T\s]\s*[0-9:.]+)?"
+    r"\s*([+-](0?[0-9]|1[0-5])(:?[0-5][0-9](:[0-5][0-9])?)?|[A-Za-z][\w/+-]*)?\s*"
+)
 
 
 @dataclass(frozen=True)
@@ -121,8 +126,11 @@ def _copy_as(reading: Reading, files: Sequence[File], session_type: str, leave_o
             "CASE WHEN bucket IS NULL OR TRY_CAST(user_session AS UUID)::VARCHAR = user_session "
             f"THEN TRY_CAST(user_session AS UUID) ELSE error({quoted(_NOT_A_UUID)}) END AS user_session"
         )
-    union = " UNION ALL ".join(typed(scan, reading.columns) for scan in scans(files))
-    is_broken = " OR ".join(filter(None, map(broken, reading.columns)))
+    read = scans(files)
+    # SQL would convert columns of different types into one another, which fails on some values.
+    mixed = {column.name for column in reading.columns if len({scan.types.get(column.name) for scan in read}) > 1}
+    union = " UNION ALL ".join(typed(scan, reading.columns, raw_as_text=mixed) for scan in read)
+    is_broken = " OR ".join(filter(None, (broken(column, read) for column in reading.columns)))
     bucket_of_broken = "NULL" if leave_out_broken else "error('malformed')"
     bucket = bucket_sql("user_id", reading.buckets)
     reading.connection.execute(
@@ -145,14 +153,16 @@ def _copy_as(reading: Reading, files: Sequence[File], session_type: str, leave_o
 # ---- SQL of values -----------------------------------------------------------------------------------------------
 
 
-def typed(scan: Scan, columns: Sequence[Column], with_place: bool = False) -> str:
+def typed(scan: Scan, columns: Sequence[Column], with_place: bool = False, raw_as_text: Collection[str] = ()) -> str:
     """SELECT of each column in its schema type and, as `<name>_raw`, in the file's own type.
 
     Args:
         with_place: whether to select the file's `path` and the row's `line`, too.
+        raw_as_text: columns whose `<name>_raw` is text.
     """
     here = [column for column in columns if column.name in scan.types]
-    values = [f'{_value(c, scan.types[c.name])} AS "{c.name}", "{c.name}" AS {c.name}_raw' for c in here]
+    values = [f'{_value(c, scan.types[c.name])} AS "{c.name}"' for c in here]
+    values += [f'"{c.name}"{"::VARCHAR" if c.name in raw_as_text else ""} AS {c.name}_raw' for c in here]
     # Optional columns that these files lack.
     values += [f"NULL::{c.type} AS {c.name}, NULL AS {c.name}_raw" for c in columns if c.name not in scan.types]
     place = f"{PATH} AS path, {scan.line} AS line, " if with_place else ""
@@ -166,6 +176,8 @@ def typed(scan: Scan, columns: Sequence[Column], with_place: bool = False) -> st
 def _value(column: Column, type_: str) -> str:
     """SQL that casts a column from the file's type to its schema type; NULL where a value cannot be cast."""
     name = column.name
+    if type_ == "BLOB":
+        name, type_ = f"TRY(decode({name}))", "VARCHAR"  # null where it is not UTF-8
     if column.type == "VARCHAR":
         return f"nullif({name}::VARCHAR, '')"
     if column.type == "TIMESTAMP":
@@ -173,9 +185,14 @@ def _value(column: Column, type_: str) -> str:
         with_offset = f"TRY_CAST({name} AS TIMESTAMPTZ) AT TIME ZONE 'UTC'"
         if type_ != "VARCHAR":
             return with_offset
-        plain = f"suffix({name}, ' UTC') OR (length({name}) = 19 AND substr({name}, 17, 1) = ':')"
-        return f"CASE WHEN {plain} THEN TRY_CAST({name} AS TIMESTAMP) ELSE {with_offset} END"
+        plain = f"{name} LIKE '____-__-__ __:__:__' OR {name} LIKE '____-__-__ __:__:__ UTC'"
+        # DuckDB also takes `epoch`, years before Christ, and offsets of more than a day.
+        is_time = f"regexp_full_match({name}, '{_TIME}')"
+        return f"CASE WHEN {plain} THEN TRY_CAST({name} AS TIMESTAMP) WHEN {is_time} THEN {with_offset} END"
     cast = f"TRY_CAST({name} AS {column.type})"
+    if column.type == "DOUBLE" and type_ == "VARCHAR":
+        # DuckDB also takes 1_000 and +-1.
+        return f"CASE WHEN NOT contains({name}, '_') AND NOT contains({name}, '+-') THEN {cast} END"
     if column.type == "DOUBLE" or type_.endswith("INT") or type_.endswith("INTEGER"):
         return cast
     if type_ == "VARCHAR":
@@ -187,10 +204,16 @@ def _value(column: Column, type_: str) -> str:
     return cast
 
 
-def broken(column: Column) -> str:
-    """SQL that is true if the row must be refused because of this column; empty if that cannot happen."""
+def broken(column: Column, read: Sequence[Scan]) -> str:
+    """SQL that is true if the row must be refused because of this column; empty if that cannot happen.
+
+    Args:
+        read: where the rows come from.
+    """
     conditions = [breaks_rule(column)]
-    if not column.required and column.type != "VARCHAR":  # every value can be text
+    # Every value can be text, except binary ones.
+    may_be_no_text = any(scan.types.get(column.name) == "BLOB" for scan in read)
+    if not column.required and (column.type != "VARCHAR" or may_be_no_text):
         conditions.append(
             f"{column.name} IS NULL AND {column.name}_raw IS NOT NULL AND {column.name}_raw::VARCHAR <> ''"
         )

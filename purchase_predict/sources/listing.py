@@ -11,6 +11,7 @@ from typing import NoReturn
 import click
 
 from purchase_predict.errors import some_of
+from purchase_predict.sources.links import Linked
 from purchase_predict.sources.names import ENDINGS, Kind, hidden_folder, kind, table_format
 from purchase_predict.sources.part import Part
 
@@ -25,10 +26,12 @@ class Listing:
     Attributes:
         parts: its data files, in name order.
         left_out: names of other files and folders, in order. A folder has a slash at its end.
+        linked: further names of its data files, such as links to them, in order. Only local files have any.
     """
 
     parts: tuple[Part, ...]
     left_out: tuple[str, ...]
+    linked: tuple[Linked, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,16 +14,21 @@ from urllib.request import url2pathname
 import click
 
 from purchase_predict.checksums import checksum
+from purchase_predict.sources.links import one_name_each
 from purchase_predict.sources.listing import Listing, refuse_tables, sorted_out
 from purchase_predict.sources.names import LOGS, Kind, is_hidden, kind, kind_if_shown, table_format
 from purchase_predict.sources.part import Part
 from purchase_predict.sources.pattern import Pattern, is_pattern, literal_folder, matched
 
+#: The start of an address that is not a local file's.
+_OTHER_SCHEME = re.compile(r"(?!file://)[A-Za-z][A-Za-z0-9+.\-]*://")
+
 
 def local_listing(source: str) -> Listing:
     """Lists a local file, folder or glob.
 
-    Links are followed. An existing file or folder of exactly this name wins over a glob.
+    Links are followed, but each file is read once, by one of its names. An existing file or folder of exactly this name
+    wins over a glob.
 
     Raises:
         click.ClickException: there is nothing, a file cannot be read, or there is a table in a format that is not read.
@@ -32,22 +38,23 @@ def local_listing(source: str) -> Listing:
         found, kind_of = {root.name: root}, kind_if_shown  # a hidden file that is named itself is read
     elif root.is_dir():
         found = dict(_walk(root))
+    elif scheme := _OTHER_SCHEME.match(source):  # before a glob, because a query starts with `?`
+        raise click.ClickException(
+            f"source {source}: {scheme[0]} is not read: must be sample, gs://, or a local file, folder or glob; with "
+            "engine=spark also hdfs://, s3a://, abfss://, wasbs:// or viewfs://"
+        )
     elif is_pattern(str(root)):
         found = _matching(root)
-    elif "://" in source:
-        raise click.ClickException(
-            f"source {source}: must be sample, gs://, or a local file, folder or glob; with engine=spark also "
-            "hdfs://, s3a://, abfss://, wasbs:// or viewfs://"
-        )
     else:
         hint = "" if root.is_absolute() else f" (looked for in {Path.cwd()}; an absolute path works from anywhere)"
         raise click.ClickException(f"source {source}: no such file or folder{hint}")
     names = sorted_out(source, found, kind_of)
     places = {place.as_posix() for name in names.data for place in (found[name].absolute(), found[name].resolve())}
     refuse_tables(source, places, _format_in)
+    read, linked = one_name_each({name: found[name] for name in names.data})
     with ThreadPoolExecutor() as pool:
-        parts = pool.map(lambda name: local_part(found[name], name), names.data)
-        return Listing(tuple(parts), names.left_out)
+        parts = pool.map(lambda name: local_part(found[name], name), read)
+        return Listing(tuple(parts), names.left_out, linked)
 
 
 def _place(source: str) -> Path:
@@ -170,11 +177,7 @@ def _split(root: Path, is_folder: Callable[[Path], bool]) -> tuple[Path, Pattern
 
 
 def _walk(
-    folder: Path,
-    pattern: Pattern | None = None,
-    prefix: str = "",
-    above: frozenset[tuple[int, int]] = frozenset(),
-    entered: dict[str, tuple[int, int]] | None = None,
+    folder: Path, pattern: Pattern | None = None, entered: dict[str, tuple[int, int]] | None = None
 ) -> Iterator[tuple[str, Path]]:
     """Yields the name and path of each file below a folder, and of folders that are not entered.
 
@@ -184,36 +187,46 @@ def _walk(
     Args:
         folder: where to look.
         pattern: a glob that the names must match; None: all do.
-        prefix: what to put before the names.
-        above: device and inode of the folders above.
         entered: gets the name (with a slash at its end; empty: the first), device and inode of each folder entered.
 
     Raises:
         click.ClickException: a folder cannot be read, or a link leads nowhere.
     """
-    try:
-        status = folder.stat()
+    # A list of folders in place of recursion: people's folders may be nested deeper than Python's stack. With each
+    # folder, device and inode of those above it.
+    waiting: list[tuple[str, Path, frozenset[tuple[int, int]]]] = [("", folder, frozenset())]
+    while waiting:
+        prefix, folder, above = waiting.pop()
+        try:
+            status = folder.stat()
+            entries = sorted(path.name for path in folder.iterdir())
+        except OSError as error:
+            raise click.ClickException(f"{prefix or folder}: cannot be read: {error.strerror}: {folder}") from error
         here = above | {(status.st_dev, status.st_ino)}
         if entered is not None:
             entered[prefix] = (status.st_dev, status.st_ino)
-        entries = sorted(path.name for path in folder.iterdir())
-    except OSError as error:
-        raise click.ClickException(f"{prefix or folder}: cannot be read: {error.strerror}: {folder}") from error
-    for entry in entries:
-        name, path = prefix + entry, folder / entry
-        enter = pattern is None or pattern.may_match_below(name)
-        if not enter and pattern and not pattern.matches(name):
-            continue
-        if is_hidden(entry):
-            yield (name + "/" if path.is_dir() else name), path
-            continue
-        found = _status(name, path)
-        if not stat.S_ISDIR(found.st_mode):
-            yield name, path
-        elif enter and (found.st_dev, found.st_ino) not in here:
-            yield from _walk(path, pattern, name + "/", here, entered)
-        else:
-            yield name + "/", path
+        for entry in entries:
+            name, path = prefix + entry, folder / entry
+            enter = pattern is None or pattern.may_match_below(name)
+            if not enter and pattern and not pattern.matches(name):
+                continue
+            if is_hidden(entry):
+                yield (name + "/" if _is_folder(path) else name), path
+                continue
+            found = _status(name, path)
+            if not stat.S_ISDIR(found.st_mode):
+                yield name, path
+            elif enter and (found.st_dev, found.st_ino) not in here:
+                waiting.append((name + "/", path, here))
+            else:
+                yield name + "/", path
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether a path leads to a folder; False, too, if it cannot be looked up, where `Path.is_dir` may raise."""
+    with suppress(OSError):
+        return path.is_dir()
+    return False
 
 
 def _status(name: str, path: Path) -> os.stat_result:
@@ -226,7 +239,9 @@ def _status(name: str, path: Path) -> os.stat_result:
     try:
         status = path.stat()
     except OSError as error:
-        what = f"is a link to {path.readlink()}, which cannot be read" if path.is_symlink() else "cannot be read"
+        what = "cannot be read"
+        with suppress(OSError):  # it is no link
+            what = f"is a link to {path.readlink()}, which cannot be read"
         raise click.ClickException(f"{name}: {what}: {error.strerror}: {path}") from error
     odd = not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode))
     if odd and kind(name) in (Kind.DATA, Kind.TABLE):

@@ -23,24 +23,35 @@ class Pattern:
 
     def matches(self, name: str) -> bool:
         """Whether the glob matches a whole name."""
-        return self._match(name.split("/"), 0, whole=True)
+        return len(self._segments) in self._reached(name)
 
     def may_match_below(self, folder: str) -> bool:
         """Whether a name in a folder, at any depth, may match."""
-        return self._match(folder.split("/"), 0, whole=False)
+        return any(at < len(self._segments) for at in self._reached(folder))
 
-    def _match(self, names: list[str], at: int, *, whole: bool) -> bool:
-        if at == len(self._segments):
-            return whole and not names
-        last = at == len(self._segments) - 1
-        if self._segments[at] == "**":
-            if not whole or (last and names):
-                return True
-            return any(self._match(names[skip:], at + 1, whole=True) for skip in range(len(names)))
-        if not names:
-            return not whole
-        test: Callable[[str], object] = self._tests[at]
-        return bool(test(names[0])) and self._match(names[1:], at + 1, whole=whole)
+    def _reached(self, name: str) -> set[int]:
+        """The positions in the glob that may follow a name: several, because `**` takes any number of folders.
+
+        Positions take no recursion and no second try, whatever the depth of the folders and the number of `**`.
+        """
+        reached = self._without_folders({0})
+        for segment in name.split("/"):
+            further = set()
+            for at in reached:
+                if at < len(self._segments) and self._segments[at] == "**":
+                    further |= {at, at + 1} if at == len(self._segments) - 1 else {at}
+                elif at < len(self._segments) and self._tests[at](segment):
+                    further.add(at + 1)
+            reached = self._without_folders(further)
+        return reached
+
+    def _without_folders(self, reached: set[int]) -> set[int]:
+        """The positions, and those that follow if `**` takes no folder there; at the end it takes at least a name."""
+        reached = set(reached)
+        for at, segment in enumerate(self._segments[:-1]):
+            if at in reached and segment == "**":
+                reached.add(at + 1)
+        return reached
 
 
 def matched(pattern: Pattern, names: Iterable[str]) -> set[str]:

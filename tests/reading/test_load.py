@@ -52,6 +52,16 @@ def test_the_real_events_have_the_same_digest_in_every_format(box: Box) -> None:
     assert box.load(box.folder / "typed.parquet", 0.0) == as_it_is
 
 
+def test_the_rows_of_a_file_with_a_link_beside_it_count_once(box: Box, capsys: pytest.CaptureFixture[str]) -> None:
+    box.write(f"{HEADER}\n{GOOD}\n", "2019-Oct.csv")
+    (box.source / "latest.csv").symlink_to("2019-Oct.csv")
+    assert box.load().rows == 1
+    assert box.manifest()["linked"] == {"latest.csv": "2019-Oct.csv"}
+    assert "skipped links to other files of the source, which are read once: latest.csv (= 2019-Oct.csv)" in (
+        capsys.readouterr().out
+    )
+
+
 # ---- formats -----------------------------------------------------------------------------------------------------
 
 
@@ -115,6 +125,17 @@ def test_extra_columns_are_named_once(box: Box, capsys: pytest.CaptureFixture[st
     assert "ignored" in printed
 
 
+@pytest.mark.parametrize(
+    ("header", "row"), [(f",{HEADER}", f"0,{GOOD}"), (f"{HEADER},", f"{GOOD},"), (f" ,{HEADER}", f"0,{GOOD}")]
+)
+def test_a_column_without_a_name_is_shown_as_one(
+    header: str, row: str, box: Box, capsys: pytest.CaptureFixture[str]
+) -> None:
+    box.write(f"{header}\n{row}\n")
+    assert box.load().rows == 1
+    assert 'load: ignored columns that the events table does not have: ""\n' in capsys.readouterr().out
+
+
 def test_a_file_without_rows_counts_zero_rows(box: Box) -> None:
     box.write("", "part-0.csv")
     box.write(HEADER, "part-1.csv")
@@ -142,7 +163,10 @@ def test_names_that_look_like_globs_or_partitions_are_read_as_plain_names(box: B
         (HEADER.replace("price,", "").encode() + b"\n", "column price missing"),
         (f"{HEADER},price\n{GOOD},1\n".encode(), "column price appears twice"),
         (f"\n{HEADER}\n{GOOD}\n".encode(), "first line is blank"),
-        (f"{HEADER}\n{GOOD}\n".encode("utf-16"), "UTF-16"),
+        (f"{HEADER}\n{GOOD}\n".encode("utf-16"), r"part-0.csv: is UTF-16; UTF-8 is expected"),
+        (f"\ufeff{HEADER}\n".encode("utf-16-be"), r"part-0.csv: is UTF-16; UTF-8 is expected"),
+        (f"{HEADER}\n{GOOD}\n".encode("utf-32"), r"part-0.csv: is UTF-32; UTF-8 is expected"),
+        (f"\ufeff{HEADER}\n".encode("utf-32-be"), r"part-0.csv: is UTF-32; UTF-8 is expected"),
         (f"{HEADER}\r{GOOD}\r".encode(), "carriage returns alone"),
         (b"\x00\x01\x02\x03", "NUL bytes"),
         (b'"' + HEADER.encode() + b"\n", "not a CSV header"),

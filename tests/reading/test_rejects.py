@@ -1,6 +1,7 @@
 """Reading: refused rows; rows read and rows refused add up to the rows in the files."""
 
 import csv
+import datetime as dt
 import gzip
 import re
 
@@ -38,6 +39,16 @@ from tests.reading.broken import broken_csv
         (bad(event_time="1969-12-31 23:59:59"), "event_time", "1969-12-31 23:59:59", "must lie within 1970 and 2100"),
         (bad(event_time="2100-01-01"), "event_time", "2100-01-01", "must lie within 1970 and 2100"),
         (bad(event_time="soon"), "event_time", "soon", "must be a UTC time"),
+        *(
+            (bad(event_time=time), "event_time", time, "must be a UTC time")
+            for time in ("epoch", "infinity", "2019-10-01 00:00:00+25:00", "2019-10-01 00:00:00+16:00",
+                         "2019-10-01 00:00:00-02:75", "2019-10-01 (BC)", "290309-12-21 (BC) 00:00:00+00",
+                         "2019-10-01 00:00:00+05:00 UTC")
+        ),
+        *((bad(price=price), "price", price, "must be a number") for price in ("1_000.5", "1e1_0", "1_0")),
+        (bad(price="+-1"), "price", "'+-1", "must be a number"),
+        (bad(product_id="1_0"), "product_id", "1_0", "must be a whole number"),
+        (bad(category_id="+-1"), "category_id", "'+-1", "must be a whole number"),
         ("1,2", "", "1,2", "has 2 columns, not 9"),
         (GOOD + ",x", "", GOOD + ",x", "has 10 columns, not 9"),
         (GOOD + ",", "", GOOD + ",", "has 10 columns, not 9"),
@@ -48,7 +59,7 @@ from tests.reading.broken import broken_csv
         (bad(brand="a\0b"), "", bad(brand="a\ufffdb"), "holds a NUL byte"),
         (bad(brand="a\rb"), "", bad(brand="a\rb"), "holds a carriage return"),
     ],
-)
+)  # fmt: skip
 def test_a_malformed_row_is_refused_with_its_line_and_column(
     line: str, column: str, value: str, reason: str, box: Box
 ) -> None:
@@ -60,6 +71,26 @@ def test_a_malformed_row_is_refused_with_its_line_and_column(
     assert (file, number, where, what) == ("part-1.csv", 4, column, value)
     assert reason in why
     assert box.manifest()["rows_there"] == 4
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_time_is_read_in_each_form_that_says_when_it_was(packed: bool, box: Box) -> None:
+    forms = {
+        "2019-10-01 02:03:04 UTC": 0, "2019-10-01 02:03:04": 0, "2019-10-01T02:03:04": 0, "2019-10-01T02:03:04Z": 0,
+        "2019-10-01 02:03:04+00": 0, "2019-10-01 04:03:04+02:00": 0, "2019-10-01 04:03:04+0200": 0,
+        "2019-09-30 11:03:04-1500": 0, "2019-10-01T02:03:04.000+00:00": 0, "2019-10-01 04:03:04 Europe/Paris": 0,
+        "2019/10/01 02:03:04": 0, "2019-10-1 2:03:04": 0, "2019-10-01": -7384, "2019-10-01 02:03": -4,
+        "2019-10-1 1:03+02:00": -10804, " 2019-10-01 02:03:04.500 UTC ": 0.5,
+    }  # fmt: skip
+    expected = {dt.datetime(2019, 10, 1, 2, 3, 4) + dt.timedelta(seconds=seconds) for seconds in forms.values()}
+    text = "\n".join([HEADER, *(bad(event_time=form) for form in forms)]).encode()
+    box.write(gzip.compress(text) if packed else text, "part-0.csv.gz" if packed else "part-0.csv")
+    assert (box.load().rows, box.rejects()) == (len(forms), [])
+    assert {row["event_time"] for row in box.table()} == expected
+    for form in forms:  # alone, in the quickest way that takes it
+        box.write(f"{HEADER}\n{bad(event_time=form)}\n", "one.csv")
+        assert box.load(box.source / "one.csv").rows == 1
+        assert box.table()[0]["event_time"] in expected
 
 
 def test_a_line_that_is_not_utf_8_is_refused_alone(box: Box) -> None:
@@ -140,6 +171,18 @@ def test_too_many_malformed_rows_name_the_three_most_frequent_reasons(box: Box) 
     assert "must not be empty" not in message
     assert not list(box.target.iterdir())
     assert box.load(ratio=11 / 101).rows == 90
+
+
+def test_where_every_row_is_refused_the_reasons_are_named_whatever_the_ratio(box: Box) -> None:
+    box.write("\n".join([HEADER, bad(price="x"), bad(price="y"), "1,2"]))
+    with pytest.raises(click.ClickException) as caught:
+        box.load(ratio=1.0)
+    message = caught.value.format_message()
+    assert "all 3 rows are malformed, so nothing is loaded: 2 x price must be a number, as 'x' in part-0.csv" in message
+    assert "1 x has 2 columns, not 9, as '1,2' in part-0.csv line 4" in message
+    box.write(HEADER)
+    with pytest.raises(click.ClickException, match=r"1 file\(s\), not one row in them"):
+        box.load()
 
 
 def test_whole_floats_and_large_ids_are_exact(box: Box) -> None:

@@ -1,7 +1,13 @@
 """What a source holds is read, named as left out, or refused: nothing of it is passed over in silence."""
 
+import fnmatch
+import itertools
 import os
 import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -10,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from purchase_predict.sources import sources
+from purchase_predict.sources.local import reads
 from purchase_predict.sources.names import Kind, kind
+from purchase_predict.sources.pattern import Pattern
 from tests.conftest import examples
 
 
@@ -158,6 +166,46 @@ def test_a_place_that_cannot_be_looked_up_is_one_line(tmp_path: Path, monkeypatc
     assert "locked/*.csv: cannot be read: Permission denied" in refusal(tmp_path / "locked/*.csv")
 
 
+def linked(source: object) -> dict[str, str]:
+    return {link.name: link.read_as for link in sources.listing(str(source)).linked}
+
+
+def test_a_file_with_a_link_beside_it_is_read_once(tmp_path: Path) -> None:
+    (make(tmp_path, "b.csv", "year/c.csv") / "a.csv").symlink_to("b.csv")
+    (tmp_path / "current").symlink_to("year")
+    (tmp_path / "d.csv").hardlink_to(tmp_path / "b.csv")
+    for source in (tmp_path, tmp_path / "**/*.csv"):
+        assert data(source) == ["b.csv", "year/c.csv"]
+        assert linked(source) == {"a.csv": "b.csv", "d.csv": "b.csv", "current/c.csv": "year/c.csv"}
+    assert data(tmp_path / "[ac]*/*.csv") == ["current/c.csv"]  # the other name is no part of the glob
+    assert data(tmp_path / "a*.csv") == ["a.csv"]
+
+
+def test_folders_that_link_to_each_other_are_read_once(tmp_path: Path) -> None:
+    make(tmp_path, "a/x.csv", "b/y.csv")
+    (tmp_path / "a/b").symlink_to("../b")
+    (tmp_path / "b/a").symlink_to("../a")
+    assert data(tmp_path) == ["a/x.csv", "b/y.csv"]
+    assert linked(tmp_path) == {"a/b/y.csv": "b/y.csv", "b/a/x.csv": "a/x.csv"}
+
+
+def test_a_source_that_is_itself_a_link_is_read_as_ever(tmp_path: Path) -> None:
+    make(tmp_path, "here/a.csv", "here/b.csv")
+    (tmp_path / "there").symlink_to("here")
+    (tmp_path / "c.csv").symlink_to("here/a.csv")
+    (tmp_path / "here/0.csv").symlink_to("../here/b.csv")
+    assert data(tmp_path / "there") == data(tmp_path / "there/*.csv") == ["a.csv", "b.csv"]
+    assert data(tmp_path / "c.csv") == ["c.csv"]
+    assert sources.fingerprint(str(tmp_path / "there")) == sources.fingerprint(str(tmp_path / "here"))
+
+
+def test_two_links_to_one_file_elsewhere_are_read_once(tmp_path: Path) -> None:
+    make(tmp_path, "elsewhere/a.csv", "source/z.md")
+    for name in ("b.csv", "c.csv"):
+        (tmp_path / "source" / name).symlink_to("../elsewhere/a.csv")
+    assert (data(tmp_path / "source"), linked(tmp_path / "source")) == (["b.csv"], {"c.csv": "b.csv"})
+
+
 def test_links_in_a_circle_are_an_error(tmp_path: Path) -> None:
     make(tmp_path, "a.csv")
     (tmp_path / "b.csv").symlink_to("c.csv")
@@ -208,6 +256,70 @@ def test_a_glob_looks_at_nothing_that_it_does_not_match(tmp_path: Path) -> None:
     (tmp_path / "b/z.csv").symlink_to("gone")
     assert data(tmp_path / "a/*.csv") == ["x.csv"]
     assert data(tmp_path / "[a]/*") == ["a/x.csv"]
+
+
+@contextmanager
+def nested(root: Path, name: str, depth: int) -> Iterator[None]:
+    """Folders within folders, with a file in the innermost, without the recursion of `Path.mkdir` and `rmtree`."""
+    before = Path.cwd()
+    os.chdir(root)
+    try:
+        for _ in range(depth):
+            Path(name).mkdir()
+            os.chdir(name)
+        Path("b.csv").write_text("b")
+        os.chdir(before)
+        yield
+    finally:
+        os.chdir(root)
+        subprocess.run(["rm", "-r", name], check=True)
+        os.chdir(before)
+
+
+def test_folders_nested_deeper_than_pythons_stack_are_read(tmp_path: Path) -> None:
+    depth = sys.getrecursionlimit() + 200
+    with nested(make(tmp_path, "a.csv"), "d", depth):
+        expected = ["a.csv", "d/" * depth + "b.csv"]
+        assert data(tmp_path) == data(tmp_path / "**/*.csv") == data(tmp_path / "**/**/**/**/*.csv") == expected
+        assert reads(str(tmp_path), tmp_path / ("d/" * depth) / "c.csv")
+
+
+def test_folders_nested_deeper_than_the_system_reads_are_one_line(tmp_path: Path) -> None:
+    with nested(make(tmp_path, "a.csv"), "d" * 250, 20):
+        assert "cannot be read: File name too long" in refusal(tmp_path)
+
+
+def test_a_hidden_folder_whose_path_is_too_long_is_left_out(tmp_path: Path) -> None:
+    depth, before = (os.pathconf("/", "PC_PATH_MAX") - 50 - len(str(tmp_path))) // 251, Path.cwd()
+    with nested(tmp_path, "d" * 250, depth):
+        os.chdir(tmp_path)
+        for _ in range(depth):
+            os.chdir("d" * 250)
+        Path("_" + "h" * 250).mkdir()
+        os.chdir(before)
+        assert data(tmp_path) == ["/".join(["d" * 250] * depth + ["b.csv"])]
+
+
+def naively_matches(segments: list[str], names: list[str]) -> bool:
+    if not segments or not names:
+        return not segments and not names
+    if segments[0] != "**":
+        return fnmatch.fnmatchcase(names[0], segments[0]) and naively_matches(segments[1:], names[1:])
+    if len(segments) == 1:
+        return True
+    return any(naively_matches(segments[1:], names[skip:]) for skip in range(len(names)))
+
+
+@settings(max_examples=examples(1000))
+@given(
+    st.lists(st.sampled_from(["a", "b", "*", "**", "?"]), min_size=1, max_size=5),
+    st.lists(st.sampled_from(["a", "b", "cc"]), min_size=1, max_size=5),
+)
+def test_a_glob_matches_what_trying_everything_finds(segments: list[str], names: list[str]) -> None:
+    pattern, folders = Pattern("/".join(segments)), ["a", "b", "cc"]
+    assert pattern.matches("/".join(names)) == naively_matches(segments, names)
+    below = [[*further] for depth in range(1, 6) for further in itertools.product(folders, repeat=depth)]
+    assert pattern.may_match_below("/".join(names)) == any(naively_matches(segments, names + more) for more in below)
 
 
 # ---- table formats -----------------------------------------------------------------------------------------------
