@@ -163,10 +163,15 @@ class Prediction:
     @property
     def lacking(self) -> str | None:
         """One line about the model's columns that the input lacks, or None."""
-        missing = self.scored.missing
-        if not missing:
+        missing, filled = self.scored.missing, self.scored.filled
+        if not missing and not filled:
             return None
-        return f"the input lacks {len(missing)} of the model's columns, which are taken as null: {', '.join(missing)}"
+        parts = [f"the input lacks {len(missing) + len(filled)} of the model's columns"]
+        if missing:
+            parts.append(f"these count as null: {', '.join(missing)}")
+        if filled:
+            parts.append(f"the model fills these in from its own product counters: {', '.join(filled)}")
+        return "; ".join(parts)
 
     @property
     def remarks(self) -> dict[str, str]:

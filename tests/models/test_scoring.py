@@ -15,7 +15,7 @@ import pyarrow.parquet
 import pytest
 
 from purchase_predict.models import packaging, scoring
-from purchase_predict.schema import BEHAVIOUR, LABEL
+from purchase_predict.schema import BEHAVIOUR, LABEL, SHOP
 from purchase_predict.sources import sample
 from steps.deploy import deploy
 from steps.predict import predict
@@ -33,6 +33,12 @@ def trained(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         model = registered.train(dataset, tmp_path_factory.mktemp("model"))
         assert invoke(deploy, model=model.uri, registry_name="scorer", env="production").exit_code == 0
         yield model
+
+
+@pytest.fixture(scope="module")
+def of_events(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A model of the events `sample.events(20_000)`."""
+    return registered.of_events(sample.events(20_000).to_pandas(), tmp_path_factory.mktemp("of_events"))
 
 
 def newest_run() -> mlflow.entities.Run:
@@ -91,11 +97,27 @@ def test_carts_with_all_columns_of_the_model_are_scored_with_all_of_them(
 
     given.drop(columns=[BEHAVIOUR[0]]).to_csv(tmp_path / "lacking.csv", index=False)
     lacking = invoke(predict, model=uri, input=tmp_path / "lacking.csv", output=tmp_path / "out/scored.csv")
-    said = f"the input lacks 1 of the model's columns, which are taken as null: {BEHAVIOUR[0]}"
+    said = f"the input lacks 1 of the model's columns; these count as null: {BEHAVIOUR[0]}"
     assert said in lacking.stderr
     assert f"{BEHAVIOUR[0]} 0" not in lacking.stderr  # nor is it said to have drifted
     answer = packaging.load(uri).answer(given.drop(columns=[BEHAVIOUR[0]]))
     assert set(answer["missing"]) == {BEHAVIOUR[0]}
+
+
+def test_columns_that_the_model_fills_in_are_not_said_to_be_null(of_events: Trained, tmp_path: Path) -> None:
+    uri = of_events.uri
+    given = carts(200, seed=3).drop(columns=LABEL)
+    given.to_parquet(tmp_path / "in.parquet")
+    result = invoke(predict, model=uri, input=tmp_path / "in.parquet", output=tmp_path / "out.parquet")
+    assert result.exit_code == 0, result.output
+    line = newest_run().data.tags["predict.lacking"]
+    assert f"predict: {line}" in result.stderr
+    assert line == (
+        f"the input lacks 13 of the model's columns; these count as null: {', '.join(BEHAVIOUR)}; "
+        f"the model fills these in from its own product counters: {', '.join(SHOP)}"
+    )
+    # The same columns as the model's own answer names.
+    assert set(packaging.load(uri).answer(given)["missing"]) == {", ".join(BEHAVIOUR)}
 
 
 def test_a_header_alone_gives_a_header_alone(trained: Trained, tmp_path: Path) -> None:
