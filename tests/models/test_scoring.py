@@ -120,6 +120,42 @@ def test_columns_that_the_model_fills_in_are_not_said_to_be_null(of_events: Trai
     assert set(packaging.load(uri).answer(given)["missing"]) == {", ".join(BEHAVIOUR)}
 
 
+def test_carts_of_days_within_the_models_events_get_a_line_unless_there_is_a_history(
+    of_events: Trained, tmp_path: Path
+) -> None:
+    events = sample.events(20_000).to_pandas()
+    last = events["event_time"].max()
+    cut = (last - pd.Timedelta(days=5)).normalize()
+    within, earlier = events[events["event_time"] >= cut], events[events["event_time"] < cut]
+    within.to_parquet(tmp_path / "within.parquet")
+    earlier.to_parquet(tmp_path / "earlier.parquet")
+    later = within.assign(event_time=within["event_time"] + pd.Timedelta(days=60))
+    later.to_parquet(tmp_path / "later.parquet")
+
+    def scored(**given: str) -> mlflow.entities.Run:
+        result = invoke(predict, model=of_events.uri, output=tmp_path / "out.parquet", **given)
+        assert result.exit_code == 0, result.output
+        run = newest_run()
+        line = run.data.tags.get("predict.products", "no earlier events")
+        assert ("no earlier events" in result.stderr) == ("predict.products" in run.data.tags)
+        assert line in result.stderr or "predict.products" not in run.data.tags
+        return run
+
+    run = scored(input=f"{tmp_path}/within.parquet")
+    number = int(run.data.metrics["scored_rows"])
+    assert f"of {number:,} carts are made of the input's events alone" in run.data.tags["predict.products"]
+    assert f"The model's events end on {last.date()}, so" in run.data.tags["predict.products"]
+    assert "history=" in run.data.tags["predict.products"]
+    assert run.data.metrics["psi_product_conversion_rate"] > 0.2
+    page = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/drift.html")
+    assert "product_conversion_rate" in page[: page.index("moved because")]
+
+    known = scored(input=f"{tmp_path}/within.parquet", history=f"{tmp_path}/earlier.parquet")
+    assert "predict.products" not in known.data.tags
+    assert known.data.metrics["psi_product_conversion_rate"] < run.data.metrics["psi_product_conversion_rate"]
+    assert "predict.products" not in scored(input=f"{tmp_path}/later.parquet").data.tags
+
+
 def test_a_header_alone_gives_a_header_alone(trained: Trained, tmp_path: Path) -> None:
     carts(10).drop(columns=LABEL).head(0).to_csv(tmp_path / "in.csv", index=False)
     result = invoke(predict, model=MODEL, input=tmp_path / "in.csv", output=tmp_path / "out.csv")
