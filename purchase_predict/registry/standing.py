@@ -8,6 +8,7 @@ from purchase_predict.errors import printable
 from purchase_predict.registry import promotion
 from purchase_predict.registry.versions import champion_number, get_version
 from purchase_predict.workflow.addresses import ModelUri
+from purchase_predict.workflow.hints import command_line
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ def standing(deployed: Run) -> Standing:
         why = "; ".join(promotion.rolled_back(version).values())
         why = f"rolled back {why}" if why else promotion.failed(version, env) or "another version was promoted since"
         if waits := version.tags.get(f"{promotion.WAITS}.{env}"):
-            outcome, why = "waits for approval", f"it waits {waits}; mlflow run . -e approve -P version={number}"
+            command = command_line("approve", registry_name=name, version=number, env=env)
+            outcome, why = "waits for approval", f"it waits {waits}; to approve it: {command}"
     other = f"version {holder} holds {env}" if holder else f"no version holds {env}"
     sentence = printable(f"{ours} does not hold {env}: {why}; {other}")
     return Standing(number, outcome, sentence, str(ModelUri(name, alias=env)) if holder else "")

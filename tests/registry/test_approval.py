@@ -55,7 +55,8 @@ def test_a_version_waits_until_somebody_approves_it(models: dict[str, Trained]) 
     assert versions.champion(name, "production") is None
     assert run.data.tags["deploy.outcome"] == "production: waits for approval"
     assert standing(run).outcome == "waits for approval"
-    assert "mlflow run . -e approve -P version=1" in standing(run).sentence
+    command = f"mlflow run . -e approve --env-manager local -P registry_name={name} -P version=1 -P env=production"
+    assert f"to approve it: {command}; no version holds production" in standing(run).sentence
     (line,) = [line for line in status_lines(name) if line.startswith("waits: ")]
     assert line.startswith("waits: version 1 for production, for approval since ")
 
@@ -149,7 +150,7 @@ def test_rules_that_are_gone_or_changed_promote_nothing_and_get_a_way_out(
     result = invoke(approve, registry_name=name, version=1)
     assert result.exit_code == 1
     assert f"{name} version 1: what it was judged by cannot be read" in result.stderr
-    assert f"mlflow run . -e deploy -P model=models:/{name}/1 -P env=production" in result.stderr
+    assert way_out(name) in result.stderr
     assert len(result.stderr.splitlines()) == 1
     holder = versions.champion(name, "production")
     assert holder
@@ -157,6 +158,14 @@ def test_rules_that_are_gone_or_changed_promote_nothing_and_get_a_way_out(
 
     again = deployed(name, models["weak"])  # the way out: the damaged run is not reused
     assert again.info.run_id != run.info.run_id
+
+
+def way_out(name: str) -> str:
+    """The command that judges version 1 again; it must wait for approval again, too."""
+    return (
+        f"mlflow run . -e deploy --env-manager local -P model=models:/{name}/1 -P registry_name={name} "
+        "-P env=production -P approve=true"
+    )
 
 
 def test_a_deploy_run_that_was_deleted_gets_a_way_out(models: dict[str, Trained]) -> None:
@@ -168,7 +177,7 @@ def test_a_deploy_run_that_was_deleted_gets_a_way_out(models: dict[str, Trained]
     completed._completed.clear()
     result = invoke(approve, registry_name=name, version=1)
     assert result.exit_code == 1
-    assert f"mlflow run . -e deploy -P model=models:/{name}/1 -P env=production" in result.output
+    assert way_out(name) in result.output
 
 
 def test_a_rollback_to_a_version_that_waits_ends_its_wait(models: dict[str, Trained]) -> None:

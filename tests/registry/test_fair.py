@@ -72,7 +72,10 @@ def test_where_too_few_rows_are_left_there_is_no_contest_and_no_promotion(traine
 
 def follow_the_way_out(name: str, said: str, version: int) -> None:
     """Runs the rollback that a "not comparable" names; it gives the environment to the version."""
-    command = f"-e rollback -P version={version} -P env=staging -P registry_name={name} -P allow_failed=true"
+    command = (
+        f"mlflow run . -e rollback --env-manager local -P registry_name={name} -P version={version} -P env=staging "
+        "-P allow_failed=true"
+    )
     assert command in said
     given = dict(pair.split("=") for pair in command.split() if "=" in pair)
     moved = invoke(rollback, **given)
