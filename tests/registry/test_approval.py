@@ -54,9 +54,10 @@ def test_a_version_waits_until_somebody_approves_it(models: dict[str, Trained]) 
     run = deployed(name, models["weak"])
     assert versions.champion(name, "production") is None
     assert run.data.tags["deploy.outcome"] == "production: waits for approval"
-    assert standing(run).outcome == "waits for approval"
+    assert standing(run).outcome == "waited for approval"
     command = f"mlflow run . -e approve --env-manager local -P registry_name={name} -P version=1 -P env=production"
     assert f"to approve it: {command}; no version holds production" in standing(run).sentence
+    assert f"{name} version 1 did not hold production: it waited for approval since" in standing(run).record
     (line,) = [line for line in status_lines(name) if line.startswith("waits: ")]
     assert line.startswith("waits: version 1 for production, for approval since ")
 
@@ -68,7 +69,7 @@ def test_a_version_waits_until_somebody_approves_it(models: dict[str, Trained]) 
     said = "\n".join(status_lines(name))
     assert "waits: " not in said
     assert "approved: agreed with marketing; roc_auc " in said
-    assert standing(run).outcome == "holds production"
+    assert standing(run).outcome == "held production"
 
 
 def test_it_is_judged_again_against_the_champion_of_now(models: dict[str, Trained]) -> None:
