@@ -61,6 +61,14 @@ def test_each_row_of_a_csv_is_scored_or_refused(trained: Trained, tmp_path: Path
     assert len(scored) == 498
     assert run.data.metrics["scored_rows"] + run.data.metrics["rejected_rows"] == 500
     assert "in.csv,5,price,cheap" in mlflow.artifacts.load_text(f"{run.info.artifact_uri}/rejects.csv")
+    sentence, _, *links = run.data.tags["mlflow.note.content"].splitlines()
+    assert sentence == result.stdout.strip().splitlines()[-1].removeprefix("predict: ")
+    assert [link.partition("(")[0] for link in links] == [
+        "- [drift.html]", "- [rejects.csv]", "- [the model]", "- [the report of its training]",
+    ]  # fmt: skip
+    assert f"runs/{run.info.run_id}/artifacts/drift.html" in links[0]
+    assert "#/models/scorer/versions/1?" in links[2]
+    assert f"runs/{trained.run_id}/artifacts/report.html" in links[3]
     assert set(scored["model_version"]) == {"1"}
     assert set(scored["run_id"]) == {run.info.run_id}
     assert [path.name for path in target.parent.iterdir()] == ["out.parquet"]

@@ -71,6 +71,21 @@ def test_a_version_waits_until_somebody_approves_it(models: dict[str, Trained]) 
     assert "approved: agreed with marketing; roc_auc " in said
     assert standing(run).outcome == "held production"
 
+    (approved,) = mlflow.search_runs(
+        filter_string=f"attributes.run_name = 'approve version 1' AND tags.`deploy.registry_name` = '{name}'",
+        output_format="list",
+    )
+    described = approved.data.tags["mlflow.note.content"]
+    assert described.startswith(f"{name} version 1, production: promoted (")
+    assert "; approved: agreed with marketing" in described
+    assert f"runs/{approved.info.run_id}/artifacts/promotion.html" in described
+    assert f"#/models/{name}/versions/1?" in described
+    page = mlflow.artifacts.load_text(f"{approved.info.artifact_uri}/promotion.html")
+    assert "purchase-predict, approval on" in page
+    assert f"approved by {approved.data.tags['mlflow.user']}: agreed with marketing" in " ".join(page.split())
+    facts = mlflow.artifacts.load_dict(f"{approved.info.artifact_uri}/promotion.json")
+    assert facts["approval"] == {"by": approved.data.tags["mlflow.user"], "reason": "agreed with marketing"}
+
 
 def test_it_is_judged_again_against_the_champion_of_now(models: dict[str, Trained]) -> None:
     name = "judged-again"
