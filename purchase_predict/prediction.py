@@ -5,7 +5,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import click
 import duckdb
 
-from purchase_predict.database import connect
+from purchase_predict.database import connect, one_row
 from purchase_predict.errors import print_line
 from purchase_predict.evaluation import drift
 from purchase_predict.features import earlier_events, primary
@@ -21,7 +21,7 @@ from purchase_predict.features.description import Description
 from purchase_predict.models import scoring
 from purchase_predict.models.scoring import Model, Scored
 from purchase_predict.reading.load import Loaded, load_source
-from purchase_predict.schema import SCORED_TABLES, TABLES, Column
+from purchase_predict.schema import MOMENT, SCORED_TABLES, SHOP, TABLES, Column
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,17 @@ class Past:
         first: the time (UTC) of the input's first event; None if the input has no events.
         loaded: what was read of the history; None if none was given.
         events_before: how many events of the history came before the input's first one.
+        until: the last day of the model's events, if nothing was known of the time before the input, and carts of that
+            day or earlier were scored; else None.
+        until_carts: the number of these carts.
     """
 
     history: str
     first: datetime | None
     loaded: Loaded | None = None
     events_before: int = 0
+    until: date | None = None
+    until_carts: int = 0
 
     @property
     def lacking(self) -> str | None:
@@ -99,6 +104,17 @@ class Past:
         return (
             f"no history: visitors' sessions before {self.first} are unknown; pass earlier events with "
             "-P history=<source>"
+        )
+
+    @property
+    def unknown_products(self) -> str | None:
+        """One line, if carts got their columns about the product from the input alone; else None."""
+        if self.until is None:
+            return None
+        return (
+            f"no earlier events: the product columns ({', '.join(SHOP)}) of {self.until_carts:,} carts are made of the "
+            f"input's events alone. The model's events end on {self.until}, so its product counters hold events that "
+            "are later than these carts; pass the events before the input with -P history=<source>"
         )
 
 
@@ -163,16 +179,22 @@ class Prediction:
     @property
     def lacking(self) -> str | None:
         """One line about the model's columns that the input lacks, or None."""
-        missing = self.scored.missing
-        if not missing:
+        missing, filled = self.scored.missing, self.scored.filled
+        if not missing and not filled:
             return None
-        return f"the input lacks {len(missing)} of the model's columns, which are taken as null: {', '.join(missing)}"
+        parts = [f"the input lacks {len(missing) + len(filled)} of the model's columns"]
+        if missing:
+            parts.append(f"these count as null: {', '.join(missing)}")
+        if filled:
+            parts.append(f"the model fills these in from its own product counters: {', '.join(filled)}")
+        return "; ".join(parts)
 
     @property
     def remarks(self) -> dict[str, str]:
         """Warnings for the user, one line each, by the tag of the run that keeps the line."""
         lines = {
             "predict.history": self.past.lacking if self.past else None,
+            "predict.products": self.past.unknown_products if self.past else None,
             "predict.lacking": self.lacking,
             "predict.drift": drift.warning(self.drift, self.scored.rows),
         }
@@ -261,9 +283,21 @@ def _make_primary(
     first = earlier_events.first_time(connection, folder)
     if history is None:
         primary.make(connection, folder, state)
-        return Past(source, first)
+        return Past(source, first, None, 0, *_carts_until_model(connection, model))
     before = earlier_events.events_before(connection, scratch / "history" / "events", first)
     both = earlier_events.joined(connection, folder, scratch / "history" / "events", scratch / "both")
     primary.make(connection, both, state)
     earlier_events.keep_asked(connection)
-    return Past(source, first, history, before)
+    return Past(source, first, history, before, *(() if before else _carts_until_model(connection, model)))
+
+
+def _carts_until_model(connection: duckdb.DuckDBPyConnection, model: Model) -> tuple[date | None, int]:
+    """The last day of the model's events, and the carts of it or of earlier days; None and 0 without such carts.
+
+    The model's product counters are of the end of its events, so they are not used for these carts.
+    """
+    if model.counters is None or model.counters.empty or not set(SHOP) & set(model.columns):
+        return None, 0
+    until = date(1970, 1, 1) + timedelta(days=int(model.counters["day"].max()))
+    (carts,) = one_row(connection, f"SELECT count(*) FROM primary_table WHERE {MOMENT}::DATE <= DATE '{until}'")
+    return (until, int(carts)) if carts else (None, 0)

@@ -22,8 +22,8 @@ import click
 _TICK = 0.5
 #: Seconds after which a phase gets a line in a log, and seconds between that line and the next ones.
 _FIRST_LINE, _NEXT_LINE = 10.0, 60.0
-#: Characters of a bar.
-_BAR = 20
+#: Characters of a bar: at most, and at least. Where less fits on the terminal's line, there is none.
+_BAR, _SHORTEST_BAR = 20, 5
 #: Variable with the path of a file. The file exists while a step shows its own progress; main's line pauses meanwhile.
 TAKEN = "PURCHASE_PREDICT_PROGRESS"
 
@@ -55,16 +55,20 @@ class Phase:
 
     def line(self, width: int, with_bar: bool) -> str:
         """The phase in at most `width` characters."""
-        parts = [f"{_display.name}: {self.text}" if _display.name else self.text]
-        if self.total:
-            done = min(self.total, max(0.0, self.poll() if self.poll else self.done))
-            if with_bar:
-                filled = int(_BAR * done / self.total)
-                parts[0] += f" [{'#' * filled}{'-' * (_BAR - filled)}]"
-            parts.append(self._amount(done))
-        seconds = time.monotonic() - self.started
-        parts += [self.note, f"{seconds:.0f} s"]
-        return ", ".join(filter(None, parts))[:width]
+        name = f"{_display.name}: {self.text}" if _display.name else self.text
+        done = min(self.total, max(0.0, self.poll() if self.poll else self.done))
+        amount = self._amount(done) if self.total else ""
+        seconds = f"{time.monotonic() - self.started:.0f} s"
+        full = ", ".join(filter(None, [name, amount, self.note, seconds]))
+        if not with_bar or not self.total:
+            return full[:width]
+        # Where there is little room, the bar gives way first, then the note, then the seconds.
+        free = min(_BAR, width - len(full) - len(" []"))
+        if free >= _SHORTEST_BAR:
+            filled = int(free * done / self.total)
+            return f"{name} [{'#' * filled}{'-' * (free - filled)}]{full[len(name) :]}"
+        shorter = (full, f"{name}, {amount}, {seconds}", f"{name}, {amount}")
+        return next((line for line in shorter if len(line) <= width), f"{amount}, {name}"[:width])
 
     def _amount(self, done: float) -> str:
         if self.unit == "MB":

@@ -19,7 +19,7 @@ from purchase_predict.registry.deployment import decide, training_rows
 from purchase_predict.registry.judge import Judgement
 from purchase_predict.report import promotion_page
 from purchase_predict.report.model_card import card
-from purchase_predict.workflow import history, models
+from purchase_predict.workflow import descriptions, history, models
 from purchase_predict.workflow.command import command
 from purchase_predict.workflow.completed import fetch
 from purchase_predict.workflow.descriptions import links_of_model
@@ -32,6 +32,7 @@ def approve(run: Run, registry_name: str, version: str, env: str, reason: str) -
     """Promote a version that waits for approval."""
     waits = waiting_version(registry_name, version, env)
     trained = models.find(versions.uri(waits.version))
+    approved = "approved" + (f": {reason}" if reason else "")
     with scratch_folder() as scratch:
         folder = fetch(waits.dataset, scratch)
         description = Description.read(folder)
@@ -42,15 +43,16 @@ def approve(run: Run, registry_name: str, version: str, env: str, reason: str) -
             links = links_of_model(trained.run, waits.dataset, run)
             return card(judgement.scores, f"{judgement.verdict}.", description, links)
 
-        judgement = decide(waits.version, waits.env, rows, waits.rules, model_card, run, f"approved: {reason}")
-        page = promotion_page.write(
-            judgement.facts, judgement.scores, history.train_step(trained.run), scratch / "page"
-        )
+        judgement = decide(waits.version, waits.env, rows, waits.rules, model_card, run, approved)
+        facts = judgement.facts | {"approval": {"by": run.data.tags.get("mlflow.user", "unknown"), "reason": reason}}
+        page = promotion_page.write(facts, judgement.scores, history.train_step(trained.run), scratch / "page")
         mlflow.log_artifacts(str(page))
     mlflow.set_tags(judgement.tags)
     outcome = f"{registry_name} version {version}, {judgement.verdict}"
     if not judgement.promoted:
         raise Posted(f"{outcome}; it was judged again and no longer waits for approval")
+    links = {f"version {version}": versions.uri(waits.version)} | trained.links
+    descriptions.describe(run, f"{outcome}; {approved}", ["promotion.html"], links)
     print_line(f"approve: {outcome}")
 
 

@@ -22,7 +22,7 @@ from purchase_predict.parameters import local_path
 from purchase_predict.registry import versions
 from purchase_predict.report import drift_page
 from purchase_predict.sources.sources import refuse_output
-from purchase_predict.workflow import models
+from purchase_predict.workflow import descriptions, models
 from purchase_predict.workflow.command import command
 from purchase_predict.workflow.completed import fetch
 from purchase_predict.workflow.scratch import scratch_folder
@@ -45,13 +45,16 @@ def predict(run: Run, model: str, output: str, **sources: Any) -> None:
         made = prediction.predict(read, target, packaged, marks, reference, scratch, record)
         drift_page.write(made, {"model": model, "train run": trained.run_id, "output": str(target), **sources}, record)
         mlflow.log_artifacts(str(record))
+        files = [name for name in (drift_page.NAME, "rejects.csv") if (record / name).exists()]
 
     mlflow.log_metrics(made.metrics)
     mlflow.set_tags({"predict.model": model, "predict.train_run": trained.run_id, "predict.output": str(target)})
     for tag, line in made.remarks.items():
         mlflow.set_tag(tag, line)
         print_line(f"predict: {line}", err=True)
-    print_line(f"predict: {made.sentence(model, target)}")
+    sentence = made.sentence(model, target)
+    descriptions.describe(run, sentence, files, {"the model": model} | trained.links)
+    print_line(f"predict: {sentence}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from purchase_predict.registry.claim import sole_right
 from purchase_predict.registry.journal import Author
 from purchase_predict.registry.way_back import way_back
 from purchase_predict.settings import Settings
+from purchase_predict.workflow import descriptions
 from purchase_predict.workflow.command import command
 from purchase_predict.workflow.notification import notify
 
@@ -46,6 +47,9 @@ def rollback(run: Run, registry_name: str, env: str, version: str, reason: str, 
     facts = {"registry_name": registry_name, "env": env, "from": int(holder.version), "to": int(target.version)}
     mlflow.log_dict(facts | {"who": who, "when": when, "reason": reason}, "rollback.json")
     outcome = f"{env} of {registry_name} moved from version {holder.version} to {target.version}"
+    links = {f"version {version.version}": versions.uri(version) for version in (target, holder)}
+    done = f"{outcome} by {who} on {when}" + (f": {reason}" if reason else "")
+    descriptions.describe(run, done, ["rollback.json"], links)
     print_line(f"rollback: {outcome}")
     notify(f"rollback: {outcome}" + (f" ({reason})" if reason else ""), run)
 

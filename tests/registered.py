@@ -17,9 +17,10 @@ from mlflow.entities.model_registry import ModelVersion
 
 from purchase_predict import database
 from purchase_predict.database import quoted
-from purchase_predict.features import split
+from purchase_predict.features import on_duckdb, primary, split
 from purchase_predict.features.description import Description
 from purchase_predict.models import packaging, purchase_model
+from purchase_predict.reading.load import load_source
 from purchase_predict.schema import LABEL
 from purchase_predict.workflow import artifacts, datasets
 from purchase_predict.workflow.completed import COMPLETE, DIGEST, INPUTS, OUTPUT
@@ -112,7 +113,23 @@ def complete(run_id: str, tags: dict[str, str]) -> None:
         mlflow.MlflowClient().set_tag(run_id, name, value)
 
 
-def train(dataset_uri: str, folder: Path, rounds: int = 30, shuffled: bool = False) -> Trained:
+def of_events(events: pd.DataFrame, folder: Path) -> Trained:
+    """A train run's model on events, packaged with the product counters at their end."""
+    for name in ("read", "working", "data", "model"):
+        (folder / name).mkdir(parents=True)
+    events.to_parquet(folder / "events.parquet")
+    load_source(str(folder / "events.parquet"), folder / "read", folder / "working", 0.01, "", "")
+    state = folder / "shop.parquet"
+    with database.connect(folder) as connection:
+        primary.make(connection, folder / "read" / "events")
+        rows = connection.sql("SELECT * REPLACE (user_session::VARCHAR AS user_session) FROM primary_table").df()
+        assert on_duckdb.write_state(connection, state)
+    return train(process(rows, folder / "data"), folder / "model", shop=state)
+
+
+def train(
+    dataset_uri: str, folder: Path, rounds: int = 30, shuffled: bool = False, shop: Path | None = None
+) -> Trained:
     """A train run's model on a dataset; `shuffled` labels make one that knows nothing."""
     downloaded = Path(mlflow.artifacts.download_artifacts(artifact_uri=dataset_uri, dst_path=str(folder)))
     description = Description.read(downloaded)
@@ -125,7 +142,7 @@ def train(dataset_uri: str, folder: Path, rounds: int = 30, shuffled: bool = Fal
     files = folder / "files"
     files.mkdir()
     with mlflow.start_run() as run:
-        digest = packaging.log(booster, 0.5, features, categories, rows, files)
+        digest = packaging.log(booster, 0.5, features, categories, rows, files, shop=shop)
     complete(run.info.run_id, {DIGEST: digest, OUTPUT: "model", INPUTS: json.dumps({"dataset": dataset_uri})})
     return Trained(run.info.run_id, f"runs:/{run.info.run_id}/model", digest)
 

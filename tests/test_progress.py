@@ -3,6 +3,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from purchase_predict import progress
 from tests.terminal import on_a_terminal
@@ -88,3 +90,28 @@ def test_phases_end_with_an_error_of_their_block(capsys: pytest.CaptureFixture[s
         raise ValueError("no")
     assert progress._display.phases == []
     assert progress._display.thread is None
+
+
+@given(st.integers(10, 120), st.integers(0, 60), st.sampled_from(["", "best roc_auc 0.7788"]))
+def test_a_narrow_terminal_shows_the_whole_amount(width: int, done: int, note: str) -> None:
+    phase = progress.Phase("search", 60, "trials", None, True)
+    phase.advance(done, note)
+    line = phase.line(width, True)
+    assert len(line) <= width
+    if width >= len(f"{done}/60 trials"):
+        assert f"{done}/60 trials" in line
+    if "[" in line:  # the bar comes last: everything else is there
+        assert note in line
+        assert line.endswith(" s")
+        bar = line[line.index("[") + 1 : line.index("]")]
+        assert bar.count("#") == len(bar) * done // 60
+
+
+def test_forty_columns_keep_the_amount_and_the_note() -> None:
+    phase = progress.Phase("search", 60, "trials", None, True)
+    phase.advance(17, "best roc_auc 0.77")
+    assert phase.line(80, True) == "search [#####---------------], 17/60 trials, best roc_auc 0.77, 0 s"
+    assert phase.line(55, True) == "search [##------], 17/60 trials, best roc_auc 0.77, 0 s"
+    assert phase.line(45, True) == "search, 17/60 trials, best roc_auc 0.77, 0 s"
+    assert phase.line(39, True) == "search, 17/60 trials, 0 s"
+    assert phase.line(22, True) == "search, 17/60 trials"

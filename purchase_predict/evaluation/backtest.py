@@ -23,8 +23,11 @@ from purchase_predict.metrics import Difference, Score
 METRICS = ("roc_auc", "average_precision", "log_loss")
 #: The most periods, the latest ones. Rows of fewer whole weeks than MIN_WEEKS are divided into tenths instead.
 MAX_PERIODS, MIN_WEEKS = 10, 5
-#: The minimum number of scored periods for a trend.
+#: The minimum number of periods that count for a trend.
 MIN_SCORED = 5
+#: For the trend, the narrowest an interval counts, as a share of the median one. The bootstrap interval of few rows may
+#: be too narrow by chance; with this floor no period weighs more than 4 times as much as the median one.
+MIN_WIDTH = 0.5
 #: Time limit in seconds: after it no further period is started. The latest periods are measured first.
 MAX_SECONDS = 120.0
 
@@ -45,6 +48,7 @@ class Period:
         rows: the rows in it.
         base_rate: the share of them that are purchases, 0 to 1; None without rows.
         scores: of `METRICS`, by name; empty if a class has fewer than `MIN_USERS` users in the period or before it.
+        constant: whether the period's model could not learn: it gave every row the same answer.
     """
 
     start: datetime
@@ -53,6 +57,7 @@ class Period:
     rows: int
     base_rate: float | None
     scores: Mapping[str, Score]
+    constant: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,19 +84,27 @@ class Backtest:
         return [period for period in self.periods if period.scores]
 
     @property
-    def trend(self) -> Difference | None:
-        """The change per period of the gain over a constant answer; None with few scores.
+    def counted(self) -> list[Period]:
+        """The scored periods that count for the trend: the model has learned, and the score's interval has a width."""
+        return [period for period in self.scored if not period.constant and _width(period.scores[self.metric]) > 0]
 
-        It is the slope of a straight line through the scores, weighted by their intervals. If the scores scatter more
-        than their intervals suggest, the slope's interval is widened accordingly (Birge, The Calculation of Errors by
-        the Method of Least Squares, 1932). Student's t accounts for the small number of periods.
+    @property
+    def trend(self) -> Difference | None:
+        """The change per period of the gain over a constant answer; None with few periods that count.
+
+        It is the slope of a straight line through the scores, weighted by their intervals, none of which counts as
+        narrower than `MIN_WIDTH`. If the scores scatter more than their intervals suggest, the slope's interval is
+        widened accordingly (Birge, The Calculation of Errors by the Method of Least Squares, 1932). Student's t
+        accounts for the small number of periods.
         """
-        of_periods = [period.scores[self.metric] for period in self.scored]
-        if len(of_periods) < MIN_SCORED:
+        counted = self.counted
+        if len(counted) < MIN_SCORED:
             return None
+        of_periods = [period.scores[self.metric] for period in counted]
         gain = np.array([metrics.utility(self.metric, score.value - score.baseline) for score in of_periods])
-        weight = np.array([(2 * NORMAL / max(score.high - score.low, 1e-9)) ** 2 for score in of_periods])
-        at = np.array([period.start.timestamp() for period in self.scored])
+        width = np.array([_width(score) for score in of_periods])
+        weight = (2 * NORMAL / np.maximum(width, MIN_WIDTH * np.median(width))) ** 2
+        at = np.array([period.start.timestamp() for period in counted])
         at = (at - at[0]) / (at[-1] - at[0]) * (len(at) - 1)
         centred = at - np.average(at, weights=weight)
         spread = float(np.sum(weight * centred**2))
@@ -103,16 +116,34 @@ class Backtest:
 
     @property
     def verdict(self) -> str:
-        """Whether the model gets better or worse over time, in a sentence."""
+        """Whether the model gets better or worse over time, and which periods do not count."""
+        return " ".join(filter(None, [self._direction, self._not_counted]))
+
+    @property
+    def _direction(self) -> str:
         trend, label = self.trend, metrics.METRICS[self.metric].label
         if trend is None:
-            return f"Fewer than {MIN_SCORED} {self.unit}s have enough buyers, so a trend over time cannot be measured."
+            return f"A trend over time cannot be measured: it takes {MIN_SCORED} {self.unit}s that count."
         change = f"{trend.value:+.4f} a {self.unit} (95 % interval {trend.low:+.4f} to {trend.high:+.4f})"
+        gain = f"its gain in {label} over the baseline changes by {change}"
+        more_rows = f"the model of each later {self.unit} is trained on more rows"
         if trend.low > 0:
-            return f"It gets better with time: its gain in {label} over the baseline changes by {change}."
+            return f"It gets better with time: {gain}. The reason may be that {more_rows}."
         if trend.high < 0:
-            return f"It gets worse with time: its gain in {label} over the baseline changes by {change}."
-        return f"It shows no clear trend over time yet: its gain in {label} over the baseline changes by {change}."
+            return f"It gets worse with time: {gain}, although {more_rows}."
+        return f"It shows no clear trend over time yet: {gain}. A decline may be hidden, because {more_rows}."
+
+    @property
+    def _not_counted(self) -> str:
+        few = len(self.periods) - len(self.scored)
+        constant = sum(period.constant for period in self.scored)
+        reasons = {
+            "too few users who bought, or who did not": few,
+            "its model could not learn and gave every cart the same answer": constant,
+            "its interval has no width": len(self.scored) - constant - len(self.counted),
+        }
+        listed = [f"{number} ({reason})" for reason, number in reasons.items() if number]
+        return f"{self.unit.capitalize()}s that do not count for the trend: {', '.join(listed)}." if listed else ""
 
     def as_json(self) -> dict[str, Any]:
         """The backtest as JSON values. The duration is left out, so the same rows give the same values."""
@@ -153,12 +184,13 @@ def backtest(
         if time.monotonic() - started > max_seconds:
             return None
         before, inside = np.flatnonzero(ended < start), np.flatnonzero((ended >= start) & (ended < end))
-        scores = {}
+        scores, constant = {}, False
         if min(_rarer_users(y[rows], users[rows]) for rows in (before, inside)) >= MIN_USERS:
             probability, known_rate = fit_and_predict(before, inside), float(y[before].mean())
             scores = evaluate(y[inside], probability, users[inside], 0.5, known_rate, names=METRICS)
+            constant = bool(np.ptp(probability) == 0)
         base_rate = float(y[inside].mean()) if len(inside) else None
-        return Period(_moment(start), _moment(end), len(before), len(inside), base_rate, scores)
+        return Period(_moment(start), _moment(end), len(before), len(inside), base_rate, scores, constant)
 
     measured = [measure(start, end) for start, end in list(pairwise(edges))[::-1]]
     periods = [period for period in measured[::-1] if period]
@@ -174,6 +206,11 @@ def _edges(ended: np.ndarray) -> tuple[str, list[int]]:
         return "week", [end - _WEEK * number for number in range(min(weeks, MAX_PERIODS), -1, -1)]
     cuts = np.unique(np.sort(ended)[(np.arange(1, 10) * len(ended)) // 10])
     return "tenth", [*map(int, cuts[cuts > ended.min()]), end]
+
+
+def _width(score: Score) -> float:
+    """The width of a score's interval."""
+    return score.high - score.low
 
 
 def _rarer_users(y: np.ndarray, users: np.ndarray) -> int:

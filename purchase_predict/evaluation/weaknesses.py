@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
+from purchase_predict.evaluation.few_users import MIN_USERS
 from purchase_predict.evaluation.scores import INTERVAL_QUANTILES, Ranked, resampled_weights, score
 from purchase_predict.metrics import Score
 
@@ -21,7 +22,8 @@ class Slice:
     """A part of the test rows, and how well the model ranks the rows in it.
 
     `by`: the column that the rows are sliced by. `rows`: number of rows. `base_rate`: share of purchases, 0 to 1.
-    `roc_auc`: with its 95 % bootstrap interval; None if all rows of the slice are purchases, or none is.
+    `roc_auc`: with its 95 % bootstrap interval; None with few users of a class. `few`: the classes with fewer than
+    `MIN_USERS` different users, of "buyers" and "non-buyers".
     """
 
     by: str
@@ -29,6 +31,7 @@ class Slice:
     rows: int
     base_rate: float
     roc_auc: Score | None
+    few: tuple[str, ...] = ()
 
 
 def slices(rows: pd.DataFrame, y: np.ndarray, probability: np.ndarray, seed: int = 0) -> list[Slice]:
@@ -46,19 +49,22 @@ def slices(rows: pd.DataFrame, y: np.ndarray, probability: np.ndarray, seed: int
         for number, name in enumerate(names):
             inside = group == number
             if inside.any():
-                area = _roc_auc(y[inside], probability[inside], users[inside], seed)
-                found.append(Slice(by, name, int(inside.sum()), float(y[inside].mean()), area))
+                few = _few(y[inside], users[inside])
+                area = None if few else _roc_auc(y[inside], probability[inside], users[inside], seed)
+                found.append(Slice(by, name, int(inside.sum()), float(y[inside].mean()), area, few))
     return sorted(found, key=lambda part: (part.roc_auc is None, part.roc_auc.value if part.roc_auc else 0.0))
 
 
-def _roc_auc(y: np.ndarray, probability: np.ndarray, users: np.ndarray, seed: int) -> Score | None:
-    """ROC AUC with its interval; None for rows of one class."""
-    if not 0 < y.mean() < 1:
-        return None
+def _few(y: np.ndarray, users: np.ndarray) -> tuple[str, ...]:
+    """The classes that have too few different users for an interval."""
+    classes = {"buyers": 1, "non-buyers": 0}
+    return tuple(name for name, label in classes.items() if len(np.unique(users[y == label])) < MIN_USERS)
+
+
+def _roc_auc(y: np.ndarray, probability: np.ndarray, users: np.ndarray, seed: int) -> Score:
+    """ROC AUC with its interval, of rows of both classes."""
     ranked = Ranked(y, probability, 0.5)
     resamples = [ranked.score("roc_auc", weights) for weights in resampled_weights(users, seed)]
-    if np.isnan(resamples).all():
-        return None
     low, high = np.nanquantile(resamples, INTERVAL_QUANTILES)
     return Score(ranked.score("roc_auc"), float(low), float(high), 0.5)
 

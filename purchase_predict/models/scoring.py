@@ -16,7 +16,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from purchase_predict.evaluation.scores import DISTRIBUTION_BINS, Answers
-from purchase_predict.schema import KEYS, MOMENT
+from purchase_predict.schema import KEYS, MOMENT, SHOP
 from purchase_predict.spreadsheets import FORMULA
 
 #: Rows in memory at once; they take about 40 MB.
@@ -49,7 +49,8 @@ class Scored:
 
     Attributes:
         rows, will_buy: the number of all rows, and of those with the answer "will buy".
-        missing: the model's columns that the rows lacked.
+        missing: columns of the model that the rows lacked and that counted as null.
+        filled: columns about the product that the rows lacked; the model filled them in from its own counters.
         expected: purchases that the model expects: the sum of the probabilities.
         spread: rows in each of `scores.DISTRIBUTION_BINS` bins of probability, from 0 to 1.
     """
@@ -59,6 +60,7 @@ class Scored:
     missing: tuple[str, ...]
     expected: float
     spread: tuple[int, ...]
+    filled: tuple[str, ...] = ()
 
 
 def answers(model: Model, frame: pd.DataFrame) -> Answers:
@@ -116,8 +118,10 @@ def score(
             spread += np.histogram(probability, DISTRIBUTION_BINS, (0, 1))[0]
         if not rows:  # a file without rows has the same columns
             write(_output(chunks.schema.empty_table(), keys, np.empty(0), np.empty(0, np.int8), marks))
-    missing = tuple(name for name in model.columns if name not in present)
-    return Scored(rows, buyers, missing, expected, tuple(map(int, spread)))
+    lacking = [name for name in model.columns if name not in present]
+    filled = tuple(name for name in lacking if name in SHOP) if model.counters is not None else ()
+    missing = tuple(name for name in lacking if name not in filled)
+    return Scored(rows, buyers, missing, expected, tuple(map(int, spread)), filled)
 
 
 def _frame(chunk: pa.RecordBatch, columns: Sequence[str]) -> pd.DataFrame:

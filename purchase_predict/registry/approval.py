@@ -20,8 +20,9 @@ from purchase_predict.registry.judge import Rules
 from purchase_predict.registry.promotion import WAITS
 from purchase_predict.registry.versions import get_version, registered_model
 from purchase_predict.settings import ENVIRONMENTS, Settings
-from purchase_predict.workflow.addresses import RunUri
+from purchase_predict.workflow.addresses import ModelUri, RunUri
 from purchase_predict.workflow.completed import fetch, inputs_of, run_of
+from purchase_predict.workflow.hints import command_line
 from purchase_predict.workflow.models import versions
 from purchase_predict.workflow.scratch import scratch_folder
 
@@ -90,10 +91,11 @@ def _judged(version: ModelVersion, env: str) -> Waiting:
         with scratch_folder() as folder:  # checked, because it holds the rules of the gate
             facts = json.loads(fetch(uri, folder).read_text(encoding="utf-8"))
     except (click.ClickException, OSError, ValueError) as error:
+        model = ModelUri(version.name, version=str(version.version))
+        again = command_line("deploy", model=model, registry_name=version.name, env=env, approve="true")
         raise click.ClickException(
             f"{version.name} version {version.version}: what it was judged by cannot be read, so it cannot be judged "
-            f"again ({message_of(error)}): mlflow run . -e deploy -P model=models:/{version.name}/{version.version} "
-            f"-P env={env}"
+            f"again ({message_of(error)}): {again}"
         ) from error
     rules = Rules(facts["metric"], facts["tolerance"], facts["min_roc_auc"], facts["promote_rolled_back"])
     return Waiting(version, env, inputs_of(run)["dataset"], rules)

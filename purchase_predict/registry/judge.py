@@ -1,6 +1,5 @@
 """Judges a challenger against the champion, on rows that deploy passes in: this package reads no table."""
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -12,6 +11,7 @@ from purchase_predict.evaluation.few_users import MIN_USERS
 from purchase_predict.metrics import Compared, Score
 from purchase_predict.registry import gate, promotion, versions
 from purchase_predict.registry.gate import Contest, Decision
+from purchase_predict.workflow.hints import command_line
 from purchase_predict.workflow.models import MODEL_SOURCE
 
 
@@ -268,10 +268,10 @@ def _fair(rows: Rows, champion: ModelVersion, uri: str, by_hand: str) -> tuple[R
 
 def _by_hand(version: ModelVersion, env: str) -> str:
     """The way out if the gate cannot compare. The version has failed the gate, so `allow_failed` is needed."""
-    registry = shlex.quote(f"registry_name={version.name}")
-    return (
-        f"decide yourself with -e rollback -P version={version.version} -P env={env} -P {registry} -P allow_failed=true"
+    rollback = command_line(
+        "rollback", registry_name=version.name, version=version.version, env=env, allow_failed="true"
     )
+    return f"decide yourself with {rollback}"
 
 
 def _change_of_source(version: ModelVersion, champion: ModelVersion) -> str:

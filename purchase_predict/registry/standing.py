@@ -1,13 +1,16 @@
 """What a deployed version holds in the registry now, which may differ from what its deploy run decided."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from mlflow.entities import Run
+from mlflow.entities.model_registry import ModelVersion
 
 from purchase_predict.errors import printable
 from purchase_predict.registry import promotion
 from purchase_predict.registry.versions import champion_number, get_version
 from purchase_predict.workflow.addresses import ModelUri
+from purchase_predict.workflow.hints import command_line
 
 
 @dataclass(frozen=True)
@@ -16,15 +19,30 @@ class Standing:
 
     Attributes:
         version: its number.
-        outcome: what it holds, in a few words.
-        sentence: the same in a sentence.
+        outcome: what it holds, in a few words that stay true later: "held staging".
+        sentence: the same in a sentence of the present tense, for the terminal.
+        record: the same in the past tense with the time, for a page that is read later.
         serve: the URI of the model to serve; empty where there is none.
     """
 
     version: str
     outcome: str
     sentence: str
+    record: str
     serve: str
+
+
+@dataclass(frozen=True)
+class _Verbs:
+    """The verbs of the sentence."""
+
+    be: str
+    hold: str
+    not_hold: str
+    wait: str
+
+
+_NOW, _THEN = _Verbs("is", "holds", "does not hold", "waits"), _Verbs("was", "held", "did not hold", "waited")
 
 
 def standing(deployed: Run) -> Standing:
@@ -35,20 +53,39 @@ def standing(deployed: Run) -> Standing:
     """
     tags = deployed.data.tags
     name, number, env = tags["deploy.registry_name"], tags["deploy.version"], tags.get("deploy.env", "")
+    holder = champion_number(name, env) if env else ""
+    version = get_version(name, number) if env and holder != number else None
+    sentence, past = (printable(_sentence(name, number, env, holder, version, verbs)) for verbs in (_NOW, _THEN))
+    record = f"When this run ended ({datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC), {past}."
+    if not env:
+        return Standing(number, "registered only", sentence, record, str(ModelUri(name, version=number)))
+    if holder == number:
+        outcome = f"held {env}"
+    elif version and _waits(version, env):
+        outcome = "waited for approval"
+    else:
+        outcome = f"did not hold {env}"
+    return Standing(number, outcome, sentence, record, str(ModelUri(name, alias=env)) if holder else "")
+
+
+def _waits(version: ModelVersion, env: str) -> str:
+    """Since when and by whose deploy the version waits for approval; empty: it does not wait."""
+    return str(version.tags.get(f"{promotion.WAITS}.{env}", ""))
+
+
+def _sentence(name: str, number: str, env: str, holder: str, version: ModelVersion | None, verbs: _Verbs) -> str:
+    """What a version holds; `version` is None if it holds the environment, or is gone."""
     ours = f"{name} version {number}"
     if not env:
-        sentence = f"{ours} is registered only: ENV is empty"
-        return Standing(number, "registered only", sentence, str(ModelUri(name, version=number)))
-    holder = champion_number(name, env)
+        return f"{ours} {verbs.be} registered only: ENV {verbs.be} empty"
     if holder == number:
-        return Standing(number, f"holds {env}", f"{ours} holds {env}", str(ModelUri(name, alias=env)))
-    version = get_version(name, number)
-    why, outcome = "it is gone", f"does not hold {env}"
+        return f"{ours} {verbs.hold} {env}"
+    why = f"it {verbs.be} gone"
     if version:
         why = "; ".join(promotion.rolled_back(version).values())
         why = f"rolled back {why}" if why else promotion.failed(version, env) or "another version was promoted since"
-        if waits := version.tags.get(f"{promotion.WAITS}.{env}"):
-            outcome, why = "waits for approval", f"it waits {waits}; mlflow run . -e approve -P version={number}"
-    other = f"version {holder} holds {env}" if holder else f"no version holds {env}"
-    sentence = printable(f"{ours} does not hold {env}: {why}; {other}")
-    return Standing(number, outcome, sentence, str(ModelUri(name, alias=env)) if holder else "")
+        if waits := _waits(version, env):
+            command = command_line("approve", registry_name=name, version=number, env=env)
+            why = f"it {verbs.wait} {waits}; to approve it: {command}"
+    other = f"version {holder} {verbs.hold} {env}" if holder else f"no version {verbs.hold} {env}"
+    return f"{ours} {verbs.not_hold} {env}: {why}; {other}"

@@ -49,9 +49,7 @@ class Environment:
             before = f"version {entry.version or 'none'} held it"
             yield f"{self.env}: {held}, moved by hand since {_shown(entry.at)}, when {before}"
         else:
-            by_run = f"{entry.action} by {entry.by} (run {entry.run_id})"
-            how = "found there" if entry.action == journal.FOUND else by_run
-            yield f"{self.env}: {held} since {_shown(entry.at)}, {how}" + (f": {entry.reason}" if entry.reason else "")
+            yield f"{self.env}: {held} since {_shown(entry.at)}, {_how(entry)}"
             yield f"{self.env}, before that: {f'version {entry.previous}' if entry.previous else 'none'}"
         if self.problem:
             yield f"warning: {self.problem}"
@@ -128,6 +126,17 @@ def status(name: str, envs: Sequence[str], at: datetime | None, experiment_id: s
     waits = {f"version {number} for {env}": text for (number, env), text in waiting(present, envs).items()}
     out, refused = _rolled_back(present, model.aliases), _refused(present, envs)
     return Status(name, None, now, waits, out, refused, _at_work(experiment_id, mine))
+
+
+def _how(entry: Entry) -> str:
+    """How a version came to hold the environment: by whose promotion or rollback, and why."""
+    by_run = f"{entry.by} (run {entry.run_id})"
+    how = {
+        journal.PROMOTED: f"promoted by {by_run}",
+        journal.ROLLED_BACK: f"by a rollback of {by_run}",
+        journal.FOUND: "found there",
+    }[entry.action]
+    return how + (f": {entry.reason}" if entry.reason else "")
 
 
 def _shown(at: str) -> str:

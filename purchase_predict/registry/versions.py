@@ -22,6 +22,7 @@ from purchase_predict.workflow import artifacts
 from purchase_predict.workflow.addresses import LoggedModelUri, ModelUri, RunUri, parse
 from purchase_predict.workflow.collisions import through_collisions
 from purchase_predict.workflow.completed import DIGEST, OUTPUT, run_of
+from purchase_predict.workflow.hints import command_line
 from purchase_predict.workflow.models import (
     MODEL_DATASET,
     MODEL_DIGEST,
@@ -31,14 +32,6 @@ from purchase_predict.workflow.models import (
     versions,
 )
 
-#: The description of a registered model that deploy makes.
-_DESCRIPTION = (
-    "Will this visitor, who has just put this product in the cart, buy it in this session? The model answers with the "
-    "`probability` of a purchase and with `will_buy` (0 or 1).\n\n"
-    "Versions come from the workflow purchase-predict. The aliases `staging` and `production` point to the versions "
-    "that have passed the gate: load `models:/<name>@production`. `mlflow run . -e status` says which version holds "
-    "which alias, since when, by whom and why; the tags `journal.*` are that record, so leave them as they are."
-)
 #: Seconds to wait for a new version to become READY.
 _READY_SECONDS = 300
 
@@ -64,7 +57,7 @@ def ensure_version(name: str, model: TrainedModel) -> ModelVersion:
         raise click.ClickException(f"{problem}: train again with -P force=train")
     client = mlflow.MlflowClient()
     try:
-        client.create_registered_model(name, description=_DESCRIPTION)
+        client.create_registered_model(name, description=_description(name))
     except MlflowException as error:
         if not mlflow_errors.is_there_already(error):
             raise
@@ -212,3 +205,15 @@ def pinned(model: str) -> tuple[str, str]:
         return model, ""
     version = str(version_at(named).version)
     return str(ModelUri(named.name, version=version)), version
+
+
+def _description(name: str) -> str:
+    """The description of a registered model that deploy makes."""
+    return (
+        "Will this visitor, who has just put this product in the cart, buy it in this session? The model answers with "
+        "the `probability` of a purchase and with `will_buy` (0 or 1).\n\n"
+        "Versions come from the workflow purchase-predict. The aliases `staging` and `production` point to the "
+        f"versions that have passed the gate: load `models:/{name}@production`. "
+        f"`{command_line('status', registry_name=name)}` says which version holds which alias, since when, by whom and "
+        "why; the tags `journal.*` are that record, so leave them as they are."
+    )

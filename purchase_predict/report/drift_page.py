@@ -15,6 +15,7 @@ from purchase_predict.evaluation.stability import LIMITS, WARN_ABOVE, parts, ver
 from purchase_predict.prediction import Prediction
 from purchase_predict.report import layout
 from purchase_predict.report.distributions import beside, overlaid
+from purchase_predict.schema import SHOP
 from purchase_predict.secrets import shown_uri
 
 #: The file's name among the artifacts.
@@ -65,12 +66,14 @@ def write(prediction: Prediction, facts: Mapping[str, Any], folder: Path) -> Non
 def render(prediction: Prediction, facts: Mapping[str, Any]) -> str:
     """The page as an HTML document; the arguments are those of `write`."""
     columns = sorted(_columns(prediction), key=lambda column: -column.index)
+    far, past = [column for column in columns if column.index > WARN_ABOVE], prediction.past
     spread = np.array(prediction.scored.spread) / prediction.scored.rows
     return layout.render(
         "drift_page.html.jinja",
         prediction=prediction,
         columns=columns,
-        far=[column for column in columns if column.index > WARN_ABOVE],
+        far=far,
+        unknown=[column for column in far if column.name in SHOP] if past and past.until else [],
         moved=LIMITS,
         chance=expected_by_chance(prediction.scored.rows),
         spread=overlaid([spread], "predicted probability", "share of the carts", prediction.threshold),

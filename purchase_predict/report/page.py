@@ -12,6 +12,7 @@ import pandas as pd
 
 from purchase_predict.evaluation.backtest import Backtest
 from purchase_predict.evaluation.curves import Curve, Curves
+from purchase_predict.evaluation.few_users import MIN_USERS
 from purchase_predict.evaluation.profile import ColumnProfile
 from purchase_predict.evaluation.promo_codes import DETECTED_EFFECT, Tradeoff
 from purchase_predict.evaluation.stability import LIMITS
@@ -83,6 +84,7 @@ def _weak(slices: Sequence[Slice], whole: Score) -> dict[str, Any]:
         "weakest": scored[0][0] if scored else None,
         "below": [part for part, area in scored if area.high < whole.value],
         "scored": len(scored),
+        "min_users": MIN_USERS,
         "left": left,
         "at": lambda value: float(100 * (value - left) / (1 - left)),
     }

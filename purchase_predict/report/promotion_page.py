@@ -15,7 +15,7 @@ def write(facts: Mapping[str, Any], scores: Mapping[str, Score], train: Step, fo
     """Writes `promotion.json` and `promotion.html`; returns the folder.
 
     Args:
-        facts: the content of promotion.json.
+        facts: the content of promotion.json; `approval` (`by`, `reason`) is there if a person approved the version.
         scores: the challenger's metrics on the test rows.
         train: the step that made the challenger.
         folder: an empty folder; it is made if it does not exist.
@@ -36,6 +36,7 @@ def render(facts: Mapping[str, Any], scores: Mapping[str, Score], train: Step) -
         "promotion_page.html.jinja",
         facts=facts,
         contest=contest,
+        approval=facts.get("approval"),
         scores=scores,
         at=lambda difference: 50 + 50 * difference / widest,
         train=train,

@@ -10,6 +10,7 @@ from purchase_predict.errors import printable
 from purchase_predict.workflow.addresses import ModelUri, RunUri, artifact_page, model_page, page, parse, version_page
 from purchase_predict.workflow.artifacts import TAG_LENGTH
 from purchase_predict.workflow.completed import ERROR
+from purchase_predict.workflow.models import run_if_there
 
 REPORT = "report.html"
 
@@ -47,6 +48,21 @@ def of_step(run: Run, summary: str, source: str, inputs: Mapping[str, str], outp
 def of_failure(message: str) -> str:
     """The description of a run that failed."""
     return f"**Failed**: {printable(message)}"[:TAG_LENGTH]
+
+
+def describe(run: Run, sentence: str, files: Iterable[str], uris: Mapping[str, str]) -> None:
+    """Writes the description of a run that is no step of the workflow: of `predict`, `rollback` and `approve`.
+
+    Args:
+        run: the run.
+        sentence: what it did.
+        files: the paths of the artifacts to link to.
+        uris: further links: what a URI names, by the link's text.
+    """
+    experiment_id, run_id = run.info.experiment_id, run.info.run_id
+    links = [f"- [{file}]({artifact_page(experiment_id, run_id, file)})" for file in files]
+    links += [f"- [{text}]({_page_of(experiment_id, uri)})" for text, uri in uris.items()]
+    mlflow.MlflowClient().set_tag(run_id, MLFLOW_RUN_NOTE, "\n".join([printable(sentence)[:TAG_LENGTH], "", *links]))
 
 
 def record_failure(run_id: str, message: str) -> None:
@@ -111,8 +127,14 @@ def _page_of(experiment_id: str, uri: str) -> str:
     """The page of what a URI names. For an artifact of another experiment, MLflow finds the run by its id."""
     named = parse(uri)
     if isinstance(named, RunUri):
-        model = named.path == "model"  # MLflow does not list it among the artifacts of its run
-        return page(experiment_id, named.run_id) if model else artifact_page(experiment_id, named.run_id, named.path)
+        if named.path != "model":
+            return artifact_page(experiment_id, named.run_id, named.path)
+        # MLflow does not list a model among the artifacts of its run.
+        run = run_if_there(named.run_id)
+        models = run.outputs.model_outputs if run and run.outputs else []
+        if run and models:
+            return model_page(run.info.experiment_id, models[-1].model_id)
+        return page(experiment_id, named.run_id)
     if isinstance(named, ModelUri):
         return version_page(named.name, named.version) if named.version else f"#/models/{named.name}"
     return model_page(experiment_id, named.model_id) if named else "#/models"

@@ -73,6 +73,11 @@ class TrainedModel:
         return str(self.version.tags.get(MODEL_DATASET, "")) if self.version else ""
 
     @property
+    def links(self) -> dict[str, str]:
+        """The URI of the report of its training, by the text of a link to it; empty if the run was deleted."""
+        return {"the report of its training": str(RunUri(self.run_id, "report.html"))} if self.run else {}
+
+    @property
     def source(self) -> str:
         """The source of its data, as the run of `process` recorded it; empty where it is not known."""
         try:

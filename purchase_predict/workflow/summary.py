@@ -49,7 +49,7 @@ def record(chain: Chain, train: Run, sentence: str, tags: Mapping[str, str]) -> 
     Args:
         chain: the workflow that has ended.
         train: the run of train, whose test metrics main's run gets, too.
-        sentence: what the version holds now, for the description.
+        sentence: what the version held when the run ended, for the description.
         tags: further ones.
     """
     steps = [(done.step, _what(done), done.run) for done in chain.done if done.run]

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -141,6 +143,76 @@ def test_noise_alone_is_seldom_a_trend(scatter: float) -> None:
         assert trend
         wrong += trend.low > 0 or trend.high < 0
     assert wrong / 1000 < 0.05 + 2 * (0.05 * 0.95 / 1000) ** 0.5
+
+
+def with_constant(made: Backtest, *numbers: int) -> Backtest:
+    periods = [replace(period, constant=number in numbers) for number, period in enumerate(made.periods)]
+    return replace(made, periods=periods)
+
+
+def naive_slope(values: Sequence[float], halves: Sequence[float], at: Sequence[float]) -> float:
+    """The weighted least squares slope, by the normal equations; no weight above 4 times that of the median width."""
+    floor = sorted(halves)[len(halves) // 2] / 2 if len(halves) % 2 else float(np.median(halves)) / 2
+    roots = [1 / max(half, floor) for half in halves]
+    design = np.array([[root, root * moment] for root, moment in zip(roots, at, strict=True)])
+    solved = np.linalg.lstsq(design, np.array(values) * roots, rcond=None)[0]
+    return float(solved[1])
+
+
+@pytest.mark.parametrize("width", [0.0, 0.03])
+def test_a_period_whose_model_could_not_learn_does_not_count(width: float) -> None:
+    falling = np.array([0.8, 0.78, 0.76, 0.74, 0.72, 0.70, 0.68])
+    made = of_scores(np.array([0.5, *falling]), np.array([width, *np.full(7, 0.03)]))
+    if width:  # log loss and average precision of a constant answer have an interval
+        made = with_constant(made, 0)
+    assert made.trend == of_scores(falling, np.full(7, 0.03)).trend
+    assert made.trend
+    assert made.trend.value == pytest.approx(-0.02)
+    assert "gets worse with time" in made.verdict
+    assert "do not count for the trend: 1 (" in made.verdict
+
+
+def test_a_constant_answer_is_noticed_where_the_interval_has_a_width() -> None:
+    ended, (y, users) = moments(3000, 60), labels(3000)
+    calls = itertools.count()
+
+    def fit_and_predict(before: np.ndarray, inside: np.ndarray) -> np.ndarray:
+        skill = 0.0 if next(calls) == 2 else 0.4
+        return 0.3 + skill * y[inside]
+
+    made = backtest("log_loss", ended, y, users, fit_and_predict)
+    (constant,) = [period for period in made.periods if period.constant]
+    assert constant is made.periods[-3]
+    assert constant.scores["log_loss"].high > constant.scores["log_loss"].low
+    assert constant in made.scored
+    assert constant not in made.counted
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.5, 0.95), st.floats(1e-6, 0.2), st.booleans()), min_size=5, max_size=10),
+)
+def test_the_slope_is_that_of_a_naive_reference(weeks: list[tuple[float, float, bool]]) -> None:
+    values, halves, constant = (np.array(column) for column in zip(*weeks, strict=True))
+    made = with_constant(of_scores(values, halves), *np.flatnonzero(constant))
+    kept = np.flatnonzero(~constant)
+    if len(kept) < module.MIN_SCORED:
+        assert made.trend is None
+        return
+    slope = naive_slope(values[kept] - 0.5, halves[kept], (kept - kept[0]) / (kept[-1] - kept[0]) * (len(kept) - 1))
+    assert made.trend
+    assert made.trend.value == pytest.approx(slope, abs=1e-7)
+
+
+def test_one_period_with_a_narrow_interval_does_not_decide() -> None:
+    values = np.array([0.5, 0.8, 0.78, 0.76, 0.74, 0.72, 0.70, 0.68])
+    trend = of_scores(values, np.array([1e-4, *np.full(7, 0.03)])).trend
+    assert trend
+    assert trend.low < 0 < trend.high
+
+
+def test_the_verdict_says_that_later_models_have_more_rows() -> None:
+    for slope in (-0.02, 0.0, 0.02):
+        assert "trained on more rows" in of_scores(0.6 + slope * np.arange(8), np.full(8, 0.01)).verdict
 
 
 def test_few_periods_tell_no_trend() -> None:

@@ -153,9 +153,25 @@ def test_a_slice_without_signal_shows_as_weak() -> None:
 
 
 def test_a_slice_of_buyers_only_has_no_area() -> None:
-    frame = pd.DataFrame({"user_id": range(8), "category": ["a"] * 4 + ["b"] * 4})
-    found = slices(frame, np.array([1, 1, 1, 1, 0, 1, 0, 1]), np.linspace(0, 1, 8))
-    assert [(part.name, part.roc_auc is None) for part in found] == [("b", False), ("a", True)]
+    frame = pd.DataFrame({"user_id": range(40), "category": ["a"] * 20 + ["b"] * 20})
+    found = slices(frame, np.array([1] * 20 + [0, 1] * 10), np.linspace(0, 1, 40))
+    assert [(part.name, part.roc_auc is None, part.few) for part in found] == [
+        ("b", False, ()),
+        ("a", True, ("non-buyers",)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("label", "users", "few"), [(0, 9, ("non-buyers",)), (0, 10, ()), (1, 9, ("buyers",)), (1, 10, ())]
+)
+def test_a_slice_with_few_users_of_a_class_is_not_judged(label: int, users: int, few: tuple[str, ...]) -> None:
+    """Rows do not count: the rarer class has 50 rows in each case."""
+    user = [*range(100, 1000), *(number % users for number in range(50))]
+    y = np.array([1 - label] * 900 + [label] * 50)
+    frame = pd.DataFrame({"user_id": user, "category": ["a"] * len(y)})
+    (part,) = slices(frame, y, np.linspace(0, 1, len(y)))
+    assert part.few == few
+    assert (part.roc_auc is None) == bool(few)
 
 
 def test_rare_categories_share_one_slice() -> None:

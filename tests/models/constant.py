@@ -9,6 +9,7 @@ class Constant:
     """A model that gives every row the same probability, and may fail."""
 
     columns = ("price", "brand")
+    counters = None
 
     def __init__(self, fails_at: int = 10**9, answered: Callable[[int], None] = lambda rows: None) -> None:
         self.fails_at, self.seen, self.answered = fails_at, 0, answered

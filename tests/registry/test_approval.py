@@ -54,8 +54,10 @@ def test_a_version_waits_until_somebody_approves_it(models: dict[str, Trained]) 
     run = deployed(name, models["weak"])
     assert versions.champion(name, "production") is None
     assert run.data.tags["deploy.outcome"] == "production: waits for approval"
-    assert standing(run).outcome == "waits for approval"
-    assert "mlflow run . -e approve -P version=1" in standing(run).sentence
+    assert standing(run).outcome == "waited for approval"
+    command = f"mlflow run . -e approve --env-manager local -P registry_name={name} -P version=1 -P env=production"
+    assert f"to approve it: {command}; no version holds production" in standing(run).sentence
+    assert f"{name} version 1 did not hold production: it waited for approval since" in standing(run).record
     (line,) = [line for line in status_lines(name) if line.startswith("waits: ")]
     assert line.startswith("waits: version 1 for production, for approval since ")
 
@@ -67,7 +69,22 @@ def test_a_version_waits_until_somebody_approves_it(models: dict[str, Trained]) 
     said = "\n".join(status_lines(name))
     assert "waits: " not in said
     assert "approved: agreed with marketing; roc_auc " in said
-    assert standing(run).outcome == "holds production"
+    assert standing(run).outcome == "held production"
+
+    (approved,) = mlflow.search_runs(
+        filter_string=f"attributes.run_name = 'approve version 1' AND tags.`deploy.registry_name` = '{name}'",
+        output_format="list",
+    )
+    described = approved.data.tags["mlflow.note.content"]
+    assert described.startswith(f"{name} version 1, production: promoted (")
+    assert "; approved: agreed with marketing" in described
+    assert f"runs/{approved.info.run_id}/artifacts/promotion.html" in described
+    assert f"#/models/{name}/versions/1?" in described
+    page = mlflow.artifacts.load_text(f"{approved.info.artifact_uri}/promotion.html")
+    assert "purchase-predict, approval on" in page
+    assert f"approved by {approved.data.tags['mlflow.user']}: agreed with marketing" in " ".join(page.split())
+    facts = mlflow.artifacts.load_dict(f"{approved.info.artifact_uri}/promotion.json")
+    assert facts["approval"] == {"by": approved.data.tags["mlflow.user"], "reason": "agreed with marketing"}
 
 
 def test_it_is_judged_again_against_the_champion_of_now(models: dict[str, Trained]) -> None:
@@ -149,7 +166,7 @@ def test_rules_that_are_gone_or_changed_promote_nothing_and_get_a_way_out(
     result = invoke(approve, registry_name=name, version=1)
     assert result.exit_code == 1
     assert f"{name} version 1: what it was judged by cannot be read" in result.stderr
-    assert f"mlflow run . -e deploy -P model=models:/{name}/1 -P env=production" in result.stderr
+    assert way_out(name) in result.stderr
     assert len(result.stderr.splitlines()) == 1
     holder = versions.champion(name, "production")
     assert holder
@@ -157,6 +174,14 @@ def test_rules_that_are_gone_or_changed_promote_nothing_and_get_a_way_out(
 
     again = deployed(name, models["weak"])  # the way out: the damaged run is not reused
     assert again.info.run_id != run.info.run_id
+
+
+def way_out(name: str) -> str:
+    """The command that judges version 1 again; it must wait for approval again, too."""
+    return (
+        f"mlflow run . -e deploy --env-manager local -P model=models:/{name}/1 -P registry_name={name} "
+        "-P env=production -P approve=true"
+    )
 
 
 def test_a_deploy_run_that_was_deleted_gets_a_way_out(models: dict[str, Trained]) -> None:
@@ -168,7 +193,7 @@ def test_a_deploy_run_that_was_deleted_gets_a_way_out(models: dict[str, Trained]
     completed._completed.clear()
     result = invoke(approve, registry_name=name, version=1)
     assert result.exit_code == 1
-    assert f"mlflow run . -e deploy -P model=models:/{name}/1 -P env=production" in result.output
+    assert way_out(name) in result.output
 
 
 def test_a_rollback_to_a_version_that_waits_ends_its_wait(models: dict[str, Trained]) -> None:

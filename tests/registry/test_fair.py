@@ -1,5 +1,6 @@
 """A contest on rows that neither side was trained on, or none; models whose runs are gone; every form of a URI."""
 
+import re
 from pathlib import Path
 
 import click
@@ -72,7 +73,10 @@ def test_where_too_few_rows_are_left_there_is_no_contest_and_no_promotion(traine
 
 def follow_the_way_out(name: str, said: str, version: int) -> None:
     """Runs the rollback that a "not comparable" names; it gives the environment to the version."""
-    command = f"-e rollback -P version={version} -P env=staging -P registry_name={name} -P allow_failed=true"
+    command = (
+        f"mlflow run . -e rollback --env-manager local -P registry_name={name} -P version={version} -P env=staging "
+        "-P allow_failed=true"
+    )
     assert command in said
     given = dict(pair.split("=") for pair in command.split() if "=" in pair)
     moved = invoke(rollback, **given)
@@ -235,6 +239,11 @@ def test_what_is_said_at_the_end_is_what_the_registry_says_then(trained: dict[st
     deployed(name, trained["elsewhere"].uri)
     first = newest_deploy()
     assert standing(first).sentence == "now version 1 holds staging"
+    then = standing(first)
+    assert then.outcome == "held staging"
+    assert re.fullmatch(
+        r"When this run ended \(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\), now version 1 held staging\.", then.record
+    )
     deployed(name, trained["large test"].uri, tolerance="1")
     second = newest_deploy()
     assert (standing(second).sentence, standing(second).serve) == ("now version 2 holds staging", "models:/now@staging")
@@ -244,6 +253,9 @@ def test_what_is_said_at_the_end_is_what_the_registry_says_then(trained: dict[st
     assert invoke(rollback, registry_name=name, env="staging", reason="coupons").exit_code == 0
     assert standing(second).sentence.startswith("now version 2 does not hold staging: rolled back from staging")
     assert standing(second).sentence.endswith("coupons; version 1 holds staging")
+    assert " now version 2 did not hold staging: rolled back from staging" in standing(second).record
+    assert standing(second).record.endswith("coupons; version 1 held staging.")
+    assert standing(second).outcome == "did not hold staging"
     deployed(name, trained["small test"].uri, min_roc_auc="0.999")
     third = newest_deploy()
     assert "does not hold staging: roc_auc" in standing(third).sentence

@@ -143,6 +143,17 @@ def test_status_says_who_holds_what_and_what_was_refused(shared_store: str) -> N
     assert "production, before that: version 1" in lines
     assert "refused: version 3 for production, no better" in lines
 
+    left = versions.champion("said", "production")
+    assert left
+    assert promotion.roll_back(left, first, "production", "by carl", Author("carl", "89", "sales"), blame=True)
+    lines = invoke(status, registry_name="said", env="production").output.splitlines()
+    assert lines[1].startswith("production: version 1 since 20")
+    assert lines[1].endswith(" UTC, by a rollback of carl (run 89): sales")
+    assert promotion.promote(second, "production", first, ME) is False  # it was read before the rollback
+    again = versions.get_version("said", second.version)
+    assert again
+    assert promotion.promote(again, "production", first, ME)
+
     client.set_registered_model_alias("said", "production", first.version)
     assert "production: version 1, moved by hand since 20" in invoke(status, registry_name="said").output
     made = json.loads(invoke(status, registry_name="said", env="production", format="json").output)

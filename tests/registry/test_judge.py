@@ -84,8 +84,8 @@ def test_a_champion_whose_training_rows_are_unknown_is_not_compared(pair: list[M
     assert judgement.contest is None
     assert judgement.decision.reason == (
         "not comparable: the rows that the champion, version 1, was trained on are not known (models:/pair/1 is gone), "
-        "so the test rows may be among them: decide yourself with -e rollback -P version=2 -P env=staging "
-        "-P registry_name=pair -P allow_failed=true"
+        "so the test rows may be among them: decide yourself with mlflow run . -e rollback --env-manager "
+        "local -P registry_name=pair -P version=2 -P env=staging -P allow_failed=true"
     )
 
 

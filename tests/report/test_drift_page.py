@@ -1,4 +1,5 @@
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,21 @@ def test_what_has_moved_comes_first_with_its_shares_and_a_verdict() -> None:
         assert table.count(f"<small>{verdict}</small>") == 1
     assert "chance" not in text
     assert "chance alone gives a PSI of about 0.25" in drift_page.render(prediction(rows=40), FACTS)
+
+
+def test_columns_about_products_that_lack_a_history_are_not_blamed_on_the_data() -> None:
+    shown = prediction()
+    assert shown.past
+    known = {name.replace("brand", "product_conversion_rate"): bins for name, bins in shown.reference.items()}
+    shares = {name.replace("brand", "product_conversion_rate"): bins for name, bins in shown.shares.items()}
+    within = replace(shown.past, until=date(2019, 10, 31), until_carts=5000)
+    text = drift_page.render(replace(shown, reference=known, shares=shares, past=within), FACTS)
+    assert "product_conversion_rate: moved because" in " ".join(text.split())
+    assert "history=" in text
+    assert "train on newer data" not in text
+    both = replace(shown, reference=known | shown.reference, shares=shares | shown.shares, past=within)
+    assert "whether the other columns are still filled" in drift_page.render(both, FACTS)
+    assert "moved because" not in drift_page.render(shown, FACTS)
 
 
 def test_carts_like_the_training_rows_are_said_to_be_so() -> None:

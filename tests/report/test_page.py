@@ -172,7 +172,7 @@ def test_the_best_so_far_never_falls_back() -> None:
 
 def test_a_split_by_user_and_a_part_of_one_class_are_named() -> None:
     shown = contents()
-    part = dataclasses.replace(shown.slices[0], name="only buyers", roc_auc=None)
+    part = dataclasses.replace(shown.slices[0], name="only buyers", roc_auc=None, few=("non-buyers",))
     by_user = dataclasses.replace(
         shown,
         slices=[part],
@@ -181,7 +181,9 @@ def test_a_split_by_user_and_a_part_of_one_class_are_named() -> None:
     )
     text = render(by_user)
     assert _Elements(text).open == []
-    assert "one class only" in text
+    assert "too few non-buyers to tell" in text
+    assert "are not judged" in text
+    assert "are not judged" not in render(dataclasses.replace(shown, slices=shown.slices[:1]))
     assert '<td class="name">by user</td>' in text
     assert "/runs/" not in text
 
@@ -195,6 +197,7 @@ def test_past_weeks_stand_beside_the_constant_answer_and_what_is_left_out_is_sai
     assert "It gets better with time" in after
     assert "2 earlier weeks are left out" in after
     assert after.count("too few buyers to tell") == 1
+    assert after.count("not counted for the trend: the model gave every cart the same answer") == 1
     assert "26 Aug 2019" in after
     for period in shown.backtest.scored:
         area = period.scores["roc_auc"]

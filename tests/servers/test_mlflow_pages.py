@@ -81,7 +81,7 @@ def test_the_run_of_a_workflow_says_what_it_led_to(
     address = f"{server.config.uri}/{page(main.info.experiment_id, main.info.run_id)}"
     texts = ("Report of the model", "train: sample:20000")  # the second one is a link to a child run
     text = shown(tab, address, *texts, name="workflow", tmp_path=tmp_path)
-    for said in (f"{MODEL} version 1 holds staging", "test_roc_auc", "Version 1", "process"):
+    for said in (f"{MODEL} version 1 held staging", "test_roc_auc", "Version 1", "process"):
         assert said in text, said
 
 
