@@ -18,7 +18,7 @@ from purchase_predict.registry.model_files import (
     recorded_files,
 )
 from purchase_predict.secrets import shown_uri
-from purchase_predict.workflow import artifacts
+from purchase_predict.workflow import artifacts, completed
 from purchase_predict.workflow.addresses import LoggedModelUri, ModelUri, RunUri, parse
 from purchase_predict.workflow.collisions import through_collisions
 from purchase_predict.workflow.completed import DIGEST, OUTPUT, run_of
@@ -60,7 +60,7 @@ def ensure_version(name: str, model: TrainedModel) -> ModelVersion:
             return present
     if not model.model_id:
         raise click.ClickException(f"{model.uri}: its run has logged no model")
-    if model.run and (problem := artifacts.problem(model.run)):
+    if model.run and (problem := completed.problem(model.run)):
         raise click.ClickException(f"{problem}: train again with -P force=train")
     client = mlflow.MlflowClient()
     try:
