@@ -13,7 +13,7 @@ from purchase_predict.registry.claim import sole_right
 from purchase_predict.registry.journal import Author
 from purchase_predict.registry.judge import Judgement, Rows, Rules, judge
 from purchase_predict.workflow import models
-from purchase_predict.workflow.completed import DIGEST, run_of
+from purchase_predict.workflow.completed import digest_of, run_of
 from purchase_predict.workflow.notification import notify
 
 
@@ -64,13 +64,13 @@ def training_rows(dataset: str, fetch: Callable[[str], Path]) -> Callable[[str],
         dataset: `runs:/<run id>/dataset`, whose test rows the models are judged on.
         fetch: downloads an artifact.
     """
-    own = run_of(dataset).data.tags[DIGEST]
+    own = digest_of(run_of(dataset))
 
     def of(uri: str) -> Path | None:
         trained_on = models.find(uri).trained_on
         if not trained_on:
             raise click.ClickException(f"{uri}: the rows that it was trained on are no longer known")
         # Train and test of one dataset share no session.
-        return None if run_of(trained_on).data.tags[DIGEST] == own else fetch(f"{trained_on}/train.parquet")
+        return None if digest_of(run_of(trained_on)) == own else fetch(f"{trained_on}/train.parquet")
 
     return of

@@ -1,10 +1,10 @@
 """The files of a version's model: their recorded checksums, and the check against them."""
 
-import json
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+import click
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
@@ -12,8 +12,9 @@ from mlflow.exceptions import MlflowException
 from purchase_predict import mlflow_errors
 from purchase_predict.checksums import difference
 from purchase_predict.errors import first_line
-from purchase_predict.workflow import artifacts
+from purchase_predict.workflow import artifacts, tags
 from purchase_predict.workflow.addresses import LoggedModelUri, ModelUri, parse
+from purchase_predict.workflow.artifacts import TAG_LENGTH
 from purchase_predict.workflow.completed import COMPLETE
 from purchase_predict.workflow.models import run_if_there
 from purchase_predict.workflow.storing import local_folder
@@ -27,9 +28,12 @@ def recorded_files(version: ModelVersion) -> dict[str, str]:
 
     The workflow tags its versions with them. For a version that was registered in another way, the record is that of
     the run that logged the model.
+
+    Raises:
+        click.ClickException: the record was changed and cannot be read.
     """
-    if recorded := json.loads(version.tags.get(MODEL_FILES, "{}")):
-        return dict(recorded)
+    if recorded := tags.texts(version, MODEL_FILES):
+        return recorded
     source = parse(version.source or "")
     return logged_files(source.model_id) if isinstance(source, LoggedModelUri) else {}
 
@@ -61,7 +65,10 @@ def files_problem(version: ModelVersion, *, in_place: bool = False) -> str | Non
         in_place: whether to look at files of this machine only, and download none.
     """
     client, uri = mlflow.MlflowClient(), str(ModelUri(version.name, version=str(version.version)))
-    expected = recorded_files(version)
+    try:
+        expected = recorded_files(version)
+    except click.ClickException as error:
+        return _damaged(version, error.format_message())
     if not expected:
         return None
     try:
@@ -81,7 +88,10 @@ def files_problem(version: ModelVersion, *, in_place: bool = False) -> str | Non
         return f"{uri}: cannot be fetched: {first_line(error)}"
     if wrong is None:
         return None
-    reason = f"{uri}: {wrong}"
+    return _damaged(version, f"{uri}: {wrong}")
+
+
+def _damaged(version: ModelVersion, reason: str) -> str:
     with suppress(MlflowException):  # a user with read access only cannot set tags
-        client.set_model_version_tag(version.name, version.version, MODEL_DAMAGED, reason)
+        mlflow.MlflowClient().set_model_version_tag(version.name, version.version, MODEL_DAMAGED, reason[:TAG_LENGTH])
     return reason

@@ -7,6 +7,7 @@ from mlflow.entities import Run
 from purchase_predict.errors import printable
 from purchase_predict.registry import promotion
 from purchase_predict.registry.versions import champion_number, get_version
+from purchase_predict.workflow import tags
 from purchase_predict.workflow.addresses import ModelUri
 
 
@@ -32,9 +33,12 @@ def standing(deployed: Run) -> Standing:
 
     Args:
         deployed: a completed run of deploy.
+
+    Raises:
+        click.ClickException: its tags no longer name the version.
     """
-    tags = deployed.data.tags
-    name, number, env = tags["deploy.registry_name"], tags["deploy.version"], tags.get("deploy.env", "")
+    name, number = (tags.required(deployed, tag) for tag in ("deploy.registry_name", "deploy.version"))
+    env = deployed.data.tags.get("deploy.env", "")
     ours = f"{name} version {number}"
     if not env:
         sentence = f"{ours} is registered only: ENV is empty"

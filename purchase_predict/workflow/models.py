@@ -13,7 +13,7 @@ from purchase_predict import mlflow_errors
 from purchase_predict.errors import first_line
 from purchase_predict.secrets import shown_uri
 from purchase_predict.workflow.addresses import LoggedModelUri, ModelUri, RunUri, parse
-from purchase_predict.workflow.completed import DIGEST, inputs_of, output_uri, run_of
+from purchase_predict.workflow.completed import DIGEST, digest_of, inputs_of, output_uri, run_of
 
 #: Tags of a version: the digest of its model, the URI of the dataset that it was trained with, and that data's source.
 MODEL_DIGEST, MODEL_DATASET, MODEL_SOURCE = "model.digest", "model.dataset", "model.source"
@@ -94,7 +94,7 @@ def find(uri: str) -> TrainedModel:
         if uri != output_uri(run):
             raise click.ClickException(f"{uri}: is not the model of that run; the model is {output_uri(run)}")
         outputs = run.outputs.model_outputs if run.outputs else []
-        return TrainedModel(uri, run.data.tags[DIGEST], outputs[-1].model_id if outputs else "", run, None)
+        return TrainedModel(uri, digest_of(run), outputs[-1].model_id if outputs else "", run, None)
     version, model_id = None, ""
     if isinstance(named, ModelUri):
         version = version_at(named)

@@ -1,5 +1,6 @@
 """Tags that a person removed or changed: a run with them is not reused, and the one line names run and tag."""
 
+import os
 from pathlib import Path
 
 import click
@@ -8,6 +9,8 @@ import pytest
 
 from purchase_predict.workflow import artifacts, completed
 from purchase_predict.workflow.completed import find_completed
+from purchase_predict.workflow.plan import Plan
+from purchase_predict.workflow.processes import ended_here, process_name
 
 
 @pytest.fixture
@@ -63,6 +66,22 @@ def test_a_run_whose_tags_were_removed_or_changed_is_no_hit(
         with pytest.raises(click.ClickException) as refused:
             completed.fetch(f"runs:/{run_id}/dataset", tmp_path)
         assert run_id in refused.value.message
+
+
+@pytest.mark.parametrize("value", ["x", "[]", '{"parameters": 1}', None])
+def test_a_key_that_cannot_be_compared_is_a_reason_to_run(experiment: str, value: str | None) -> None:
+    run_id = make(experiment)
+    if value:
+        mlflow.MlflowClient().set_tag(run_id, completed.KEY_PARTS, value)
+    reason = Plan("process", {}, {"format": 2}).differs_from(mlflow.get_run(run_id))
+    expected = f"run {run_id}: its tag {completed.KEY_PARTS} was changed and cannot be read"
+    assert reason.startswith(expected if value else "key format changed")
+
+
+def test_a_heartbeat_that_was_changed_is_no_ended_process() -> None:
+    machine = process_name(os.getpid()).partition(" ")[0]
+    for beat in ("x", machine, f"{machine} x y", f"{machine} {10**30} 1"):
+        assert not ended_here(beat)
 
 
 @pytest.mark.parametrize("removed", [0, 1, 2, 3])
