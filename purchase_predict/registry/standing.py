@@ -53,6 +53,9 @@ def standing(deployed: Run) -> Standing:
         why = f"rolled back {why}" if why else promotion.failed(version, env) or "another version was promoted since"
         if waits := version.tags.get(f"{promotion.WAITS}.{env}"):
             outcome, why = "waits for approval", f"it waits {waits}; mlflow run . -e approve -P version={number}"
-    other = f"version {holder} holds {env}" if holder else f"no version holds {env}"
+    if holder and not get_version(name, holder):
+        other, holder = f"{env} names version {holder}, which is missing", ""
+    else:
+        other = f"version {holder} holds {env}" if holder else f"no version holds {env}"
     sentence = printable(f"{ours} does not hold {env}: {why}; {other}")
     return Standing(number, outcome, sentence, str(ModelUri(name, alias=env)) if holder else "")

@@ -27,6 +27,7 @@ from purchase_predict.workflow.models import (
     MODEL_DIGEST,
     MODEL_SOURCE,
     TrainedModel,
+    may_exist,
     version_at,
     versions,
 )
@@ -131,6 +132,8 @@ def _same_model(name: str, digest: str) -> list[ModelVersion]:
 
 def get_version(name: str, version: int | str) -> ModelVersion | None:
     """The version of `name` with this number, or None where there is none."""
+    if not may_exist(str(version)):
+        return None
     try:
         return mlflow.MlflowClient().get_model_version(name, str(version))
     except MlflowException as error:
@@ -184,6 +187,15 @@ def champion_number(name: str, env: str) -> str:
         click.ClickException: there is no registered model `name`.
     """
     return str(registered_model(name).aliases.get(env, ""))
+
+
+def missing_champion(name: str, env: str) -> str:
+    """The number that the environment's alias names although there is no such version, as in a restored registry.
+
+    Empty if the alias names a version that exists, or none. The error is that of `champion_number`.
+    """
+    number = champion_number(name, env)
+    return "" if not number or get_version(name, number) else number
 
 
 def registered_model(name: str) -> RegisteredModel:

@@ -19,6 +19,8 @@ from purchase_predict.workflow.completed import DIGEST, digest_of, inputs_of, ou
 MODEL_DIGEST, MODEL_DATASET, MODEL_SOURCE = "model.digest", "model.dataset", "model.source"
 #: Names the version with the highest number, where a URI could name a stage.
 _LATEST = "latest"
+#: The highest number that a version can have.
+_LAST_VERSION = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,12 @@ def find(uri: str) -> TrainedModel:
     return TrainedModel(uri, str(digest), model_id, trained, version)
 
 
+def may_exist(number: str) -> bool:
+    """Whether a version can have this number: databases keep it in 32 bits, and fail if they are asked for more."""
+    digits = number.lstrip("0")
+    return digits.isdecimal() and len(digits) <= len(str(_LAST_VERSION)) and int(digits) <= _LAST_VERSION
+
+
 def version_at(named: ModelUri) -> ModelVersion:
     """The version that a URI names now, by number, alias, stage or `latest`.
 
@@ -120,6 +128,8 @@ def version_at(named: ModelUri) -> ModelVersion:
     try:
         if named.alias:
             return client.get_model_version_by_alias(named.name, named.alias)
+        if named.version and not may_exist(named.version):
+            _not_found(named, f"{named.name} has no version {named.version}")
         if named.version:
             return client.get_model_version(named.name, named.version)
         found = versions(named.name)
