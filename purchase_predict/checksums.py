@@ -1,15 +1,21 @@
 """Checksums of files, and the error for a file that is no longer what was written."""
 
 import hashlib
+import re
 import zlib
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path, PurePosixPath
 
 import click
 import xxhash
 
 #: Bytes of a file that are read at once.
 _BLOCK_BYTES = 2**20
+#: Python's byte code, complete or half written. Loading a model can leave it among the model's files, and
+#: `models/packaging.py` never runs it.
+_BYTE_CODE = re.compile(r"\.pyc(\.\d+)?$", re.IGNORECASE)
+#: MLflow writes the second file beside the first one when it loads a version of a registered model.
+_MODEL, _VERSION = "MLmodel", "registered_model_meta"
 
 
 class Damaged(click.ClickException):
@@ -50,15 +56,35 @@ def crc32_below(folder: Path) -> dict[str, int]:
     return {file.relative_to(folder).as_posix(): crc32(file) for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
-def differing(place: Path, expected: Mapping[str, str]) -> str | None:
-    """The first file that is missing or has another checksum than expected; None if there is none.
+def difference(place: Path, expected: Mapping[str, str], verb: str, known: Collection[str] = ()) -> str | None:
+    """What is wrong with the first file that is missing, differs or was added; None if there is none.
 
     Args:
         place: a folder, or one file.
-        expected: the checksum of each file, by its path in the folder. Files that are not named do not matter.
+        expected: the checksum of each file, by its path in the folder; empty: nothing is known, so nothing is wrong.
+        verb: what was done with the files, for the text: "written" or "logged".
+        known: paths of further files that belong there, whose checksums are not known.
     """
-    for name, known in expected.items():
+    for name, recorded in expected.items():
         file = place if place.is_file() else place / name
-        if not file.is_file() or checksum(file) != known:
+        if not file.is_file() or checksum(file) != recorded:
+            return f"{name} is not what was {verb}: its checksum differs or it is missing"
+    if not (expected or known) or place.is_file():
+        return None
+    present = [file.relative_to(place).as_posix() for file in place.rglob("*") if file.is_file()]
+    more = added(present, {*expected, *known})
+    return f"{more} was not {verb}: somebody has added it since" if more else None
+
+
+def added(present: Iterable[str], known: Collection[str]) -> str | None:
+    """The first file that nobody knows; None if there is none. A reader of the folder would take it for data.
+
+    Args:
+        present: paths in a folder. Byte code, and what MLflow adds to a model that it loads, do not matter.
+        known: the paths that were recorded.
+    """
+    for name in sorted(set(present).difference(known)):
+        path = PurePosixPath(name)
+        if not _BYTE_CODE.search(name) and not (path.name == _VERSION and str(path.with_name(_MODEL)) in known):
             return name
     return None

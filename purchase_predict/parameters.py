@@ -310,6 +310,7 @@ def resolve(entry_point: str, given: Mapping[str, object]) -> dict[str, Any]:
         raise click.ClickException(
             f"entry point {entry_point} has no parameter {', '.join(unknown)}; it has {', '.join(parameters)}"
         )
+    _refuse_bytes(given)
     _refuse_secrets(given)
     values = {
         name: typed(name, given.get(name, written(declaration.get("default"))))
@@ -322,6 +323,18 @@ def resolve(entry_point: str, given: Mapping[str, object]) -> dict[str, Any]:
     if (values.get("margin") is None) != (values.get("code_cost") is None):
         raise click.ClickException("margin and code_cost belong together: give both, or neither")
     return values
+
+
+def _refuse_bytes(given: Mapping[str, object]) -> None:
+    """Raises if a value is not UTF-8, such as the path of a file with a name in Latin-1: MLflow can store only text."""
+    for name, value in given.items():
+        try:
+            written(value).encode()
+        except UnicodeEncodeError:
+            raise click.ClickException(
+                f"{name}={value}: is not UTF-8 text (\\udc and two digits stand for a byte), and MLflow can store only "
+                "that: rename the file or folder"
+            ) from None
 
 
 def _refuse_secrets(given: Mapping[str, object]) -> None:

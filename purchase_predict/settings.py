@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import click
 from dotenv import dotenv_values
@@ -17,6 +17,8 @@ PROJECT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = ("staging", "production")
 
 _DEFAULT_STORE = "mlflow.db"
+#: What a SQLite database starts with.
+_SQLITE = b"SQLite format 3\x00"
 
 
 @dataclass(frozen=True)
@@ -72,13 +74,17 @@ class Settings:
         """Puts the settings into the environment, where MLflow, Google's libraries and the steps look for them.
 
         The user and password of an HTTP server go into variables of their own, since MLflow prints the URI.
+
+        Raises:
+            click.ClickException: the server's URI is no address.
         """
         uri = self.tracking_uri
-        if uri and uri.lower().startswith("http") and "@" in urlsplit(uri).netloc:
-            login = urlsplit(uri)
-            environ["MLFLOW_TRACKING_USERNAME"] = unquote(login.username or "")
-            environ["MLFLOW_TRACKING_PASSWORD"] = unquote(login.password or "")
-            uri = shown_uri(uri)
+        if uri and uri.lower().startswith("http"):
+            login = _parts(uri)
+            if "@" in login.netloc:
+                environ["MLFLOW_TRACKING_USERNAME"] = unquote(login.username or "")
+                environ["MLFLOW_TRACKING_PASSWORD"] = unquote(login.password or "")
+                uri = shown_uri(uri)
         for name, value in (
             ("ENV", self.env),
             ("MLFLOW_TRACKING_URI", uri),
@@ -87,6 +93,49 @@ class Settings:
         ):
             if value:
                 environ[name] = value
+
+
+def _parts(uri: str) -> SplitResult:
+    """The parts of a server's URI.
+
+    Raises:
+        click.ClickException: it is no address; the message shows no password.
+    """
+    try:
+        parts = urlsplit(uri)
+        _ = parts.port  # checked when it is read
+    except ValueError:
+        raise click.ClickException(
+            f"MLFLOW_TRACKING_URI={shown_uri(uri)}: is no address: host, port or password is wrong; in a password, "
+            "write [ as %5B, ] as %5D, @ as %40, : as %3A, / as %2F and % as %25"
+        ) from None
+    return parts
+
+
+def store_problem(uri: str) -> str | None:
+    """Why a SQLite store cannot be opened, found at once: MLflow would retry for minutes. None if it may be opened.
+
+    Args:
+        uri: of the tracking store; only `sqlite:///<file>` is looked at.
+    """
+    if not uri.startswith("sqlite:///") or "?" in uri:
+        return None
+    place = uri.removeprefix("sqlite:///")
+    if place in ("", ":memory:"):
+        return None
+    file = Path(place)
+    try:
+        if file.is_dir():
+            return f"{file} is a folder, not a file: name a file in it, such as {file / _DEFAULT_STORE}"
+        if not file.exists():
+            above = next(folder for folder in file.absolute().parents if folder.exists())
+            writable = above.is_dir() and os.access(above, os.W_OK | os.X_OK)
+            return None if writable else f"{file} cannot be made in {above}"
+        with file.open("rb") as opened:
+            start = opened.read(len(_SQLITE))
+    except OSError as error:
+        return f"{file} cannot be read: {error.strerror}"
+    return None if start in (b"", _SQLITE) else f"{file} is no SQLite database"
 
 
 def server_conflict(settings: Settings, opened_on: str) -> str | None:

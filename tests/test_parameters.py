@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from main import main
 from purchase_predict import parameters
+from purchase_predict.errors import printable
 from purchase_predict.parameters import PARAMETERS, STEPS, Engine, resolve, typed, written
 from purchase_predict.settings import PROJECT
 
@@ -191,3 +192,12 @@ def test_backend_is_one_for_all_steps_or_a_list(given: str, on_kubernetes: tuple
 def test_a_wrong_backend_is_one_line(given: str) -> None:
     with pytest.raises(click.ClickException, match=r"^backend=.*must be one of local, kubernetes, or a list such as"):
         typed("backend", given)
+
+
+@pytest.mark.parametrize("name", ["source", "gcp_project", "memory_limit", "backend_config"])
+def test_a_value_that_is_not_utf_8_is_one_line_about_the_parameter(name: str) -> None:
+    value = b"/tmp/caf\xe9".decode(errors="surrogateescape")
+    with pytest.raises(click.ClickException) as refused:
+        resolve("main", {name: value})
+    assert printable(refused.value.message).startswith(f"{name}=/tmp/caf\\udce9: is not UTF-8 text")
+    assert resolve("main", {"source": "/tmp/café"})["source"] == "/tmp/café"

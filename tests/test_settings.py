@@ -1,4 +1,5 @@
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ import click
 import pytest
 
 from purchase_predict.secrets import shown_uri
-from purchase_predict.settings import PROJECT, Settings, server_conflict
+from purchase_predict.settings import PROJECT, Settings, server_conflict, store_problem
 
 
 def read(folder: Path, dotenv: str, **environ: str) -> Settings:
@@ -91,6 +92,32 @@ def test_a_password_in_the_uri_goes_where_nothing_prints_it(tmp_path: Path) -> N
 )
 def test_a_uri_is_shown_without_user_and_password(uri: str, shown: str) -> None:
     assert shown_uri(uri) == shown
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://u:pa[word@h:5000", "http://u:secret@h:5x", "https://u:secret@[h", "http://u:secret@h:70000"]
+)
+def test_a_server_that_is_no_address_is_one_line_without_the_password(tmp_path: Path, uri: str) -> None:
+    for settings in (read(tmp_path, f"MLFLOW_TRACKING_URI='{uri}'"), read(tmp_path, "", MLFLOW_TRACKING_URI=uri)):
+        with pytest.raises(click.ClickException, match=r"^MLFLOW_TRACKING_URI=https?://.*: is no address") as refused:
+            settings.export({})
+        assert "secret" not in refused.value.message
+        assert "word@" not in refused.value.message
+
+
+def test_a_file_that_cannot_be_a_sqlite_store_is_noticed_at_once(tmp_path: Path) -> None:
+    database, text, empty = tmp_path / "mlflow.db", tmp_path / "text.db", tmp_path / "empty.db"
+    with sqlite3.connect(database) as connection:
+        connection.execute("CREATE TABLE t (n INT)")
+    text.write_text("no database")
+    empty.touch()
+    for good in (database, empty, tmp_path / "new.db", tmp_path / "new/folder/new.db"):
+        assert store_problem(f"sqlite:///{good}") is None
+    for uri in ("sqlite://", "sqlite:///:memory:", "http://server", "postgresql://server/sqlite:///"):
+        assert store_problem(uri) is None
+    assert str(store_problem(f"sqlite:///{text}")) == f"{text} is no SQLite database"
+    assert str(store_problem(f"sqlite:///{tmp_path}")).startswith(f"{tmp_path} is a folder, not a file: name a file in")
+    assert "cannot be made" in str(store_problem(f"sqlite:///{text}/below.db"))
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])

@@ -64,7 +64,7 @@ def primary_from_events(source: str, session_type: str, crc32: Mapping[str, int]
         target: the folder to write, as `location` returns it.
 
     Raises:
-        Damaged: a file of the events is not what load wrote.
+        Damaged: a file of the events is not what load wrote, or was added.
         click.ClickException: PySpark or Java is missing, the cluster cannot be reached, or cannot read or write there.
     """
     with session_of("engine=spark", "engine=duckdb") as session, settings_of(session, _SETTINGS):
@@ -128,9 +128,14 @@ def _check(session: "SparkSession", source: str, crc32: Mapping[str, int]) -> No
     """Has the executors compare the files at `source` with what load wrote; they read each once more for it."""
     files = session.read.format("binaryFile").option("recursiveFileLookup", "true").load(source)
     there = {row[0]: row[1] for row in files.selectExpr("path", "crc32(content)").toLocalIterator()}
+    unknown = set(there)
     for name, expected in crc32.items():
-        if not any(path.endswith(f"/{name}") and found == expected for path, found in there.items()):
+        fitting = [path for path, found in there.items() if path.endswith(f"/{name}") and found == expected]
+        if not fitting:
             raise Damaged(f"{source}: {name} is not what was written: its checksum differs or it is missing")
+        unknown.discard(min(fitting, key=len))
+    if crc32 and unknown:
+        raise Damaged(f"{source}: {min(unknown)} was not written by load: somebody has added it since")
 
 
 def _read(session: "SparkSession", source: str, session_type: str) -> "DataFrame":

@@ -4,6 +4,9 @@ A session is never divided, and without moments no user is. If one has very many
 visitors, the test set can only approximate the requested share.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import duckdb
 
 from purchase_predict.database import one_row, quoted
@@ -11,6 +14,8 @@ from purchase_predict.schema import MOMENT
 
 #: The test set's share may differ from the requested one by this much, as a share of the rows, without a note.
 TOLERANCE = 0.02
+#: The most sums of large users that are told apart. In a table with more rows, a sum is exact to 0.005 % of the rows.
+_MAX_SUMS = 1_000_000
 
 
 def by_time(connection: duckdb.DuckDBPyConnection, test_ratio: float, row_count: int) -> str:
@@ -40,7 +45,9 @@ def by_time(connection: duckdb.DuckDBPyConnection, test_ratio: float, row_count:
 def by_user(connection: duckdb.DuckDBPyConnection, test_ratio: float, row_count: int) -> None:
     """Creates the table `sides` for `rows` without moments: users in the order of their MD5, until the test is full.
 
-    A user with more rows than the tolerance allows goes to the test only if that brings its share closer.
+    A user with more rows than the tolerance allows is large, and goes to the test only if that brings its share closer.
+    If the share is then still off by more than the tolerance, the large users of the test are chosen together
+    (`_best_subset`), and the small ones, in their order, fill the rest.
     """
     wanted, most = test_ratio * row_count, TOLERANCE * row_count
     connection.execute(
@@ -57,9 +64,66 @@ def by_user(connection: duckdb.DuckDBPyConnection, test_ratio: float, row_count:
         if tested + rows < row_count and abs(tested + rows - wanted) < abs(tested - wanted):
             tested += rows
             connection.execute("UPDATE placed SET test = true WHERE user_id = ?", [user])
+    if abs(tested - wanted) > most:
+        chosen = _best_subset([rows for _, rows in large], wanted, row_count)
+        _place(connection, [large[number] for number in chosen], wanted)
     connection.execute(
         "CREATE TABLE sides AS SELECT DISTINCT user_id, user_session, test FROM rows JOIN placed USING (user_id)"
     )
+
+
+def _best_subset(sizes: Sequence[int], wanted: float, row_count: int) -> list[int]:
+    """The large users of the test: those with which the share comes closest, once the small users fill the rest.
+
+    Every sum that large users can have is computed, as a bit of a number; there are fewer than 1 / TOLERANCE of them.
+    Among equally close sums, the one nearest to the requested share of the large users' rows is taken, so that both
+    sides have small users, too.
+
+    Args:
+        sizes: rows of each large user, in the order of their MD5.
+        wanted: rows of the test.
+        row_count: all rows.
+
+    Returns:
+        The places of the chosen ones in `sizes`, ascending.
+    """
+    unit = -(-row_count // _MAX_SUMS)  # rows for one bit
+    units = [size // unit for size in sizes]
+    sums = [1]  # the sums of the first users, for each number of them
+    for size in units:
+        sums.append(sums[-1] | sums[-1] << size)
+    total = sum(sizes)
+    small = row_count - total
+    share = total * wanted / row_count
+    reachable = [number for number, bit in enumerate(reversed(f"{sums[-1]:b}")) if bit == "1"]
+    if not small:  # neither side may be empty
+        reachable = reachable[1:-1]
+
+    def distance(number: int) -> tuple[float, float]:
+        rows = number * unit
+        return max(0.0, rows - wanted, wanted - small - rows), abs(rows - share)
+
+    rest = min(reachable, key=distance, default=0)
+    chosen = []
+    for place in reversed(range(len(units))):
+        if not sums[place] >> rest & 1:
+            chosen.append(place)
+            rest -= units[place]
+    return chosen[::-1]
+
+
+def _place(connection: duckdb.DuckDBPyConnection, users: Sequence[tuple[Any, int]], wanted: float) -> None:
+    """Makes the test of these large users, given with their rows, and small ones in the order of their MD5."""
+    rest = wanted - sum(rows for _, rows in users)
+    connection.execute(
+        """UPDATE placed SET test = NOT placed.large AND before < ?::DOUBLE
+           FROM (SELECT user_id AS id, sum(CASE WHEN large THEN 0 ELSE n END) OVER (ORDER BY place, user_id)
+                     - CASE WHEN large THEN 0 ELSE n END AS before FROM placed) AS earlier
+           WHERE user_id = id""",
+        [rest],
+    )
+    for user, _ in users:
+        connection.execute("UPDATE placed SET test = true WHERE user_id = ?", [user])
 
 
 def note(connection: duckdb.DuckDBPyConnection, test_ratio: float, tested: int, row_count: int) -> str:
@@ -69,6 +133,6 @@ def note(connection: duckdb.DuckDBPyConnection, test_ratio: float, tested: int, 
         return ""
     user, rows = one_row(connection, "SELECT user_id, count(*) AS n FROM rows GROUP BY ALL ORDER BY n DESC, 1 LIMIT 1")
     return (
-        f"the test set has {share:.1%} of the rows, not {test_ratio:.1%}: sessions and users are not divided, and user "
-        f"{user} alone has {rows / row_count:.1%} of them"
+        f"the test set has {share:.1%} of the rows, not {test_ratio:.1%}: sessions and users are not divided, and no "
+        f"choice of whole ones was found that is closer; user {user} alone has {rows / row_count:.1%} of them"
     )

@@ -52,9 +52,10 @@ def split(connection: duckdb.DuckDBPyConnection, test_ratio: float, target: Path
 
     Rows that repeat a (user_id, user_session, product_id) are dropped first: the one with the smallest values stays.
     With moments, the test set is the last `test_ratio` of the rows in time, with all rows of the sessions that reach
-    into that time. Without moments, it is whole users in the order of their MD5, up to `test_ratio` of the rows. No
-    session is on both sides, so a session or user with very many rows may make the test set larger or smaller than
-    `test_ratio`. The deviation exceeds `sides.TOLERANCE` only if no other choice is closer.
+    into that time. Without moments, it is whole users in the order of their MD5, up to `test_ratio` of the rows (users
+    with more rows than the tolerance are chosen so that the share is close). No session is on both sides, so a session
+    or user with very many rows may make the test set larger or smaller than `test_ratio`. The deviation exceeds
+    `sides.TOLERANCE` only if no other choice is closer.
 
     Args:
         connection: a database with the table or view `primary_table`.

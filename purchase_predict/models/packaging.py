@@ -20,7 +20,7 @@ from mlflow.pyfunc import PyFuncModel
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 from mlflow.types.schema import AnyType
 
-from purchase_predict.checksums import Damaged, differing
+from purchase_predict.checksums import Damaged, difference
 from purchase_predict.models import purchase_model
 from purchase_predict.progress import phase
 from purchase_predict.schema import OPTIONAL, SHOP_MIXING
@@ -120,7 +120,7 @@ def load(uri: str, files: Mapping[str, str] | None = None, checked: bool = True)
             without it, text columns may be of pandas' categorical type, which is faster.
 
     Raises:
-        Damaged: a file is not what was logged.
+        Damaged: a file is not what was logged, or was added.
         click.ClickException: the model was not packaged by `log` or cannot be loaded; or, raised by `answer`, it cannot
             score the rows.
     """
@@ -134,11 +134,8 @@ def _load(uri: str, files: Mapping[str, str], checked: bool) -> Packaged:
     # Checks and loads the same copy, so that no file can change in between.
     with tempfile.TemporaryDirectory(prefix="purchase-predict-") as folder, no_byte_code():
         place = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
-        if wrong := differing(place, files):
-            raise Damaged(
-                f"{uri}: {wrong} is not what was logged: its checksum differs or it is missing; deploy the model "
-                "again, or roll back to another version"
-            )
+        if wrong := difference(place, files, "logged"):
+            raise Damaged(f"{uri}: {wrong}; deploy the model again, or roll back to another version")
         _refuse_foreign(place)
         _remove_byte_code(place)
         loaded = mlflow.pyfunc.load_model(str(place))

@@ -20,8 +20,9 @@ from purchase_predict.registry.judge import Rules
 from purchase_predict.registry.promotion import WAITS
 from purchase_predict.registry.versions import get_version, registered_model
 from purchase_predict.settings import ENVIRONMENTS, Settings
+from purchase_predict.workflow import tags
 from purchase_predict.workflow.addresses import ModelUri, RunUri
-from purchase_predict.workflow.completed import fetch, inputs_of, run_of
+from purchase_predict.workflow.completed import INPUTS, fetch, inputs_of, run_of
 from purchase_predict.workflow.hints import command_line
 from purchase_predict.workflow.models import versions
 from purchase_predict.workflow.scratch import scratch_folder
@@ -87,7 +88,7 @@ def _judged(version: ModelVersion, env: str) -> Waiting:
     match = re.search(r"\(run (\w+)\)", version.tags[f"{WAITS}.{env}"])
     uri = str(RunUri(match[1] if match else "-", "promotion.json"))
     try:
-        run = run_of(uri)
+        dataset = inputs_of(run_of(uri)).get("dataset") or tags.unreadable(run_of(uri), INPUTS)
         with scratch_folder() as folder:  # checked, because it holds the rules of the gate
             facts = json.loads(fetch(uri, folder).read_text(encoding="utf-8"))
     except (click.ClickException, OSError, ValueError) as error:
@@ -98,4 +99,4 @@ def _judged(version: ModelVersion, env: str) -> Waiting:
             f"again ({message_of(error)}): {again}"
         ) from error
     rules = Rules(facts["metric"], facts["tolerance"], facts["min_roc_auc"], facts["promote_rolled_back"])
-    return Waiting(version, env, inputs_of(run)["dataset"], rules)
+    return Waiting(version, env, dataset, rules)

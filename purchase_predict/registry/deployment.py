@@ -13,8 +13,11 @@ from purchase_predict.registry.claim import sole_right
 from purchase_predict.registry.journal import Author
 from purchase_predict.registry.judge import Judgement, Rows, Rules, judge
 from purchase_predict.workflow import models
-from purchase_predict.workflow.completed import DIGEST, run_of
+from purchase_predict.workflow.completed import digest_of, run_of
 from purchase_predict.workflow.notification import notify
+
+#: Times that a version is judged, if somebody without a claim moves the alias meanwhile.
+_ATTEMPTS = 5
 
 
 def decide(
@@ -36,11 +39,14 @@ def decide(
         card: makes the version's description, as Markdown.
         mine: the run of deploy or approve.
         reason: the user's reason, which the journal keeps beside the gate's.
+
+    Raises:
+        click.ClickException: the version cannot be judged, or the holder of the environment keeps changing.
     """
     with sole_right(version.name, env, mine) if env else nullcontext():
         if env:
             promotion.mend(version.name, env, Author.of(mine))
-        while True:
+        for _ in range(_ATTEMPTS):
             judgement = judge(version, env, rows, rules)
             promotion.record(version, env, judgement.decision, card(judgement), judgement.numbers)
             # Somebody without a claim, for example on MLflow's page, may move the alias meanwhile: then judge again.
@@ -52,6 +58,11 @@ def decide(
             elif not promotion.promote(judgement.version, env, judgement.champion, author):
                 continue
             break
+        else:
+            raise click.ClickException(
+                f"{version.name} version {version.version} is not promoted: the holder of {env} changed each of the "
+                f"{_ATTEMPTS} times that it was judged; look at -e status, then deploy again"
+            )
     if env:
         notify(f"{version.name} version {version.version}, {judgement.verdict}", mine)
     return judgement
@@ -64,13 +75,13 @@ def training_rows(dataset: str, fetch: Callable[[str], Path]) -> Callable[[str],
         dataset: `runs:/<run id>/dataset`, whose test rows the models are judged on.
         fetch: downloads an artifact.
     """
-    own = run_of(dataset).data.tags[DIGEST]
+    own = digest_of(run_of(dataset))
 
     def of(uri: str) -> Path | None:
         trained_on = models.find(uri).trained_on
         if not trained_on:
             raise click.ClickException(f"{uri}: the rows that it was trained on are no longer known")
         # Train and test of one dataset share no session.
-        return None if run_of(trained_on).data.tags[DIGEST] == own else fetch(f"{trained_on}/train.parquet")
+        return None if digest_of(run_of(trained_on)) == own else fetch(f"{trained_on}/train.parquet")
 
     return of

@@ -223,7 +223,8 @@ def _contest(
 ) -> tuple[Contest | None, _Why]:
     """The challenger against the champion, on rows that neither was trained on; where there is no contest, why."""
     if champion is None:
-        return None, _Why("no champion")
+        missing = versions.missing_champion(version.name, env) if env else ""
+        return None, _Why(f"no champion: {env} names version {missing}, which is missing" if missing else "no champion")
     if champion.version == version.version:
         return None, _Why(f"it holds {env} already")
     ours, theirs = versions.uri(version), versions.uri(champion)

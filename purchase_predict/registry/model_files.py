@@ -1,19 +1,21 @@
 """The files of a version's model: their recorded checksums, and the check against them."""
 
-import json
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+import click
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from purchase_predict import mlflow_errors
-from purchase_predict.checksums import differing
+from purchase_predict.checksums import difference
 from purchase_predict.errors import first_line
-from purchase_predict.workflow import artifacts
+from purchase_predict.workflow import artifacts, tags
 from purchase_predict.workflow.addresses import LoggedModelUri, ModelUri, parse
+from purchase_predict.workflow.artifacts import TAG_LENGTH
+from purchase_predict.workflow.completed import COMPLETE
 from purchase_predict.workflow.models import run_if_there
 from purchase_predict.workflow.storing import local_folder
 
@@ -26,15 +28,22 @@ def recorded_files(version: ModelVersion) -> dict[str, str]:
 
     The workflow tags its versions with them. For a version that was registered in another way, the record is that of
     the run that logged the model.
+
+    Raises:
+        click.ClickException: the record was changed and cannot be read.
     """
-    if recorded := json.loads(version.tags.get(MODEL_FILES, "{}")):
-        return dict(recorded)
+    if recorded := tags.texts(version, MODEL_FILES):
+        return recorded
     source = parse(version.source or "")
     return logged_files(source.model_id) if isinstance(source, LoggedModelUri) else {}
 
 
 def logged_files(model_id: str) -> dict[str, str]:
-    """The checksum of each file of a logged model, as its run recorded it; empty where the run or the model is gone."""
+    """The checksum of each file of a logged model, as its run recorded it; empty where the run or the model is gone.
+
+    Raises:
+        click.ClickException: the run's record is missing, or is not what the step wrote.
+    """
     try:
         model = artifacts.logged_model(model_id)
     except MlflowException as error:
@@ -42,7 +51,8 @@ def logged_files(model_id: str) -> dict[str, str]:
             return {}
         raise
     run = run_if_there(model.source_run_id or "")
-    return artifacts.checksums_below(run, model.name) if run else {}
+    # A run of something else than this workflow has no record.
+    return artifacts.checksums_below(run, model.name) if run and COMPLETE in run.data.tags else {}
 
 
 def files_problem(version: ModelVersion, *, in_place: bool = False) -> str | None:
@@ -55,7 +65,10 @@ def files_problem(version: ModelVersion, *, in_place: bool = False) -> str | Non
         in_place: whether to look at files of this machine only, and download none.
     """
     client, uri = mlflow.MlflowClient(), str(ModelUri(version.name, version=str(version.version)))
-    expected = recorded_files(version)
+    try:
+        expected = recorded_files(version)
+    except click.ClickException as error:
+        return _damaged(version, error.format_message())
     if not expected:
         return None
     try:
@@ -70,12 +83,15 @@ def files_problem(version: ModelVersion, *, in_place: bool = False) -> str | Non
         with tempfile.TemporaryDirectory() as scratch:
             if folder is None:
                 folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=scratch))
-            wrong = differing(folder, expected)
+            wrong = difference(folder, expected, "logged")
     except (MlflowException, OSError) as error:
         return f"{uri}: cannot be fetched: {first_line(error)}"
     if wrong is None:
         return None
-    reason = f"{uri}: {wrong} is not what was logged"
+    return _damaged(version, f"{uri}: {wrong}")
+
+
+def _damaged(version: ModelVersion, reason: str) -> str:
     with suppress(MlflowException):  # a user with read access only cannot set tags
-        client.set_model_version_tag(version.name, version.version, MODEL_DAMAGED, reason)
+        mlflow.MlflowClient().set_model_version_tag(version.name, version.version, MODEL_DAMAGED, reason[:TAG_LENGTH])
     return reason

@@ -74,7 +74,8 @@ def promote(version: ModelVersion, env: str, before: ModelVersion | None, author
     Returns:
         False if the holder has changed since or the version was rolled back meanwhile; then nothing has moved.
     """
-    holder, now = champion_number(version.name, env), get_version(version.name, version.version)
+    # An alias may name a version that does not exist, in a restored registry: then there is no holder.
+    holder, now = _number(champion(version.name, env)), get_version(version.name, version.version)
     if now is None or holder != _number(before) or rolled_back(now) != rolled_back(version):
         return False
     _move(now, env, _Move(journal.PROMOTED, holder, author))

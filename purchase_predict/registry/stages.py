@@ -45,7 +45,7 @@ def _next_stage_move(name: str) -> bool:
     """Makes one move that brings the stages closer to the aliases; False if they agree.
 
     A version has one stage. If it holds both aliases, it is in Production and no version is in Staging. A stage is not
-    changed if its alias is not set.
+    changed if its alias is not set, or names a version that does not exist.
     """
     client = mlflow.MlflowClient()
     aliases = client.get_registered_model(name).aliases
@@ -54,7 +54,7 @@ def _next_stage_move(name: str) -> bool:
         return False
     for env in ("production", "staging"):
         holder = aliases.get(env)
-        if holder is None:
+        if str(holder) not in {str(version.version) for version in present}:  # no holder, or its version is missing
             continue
         wanted = [] if env == "staging" and aliases.get("production") == holder else [str(holder)]
         holders = [str(version.version) for version in present if version.current_stage == _STAGES[env]]

@@ -9,6 +9,7 @@ from mlflow.entities.model_registry import ModelVersion
 from purchase_predict.errors import printable
 from purchase_predict.registry import promotion
 from purchase_predict.registry.versions import champion_number, get_version
+from purchase_predict.workflow import tags
 from purchase_predict.workflow.addresses import ModelUri
 from purchase_predict.workflow.hints import command_line
 
@@ -40,9 +41,11 @@ class _Verbs:
     hold: str
     not_hold: str
     wait: str
+    name: str
 
 
-_NOW, _THEN = _Verbs("is", "holds", "does not hold", "waits"), _Verbs("was", "held", "did not hold", "waited")
+_NOW = _Verbs("is", "holds", "does not hold", "waits", "names")
+_THEN = _Verbs("was", "held", "did not hold", "waited", "named")
 
 
 def standing(deployed: Run) -> Standing:
@@ -50,12 +53,18 @@ def standing(deployed: Run) -> Standing:
 
     Args:
         deployed: a completed run of deploy.
+
+    Raises:
+        click.ClickException: its tags no longer name the version.
     """
-    tags = deployed.data.tags
-    name, number, env = tags["deploy.registry_name"], tags["deploy.version"], tags.get("deploy.env", "")
+    name, number = (tags.required(deployed, tag) for tag in ("deploy.registry_name", "deploy.version"))
+    env = deployed.data.tags.get("deploy.env", "")
     holder = champion_number(name, env) if env else ""
     version = get_version(name, number) if env and holder != number else None
-    sentence, past = (printable(_sentence(name, number, env, holder, version, verbs)) for verbs in (_NOW, _THEN))
+    missing = bool(holder) and holder != number and get_version(name, holder) is None
+    sentence, past = (
+        printable(_sentence(name, number, env, holder, version, missing, verbs)) for verbs in (_NOW, _THEN)
+    )
     record = f"When this run ended ({datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC), {past}."
     if not env:
         return Standing(number, "registered only", sentence, record, str(ModelUri(name, version=number)))
@@ -65,7 +74,7 @@ def standing(deployed: Run) -> Standing:
         outcome = "waited for approval"
     else:
         outcome = f"did not hold {env}"
-    return Standing(number, outcome, sentence, record, str(ModelUri(name, alias=env)) if holder else "")
+    return Standing(number, outcome, sentence, record, str(ModelUri(name, alias=env)) if holder and not missing else "")
 
 
 def _waits(version: ModelVersion, env: str) -> str:
@@ -73,8 +82,10 @@ def _waits(version: ModelVersion, env: str) -> str:
     return str(version.tags.get(f"{promotion.WAITS}.{env}", ""))
 
 
-def _sentence(name: str, number: str, env: str, holder: str, version: ModelVersion | None, verbs: _Verbs) -> str:
-    """What a version holds; `version` is None if it holds the environment, or is gone."""
+def _sentence(
+    name: str, number: str, env: str, holder: str, version: ModelVersion | None, missing: bool, verbs: _Verbs
+) -> str:
+    """What a version holds; `version` is None if it holds the environment, or is gone; `missing`: the holder is."""
     ours = f"{name} version {number}"
     if not env:
         return f"{ours} {verbs.be} registered only: ENV {verbs.be} empty"
@@ -88,4 +99,6 @@ def _sentence(name: str, number: str, env: str, holder: str, version: ModelVersi
             command = command_line("approve", registry_name=name, version=number, env=env)
             why = f"it {verbs.wait} {waits}; to approve it: {command}"
     other = f"version {holder} {verbs.hold} {env}" if holder else f"no version {verbs.hold} {env}"
+    if missing:
+        other = f"{env} {verbs.name} version {holder}, which {verbs.be} missing"
     return f"{ours} {verbs.not_hold} {env}: {why}; {other}"

@@ -31,6 +31,7 @@ class Environment:
         entry: the journal's last entry at that moment; None: there was none.
         problem: the evidence that the journal was changed; empty: its entries are consistent.
         claimed_by: the runs that hold or wait for the claim; empty for a past moment.
+        missing: whether the alias names a version that does not exist, as in a restored registry.
     """
 
     env: str
@@ -38,6 +39,7 @@ class Environment:
     entry: Entry | None
     problem: str
     claimed_by: Sequence[str]
+    missing: bool = False
 
     def lines(self) -> Iterator[str]:
         """The environment in words."""
@@ -51,6 +53,8 @@ class Environment:
         else:
             yield f"{self.env}: {held} since {_shown(entry.at)}, {_how(entry)}"
             yield f"{self.env}, before that: {f'version {entry.previous}' if entry.previous else 'none'}"
+        if self.missing:
+            yield f"warning: {self.env} names version {self.version}, which is missing: deploy, or move the alias"
         if self.problem:
             yield f"warning: {self.problem}"
         for run_id in self.claimed_by:
@@ -117,12 +121,14 @@ def status(name: str, envs: Sequence[str], at: datetime | None, experiment_id: s
         past = [Environment(env, entry.version if entry else "", entry, "", ()) for env, entry in entries.items()]
         return Status(name, at, past, {}, {}, {}, {})
     now = []
+    present = sorted(versions(name), key=lambda version: -int(version.version))
     for env in envs:
         problem = journal.problem(model.tags, env) or ""
         last = None if problem else journal.newest(journal.read(model.tags, env))
         claims = [tag.removeprefix(f"claim.{env}.") for tag in model.tags if tag.startswith(f"claim.{env}.")]
-        now.append(Environment(env, str(model.aliases.get(env, "")), last, problem, claims))
-    present = sorted(versions(name), key=lambda version: -int(version.version))
+        number = str(model.aliases.get(env, ""))
+        missing = bool(number) and number not in {str(version.version) for version in present}
+        now.append(Environment(env, number, last, problem, claims, missing))
     waits = {f"version {number} for {env}": text for (number, env), text in waiting(present, envs).items()}
     out, refused = _rolled_back(present, model.aliases), _refused(present, envs)
     return Status(name, None, now, waits, out, refused, _at_work(experiment_id, mine))

@@ -18,16 +18,17 @@ from purchase_predict.registry.model_files import (
     recorded_files,
 )
 from purchase_predict.secrets import shown_uri
-from purchase_predict.workflow import artifacts
+from purchase_predict.workflow import artifacts, completed, tags
 from purchase_predict.workflow.addresses import LoggedModelUri, ModelUri, RunUri, parse
 from purchase_predict.workflow.collisions import through_collisions
-from purchase_predict.workflow.completed import DIGEST, OUTPUT, run_of
+from purchase_predict.workflow.completed import OUTPUT, digest_of, run_of
 from purchase_predict.workflow.hints import command_line
 from purchase_predict.workflow.models import (
     MODEL_DATASET,
     MODEL_DIGEST,
     MODEL_SOURCE,
     TrainedModel,
+    may_exist,
     version_at,
     versions,
 )
@@ -53,7 +54,7 @@ def ensure_version(name: str, model: TrainedModel) -> ModelVersion:
             return present
     if not model.model_id:
         raise click.ClickException(f"{model.uri}: its run has logged no model")
-    if model.run and (problem := artifacts.problem(model.run)):
+    if model.run and (problem := completed.problem(model.run)):
         raise click.ClickException(f"{problem}: train again with -P force=train")
     client = mlflow.MlflowClient()
     try:
@@ -75,7 +76,11 @@ def _tell_logged_model(model: TrainedModel, version: ModelVersion) -> None:
     """Tags the logged model with its version. Otherwise MLflow's page of the model shows it as not registered."""
     if not model.model_id:
         return
-    known = json.loads(artifacts.logged_model(model.model_id).tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
+    try:
+        known = json.loads(artifacts.logged_model(model.model_id).tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
+    except ValueError:
+        known = None
+    known = known if isinstance(known, list) else []  # MLflow's page shows a tag that was changed as no version
     mine = {"name": version.name, "version": str(version.version)}
     if mine not in known:
         tag = {MLFLOW_MODEL_VERSIONS: json.dumps([*known, mine])}
@@ -120,6 +125,8 @@ def _same_model(name: str, digest: str) -> list[ModelVersion]:
 
 def get_version(name: str, version: int | str) -> ModelVersion | None:
     """The version of `name` with this number, or None where there is none."""
+    if not may_exist(str(version)):
+        return None
     try:
         return mlflow.MlflowClient().get_model_version(name, str(version))
     except MlflowException as error:
@@ -130,12 +137,16 @@ def get_version(name: str, version: int | str) -> ModelVersion | None:
 
 def version_gone(deployed: Run) -> str | None:
     """Why a deploy run cannot be reused: its version is gone, damaged, or another model. None if it can."""
-    name, number = deployed.data.tags["deploy.registry_name"], deployed.data.tags["deploy.version"]
+    try:
+        name, number = (tags.required(deployed, tag) for tag in ("deploy.registry_name", "deploy.version"))
+        digest = digest_of(deployed)
+    except click.ClickException as error:
+        return error.format_message()
     version = get_version(name, number)
     if version is None:
         return f"version {number} of {name} is gone"
     # The number is not enough: a registry that was emptied counts from 1 again.
-    if version.tags.get(MODEL_DIGEST) != deployed.data.tags[DIGEST]:
+    if version.tags.get(MODEL_DIGEST) != digest:
         return f"version {number} of {name} holds another model"
     if MODEL_DAMAGED in version.tags or files_problem(version, in_place=True):
         return f"the model of version {number} of {name} is damaged"
@@ -169,6 +180,15 @@ def champion_number(name: str, env: str) -> str:
         click.ClickException: there is no registered model `name`.
     """
     return str(registered_model(name).aliases.get(env, ""))
+
+
+def missing_champion(name: str, env: str) -> str:
+    """The number that the environment's alias names although there is no such version, as in a restored registry.
+
+    Empty if the alias names a version that exists, or none. The error is that of `champion_number`.
+    """
+    number = champion_number(name, env)
+    return "" if not number or get_version(name, number) else number
 
 
 def registered_model(name: str) -> RegisteredModel:

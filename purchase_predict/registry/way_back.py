@@ -28,7 +28,7 @@ def way_back(name: str, env: str, number: str, *, allow_failed: bool) -> tuple[M
         raise click.ClickException(f"no version of {name} holds {env}: there is nothing to go back from")
     if not number:
         return holder, version_before(holder, env)
-    target = get_version(name, int(number))
+    target = get_version(name, number.lstrip("0"))
     if target is None:
         numbers = ", ".join(sorted((str(version.version) for version in versions(name)), key=int))
         raise click.ClickException(f"{name} has no version {number}; it has {numbers}")

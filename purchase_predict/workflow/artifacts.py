@@ -10,14 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 import click
 import mlflow
 from mlflow.entities import LoggedModel, Run
 from mlflow.exceptions import MlflowException
 
-from purchase_predict.checksums import Damaged, checksum, differing
+from purchase_predict.checksums import Damaged, added, checksum, difference
 from purchase_predict.errors import first_line
+from purchase_predict.workflow import tags
 from purchase_predict.workflow.addresses import RunUri
 from purchase_predict.workflow.storing import local_folder
 
@@ -98,30 +100,59 @@ def _checksums(run: Run, paths: Sequence[str]) -> dict[str, str]:
 
 
 def recorded(run: Run) -> dict[str, Stored]:
-    """The artifacts that a completed run wrote."""
-    tags = run.data.tags
-    prefix = ARTIFACTS if f"{ARTIFACTS}.0" in tags else _ARTIFACTS_BEFORE
-    pieces = [tags[name] for number in range(len(tags)) if (name := f"{prefix}.{number}") in tags]
-    record = json.loads("".join(pieces) or "{}")
-    return {path: Stored(*entry) if isinstance(entry, list) else Stored(entry) for path, entry in record.items()}
+    """The artifacts that a completed run wrote; every version of this project has recorded them.
+
+    Raises:
+        click.ClickException: the record is missing, or is not what the step wrote.
+    """
+    written = run.data.tags
+    prefix = _ARTIFACTS_BEFORE if f"{_ARTIFACTS_BEFORE}.0" in written else ARTIFACTS
+    count = sum(name.startswith(f"{prefix}.") for name in written)
+    text = "".join(tags.required(run, f"{prefix}.{number}") for number in range(max(count, 1)))
+    # The text lacks its end if the last pieces are missing, so it is no JSON then.
+    record = tags.parsed(run, f"{prefix}.*", text)
+    return {path: _stored(entry) or tags.unreadable(run, f"{prefix}.*") for path, entry in record.items()}
+
+
+def _stored(entry: Any) -> Stored | None:
+    """An entry of the record: bytes and checksum, or bytes alone; None if it is neither."""
+    parts = entry if isinstance(entry, list) else [entry]
+    return Stored(*parts) if [type(part) for part in parts] in ([int], [int, str]) else None
+
+
+def _below(run: Run, path: str) -> dict[str, Stored]:
+    """The recorded files of a run's artifact, by their paths in the folder `path`, or by the file's own name."""
+    return {
+        name.removeprefix(path).lstrip("/") or Path(path).name: stored
+        for name, stored in recorded(run).items()
+        if name == path or name.startswith(f"{path}/")
+    }
 
 
 def checksums_below(run: Run, path: str) -> dict[str, str]:
-    """The checksum of each file of a run's artifact, by its path in the folder `path`, or by the file's own name."""
-    found = {}
-    for name, stored in recorded(run).items():
-        if stored.checksum and (name == path or name.startswith(f"{path}/")):
-            found[name.removeprefix(path).lstrip("/") or Path(path).name] = stored.checksum
-    return found
+    """The checksum of each file of a run's artifact, by its path in the folder `path`, or by the file's own name.
+
+    Raises:
+        click.ClickException: the record of the run's artifacts is missing, or is not what the step wrote.
+    """
+    return {name: stored.checksum for name, stored in _below(run, path).items() if stored.checksum}
 
 
-def problem(run: Run) -> str | None:
+def problem(run: Run, output: str) -> str | None:
     """The first problem with the artifacts of a completed run; None if all are as they were written.
 
-    Files that were added later do not matter: MLflow itself adds one to a model that is loaded by its version.
+    Args:
+        run: the step's.
+        output: the artifact that the next step takes. Nothing may be added to it, because its reader takes every file.
+            Elsewhere files may be added, such as a person's notes.
+
+    Raises:
+        click.ClickException: the record of the artifacts is missing, or is not what the step wrote.
     """
     record = recorded(run)
     name = run.info.run_id[:8]
+    if not _below(run, output):
+        return f"run {name} has no record of its output {output}"
     try:
         present = listed(run.info.run_id, sorted({path.partition("/")[0] for path in record}))
     except MlflowException as error:
@@ -134,7 +165,8 @@ def problem(run: Run) -> str | None:
             return f"artifact {path} of run {name} has {present[path]} bytes, not {stored.size}"
         if stored.checksum and (file := places.file(path)) and checksum(file) != stored.checksum:
             return f"artifact {path} of run {name} is damaged: its checksum differs from the recorded one"
-    return None
+    more = added([path for path in present if path.startswith(f"{output}/")], record)
+    return f"artifact {more} of run {name} was not written by it: somebody has added it since" if more else None
 
 
 def fetch(run: Run, path: str, folder: Path) -> Path:
@@ -149,21 +181,34 @@ def fetch(run: Run, path: str, folder: Path) -> Path:
         The downloaded file or folder.
 
     Raises:
-        Damaged: a file is missing, or not what was written.
+        Damaged: a file is missing, is not what was written, or was added.
+        click.ClickException: it cannot be downloaded, or the run has no record of it.
+    """
+    uri = str(RunUri(run.info.run_id, path))
+    known = _below(run, path)
+    if not known:
+        raise click.ClickException(f"{uri}: not among the artifacts that the run has recorded")
+    expected = {name: stored.checksum for name, stored in known.items() if stored.checksum}
+    wrong = None
+    for _ in range(_ATTEMPTS):
+        place = fetch_unchecked(run, path, folder)
+        wrong = difference(place, expected, "written", known)
+        if wrong is None:
+            return place
+    raise Damaged(f"{uri}: {wrong}")
+
+
+def fetch_unchecked(run: Run, path: str, folder: Path) -> Path:
+    """Downloads an artifact of a run that has no record yet. Arguments and result are those of `fetch`.
+
+    Raises:
         click.ClickException: it cannot be downloaded.
     """
     uri = str(RunUri(run.info.run_id, path))
-    expected = checksums_below(run, path)
-    wrong = None
-    for _ in range(_ATTEMPTS):
-        try:
-            place = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=tempfile.mkdtemp(dir=folder)))
-        except (MlflowException, OSError) as error:
-            raise click.ClickException(f"{uri}: cannot be fetched: {first_line(error)}") from error
-        wrong = differing(place, expected)
-        if wrong is None:
-            return place
-    raise Damaged(f"{uri}: {wrong} is not what was written: its checksum differs or it is missing")
+    try:
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=tempfile.mkdtemp(dir=folder)))
+    except (MlflowException, OSError) as error:
+        raise click.ClickException(f"{uri}: cannot be fetched: {first_line(error)}") from error
 
 
 class _Places:

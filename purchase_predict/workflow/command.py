@@ -22,7 +22,7 @@ from requests import RequestException
 from purchase_predict import mlflow_errors, parameters, progress
 from purchase_predict.errors import first_line, print_line, printable
 from purchase_predict.secrets import shown_uri
-from purchase_predict.settings import Settings, server_conflict
+from purchase_predict.settings import Settings, server_conflict, store_problem
 from purchase_predict.workflow import descriptions, lease, names, remote
 from purchase_predict.workflow.experiments import PROJECT_EXPERIMENT
 from purchase_predict.workflow.notification import Posted, notify
@@ -59,7 +59,7 @@ def _fail(message: str) -> NoReturn:
     if run_id:  # opened by `mlflow run`, and not yet active if the command line was wrong
         try:
             descriptions.record_failure(run_id, message)
-        except MlflowException:
+        except Exception:  # the store may be what is wrong
             logging.getLogger(__name__).debug("the error could not be recorded", exc_info=True)
     sys.exit(1)
 
@@ -117,15 +117,22 @@ def _open_run(entry_point: str) -> Iterator[Run]:
         if conflict:
             raise click.ClickException(conflict)
     settings.export()
+    server = shown_uri(mlflow.get_tracking_uri())
+    if problem := store_problem(mlflow.get_tracking_uri()):
+        raise click.ClickException(f"tracking server {server}: no run can be opened: {problem}")
     try:
         if not launched and (settings.experiment_name or "MLFLOW_EXPERIMENT_ID" not in os.environ):
             mlflow.set_experiment(settings.experiment_name or PROJECT_EXPERIMENT)
         if launched:
             remote.refuse_second_start(launched, lease.HEARTBEAT)
         run = mlflow.start_run()
-    except MlflowException as error:
-        server = shown_uri(mlflow.get_tracking_uri())
-        raise click.ClickException(f"tracking server {server}: no run can be opened: {first_line(error)}") from error
+    except (click.ClickException, RequestException):
+        raise
+    except Exception as error:  # of MLflow, or of what it opens a database with: a driver is missing, ...
+        what_to_do = ": install the driver of this database" if isinstance(error, ImportError) else ""
+        raise click.ClickException(
+            f"tracking server {server}: no run can be opened: {first_line(error)}{what_to_do}"
+        ) from error
     try:
         with lease.heartbeat(run, sweep=entry_point == "main"):
             yield run

@@ -1,6 +1,5 @@
 """Completed runs: how a run is marked complete, found again by its key, and checked."""
 
-import json
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from purchase_predict.checksums import Damaged
 from purchase_predict.errors import first_line
 from purchase_predict.secrets import shown_uri
-from purchase_predict.workflow import addresses, artifacts
+from purchase_predict.workflow import addresses, artifacts, tags
 from purchase_predict.workflow.experiments import shared_with
 
 #: Tags of a step's run: its key, the digest of its output, and, written last, the mark that it is complete.
@@ -63,13 +62,40 @@ def run_of(uri: str) -> Run:
 
 
 def inputs_of(run: Run) -> dict[str, str]:
-    """The URI of each input of a step's run that another step made."""
-    return dict(json.loads(run.data.tags.get(INPUTS) or run.data.tags.get(_INPUTS_BEFORE, "{}")))
+    """The URI of each input of a step's run that another step made.
+
+    Raises:
+        click.ClickException: the tag that holds them was changed.
+    """
+    return tags.texts(run, INPUTS if INPUTS in run.data.tags else _INPUTS_BEFORE)
 
 
 def output_uri(run: Run) -> str:
-    """`runs:/<run id>/<path>` of what a completed step made."""
-    return str(addresses.RunUri(run.info.run_id, run.data.tags[OUTPUT]))
+    """`runs:/<run id>/<path>` of what a completed step made.
+
+    Raises:
+        click.ClickException: the tag that names it is missing.
+    """
+    return str(addresses.RunUri(run.info.run_id, tags.required(run, OUTPUT)))
+
+
+def digest_of(run: Run) -> str:
+    """The content digest of what a completed step made.
+
+    Raises:
+        click.ClickException: the tag that holds it is missing.
+    """
+    return tags.required(run, DIGEST)
+
+
+def problem(run: Run) -> str | None:
+    """Why a completed run cannot be reused: what is wrong with its artifacts or with its tags; None if nothing is."""
+    try:
+        digest_of(run)
+        inputs_of(run)
+        return artifacts.problem(run, tags.required(run, OUTPUT))
+    except click.ClickException as error:
+        return error.format_message()
 
 
 def _search(experiment_id: str, condition: str, limit: int) -> list[Run]:
@@ -105,11 +131,11 @@ def find_completed(
     """
     reason = None
     for run in _search(experiment_id, f"tags.\"{KEY}\" = '{key}'", _CANDIDATES):
-        problem = artifacts.problem(run) or still_valid(run)
-        if not problem:
+        wrong = problem(run) or still_valid(run)
+        if not wrong:
             _completed[run.info.run_id] = run
             return run, None
-        reason = reason or problem
+        reason = reason or wrong
     return None, reason or _damage(experiment_id, key)
 
 

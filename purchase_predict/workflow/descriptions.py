@@ -36,8 +36,8 @@ def of_step(run: Run, summary: str, source: str, inputs: Mapping[str, str], outp
     made += [f"[model]({model_page(experiment_id, model.model_id)})" for model in models]
     if not models:
         made.append(f"[{output}]({artifact_page(experiment_id, run_id, output)})")
-    if number := run.data.tags.get("deploy.version"):
-        made.append(f"[version {number}]({version_page(run.data.tags['deploy.registry_name'], number)})")
+    if page_ := _version_page(run):
+        made.append(f"[version {run.data.tags['deploy.version']}]({page_})")
     lines.append(f"made: {', '.join(made)}")
     if parent := run.data.tags.get(MLFLOW_PARENT_RUN_ID):
         lines.append(f"part of: [the workflow]({page(experiment_id, parent)})")
@@ -118,9 +118,15 @@ def of_steps(steps: Sequence[tuple[str, str, Run]], sentence: str = "") -> str:
             links.insert(0, f"[Report of the model]({artifact_page(*home, REPORT)})")
             models = run.outputs.model_outputs if run.outputs else []
             links += [f"[Model]({model_page(home[0], model.model_id)})" for model in models]
-        if number := run.data.tags.get("deploy.version"):
-            links.append(f"[Version {number}]({version_page(run.data.tags['deploy.registry_name'], number)})")
+        if page_ := _version_page(run):
+            links.append(f"[Version {run.data.tags['deploy.version']}]({page_})")
     return "\n\n".join(filter(None, [sentence, " · ".join(links), "\n".join(table)]))
+
+
+def _version_page(run: Run) -> str:
+    """The page of the version that a deploy decided about; empty if the run's tags name none."""
+    name, number = (run.data.tags.get(tag) for tag in ("deploy.registry_name", "deploy.version"))
+    return version_page(name, number) if name and number else ""
 
 
 def _page_of(experiment_id: str, uri: str) -> str:

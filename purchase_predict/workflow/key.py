@@ -14,6 +14,8 @@ from purchase_predict.workflow.source import source_closure
 
 #: Goes up when the parts of a key change their meaning. 2: source files count by their syntax tree.
 KEY_FORMAT = 2
+#: The parts of a key that are objects, with a value for each name.
+GROUPS = ("parameters", "environment", "inputs", "source")
 #: The most differences that a reason names.
 _NAMED_DIFFERENCES = 3
 #: Source files that only use a search's result (report, backtest). They cannot change its trials, so the search key

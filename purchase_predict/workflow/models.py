@@ -13,12 +13,14 @@ from purchase_predict import mlflow_errors
 from purchase_predict.errors import first_line
 from purchase_predict.secrets import shown_uri
 from purchase_predict.workflow.addresses import LoggedModelUri, ModelUri, RunUri, parse
-from purchase_predict.workflow.completed import DIGEST, inputs_of, output_uri, run_of
+from purchase_predict.workflow.completed import DIGEST, digest_of, inputs_of, output_uri, run_of
 
 #: Tags of a version: the digest of its model, the URI of the dataset that it was trained with, and that data's source.
 MODEL_DIGEST, MODEL_DATASET, MODEL_SOURCE = "model.digest", "model.dataset", "model.source"
 #: Names the version with the highest number, where a URI could name a stage.
 _LATEST = "latest"
+#: The highest number that a version can have.
+_LAST_VERSION = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def find(uri: str) -> TrainedModel:
         if uri != output_uri(run):
             raise click.ClickException(f"{uri}: is not the model of that run; the model is {output_uri(run)}")
         outputs = run.outputs.model_outputs if run.outputs else []
-        return TrainedModel(uri, run.data.tags[DIGEST], outputs[-1].model_id if outputs else "", run, None)
+        return TrainedModel(uri, digest_of(run), outputs[-1].model_id if outputs else "", run, None)
     version, model_id = None, ""
     if isinstance(named, ModelUri):
         version = version_at(named)
@@ -115,6 +117,12 @@ def find(uri: str) -> TrainedModel:
     return TrainedModel(uri, str(digest), model_id, trained, version)
 
 
+def may_exist(number: str) -> bool:
+    """Whether a version can have this number: databases keep it in 32 bits, and fail if they are asked for more."""
+    digits = number.lstrip("0")
+    return digits.isdecimal() and len(digits) <= len(str(_LAST_VERSION)) and int(digits) <= _LAST_VERSION
+
+
 def version_at(named: ModelUri) -> ModelVersion:
     """The version that a URI names now, by number, alias, stage or `latest`.
 
@@ -125,6 +133,8 @@ def version_at(named: ModelUri) -> ModelVersion:
     try:
         if named.alias:
             return client.get_model_version_by_alias(named.name, named.alias)
+        if named.version and not may_exist(named.version):
+            _not_found(named, f"{named.name} has no version {named.version}")
         if named.version:
             return client.get_model_version(named.name, named.version)
         found = versions(named.name)

@@ -1,6 +1,5 @@
 """The plan of a step: its parameters with every input filled in, and the key computed from them."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,9 +10,9 @@ from mlflow.entities import Run
 
 from purchase_predict.parameters import MADE_BY, resolve
 from purchase_predict.settings import Settings
-from purchase_predict.workflow import models
-from purchase_predict.workflow.completed import DIGEST, KEY_PARTS, newest_completed, output_uri, run_of
-from purchase_predict.workflow.key import differences, key_of, key_parts, search_key_of
+from purchase_predict.workflow import models, tags
+from purchase_predict.workflow.completed import KEY_PARTS, digest_of, newest_completed, output_uri, run_of
+from purchase_predict.workflow.key import GROUPS, differences, key_of, key_parts, search_key_of
 
 #: Computes a source's content digest from its name and a Google Cloud project: `sources.fingerprint`. It is passed in,
 #: so that only the steps that read a source depend on that code.
@@ -77,7 +76,13 @@ class Plan:
         """In a few words, why a run of this step cannot be reused."""
         if earlier is None:
             return "no completed run yet"
-        return differences(json.loads(earlier.data.tags.get(KEY_PARTS, "{}")), self.parts) or "no completed run left"
+        try:
+            before = tags.json_object(earlier, KEY_PARTS)
+            if not all(isinstance(before.get(group, {}), dict) for group in GROUPS):
+                tags.unreadable(earlier, KEY_PARTS)
+        except click.ClickException as error:
+            return error.format_message()
+        return differences(before, self.parts) or "no completed run left"
 
 
 def input_digests(values: Mapping[str, Any], fingerprint: Fingerprint | None) -> dict[str, str]:
@@ -88,7 +93,7 @@ def input_digests(values: Mapping[str, Any], fingerprint: Fingerprint | None) ->
             assert fingerprint, "a step that reads a source needs its fingerprint"
             digests[name] = fingerprint(value, values.get("gcp_project", ""))
         elif name in MADE_BY:
-            digests[name] = models.find(value).digest if name == "model" else _output(name, value).data.tags[DIGEST]
+            digests[name] = models.find(value).digest if name == "model" else digest_of(_output(name, value))
     return digests
 
 

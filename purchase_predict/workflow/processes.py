@@ -21,11 +21,13 @@ def ended_here(name: str) -> bool:
     machine, _, process = name.partition(" ")
     if machine != _machine():
         return False
-    pid, start = process.split()[:2]
     try:
+        pid, start = process.split()[:2]
         os.kill(int(pid), 0)
     except ProcessLookupError:
         return True
+    except (ValueError, OverflowError):  # a heartbeat that was changed by hand
+        return False
     except PermissionError:
         pass
     try:

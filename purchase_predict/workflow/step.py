@@ -76,7 +76,7 @@ class StepRun:
 
     def fetch_own(self, path: str) -> Path:
         """Downloads an artifact of this run, although the run is not complete yet."""
-        return artifacts.fetch(self.run, path, self.folder())
+        return artifacts.fetch_unchecked(self.run, path, self.folder())
 
     def log(self, folder: Path, path: str = "") -> None:
         """Logs each file of a folder as an artifact of this run, with its checksum.

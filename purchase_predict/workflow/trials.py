@@ -9,10 +9,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import click
 import mlflow
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_USER
 
+from purchase_predict.errors import print_line
+from purchase_predict.workflow import tags
 from purchase_predict.workflow.completed import SEARCH_KEY
 from purchase_predict.workflow.experiments import shared_with
 
@@ -63,6 +66,11 @@ def earlier(search_key: str, experiment_id: str) -> list[dict[str, Any]]:
     )
     by_number: dict[int, dict[str, Any]] = {}
     for run in runs:
-        trial = json.loads(run.data.tags[_TRIAL])
-        by_number.setdefault(trial["number"], trial)
-    return [by_number[number] for number in range(len(by_number)) if set(range(number)) <= set(by_number)]
+        try:
+            trial = tags.json_object(run, _TRIAL)
+        except click.ClickException as error:  # the trial is computed again
+            print_line(f"a trial is not taken over: {error.format_message()}", err=True)
+            continue
+        if isinstance(number := trial.get("number"), int):
+            by_number.setdefault(number, trial)
+    return [by_number[number] for number in range(len(by_number)) if set(range(number + 1)) <= set(by_number)]

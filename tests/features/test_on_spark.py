@@ -134,12 +134,16 @@ def test_what_spark_cannot_read_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("on_cluster")
-def test_a_flipped_bit_or_a_lost_file_is_noticed_by_the_executors(tmp_path: Path) -> None:
+def test_a_flipped_bit_and_a_lost_or_added_file_are_noticed_by_the_executors(tmp_path: Path) -> None:
     load_source("sample:2000", *folders(tmp_path), 0)
     crc32 = json.loads((tmp_path / "loaded/source.json").read_text())["crc32"]
     (name,) = crc32
     file = tmp_path / "loaded/events" / name
-    content = bytearray(file.read_bytes())
+    added, content = file.with_name("more.parquet"), bytearray(file.read_bytes())
+    added.write_bytes(content)
+    with pytest.raises(Damaged, match=r"more\.parquet was not written by load"):
+        on_spark.primary_from_events(f"file://{tmp_path}/loaded/events", "UUID", crc32, f"file://{tmp_path}/primary")
+    added.unlink()
     content[len(content) // 2] ^= 4
     for damage in (lambda: file.write_bytes(content), lambda: file.rename(file.with_name("other.parquet"))):
         damage()

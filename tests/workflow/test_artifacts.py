@@ -1,6 +1,7 @@
 """Content is checked, not trusted: a flipped bit in any artifact is noticed, never used, and made anew."""
 
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import pytest
 from mlflow.entities import Run
 
 from purchase_predict.parameters import STEPS
-from purchase_predict.registry import versions
-from purchase_predict.workflow import artifacts, completed
+from purchase_predict.registry import model_files, versions
+from purchase_predict.workflow import artifacts, completed, models
 from steps.deploy import deploy
 from steps.predict import predict
 from tests.conftest import new_store
@@ -102,6 +103,72 @@ def test_the_next_workflow_makes_a_damaged_artifact_anew(finished: Workflow) -> 
     repaired = finished.main_here(*arguments)
     assert repaired.steps == {"load": "ran", **dict.fromkeys(STEPS[1:], "reused")}
     assert "is damaged" in repaired.reason("load")
+
+
+@pytest.mark.parametrize("step", ["load", "process", "train"])
+def test_a_file_that_was_added_to_an_output_is_noticed_before_it_is_reused_or_fetched(
+    finished: Workflow, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = finished.runs(step)[0]
+    uri, output = completed.output_uri(run), run.data.tags[completed.OUTPUT]
+    beside = next(file for path, file in sorted(files_of(run).items()) if path.startswith(f"{output}/"))
+    for name in ("data_1.parquet", "sub/data_0.parquet", ".hidden", "__pycache__/data.parquet"):
+        more = beside.parent / name
+        more.parent.mkdir(exist_ok=True)
+        shutil.copy(beside, more)
+        for local in (True, False):
+            with monkeypatch.context() as patch:
+                if not local:
+                    patch.setattr(artifacts, "local_folder", lambda uri: None)
+                reason = completed.problem(run)
+            assert f"/{name} of run {run.info.run_id[:8]} was not written by it: somebody has added" in str(reason)
+        with pytest.raises(click.ClickException, match=rf"^{uri}: \S*{name} was not written: somebody has added it"):
+            completed.fetch(uri, tmp_path)
+        more.unlink()
+        marked = mlflow.get_run(run.info.run_id).data.tags
+        assert "was not written" in marked[completed.DAMAGED]
+        assert marked[completed.COMPLETE] != "true"
+        mlflow.MlflowClient().set_tag(run.info.run_id, completed.COMPLETE, "true")
+    assert found(run)[0]
+
+
+def test_what_python_and_mlflow_add_to_a_model_does_not_matter(finished: Workflow, tmp_path: Path) -> None:
+    train = finished.runs("train")[0]
+    folder = files_of(train)["model/MLmodel"].parent
+    mlflow.register_model(completed.output_uri(train), "by-mlflow")
+    mlflow.pyfunc.load_model("models:/by-mlflow/1")
+    assert (folder / "registered_model_meta").exists()
+    (folder / "__pycache__").mkdir(exist_ok=True)
+    (folder / "__pycache__" / "purchase_model.cpython-312.pyc.1400000").touch()
+    assert found(train)[0]
+    assert completed.fetch(completed.output_uri(train), tmp_path).is_dir()
+    assert model_files.files_problem(versions.get_version("by-mlflow", 1)) is None  # type: ignore[arg-type]
+
+
+def test_the_next_workflow_repairs_an_output_to_which_a_file_was_added(finished: Workflow) -> None:
+    arguments = (*SOURCE, "-P", "max_evals=1", "-P", "env=staging")
+    events = next(file for path, file in files_of(finished.runs("load")[0]).items() if path.startswith("events/"))
+    shutil.copy(events, events.with_name("data_1.parquet"))
+    repaired = finished.main_here(*arguments)
+    assert repaired.steps == {"load": "ran", **dict.fromkeys(STEPS[1:], "reused")}
+    assert "data_1.parquet of run" in repaired.reason("load")
+
+
+def test_a_model_to_which_a_file_was_added_answers_nobody(finished: Workflow, tmp_path: Path) -> None:
+    train, name = finished.runs("train")[0], "added"
+    uri = completed.output_uri(train)
+    assert invoke(deploy, model=uri, registry_name=name, env="staging").exit_code == 0
+    deployed = finished.runs("deploy")[0]
+    more = files_of(train)["model/artifacts/booster.txt"].with_name("more.txt")
+    more.touch()
+    for address in (uri, f"models:/{models.find(uri).model_id}", f"models:/{name}@staging"):
+        scored = invoke(predict, model=address, input="sample:500", output=tmp_path / "scored.csv")
+        assert (scored.exit_code, (tmp_path / "scored.csv").exists()) == (1, False)
+        assert "artifacts/more.txt was not logged: somebody has added it since" in scored.stderr
+    assert versions.version_gone(deployed) == f"the model of version 1 of {name} is damaged"
+    again = invoke(deploy, model=uri, registry_name=name, env="production")
+    assert (again.exit_code, "model/artifacts/more.txt of run" in again.stderr) == (1, True)
+    more.unlink()
 
 
 def test_a_damaged_model_answers_nobody_and_is_registered_anew(finished: Workflow, tmp_path: Path) -> None:

@@ -8,6 +8,12 @@ from purchase_predict.workflow.completed import COMPLETE, KEY
 from purchase_predict.workflow.experiments import PROJECT_EXPERIMENT, shared_with
 
 
+@pytest.fixture(autouse=True)
+def _without_artifacts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runs here have no artifacts: the default experiment's would lie in this process's folder."""
+    monkeypatch.setattr(completed, "problem", lambda run: None)
+
+
 def made(experiment_id: str, key: str = "k") -> str:
     client = mlflow.MlflowClient()
     run_id = client.create_run(experiment_id, tags={KEY: key, COMPLETE: "true"}).info.run_id

@@ -70,10 +70,14 @@ class TestFinding:
         assert found is None
         assert "dataset/train.parquet" in str(reason)
 
-    def test_files_that_came_later_do_not_matter(self, experiment: str) -> None:
+    def test_files_that_came_later_matter_in_the_output_alone(self, experiment: str) -> None:
         run_id = self.make(experiment)
-        mlflow.MlflowClient().log_text(run_id, "note", "dataset/note.txt")
+        for name in ("note.txt", "notes/of_mine.txt", "dataset2/train.parquet"):
+            mlflow.MlflowClient().log_text(run_id, "note", name)
         assert find_completed(experiment, "k")[0].info.run_id == run_id
+        mlflow.MlflowClient().log_text(run_id, "note", "dataset/note.txt")
+        reason = f"artifact dataset/note.txt of run {run_id[:8]} was not written by it: somebody has added it since"
+        assert find_completed(experiment, "k") == (None, reason)
 
     def test_a_further_condition_is_asked(self, experiment: str) -> None:
         self.make(experiment)

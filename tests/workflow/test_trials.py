@@ -18,5 +18,8 @@ def test_trials_come_back_from_the_store_as_they_were() -> None:
             trials.record(trial.facts, "key", run)
         found = [Trial(**facts) for facts in trials.earlier("key", run.info.experiment_id)]
         assert trials.earlier("another key", run.info.experiment_id) == []
+        (run_of_trial, *_) = mlflow.search_runs(filter_string="attributes.run_name = 'trial 3'", output_format="list")
+        mlflow.MlflowClient().set_tag(run_of_trial.info.run_id, trials._TRIAL, "{oops")
+        assert len(trials.earlier("key", run.info.experiment_id)) == 2, "trials before the first one that is lost"
     # All that a later trial is held against is among it; the predictions are made again.
     assert found == [replace(trial, out_of_fold=None) for trial in made]

@@ -1,0 +1,72 @@
+"""Tags of runs and versions, for readers that need them: one that is missing or was changed by hand is one line."""
+
+import json
+from typing import Any, NoReturn
+
+import click
+from mlflow.entities import Run
+from mlflow.entities.model_registry import ModelVersion
+
+
+def required(of: Run | ModelVersion, tag: str) -> str:
+    """The value of a tag.
+
+    Raises:
+        click.ClickException: the tag is missing or empty.
+    """
+    value = _tags(of).get(tag)
+    return str(value) if value else _refuse(of, tag, "is missing")
+
+
+def json_object(of: Run | ModelVersion, tag: str) -> dict[str, Any]:
+    """The JSON object in a tag; empty if the tag is missing.
+
+    Raises:
+        click.ClickException: the tag holds anything else.
+    """
+    return parsed(of, tag, _tags(of).get(tag, "{}"))
+
+
+def texts(of: Run | ModelVersion, tag: str) -> dict[str, str]:
+    """The JSON object of texts in a tag; empty if the tag is missing.
+
+    Raises:
+        click.ClickException: the tag holds anything else.
+    """
+    found = json_object(of, tag)
+    return found if all(isinstance(value, str) for value in found.values()) else unreadable(of, tag)
+
+
+def parsed(of: Run | ModelVersion, tag: str, text: str) -> dict[str, Any]:
+    """A text as a JSON object.
+
+    Args:
+        of: whose tag it is, for the error.
+        tag: the tag, for the error.
+        text: its value.
+
+    Raises:
+        click.ClickException: the text is no JSON object.
+    """
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    return found if isinstance(found, dict) else unreadable(of, tag)
+
+
+def unreadable(of: Run | ModelVersion, tag: str) -> NoReturn:
+    """Raises the error for a tag whose value is not what the workflow wrote."""
+    _refuse(of, tag, "was changed and cannot be read")
+
+
+def _tags(of: Run | ModelVersion) -> dict[str, str]:
+    return dict(of.data.tags if isinstance(of, Run) else of.tags)
+
+
+def _refuse(of: Run | ModelVersion, tag: str, why: str) -> NoReturn:
+    if isinstance(of, Run):
+        raise click.ClickException(f"run {of.info.run_id}: its tag {tag} {why}: restore it, or run its step again")
+    raise click.ClickException(
+        f"{of.name} version {of.version}: its tag {tag} {why}: restore it, or deploy the model again"
+    )

@@ -1,0 +1,44 @@
+"""A tracking server that cannot be used: one line, at once, and without its password."""
+
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from steps.load import load
+from steps.status import status
+from tests.registered import invoke
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("mssql+pyodbc://ann:secret@server/db", "No module named 'pyodbc': install the driver of this database"),
+        ("mysql+nosuch://ann:secret@server/db", "Can't load plugin: sqlalchemy.dialects:mysql.nosuch"),
+        ("sqlite://ann:secret@server/db", "Invalid SQLite URL: sqlite://server/db"),
+        ("sqlite:///{folder}", "{folder} is a folder, not a file"),
+        ("sqlite:///{folder}/text.db", "{folder}/text.db is no SQLite database"),
+    ],
+)
+def test_a_store_that_cannot_be_opened_is_one_line(
+    uri: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "text.db").write_text("text")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.format(folder=tmp_path))
+    monkeypatch.setattr(mlflow.tracking._tracking_service.utils, "_tracking_uri", None)
+    result = invoke(status)
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Error: tracking server ")
+    assert f": no run can be opened: {message.format(folder=tmp_path)}" in line
+    assert "secret" not in line
+
+
+@pytest.mark.usefixtures("store")
+def test_a_source_whose_path_is_not_utf_8_does_not_blame_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"MLFLOW_EXPERIMENT_NAME": "tests", "MLFLOW_EXPERIMENT_ID": "1"}.items():
+        monkeypatch.setenv(name, value)
+    result = invoke(load, source=b"/tmp/caf\xe9".decode(errors="surrogateescape"))
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Error: source=/tmp/caf\\udce9: is not UTF-8 text")
