@@ -322,6 +322,11 @@ def resolve(entry_point: str, given: Mapping[str, object]) -> dict[str, Any]:
         )
     if (values.get("margin") is None) != (values.get("code_cost") is None):
         raise click.ClickException("margin and code_cost belong together: give both, or neither")
+    if values.get("margin") is not None and values["code_cost"] >= values["margin"]:
+        raise click.ClickException(
+            f"margin={values['margin']:g} code_cost={values['code_cost']:g}: a purchase with a code earns nothing, "
+            "so no code can pay; code_cost must be less than margin"
+        )
     return values
 
 

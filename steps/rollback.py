@@ -39,7 +39,9 @@ def rollback(run: Run, registry_name: str, env: str, version: str, reason: str, 
         who = run.data.tags.get("mlflow.user", "unknown")
         when = datetime.now(UTC).isoformat(timespec="seconds")
         forward = bool(version) and int(target.version) > int(holder.version)
-        record = f"from {env} to version {target.version} by {who} at {when}" + (f": {reason}" if reason else "")
+        # The value of two tags: `rolled_back.<env>` of the holder and `moved_by_hand.<env>` of the target.
+        moved = f"from version {holder.version} to version {target.version} in {env}"
+        record = f"{moved} by {who} at {when}" + (f": {reason}" if reason else "")
         if not promotion.roll_back(holder, target, env, record, Author.of(run, reason), blame=not forward):
             raise click.ClickException(
                 f"another version took over {env} of {registry_name} meanwhile: check with -e status, then try again"

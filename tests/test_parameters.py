@@ -70,6 +70,9 @@ def test_defaults_fill_what_is_not_given() -> None:
 def test_the_money_of_codes_is_given_as_a_whole_or_not_at_all(entry_point: str) -> None:
     assert resolve(entry_point, {"margin": "12", "code_cost": "3"})["code_cost"] == 3
     assert resolve(entry_point, {})["margin"] is None
+    for margin, code_cost in ((3, 5), (3, 3)):
+        with pytest.raises(click.ClickException, match=f"margin=3 code_cost={code_cost}: .* must be less than margin"):
+            resolve(entry_point, {"margin": margin, "code_cost": code_cost})
     with pytest.raises(click.ClickException, match="give both, or neither"):
         resolve(entry_point, {"margin": 12})
 

@@ -40,7 +40,7 @@ class _OneLineErrors(click.Command):
         except StepFailed:
             sys.exit(1)
         except click.ClickException as error:
-            _fail(error.format_message())
+            self._fail(error.format_message())
         except click.Abort as abort:  # click turns a KeyboardInterrupt into it
             if not isinstance(abort.__cause__, Stopped):
                 sys.exit(128 + signal.SIGINT)
@@ -49,19 +49,23 @@ class _OneLineErrors(click.Command):
         except (MlflowException, RequestException) as error:
             if isinstance(error, MlflowException) and not mlflow_errors.is_of_the_server(error):
                 raise
-            _fail(f"tracking server {shown_uri(mlflow.get_tracking_uri())}: {first_line(error)}")
+            self._fail(f"tracking server {shown_uri(mlflow.get_tracking_uri())}: {first_line(error)}")
+
+    def _fail(self, message: str) -> NoReturn:
+        message = printable(message)
+        print_line(f"Error: {message}", err=True)
+        run_id = os.environ.get("MLFLOW_RUN_ID")
+        if run_id:  # opened by `mlflow run`, and not yet active if the command line was wrong
+            try:
+                _record_failure(run_id, self.name or "", message)
+            except Exception:  # the store may be what is wrong
+                logging.getLogger(__name__).debug("the error could not be recorded", exc_info=True)
+        sys.exit(1)
 
 
-def _fail(message: str) -> NoReturn:
-    message = printable(message)
-    print_line(f"Error: {message}", err=True)
-    run_id = os.environ.get("MLFLOW_RUN_ID")
-    if run_id:  # opened by `mlflow run`, and not yet active if the command line was wrong
-        try:
-            descriptions.record_failure(run_id, message)
-        except Exception:  # the store may be what is wrong
-            logging.getLogger(__name__).debug("the error could not be recorded", exc_info=True)
-    sys.exit(1)
+def _record_failure(run_id: str, entry_point: str, message: str) -> None:
+    descriptions.record_failure(run_id, message)
+    names.give_to_failed(run_id, entry_point)
 
 
 def _notify_of_failure(run: Run, entry_point: str, message: str) -> None:
@@ -138,7 +142,7 @@ def _open_run(entry_point: str) -> Iterator[Run]:
             yield run
     except click.ClickException as error:
         message = printable(error.format_message())
-        descriptions.record_failure(run.info.run_id, message)
+        _record_failure(run.info.run_id, entry_point, message)
         mlflow.end_run("FAILED")
         if not isinstance(error, Posted):
             _notify_of_failure(run, entry_point, message)
@@ -146,14 +150,27 @@ def _open_run(entry_point: str) -> Iterator[Run]:
     except KeyboardInterrupt:
         closing.set()
         mlflow.end_run("KILLED")
+        if entry_point != "serve":  # a server is meant to be ended like this
+            _record_interruption(run, entry_point)
         raise
     except BaseException as error:
         message = f"{type(error).__name__}: {first_line(error)}"
-        descriptions.record_failure(run.info.run_id, message)
+        _record_failure(run.info.run_id, entry_point, message)
         mlflow.end_run("FAILED")
         _notify_of_failure(run, entry_point, message)
         raise
     mlflow.end_run("FINISHED")
+
+
+def _record_interruption(run: Run, entry_point: str) -> None:
+    """Says on the terminal and in the run's description what an interrupted run leaves. Main leaves it to its step."""
+    try:
+        sentence = descriptions.record_interruption(run)
+    except (MlflowException, RequestException):  # the run is closed; the server may be away
+        logging.getLogger(__name__).debug("the interruption could not be recorded", exc_info=True)
+        return
+    if entry_point != "main":
+        print_line(f"{entry_point}: {sentence}", err=True)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from purchase_predict.workflow.addresses import ModelUri, RunUri, artifact_page,
 from purchase_predict.workflow.artifacts import TAG_LENGTH
 from purchase_predict.workflow.completed import ERROR
 from purchase_predict.workflow.models import run_if_there
+from purchase_predict.workflow.trials import finished_below
 
 REPORT = "report.html"
 
@@ -48,6 +49,20 @@ def of_step(run: Run, summary: str, source: str, inputs: Mapping[str, str], outp
 def of_failure(message: str) -> str:
     """The description of a run that failed."""
     return f"**Failed**: {printable(message)}"[:TAG_LENGTH]
+
+
+def record_interruption(run: Run) -> str:
+    """Writes to a run's description that it was interrupted, and what the next run can use; returns that sentence.
+
+    Args:
+        run: a run of this process that Ctrl-C or a signal has ended.
+    """
+    kept, trials = "", finished_below(run)
+    if trials:
+        them = "1 finished trial is kept" if trials == 1 else f"{trials} finished trials are kept"
+        kept = f": {them}; the next run with the same data, code, metric and seed goes on from there"
+    mlflow.MlflowClient().set_tag(run.info.run_id, MLFLOW_RUN_NOTE, f"**Interrupted**{kept}")
+    return f"interrupted{kept}"
 
 
 def describe(run: Run, sentence: str, files: Iterable[str], uris: Mapping[str, str]) -> None:

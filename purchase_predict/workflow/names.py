@@ -64,6 +64,13 @@ def give(run: Run, entry_point: str, name: str) -> None:
         mlflow.MlflowClient().update_run(run.info.run_id, name=name)
 
 
+def give_to_failed(run_id: str, entry_point: str) -> None:
+    """Names a run that failed before it had a name of its own, for example because a parameter was wrong."""
+    run = mlflow.MlflowClient().get_run(run_id)
+    if (run.info.run_name or "") != entry_point:  # main has named its step
+        give(run, entry_point, f"{entry_point}: failed at its start")
+
+
 def given(name: str, entry_point: str) -> bool:
     """Whether a name is not the user's: MLflow made it up (`vaunted-calf-622`), or main named the step."""
     words = name.split("-")

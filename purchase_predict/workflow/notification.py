@@ -37,7 +37,8 @@ class Posted(click.ClickException):
 def notify(text: str, run: Run) -> None:
     """Posts `{"text": ...}`, which Slack and others understand, with a link to the run, if NOTIFY_URL is set.
 
-    A notification that cannot be sent is one line on stderr. It never fails the run.
+    A tracking store without a server has no pages; the post then has the run's id. A notification that cannot be sent
+    is one line on stderr. It never fails the run.
 
     Args:
         text: what happened, in a sentence.
@@ -49,8 +50,8 @@ def notify(text: str, run: Run) -> None:
         return
     if not address:
         return
-    page = addresses.link(run.info.experiment_id, run.info.run_id)
-    body = json.dumps({"text": " ".join(filter(None, [printable(text)[:_LENGTH], page]))})
+    page = addresses.link(run.info.experiment_id, run.info.run_id) or f"(run {run.info.run_id})"
+    body = json.dumps({"text": f"{printable(text)[:_LENGTH]} {page}"})
     answers: list[str] = []
     # In a thread: a connection's timeout limits neither a DNS lookup nor an answer that arrives in small pieces.
     sending = threading.Thread(target=lambda: answers.append(_post(address, body.encode())), daemon=True)

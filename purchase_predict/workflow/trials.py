@@ -52,6 +52,19 @@ def recorder(search_key: str, parent: Run) -> Callable[[Mapping[str, Any]], None
     return partial(record, search_key=search_key, parent=parent)
 
 
+def finished_below(run: Run) -> int:
+    """The number of trials that a run of train, or of a workflow, has recorded."""
+    client, experiments = mlflow.MlflowClient(), [run.info.experiment_id]
+
+    def below(run_id: str, condition: str = "") -> list[Run]:
+        parent = f"tags.{MLFLOW_PARENT_RUN_ID} = '{run_id}'"
+        return list(client.search_runs(experiments, parent + condition, max_results=_MAX_RUNS))
+
+    is_trial = f" and tags.\"{_TRIAL}\" LIKE '%'"
+    steps = [run, *(child for child in below(run.info.run_id) if _TRIAL not in child.data.tags)]
+    return sum(len(below(step.info.run_id, is_trial)) for step in steps)
+
+
 def earlier(search_key: str, experiment_id: str) -> list[dict[str, Any]]:
     """Reads the trials that were recorded with this search key, in the experiment and the one it shares runs with.
 

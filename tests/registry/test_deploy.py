@@ -160,11 +160,14 @@ def test_rollback_goes_back_and_the_workflow_does_not_undo_it(models: dict[str, 
     left = versions.get_version(name, 2)
     assert left
     said = left.tags["rolled_back.production"]
-    assert re.fullmatch(r"from production to version 1 by \S+ at \S+: coupons for everyone", said)
+    target = versions.get_version(name, 1)
+    assert target
+    assert target.tags["moved_by_hand.production"] == said
+    assert re.fullmatch(r"from version 2 to version 1 in production by \S+ at \S+: coupons for everyone", said)
 
     again = invoke(deploy, model=models["good"].uri, registry_name=name, env="production")
     assert again.exit_code == 0
-    assert "not promoted (rolled back from production" in again.output
+    assert "not promoted (rolled back from version 2 to version 1 in production by" in again.output
     assert holders(name)["production"] == 1
 
     described = notes("rollback")

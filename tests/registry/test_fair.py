@@ -251,9 +251,9 @@ def test_what_is_said_at_the_end_is_what_the_registry_says_then(trained: dict[st
         "now version 1 does not hold staging: another version was promoted since"
     )
     assert invoke(rollback, registry_name=name, env="staging", reason="coupons").exit_code == 0
-    assert standing(second).sentence.startswith("now version 2 does not hold staging: rolled back from staging")
+    assert standing(second).sentence.startswith("now version 2 does not hold staging: rolled back from version 2")
     assert standing(second).sentence.endswith("coupons; version 1 holds staging")
-    assert " now version 2 did not hold staging: rolled back from staging" in standing(second).record
+    assert " now version 2 did not hold staging: rolled back from version 2" in standing(second).record
     assert standing(second).record.endswith("coupons; version 1 held staging.")
     assert standing(second).outcome == "did not hold staging"
     deployed(name, trained["small test"].uri, min_roc_auc="0.999")

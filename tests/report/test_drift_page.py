@@ -50,6 +50,14 @@ def test_columns_about_products_that_lack_a_history_are_not_blamed_on_the_data()
     assert "moved because" not in drift_page.render(shown, FACTS)
 
 
+def test_the_legend_has_the_line_of_the_drawing() -> None:
+    text = drift_page.render(prediction(), FACTS)
+    assert '<span class="key second solid"></span>now' in text
+    assert ".beside .line { stroke-dasharray: none;" in text
+    # Of equal weight, the later rule counts.
+    assert text.index(".key.second {") < text.index(".key.solid { border-top-style: solid; }")
+
+
 def test_carts_like_the_training_rows_are_said_to_be_so() -> None:
     text = drift_page.render(prediction(moved=False), FACTS)
     assert "judged column by column" in text

@@ -128,6 +128,14 @@ def test_the_weakest_part_comes_first_and_is_named() -> None:
     assert f"The weakest part is {shown.slices[0].by} “{shown.slices[0].name}”" in render(shown)
 
 
+def test_sentences_that_had_to_be_read_twice_are_gone() -> None:
+    text = " ".join(render(dataclasses.replace(contents(), money=Money(12.0, 3.0))).split())
+    assert "how often a bought cart gets a higher probability than a cart that was not bought" in text
+    assert "the codes pay if more than this share of the others buy because of the code" in text
+    assert "assume that no visitor in the data got a code; the data do not say so" in text
+    assert re.search(r"In \d+ of \d+ parts the whole interval lies below|In no part does the whole interval lie", text)
+
+
 def test_every_metric_stands_beside_its_baseline() -> None:
     shown = contents()
     text = render(shown)
@@ -204,7 +212,11 @@ def test_past_weeks_stand_beside_the_constant_answer_and_what_is_left_out_is_sai
         assert f"{area.value:.3f}<small>{area.low:.3f} to {area.high:.3f}</small><small>baseline 0.500</small>" in after
     assert after.count('<circle class="dot"') == len(shown.backtest.scored)
     without = render(dataclasses.replace(shown, backtest=None))
-    assert "Not measured: it was switched off, or the rows have no time." in without
+    assert "Not measured: it was switched off (<code>backtest=false</code>)." in without
+    by_user = dataclasses.replace(shown.description, split="user", cut=None)
+    assert "Not measured: the rows have no time." in render(
+        dataclasses.replace(shown, backtest=None, description=by_user)
+    )
 
 
 def test_the_folds_are_listed_with_their_spans() -> None:

@@ -1,4 +1,5 @@
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -63,7 +64,7 @@ def test_a_text_is_posted_as_slack_takes_it(run: Run, monkeypatch: pytest.Monkey
         monkeypatch.setenv("NOTIFY_URL", address)
         notify("version 3 of https://me:password@host/x\x1b[31m", run)
     (body,) = bodies
-    assert json.loads(body) == {"text": "version 3 of https://host/x\\x1b[31m"}
+    assert json.loads(body) == {"text": f"version 3 of https://host/x\\x1b[31m (run {run.info.run_id})"}
 
 
 def test_without_an_address_nothing_is_sent(
@@ -121,7 +122,7 @@ def test_a_failure_is_told_once_and_leaves_nothing_of_the_address(store: str, mo
         asked = invoke(status, registry_name="missing")
     assert (failed.exit_code, asked.exit_code) == (1, 1)
     (text,) = (json.loads(body)["text"] for body in bodies)
-    assert text == "train failed: max_evals=0: must be a whole number, 1 or more"
+    assert re.fullmatch(r"train failed: max_evals=0: must be a whole number, 1 or more \(run [0-9a-f]{32}\)", text)
     assert SECRET not in failed.output + failed.stderr
     client = mlflow.MlflowClient()
     runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
