@@ -6,6 +6,7 @@ uncommitted changes, and an artifact holds them.
 
 import logging
 import os
+import re
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -21,11 +22,27 @@ UNCOMMITTED = "source/uncommitted.diff"
 
 #: The most bytes of changes that are kept: enough for edits by hand, too few for data added by mistake.
 _MAX_BYTES = 1_000_000
-#: Files that people keep secrets in.
-_SECRETS = (
-    *(".env*", "*.env", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", ".netrc", "id_*"),
-    *("*key*.json", "*credential*", "*secret*"),
+#: The most bytes of names of files.
+_MAX_NAMES = 100_000_000
+#: Words that say what is in a file, in any case; a word ends at a sign, a digit or a capital letter.
+_SECRET_WORD = re.compile(
+    r".*(passw|passphrase|secret|credential|htpasswd|keystore|keyring|token)[a-z]*|[a-z]*keys?|apikey[a-z]*|o?auth|creds?"
+    r"|pwd|pass|pgpass|netrc|jwt|bearer|vault|wallet|kubeconfig|gcp|gcloud|serviceaccount|env(rc)?|dotenv"
 )
+_WORD = re.compile(r"[A-Z]*[a-z]+|[A-Z]+")
+#: Endings of keys, of stores of keys and passwords, and of encrypted files.
+_SECRET_ENDING = re.compile(
+    r"pem|key|p8|p12|pfx|ppk|der|jks|jceks|keytab|kdbx?|asc|gpg|pgp|age|ovpn|tfvars|tfstate|rdp|htpasswd|pgpass", re.I
+)
+#: Settings of programs that keep a password or token in them, and the folders of such programs.
+_SECRET_FILE = re.compile(
+    r"[._]netrc|\.(npmrc|yarnrc(\.yml)?|pypirc|condarc|dockercfg|boto|s3cfg|my\.cnf|databrickscfg|mc|htaccess)"
+    r"|pip\.conf|rclone\.conf|\.?\w*_history|service.?account.*|id_\w+.*",
+    re.I,
+)
+_SECRET_FOLDER = re.compile(r"\.(ssh|gnupg|aws|azure|kube|docker|gcloud|oci|password-store)|secrets?|credentials", re.I)
+#: Code holds no secret by its name: `secrets.py` handles them.
+_CODE = (".py", ".pyi")
 #: Seconds that the end of the run waits for the recording, at most.
 _MAX_WAIT = 10
 
@@ -57,25 +74,45 @@ def uncommitted(project: Path) -> str | None:
     """The uncommitted changes of the project's folder: the names (`git status`), then the differences (`git diff`).
 
     Added, renamed and untracked files may hold secrets, so only their names are kept. The same holds for files whose
-    name suggests a secret (`_SECRETS`).
+    name suggests a secret (`suggests_secrets`).
 
     Returns:
-        "" if everything is committed; None without git, a repository or a commit.
+        "" if everything is committed; None without git, a repository or a commit, or in one with millions of files.
     """
     status = _git(project, "status", "--porcelain", "--", ".")
     if not status:
         return status
+    # Of all files, because one may change between this call and the next.
+    names = _git(project, "ls-files", "-z", "--", ".", most=_MAX_NAMES)
+    if names is None or len(names) >= _MAX_NAMES:
+        return None
+    secret = [name for name in names.split("\0") if suggests_secrets(name)]
     differences = _git(
         project,
         *("diff", "HEAD", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames", "--diff-filter=MT"),
-        *("--", ".", *(f":(exclude,glob,icase)**/{pattern}" for pattern in _SECRETS)),
+        *("--", ".", *(f":(exclude,literal){name}" for name in secret)),
     )
     if differences is None:
         return None
-    return f"{status}\n{differences}"
+    return f"{status}\n{differences}".encode(errors="replace").decode()
 
 
-def _git(folder: Path, *arguments: str) -> str | None:
+def suggests_secrets(path: str) -> bool:
+    """Whether the path of a file, with `/` between folders, suggests that it holds passwords, tokens or keys."""
+    *folders, name = path.split("/")
+    if name.lower().endswith(_CODE):
+        return False
+    ending = name.rpartition(".")[2]
+    return bool(
+        any(_SECRET_WORD.fullmatch(word.lower()) for word in _WORD.findall(name))
+        or ("." in name and _SECRET_ENDING.fullmatch(ending))
+        or _SECRET_FILE.fullmatch(name)
+        or any(map(_SECRET_FOLDER.fullmatch, folders))
+    )
+
+
+def _git(folder: Path, *arguments: str, most: int = _MAX_BYTES) -> str | None:
+    """What a command of git prints, up to a number of bytes; None if it fails. Odd bytes stand as surrogates."""
     try:
         with subprocess.Popen(
             ["git", *arguments],
@@ -87,10 +124,10 @@ def _git(folder: Path, *arguments: str) -> str | None:
             stderr=subprocess.DEVNULL,
         ) as process:
             assert process.stdout
-            kept = process.stdout.read(_MAX_BYTES)
+            kept = process.stdout.read(most)
             if process.stdout.read(1):
                 process.kill()
-                return kept.decode(errors="replace") + f"\n[cut after {_MAX_BYTES} bytes]\n"
+                return os.fsdecode(kept) + f"\n[cut after {most} bytes]\n"
     except OSError:
         return None
-    return kept.decode(errors="replace") if process.returncode == 0 else None
+    return os.fsdecode(kept) if process.returncode == 0 else None

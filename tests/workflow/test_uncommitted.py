@@ -4,6 +4,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
+from purchase_predict.settings import PROJECT
 from purchase_predict.workflow import uncommitted as recording
 from purchase_predict.workflow.uncommitted import UNCOMMITTED, uncommitted
 from tests.conftest import checkout
@@ -64,25 +65,76 @@ def test_the_content_of_a_renamed_file_is_never_shown(project: Path, name: str) 
     assert "hunter" not in found
 
 
-@pytest.mark.parametrize("name", ["client.env", "deploy/id_rsa", "server.pem", "key-loader.json", "my-credentials.txt"])
+SECRETS = [
+    *("password.txt", "PASSWORDS.csv", "db.passwd", "passphrase", "token.txt", "token_file", "accessToken.json"),
+    *(
+        "apikey.txt",
+        "ApiKeys.csv",
+        "API_KEY",
+        "client_key",
+        "keys.yaml",
+        "key.json",
+        "sshkey",
+        "auth.json",
+        "oauth2.json",
+    ),
+    *("secret.yaml", "Secret_2.txt", "app-secrets.toml", "secrets/app.yaml", "my-credentials.txt", ".git-credentials"),
+    *("service-account.json", "service_account.yaml", "serviceAccount.json", "gcp.json", "kubeconfig", ".kube/config"),
+    *(".pgpass", ".htpasswd", ".netrc", "_netrc", ".npmrc", ".pypirc", ".dockercfg", ".docker/config.json", ".boto"),
+    *(".env", ".env.local", "prod.env.local", "env", "x.env", ".envrc", "env.prod", ".aws/config", ".ssh/config"),
+    *("private.ppk", "wallet.p8", "my.kdbx", "a.pem", "a.KEY", "a.p12", "a.jks", "tls.crt.key", "dump.sql.gpg"),
+    *("id_rsa", "deploy/id_ed25519.bak", "terraform.tfvars", "terraform.tfstate", ".bash_history", "creds.json"),
+]
+NO_SECRETS = [
+    *("README.md", "main.py", "secrets.py", "key.py", "test_key.py", "a/auth.py", "steps/token.pyi", "MLproject"),
+    *("conda.yaml", "environment.yml", "docs/features.md", "requirements.lock", "notebook.ipynb", "data.csv"),
+    *("monitor.yaml", "keyboard.md", "authors.md", "passing.csv", "compass.json", "events.json", "page.html.jinja"),
+]
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_name_that_suggests_secrets_is_known(name: str) -> None:
+    assert recording.suggests_secrets(name)
+    assert recording.suggests_secrets(f"deep/er/{name}")
+
+
+@pytest.mark.parametrize("name", NO_SECRETS)
+def test_other_names_suggest_no_secret(name: str) -> None:
+    assert not recording.suggests_secrets(name)
+
+
+def test_of_this_project_only_dotenv_suggests_secrets() -> None:
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=PROJECT, check=True, capture_output=True, text=True).stdout
+    assert [name for name in names.split("\0") if recording.suggests_secrets(name)] in ([".env"], [])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["client.env", "deploy/id_rsa", "PASSWORDS.csv", ".docker/config.json", "a [b]*/é token.txt", "t\udcff-token"],
+)
 def test_the_differences_of_a_file_that_holds_secrets_by_its_name_are_never_shown(project: Path, name: str) -> None:
     (project / name).parent.mkdir(exist_ok=True)
     (project / name).write_text("old hunter2\n")
+    (project / "b.txt").write_text("old\n")
     git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
-    subprocess.run([*git, "add", "-f", name], cwd=project, check=True)
+    subprocess.run([*git, "add", "-f", "."], cwd=project, check=True)
     subprocess.run([*git, "commit", "-qm", "secret"], cwd=project, check=True)
     (project / name).write_text("new hunter3\n")
+    (project / "b.txt").write_text("new\n")
     found = uncommitted(project)
     assert found is not None
-    assert name in found
+    assert name in found or not name.isascii()  # git escapes other characters
     assert "hunter" not in found
+    assert "+new" in found
 
 
 @pytest.mark.parametrize(
     "name",
     [
         *("client.env", "sub/x.env", ".env.local", "key.json", "my-key-1.json", "a.pem", "a.pfx", "a.jks"),
-        *(".netrc", "sub/id_rsa", "id_ed25519.bak"),
+        *(".netrc", "sub/id_rsa", "id_ed25519.bak", ".pgpass", ".htpasswd", ".npmrc", ".pypirc", ".dockercfg", ".boto"),
+        *("kubeconfig", "a.ppk", "a.p8", "a.kdbx", "password.txt", "PASSWORDS.csv", "service-account.json"),
+        *("service_account.yaml", "gcp.json", "sub/token.txt", "secrets.yaml", "prod.env.local"),
     ],
 )
 def test_git_ignores_files_that_hold_secrets(project: Path, name: str) -> None:
