@@ -10,7 +10,6 @@ from pathlib import Path
 
 import click
 import duckdb
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from gcp_storage_emulator.server import create_server
@@ -111,23 +110,6 @@ def test_sessions_are_uuids_where_those_of_all_files_are(sessions: list[str], bo
     by_spark, by_duckdb = box.by_spark(), box.by_duckdb()
     assert by_spark == by_duckdb
     assert by_spark.manifest["session_type"] == ("UUID" if set(sessions) == {UUID} else "VARCHAR")
-
-
-def test_values_that_cannot_be_converted_are_refused_alike(box: SparkBox) -> None:
-    box.write("\n".join([HEADER, GOOD, bad(event_time="epoch"), bad(price="1_000.5")]), "a.csv")
-    box.write(gzip.compress(f"{HEADER}\n{bad(event_time='2019-10-01 00:00:00+25:00')}\n{GOOD}".encode()), "b.csv.gz")
-    for name, column in (("c", "event_time"), ("d", "brand")):
-        events = sample.events(2)
-        values = pa.array([1_569_888_000_000, 2**62]).view(pa.timestamp("ms"))
-        if column == "brand":
-            values = pa.array([b"x", b"\xff"]).view(pa.string())
-        at = events.schema.get_field_index(column)
-        pq.write_table(events.set_column(at, column, values), box.source / f"{name}.parquet")
-    by_spark = box.by_spark()
-    assert by_spark == box.by_duckdb()
-    assert [(file, line) for file, line, *_ in by_spark.rejects] == [
-        ("a.csv", 3), ("a.csv", 4), ("b.csv.gz", 2), ("c.parquet", 2), ("d.parquet", 2),
-    ]  # fmt: skip
 
 
 def test_a_ready_primary_table_is_loaded_alike(box: SparkBox) -> None:

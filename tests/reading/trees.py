@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from hypothesis import strategies as st
 
 from purchase_predict.sources import sample
@@ -37,8 +39,19 @@ PACKERS = {".csv.zip": _zip, ".csv.bz2": bz2.compress, ".csv.xz": lzma.compress,
            ".json": bytes, ".2019": bytes, ".zip.001": _zip, ".unknown": bytes}  # fmt: skip
 #: What holds no table, whatever is in it.
 DOCUMENTS = ("notes-{}.md", "README_{}.txt", "schema-{}.json", "LICENSE-{}", "part-{}.csv.md5", "query-{}.sql")
-KINDS = ("csv", "gz", "parquet", "empty", "empty gz", "header", "broken row", "packed", "document", "hidden",
-         "hidden folder", "partition", "link", "linked folder", "loop", "dangling", "bookkeeping")  # fmt: skip
+KINDS = ("csv", "gz", "parquet", "empty", "empty gz", "header", "broken row", "broken Parquet row", "packed",
+         "document", "hidden", "hidden folder", "partition", "link", "linked folder", "loop", "dangling",
+         "bookkeeping")  # fmt: skip
+
+
+def with_broken_value(events: pa.Table) -> pa.Table:
+    """Events, the last with a value that DuckDB cannot scan: a time far from ours, or text that is not UTF-8."""
+    column, values = (
+        ("event_time", pa.array([0] * (events.num_rows - 1) + [2**62]).view(pa.timestamp("ms")))
+        if events.num_rows % 2
+        else ("brand", pa.array([b"x"] * (events.num_rows - 1) + [b"\xff"]).view(pa.string()))
+    )
+    return events.set_column(events.schema.get_field_index(column), column, values)
 
 
 def add(tree: Tree, kind: str, number: int, rows: int, folder: str) -> None:
@@ -64,7 +77,12 @@ def add(tree: Tree, kind: str, number: int, rows: int, folder: str) -> None:
         case "header":
             write(f"{name}.csv", HEADER.encode())
         case "broken row":
-            write(f"{name}.csv", text + bad(price="x").encode())
+            row = (bad(price="x"), bad(price="1_000.5"), bad(event_time="epoch"))[rows % 3]
+            write(f"{name}.csv", text + row.encode())
+            tree.rows += rows + 1
+        case "broken Parquet row":
+            (tree.root / prefix).mkdir(parents=True, exist_ok=True)
+            pq.write_table(with_broken_value(sample.events(rows + 1)), tree.root / f"{name}.parquet")
             tree.rows += rows + 1
         case "packed":
             ending, pack = list(PACKERS.items())[rows % len(PACKERS)]
