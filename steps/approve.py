@@ -34,8 +34,7 @@ def approve(run: Run, registry_name: str, version: str, env: str, reason: str) -
     trained = models.find(versions.uri(waits.version))
     approved = "approved" + (f": {reason}" if reason else "")
     with scratch_folder() as scratch:
-        folder = fetch(waits.dataset, scratch)
-        description = Description.read(folder)
+        description = Description.read(folder := fetch(waits.dataset, scratch))
         files = ModelFiles(versions.files_of, training_rows(waits.dataset, lambda uri: fetch(uri, scratch)))
         rows = HeldOutRows.read(folder / "test.parquet", description.base_rate.train, files)
 
@@ -45,14 +44,14 @@ def approve(run: Run, registry_name: str, version: str, env: str, reason: str) -
 
         judgement = decide(waits.version, waits.env, rows, waits.rules, model_card, run, approved)
         facts = judgement.facts | {"approval": {"by": run.data.tags.get("mlflow.user", "unknown"), "reason": reason}}
-        page = promotion_page.write(facts, judgement.scores, history.train_step(trained.run), scratch / "page")
-        mlflow.log_artifacts(str(page))
+        train = history.train_step(trained.run)
+        mlflow.log_artifacts(str(promotion_page.write(facts, judgement.scores, train, scratch / "page")))
     mlflow.set_tags(judgement.tags)
     outcome = f"{registry_name} version {version}, {judgement.verdict}"
     if not judgement.promoted:
         raise Posted(f"{outcome}; it was judged again and no longer waits for approval")
-    links = {f"version {version}": versions.uri(waits.version)} | trained.links
-    descriptions.describe(run, f"{outcome}; {approved}", ["promotion.html"], links)
+    uris = {"the version": trained.uri} | trained.links
+    descriptions.describe(run, f"{outcome}; {approved}", ["promotion.html"], uris)
     print_line(f"approve: {outcome}")
 
 

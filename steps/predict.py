@@ -46,15 +46,13 @@ def predict(run: Run, model: str, output: str, **sources: Any) -> None:
         drift_page.write(made, {"model": model, "train run": trained.run_id, "output": str(target), **sources}, record)
         mlflow.log_artifacts(str(record))
         files = [name for name in (drift_page.NAME, "rejects.csv") if (record / name).exists()]
-
     mlflow.log_metrics(made.metrics)
     mlflow.set_tags({"predict.model": model, "predict.train_run": trained.run_id, "predict.output": str(target)})
     for tag, line in made.remarks.items():
         mlflow.set_tag(tag, line)
         print_line(f"predict: {line}", err=True)
-    sentence = made.sentence(model, target)
-    descriptions.describe(run, sentence, files, {"the model": model} | trained.links)
-    print_line(f"predict: {sentence}")
+    descriptions.describe(run, made.sentence(model, target), files, {"the model": model} | trained.links)
+    print_line(f"predict: {made.sentence(model, target)}")
 
 
 if __name__ == "__main__":

@@ -39,9 +39,8 @@ def rollback(run: Run, registry_name: str, env: str, version: str, reason: str, 
         who = run.data.tags.get("mlflow.user", "unknown")
         when = datetime.now(UTC).isoformat(timespec="seconds")
         forward = bool(version) and int(target.version) > int(holder.version)
-        # The value of two tags: `rolled_back.<env>` of the holder and `moved_by_hand.<env>` of the target.
-        moved = f"from version {holder.version} to version {target.version} in {env}"
-        record = f"{moved} by {who} at {when}" + (f": {reason}" if reason else "")
+        signed = f"by {who} at {when}" + (f": {reason}" if reason else "")
+        record = f"from version {holder.version} to version {target.version} in {env} {signed}"
         if not promotion.roll_back(holder, target, env, record, Author.of(run, reason), blame=not forward):
             raise click.ClickException(
                 f"another version took over {env} of {registry_name} meanwhile: check with -e status, then try again"
@@ -50,8 +49,7 @@ def rollback(run: Run, registry_name: str, env: str, version: str, reason: str, 
     mlflow.log_dict(facts | {"who": who, "when": when, "reason": reason}, "rollback.json")
     outcome = f"{env} of {registry_name} moved from version {holder.version} to {target.version}"
     links = {f"version {version.version}": versions.uri(version) for version in (target, holder)}
-    done = f"{outcome} by {who} on {when}" + (f": {reason}" if reason else "")
-    descriptions.describe(run, done, ["rollback.json"], links)
+    descriptions.describe(run, f"{outcome} {signed}", ["rollback.json"], links)
     print_line(f"rollback: {outcome}")
     notify(f"rollback: {outcome}" + (f" ({reason})" if reason else ""), run)
 

@@ -228,12 +228,14 @@ def test_one_step_alone(first: str, shell: Shell) -> None:
 
 
 def test_what_is_reported_upstream_is_so(shell: Shell) -> None:
-    program, shown = (
-        block("docs/upstream.md", part).text for part in ("_get_run_command(", "['python', 'main.py', \"'")
-    )
-    shell.ran.add(program)
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert ended.stdout == shown
+    for begins, prints in (
+        ("_get_run_command(", "['python', 'main.py', \"'"),
+        ("RunStatus.is_terminated(", "False True"),
+    ):
+        program, shown = (block("docs/upstream.md", part).text for part in (begins, prints))
+        shell.ran.add(program)
+        ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        assert ended.stdout == shown
 
 
 def test_env_file(first: str, shell: Shell) -> None:

@@ -79,7 +79,7 @@ def test_a_version_waits_until_somebody_approves_it(models: dict[str, Trained]) 
     assert described.startswith(f"{name} version 1, production: promoted (")
     assert "; approved: agreed with marketing" in described
     assert f"runs/{approved.info.run_id}/artifacts/promotion.html" in described
-    assert f"#/models/{name}/versions/1?" in described
+    assert f"[the version](#/models/{name}/versions/1?" in described
     page = mlflow.artifacts.load_text(f"{approved.info.artifact_uri}/promotion.html")
     assert "purchase-predict, approval on" in page
     assert f"approved by {approved.data.tags['mlflow.user']}: agreed with marketing" in " ".join(page.split())

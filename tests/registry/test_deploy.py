@@ -131,22 +131,6 @@ def test_no_environment_means_registered_only(models: dict[str, Trained]) -> Non
     assert holders("nowhere") == {"None": [1]}
 
 
-def notes(entry_point: str) -> str:
-    """The description of the newest completed run whose name begins with an entry point."""
-    runs = mlflow.search_runs(
-        filter_string=f"attributes.run_name LIKE '{entry_point}%' AND attributes.status = 'FINISHED'",
-        max_results=1,
-        output_format="list",
-    )
-    return str(runs[0].data.tags["mlflow.note.content"])
-
-
-def test_deploys_description_links_to_the_models_own_page(models: dict[str, Trained]) -> None:
-    assert invoke(deploy, model=models["good"].uri, registry_name="linked", env="staging").exit_code == 0
-    outputs = mlflow.get_run(models["good"].run_id).outputs
-    assert f"/models/{outputs.model_outputs[0].model_id}?" in notes("deploy").split("made from: ")[1].splitlines()[0]
-
-
 def test_rollback_goes_back_and_the_workflow_does_not_undo_it(models: dict[str, Trained]) -> None:
     name = "back"
     for model in ("weak", "good"):
@@ -160,26 +144,12 @@ def test_rollback_goes_back_and_the_workflow_does_not_undo_it(models: dict[str, 
     left = versions.get_version(name, 2)
     assert left
     said = left.tags["rolled_back.production"]
-    target = versions.get_version(name, 1)
-    assert target
-    assert target.tags["moved_by_hand.production"] == said
     assert re.fullmatch(r"from version 2 to version 1 in production by \S+ at \S+: coupons for everyone", said)
 
     again = invoke(deploy, model=models["good"].uri, registry_name=name, env="production")
     assert again.exit_code == 0
     assert "not promoted (rolled back from version 2 to version 1 in production by" in again.output
     assert holders(name)["production"] == 1
-
-    described = notes("rollback")
-    moved, *links = described.splitlines()
-    assert re.fullmatch(
-        rf"production of {name} moved from version 2 to 1 by \S+ on \S+: coupons for everyone", moved
-    ), moved
-    assert [re.sub(r"\?.*", "", link) for link in links[2:]] == [
-        f"- [version 1](#/models/{name}/versions/1",
-        f"- [version 2](#/models/{name}/versions/2",
-    ]
-    assert "/artifacts/rollback.json" in links[1]
 
     nothing = invoke(rollback, registry_name=name, env="production")
     assert nothing.exit_code == 1
