@@ -132,19 +132,6 @@ def test_a_body_without_a_length_is_bounded_too(server: Served) -> None:
         assert connection.recv(1000).startswith(b"HTTP/1.1 413")
 
 
-def test_a_client_that_goes_away_is_no_error_of_the_server(server: Served) -> None:
-    host, _, port = server.address.removeprefix("http://").partition(":")
-    before = server.metric('errors_total{route="/events"}')
-    with socket.create_connection((host, int(port))) as connection:
-        head = (
-            "POST /events HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{"
-        )
-        connection.sendall(head.encode())
-    server.wait_until(lambda: server.metric('requests_total{route="/events",status="499"}') == 1)
-    assert server.metric('errors_total{route="/events"}') == before
-    assert "ClientDisconnect" not in server.log.read_text()
-
-
 @pytest.mark.parametrize("path", ["/", "/health", "/ready"])
 def test_probes_may_ask_without_a_body(server: Served, path: str) -> None:
     request = urllib.request.Request(server.address + path, method="HEAD")

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -98,6 +99,19 @@ def test_a_second_server_on_a_file_ends_in_one_line_and_fills_nothing(registry: 
     assert said.stderr.startswith(f"Error: state {state}: another server uses this file: name another one with state=")
     assert said.stderr.count("\n") == 1
     assert server.ask("/events", [event("09:00:00", "view"), event("09:01:00", "cart")])[1]["repeated"] == 2
+
+
+def test_a_client_that_goes_away_is_no_error_of_the_server(server: Served) -> None:
+    host, _, port = server.address.removeprefix("http://").partition(":")
+    before = server.metric('errors_total{route="/events"}')
+    with socket.create_connection((host, int(port))) as connection:
+        head = (
+            "POST /events HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{"
+        )
+        connection.sendall(head.encode())
+    server.wait_until(lambda: server.metric('requests_total{route="/events",status="499"}') == 1)
+    assert server.metric('errors_total{route="/events"}') == before
+    assert "ClientDisconnect" not in server.log.read_text()
 
 
 def test_another_host_asks_for_the_token_and_says_nothing_without_it(registry: str, tmp_path: Path) -> None:
