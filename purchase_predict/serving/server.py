@@ -26,6 +26,7 @@ from purchase_predict.serving.on_redis import RedisState
 from purchase_predict.serving.service import Service
 from purchase_predict.serving.shadow import Shadow
 from purchase_predict.serving.state import State
+from purchase_predict.workflow.hints import command_line
 
 #: Seconds that requests in progress get to finish: less than `stopping.GRACE_SECONDS`, after which a process whose
 #: launcher has died exits by itself.
@@ -76,7 +77,8 @@ def serve(settings: Settings, state: State, started: Callable[[str], None]) -> N
         stack.callback(state.close)
         follower = _followed(settings.registry_name, settings.env, stack)
         if follower.scorer is None:
-            raise click.ClickException(f"{follower.problem}: deploy one with mlflow run . -P env={settings.env}")
+            command = command_line("main", registry_name=settings.registry_name, env=settings.env)
+            raise click.ClickException(f"{follower.problem}: deploy one with {command}")
         log = AnswerLog(settings.answers, settings.retention_days, meters) if settings.answers else None
         if log:
             stack.callback(log.close)
