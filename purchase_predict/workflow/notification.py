@@ -57,7 +57,7 @@ def notify(text: str, run: Run) -> None:
     sending = threading.Thread(target=lambda: answers.append(_post(address, body.encode())), daemon=True)
     sending.start()
     sending.join(_TIMEOUT)
-    problem = answers[0] if answers else f"no answer within {_TIMEOUT:.0f} s"
+    problem = answers[0] if answers else _no_answer()
     if problem:
         print_line(f"notification not sent: {problem}; see the variable NOTIFY_URL", err=True)
 
@@ -73,5 +73,11 @@ def _post(address: str, body: bytes) -> str:
     except urllib.error.HTTPError as error:
         return f"the address answered {error.code}"
     except (OSError, ValueError, http.client.HTTPException) as error:  # the text of some of them quotes the address
-        reason = getattr(error, "reason", None)
-        return f"the address cannot be reached ({type(reason or error).__name__})"
+        reason = getattr(error, "reason", None) or error
+        if isinstance(reason, TimeoutError):
+            return _no_answer()
+        return f"the address cannot be reached ({type(reason).__name__})"
+
+
+def _no_answer() -> str:
+    return f"no answer within {_TIMEOUT:.0f} s"

@@ -81,8 +81,9 @@ def kill_at_creation(launched: Launched, step: str, arguments: tuple[str, ...]) 
 
     launched.cluster.created = created
     process = launched.workflow.start_main(*arguments)
+    said = until(process, f"{step}: running")  # the Job is created after this line
     started.put(process_of(process.pid))
-    said, _ = process.communicate(timeout=120)
+    process.communicate(timeout=120)
     launched.cluster.created = lambda step: None
     return said
 
