@@ -258,11 +258,17 @@ PARAMETERS = {
 MADE_BY = {name: PARAMETERS[name].made_by for name in ("model", "data", "dataset")}
 
 
-@cache
 def declared(entry_point: str) -> dict[str, dict[str, Any]]:
     """Type, default and description of each parameter that MLproject declares for `entry_point`."""
-    project = yaml.safe_load((PROJECT / "MLproject").read_text(encoding="utf-8"))
-    return dict(project["entry_points"][entry_point]["parameters"])
+    return dict(_entry_points()[entry_point]["parameters"])
+
+
+@cache  # a workflow asks for five entry points, and YAML takes its time
+def _entry_points() -> dict[str, dict[str, Any]]:
+    entry_points: dict[str, dict[str, Any]] = yaml.safe_load((PROJECT / "MLproject").read_text(encoding="utf-8"))[
+        "entry_points"
+    ]
+    return entry_points
 
 
 class _Option(click.Option):

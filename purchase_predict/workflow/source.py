@@ -34,14 +34,18 @@ def source_closure(entry_point: str, project: Path = PROJECT) -> dict[str, str]:
         click.ClickException: a file cannot be parsed, or it imports a module by a name that is computed at run time.
     """
     found: dict[str, str] = {}
+    top = {path.name.partition(".")[0] for path in project.iterdir()}
+    asked: set[str] = set()
     waiting = ["steps/__init__.py", f"steps/{entry_point}.py"]
     while waiting:
         name = waiting.pop()
         if name in found:
             continue
         found[name], modules = _parsed((project / name).read_bytes(), name, _counts(name))
-        for module in modules:
-            waiting += _files_of(module, project)
+        for module in modules - asked:
+            if module.partition(".")[0] in top:  # most modules are other people's, and are not looked up on the disk
+                waiting += _files_of(module, project)
+        asked |= modules
     counted = {name: digest for name, digest in found.items() if _counts(name)}
     for folder in {Path(name).parent for name in counted} - {Path()}:
         counted |= _data_files(folder, set(counted), project)
