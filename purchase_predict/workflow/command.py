@@ -1,6 +1,7 @@
 """The click command of an entry point: opens its run, checks its parameters, reports errors in one line."""
 
 import errno
+import gc
 import logging
 import os
 import re
@@ -34,6 +35,8 @@ class _OneLineErrors(click.Command):
     """Ends a user's mistake with one line on stderr and exit code 1; the run's tag `error` has the same text."""
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
+        if not args and not kwargs:  # a process of its own: the collector need not look through what is imported
+            gc.freeze()
         kwargs["standalone_mode"] = False
         try:
             sys.exit(super().main(*args, **kwargs) or 0)

@@ -1,9 +1,12 @@
-"""A tracking server that cannot be used: one line, at once, and without its password."""
+"""How a command begins: a tracking server that cannot be used is one line, at once, and without its password."""
 
+import gc
+import sys
 from pathlib import Path
 
 import mlflow
 import pytest
+from click.testing import CliRunner
 
 from steps.load import load
 from steps.status import status
@@ -42,3 +45,15 @@ def test_a_source_whose_path_is_not_utf_8_does_not_blame_the_server(monkeypatch:
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()
     assert line.startswith("Error: source=/tmp/caf\\udce9: is not UTF-8 text")
+
+
+def test_only_a_process_of_its_own_takes_its_imports_from_the_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The collector would look through MLflow's modules again and again: a fifth of the time of a rerun."""
+    frozen: list[bool] = []
+    monkeypatch.setattr(gc, "freeze", lambda: frozen.append(True))
+    assert CliRunner().invoke(status, ["--help"]).exit_code == 0
+    assert frozen == []
+    monkeypatch.setattr(sys, "argv", ["status", "--help"])
+    with pytest.raises(SystemExit):
+        status()
+    assert frozen == [True]
