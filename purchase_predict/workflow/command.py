@@ -1,5 +1,6 @@
 """The click command of an entry point: opens its run, checks its parameters, reports errors in one line."""
 
+import atexit
 import errno
 import gc
 import logging
@@ -37,6 +38,7 @@ class _OneLineErrors(click.Command):
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
         if not args and not kwargs:  # a process of its own: the collector need not look through what is imported
             gc.freeze()
+            atexit.register(gc.unfreeze)  # at the end it takes modules apart; some of C++ report what they find left
         kwargs["standalone_mode"] = False
         try:
             sys.exit(super().main(*args, **kwargs) or 0)

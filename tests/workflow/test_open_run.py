@@ -1,5 +1,6 @@
 """How a command begins: a tracking server that cannot be used is one line, at once, and without its password."""
 
+import atexit
 import gc
 import sys
 from pathlib import Path
@@ -50,10 +51,13 @@ def test_a_source_whose_path_is_not_utf_8_does_not_blame_the_server(monkeypatch:
 def test_only_a_process_of_its_own_takes_its_imports_from_the_collector(monkeypatch: pytest.MonkeyPatch) -> None:
     """The collector would look through MLflow's modules again and again: a fifth of the time of a rerun."""
     frozen: list[bool] = []
+    at_exit: list[object] = []
     monkeypatch.setattr(gc, "freeze", lambda: frozen.append(True))
+    monkeypatch.setattr(atexit, "register", at_exit.append)
     assert CliRunner().invoke(status, ["--help"]).exit_code == 0
     assert frozen == []
     monkeypatch.setattr(sys, "argv", ["status", "--help"])
     with pytest.raises(SystemExit):
         status()
     assert frozen == [True]
+    assert at_exit == [gc.unfreeze]
