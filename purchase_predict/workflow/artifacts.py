@@ -120,11 +120,11 @@ def _stored(entry: Any) -> Stored | None:
     return Stored(*parts) if [type(part) for part in parts] in ([int], [int, str]) else None
 
 
-def _below(run: Run, path: str) -> dict[str, Stored]:
-    """The recorded files of a run's artifact, by their paths in the folder `path`, or by the file's own name."""
+def _below(record: Mapping[str, Stored], path: str) -> dict[str, Stored]:
+    """The files of one artifact in a record, by their paths in the folder `path`, or by the file's own name."""
     return {
         name.removeprefix(path).lstrip("/") or Path(path).name: stored
-        for name, stored in recorded(run).items()
+        for name, stored in record.items()
         if name == path or name.startswith(f"{path}/")
     }
 
@@ -135,7 +135,7 @@ def checksums_below(run: Run, path: str) -> dict[str, str]:
     Raises:
         click.ClickException: the record of the run's artifacts is missing, or is not what the step wrote.
     """
-    return {name: stored.checksum for name, stored in _below(run, path).items() if stored.checksum}
+    return {name: stored.checksum for name, stored in _below(recorded(run), path).items() if stored.checksum}
 
 
 def problem(run: Run, output: str) -> str | None:
@@ -151,7 +151,7 @@ def problem(run: Run, output: str) -> str | None:
     """
     record = recorded(run)
     name = run.info.run_id[:8]
-    if not _below(run, output):
+    if not _below(record, output):
         return f"run {name} has no record of its output {output}"
     places = _Places(run)
     try:
@@ -185,7 +185,7 @@ def fetch(run: Run, path: str, folder: Path) -> Path:
         click.ClickException: it cannot be downloaded, or the run has no record of it.
     """
     uri = str(RunUri(run.info.run_id, path))
-    known = _below(run, path)
+    known = _below(recorded(run), path)
     if not known:
         raise click.ClickException(f"{uri}: not among the artifacts that the run has recorded")
     expected = {name: stored.checksum for name, stored in known.items() if stored.checksum}
@@ -229,10 +229,9 @@ class _Places:
             place = self._place(name)
             if place is None:
                 continue
-            for file in place.rglob("*") if place.is_dir() else [place]:
+            for file in place.rglob("*") if place.is_dir() else [place]:  # linked folders are not entered
                 if file.is_file():
-                    below = file.relative_to(place).as_posix()
-                    sizes[name if file == place else f"{name}/{below}"] = file.stat().st_size
+                    sizes[(Path(name) / file.relative_to(place)).as_posix()] = file.stat().st_size
         return sizes
 
     def file(self, path: str) -> Path | None:
@@ -242,11 +241,14 @@ class _Places:
         return place / below if place and (place / below).is_file() else None
 
     def _place(self, name: str) -> Path | None:
-        """The folder or file of an artifact at the root; None where it is not on this machine."""
+        """The folder or file of an artifact at the root; None where it is not on this machine.
+
+        A link counts as nothing: MLflow downloads no folder that was moved elsewhere and linked.
+        """
         root = local_folder(self._run.info.artifact_uri)
         if root is None:
             return None
-        if (root / name).exists():
+        if (root / name).exists() and not (root / name).is_symlink():
             return root / name
         # A model is stored outside the run's folder, and is found by the name it was logged under.
         return local_folder(self.models[name].artifact_location) if name in self.models else None

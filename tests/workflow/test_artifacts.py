@@ -132,6 +132,25 @@ def test_a_file_that_was_added_to_an_output_is_noticed_before_it_is_reused_or_fe
     assert found(run)[0]
 
 
+@pytest.mark.parametrize("local", [True, False])
+@pytest.mark.parametrize("depth", [0, 1], ids=["the output", "a folder in it"])
+def test_a_folder_that_was_moved_and_linked_is_not_reused(
+    finished: Workflow, depth: int, local: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow would refuse to download it."""
+    run = finished.runs("load")[0]
+    bucket = next(file.parent for path, file in sorted(files_of(run).items()) if path.startswith("events/bucket"))
+    folder = [bucket.parent, bucket][depth]
+    if not local:
+        monkeypatch.setattr(artifacts, "local_folder", lambda uri: None)
+    moved = shutil.move(folder, tmp_path / "moved")
+    folder.symlink_to(moved)
+    assert completed.problem(run)
+    folder.unlink()
+    shutil.move(moved, folder)
+    assert completed.problem(run) is None
+
+
 def test_what_python_and_mlflow_add_to_a_model_does_not_matter(finished: Workflow, tmp_path: Path) -> None:
     train = finished.runs("train")[0]
     folder = files_of(train)["model/MLmodel"].parent
