@@ -1,5 +1,8 @@
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -54,3 +57,24 @@ def registry(rows: pd.DataFrame, empty_store: Path, tmp_path_factory: pytest.Tem
     """A store with versions of a model of these rows, for the servers of a file."""
     with served.registry_of(rows, empty_store, tmp_path_factory.mktemp("registry")) as store:
         yield store
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Debian's Chromium."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("chromium is not installed (apt-get install chromium)")
+    options = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
+    with pytest.importorskip("playwright.sync_api").sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=chromium, args=options)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """The folder for pictures of pages. SCREENSHOTS=docs renews those of docs/serving.md."""
+    folder = Path(os.environ.get("SCREENSHOTS", tmp_path))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

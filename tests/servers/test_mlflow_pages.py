@@ -1,9 +1,6 @@
 """What MLflow's own pages show of a workflow, in Debian's Chromium, opened by the addresses that the project prints."""
 
-import os
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +10,6 @@ from mlflow.entities import Run
 from purchase_predict.workflow.addresses import page
 from tests.workflow.runner import Outcome, Workflow
 from tools.server import Server
-
-CHROMIUM = shutil.which("chromium")
-if CHROMIUM is None:
-    pytest.skip("chromium is not installed (apt-get install chromium)", allow_module_level=True)
-playwright = pytest.importorskip("playwright.sync_api")
 
 MODEL = "cart_model"
 SMALL = ("-P", "source=sample:20000", "-P", "max_evals=2", "-P", "backtest=false", "-P", f"registry_name={MODEL}")
@@ -33,24 +25,18 @@ def ended(workflow: Workflow) -> Outcome:
 
 
 @pytest.fixture(scope="module")
-def tab(server: Server, ended: Outcome) -> Iterator[Any]:
-    options = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
+def tab(browser: Any, server: Server, ended: Outcome) -> Any:
     user = {"username": server.config.client["MLFLOW_TRACKING_USERNAME"]}
     user["password"] = server.config.client["MLFLOW_TRACKING_PASSWORD"]
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=CHROMIUM, args=options)
-        yield chromium.new_page(viewport={"width": 1600, "height": 1000}, http_credentials=user)
-        chromium.close()
+    return browser.new_page(viewport={"width": 1600, "height": 1000}, http_credentials=user)
 
 
-def shown(tab: Any, address: str, *texts: str, name: str, tmp_path: Path) -> str:
+def shown(tab: Any, address: str, *texts: str, name: str, pictures: Path) -> str:
     """Opens a page, waits for the texts, keeps a picture of it, and returns its text."""
     tab.goto(address)
     for text in texts:
         tab.get_by_text(text).first.wait_for(timeout=30_000)
-    folder = Path(os.environ.get("SCREENSHOTS", tmp_path))
-    folder.mkdir(parents=True, exist_ok=True)
-    tab.screenshot(path=folder / f"mlflow-{name}.png")
+    tab.screenshot(path=pictures / f"mlflow-{name}.png")
     return str(tab.evaluate("document.body.innerText"))
 
 
@@ -67,49 +53,49 @@ def note(run: Run) -> str:
 
 
 def test_the_printed_address_opens_the_runs_by_their_names(
-    server: Server, tab: Any, ended: Outcome, tmp_path: Path
+    server: Server, tab: Any, ended: Outcome, pictures: Path
 ) -> None:
     (address,) = re.findall(r"^look: +\S+?/(#\S+)", ended.out, re.MULTILINE)
-    text = shown(tab, f"{server.config.uri}/{address}", "sample:20000, 2 trials", name="runs", tmp_path=tmp_path)
+    text = shown(tab, f"{server.config.uri}/{address}", "sample:20000, 2 trials", name="runs", pictures=pictures)
     assert "dry run: sample:20000, 2 trials" in text
 
 
 def test_the_run_of_a_workflow_says_what_it_led_to(
-    server: Server, workflow: Workflow, tab: Any, tmp_path: Path
+    server: Server, workflow: Workflow, tab: Any, pictures: Path
 ) -> None:
     main = workflow.runs("main")[-1]
     address = f"{server.config.uri}/{page(main.info.experiment_id, main.info.run_id)}"
     texts = ("Report of the model", "train: sample:20000")  # the second one is a link to a child run
-    text = shown(tab, address, *texts, name="workflow", tmp_path=tmp_path)
+    text = shown(tab, address, *texts, name="workflow", pictures=pictures)
     for said in (f"{MODEL} version 1 held staging", "test_roc_auc", "Version 1", "process"):
         assert said in text, said
 
 
-def test_the_report_is_shown_in_the_artifacts_tab(server: Server, workflow: Workflow, tab: Any, tmp_path: Path) -> None:
+def test_the_report_is_shown_in_the_artifacts_tab(server: Server, workflow: Workflow, tab: Any, pictures: Path) -> None:
     address = linked(server, note(workflow.runs("main")[-1]), "Report of the model")
-    shown(tab, address, "report.html", name="report", tmp_path=tmp_path)
+    shown(tab, address, "report.html", name="report", pictures=pictures)
     frame = tab.wait_for_selector("iframe").content_frame()
     frame.wait_for_selector("main")
-    tab.screenshot(path=Path(os.environ.get("SCREENSHOTS", tmp_path)) / "mlflow-report.png")
+    tab.screenshot(path=pictures / "mlflow-report.png")
     assert "sample:20000" in frame.evaluate("document.body.innerText")
     assert frame.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_the_run_of_train_links_to_what_it_made(server: Server, workflow: Workflow, tab: Any, tmp_path: Path) -> None:
+def test_the_run_of_train_links_to_what_it_made(server: Server, workflow: Workflow, tab: Any, pictures: Path) -> None:
     (train,) = workflow.runs("train")
     address = f"{server.config.uri}/{page(train.info.experiment_id, train.info.run_id)}"
-    text = shown(tab, address, "made from", name="train", tmp_path=tmp_path)
+    text = shown(tab, address, "made from", name="train", pictures=pictures)
     assert "report" in text
     assert "part of: the workflow" in text
 
 
 def test_the_version_and_the_model_say_what_they_are(
-    server: Server, workflow: Workflow, tab: Any, tmp_path: Path
+    server: Server, workflow: Workflow, tab: Any, pictures: Path
 ) -> None:
     description = note(workflow.runs("main")[-1])
-    version = shown(tab, linked(server, description, "Version 1"), "Description", name="version", tmp_path=tmp_path)
+    version = shown(tab, linked(server, description, "Version 1"), "Description", name="version", pictures=pictures)
     assert "staging" in version
     assert "report.html" in version
     address = linked(server, description, "Model")
-    model = shown(tab, address, "Model versions", MODEL, "test_roc_auc", name="model", tmp_path=tmp_path)
+    model = shown(tab, address, "Model versions", MODEL, "test_roc_auc", name="model", pictures=pictures)
     assert "from the source sample:20000" in model

@@ -1,8 +1,5 @@
 """The report in a real browser: Debian's Chromium."""
 
-import os
-import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,21 +8,6 @@ import pytest
 from purchase_predict.evaluation.promo_codes import Money
 from purchase_predict.report import drift_page, page
 from tests.report.pages import FACTS, contents, prediction, promotion
-
-CHROMIUM = shutil.which("chromium")
-if CHROMIUM is None:
-    pytest.skip("chromium is not installed (apt-get install chromium)", allow_module_level=True)
-playwright = pytest.importorskip("playwright.sync_api")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    options = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=CHROMIUM, args=options)
-        yield chromium
-        chromium.close()
-
 
 #: Each page, made when a test asks for it.
 PAGES = {
@@ -85,7 +67,7 @@ def test_no_text_of_a_drawing_is_small_cut_off_or_under_another(browser: object,
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_fits_and_asks_nothing(
-    browser: object, page_file: Path, tmp_path: Path, width: int, scheme: str
+    browser: object, page_file: Path, pictures: Path, width: int, scheme: str
 ) -> None:
     tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[attr-defined]
     requests: list[str] = []
@@ -116,9 +98,7 @@ def test_the_page_fits_and_asks_nothing(
     assert abs(sum(ink) - sum(paper)) > 500
     assert (sum(paper) > sum(ink)) == (scheme == "light")
 
-    folder = Path(os.environ.get("SCREENSHOTS", tmp_path))
-    folder.mkdir(parents=True, exist_ok=True)
-    tab.screenshot(path=folder / f"{page_file.stem}-{width}-{scheme}.png", full_page=True)
+    tab.screenshot(path=pictures / f"{page_file.stem}-{width}-{scheme}.png", full_page=True)
     tab.close()
 
 

@@ -1,9 +1,7 @@
 """The server of `mlflow run -e serve`, asked over HTTP: what it takes, answers, refuses, and survives."""
 
 import json
-import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -213,21 +211,9 @@ def test_the_docs_have_an_example_of_every_address(server: Served) -> None:
     assert set(answer["answers"][0]) == set(shown["answers"][0])
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("chromium is not installed (apt-get install chromium)")
-    options = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
-    with pytest.importorskip("playwright.sync_api").sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=chromium, args=options)
-        yield opened
-        opened.close()
-
-
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_a_cart_is_typed_and_a_visit_replayed_on_the_page(
-    server: Served, browser: Any, width: int, scheme: str, tmp_path: Path
+    server: Served, browser: Any, width: int, scheme: str, pictures: Path
 ) -> None:
     tab = browser.new_page(
         viewport={"width": width, "height": 900}, color_scheme=scheme, timezone_id="America/New_York"
@@ -260,8 +246,7 @@ def test_a_cart_is_typed_and_a_visit_replayed_on_the_page(
     tab.wait_for_selector(".probability")
     assert len(tab.query_selector_all("#events tr")) > 3
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
-    folder = Path(os.environ.get("SCREENSHOTS", tmp_path))  # SCREENSHOTS=docs renews those of docs/serving.md
-    tab.screenshot(path=folder / f"serving-{width}-{scheme}.png", full_page=True)
+    tab.screenshot(path=pictures / f"serving-{width}-{scheme}.png", full_page=True)
     tab.goto(f"{server.address}/docs")
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     named = server.address.replace("://", "://user:password@")
