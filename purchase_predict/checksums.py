@@ -11,8 +11,7 @@ import xxhash
 
 #: Bytes of a file that are read at once.
 _BLOCK_BYTES = 2**20
-#: Python's byte code, complete or half written. Loading a model can leave it among the model's files, and
-#: `models/packaging.py` never runs it.
+#: Python's byte code, complete or half written. Some file systems do not tell upper from lower case.
 _BYTE_CODE = re.compile(r"\.pyc(\.\d+)?$", re.IGNORECASE)
 #: MLflow writes the second file beside the first one when it loads a version of a registered model.
 _MODEL, _VERSION = "MLmodel", "registered_model_meta"
@@ -76,6 +75,14 @@ def difference(place: Path, expected: Mapping[str, str], verb: str, known: Colle
     return f"{more} was not {verb}: somebody has added it since" if more else None
 
 
+def is_byte_code(name: str) -> bool:
+    """Whether a file is Python's byte code by its name.
+
+    Loading a model can leave it among the model's files; `models/packaging.py` never runs it.
+    """
+    return bool(_BYTE_CODE.search(name))
+
+
 def added(present: Iterable[str], known: Collection[str]) -> str | None:
     """The first file that nobody knows; None if there is none. A reader of the folder would take it for data.
 
@@ -85,6 +92,6 @@ def added(present: Iterable[str], known: Collection[str]) -> str | None:
     """
     for name in sorted(set(present).difference(known)):
         path = PurePosixPath(name)
-        if not _BYTE_CODE.search(name) and not (path.name == _VERSION and str(path.with_name(_MODEL)) in known):
+        if not is_byte_code(name) and not (path.name == _VERSION and str(path.with_name(_MODEL)) in known):
             return name
     return None

@@ -265,10 +265,8 @@ def declared(entry_point: str) -> dict[str, dict[str, Any]]:
 
 @cache  # a workflow asks for five entry points, and YAML takes its time
 def _entry_points() -> dict[str, dict[str, Any]]:
-    entry_points: dict[str, dict[str, Any]] = yaml.safe_load((PROJECT / "MLproject").read_text(encoding="utf-8"))[
-        "entry_points"
-    ]
-    return entry_points
+    project = yaml.safe_load((PROJECT / "MLproject").read_text(encoding="utf-8"))
+    return dict(project["entry_points"])
 
 
 class _Option(click.Option):

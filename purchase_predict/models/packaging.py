@@ -20,7 +20,7 @@ from mlflow.pyfunc import PyFuncModel
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 from mlflow.types.schema import AnyType
 
-from purchase_predict.checksums import Damaged, difference
+from purchase_predict.checksums import Damaged, difference, is_byte_code
 from purchase_predict.models import purchase_model
 from purchase_predict.progress import phase
 from purchase_predict.schema import OPTIONAL, SHOP_MIXING
@@ -178,7 +178,7 @@ def _remove_byte_code(place: Path) -> None:
     as unchecked even if it has nothing to do with the source.
     """
     for file in place.rglob("*"):
-        if file.suffix.lower() == ".pyc":  # some file systems do not tell upper from lower case
+        if is_byte_code(file.name):
             file.unlink()
 
 

@@ -101,12 +101,12 @@ def _copy(file: pq.ParquetFile, copy: Path, kept: Sequence[str], converted: Mapp
     with pq.ParquetWriter(copy, schema) as writer:
         # Without a column to keep, one of the others is read for the number of rows.
         for batch in file.iter_batches(columns=kept or file.schema_arrow.names[:1]):
-            columns = [batch.column(column) for column in kept]
-            columns = [
-                converted.get(column, lambda values: values)(values)
-                for column, values in zip(kept, columns, strict=True)
-            ]
+            columns = [converted.get(column, _unchanged)(batch.column(column)) for column in kept]
             writer.write_batch(pa.RecordBatch.from_arrays(columns or [pa.nulls(batch.num_rows)], schema=schema))
+
+
+def _unchanged(values: pa.Array) -> pa.Array:
+    return values
 
 
 def _all(test: Callable[[pa.Array], bool], file: pq.ParquetFile, column: str) -> bool:

@@ -1,6 +1,7 @@
 """The server's HTTP endpoints."""
 
 import asyncio
+import contextlib
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -100,11 +101,11 @@ def _add_events(app: FastAPI, service: Service, quick: Executor, slow: Executor,
     @app.post("/events", **documents.EVENTS)
     async def events(request: Request) -> Response:
         raw = await _events(request)
-        try:
-            if len(raw) > at_once:
-                raise Busy
-            counted = service.count(raw, wait=False)
-        except Busy:
+        counted = None
+        if len(raw) <= at_once:
+            with contextlib.suppress(Busy):  # another thread or process uses the state: the event loop does not wait
+                counted = service.count(raw, wait=False)
+        if counted is None:
             counted = await _in(quick, lambda: service.count(raw))
         return _json(counted, 422 if len(counted["refused"]) == len(raw) else 200)
 

@@ -3,7 +3,6 @@
 import asyncio
 import resource
 from asyncio import TimerHandle
-from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -49,7 +48,7 @@ def protocol(meters: Meters) -> type[HttpToolsProtocol]:
 
 def allow_open_files() -> None:
     """Raises this process's limit of open files to what the connections need, as far as the system permits it."""
-    wanted: Any = MAX_CONNECTIONS + _OTHER_FILES
+    wanted = MAX_CONNECTIONS + _OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY:
         wanted = min(wanted, hard)

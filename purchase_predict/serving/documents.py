@@ -3,6 +3,7 @@
 from typing import Any
 
 from purchase_predict.schema import EVENT_TYPES
+from purchase_predict.serving.service import MAX_CARTS
 
 DESCRIPTION = (
     "This visitor has just put this product in the cart: will they buy it in this session? Send the shop's "
@@ -131,7 +132,7 @@ CARTS = _route(
     "What is in a cart",
     "The products in the cart of a session, each scored by the current model with the columns of the moment at which "
     "it was put in the cart. `why=true` adds each column's contribution to the answer. `complete` is false if "
-    "more than 1000 pairs of a user and a product share the session id; the others are left out.",
+    f"more than {MAX_CARTS} pairs of a user and a product share the session id; the others are left out.",
     {
         200: _answer(
             "The cart; empty for a session that has none.",

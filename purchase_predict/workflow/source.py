@@ -74,7 +74,7 @@ def _parsed(text: bytes, name: str, counts: bool) -> tuple[str, frozenset[str]]:
 def _meaning(node: ast.AST, imports: list[ast.AST]) -> list[object]:
     """A syntax tree as lists, without docstrings; it collects the nodes that may import a module.
 
-    One walk for both, and lists that `repr` writes: `ast.walk` and `ast.dump` take twice as long.
+    One walk for both, and lists that `repr` writes, take less time than `ast.walk` and `ast.dump`.
     """
     if isinstance(node, (ast.Import, ast.ImportFrom, ast.Call)):
         imports.append(node)

@@ -49,7 +49,7 @@ def test_a_source_whose_path_is_not_utf_8_does_not_blame_the_server(monkeypatch:
 
 
 def test_only_a_process_of_its_own_takes_its_imports_from_the_collector(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The collector would look through MLflow's modules again and again: a fifth of the time of a rerun."""
+    """The collector would look through MLflow's modules again and again."""
     frozen: list[bool] = []
     at_exit: list[object] = []
     monkeypatch.setattr(gc, "freeze", lambda: frozen.append(True))
