@@ -203,6 +203,8 @@ _NAME_BYTES = 255
 _NAME_RULE = f"be a name without / : @ ? # % \\ and quotes, not dots alone, of {_NAME_BYTES} bytes at most"
 _NAME = r"(?!\.+$)(?!\s)[^/:@'\"?#%\\\x00-\x1f\x7f]+(?<!\s)"
 _SOME_TEXT = r".*\S.*"
+#: More digits than these could be more bytes than DuckDB can count (2**64).
+_SIZE = r"((?!0+(\.0+)? ?[KMGT])([0-9]{1,9}(\.[0-9]+)? ?[KMG]|[0-9]{1,6}(\.[0-9]+)? ?T)i?B)?"
 _STATE = r"((redis|rediss|unix)://.+|(?!.*://).*)"
 
 PARAMETERS = {
@@ -210,7 +212,7 @@ PARAMETERS = {
     "max_reject_ratio": Parameter(Number("between 0 and 1", min=0, max=1)),
     "gcp_project": Parameter(click.STRING, in_key=False),
     "memory_limit": Parameter(
-        Text("be a size such as 2GB, or empty", r"([0-9]+(\.[0-9]+)? ?[KMGT]i?B)?"), in_key=False
+        Text("be a size such as 2GB, above 0 and below 1000000TB, or empty", _SIZE), in_key=False
     ),
     "data": Parameter(_URI, in_key=False, made_by="load"),
     "test_ratio": Parameter(
