@@ -19,6 +19,8 @@ export CALLERS_PATH := $(PATH)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # `mlflow run` opens its run before the project's code can choose the experiment, so make chooses it.
 export MLFLOW_EXPERIMENT_NAME ?= purchase-predict
+# MLflow's own commands would contact a host of MLflow. purchase_predict/telemetry.py does the same for Python's imports.
+export MLFLOW_DISABLE_TELEMETRY ?= true
 # Without byte code each process of a run compiles its 2,000 imported modules again. uv writes none, and with
 # PYTHONDONTWRITEBYTECODE Python does not either. pip would write it on one core, so compileall does it on all cores.
 # A file that cannot be compiled is no error. On a terminal there is a dot for every 200 files.

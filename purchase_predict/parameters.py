@@ -5,6 +5,7 @@ MLproject has their defaults and descriptions; which entry point takes which is 
 
 import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -163,12 +164,12 @@ class Text(click.ParamType[str]):
 
     name = "text"
 
-    def __init__(self, must_be: str, pattern: str) -> None:
-        self.must_be, self.pattern = must_be, re.compile(pattern, re.DOTALL)
+    def __init__(self, must_be: str, pattern: str, max_bytes: int = sys.maxsize) -> None:
+        self.must_be, self.pattern, self.max_bytes = must_be, re.compile(pattern, re.DOTALL), max_bytes
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The text as it is."""
-        if not self.pattern.fullmatch(str(value)):
+        if not self.pattern.fullmatch(str(value)) or len(str(value).encode(errors="replace")) > self.max_bytes:
             self.fail(f"must {self.must_be}", param, ctx)
         return str(value)
 
@@ -197,8 +198,13 @@ class Parameter:
 ON_HADOOP = re.compile(r"(hdfs|viewfs|s3a?|abfss?|wasbs?)://")
 
 _URI = Text("be runs:/<run id>/<path>, models:/<name>@<alias>, models:/<name>/<version>, or empty", r".*")
-_NAME_RULE = "be a name without / : @ ? # % \\ and quotes, and not dots alone"
+#: MLflow's database has 256 characters for a registered model's name, and a file store makes a folder of it.
+_NAME_BYTES = 255
+_NAME_RULE = f"be a name without / : @ ? # % \\ and quotes, not dots alone, of {_NAME_BYTES} bytes at most"
+_NAME = r"(?!\.+$)(?!\s)[^/:@'\"?#%\\\x00-\x1f\x7f]+(?<!\s)"
 _SOME_TEXT = r".*\S.*"
+#: More digits than these could be more bytes than DuckDB can count (2**64).
+_SIZE = r"((?!0+(\.0+)? ?[KMGT])([0-9]{1,9}(\.[0-9]+)? ?[KMG]|[0-9]{1,6}(\.[0-9]+)? ?T)i?B)?"
 _STATE = r"((redis|rediss|unix)://.+|(?!.*://).*)"
 
 PARAMETERS = {
@@ -206,7 +212,7 @@ PARAMETERS = {
     "max_reject_ratio": Parameter(Number("between 0 and 1", min=0, max=1)),
     "gcp_project": Parameter(click.STRING, in_key=False),
     "memory_limit": Parameter(
-        Text("be a size such as 2GB, or empty", r"([0-9]+(\.[0-9]+)? ?[KMGT]i?B)?"), in_key=False
+        Text("be a size such as 2GB, above 0 and below 1000000TB, or empty", _SIZE), in_key=False
     ),
     "data": Parameter(_URI, in_key=False, made_by="load"),
     "test_ratio": Parameter(
@@ -223,7 +229,7 @@ PARAMETERS = {
     "parallelism": Parameter(WholeNumber("a whole number, 0 (the cluster's cores) or more", min=0)),
     "model": Parameter(_URI, in_key=False, made_by="train"),
     # The name is used in URIs, in MLflow's filters, and in some stores as the name of a folder.
-    "registry_name": Parameter(Text(_NAME_RULE, r"(?!\.+$)(?!\s)[^/:@'\"?#%\\\x00-\x1f\x7f]+(?<!\s)")),
+    "registry_name": Parameter(Text(_NAME_RULE, _NAME, _NAME_BYTES)),
     "env": Parameter(OneOf(ENVIRONMENTS, empty="use ENV")),
     "tolerance": Parameter(Number("0 or more", min=0)),
     "min_roc_auc": Parameter(Number("between 0 and 1", min=0, max=1)),

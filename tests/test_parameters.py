@@ -1,6 +1,8 @@
+from contextlib import suppress
 from pathlib import Path
 
 import click
+import duckdb
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -8,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from main import main
-from purchase_predict import parameters
+from purchase_predict import database, parameters
 from purchase_predict.errors import printable
 from purchase_predict.parameters import PARAMETERS, STEPS, Engine, resolve, typed, written
 from purchase_predict.settings import PROJECT
@@ -44,7 +46,8 @@ def test_a_number_is_the_same_however_it_is_written(number: int) -> None:
         ("max_minutes", "inf"),
         ("engine", "duck"),
         ("dry_run", "1"),
-        ("memory_limit", "2"),
+        *(("memory_limit", size) for size in ("2", "0GB", "000.00 MiB", "99999999999999999999TB", "-1GB", "GB")),
+        ("memory_limit", "\uff12GB"),
         ("version", "two"),
         ("margin", "0"),
         ("margin", "twelve"),
@@ -57,6 +60,13 @@ def test_a_bad_value_is_refused_in_one_line_that_names_it(name: str, value: str)
         typed(name, value)
     assert caught.value.message.startswith(f"{name}={value}: must ")
     assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("size", ["1KB", "16777216KB", "0.5 GiB", "2GB", "010.50MB", "999999999.9GiB", "999999.9TiB"])
+def test_every_size_that_is_taken_is_one_that_duckdb_takes(size: str, tmp_path: Path) -> None:
+    assert typed("memory_limit", size) == size
+    with suppress(duckdb.OutOfMemoryException):  # of the first statement, which the command turns into one line
+        database.connect(tmp_path, size).close()
 
 
 def test_defaults_fill_what_is_not_given() -> None:
@@ -147,6 +157,7 @@ def test_main_and_the_steps_agree_on_what_they_share(step: str) -> None:
         ("margin", ["", None], None),
         ("code_cost", ["3", "3.0", 3], 3.0),
         ("memory_limit", ["2GB", "2GB"], "2GB"),
+        ("memory_limit", [""], ""),
     ],
 )
 def test_steps_get_values_of_the_parameters_type(name: str, texts: list[object], value: object) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from purchase_predict.secrets import shown_uri
 from purchase_predict.settings import PROJECT, Settings, server_conflict, store_problem
+from tools.server import Server
 
 
 def read(folder: Path, dotenv: str, **environ: str) -> Settings:
@@ -127,12 +128,44 @@ def test_a_dotenv_file_that_is_not_utf_8_is_one_line(encoding: str, tmp_path: Pa
         Settings.read({}, tmp_path)
 
 
+def unset() -> dict[str, str]:
+    """This process's environment without what turns telemetry off in the tests."""
+    names = ("DO_NOT_TRACK", "CI", "MLFLOW_", "PYTEST", "MAKE", "GITHUB_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(names)}
+
+
 def test_mlflows_telemetry_is_off_unless_the_user_wants_it() -> None:
     code = "import {first}, mlflow; from mlflow.telemetry.client import get_telemetry_client as c; print(c() is None)"
-    for first in ("main", "steps.load"):
-        environ = {name: value for name, value in os.environ.items() if name not in ("DO_NOT_TRACK", "CI")}
-        environ = {name: value for name, value in environ.items() if not name.startswith(("MLFLOW_", "PYTEST"))}
+    for first, wanted in (
+        ("main", {}),
+        ("steps.load", {}),
+        ("tools.demo", {}),
+        ("os", {"MLFLOW_DISABLE_TELEMETRY": "true"}),
+    ):
+        environ = unset() | wanted
         printed = subprocess.run(
             [sys.executable, "-c", code.format(first=first)], cwd=PROJECT, env=environ, capture_output=True, text=True
         )
         assert printed.stdout == "True\n", printed.stderr
+
+
+@pytest.mark.parametrize(("wanted", "disabled"), [({}, "true"), ({"MLFLOW_DISABLE_TELEMETRY": "false"}, "false")])
+def test_mlflows_own_commands_get_it_from_make_and_a_server_from_what_starts_it(
+    wanted: dict[str, str], disabled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A target that sees what `mlflow run` and `mlflow ui` see.
+    make = subprocess.run(
+        ["make", "-s", "-f", "Makefile", "-f", "-", "show"],
+        input="show:\n\t@echo $$MLFLOW_DISABLE_TELEMETRY\n",
+        cwd=PROJECT, env=unset() | wanted, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert make.stdout == f"{disabled}\n", make.stderr
+
+    monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY", raising=False)  # imports of other tests have set it
+    for name, value in wanted.items():
+        monkeypatch.setenv(name, value)
+    server, begun = Server(tmp_path), {}
+    server.configure("127.0.0.1", 0, "", auth=False)
+    monkeypatch.setattr(server, "_begin", lambda _part, _command, environ, _url: begun.update(environ))
+    server._start_mlflow()
+    assert begun["MLFLOW_DISABLE_TELEMETRY"] == disabled

@@ -15,10 +15,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import purchase_predict.telemetry  # noqa: F401  # before MLflow
+
+# isort: split
 import click
 import mlflow
 
-import purchase_predict.telemetry  # noqa: F401
 from purchase_predict.settings import PROJECT, Settings
 from purchase_predict.workflow.completed import run_of
 from purchase_predict.workflow.experiments import PROJECT_EXPERIMENT

@@ -202,6 +202,7 @@ class Server:
             "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{name}:{config.port}" for name in config.names),
             "MLFLOW_WORKERS": "2",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # jobs of MLflow's GenAI part
+            "MLFLOW_DISABLE_TELEMETRY": os.environ.get("MLFLOW_DISABLE_TELEMETRY", "true"),
         }
         command = [sys.executable, "-m", "mlflow", "server"]
         if config.password:

@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -29,7 +30,10 @@ from purchase_predict.workflow import descriptions, lease, names, remote
 from purchase_predict.workflow.experiments import PROJECT_EXPERIMENT
 from purchase_predict.workflow.notification import Posted, notify
 from purchase_predict.workflow.scratch import process_folder, remove_orphans
-from purchase_predict.workflow.stopping import Stopped, closing, exit_at_last, stop_with_launcher
+from purchase_predict.workflow.stopping import MAIN_PROCESS, Stopped, closing, exit_at_last, stop_with_launcher
+
+#: Set once this process has posted its failure, or has left that to main: each failure is posted once.
+_notified = threading.Event()
 
 
 class _OneLineErrors(click.Command):
@@ -40,6 +44,7 @@ class _OneLineErrors(click.Command):
             gc.freeze()
             atexit.register(gc.unfreeze)  # at the end it takes modules apart; some of C++ report what they find left
         kwargs["standalone_mode"] = False
+        _notified.clear()
         try:
             sys.exit(super().main(*args, **kwargs) or 0)
         except StepFailed:
@@ -53,29 +58,61 @@ class _OneLineErrors(click.Command):
             sys.exit(128 + signal.SIGTERM)
         except (MlflowException, RequestException) as error:
             if isinstance(error, MlflowException) and not mlflow_errors.is_of_the_server(error):
+                _notify_of_failure(self.name or "", _as_message(error))
                 raise
             self._fail(f"tracking server {shown_uri(mlflow.get_tracking_uri())}: {first_line(error)}")
+        except Exception as error:
+            _notify_of_failure(self.name or "", _as_message(error))
+            raise
 
     def _fail(self, message: str) -> NoReturn:
         message = printable(message)
         print_line(f"Error: {message}", err=True)
+        _notify_of_failure(self.name or "", message)
         run_id = os.environ.get("MLFLOW_RUN_ID")
         if run_id:  # opened by `mlflow run`, and not yet active if the command line was wrong
-            try:
-                _record_failure(run_id, self.name or "", message)
-            except Exception:  # the store may be what is wrong
-                logging.getLogger(__name__).debug("the error could not be recorded", exc_info=True)
+            _record_failure(run_id, self.name or "", message)
         sys.exit(1)
 
 
+def _as_message(error: BaseException) -> str:
+    """An error that is no user's mistake, in one line."""
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
 def _record_failure(run_id: str, entry_point: str, message: str) -> None:
-    descriptions.record_failure(run_id, message)
-    names.give_to_failed(run_id, entry_point)
+    """Writes an error to its run. The store may be what is wrong, and must not hide the error."""
+    try:
+        descriptions.record_failure(run_id, message)
+        names.give_to_failed(run_id, entry_point)
+    except Exception:
+        logging.getLogger(__name__).debug("the error could not be recorded", exc_info=True)
 
 
-def _notify_of_failure(run: Run, entry_point: str, message: str) -> None:
-    """Notifies of a failure. Main does so for its steps; `status` never does, since its user sees the error."""
-    if MLFLOW_PARENT_RUN_ID not in run.data.tags and entry_point != "status":
+def _end_run(status: str) -> None:
+    """Ends the active run, for whatever reason it ends: a store that is away must not hide that reason."""
+    try:
+        mlflow.end_run(status)
+    except Exception:
+        logging.getLogger(__name__).debug("the run could not be ended", exc_info=True)
+
+
+def _notify_of_failure(entry_point: str, message: str, run: Run | None = None) -> None:
+    """Notifies of a failure, once. Main does so for its steps; `status` never does, since its user sees the error.
+
+    Args:
+        entry_point: what has failed.
+        message: the error, in one line.
+        run: the run that it happened in; None: none could be opened.
+    """
+    if _notified.is_set():
+        return
+    _notified.set()
+    if run:
+        below_main = MLFLOW_PARENT_RUN_ID in run.data.tags
+    else:  # main leaves its mark in its own environment, too
+        below_main = entry_point != "main" and (MAIN_PROCESS in os.environ or remote.IN_JOB in os.environ)
+    if not below_main and entry_point != "status":
         notify(f"{'the workflow' if entry_point == 'main' else entry_point} failed: {message}", run)
 
 
@@ -146,25 +183,28 @@ def _open_run(entry_point: str) -> Iterator[Run]:
         with lease.heartbeat(run, sweep=entry_point == "main"):
             yield run
     except click.ClickException as error:
-        message = printable(error.format_message())
-        _record_failure(run.info.run_id, entry_point, message)
-        mlflow.end_run("FAILED")
-        if not isinstance(error, Posted):
-            _notify_of_failure(run, entry_point, message)
+        if isinstance(error, Posted):
+            _notified.set()
+        _close_failed(run, entry_point, printable(error.format_message()))
         raise
     except KeyboardInterrupt:
         closing.set()
-        mlflow.end_run("KILLED")
+        _end_run("KILLED")
         if entry_point != "serve":  # a server is meant to be ended like this
             _record_interruption(run, entry_point)
         raise
     except BaseException as error:
-        message = f"{type(error).__name__}: {first_line(error)}"
-        _record_failure(run.info.run_id, entry_point, message)
-        mlflow.end_run("FAILED")
-        _notify_of_failure(run, entry_point, message)
+        _close_failed(run, entry_point, _as_message(error))
         raise
     mlflow.end_run("FINISHED")
+
+
+def _close_failed(run: Run, entry_point: str, message: str) -> None:
+    """Notifies of a failure first, because MLflow retries for minutes to write to a server that is away."""
+    closing.set()
+    _notify_of_failure(entry_point, message, run)
+    _record_failure(run.info.run_id, entry_point, message)
+    _end_run("FAILED")
 
 
 def _record_interruption(run: Run, entry_point: str) -> None:

@@ -156,16 +156,35 @@ class Watch:
         """The live claims of other runs on a key. Dead ones are closed."""
         experiment = mine.info.experiment_id
         alive = []
+        judged: dict[str, str | None] = {}  # why a run is dead; main and its step may both claim the key
         for run in self._search(experiment, f"tags.\"{CLAIM}\" = '{key}' and attributes.status = 'RUNNING'"):
             if run.info.run_id == mine.info.run_id:
                 continue
-            below = f"tags.\"{MLFLOW_PARENT_RUN_ID}\" = '{run.info.run_id}' and attributes.status = 'RUNNING'"
-            family = [run, *self._search(experiment, below)]
-            if reason := self.died(family):
-                self.close(family, reason)
-            else:
+            head = self._waiting_main(run) or run
+            run_id = head.info.run_id
+            if run_id not in judged:
+                below = f"tags.\"{MLFLOW_PARENT_RUN_ID}\" = '{run_id}' and attributes.status = 'RUNNING'"
+                family = [head, *self._search(experiment, below)]
+                if reason := self.died(family):
+                    self.close(family, reason)
+                judged[run_id] = reason
+            if judged[run_id] is None:
                 alive.append(run)
         return alive
+
+    def _waiting_main(self, run: Run) -> Run | None:
+        """The RUNNING main of a step that runs as a Job: the Job may wait for a machine, and main's heartbeat goes on.
+
+        None for any other run. A parent without a heartbeat belongs to another program.
+        """
+        parent = _parent(run) if remote.JOB in run.data.tags else None
+        if not parent:
+            return None
+        try:
+            above = self._client.get_run(parent)
+        except MlflowException:  # deleted for good
+            return None
+        return above if above.info.status == "RUNNING" and HEARTBEAT in above.data.tags else None
 
     def _search(self, experiment_id: str, condition: str) -> list[Run]:
         return list(self._client.search_runs(shared_with(experiment_id), condition, max_results=_RUNNING_RUNS))

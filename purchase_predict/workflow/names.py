@@ -17,6 +17,8 @@ from purchase_predict.workflow.completed import run_of
 SOURCE, DRY_RUN = "step.source", "dry run: "
 #: The longest source in a name, in characters.
 _LENGTH = 60
+#: The longest name of a run that MLflow's database holds, in characters.
+_COLUMN = 250
 
 
 def name_of(entry_point: str, values: Mapping[str, Any], source: str = "") -> str:
@@ -61,7 +63,7 @@ def source_of(values: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
 def give(run: Run, entry_point: str, name: str) -> None:
     """Names a run, unless its user has named it (`mlflow run --run-name`)."""
     if given(run.info.run_name or "", entry_point):
-        mlflow.MlflowClient().update_run(run.info.run_id, name=name)
+        mlflow.MlflowClient().update_run(run.info.run_id, name=name[:_COLUMN])
 
 
 def give_to_failed(run_id: str, entry_point: str) -> None:

@@ -6,6 +6,7 @@ parameter would be recorded with the run. No message, error or log of this modul
 
 import http.client
 import json
+import os
 import threading
 import urllib.error
 import urllib.request
@@ -34,7 +35,7 @@ class Posted(click.ClickException):
     """An error of a run that has posted already what came of it."""
 
 
-def notify(text: str, run: Run) -> None:
+def notify(text: str, run: Run | None = None) -> None:
     """Posts `{"text": ...}`, which Slack and others understand, with a link to the run, if NOTIFY_URL is set.
 
     A tracking store without a server has no pages; the post then has the run's id. A notification that cannot be sent
@@ -42,16 +43,18 @@ def notify(text: str, run: Run) -> None:
 
     Args:
         text: what happened, in a sentence.
-        run: the run that it happened in.
+        run: the run that it happened in; None: none could be opened, or `mlflow run` opened it and it never began.
     """
     try:
         address = Settings.read().notify_url
-    except click.ClickException:  # the run itself reports wrong settings
-        return
+    except click.ClickException:  # wrong settings may be what the text is about
+        address = os.environ.get("NOTIFY_URL")
     if not address:
         return
-    page = addresses.link(run.info.experiment_id, run.info.run_id) or f"(run {run.info.run_id})"
-    body = json.dumps({"text": f"{printable(text)[:_LENGTH]} {page}"})
+    run_id = run.info.run_id if run else os.environ.get("MLFLOW_RUN_ID")
+    page = run and addresses.link(run.info.experiment_id, run.info.run_id)
+    where = f" {page}" if page else f" (run {run_id})" if run_id else ""
+    body = json.dumps({"text": printable(text)[:_LENGTH] + where})
     answers: list[str] = []
     # In a thread: a connection's timeout limits neither a DNS lookup nor an answer that arrives in small pieces.
     sending = threading.Thread(target=lambda: answers.append(_post(address, body.encode())), daemon=True)

@@ -214,13 +214,18 @@ def test_a_model_that_is_not_there_is_one_line(uri: str, said: str, trained: dic
     assert "\n" not in caught.value.message
 
 
-@pytest.mark.parametrize("name", [".", "..", "a?b", "a#b", "a%b", "a/b", "a:b", " a", "a ", "a\nb", "", "a\\b", "a'b"])
+TOO_LONG = ["n" * 256, "é" * 128]
+
+
+@pytest.mark.parametrize(
+    "name", [".", "..", "a?b", "a#b", "a%b", "a/b", "a:b", " a", "a ", "a\nb", "", "a\\b", "a'b", *TOO_LONG]
+)
 def test_a_registry_name_that_cannot_work_is_refused_before_any_work(name: str) -> None:
     with pytest.raises(click.ClickException, match=r"(?s)registry_name=.*: must be a name without"):
         parameters.resolve("main", {"registry_name": name})
 
 
-@pytest.mark.parametrize("name", ["purchase_predict", "my model", "größe", "a.b", "v1-x"])
+@pytest.mark.parametrize("name", ["purchase_predict", "my model", "größe", "a.b", "v1-x", "n" * 255, "é" * 127])
 def test_a_registry_name_that_works_is_taken(name: str) -> None:
     assert parameters.resolve("main", {"registry_name": name})["registry_name"] == name
 

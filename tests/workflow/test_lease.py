@@ -168,6 +168,36 @@ def test_nobody_computes_while_the_step_of_a_dead_main_goes_on(client: mlflow.Ml
     assert (status(client, main), status(client, step)) == ("KILLED", "KILLED")
 
 
+@pytest.mark.parametrize("main_claims", [True, False])
+def test_a_job_that_waits_for_a_machine_keeps_its_claim_while_its_main_lives(
+    client: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch, main_claims: bool
+) -> None:
+    monkeypatch.setattr(lease, "_LEASE_SECONDS", 4)
+    main = open_run(client, lease_heartbeat=ELSEWHERE.format(0), **({"lease_key": "key"} if main_claims else {}))
+    step = open_run(client, main, step_job="space/job", lease_key="key")
+    claiming = {step.info.run_id, *([main.info.run_id] if main_claims else [])}
+    mine, watch = open_run(client), Watch(client, 1)
+    for count in range(8):
+        client.set_tag(main.info.run_id, HEARTBEAT, ELSEWHERE.format(count))
+        assert {run.info.run_id for run in watch.claims("key", mine)} == claiming
+    for _ in range(3):  # each look counts once, although two runs of the family claim the key
+        assert {run.info.run_id for run in watch.claims("key", mine)} == claiming
+    assert watch.claims("key", mine) == []
+    assert (status(client, main), status(client, step)) == ("KILLED", "KILLED")
+
+
+def test_a_job_below_another_programs_run_is_judged_alone(
+    client: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "_LEASE_SECONDS", 1)
+    other = open_run(client)
+    step = open_run(client, other, step_job="space/job", lease_key="key")
+    mine, watch = open_run(client), Watch(client, 1)
+    assert len(watch.claims("key", mine)) == 1
+    assert watch.claims("key", mine) == []
+    assert (status(client, other), status(client, step)) == ("RUNNING", "KILLED")
+
+
 def test_the_next_workflow_closes_what_killed_processes_left_running_and_nothing_else(
     client: mlflow.MlflowClient, dead_process: str
 ) -> None:

@@ -2,6 +2,7 @@ from typing import Any
 
 import mlflow
 import pytest
+from mlflow.store.tracking.dbmodels.models import SqlRun
 from mlflow.utils.name_utils import _generate_random_name
 
 from purchase_predict.workflow import names
@@ -49,3 +50,10 @@ def test_the_name_that_a_user_gave_stays(store: str) -> None:
             names.give(run, "main", "sample, 1 trial")
     client = mlflow.MlflowClient()
     assert [client.get_run(run.info.run_id).info.run_name for run in (mine, made_up)] == ["my run", "sample, 1 trial"]
+
+
+def test_a_name_is_no_longer_than_the_databases_column(store: str) -> None:
+    column = SqlRun.__table__.columns["name"].type
+    with mlflow.start_run() as run:
+        names.give(run, "approve", names.name_of("approve", {"version": "9" * 5000}))
+    assert len(mlflow.MlflowClient().get_run(run.info.run_id).info.run_name) == column.length

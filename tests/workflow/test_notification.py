@@ -7,13 +7,20 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import click
 import mlflow
 import pytest
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from main import main
 from purchase_predict.settings import Settings
+from purchase_predict.workflow import command as workflow_command
 from purchase_predict.workflow import notification
-from purchase_predict.workflow.notification import notify
+from purchase_predict.workflow.command import StepFailed, command
+from purchase_predict.workflow.notification import Posted, notify
+from purchase_predict.workflow.stopping import MAIN_PROCESS
 from steps.status import status
 from steps.train import train
 from tests.registered import invoke
@@ -52,6 +59,15 @@ def status_of(code: int, **headers: str) -> Callable[[BaseHTTPRequestHandler], N
         handler.end_headers()
 
     return answer
+
+
+@pytest.fixture
+def posted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[str]]]:
+    """The texts that were posted to NOTIFY_URL, without the id of a run."""
+    with listening(status_of(200)) as (address, bodies):
+        monkeypatch.setenv("NOTIFY_URL", address)
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "tests")
+        yield lambda: [re.sub("run [0-9a-f]{32}", "run", json.loads(body)["text"]) for body in bodies]
 
 
 @pytest.fixture
@@ -128,3 +144,116 @@ def test_a_failure_is_told_once_and_leaves_nothing_of_the_address(store: str, mo
     runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
     assert len(runs) == 2
     assert SECRET not in repr([run.to_dictionary() for run in runs])
+
+
+class Away:
+    """A tracking server that goes away once a run is open: every write fails, as MLflow reports it."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.patch = patch
+
+    def __call__(self, *_: object, **__: object) -> None:
+        raise MlflowException("API request failed: Connection refused")
+
+    def go(self) -> None:
+        for write in ("log_batch", "set_tag", "set_terminated", "update_run"):
+            self.patch.setattr(mlflow.MlflowClient, write, self)
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize(
+    ("error", "printed", "text"),
+    [
+        (
+            MlflowException("Connection refused"),
+            "Error: tracking server {uri}: Connection refused",
+            "the workflow failed: MlflowException: Connection refused (run)",
+        ),
+        (click.ClickException("no rows"), "Error: no rows", "the workflow failed: no rows (run)"),
+        (StepFailed("train: no rows"), "", "the workflow failed: train: no rows (run)"),
+        (Posted("refused"), "Error: refused", ""),
+        (ValueError("a bug"), "", "the workflow failed: ValueError: a bug (run)"),
+        (KeyboardInterrupt(), "", ""),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_a_server_that_went_away_hides_neither_the_error_nor_its_notification(
+    error: BaseException, printed: str, text: str, posted: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @command("main")
+    def fails(run: Run, **_: object) -> None:
+        Away(monkeypatch).go()
+        raise error
+
+    result = invoke(fails)
+    assert result.stderr.strip() == printed.format(uri=mlflow.get_tracking_uri())
+    assert result.exit_code == (130 if isinstance(error, KeyboardInterrupt) else 1)
+    assert isinstance(result.exception, ValueError if isinstance(error, ValueError) else SystemExit)
+    assert posted() == ([text] if text else [])
+
+
+@pytest.mark.usefixtures("store")
+def test_a_run_that_cannot_be_ended_is_notified_of(
+    posted: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @command("main")
+    def works(run: Run, **_: object) -> None:
+        Away(monkeypatch).go()
+
+    assert invoke(works).exit_code == 1
+    (text,) = posted()
+    assert re.fullmatch("the workflow failed: tracking server sqlite:.*: API request failed: Connection refused", text)
+
+
+@pytest.mark.usefixtures("store")
+def test_an_error_before_the_run_opens_is_notified_of_once(
+    run: Run, posted: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    invoke(main, nonsense=1)
+    invoke(train, max_evals=0)
+    monkeypatch.setenv("MLFLOW_RUN_ID", run.info.run_id)  # as `mlflow run` does
+    invoke(main, nonsense=1)
+    assert "nonsense" in mlflow.MlflowClient().get_run(run.info.run_id).data.tags["error"]
+    monkeypatch.delenv("MLFLOW_RUN_ID")
+    monkeypatch.setenv("ENV", "prod")
+    invoke(main)
+    monkeypatch.setenv("ENV", "")
+    uri = f"sqlite:///{tmp_path}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setattr(mlflow.tracking._tracking_service.utils, "_tracking_uri", None)
+    invoke(train)
+    invoke(status)
+    monkeypatch.setenv(MAIN_PROCESS, "a process")  # of main, in the environment of its steps and in its own
+    invoke(train)
+    invoke(main)
+    no_run = f"tracking server {uri}: no run can be opened: {tmp_path} is a folder, not a file"
+    starts = [
+        "the workflow failed: No such option '--nonsense'",
+        "train failed: max_evals=0: must be a whole number, 1 or more (run)",
+        "the workflow failed: No such option '--nonsense'",
+        "the workflow failed: ENV=prod: must be one of staging, production",
+        f"train failed: {no_run}",
+        f"the workflow failed: {no_run}",
+    ]
+    assert [text[: len(start)] for text, start in zip(posted(), starts, strict=True)] == starts
+    assert posted()[2].endswith(" (run)")
+
+
+@pytest.mark.usefixtures("store")
+def test_main_notifies_for_its_steps(posted: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = mlflow.set_experiment("tests").experiment_id
+    of_main = mlflow.MlflowClient().create_run(experiment, tags={MLFLOW_PARENT_RUN_ID: "main"})
+    monkeypatch.setenv("MLFLOW_RUN_ID", of_main.info.run_id)
+    assert invoke(train, max_evals=0).exit_code == 1
+    assert posted() == []
+
+
+def test_a_bug_before_the_run_opens_is_notified_of(
+    posted: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def remove_orphans() -> None:
+        raise FileNotFoundError("no usable temporary directory")
+
+    monkeypatch.setattr(workflow_command, "remove_orphans", remove_orphans)
+    assert isinstance(invoke(main).exception, FileNotFoundError)
+    assert posted() == ["the workflow failed: FileNotFoundError: no usable temporary directory"]

@@ -67,23 +67,17 @@ def test_the_content_of_a_renamed_file_is_never_shown(project: Path, name: str) 
 
 SECRETS = [
     *("password.txt", "PASSWORDS.csv", "db.passwd", "passphrase", "token.txt", "token_file", "accessToken.json"),
-    *(
-        "apikey.txt",
-        "ApiKeys.csv",
-        "API_KEY",
-        "client_key",
-        "keys.yaml",
-        "key.json",
-        "sshkey",
-        "auth.json",
-        "oauth2.json",
-    ),
+    *("apikey.txt", "ApiKeys.csv", "API_KEY", "client_key", "keys.yaml", "key.json", "my-key-1.json", "key.yaml"),
+    *("sshkey", "auth.json", "oauth2.json", "token", "token.json", "client_secret.txt", "secrets.toml", "secrets.yml"),
     *("secret.yaml", "Secret_2.txt", "app-secrets.toml", "secrets/app.yaml", "my-credentials.txt", ".git-credentials"),
-    *("service-account.json", "service_account.yaml", "serviceAccount.json", "gcp.json", "kubeconfig", ".kube/config"),
+    *("credentials", "credentials.yaml", ".aws/credentials", "gcp.json", "kubeconfig", ".kube/config", "creds.json"),
+    *("service-account.json", "service_account.yaml", "serviceAccount.json", "service-account-key.json"),
     *(".pgpass", ".htpasswd", ".netrc", "_netrc", ".npmrc", ".pypirc", ".dockercfg", ".docker/config.json", ".boto"),
+    *(".yarnrc.yml", ".condarc", ".s3cfg", ".my.cnf", ".databrickscfg", ".htaccess", "pip.conf", "rclone.conf"),
     *(".env", ".env.local", "prod.env.local", "env", "x.env", ".envrc", "env.prod", ".aws/config", ".ssh/config"),
-    *("private.ppk", "wallet.p8", "my.kdbx", "a.pem", "a.KEY", "a.p12", "a.jks", "tls.crt.key", "dump.sql.gpg"),
-    *("id_rsa", "deploy/id_ed25519.bak", "terraform.tfvars", "terraform.tfstate", ".bash_history", "creds.json"),
+    *("private.ppk", "wallet.p8", "my.kdbx", "a.pem", "a.KEY", "a.p12", "a.pfx", "a.jks", "tls.crt.key", "a.gpg"),
+    *("a.jceks", "a.keytab", "a.asc", "a.age", "a.ovpn", "a.rdp", "a.der", "dump.sql.gpg", ".gnupg/trustdb"),
+    *("id_rsa", "id_dsa", "deploy/id_ed25519.bak", "terraform.tfvars", "terraform.tfstate", ".bash_history"),
 ]
 NO_SECRETS = [
     *("README.md", "main.py", "secrets.py", "key.py", "test_key.py", "a/auth.py", "steps/token.pyi", "MLproject"),
@@ -128,19 +122,21 @@ def test_the_differences_of_a_file_that_holds_secrets_by_its_name_are_never_show
     assert "+new" in found
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("client.env", "sub/x.env", ".env.local", "key.json", "my-key-1.json", "a.pem", "a.pfx", "a.jks"),
-        *(".netrc", "sub/id_rsa", "id_ed25519.bak", ".pgpass", ".htpasswd", ".npmrc", ".pypirc", ".dockercfg", ".boto"),
-        *("kubeconfig", "a.ppk", "a.p8", "a.kdbx", "password.txt", "PASSWORDS.csv", "service-account.json"),
-        *("service_account.yaml", "gcp.json", "sub/token.txt", "secrets.yaml", "prod.env.local"),
-    ],
-)
-def test_git_ignores_files_that_hold_secrets(project: Path, name: str) -> None:
-    ignored = subprocess.run(["git", "check-ignore", "-q", name], cwd=project, check=False).returncode
-    assert ignored == 0
-    assert subprocess.run(["git", "check-ignore", "-q", ".env"], cwd=project, check=False).returncode == 1
+def test_git_ignores_files_that_hold_secrets_and_no_others(project: Path) -> None:
+    def ignored(*names: str) -> set[str]:
+        asked = ["git", "check-ignore", "--stdin", "--no-index"]
+        given = "\n".join(names)
+        return set(
+            subprocess.run(asked, input=given, cwd=project, check=False, capture_output=True, text=True).stdout.split(
+                "\n"
+            )
+        ) - {""}
+
+    names = {*SECRETS, *(f"deep/er/{name}" for name in SECRETS)}
+    assert names - ignored(*names) == {".env"}
+    assert ignored(*NO_SECRETS) == set()
+    tracked = subprocess.run(["git", "ls-files"], cwd=project, check=True, capture_output=True, text=True).stdout
+    assert ignored(*tracked.splitlines()) == set()
 
 
 def test_differences_of_any_size_are_cut(project: Path) -> None:
