@@ -1,7 +1,7 @@
 """The manifest of a step's Job: the template of the file, completed by the workflow.
 
-The command is a list of words, which no shell interprets. The manifest contains no password or token: variables with
-these values refer to a Secret of the cluster.
+The command is a list of words, which neither a shell nor Kubernetes interprets. The manifest contains no password or
+token: variables with these values refer to a Secret of the cluster.
 """
 
 import copy
@@ -62,6 +62,11 @@ def words(command: str, parameters: Mapping[str, str]) -> list[str]:
     return [word.format(**parameters) for word in shlex.split(command)]
 
 
+def literal(word: str) -> str:
+    """A word that Kubernetes leaves as it is: in commands and variables it replaces `$(NAME)`, and `$$` by `$`."""
+    return word.replace("$", "$$")
+
+
 def manifest(work: Work, config: StepConfig, place: str) -> dict[str, Any]:
     """The Job as the API takes it (batch/v1).
 
@@ -110,7 +115,7 @@ def _container(given: Mapping[str, Any], work: Work, config: StepConfig, place: 
     return container | {
         "name": container.get("name", CONTAINER),
         "image": config.image,
-        "command": start,
+        "command": [literal(word) for word in start],
         "args": [],
         "env": _environment(given.get("env", []), work, config, place),
         # The pod's status then holds the last lines of the log, even if nobody reads the log.
@@ -136,7 +141,7 @@ def _environment(given: list[dict[str, Any]], work: Work, config: StepConfig, pl
     found = {str(one.get("name")): one for one in given}
     for name, one in found.items():
         refuse_secret(name, str(one.get("value", "")), f"{place}: env of the template")
-    found |= {name: {"name": name, "value": value} for name, value in plain.items()} | from_secrets
+    found |= {name: {"name": name, "value": literal(value)} for name, value in plain.items()} | from_secrets
     _refuse_missing(found, work.entry_point, config, place)
     return list(found.values())
 

@@ -15,6 +15,7 @@ and the API conventions say:
 - every call without the right bearer token is a 401, and an error is a `Status` object;
 - a Job has one pod. It is `Complete` if that ended with 0, `Failed` for `BackoffLimitExceeded` otherwise, and for
   `DeadlineExceeded` `activeDeadlineSeconds` after its start;
+- `$(NAME)` and `$$` in commands and variables are expanded;
 - `env` from a Secret that is not there leaves the container waiting (`CreateContainerConfigError`).
 
 What cannot happen here is played: `troubles` has for a step what its pod meets (`ImagePullBackOff`, `OOMKilled`, ...),
@@ -34,7 +35,7 @@ from typing import Any
 
 import jsonschema_rs
 
-from tests.kubernetes.pods import Container
+from tests.kubernetes.pods import Container, expanded
 
 SCHEMAS = {
     file.stem.removeprefix("job-"): json.loads(file.read_text())
@@ -210,10 +211,10 @@ class Cluster:
 
     def _start(self, pod: dict[str, Any], step: str) -> None:
         container = pod["spec"]["containers"][0]
-        environ = {}
+        environ: dict[str, str] = {}
         for one in container.get("env", []):
             if "valueFrom" not in one:
-                environ[one["name"]] = one.get("value", "")
+                environ[one["name"]] = expanded(one.get("value", ""), environ)
                 continue
             ref = one["valueFrom"]["secretKeyRef"]
             if ref["name"] not in self.secrets:
@@ -228,7 +229,8 @@ class Cluster:
         # Held while it starts, so that its end is not noted before its start.
         with self.changed:
             self.containers[name] = Container(
-                self.images[container["image"]], [*container["command"], *container.get("args", [])],
+                self.images[container["image"]],
+                [expanded(word, environ) for word in (*container["command"], *container.get("args", []))],
                 environ | {"HOSTNAME": name}, self.machines.get(step, ""), self.hidden, self.python,
                 lambda: self._container_ended(pod),
             )  # fmt: skip

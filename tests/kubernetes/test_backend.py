@@ -40,8 +40,8 @@ def test_mlflow_finds_it_and_a_step_alone_runs_as_a_job(launched: Launched, tmp_
     with launched.workflow.environ_here(), contextlib.chdir(tmp_path):
         ran = CliRunner().invoke(cli, [*arguments, "-P", "source=sample:300", "-P", f"gcp_project={HOSTILE}"])
     assert ran.exit_code == 0, ran.output
-    (job,) = launched.cluster.submitted
-    assert f"--gcp_project={HOSTILE}" in job["spec"]["template"]["spec"]["containers"][0]["command"]
+    (container,) = launched.cluster.containers.values()
+    assert f"--gcp_project={HOSTILE}" in container.command
     assert not list(tmp_path.rglob("pwned"))
     assert "load: 300 rows of the events table, 0 refused" in ran.output
     (run,) = launched.workflow.runs("load")
