@@ -23,6 +23,8 @@ from purchase_predict.workflow.remote import IN_JOB
 CONTAINER = "step"
 #: Labels of the Job and its pod: the step, and MLflow's id of the run.
 STEP_LABEL, RUN_LABEL = "purchase-predict/step", "purchase-predict/run"
+#: Annotation of the Job: the seconds that it may fail to start. Other workflows that wait for it read them.
+PATIENCE = "purchase-predict/patience"
 #: Variables that a client needs if the tracking server asks for a password or a token.
 SECRETS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
@@ -84,6 +86,7 @@ def manifest(work: Work, config: StepConfig, place: str) -> dict[str, Any]:
     metadata = _part(job, "metadata", place)
     metadata |= {"name": job_name(work), "namespace": config.namespace}
     _part(metadata, "labels", place).update(labels)
+    _part(metadata, "annotations", place)[PATIENCE] = str(config.patience)
     spec = _part(job, "spec", place)
     pod = _part(spec, "template", place)
     _part(_part(pod, "metadata", place), "labels", place).update(labels)

@@ -87,7 +87,7 @@ def test_the_schemas_refuse_what_the_api_refuses() -> None:
 def test_what_the_file_says_of_a_step_is_in_its_job_and_in_no_other() -> None:
     job = rendered(FULL, "train")
     pod = job["spec"]["template"]["spec"]
-    assert job["metadata"]["annotations"] == {"team": "shop"}
+    assert job["metadata"]["annotations"] == {"team": "shop", "purchase-predict/patience": "60"}
     assert job["spec"]["template"]["metadata"]["labels"] == {
         "team": "shop", "purchase-predict/step": "train", "purchase-predict/run": RUN_ID
     }  # fmt: skip
