@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from purchase_predict.kubernetes.closure import EXPECTED, text
-from purchase_predict.kubernetes.config import StepConfig, refuse_secret
+from purchase_predict.kubernetes.config import StepConfig
 from purchase_predict.kubernetes.resources import resources
 from purchase_predict.settings import Settings
 from purchase_predict.workflow.remote import IN_JOB
@@ -142,8 +142,6 @@ def _environment(given: list[dict[str, Any]], work: Work, config: StepConfig, pl
     if work.env is not None:  # otherwise the image's .env decides
         plain["ENV"] = work.env
     found = {str(one.get("name")): one for one in given}
-    for name, one in found.items():
-        refuse_secret(name, str(one.get("value", "")), f"{place}: env of the template")
     found |= {name: {"name": name, "value": literal(value)} for name, value in plain.items()} | from_secrets
     _refuse_missing(found, work.entry_point, config, place)
     return list(found.values())
