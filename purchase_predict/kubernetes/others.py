@@ -1,4 +1,4 @@
-"""Do the Jobs of other workflows live? One that can never start is deleted if its own launcher is gone."""
+"""Do the Jobs of other workflows live? One that can never start, or end, is deleted if its own launcher is gone."""
 
 import time
 from collections.abc import Callable
@@ -42,9 +42,9 @@ class Others:
             state, _ = look(cluster, found)
         except click.ClickException:
             return None
-        if state.ended:
+        if state.ended and not state.lingers:
             return False
-        if not state.problem:
+        if not state.problem and not state.lingers:
             self._hindered.pop(job, None)
             return True
         annotations = found["metadata"].get("annotations") or {}
@@ -53,8 +53,8 @@ class Others:
             return True
         if (job, state.passing) not in self._said:
             self._said.add((job, state.passing))
-            does = "waits" if state.passing else "cannot start and is deleted"
-            print_line(f"Job {job} of another workflow {does}: {state.problem}")
+            does = "waits" if state.passing else "is deleted"
+            print_line(f"Job {job} of another workflow {does}: {state.problem or 'its command has ended'}")
         if state.passing:
             return True
         with suppress(click.ClickException):  # if its pod starts after all, it finds its run closed
