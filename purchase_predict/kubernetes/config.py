@@ -13,8 +13,9 @@ import click
 import yaml
 
 from purchase_predict.errors import first_line
+from purchase_predict.kubernetes.plain_secrets import refuse_secret, refuse_secrets
 from purchase_predict.parameters import written
-from purchase_predict.secrets import names_a_secret, shown_uri
+from purchase_predict.secrets import shown_uri
 
 _IMAGE = r"[^@\s]+@sha256:[0-9a-f]{64}"
 #: The allowed names of the container's environment variables.
@@ -160,30 +161,23 @@ def _check(values: Mapping[str, Any], place: str) -> None:
 
 
 def _check_template(template: Mapping[str, Any], place: str) -> None:
-    """Raises if a part of the template that is read here does not have the form of a Job."""
+    """Raises if a part of the template that is read here does not have the form of a Job, or if it holds a secret."""
     pod: Any = template
     for name in ("spec", "template", "spec"):
         pod = pod.get(name, {})
         if not isinstance(pod, dict):
             raise click.ClickException(f"{place}: template: {name} must be a mapping")
-    _list_of_mappings(pod, "containers", place)
-    for container in pod.get("containers", []):
-        _list_of_mappings(container, "env", place)
+    for kind in ("containers", "initContainers"):
+        _list_of_mappings(pod, kind, place)
+        for container in pod.get(kind, []):
+            _list_of_mappings(container, "env", place)
+    refuse_secrets(template, f"{place}: template")
 
 
 def _list_of_mappings(part: Mapping[str, Any], name: str, place: str) -> None:
     found = part.get(name, [])
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
         raise click.ClickException(f"{place}: template: {name} must be a list of mappings")
-
-
-def refuse_secret(name: str, value: str, place: str) -> None:
-    """Raises if a secret's value would be written into a Job, which many users may read."""
-    if value and names_a_secret(name):
-        raise click.ClickException(
-            f"{place}: {name} looks like a secret, and everybody who may read Jobs could read it: put it into a "
-            "Secret of the cluster and name that in env_from_secrets"
-        )
 
 
 def _mapping(file: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Explains the state of a Job in one line with a remedy, from the Job, its pods and their events."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 #: The kubelet's reasons for a container that waits although it has a node, in our words.
@@ -30,6 +30,7 @@ class State:
         problem: why it failed, or what keeps it from starting; empty: nothing.
         exited: whether its command ended by itself, with an exit code other than 0.
         passing: whether the problem may pass by itself, such as a full cluster.
+        lingers: whether further containers keep the Job, whose command has ended, from ending.
     """
 
     ended: bool = False
@@ -38,6 +39,7 @@ class State:
     problem: str = ""
     exited: bool = False
     passing: bool = False
+    lingers: bool = False
 
 
 def state_of(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]]) -> State:
@@ -55,11 +57,14 @@ def state_of(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], events: 
     if "Failed" in conditions:
         if problem := _ended_by_cluster(conditions["Failed"], job, pod):
             return State(ended=True, problem=problem)
-        return State(ended=True, exited=True, problem=_exit(pod))
+        return _exit(pod)
     if pod is None:
         return State(problem=_not_created(events))
     status = _container(pod)
-    if "running" in status or "terminated" in status:
+    if "terminated" in status and _lingers(pod):
+        problem = _ended_by_cluster({}, job, pod)
+        return replace(State(ended=True, problem=problem) if problem else _exit(pod), lingers=True)
+    if "running" in status or "terminated" in status:  # the Job's own end says more, and follows soon
         return State(running=True)
     problem = _waits(pod, events)
     if not problem and (where := _condition(pod, "PodScheduled")) and where.get("reason") == "Unschedulable":
@@ -72,6 +77,16 @@ def _container(pod: Mapping[str, Any]) -> dict[str, Any]:
     name = pod["spec"]["containers"][0].get("name")
     statuses = pod.get("status", {}).get("containerStatuses") or []  # in any order
     return dict(next((one.get("state") or {} for one in statuses if one.get("name") == name), {}))
+
+
+def _lingers(pod: Mapping[str, Any]) -> bool:
+    """Whether a container beside the step's has not ended. Kubernetes waits for it, and it may never end."""
+    ended = {
+        one.get("name")
+        for one in pod.get("status", {}).get("containerStatuses") or []
+        if "terminated" in (one.get("state") or {})
+    }
+    return any(one.get("name") not in ended for one in pod["spec"]["containers"])
 
 
 def _condition(pod: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
@@ -107,11 +122,15 @@ def _ended_by_cluster(condition: Mapping[str, Any], job: Mapping[str, Any], pod:
     return ""
 
 
-def _exit(pod: Mapping[str, Any] | None) -> str:
+def _exit(pod: Mapping[str, Any] | None) -> State:
+    """The state of a Job whose command ended by itself. Further containers may have failed; they do not count."""
     terminated = _container(pod)["terminated"] if pod else {}
+    if terminated.get("exitCode") == 0:
+        return State(ended=True, succeeded=True)
     last = terminated.get("message", "").strip().splitlines()[-1:]
     why = "".join(f": {line}" for line in last)
-    return f"it ended with exit code {terminated.get('exitCode')} ({terminated.get('reason', 'Error')}){why}"
+    problem = f"it ended with exit code {terminated.get('exitCode')} ({terminated.get('reason', 'Error')}){why}"
+    return State(ended=True, exited=True, problem=problem)
 
 
 def _limit(pod: Mapping[str, Any]) -> str:

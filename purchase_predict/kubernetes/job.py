@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,11 @@ class Job:
         state = self._watch()
         self._log.finish()
         self._keep_log()
+        if state.lingers:
+            try:
+                self._cluster.delete(self._config.namespace, self._name)
+            except click.ClickException as error:
+                print_line(f"{self._work.entry_point}: its other containers go on: {error.format_message()}", err=True)
         client = mlflow.MlflowClient()
         run = client.get_run(self._work.run_id)
         if state.succeeded and run.info.status == "FINISHED":
@@ -111,8 +117,7 @@ class Job:
             job = self._cluster.job(namespace, name)
             if job is None:
                 return State(ended=True, problem=f"Job {namespace}/{name} is gone: somebody deleted it; run again")
-            pods = self._cluster.pods(namespace, name)
-            state = self._state(job, pods)
+            state, pods = look(self._cluster, job)
             if (state.running or state.ended) and pods:
                 self._log.follow(pods[-1]["metadata"]["name"], pods[-1]["spec"]["containers"][0]["name"])
             if state.ended:
@@ -127,14 +132,6 @@ class Job:
             seconds = _RUNNING if state.running else min(_STARTING, self._config.patience)
             self._cluster.wait_for_change(namespace, name, job["metadata"]["resourceVersion"], seconds)
 
-    def _state(self, job: dict[str, Any], pods: list[dict[str, Any]]) -> State:
-        state = state_of(job, pods, [])
-        if state.ended or state.running:
-            return state
-        names = [self._name, *(pod["metadata"]["name"] for pod in pods)]
-        events = [event for name in names for event in self._cluster.events(self._config.namespace, name)]
-        return state_of(job, pods, events)
-
     def _keep_log(self) -> None:
         file = Path(self._folder.name) / LOG
         if file.is_file() and file.stat().st_size:
@@ -142,11 +139,17 @@ class Job:
                 mlflow.MlflowClient().log_artifact(self._work.run_id, str(file))
 
 
-def lives(cluster: Cluster, job: str) -> bool | None:
-    """Whether a Job, named as in `remote.JOB`, has not ended; None if the cluster does not know it or is away."""
-    namespace, _, name = job.partition("/")
-    try:
-        found = cluster.job(namespace, name)
-    except click.ClickException:
-        return None
-    return None if found is None else not state_of(found, [], []).ended
+def look(cluster: Cluster, job: Mapping[str, Any]) -> tuple[State, list[dict[str, Any]]]:
+    """The state of a Job that the cluster has just returned, and its pods, the newest last.
+
+    Raises:
+        click.ClickException: the cluster does not answer, or does not permit it.
+    """
+    namespace, name = str(job["metadata"]["namespace"]), str(job["metadata"]["name"])
+    pods = cluster.pods(namespace, name)
+    state = state_of(job, pods, [])
+    if state.ended or state.running:
+        return state, pods
+    names = [name, *(pod["metadata"]["name"] for pod in pods)]
+    events = [event for one in names for event in cluster.events(namespace, one)]
+    return state_of(job, pods, events), pods

@@ -10,9 +10,10 @@ from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 
 from purchase_predict.errors import print_line
-from purchase_predict.kubernetes import closure, job
+from purchase_predict.kubernetes import closure
 from purchase_predict.kubernetes.cluster import Cluster
 from purchase_predict.kubernetes.config import Config
+from purchase_predict.kubernetes.others import Others
 from purchase_predict.parameters import Backend, written
 from purchase_predict.workflow import remote
 from purchase_predict.workflow.chain import Launch
@@ -52,7 +53,7 @@ def elsewhere(run: Run, parameters: Mapping[str, Any]) -> dict[str, Launch]:
     def launch(plan: Plan, run_name: str) -> Run:
         return _launch(cluster(), config, plan, run.info.experiment_id, run_name)
 
-    remote.observe(lambda name: job.lives(impatient(), name))
+    remote.observe(Others(impatient).lives)
     return dict.fromkeys(steps, launch)
 
 

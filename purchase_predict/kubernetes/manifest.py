@@ -1,7 +1,7 @@
 """The manifest of a step's Job: the template of the file, completed by the workflow.
 
-The command is a list of words, which no shell interprets. The manifest contains no password or token: variables with
-these values refer to a Secret of the cluster.
+The command is a list of words, which neither a shell nor Kubernetes interprets. The manifest contains no password or
+token: variables with these values refer to a Secret of the cluster.
 """
 
 import copy
@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from purchase_predict.kubernetes.closure import EXPECTED, text
-from purchase_predict.kubernetes.config import StepConfig, refuse_secret
+from purchase_predict.kubernetes.config import StepConfig
 from purchase_predict.kubernetes.resources import resources
 from purchase_predict.settings import Settings
 from purchase_predict.workflow.remote import IN_JOB
@@ -23,6 +23,8 @@ from purchase_predict.workflow.remote import IN_JOB
 CONTAINER = "step"
 #: Labels of the Job and its pod: the step, and MLflow's id of the run.
 STEP_LABEL, RUN_LABEL = "purchase-predict/step", "purchase-predict/run"
+#: Annotation of the Job: the seconds that it may fail to start. Other workflows that wait for it read them.
+PATIENCE = "purchase-predict/patience"
 #: Variables that a client needs if the tracking server asks for a password or a token.
 SECRETS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
@@ -62,6 +64,11 @@ def words(command: str, parameters: Mapping[str, str]) -> list[str]:
     return [word.format(**parameters) for word in shlex.split(command)]
 
 
+def literal(word: str) -> str:
+    """A word that Kubernetes leaves as it is: in commands and variables it replaces `$(NAME)`, and `$$` by `$`."""
+    return word.replace("$", "$$")
+
+
 def manifest(work: Work, config: StepConfig, place: str) -> dict[str, Any]:
     """The Job as the API takes it (batch/v1).
 
@@ -79,6 +86,7 @@ def manifest(work: Work, config: StepConfig, place: str) -> dict[str, Any]:
     metadata = _part(job, "metadata", place)
     metadata |= {"name": job_name(work), "namespace": config.namespace}
     _part(metadata, "labels", place).update(labels)
+    _part(metadata, "annotations", place)[PATIENCE] = str(config.patience)
     spec = _part(job, "spec", place)
     pod = _part(spec, "template", place)
     _part(_part(pod, "metadata", place), "labels", place).update(labels)
@@ -110,7 +118,7 @@ def _container(given: Mapping[str, Any], work: Work, config: StepConfig, place: 
     return container | {
         "name": container.get("name", CONTAINER),
         "image": config.image,
-        "command": start,
+        "command": [literal(word) for word in start],
         "args": [],
         "env": _environment(given.get("env", []), work, config, place),
         # The pod's status then holds the last lines of the log, even if nobody reads the log.
@@ -134,9 +142,7 @@ def _environment(given: list[dict[str, Any]], work: Work, config: StepConfig, pl
     if work.env is not None:  # otherwise the image's .env decides
         plain["ENV"] = work.env
     found = {str(one.get("name")): one for one in given}
-    for name, one in found.items():
-        refuse_secret(name, str(one.get("value", "")), f"{place}: env of the template")
-    found |= {name: {"name": name, "value": value} for name, value in plain.items()} | from_secrets
+    found |= {name: {"name": name, "value": literal(value)} for name, value in plain.items()} | from_secrets
     _refuse_missing(found, work.entry_point, config, place)
     return list(found.values())
 

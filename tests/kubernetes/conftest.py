@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from purchase_predict.kubernetes import cluster as calls
 from tests.conftest import checkout
 from tests.kubernetes.api import served
 from tests.kubernetes.files import IMAGE, config
@@ -29,6 +30,15 @@ def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def empty_cluster() -> Cluster:
     """A cluster on whose machines there is no room: its Jobs wait."""
     return Cluster({}, REAL, held={"load"})
+
+
+@pytest.fixture
+def kubeconfig(empty_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The file that leads to the cluster without room, whose API is asked again soon."""
+    with served(empty_cluster, tmp_path) as file:
+        monkeypatch.setenv("KUBECONFIG", str(file))
+        monkeypatch.setattr(calls, "_PAUSE", 0.05)
+        yield file
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ IMAGE = "127.0.0.1:1/purchase-predict@sha256:" + "a" * 64
 OTHER_IMAGE = "127.0.0.1:1/purchase-predict@sha256:" + "b" * 64
 RUN_ID = "0123456789abcdef0123456789abcdef"
 
-HOSTILE = "a b'c\"d $(touch pwned) `touch pwned` ; é {x} -- \\n *"
+#: A value that a shell, `str.format` or Kubernetes would change: `MLFLOW_RUN_ID` is a variable of each container.
+HOSTILE = "a b'c\"d $(touch pwned) `touch pwned` ; é {x} -- \\n * a$$b $$$(MLFLOW_RUN_ID) $(MLFLOW_RUN_ID) $(NO) $A $"
 
 
 def config(**more: Any) -> dict[str, Any]:

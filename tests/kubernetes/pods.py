@@ -7,6 +7,7 @@ files are hidden. Otherwise it is a plain process. In both cases its folder, a c
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -31,10 +32,23 @@ exec "$@"
 _IMAGE = {"LANG": "C.UTF-8", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
+def expanded(word: str, variables: Mapping[str, str]) -> str:
+    """A word of a command or a variable's value as the kubelet expands it.
+
+    `$(NAME)` of a known variable becomes its value, `$$` becomes `$`, and everything else stays.
+    """
+
+    def piece(match: re.Match[str]) -> str:
+        return "$" if match[0] == "$$" else variables.get(match[1], match[0])
+
+    return re.sub(r"\$\$|\$\(([^)]*)\)", piece, word)
+
+
 class Container:
     """A container of an image.
 
     Attributes:
+        command: its words, as its process has got them.
         lines: time and text of each line that it has written.
         code: its exit code; None while it runs.
     """
@@ -53,7 +67,7 @@ class Container:
 
         Args:
             image: the folder that is copied for it.
-            command: its words.
+            command: its words, expanded.
             environ: its variables.
             machine: the network namespace; empty: this one.
             hidden: the folder that it may not see; None: it is a plain process.
@@ -80,6 +94,7 @@ class Container:
         ]
         front = [*(["ip", "netns", "exec", machine] if machine else [])]
         front += [*unshare, str(self.folder), str(hidden)] if hidden else []
+        self.command = command
         self.lines: list[tuple[str, str]] = []
         self.code: int | None = None
         self.changed = threading.Condition()

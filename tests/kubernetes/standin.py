@@ -15,6 +15,8 @@ and the API conventions say:
 - every call without the right bearer token is a 401, and an error is a `Status` object;
 - a Job has one pod. It is `Complete` if that ended with 0, `Failed` for `BackoffLimitExceeded` otherwise, and for
   `DeadlineExceeded` `activeDeadlineSeconds` after its start;
+- containers beside the first one are no processes; they run until the pod is deleted, and so does the pod;
+- `$(NAME)` and `$$` in commands and variables are expanded;
 - `env` from a Secret that is not there leaves the container waiting (`CreateContainerConfigError`).
 
 What cannot happen here is played: `troubles` has for a step what its pod meets (`ImagePullBackOff`, `OOMKilled`, ...),
@@ -34,7 +36,7 @@ from typing import Any
 
 import jsonschema_rs
 
-from tests.kubernetes.pods import Container
+from tests.kubernetes.pods import Container, expanded
 
 SCHEMAS = {
     file.stem.removeprefix("job-"): json.loads(file.read_text())
@@ -185,7 +187,10 @@ class Cluster:
         pod = {
             "metadata": {"name": f"{name}-x", "labels": labels, "creationTimestamp": _now()},
             "spec": copy.deepcopy(spec),
-            "status": {"phase": "Pending", "containerStatuses": [{"name": container["name"], "state": {}}]},
+            "status": {
+                "phase": "Pending",
+                "containerStatuses": [{"name": one["name"], "state": {}} for one in spec["containers"]],
+            },
         }
         with self.changed:
             self.pods[pod["metadata"]["name"]] = pod
@@ -210,10 +215,10 @@ class Cluster:
 
     def _start(self, pod: dict[str, Any], step: str) -> None:
         container = pod["spec"]["containers"][0]
-        environ = {}
+        environ: dict[str, str] = {}
         for one in container.get("env", []):
             if "valueFrom" not in one:
-                environ[one["name"]] = one.get("value", "")
+                environ[one["name"]] = expanded(one.get("value", ""), environ)
                 continue
             ref = one["valueFrom"]["secretKeyRef"]
             if ref["name"] not in self.secrets:
@@ -228,12 +233,14 @@ class Cluster:
         # Held while it starts, so that its end is not noted before its start.
         with self.changed:
             self.containers[name] = Container(
-                self.images[container["image"]], [*container["command"], *container.get("args", [])],
+                self.images[container["image"]],
+                [expanded(word, environ) for word in (*container["command"], *container.get("args", []))],
                 environ | {"HOSTNAME": name}, self.machines.get(step, ""), self.hidden, self.python,
                 lambda: self._container_ended(pod),
             )  # fmt: skip
             pod["status"] |= {"phase": "Running"}
-            pod["status"]["containerStatuses"][0]["state"] = {"running": {"startedAt": _now()}}
+            for status in pod["status"]["containerStatuses"]:
+                status["state"] = {"running": {"startedAt": _now()}}
             job = self.jobs[pod["metadata"]["labels"]["job-name"]]
             job["status"]["ready"] = 1
             self._note("MODIFIED", job)
@@ -247,8 +254,13 @@ class Cluster:
     def _ends(self, pod: dict[str, Any], terminated: dict[str, Any]) -> None:
         name = pod["metadata"]["labels"]["job-name"]
         with self.changed:
-            pod["status"]["phase"] = "Failed" if terminated["exitCode"] else "Succeeded"
             pod["status"]["containerStatuses"][0]["state"] = {"terminated": terminated}
+            if len(pod["spec"]["containers"]) > 1:  # the others go on, and with them the pod
+                if job := self.jobs.get(name):
+                    job["status"]["ready"] = 0
+                    self._note("MODIFIED", job)
+                return
+            pod["status"]["phase"] = "Failed" if terminated["exitCode"] else "Succeeded"
         if terminated["exitCode"]:
             self.fail(name)
         else:

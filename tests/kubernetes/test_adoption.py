@@ -147,3 +147,17 @@ def test_a_job_that_fails_after_its_launcher_died_is_taken_over_at_once(launched
     assert died.data.tags["lease.closed"].endswith(
         " has ended"
     )  # its Job, or main above it: no heartbeat is waited for
+
+
+def test_a_job_that_cannot_start_is_not_waited_for_after_its_launcher_died(launched: Launched) -> None:
+    workflow, cluster = launched.workflow, launched.cluster
+    cluster.troubles["load"] = "ImagePullBackOff"
+    kill_at_creation(launched, "load", launched.arguments(backend="load:kubernetes"))
+    (first,) = cluster.jobs
+    process = workflow.start_main(*launched.arguments(backend="load:kubernetes"))
+    said = until(process, "load: running")
+    process.kill()
+    process.communicate()
+    assert f"Job ml/{first} of another workflow is deleted: its image cannot be pulled" in said
+    assert first not in cluster.jobs
+    assert workflow.runs("load")[-1].info.status == "KILLED"

@@ -33,6 +33,21 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("installed")
+def test_a_container_beside_the_step_does_not_keep_its_job(launched: Launched, tmp_path: Path) -> None:
+    proxy = {"name": "proxy", "image": "proxy@sha256:1"}
+    launched.configure(template={"spec": {"template": {"spec": {"containers": [{"name": "step"}, proxy]}}}})
+    config = json.dumps(yaml.safe_load(launched.file.read_text()))
+    arguments = ["run", str(PROJECT), "-b", NAME, "--backend-config", config, "-e", "load"]
+    with launched.workflow.environ_here(), contextlib.chdir(tmp_path):
+        ran = CliRunner().invoke(cli, [*arguments, "-P", "source=sample:300"])
+    assert ran.exit_code == 0, ran.output
+    assert "load: 300 rows of the events table, 0 refused" in ran.output
+    (run,) = launched.workflow.runs("load")
+    assert run.info.status == "FINISHED"
+    wait_for(lambda: not launched.cluster.jobs, 20)
+
+
+@pytest.mark.usefixtures("installed")
 def test_mlflow_finds_it_and_a_step_alone_runs_as_a_job(launched: Launched, tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text(json.dumps(yaml.safe_load(launched.file.read_text())))
@@ -40,8 +55,8 @@ def test_mlflow_finds_it_and_a_step_alone_runs_as_a_job(launched: Launched, tmp_
     with launched.workflow.environ_here(), contextlib.chdir(tmp_path):
         ran = CliRunner().invoke(cli, [*arguments, "-P", "source=sample:300", "-P", f"gcp_project={HOSTILE}"])
     assert ran.exit_code == 0, ran.output
-    (job,) = launched.cluster.submitted
-    assert f"--gcp_project={HOSTILE}" in job["spec"]["template"]["spec"]["containers"][0]["command"]
+    (container,) = launched.cluster.containers.values()
+    assert f"--gcp_project={HOSTILE}" in container.command
     assert not list(tmp_path.rglob("pwned"))
     assert "load: 300 rows of the events table, 0 refused" in ran.output
     (run,) = launched.workflow.runs("load")

@@ -3,7 +3,6 @@
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +10,14 @@ import click
 import pytest
 import yaml
 
-from purchase_predict.kubernetes import cluster as calls
-from purchase_predict.kubernetes import job
 from purchase_predict.kubernetes.cluster import Away, Cluster, Refused
 from purchase_predict.kubernetes.config import Config
 from purchase_predict.kubernetes.manifest import manifest
+from purchase_predict.kubernetes.others import Others
 from tests.kubernetes import standin
-from tests.kubernetes.api import served
 from tests.kubernetes.files import config, work
 
 pytest.importorskip("kubernetes")
-
-
-@pytest.fixture
-def kubeconfig(empty_cluster: standin.Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    with served(empty_cluster, tmp_path) as file:
-        monkeypatch.setenv("KUBECONFIG", str(file))
-        monkeypatch.setattr(calls, "_PAUSE", 0.05)
-        yield file
 
 
 @pytest.fixture
@@ -43,10 +32,6 @@ def test_a_job_is_created_once_even_if_the_answer_is_lost(
     cluster.create(manifest_)
     cluster.create(manifest_)
     assert list(empty_cluster.jobs) == [name]
-    assert job.lives(cluster, f"ml/{name}") is True
-    empty_cluster.fail(name)
-    assert job.lives(cluster, f"ml/{name}") is False
-    assert job.lives(cluster, "ml/unknown") is None
     cluster.delete("ml", name)
     cluster.delete("ml", "unknown")
     deadline = time.monotonic() + 20
@@ -68,7 +53,7 @@ def test_an_api_that_restarts_is_asked_again_and_one_that_is_gone_is_given_up(
     assert time.monotonic() - started < 10
     # Who only looks asks once.
     empty_cluster.outages = 5
-    assert job.lives(Cluster.connect(patience=0), "ml/x") is None
+    assert Others(lambda: Cluster.connect(patience=0)).lives("ml/x") is None
     assert empty_cluster.outages == 4
 
 

@@ -23,6 +23,13 @@ def pod(state: dict[str, Any] | None = None, **status: Any) -> dict[str, Any]:
     }
 
 
+def alone(state: dict[str, Any]) -> dict[str, Any]:
+    """A pod without a container beside the step's."""
+    made = pod(state)
+    made["spec"]["containers"].pop()
+    return made
+
+
 def waiting(reason: str, message: str = "") -> dict[str, Any]:
     return pod({"waiting": {"reason": reason, "message": message}})
 
@@ -80,6 +87,32 @@ def test_a_container_beside_the_step_may_keep_it_from_starting() -> None:
     assert state.problem.startswith("its image cannot be pulled (ErrImagePull: no such image)")
 
 
+def beside(step: dict[str, Any], proxy: dict[str, Any] | None) -> dict[str, Any]:
+    """A pod whose step's container has ended, and the one beside it is in another state."""
+    made = pod({"terminated": step})
+    made["status"]["containerStatuses"][0] |= {"state": proxy} if proxy else {}
+    return made
+
+
+@pytest.mark.parametrize("proxy", [{"running": {}}, {"waiting": {"reason": "ImagePullBackOff"}}, None])
+def test_a_container_beside_the_step_does_not_keep_the_job_from_ending(proxy: dict[str, Any] | None) -> None:
+    done = state_of(STARTED, [beside({"exitCode": 0}, proxy)], [])
+    assert (done.ended, done.succeeded, done.lingers, done.problem) == (True, True, True, "")
+    failed = state_of(STARTED, [beside({"exitCode": 3, "message": "last words"}, proxy)], [])
+    assert (failed.ended, failed.succeeded, failed.lingers, failed.exited) == (True, False, True, True)
+    assert failed.problem == "it ended with exit code 3 (Error): last words"
+    killed = state_of(STARTED, [beside({"exitCode": 137, "reason": "OOMKilled"}, proxy)], [])
+    assert (killed.ended, killed.lingers, killed.exited) == (True, True, False)
+    assert "OOMKilled" in killed.problem
+
+
+def test_a_failure_of_a_container_beside_the_step_is_none_of_the_step() -> None:
+    state = state_of(FAILED, [beside({"exitCode": 0}, {"terminated": {"exitCode": 143}})], [])
+    assert (state.ended, state.succeeded, state.lingers) == (True, True, False)
+    # All have ended: the Job's own end follows.
+    assert state_of(STARTED, [beside({"exitCode": 0}, {"terminated": {"exitCode": 0}})], []).running
+
+
 def test_a_full_cluster_may_have_room_later() -> None:
     unschedulable = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}
     state = state_of(STARTED, [pod(conditions=[unschedulable])], [])
@@ -92,7 +125,7 @@ def test_a_full_cluster_may_have_room_later() -> None:
         ([], False),
         ([waiting("ContainerCreating")], False),
         ([pod({"running": {}})], True),
-        ([pod({"terminated": {}})], True),
+        ([alone({"terminated": {}})], True),
     ],
 )
 def test_what_only_takes_its_time_is_no_trouble(pods: list[dict[str, Any]], running: bool) -> None:

@@ -5,13 +5,15 @@ from typing import Any
 import click
 import jsonschema_rs
 import pytest
-from hypothesis import given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from purchase_predict.kubernetes.config import Config
-from purchase_predict.kubernetes.manifest import manifest, words
+from purchase_predict.kubernetes.manifest import manifest
 from purchase_predict.kubernetes.resources import size_of
-from tests.kubernetes.files import IMAGE, RUN_ID, config, work
+from purchase_predict.secrets import shown_uri, without_secrets
+from tests.kubernetes.files import HOSTILE, IMAGE, RUN_ID, config, work
+from tests.kubernetes.pods import expanded
 from tests.kubernetes.standin import SCHEMAS
 
 #: A file that says all that one can say.
@@ -86,7 +88,7 @@ def test_the_schemas_refuse_what_the_api_refuses() -> None:
 def test_what_the_file_says_of_a_step_is_in_its_job_and_in_no_other() -> None:
     job = rendered(FULL, "train")
     pod = job["spec"]["template"]["spec"]
-    assert job["metadata"]["annotations"] == {"team": "shop"}
+    assert job["metadata"]["annotations"] == {"team": "shop", "purchase-predict/patience": "60"}
     assert job["spec"]["template"]["metadata"]["labels"] == {
         "team": "shop", "purchase-predict/step": "train", "purchase-predict/run": RUN_ID
     }  # fmt: skip
@@ -116,12 +118,36 @@ def test_rendering_leaves_the_file_as_it_is() -> None:
     assert json.dumps(FULL, sort_keys=True) == before
 
 
-@given(st.dictionaries(st.from_regex(r"[a-z]{1,8}", fullmatch=True), st.text(), max_size=5))
-def test_every_parameter_arrives_as_typed(parameters: dict[str, str]) -> None:
-    command = " ".join(["python -m steps.load", *(f"--{name}={{{name}}}" for name in parameters)])
-    assert words(command, parameters) == [
-        "python", "-m", "steps.load", *(f"--{name}={value}" for name, value in parameters.items())
+#: Texts in which the signs of Kubernetes's references are frequent.
+REFERENCES = st.text("$()A" + "a b{}'\"") | st.text()
+
+
+@given(st.dictionaries(st.from_regex(r"[a-z]{1,8}", fullmatch=True), REFERENCES, max_size=5), REFERENCES)
+@example({"source": HOSTILE}, HOSTILE)
+def test_every_parameter_and_variable_arrives_as_typed(parameters: dict[str, str], variable: str) -> None:
+    assume(without_secrets(variable) == shown_uri(variable) == variable)
+    found = container(rendered(config(env={"A": variable, "AA": "$(A)"}), **parameters))
+    known = {"A": "expanded", "MLFLOW_RUN_ID": "expanded"}
+    assert [expanded(word, known) for word in found["command"]] == [
+        "python", "-m", "purchase_predict.kubernetes.start", "python", "-m", "steps.load",
+        *(f"--{name}={value}" for name, value in parameters.items()),
     ]  # fmt: skip
+    values = {one["name"]: expanded(one["value"], known) for one in found["env"]}
+    assert (values["A"], values["AA"]) == (variable, "$(A)")
+
+
+def test_a_template_may_refer_to_variables_as_kubernetes_has_it() -> None:
+    env = [{"name": "HOME_OF_RUN", "value": "/data/$(POD)"}]
+    template = {"spec": {"template": {"spec": {"containers": [{"env": env}]}}}}
+    assert env[0] in container(rendered(config(template=template)))["env"]
+
+
+@pytest.mark.parametrize(
+    ("written", "arrives"),
+    [("$(A)$$(A)", "x$(A)"), ("$$$(A) $(B) $(A", "$x $(B) $(A"), ("$ $A $", "$ $A $"), ("$$$$a", "$$a")],
+)
+def test_the_stand_in_expands_as_the_kubelet(written: str, arrives: str) -> None:
+    assert expanded(written, {"A": "x"}) == arrives
 
 
 def test_memory_and_disk_follow_from_memory_limit_unless_the_file_says_them() -> None:
@@ -148,7 +174,7 @@ def test_memory_and_disk_follow_from_memory_limit_unless_the_file_says_them() ->
         (
             config(template={"spec": {"template": {"spec": {"containers": [
                 {"name": "x", "env": [{"name": "DB_PASSWORD", "value": "planted"}]}]}}}}),
-            {}, "env of the template: DB_PASSWORD looks like a secret",
+            {}, "template.spec.template.spec.containers[0].env[0]: DB_PASSWORD looks like a secret",
         ),
     ],
 )  # fmt: skip

@@ -1,0 +1,70 @@
+"""Do the Jobs of other workflows live? One that can never start, or end, is deleted if its own launcher is gone."""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import click
+
+from purchase_predict.errors import print_line
+from purchase_predict.kubernetes.cluster import Cluster
+from purchase_predict.kubernetes.config import StepConfig
+from purchase_predict.kubernetes.job import look
+from purchase_predict.kubernetes.manifest import PATIENCE
+
+#: A launcher deletes a Job that has been hindered for its patience. Others wait longer, so that the launcher comes
+#: first and records the error: this many times the patience.
+_LONGER = 2
+
+
+class Others:
+    """Looks at Jobs that other processes have submitted, and remembers what hinders them."""
+
+    def __init__(self, cluster: Callable[[], Cluster]) -> None:
+        """Args: `cluster` connects when it is first needed."""
+        self._cluster = cluster
+        #: By Job: whether its problem may pass, and since when it has been hindered.
+        self._hindered: dict[str, tuple[bool, float]] = {}
+        self._said: set[tuple[str, bool]] = set()
+
+    def lives(self, job: str) -> bool | None:
+        """Whether a Job may still compute its run; None if the cluster does not know it or is away.
+
+        Args:
+            job: its name, as in `remote.JOB`.
+        """
+        cluster = self._cluster()
+        namespace, _, name = job.partition("/")
+        try:
+            found = cluster.job(namespace, name)
+            if found is None:
+                return None
+            state, _ = look(cluster, found)
+        except click.ClickException:
+            return None
+        if state.ended and not state.lingers:
+            return False
+        if not state.problem and not state.lingers:
+            self._hindered.pop(job, None)
+            return True
+        annotations = found["metadata"].get("annotations") or {}
+        patience = _LONGER * float(annotations.get(PATIENCE, StepConfig.patience))
+        if not self._hindered_for(job, state.passing, patience):
+            return True
+        if (job, state.passing) not in self._said:
+            self._said.add((job, state.passing))
+            does = "waits" if state.passing else "is deleted"
+            print_line(f"Job {job} of another workflow {does}: {state.problem or 'its command has ended'}")
+        if state.passing:
+            return True
+        with suppress(click.ClickException):  # if its pod starts after all, it finds its run closed
+            cluster.delete(namespace, name)
+        return False
+
+    def _hindered_for(self, job: str, passing: bool, seconds: float) -> bool:
+        now = time.monotonic()
+        kind, since = self._hindered.get(job, (passing, now))
+        if kind != passing:
+            since = now
+        self._hindered[job] = passing, since
+        return now - since >= seconds

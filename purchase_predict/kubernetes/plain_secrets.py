@@ -1,0 +1,64 @@
+"""Does a setting hold a secret's value? Everybody who may read Jobs could read it there."""
+
+import re
+from typing import Any
+
+import click
+
+from purchase_predict.secrets import names_a_secret, shown_uri, without_secrets
+
+#: A reference holds no secret itself: `$(NAME)` of Kubernetes, in commands also those of a shell (`${NAME}`, `$NAME`,
+#: `$(cat file)`), and in annotations those of a template language (`{{ .password }}`).
+_VARIABLE = re.compile(r"\$\([A-Za-z_][\w.\-]*\)")
+_REFERENCE = re.compile(r"\$(?:\([^)]*\)|\{[^}]*\}|\w+)|\{\{.*?\}\}")
+_HIDDEN = "***"
+#: A login or a header whose secret is a reference.
+_REFERRED = re.compile(r"(?:[^\s/@:]+:)?(?<![^\s/:])\*{3}@|\b(?:Basic|Bearer|Digest|Token)\s+(?=\*{3})", re.IGNORECASE)
+_QUOTES = re.compile(r"""[\\"']""")
+
+
+def refuse_secret(name: str, value: str, place: str) -> None:
+    """Raises if a variable's value is a secret, by the variable's name or by the value's form.
+
+    Args:
+        name: of the variable.
+        value: it.
+        place: what messages call where it stands.
+    """
+    if value and (names_a_secret(name) or _holds_secret(value, _VARIABLE)):
+        raise _refusal(name, place)
+
+
+def refuse_secrets(part: Any, place: str) -> None:
+    """Raises if any text in a part of a template is a secret: in variables, headers, commands, annotations, ...
+
+    Args:
+        part: a mapping, a list or a single value.
+        place: what messages call it; what it contains is called `place.name` or `place[0]`.
+    """
+    if isinstance(part, dict):
+        if "name" in part and "value" in part:  # a variable or a header
+            refuse_secret(str(part["name"]), str(part["value"] or ""), place)
+            part = {name: value for name, value in part.items() if name != "value"}
+        for name, value in part.items():
+            refuse_secrets(value, f"{place}.{name}")
+    elif isinstance(part, list):
+        for number, value in enumerate(part):
+            refuse_secrets(value, f"{place}[{number}]")
+    elif isinstance(part, str) and _holds_secret(part, _REFERENCE):
+        raise _refusal("its text", place)
+
+
+def _holds_secret(value: str, reference: re.Pattern[str]) -> bool:
+    """Whether a text would be masked where this project prints it, apart from the references in it."""
+    referring = reference.sub(_HIDDEN, value)
+    rest = _QUOTES.sub("", referring) if referring != value else value
+    rest = _REFERRED.sub("", rest)
+    return without_secrets(rest) != rest or ("://" in rest and shown_uri(rest) != rest)
+
+
+def _refusal(name: str, place: str) -> click.ClickException:
+    return click.ClickException(
+        f"{place}: {name} looks like a secret, and everybody who may read Jobs could read it: put it into a Secret of "
+        "the cluster and refer to that (env_from_secrets; in a template also valueFrom)"
+    )
