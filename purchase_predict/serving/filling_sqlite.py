@@ -60,7 +60,8 @@ class SqliteFiller:
         try:
             if path.exists() and path.stat().st_size:
                 with sqlite3.connect(path) as connection:
-                    if connection.execute("SELECT 1 FROM shop_days LIMIT 1").fetchone():
+                    # Events that remove from the cart make a visitor, but change no counter of the shop.
+                    if connection.execute("SELECT 1 FROM shop_days UNION ALL SELECT 1 FROM visitors").fetchone():
                         return None
             return cls(path)
         except (sqlite3.Error, OSError) as error:

@@ -12,9 +12,11 @@ Keys, all with the prefix `purchase-predict:`
 - `users:<session>`: the set of users of a session id.
 - `seen:<user>:<day>`: the set of the events counted, as time and digest.
 - `days:<product>`, `days:all`: a hash of counters, by `<day>:<counter>`.
+- `filling`: there while the state is filled from past events, and after a filling was killed; see `filling_redis`. No
+  server reads or writes such a state: it lacks visitors, and the filling overwrites what others write.
 
-All keys but `days:` expire `retention_days` + 2 days after they were last written. `warm` takes the newest day of its
-source for today: a key that it makes expires as if its own newest event had been written on its day.
+All keys but `days:` and `filling` expire `retention_days` + 2 days after they were last written. `warm` takes the
+newest day of its source for today: a key that it makes expires as if its own newest event had been written on its day.
 """
 
 import struct
@@ -36,11 +38,17 @@ from purchase_predict.serving.shop_days import COUNTERS, EARLIER, Days
 from purchase_predict.serving.state import Batch, Result, SeenKey, Size, Unavailable, keys_of
 
 PREFIX = "purchase-predict:"
+#: The key of a state that is not completely filled; its value is the filling that may write.
+FILLING = f"{PREFIX}filling"
 #: Seconds to wait for Redis to answer.
 _TIMEOUT_SECONDS = 2.0
 #: Maximum attempts of a request if other servers change the same visitors, and if the connection breaks.
 _ATTEMPTS, _CONNECTIONS = 50, 2
 DAY_SECONDS = 86_400
+_INCOMPLETE = (
+    "not completely filled from past events: wait until the server that fills it has finished; if that one was killed, "
+    "start a server with warm=<source>"
+)
 #: Adds all counters of days before ARGV[1] to the counters of the day ARGV[2], atomically.
 _FOLD = """
     local fields = redis.call('HGETALL', KEYS[1])
@@ -65,7 +73,7 @@ class RedisState:
             retention_days: days after which a visitor without events is forgotten.
 
         Raises:
-            click.ClickException: Redis cannot be reached, or evicts.
+            click.ClickException: Redis cannot be reached, or evicts, or the state is not completely filled.
         """
         self._shown = shown_uri(uri)
         self._expires = expires_after(retention_days)
@@ -77,8 +85,11 @@ class RedisState:
         )
         try:
             self._evictions = Evictions(self._redis.info("stats"))
+            filling = self._redis.exists(FILLING)
         except RedisError as error:
             raise click.ClickException(f"state {self._shown}: Redis cannot be used: {error}") from error
+        if filling:
+            raise click.ClickException(f"state {self._shown}: {_INCOMPLETE}")
 
     @property
     def survives_restart(self) -> bool:
@@ -108,7 +119,8 @@ class RedisState:
     def _change_once(self, events: Sequence[Event], work: Callable[[Batch], Result]) -> Result:
         visitors = sorted({event.user for event in events})
         with self._redis.pipeline() as pipe:
-            pipe.watch(*(f"{PREFIX}visitor:{user}" for user in visitors))
+            # A filling that begins meanwhile makes the transaction fail, too.
+            pipe.watch(FILLING, *(f"{PREFIX}visitor:{user}" for user in visitors))
             batch = self._read(events)
             result = work(batch)
             pipe.multi()
@@ -120,6 +132,7 @@ class RedisState:
         visitors, sessions, pairs, products, shop_products = (list[Any](keys) for keys in keys_of(events))
         asked = list({(event.user, event.time, event.digest) for event in events})
         with self._redis.pipeline(transaction=False) as pipe:
+            pipe.exists(FILLING)
             for user in visitors:
                 pipe.get(f"{PREFIX}visitor:{user}")
             for user, session in sessions:
@@ -133,6 +146,7 @@ class RedisState:
             for product in [*shop_products, "all"]:
                 pipe.hgetall(f"{PREFIX}days:{product}")
             answers = iter(pipe.execute())
+        self._refuse_incomplete(next(answers))
 
         def known(keys: Iterable[Any], record: Any) -> dict[Any, Any]:
             return {key: record.unpack(text) if (text := next(answers)) is not None else record() for key in keys}
@@ -144,6 +158,11 @@ class RedisState:
         seen = {key for key in asked if next(answers)}
         days = {product: _days(next(answers)) for product in shop_products}
         return Batch(records[0], records[1], records[2], records[3], seen, days, _days(next(answers)))
+
+    def _refuse_incomplete(self, filling: int) -> None:
+        """Raises `Unavailable` if the key `FILLING` exists."""
+        if filling:
+            raise Unavailable(f"the state at {self._shown}: {_INCOMPLETE}")
 
     def _write(self, pipe: Any, batch: Batch) -> None:
         events = batch.counted
@@ -183,6 +202,7 @@ class RedisState:
         """See `state.State.carts`."""
         found: list[tuple[int, int, Pair]] = []
         try:
+            self._refuse_incomplete(self._redis.exists(FILLING))
             for user in sorted(map(int, self._redis.smembers(f"{PREFIX}users:{session}"))):
                 if len(found) >= most:
                     break
@@ -205,7 +225,9 @@ class RedisState:
             with self._redis.pipeline(transaction=False) as pipe:
                 pipe.info("memory")
                 pipe.info("stats")
-                memory, stats = pipe.execute()
+                pipe.exists(FILLING)
+                memory, stats, filling = pipe.execute()
+            self._refuse_incomplete(filling)
             return Size(int(memory["used_memory"]), None, *self._evictions.seen(memory, stats))
         except RedisError as error:
             raise Unavailable(f"the state at {self._shown} cannot be read: {type(error).__name__}") from error

@@ -224,13 +224,14 @@ def test_the_digest_of_a_seen_event_is_the_servers_own_in_sql(tmp_path: Path) ->
 
 
 def test_a_state_that_holds_something_is_left_alone(tmp_path: Path, redis_server: RedisServer) -> None:
-    event = Event(0, "view", 1, None, None, None, None, 1, "s")
-    redis.Redis.from_url(redis_server.uri).flushall()
-    for place in (tmp_path / "state", redis_server.uri):
-        state = RedisState(place, 9) if isinstance(place, str) else SqliteState(place)
-        counted(state, [event])
-        state.close()
-        assert warming.filler_of(place, 9) is None
+    """Events that remove from the cart change no counter of the shop."""
+    for kind in ("view", "remove_from_cart"):
+        redis.Redis.from_url(redis_server.uri).flushall()
+        for place in (tmp_path / kind, redis_server.uri):
+            state = RedisState(place, 9) if isinstance(place, str) else SqliteState(place)
+            counted(state, [Event(0, kind, 1, None, None, None, None, 1, "s")])
+            state.close()
+            assert warming.filler_of(place, 9) is None
 
 
 def test_an_empty_state_is_filled(tmp_path: Path) -> None:
@@ -260,20 +261,14 @@ def test_what_fails_on_its_way_leaves_no_half_filled_state(
     assert client.keys() == []
 
 
-def test_two_servers_do_not_fill_one_redis_at_once_and_a_killed_filling_is_begun_anew(
-    redis_server: RedisServer,
-) -> None:
+def test_a_source_that_cannot_be_read_leaves_no_half_filled_state(tmp_path: Path, redis_server: RedisServer) -> None:
     client = redis.Redis.from_url(redis_server.uri)
     client.flushall()
-    first = warming.filler_of(redis_server.uri, 90)
-    assert first
-    first.put("visitor_records", [(1, "[]", 0)])
-    with pytest.raises(click.ClickException, match="another server fills it now: start this one without warm"):
-        warming.filler_of(redis_server.uri, 90)
-    client.delete(f"{PREFIX}filling")  # as it expires, some minutes after the first one was killed
-    assert warming.filler_of(redis_server.uri, 90)
-    assert client.keys() == [f"{PREFIX}filling".encode()]
-    client.flushall()
+    for number, place in enumerate((tmp_path / "state", redis_server.uri)):
+        with pytest.raises(click.ClickException, match=r"nothing\.csv"):
+            fill(place, str(tmp_path / "nothing.csv"), tmp_path / f"scratch-{number}")
+    assert not [path for path in tmp_path.iterdir() if "state" in path.name]
+    assert client.keys() == []
 
 
 def test_a_primary_table_fills_no_state(tmp_path: Path) -> None:
