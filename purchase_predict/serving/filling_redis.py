@@ -19,8 +19,17 @@ from redis.exceptions import RedisError, WatchError
 
 from purchase_predict.secrets import shown_uri
 from purchase_predict.serving.events import DAY_MICROSECONDS
-from purchase_predict.serving.on_redis import DAY_SECONDS, FILLING, PREFIX, expires_after
+from purchase_predict.serving.on_redis import (
+    DAY_SECONDS,
+    FILLING,
+    PREFIX,
+    VERSION_KEY,
+    expires_after,
+    holds_something,
+    put_in_cart,
+)
 from purchase_predict.serving.redis_client import client_of
+from purchase_predict.serving.state import VERSION
 
 #: The key of the owner's lease, the seconds after which it expires, and the seconds between two renewals.
 _LEASE, _LEASE_SECONDS, _RENEW_SECONDS = f"{PREFIX}lease", 60, 10
@@ -55,6 +64,7 @@ class RedisFiller:
         self.columns = {
             "session_records": "session, visitor, record, age",
             "pair_records": "session, visitor, product, record, age",
+            "carts": "session, visitor, product, age",
             "product_records": "visitor, product, record, age",
             "visitor_records": "visitor, record, age",
             "seen_events": "visitor, time, digest, age",
@@ -72,25 +82,25 @@ class RedisFiller:
         shown = shown_uri(uri)
         client = client_of(uri)
         try:
-            if not client.exists(FILLING) and _holds_something(client):
+            if not client.exists(FILLING) and holds_something(client, shown):
                 return None
             filler = cls(client, retention_days)
             if not client.set(_LEASE, filler._owner, nx=True, ex=_LEASE_SECONDS):
                 raise click.ClickException(
                     f"state {shown}: another server fills it now: start this one once that has finished"
                 )
-            return filler if filler._begin() else None
+            return filler if filler._begin(shown) else None
         except (RedisError, OSError) as error:
             raise click.ClickException(f"state {shown}: Redis cannot be used: {error}") from error
 
-    def _begin(self) -> bool:
+    def _begin(self, shown: str) -> bool:
         """Keeps servers from the state and empties it; False if it turns out to hold something."""
         with self._redis.pipeline() as pipe:
             pipe.get(FILLING)
             pipe.set(FILLING, self._owner)
             interrupted, _ = pipe.execute()
         # A server may have written until now.
-        if not interrupted and _holds_something(self._redis):
+        if not interrupted and holds_something(self._redis, shown):
             self._redis.delete(FILLING, _LEASE)
             return False
         self._renewing.start()
@@ -105,13 +115,13 @@ class RedisFiller:
         """
 
         def write(pipe: Any) -> None:
-            ages: dict[str, int] = {}
+            lives: dict[str, int] = {}
             for *row, age in rows:
-                for key in _put_row(pipe, table, row):
-                    ages[key] = min(age, ages.get(key, age))
-            for key, age in ages.items():
-                # Users who share a session id share a key: it stays as long as the last of them needs it.
                 seconds = self._expires - min(age, self._retention_days) * DAY_SECONDS
+                key = _put_row(pipe, table, row, seconds)
+                lives[key] = max(seconds, lives.get(key, seconds))
+            for key, seconds in lives.items():
+                # Users who share a session id share a key: it stays as long as the last of them needs it.
                 pipe.eval(_EXPIRE_LATER, 1, key, seconds)
 
         self._as_owner(write)
@@ -124,7 +134,12 @@ class RedisFiller:
     def finish(self) -> None:
         """See `warming.Filler.finish`."""
         self._stop_renewing()
-        self._as_owner(lambda pipe: pipe.delete(FILLING, _LEASE))
+
+        def complete(pipe: Any) -> None:
+            pipe.set(VERSION_KEY, VERSION)
+            pipe.delete(FILLING, _LEASE)
+
+        self._as_owner(complete)
         self._redis.close()
 
     def give_up(self) -> None:
@@ -173,21 +188,14 @@ class RedisFiller:
 _OWN = (FILLING, _LEASE)
 
 
-def _holds_something(client: "redis.Redis") -> bool:
-    """Whether there are counters or visitors: events that remove from the cart change no counter of the shop."""
-    if client.exists(f"{PREFIX}days:all"):
-        return True
-    return next(client.scan_iter(f"{PREFIX}visitor:*", count=_KEYS), None) is not None
-
-
 def _put_days(pipe: Any, rows: Iterable[Sequence[Any]]) -> None:
     """Writes counters: product or "all", day, counters."""
     for product, day, *counts in rows:
         pipe.hset(f"{PREFIX}days:{product}", mapping={f"{day}:{number}": count for number, count in enumerate(counts)})
 
 
-def _put_row(pipe: Any, table: str, row: Sequence[Any]) -> list[str]:
-    """Writes a row of a table of records, without its age; returns the keys that it wrote to."""
+def _put_row(pipe: Any, table: str, row: Sequence[Any], seconds: int) -> str:
+    """Writes a row of a table of records, without its age; returns its key, which lives so many seconds at least."""
     if table == "visitor_records":
         key = f"{PREFIX}visitor:{row[0]}"
         pipe.set(key, row[1])
@@ -195,12 +203,14 @@ def _put_row(pipe: Any, table: str, row: Sequence[Any]) -> list[str]:
         session, user, record = row
         key = f"{PREFIX}session:{user}:{session}"
         pipe.hset(key, "", record)
-        pipe.sadd(f"{PREFIX}users:{session}", user)
-        return [key, f"{PREFIX}users:{session}"]
     elif table == "pair_records":
         session, user, product, record = row
         key = f"{PREFIX}session:{user}:{session}"
         pipe.hset(key, str(product), record)
+    elif table == "carts":
+        session, user, product = row
+        key = f"{PREFIX}carts:{session}"
+        put_in_cart(pipe, session, user, product, seconds)
     elif table == "product_records":
         user, product, record = row
         key = f"{PREFIX}products:{user}"
@@ -209,4 +219,4 @@ def _put_row(pipe: Any, table: str, row: Sequence[Any]) -> list[str]:
         user, time, digest = row
         key = f"{PREFIX}seen:{user}:{time // DAY_MICROSECONDS}"
         pipe.sadd(key, struct.pack("<qq", time, digest))
-    return [key]
+    return key

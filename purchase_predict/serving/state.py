@@ -9,6 +9,9 @@ from purchase_predict.serving.events import Event
 from purchase_predict.serving.records import Pair, Product, Session, Visitor
 from purchase_predict.serving.shop_days import Days
 
+#: The version of the records and of both stores' layout. A state of another version is refused.
+VERSION = 2
+
 Result = TypeVar("Result")
 
 SessionKey = tuple[int, str]
@@ -119,7 +122,7 @@ class State(Protocol):
 
         Args:
             session: the session's id.
-            most: the number of pairs after which the others are left out.
+            most: the number of pairs after which the others are left out. No more than these are read.
 
         Raises:
             Unavailable: the store cannot be read.

@@ -27,6 +27,7 @@ _ROWS = 20_000
 _RECORDS = {
     "session_records": summaries.SESSION_RECORDS,
     "pair_records": summaries.PAIR_RECORDS,
+    "carts": summaries.CARTS,
     "product_records": summaries.PRODUCT_RECORDS,
     "visitor_records": summaries.VISITOR_RECORDS,
     "seen_events": summaries.SEEN_EVENTS,

@@ -9,7 +9,7 @@ import redis
 
 from purchase_predict.serving import filling_redis
 from purchase_predict.serving.filling_redis import RedisFiller
-from purchase_predict.serving.on_redis import FILLING, PREFIX, RedisState
+from purchase_predict.serving.on_redis import FILLING, PREFIX, VERSION_KEY, RedisState
 from purchase_predict.serving.state import Unavailable
 from tests.serving.redis_server import RedisServer
 from tests.serving.visits import counted, event
@@ -90,15 +90,15 @@ def test_a_state_to_which_a_server_writes_until_the_filling_begins_is_not_empty(
     client: "redis.Redis", redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = RedisState(redis_server.uri, 90)
-    holds, asked = filling_redis._holds_something, list[bool]()
+    holds, asked = filling_redis.holds_something, list[bool]()
 
-    def then_written(of: "redis.Redis") -> bool:
-        asked.append(holds(of))
+    def then_written(of: "redis.Redis", shown: str) -> bool:
+        asked.append(holds(of, shown))
         if len(asked) == 1:
             counted(state, [event(0, "remove_from_cart")])
         return asked[-1]
 
-    monkeypatch.setattr(filling_redis, "_holds_something", then_written)
+    monkeypatch.setattr(filling_redis, "holds_something", then_written)
     assert RedisFiller.of_empty(redis_server.uri, 90) is None
     assert asked == [False, True]
     assert counted(state, [event(0, "remove_from_cart")]).counts.repeated == 1
@@ -149,4 +149,4 @@ def test_a_filling_that_another_server_took_over_writes_and_removes_nothing(
             getattr(first, last)(*arguments[last])
     assert sorted(client.keys()) == sorted(before)
     second.finish()
-    assert client.keys() == [f"{PREFIX}visitor:1".encode()]
+    assert set(client.keys()) == {f"{PREFIX}visitor:1".encode(), VERSION_KEY.encode()}
