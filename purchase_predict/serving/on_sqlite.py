@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from purchase_predict.serving import shop_days
-from purchase_predict.serving.events import Event
+from purchase_predict.serving.events import FUTURE_DAYS, Event
 from purchase_predict.serving.records import Pair, Product, Session, Visitor
 from purchase_predict.serving.shop_days import COUNTERS, EARLIER, Days
 from purchase_predict.serving.state import VERSION, Batch, Busy, Result, Size, Unavailable, keys_of
@@ -266,7 +266,8 @@ class SqliteState:
 
     def forget(self, retention_days: int, removed: Callable[[int], None]) -> None:
         """See `state.State.forget`. Uses small transactions, so that requests wait only briefly."""
-        oldest = int(time.time() // 86_400) - retention_days
+        # As in Redis (`expires_after`): an event may be ahead of the clock, and could count again so many days longer.
+        oldest = int(time.time() // 86_400) - retention_days - FUTURE_DAYS
         while not self._closed.is_set():
             with self._lock, self._transaction() as ask:
                 users = ask("SELECT user FROM visitors WHERE touched < ? LIMIT ?", (oldest, _CHUNK)).fetchall()

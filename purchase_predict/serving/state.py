@@ -129,7 +129,7 @@ class State(Protocol):
         """
 
     def forget(self, retention_days: int, removed: Callable[[int], None]) -> None:
-        """Removes visitors without events for `retention_days`, and seen events as old.
+        """Removes visitors without events for `retention_days` and `FUTURE_DAYS`, and seen events as old.
 
         Args:
             retention_days: days without an event.

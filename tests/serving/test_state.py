@@ -118,13 +118,27 @@ def test_a_visitor_is_forgotten_after_the_retention(tmp_path: Path) -> None:
     state = SqliteState(tmp_path / "state.sqlite")
     with mock.patch.object(on_sqlite.time, "time", return_value=100 * 86_400.0):
         counted(state, [event(0, "cart", user=user, session=str(user)) for user in range(1200)])
-    with mock.patch.object(on_sqlite.time, "time", return_value=105 * 86_400.0):
+    with mock.patch.object(on_sqlite.time, "time", return_value=106 * 86_400.0):
         counted(state, [event(9, "view", user=5, session="5")])
-        assert forgotten(state, 6) == 0
+        assert forgotten(state, 5) == 0
         assert forgotten(state, 4) == 1199
     assert [len(state.carts(session, 100)) for session in ("5", "6")] == [1, 0]
     tables = ("visitors", "sessions", "pairs", "carts", "products")
     assert [state._connection.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in tables] == [1] * 5
+    state.close()
+
+
+def test_an_event_ahead_of_the_clock_is_remembered_as_long_as_it_may_arrive_again(tmp_path: Path) -> None:
+    state = SqliteState(tmp_path / "state.sqlite")
+    day, ahead = event(0, "view").day, event(86_400 * FUTURE_DAYS, "view")
+    with mock.patch.object(on_sqlite.time, "time", return_value=day * 86_400.0):
+        counted(state, [ahead], retention_days=3)
+    for later in range(7):
+        with mock.patch.object(on_sqlite.time, "time", return_value=(day + later) * 86_400.0):
+            state.forget(3, lambda _: None)
+        again = counted(state, [event(86_400 * later, "view", user=2), ahead], retention_days=3)
+        assert bool(again.too_old) == (later > FUTURE_DAYS + 3)
+        assert again.too_old or again.counts.repeated
     state.close()
 
 
@@ -135,7 +149,7 @@ def test_who_is_forgotten_is_counted_and_reported_in_one_line(
     state, meters = SqliteState(tmp_path / "state.sqlite"), Meters()
     with mock.patch.object(on_sqlite.time, "time", return_value=100 * 86_400.0):
         counted(state, [event(0, "cart", user=user, session=str(user)) for user in range(120)])
-    with mock.patch.object(on_sqlite.time, "time", return_value=105 * 86_400.0):
+    with mock.patch.object(on_sqlite.time, "time", return_value=106 * 86_400.0):
         server._forget(state, 5, meters)
         assert capsys.readouterr().err == ""
         monkeypatch.setattr(state, "_forget_seen", mock.Mock(side_effect=sqlite3.OperationalError("disk is full")))

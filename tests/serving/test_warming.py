@@ -171,18 +171,19 @@ def test_a_visitor_of_a_file_is_kept_for_the_retention_after_its_own_newest_even
     fill(tmp_path / "state", long_ago(tmp_path), tmp_path / "scratch", retention_days=90)
     state, now = SqliteState(tmp_path / "state"), time.time()
     left: dict[int, list[int]] = {}
-    for later in (0, 1, 10, 11, 90, 91):
+    for later in (0, 1, 2, 11, 12, 91, 92):
         with mock.patch.object(time, "time", return_value=now + later * 86_400):
             state.forget(90, lambda _: None)
         left[later] = [user for _, user in in_sqlite(tmp_path / "state")["sessions"]]
     state.close()
     assert {later: sorted(set(users)) for later, users in left.items()} == {
         0: [0, 80, 90],
-        1: [0, 80],
-        10: [0, 80],
-        11: [0],
-        90: [0],
-        91: [],
+        1: [0, 80, 90],
+        2: [0, 80],
+        11: [0, 80],
+        12: [0],
+        91: [0],
+        92: [],
     }
 
 
