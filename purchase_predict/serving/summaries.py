@@ -127,7 +127,7 @@ SESSION_RECORDS = f"""
 #: Needs `session_records`, and the primary table as `primary_table`.
 PAIR_RECORDS = f"""
     SELECT id, visitor, pairs.session, product, {
-    _json("views", "act", "purchase", "moment", "bought", "in_cart", "decided", "row_")
+    _json("views", "act", "purchase", "moment", "bought", "in_cart", "decided", "row_", "false")
 } AS record, moment IS NOT NULL AS carted, age
     FROM pairs JOIN session_records USING (visitor, session) LEFT JOIN (
         SELECT user_id AS visitor, user_session::VARCHAR AS session, product_id AS product, {
