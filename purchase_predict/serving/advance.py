@@ -49,12 +49,10 @@ class Advanced:
     Attributes:
         carts: the pair of each cart event, with its row, by the position of the event.
         too_old: the positions of events that are older than the retention; they were not counted.
-        late: the pairs whose columns may include later events: their first cart event was late, or of an old day.
     """
 
     carts: dict[int, Pair] = field(default_factory=dict)
     too_old: list[int] = field(default_factory=list)
-    late: set[PairKey] = field(default_factory=set)
     counts: Counts = field(default_factory=Counts)
 
 
@@ -116,10 +114,9 @@ def _count_together(batch: Batch, events: list[Event], done: Advanced, answered:
         _count(batch, event)
         if event.kind == "cart" and batch.pairs[key].moment is None:
             carts.setdefault(key, []).append(event)
-            if late:
-                done.late.add(key)
+            batch.pairs[key].late = late
     for key, of_pair in carts.items():
-        done.counts.late_carts += key in done.late
+        done.counts.late_carts += batch.pairs[key].late
         _make_row(batch, key, columns.first_of(of_pair), done)
     for event in events:  # a purchase at the time of the first cart event counts as after it
         if event.kind == "purchase":
@@ -200,7 +197,7 @@ def _make_row(batch: Batch, key: PairKey, cart: Event, done: Advanced) -> None:
     tallies = visitor.purchases, product.views, product.purchases
     if cart.day <= batch.newest_day - shop_days.KEPT_DAYS:
         done.counts.old_day_rows += 1
-        done.late.add(key)
+        pair.late = True
     done.counts.overlaps += not all(tally.knows(session.rank) for tally in tallies)
     counts = {shop_days.CARTED_PAIRS: 1}
     batch.count_for_shop(cart.product, cart.day, counts)

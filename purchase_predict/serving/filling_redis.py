@@ -1,21 +1,48 @@
-"""Fills an empty state in Redis. The counters of all products are written last: without them it counts as empty."""
+"""Fills an empty state in Redis. No server uses a state while it has the key `on_redis.FILLING`.
 
+Its value is a random name, the filling's owner. The owner checks it in each transaction, so nothing is written by a
+server that was cut off while another one began to fill. The key stays if the owner is killed, because what it has
+written is no state. A second key, the owner's lease, expires then, and the next server with `warm` begins anew.
+"""
+
+import contextlib
 import struct
-from collections.abc import Sequence
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Any, Self
 
 import click
 import redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, WatchError
 
 from purchase_predict.secrets import shown_uri
 from purchase_predict.serving.events import DAY_MICROSECONDS
-from purchase_predict.serving.on_redis import DAY_SECONDS, PREFIX, expires_after
+from purchase_predict.serving.on_redis import (
+    DAY_SECONDS,
+    FILLING,
+    PREFIX,
+    VERSION_KEY,
+    expires_after,
+    holds_something,
+    put_in_cart,
+)
 from purchase_predict.serving.redis_client import client_of
+from purchase_predict.serving.state import VERSION
 
-#: The key that marks the state as being filled, and the seconds without written rows after which it expires.
-_FILLING, _FILLING_SECONDS = f"{PREFIX}filling", 600
+#: The key of the owner's lease, the seconds after which it expires, and the seconds between two renewals.
+_LEASE, _LEASE_SECONDS, _RENEW_SECONDS = f"{PREFIX}lease", 60, 10
+#: Keys removed in one transaction.
+_KEYS = 1000
 
+#: Renews the lease, also one that has expired, unless another server has it.
+_RENEW = """
+    local owner = redis.call('GET', KEYS[1])
+    if not owner or owner == ARGV[1] then
+        redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+    end
+"""
 #: Sets the seconds after which a key expires to ARGV[1], unless it expires later.
 _EXPIRE_LATER = """
     if redis.call('TTL', KEYS[1]) < tonumber(ARGV[1]) then
@@ -31,9 +58,13 @@ class RedisFiller:
         """Args: `client` is connected to an empty state."""
         self._redis, self._expires = client, expires_after(retention_days)
         self._retention_days = retention_days
+        self._owner = uuid.uuid4().hex.encode()
+        self._ended = threading.Event()
+        self._renewing = threading.Thread(target=self._keep_lease, name="lease", daemon=True)
         self.columns = {
             "session_records": "session, visitor, record, age",
             "pair_records": "session, visitor, product, record, age",
+            "carts": "session, visitor, product, age",
             "product_records": "visitor, product, record, age",
             "visitor_records": "visitor, record, age",
             "seen_events": "visitor, time, digest, age",
@@ -51,15 +82,30 @@ class RedisFiller:
         shown = shown_uri(uri)
         client = client_of(uri)
         try:
-            if client.exists(f"{PREFIX}days:all"):
+            if not client.exists(FILLING) and holds_something(client, shown):
                 return None
-            if not client.set(_FILLING, "1", nx=True, ex=_FILLING_SECONDS):
-                raise click.ClickException(f"state {shown}: another server fills it now: start this one without warm")
             filler = cls(client, retention_days)
-            filler._remove_all()  # the remains of an interrupted filling
-            return filler
-        except RedisError as error:
+            if not client.set(_LEASE, filler._owner, nx=True, ex=_LEASE_SECONDS):
+                raise click.ClickException(
+                    f"state {shown}: another server fills it now: start this one once that has finished"
+                )
+            return filler if filler._begin(shown) else None
+        except (RedisError, OSError) as error:
             raise click.ClickException(f"state {shown}: Redis cannot be used: {error}") from error
+
+    def _begin(self, shown: str) -> bool:
+        """Keeps servers from the state and empties it; False if it turns out to hold something."""
+        with self._redis.pipeline() as pipe:
+            pipe.get(FILLING)
+            pipe.set(FILLING, self._owner)
+            interrupted, _ = pipe.execute()
+        # A server may have written until now.
+        if not interrupted and holds_something(self._redis, shown):
+            self._redis.delete(FILLING, _LEASE)
+            return False
+        self._renewing.start()
+        self._remove_all()  # the remains of an interrupted filling
+        return True
 
     def put(self, table: str, rows: Sequence[Sequence[Any]]) -> None:
         """See `warming.Filler.put`.
@@ -67,57 +113,89 @@ class RedisFiller:
         The last column of a row is the age of its events in days. A key expires as if it had been written so many days
         ago. A visitor who is kept may have sessions older than the retention: these expire with the oldest visitors.
         """
-        with self._redis.pipeline(transaction=False) as pipe:
-            ages: dict[str, int] = {}
+
+        def write(pipe: Any) -> None:
+            lives: dict[str, int] = {}
             for *row, age in rows:
-                for key in _put_row(pipe, table, row):
-                    ages[key] = min(age, ages.get(key, age))
-            for key, age in ages.items():
-                # Users who share a session id share a key: it stays as long as the last of them needs it.
                 seconds = self._expires - min(age, self._retention_days) * DAY_SECONDS
+                key = _put_row(pipe, table, row, seconds)
+                lives[key] = max(seconds, lives.get(key, seconds))
+            for key, seconds in lives.items():
+                # Users who share a session id share a key: it stays as long as the last of them needs it.
                 pipe.eval(_EXPIRE_LATER, 1, key, seconds)
-            pipe.expire(_FILLING, _FILLING_SECONDS)
-            self._execute(pipe)
+
+        self._as_owner(write)
 
     def put_days(self, rows: Sequence[Sequence[int]], shop: Sequence[Sequence[int]]) -> None:
         """See `warming.Filler.put_days`."""
-        self._shop += shop
-        with self._redis.pipeline(transaction=False) as pipe:
-            for product, day, *counts in rows:
-                pipe.hset(f"{PREFIX}days:{product}", mapping=_fields(day, counts))
-            self._execute(pipe)
+        self._as_owner(lambda pipe: _put_days(pipe, rows))
+        self._as_owner(lambda pipe: _put_days(pipe, (("all", *row) for row in shop)))
 
     def finish(self) -> None:
         """See `warming.Filler.finish`."""
-        with self._redis.pipeline() as pipe:
-            for day, *counts in self._shop:
-                pipe.hset(f"{PREFIX}days:all", mapping=_fields(day, counts))
-            pipe.delete(_FILLING)
-            self._execute(pipe)
+        self._stop_renewing()
+
+        def complete(pipe: Any) -> None:
+            pipe.set(VERSION_KEY, VERSION)
+            pipe.delete(FILLING, _LEASE)
+
+        self._as_owner(complete)
         self._redis.close()
 
     def give_up(self) -> None:
         """See `warming.Filler.give_up`."""
-        try:
+        self._stop_renewing()
+        with contextlib.suppress(RedisError, OSError):  # the next filling removes the remains
             self._remove_all()
-            self._redis.delete(_FILLING)
-        except RedisError:
-            return  # the next filling removes the remains
+            self._as_owner(lambda pipe: pipe.delete(FILLING, _LEASE))
+
+    def _keep_lease(self) -> None:
+        """Renews the lease, also while the source is read and nothing is written."""
+        while not self._ended.wait(_RENEW_SECONDS):
+            with contextlib.suppress(RedisError):  # try again
+                self._redis.eval(_RENEW, 1, _LEASE, self._owner, _LEASE_SECONDS)
+
+    def _stop_renewing(self) -> None:
+        self._ended.set()
+        self._renewing.join()
 
     def _remove_all(self) -> None:
-        for key in self._redis.scan_iter(f"{PREFIX}*", count=1000):
-            if key != _FILLING.encode():
-                self._redis.unlink(key)
+        keys = (key for key in self._redis.scan_iter(f"{PREFIX}*", count=_KEYS) if key.decode() not in _OWN)
+        while some := list(islice(keys, _KEYS)):
+            self._as_owner(lambda pipe, some=some: pipe.unlink(*some))  # type: ignore[misc]
 
-    def _execute(self, pipe: Any) -> None:
+    def _as_owner(self, write: Callable[[Any], object]) -> None:
+        """Lets `write` add commands to a transaction, and runs it if the filling still belongs to this server.
+
+        Raises:
+            OSError: Redis cannot be written, or another server has begun to fill the state.
+        """
         try:
-            pipe.execute()
+            with self._redis.pipeline() as pipe:
+                pipe.watch(FILLING)
+                if pipe.get(FILLING) != self._owner:
+                    raise WatchError
+                pipe.multi()
+                write(pipe)
+                pipe.execute()
+        except WatchError as error:
+            raise OSError("Redis: another server has begun to fill this state") from error
         except RedisError as error:
             raise OSError(f"Redis: {error}") from error
 
 
-def _put_row(pipe: Any, table: str, row: Sequence[Any]) -> list[str]:
-    """Writes a row of a table of records, without its age; returns the keys that it wrote to."""
+#: The keys that say who fills the state.
+_OWN = (FILLING, _LEASE)
+
+
+def _put_days(pipe: Any, rows: Iterable[Sequence[Any]]) -> None:
+    """Writes counters: product or "all", day, counters."""
+    for product, day, *counts in rows:
+        pipe.hset(f"{PREFIX}days:{product}", mapping={f"{day}:{number}": count for number, count in enumerate(counts)})
+
+
+def _put_row(pipe: Any, table: str, row: Sequence[Any], seconds: int) -> str:
+    """Writes a row of a table of records, without its age; returns its key, which lives so many seconds at least."""
     if table == "visitor_records":
         key = f"{PREFIX}visitor:{row[0]}"
         pipe.set(key, row[1])
@@ -125,12 +203,14 @@ def _put_row(pipe: Any, table: str, row: Sequence[Any]) -> list[str]:
         session, user, record = row
         key = f"{PREFIX}session:{user}:{session}"
         pipe.hset(key, "", record)
-        pipe.sadd(f"{PREFIX}users:{session}", user)
-        return [key, f"{PREFIX}users:{session}"]
     elif table == "pair_records":
         session, user, product, record = row
         key = f"{PREFIX}session:{user}:{session}"
         pipe.hset(key, str(product), record)
+    elif table == "carts":
+        session, user, product = row
+        key = f"{PREFIX}carts:{session}"
+        put_in_cart(pipe, session, user, product, seconds)
     elif table == "product_records":
         user, product, record = row
         key = f"{PREFIX}products:{user}"
@@ -139,8 +219,4 @@ def _put_row(pipe: Any, table: str, row: Sequence[Any]) -> list[str]:
         user, time, digest = row
         key = f"{PREFIX}seen:{user}:{time // DAY_MICROSECONDS}"
         pipe.sadd(key, struct.pack("<qq", time, digest))
-    return [key]
-
-
-def _fields(day: int, counts: Sequence[int]) -> Any:
-    return {f"{day}:{counter}": count for counter, count in enumerate(counts)}
+    return key

@@ -16,6 +16,7 @@ _COUNTER_MARKS = ", ".join("?" * COUNTERS)
 _INSERT = {
     "session_records": "INSERT INTO sessions VALUES (?, ?, ?, ?)",
     "pair_records": "INSERT INTO pairs VALUES (?, ?, ?)",
+    "carts": "INSERT INTO carts VALUES (?, ?, ?)",
     "product_records": "INSERT INTO products VALUES (?, ?, ?)",
     "visitor_records": "INSERT INTO visitors VALUES (?, ?, ?)",
     "seen_events": "INSERT INTO seen VALUES (?, ?, ?)",
@@ -37,6 +38,7 @@ class SqliteFiller:
         self.columns = {
             "session_records": "id, session, visitor, record",
             "pair_records": "id, product, record",
+            "carts": "session, visitor, product",
             "product_records": "visitor, product, record",
             "visitor_records": f"visitor, {int(time.time() // 86_400)} - age AS touched, record",
             "seen_events": "visitor, time, digest",
@@ -45,6 +47,7 @@ class SqliteFiller:
         self.orders = {
             "session_records": "ORDER BY id",
             "pair_records": "ORDER BY id, product",
+            "carts": "ORDER BY session, visitor, product",
             "product_records": "ORDER BY visitor, product",
             "visitor_records": "ORDER BY visitor",
             "seen_events": "ORDER BY visitor, time, digest",
@@ -60,7 +63,8 @@ class SqliteFiller:
         try:
             if path.exists() and path.stat().st_size:
                 with sqlite3.connect(path) as connection:
-                    if connection.execute("SELECT 1 FROM shop_days LIMIT 1").fetchone():
+                    # Events that remove from the cart make a visitor, but change no counter of the shop.
+                    if connection.execute("SELECT 1 FROM shop_days UNION ALL SELECT 1 FROM visitors").fetchone():
                         return None
             return cls(path)
         except (sqlite3.Error, OSError) as error:

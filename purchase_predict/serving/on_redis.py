@@ -9,15 +9,22 @@ Keys, all with the prefix `purchase-predict:`
 
 - `visitor:<user>`: the visitor's record. `products:<user>`: a hash of the records of the visitor's products.
 - `session:<user>:<session>`: a hash of the session's record (field "") and its pairs' records (field: product).
-- `users:<session>`: the set of users of a session id.
+- `carts:<session>`: the pairs of a session id that have a row, as `<user>:<product>`, by the time (seconds since 1970)
+  at which they expire. Any number of visitors may share a session id.
 - `seen:<user>:<day>`: the set of the events counted, as time and digest.
 - `days:<product>`, `days:all`: a hash of counters, by `<day>:<counter>`.
+- `filling`: there while the state is filled from past events, and after a filling was killed; see `filling_redis`. No
+  server reads or writes such a state: it lacks visitors, and the filling overwrites what others write.
 
-All keys but `days:` expire `retention_days` + 2 days after they were last written. `warm` takes the newest day of its
-source for today: a key that it makes expires as if its own newest event had been written on its day.
+- `version`: the version of the records and of these keys.
+
+All keys but `days:`, `filling` and `version` expire `retention_days` + 2 days after they were last written. `warm`
+takes the newest day of its source for today: a key that it makes expires as if its own newest event had been written on
+its day.
 """
 
 import struct
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -33,14 +40,21 @@ from purchase_predict.serving.events import DAY_MICROSECONDS, FUTURE_DAYS, Event
 from purchase_predict.serving.records import Pair, Product, Session, Visitor
 from purchase_predict.serving.redis_client import Evictions, client_of
 from purchase_predict.serving.shop_days import COUNTERS, EARLIER, Days
-from purchase_predict.serving.state import Batch, Result, SeenKey, Size, Unavailable, keys_of
+from purchase_predict.serving.state import VERSION, Batch, Result, SeenKey, Size, Unavailable, keys_of
 
 PREFIX = "purchase-predict:"
+#: The key of a state that is not completely filled; its value is the filling that may write.
+FILLING = f"{PREFIX}filling"
+VERSION_KEY = f"{PREFIX}version"
 #: Seconds to wait for Redis to answer.
 _TIMEOUT_SECONDS = 2.0
 #: Maximum attempts of a request if other servers change the same visitors, and if the connection breaks.
 _ATTEMPTS, _CONNECTIONS = 50, 2
 DAY_SECONDS = 86_400
+_INCOMPLETE = (
+    "not completely filled from past events: wait until the server that fills it has finished; if that one was killed, "
+    "start a server with warm=<source>"
+)
 #: Adds all counters of days before ARGV[1] to the counters of the day ARGV[2], atomically.
 _FOLD = """
     local fields = redis.call('HGETALL', KEYS[1])
@@ -65,7 +79,7 @@ class RedisState:
             retention_days: days after which a visitor without events is forgotten.
 
         Raises:
-            click.ClickException: Redis cannot be reached, or evicts.
+            click.ClickException: Redis cannot be reached, or evicts, or the state is not completely filled.
         """
         self._shown = shown_uri(uri)
         self._expires = expires_after(retention_days)
@@ -77,8 +91,13 @@ class RedisState:
         )
         try:
             self._evictions = Evictions(self._redis.info("stats"))
+            filling = self._redis.exists(FILLING)
+            if not filling:
+                holds_something(self._redis, self._shown)
         except RedisError as error:
             raise click.ClickException(f"state {self._shown}: Redis cannot be used: {error}") from error
+        if filling:
+            raise click.ClickException(f"state {self._shown}: {_INCOMPLETE}")
 
     @property
     def survives_restart(self) -> bool:
@@ -108,7 +127,8 @@ class RedisState:
     def _change_once(self, events: Sequence[Event], work: Callable[[Batch], Result]) -> Result:
         visitors = sorted({event.user for event in events})
         with self._redis.pipeline() as pipe:
-            pipe.watch(*(f"{PREFIX}visitor:{user}" for user in visitors))
+            # A filling that begins meanwhile makes the transaction fail, too.
+            pipe.watch(FILLING, *(f"{PREFIX}visitor:{user}" for user in visitors))
             batch = self._read(events)
             result = work(batch)
             pipe.multi()
@@ -120,6 +140,7 @@ class RedisState:
         visitors, sessions, pairs, products, shop_products = (list[Any](keys) for keys in keys_of(events))
         asked = list({(event.user, event.time, event.digest) for event in events})
         with self._redis.pipeline(transaction=False) as pipe:
+            pipe.exists(FILLING)
             for user in visitors:
                 pipe.get(f"{PREFIX}visitor:{user}")
             for user, session in sessions:
@@ -133,6 +154,7 @@ class RedisState:
             for product in [*shop_products, "all"]:
                 pipe.hgetall(f"{PREFIX}days:{product}")
             answers = iter(pipe.execute())
+        self._refuse_incomplete(next(answers))
 
         def known(keys: Iterable[Any], record: Any) -> dict[Any, Any]:
             return {key: record.unpack(text) if (text := next(answers)) is not None else record() for key in keys}
@@ -145,6 +167,11 @@ class RedisState:
         days = {product: _days(next(answers)) for product in shop_products}
         return Batch(records[0], records[1], records[2], records[3], seen, days, _days(next(answers)))
 
+    def _refuse_incomplete(self, filling: int) -> None:
+        """Raises `Unavailable` if the key `FILLING` exists."""
+        if filling:
+            raise Unavailable(f"the state at {self._shown}: {_INCOMPLETE}")
+
     def _write(self, pipe: Any, batch: Batch) -> None:
         events = batch.counted
         if not events:
@@ -154,9 +181,12 @@ class RedisState:
             pipe.set(f"{PREFIX}visitor:{user}", batch.visitors[user].pack(), ex=self._expires)
         for user, session in sessions:
             pipe.hset(_session(user, session), "", batch.sessions[user, session].pack())
-            pipe.sadd(f"{PREFIX}users:{session}", user)
         for user, session, product in pairs:
-            pipe.hset(_session(user, session), str(product), batch.pairs[user, session, product].pack())
+            pair = batch.pairs[user, session, product]
+            pipe.hset(_session(user, session), str(product), pair.pack())
+            if pair.row is not None:
+                put_in_cart(pipe, session, user, product, self._expires)
+                pipe.expire(f"{PREFIX}carts:{session}", self._expires)
         for user, product in products:
             pipe.hset(f"{PREFIX}products:{user}", str(product), batch.products[user, product].pack())
         seen = {(event.user, event.time, event.digest) for event in events}
@@ -165,7 +195,8 @@ class RedisState:
         for (subject, day), counts in batch.added.items():
             for counter, count in counts.items():
                 pipe.hincrby(f"{PREFIX}days:{'all' if subject is None else subject}", f"{day}:{counter}", count)
-        expiring = {_session(*key) for key in sessions} | {f"{PREFIX}users:{session}" for _, session in sessions}
+        pipe.set(VERSION_KEY, VERSION)
+        expiring = {_session(*key) for key in sessions}
         expiring |= {f"{PREFIX}products:{user}" for user in visitors} | {_seen_in(key) for key in seen}
         for name in expiring:
             pipe.expire(name, self._expires)
@@ -181,17 +212,23 @@ class RedisState:
 
     def carts(self, session: str, most: int) -> list[tuple[int, int, Pair]]:
         """See `state.State.carts`."""
-        found: list[tuple[int, int, Pair]] = []
         try:
-            for user in sorted(map(int, self._redis.smembers(f"{PREFIX}users:{session}"))):
-                if len(found) >= most:
-                    break
-                records = self._redis.hgetall(_session(user, session))
-                pairs = {int(product): Pair.unpack(text) for product, text in records.items() if product}
-                found += [(user, product, pair) for product, pair in sorted(pairs.items()) if pair.row is not None]
+            with self._redis.pipeline(transaction=False) as pipe:
+                pipe.exists(FILLING)
+                pipe.zrevrangebyscore(f"{PREFIX}carts:{session}", "+inf", time.time(), 0, most)
+                filling, members = pipe.execute()
+                self._refuse_incomplete(filling)
+                keys = sorted(tuple(map(int, member.split(b":"))) for member in members)
+                for user, product in keys:
+                    pipe.hget(_session(user, session), str(product))
+                records = pipe.execute()
         except RedisError as error:
             raise Unavailable(f"the state at {self._shown} cannot be read: {type(error).__name__}") from error
-        return found[:most]
+        return [
+            (user, product, Pair.unpack(record))
+            for (user, product), record in zip(keys, records, strict=True)
+            if record is not None
+        ]
 
     def forget(self, retention_days: int, removed: Callable[[int], None]) -> None:
         """See `state.State.forget`: Redis does it by itself, as the keys expire, and does not say how many."""
@@ -205,7 +242,9 @@ class RedisState:
             with self._redis.pipeline(transaction=False) as pipe:
                 pipe.info("memory")
                 pipe.info("stats")
-                memory, stats = pipe.execute()
+                pipe.exists(FILLING)
+                memory, stats, filling = pipe.execute()
+            self._refuse_incomplete(filling)
             return Size(int(memory["used_memory"]), None, *self._evictions.seen(memory, stats))
         except RedisError as error:
             raise Unavailable(f"the state at {self._shown} cannot be read: {type(error).__name__}") from error
@@ -222,6 +261,30 @@ def expires_after(retention_days: int) -> int:
     ended.
     """
     return (FUTURE_DAYS + retention_days + 1) * DAY_SECONDS
+
+
+def holds_something(client: "redis.Redis", shown: str) -> bool:
+    """Whether there are counters or visitors: events that remove from the cart change no counter of the shop.
+
+    Raises:
+        click.ClickException: another version of the server has written them.
+    """
+    version, counters = client.get(VERSION_KEY), client.exists(f"{PREFIX}days:all")
+    if not counters and next(client.scan_iter(f"{PREFIX}visitor:*", count=1000), None) is None:
+        return False
+    if version != str(VERSION).encode():
+        raise click.ClickException(
+            f"state {shown}: was not written by this version of the server; name another Redis, or another database of "
+            "this one, and fill it with warm=<source>"
+        )
+    return True
+
+
+def put_in_cart(pipe: Any, session: str, user: int, product: int, seconds: int) -> None:
+    """Adds a pair to the carts of its session id for so many seconds, and removes those that have expired."""
+    now = int(time.time())
+    pipe.zadd(f"{PREFIX}carts:{session}", {f"{user}:{product}": now + seconds})
+    pipe.zremrangebyscore(f"{PREFIX}carts:{session}", "-inf", now)
 
 
 def _session(user: int, session: str) -> str:

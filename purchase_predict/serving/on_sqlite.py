@@ -15,13 +15,11 @@ from typing import Any
 import click
 
 from purchase_predict.serving import shop_days
-from purchase_predict.serving.events import Event
+from purchase_predict.serving.events import FUTURE_DAYS, Event
 from purchase_predict.serving.records import Pair, Product, Session, Visitor
 from purchase_predict.serving.shop_days import COUNTERS, EARLIER, Days
-from purchase_predict.serving.state import Batch, Busy, Result, Size, Unavailable, keys_of
+from purchase_predict.serving.state import VERSION, Batch, Busy, Result, Size, Unavailable, keys_of
 
-#: The version of the tables below. A file of another version is refused.
-VERSION = 1
 #: Seconds between two checks of the size of the write-ahead log, in a thread of its own.
 _CHECKPOINT_SECONDS = 0.5
 #: A checkpoint moves the write-ahead log into the database once the log has more bytes than this.
@@ -36,7 +34,7 @@ _CHUNK = 50
 _COUNTER_NAMES = tuple(f"c{number}" for number in range(COUNTERS))
 _COUNTER_COLUMNS = ", ".join(f"{name} INTEGER NOT NULL" for name in _COUNTER_NAMES)
 #: `touched` is the day on which a visitor's last event arrived, by the server's clock. `warm` takes the newest day of
-#: its source for today.
+#: its source for today. `carts` has the pairs that have a row, because visitors may share a session id.
 TABLES = f"""
     CREATE TABLE visitors (user INTEGER PRIMARY KEY, touched INTEGER NOT NULL, record TEXT NOT NULL);
     CREATE TABLE sessions (
@@ -44,6 +42,9 @@ TABLES = f"""
     );
     CREATE TABLE pairs (
         session_id INTEGER, product INTEGER, record TEXT NOT NULL, PRIMARY KEY (session_id, product)
+    ) WITHOUT ROWID;
+    CREATE TABLE carts (
+        session TEXT, user INTEGER, product INTEGER, PRIMARY KEY (session, user, product)
     ) WITHOUT ROWID;
     CREATE TABLE products (
         user INTEGER, product INTEGER, record TEXT NOT NULL, PRIMARY KEY (user, product)
@@ -86,6 +87,10 @@ class SqliteState:
         self._counted: tuple[float, int] = (-_COUNT_SECONDS, 0)
         try:
             self._connection = self._connect()
+            # Reads with a connection and a lock of their own do not make events wait.
+            in_memory = str(path) == ":memory:"
+            self._reader = self._connection if in_memory else self._connect()
+            self._reading = self._lock if in_memory else threading.Lock()
             (version,) = self._connection.execute("PRAGMA user_version").fetchone()
             tables = self._connection.execute("SELECT name FROM sqlite_master").fetchall()
             if not tables:
@@ -97,7 +102,7 @@ class SqliteState:
                 )
         except sqlite3.Error as error:
             raise click.ClickException(f"state {path}: cannot be opened: {error}") from error
-        if str(path) != ":memory:":
+        if not in_memory:
             threading.Thread(target=self._keep_checkpointing, name="checkpoints", daemon=True).start()
 
     def _connect(self) -> sqlite3.Connection:
@@ -214,6 +219,8 @@ class SqliteState:
                 for user, session, product in pairs
             ],
         )
+        carts = [(key[1], key[0], key[2]) for key in pairs if batch.pairs[key].row is not None]
+        many("INSERT OR IGNORE INTO carts VALUES (?, ?, ?)", carts)
         many(
             "INSERT OR REPLACE INTO products VALUES (?, ?, ?)", [(*key, batch.products[key].pack()) for key in products]
         )
@@ -242,27 +249,31 @@ class SqliteState:
 
     def carts(self, session: str, most: int) -> list[tuple[int, int, Pair]]:
         """See `state.State.carts`."""
-        query = """SELECT user, product, pairs.record FROM sessions JOIN pairs ON session_id = sessions.id
-                   WHERE session = ? ORDER BY user, product"""
-        found: list[tuple[int, int, Pair]] = []
-        with self._lock:
+        query = """
+            SELECT user, found.product, pairs.record
+            FROM (SELECT * FROM carts WHERE session = ? ORDER BY user, product LIMIT ?) AS found
+            JOIN sessions USING (session, user) JOIN pairs ON session_id = sessions.id AND pairs.product = found.product
+            ORDER BY user, found.product"""
+        return [(user, product, Pair.unpack(record)) for user, product, record in self._rows(query, session, most)]
+
+    def _rows(self, query: str, *values: Any) -> list[Any]:
+        """The rows of a query that changes nothing."""
+        with self._reading:
             try:
-                for user, product, record in self._connection.execute(query, (session,)):
-                    if (pair := Pair.unpack(record)).row is not None:
-                        found.append((user, product, pair))
-                        if len(found) == most:
-                            break
+                return self._reader.execute(query, values).fetchall()
             except sqlite3.Error as error:
                 raise Unavailable(f"the state cannot be read: {error}") from error
-        return found
 
     def forget(self, retention_days: int, removed: Callable[[int], None]) -> None:
         """See `state.State.forget`. Uses small transactions, so that requests wait only briefly."""
-        oldest = int(time.time() // 86_400) - retention_days
+        # As in Redis (`expires_after`): an event may be ahead of the clock, and could count again so many days longer.
+        oldest = int(time.time() // 86_400) - retention_days - FUTURE_DAYS
         while not self._closed.is_set():
             with self._lock, self._transaction() as ask:
                 users = ask("SELECT user FROM visitors WHERE touched < ? LIMIT ?", (oldest, _CHUNK)).fetchall()
                 for (user,) in users:
+                    own = "SELECT session, user FROM sessions WHERE user = ?"
+                    ask(f"DELETE FROM carts WHERE (session, user) IN ({own})", (user,))
                     ask("DELETE FROM pairs WHERE session_id IN (SELECT id FROM sessions WHERE user = ?)", (user,))
                     for table in ("sessions", "products", "seen", "visitors"):
                         ask(f"DELETE FROM {table} WHERE user = ?", (user,))
@@ -294,11 +305,7 @@ class SqliteState:
         """See `state.State.size`."""
         counted_at, visitors = self._counted
         if time.monotonic() - counted_at > _COUNT_SECONDS:
-            with self._lock:
-                try:
-                    (visitors,) = self._connection.execute("SELECT count(*) FROM visitors").fetchone()
-                except sqlite3.Error as error:
-                    raise Unavailable(f"the state cannot be read: {error}") from error
+            ((visitors,),) = self._rows("SELECT count(*) FROM visitors")
             self._counted = time.monotonic(), visitors
         files = [Path(f"{self.path}{ending}") for ending in ("", "-wal", "-shm")]
         return Size(sum(file.stat().st_size for file in files if file.exists()), visitors)
@@ -308,20 +315,24 @@ class SqliteState:
         self._closed.set()
         with self._lock:
             self._connection.close()
+        with self._reading:
+            self._reader.close()
 
     def _keep_checkpointing(self) -> None:
         """Makes checkpoints of the write-ahead log. The slow part, which waits for the disk, delays no request."""
-        connection = self._connect()
+        connection: sqlite3.Connection | None = None
         log = Path(f"{self.path}-wal")
         while not self._closed.wait(_CHECKPOINT_SECONDS):
             try:
                 if log.exists() and log.stat().st_size > _CHECKPOINT_BYTES:
+                    connection = connection or self._connect()
                     connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
                     with self._lock:  # while writes go on, the log would never be emptied
                         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             except (sqlite3.Error, OSError):  # such as a full disk; requests fail, too, and report it
                 continue
-        connection.close()
+        if connection:
+            connection.close()
 
 
 class _Transaction:

@@ -18,7 +18,7 @@ _SESSION = (
     *("carts", "removed", "purchases", "cents", "products", "act"),
     *("carts_now", "removed_now", "purchases_now", "cents_now", "products_now", "act_now"),
 )
-_PAIR = ("views", "act", "purchase", "moment", "bought", "in_cart", "decided", "row")
+_PAIR = ("views", "act", "purchase", "moment", "bought", "in_cart", "decided", "row", "late")
 _PRODUCT = ("views", "purchases")
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False)
@@ -177,6 +177,7 @@ class Pair(Record):
         in_cart: whether it is in the cart now, by its newest cart event, removal or purchase.
         decided: the time of that event; -1: none yet.
         row: its columns at the moment, in the order of `columns.COLUMNS`; None: not in the cart yet.
+        late: whether the row may include later events: its cart event was late, or of an old day.
     """
 
     __slots__ = _PAIR
@@ -189,6 +190,7 @@ class Pair(Record):
         self.bought = self.in_cart = False
         self.decided = -1
         self.row: list[Any] | None = None
+        self.late = False
 
 
 class Product(Record):

@@ -147,7 +147,6 @@ class Service:
         answers = []
         for (place, pair), row, (probability, will_buy) in zip(done.carts.items(), rows, scored, strict=True):
             event = events[place]
-            late = (event.user, event.session, event.product) in done.late
             answers.append(
                 {
                     "event": positions[place],
@@ -159,7 +158,7 @@ class Service:
                     "will_buy": will_buy,
                     "model_version": version or None,
                     "missing": scorer.missing(row) if scorer else [],
-                    "late": late,
+                    "late": pair.late,
                 }
             )
             self._log(
@@ -169,7 +168,7 @@ class Service:
                     event.session,
                     event.product,
                     pair.moment or 0,
-                    late,
+                    pair.late,
                     row,
                     probability,
                     will_buy,

@@ -9,6 +9,9 @@ from purchase_predict.serving.events import Event
 from purchase_predict.serving.records import Pair, Product, Session, Visitor
 from purchase_predict.serving.shop_days import Days
 
+#: The version of the records and of both stores' layout. A state of another version is refused.
+VERSION = 2
+
 Result = TypeVar("Result")
 
 SessionKey = tuple[int, str]
@@ -119,14 +122,14 @@ class State(Protocol):
 
         Args:
             session: the session's id.
-            most: the number of pairs after which the others are left out.
+            most: the number of pairs after which the others are left out. No more than these are read.
 
         Raises:
             Unavailable: the store cannot be read.
         """
 
     def forget(self, retention_days: int, removed: Callable[[int], None]) -> None:
-        """Removes visitors without events for `retention_days`, and seen events as old.
+        """Removes visitors without events for `retention_days` and `FUTURE_DAYS`, and seen events as old.
 
         Args:
             retention_days: days without an event.

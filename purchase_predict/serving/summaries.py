@@ -6,6 +6,7 @@ The tables of a bucket of users:
 - `pairs`, `starts`, `clocks`: facts of pairs, sessions and visitors, for the tables below.
 - `session_records`, `pair_records`, `product_records`, `visitor_records`: the record as JSON text, its keys, and
   `age`: the days between its newest event and the newest day of the source.
+- `carts`: the keys of the pairs that have a row, and their `age`.
 - `seen_events`: the keys of the events that count as seen, and their `age`.
 """
 
@@ -126,14 +127,17 @@ SESSION_RECORDS = f"""
 #: Needs `session_records`, and the primary table as `primary_table`.
 PAIR_RECORDS = f"""
     SELECT id, visitor, pairs.session, product, {
-    _json("views", "act", "purchase", "moment", "bought", "in_cart", "decided", "row_")
-} AS record, age
+    _json("views", "act", "purchase", "moment", "bought", "in_cart", "decided", "row_", "false")
+} AS record, moment IS NOT NULL AS carted, age
     FROM pairs JOIN session_records USING (visitor, session) LEFT JOIN (
         SELECT user_id AS visitor, user_session::VARCHAR AS session, product_id AS product, {
     _row()
 } AS row_ FROM primary_table
     ) USING (visitor, session, product)
 """
+
+#: Needs `pair_records`.
+CARTS = "SELECT visitor, session, product, age FROM pair_records WHERE carted"
 
 PRODUCT_RECORDS = f"""
     WITH views AS ({_tally(_OF_PAIRS.format(count="(views > 0)::INTEGER"), "visitor, product")}),

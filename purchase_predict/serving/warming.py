@@ -27,6 +27,7 @@ _ROWS = 20_000
 _RECORDS = {
     "session_records": summaries.SESSION_RECORDS,
     "pair_records": summaries.PAIR_RECORDS,
+    "carts": summaries.CARTS,
     "product_records": summaries.PRODUCT_RECORDS,
     "visitor_records": summaries.VISITOR_RECORDS,
     "seen_events": summaries.SEEN_EVENTS,
@@ -102,12 +103,12 @@ def fill(
     """
     started = time.monotonic()
     folder, working = scratch / "input", scratch / "reading"
-    folder.mkdir()
-    working.mkdir()
-    loaded = load_source(source, folder, working, max_reject_ratio, memory_limit, gcp_project)
-    if loaded.table != "events":
-        raise click.ClickException(f"warm={source}: holds the primary table; a state is filled from events")
     try:
+        folder.mkdir()
+        working.mkdir()
+        loaded = load_source(source, folder, working, max_reject_ratio, memory_limit, gcp_project)
+        if loaded.table != "events":
+            raise click.ClickException(f"warm={source}: holds the primary table; a state is filled from events")
         with connect(scratch, memory_limit) as connection:
             on_duckdb.primary_from_events(connection, folder / "events")
             (newest,) = one_row(connection, "SELECT max(day) FROM shop_totals")

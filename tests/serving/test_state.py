@@ -12,8 +12,9 @@ import redis
 
 from purchase_predict.serving import on_sqlite, server, shop_days
 from purchase_predict.serving.events import FUTURE_DAYS
+from purchase_predict.serving.filling_redis import RedisFiller
 from purchase_predict.serving.meters import Meters
-from purchase_predict.serving.on_redis import RedisState
+from purchase_predict.serving.on_redis import VERSION_KEY, RedisState
 from purchase_predict.serving.on_sqlite import SqliteState
 from purchase_predict.serving.records import Pair, Product, Session, Tally, Visitor
 from purchase_predict.serving.state import Batch, Busy, State, Unavailable
@@ -117,13 +118,27 @@ def test_a_visitor_is_forgotten_after_the_retention(tmp_path: Path) -> None:
     state = SqliteState(tmp_path / "state.sqlite")
     with mock.patch.object(on_sqlite.time, "time", return_value=100 * 86_400.0):
         counted(state, [event(0, "cart", user=user, session=str(user)) for user in range(1200)])
-    with mock.patch.object(on_sqlite.time, "time", return_value=105 * 86_400.0):
+    with mock.patch.object(on_sqlite.time, "time", return_value=106 * 86_400.0):
         counted(state, [event(9, "view", user=5, session="5")])
-        assert forgotten(state, 6) == 0
+        assert forgotten(state, 5) == 0
         assert forgotten(state, 4) == 1199
     assert [len(state.carts(session, 100)) for session in ("5", "6")] == [1, 0]
-    tables = ("visitors", "sessions", "pairs", "products")
-    assert [state._connection.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in tables] == [1] * 4
+    tables = ("visitors", "sessions", "pairs", "carts", "products")
+    assert [state._connection.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in tables] == [1] * 5
+    state.close()
+
+
+def test_an_event_ahead_of_the_clock_is_remembered_as_long_as_it_may_arrive_again(tmp_path: Path) -> None:
+    state = SqliteState(tmp_path / "state.sqlite")
+    day, ahead = event(0, "view").day, event(86_400 * FUTURE_DAYS, "view")
+    with mock.patch.object(on_sqlite.time, "time", return_value=day * 86_400.0):
+        counted(state, [ahead], retention_days=3)
+    for later in range(7):
+        with mock.patch.object(on_sqlite.time, "time", return_value=(day + later) * 86_400.0):
+            state.forget(3, lambda _: None)
+        again = counted(state, [event(86_400 * later, "view", user=2), ahead], retention_days=3)
+        assert bool(again.too_old) == (later > FUTURE_DAYS + 3)
+        assert again.too_old or again.counts.repeated
     state.close()
 
 
@@ -134,7 +149,7 @@ def test_who_is_forgotten_is_counted_and_reported_in_one_line(
     state, meters = SqliteState(tmp_path / "state.sqlite"), Meters()
     with mock.patch.object(on_sqlite.time, "time", return_value=100 * 86_400.0):
         counted(state, [event(0, "cart", user=user, session=str(user)) for user in range(120)])
-    with mock.patch.object(on_sqlite.time, "time", return_value=105 * 86_400.0):
+    with mock.patch.object(on_sqlite.time, "time", return_value=106 * 86_400.0):
         server._forget(state, 5, meters)
         assert capsys.readouterr().err == ""
         monkeypatch.setattr(state, "_forget_seen", mock.Mock(side_effect=sqlite3.OperationalError("disk is full")))
@@ -164,7 +179,7 @@ def test_redis_forgets_by_itself(redis_server: RedisServer) -> None:
     counted(state, [event(0, "cart"), event(1, "purchase")])
     lives = {key.decode(): client.ttl(key) for key in client.scan_iter()}
     kept = {key for key, seconds in lives.items() if seconds == -1}
-    assert kept == {"purchase-predict:days:1", "purchase-predict:days:all"}
+    assert kept == {"purchase-predict:days:1", "purchase-predict:days:all", "purchase-predict:version"}
     # An event a day ahead of the clock counts until the day 3 days after its own has ended.
     least = (FUTURE_DAYS + 3 + 1) * 86_400
     assert all(least - 60 < seconds <= least for key, seconds in lives.items() if key not in kept)
@@ -197,6 +212,21 @@ def test_a_file_that_is_no_state_is_refused_in_one_line(tmp_path: Path) -> None:
     newer.close()
     with pytest.raises(click.ClickException, match="was not written by this version of the server; name another file"):
         SqliteState(tmp_path / "newer")
+
+
+def test_a_redis_of_another_version_is_refused_in_one_line(redis_server: RedisServer) -> None:
+    client = redis.Redis.from_url(redis_server.uri)
+    for change in (lambda: client.set(VERSION_KEY, 1), lambda: client.delete(VERSION_KEY)):
+        client.flushall()
+        state = RedisState(redis_server.uri, 90)
+        counted(state, [event(0, "remove_from_cart")])
+        state.close()
+        RedisState(redis_server.uri, 90).close()
+        change()
+        for opens in (RedisState, RedisFiller.of_empty):
+            with pytest.raises(click.ClickException, match="was not written by this version of the server"):
+                opens(redis_server.uri, 90)
+    client.flushall()
 
 
 def test_a_redis_that_is_not_there_is_one_line_without_the_password() -> None:
@@ -293,11 +323,3 @@ def test_who_does_not_want_to_wait_for_a_locked_file_is_told_so_at_once(tmp_path
     holder.join()
     other.close()
     state.close()
-
-
-def test_a_session_of_very_many_pairs_is_read_in_part(open_state: OpenState) -> None:
-    state = open_state()
-    counted(state, [event(0, "cart", user=user, product=product) for user in range(1, 4) for product in range(3)])
-    assert len(state.carts("s", 100)) == 9
-    found = state.carts("s", 4)
-    assert [(user, product) for user, product, _ in found] == [(1, 0), (1, 1), (1, 2), (2, 0)]
