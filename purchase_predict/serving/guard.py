@@ -25,6 +25,8 @@ _DRAINED_BYTES = 32 * 2**20
 BODY_SECONDS = 30.0
 #: Maximum number of requests at once. A further one gets a 503.
 MAX_REQUESTS = 500
+#: Paths without that limit: a server that is busy is alive, and its metrics say why it is busy.
+PROBES = ("/health", "/ready", "/metrics")
 #: Minimum number of characters of a token: shorter ones can be guessed.
 _MIN_TOKEN = 16
 
@@ -87,21 +89,22 @@ class Guard:
                 status = message["status"]
             await send(message)
 
-        self._running += 1
+        probe = scope["path"] in PROBES
+        self._running += not probe
         try:
-            if refusal := self._refusal(headers):
+            if refusal := self._refusal(headers, probe):
                 await _drain(receive)
                 await _answer(noting, *refusal)
             else:
                 await self._limited(scope, receive, noting, headers)
         finally:
-            self._running -= 1
+            self._running -= not probe
             # Metrics have the route's pattern: a path may contain a session id. Paths without a route are `other`.
             route = getattr(scope.get("route"), "path_format", "other")
             self._meters.request(str(route), status, time.perf_counter() - started)
 
-    def _refusal(self, headers: Mapping[str, str]) -> tuple[int, str] | None:
-        if self._running > MAX_REQUESTS:
+    def _refusal(self, headers: Mapping[str, str], probe: bool) -> tuple[int, str] | None:
+        if self._running > MAX_REQUESTS and not probe:
             return 503, f"{MAX_REQUESTS} requests are in progress: try again"
         if self._token:
             if not _has_token(headers.get("authorization", ""), self._token):

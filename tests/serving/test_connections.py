@@ -89,6 +89,9 @@ def test_requests_beyond_the_limit_get_a_503_that_is_counted(monkeypatch: pytest
         time.sleep(0.2)
         other.sendall(WHOLE.encode())
         assert status(other) == 503
+        for probe in guard.PROBES:  # a busy server is alive
+            other.sendall(WHOLE.replace("/events", probe).encode())
+            assert status(other) == 200
         slow.sendall(b"12345")
         assert status(slow) == 200
         other.sendall(WHOLE.encode())
