@@ -97,7 +97,8 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(MlflowException)
     async def of_mlflow(_: Request, error: Exception) -> Response:
         assert isinstance(error, MlflowException)
-        return JSONResponse(json.loads(error.serialize_as_json()), error.get_http_status_code())
+        # MLflow's text may quote half a surrogate pair, which JSON can contain and UTF-8 cannot.
+        return Response(error.serialize_as_json(), error.get_http_status_code(), media_type="application/json")
 
 
 def _add_events(app: FastAPI, service: Service, quick: Executor, slow: Executor, at_once: int) -> None:
