@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -73,6 +74,7 @@ def serve(settings: Settings, state: State, started: Callable[[str], None]) -> N
     token = guard.token_of(settings.token_file, settings.host)
     listening = _listen(settings.host, settings.port)
     sys.setswitchinterval(_SWITCH_SECONDS)
+    warnings.simplefilter("ignore")  # pandas' warnings quote names of columns, which are content of a request
     meters = Meters()
     with contextlib.ExitStack() as stack:
         stack.callback(state.close)
