@@ -38,7 +38,9 @@ class _Wrong(Exception):
         self.status, self.detail = status, detail
 
 
-def build(service: Service, health: Health, quick: Executor, slow: Executor, at_once: int = 0) -> FastAPI:
+def build(
+    service: Service, health: Health, quick: Executor, slow: Executor, probes: Executor, at_once: int = 0
+) -> FastAPI:
     """Builds the FastAPI application.
 
     Args:
@@ -46,6 +48,7 @@ def build(service: Service, health: Health, quick: Executor, slow: Executor, at_
         health: readiness and metrics.
         quick: runs calls that wait for the state.
         slow: runs calls that may take long, so that events do not wait for them.
+        probes: runs readiness and metrics, so that they do not wait for requests that wait for the state.
         at_once: the most events of a request that are counted in the event loop itself, 0: none. A thread would take
             longer to start than a local state takes to answer.
     """
@@ -54,7 +57,7 @@ def build(service: Service, health: Health, quick: Executor, slow: Executor, at_
     )
     _add_errors(app)
     _add_events(app, service, quick, slow, at_once)
-    _add_health(app, health, quick)
+    _add_health(app, health, probes)
     _add_pages(app, slow)
 
     @app.post("/invocations", **documents.INVOCATIONS)
@@ -76,7 +79,8 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(BodyRefused)
     async def body_refused(_: Request, error: Exception) -> Response:
         assert isinstance(error, BodyRefused)
-        return JSONResponse({"detail": error.detail}, error.status, {"Connection": "close"})
+        retry = {"Retry-After": "1"} if error.status == 503 else {}
+        return JSONResponse({"detail": error.detail}, error.status, {"Connection": "close"} | retry)
 
     @app.exception_handler(ClientDisconnect)
     async def gone(_: Request, __: Exception) -> Response:
@@ -94,7 +98,8 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(MlflowException)
     async def of_mlflow(_: Request, error: Exception) -> Response:
         assert isinstance(error, MlflowException)
-        return JSONResponse(json.loads(error.serialize_as_json()), error.get_http_status_code())
+        # MLflow's text may quote half a surrogate pair, which JSON can contain and UTF-8 cannot.
+        return Response(error.serialize_as_json(), error.get_http_status_code(), media_type="application/json")
 
 
 def _add_events(app: FastAPI, service: Service, quick: Executor, slow: Executor, at_once: int) -> None:
@@ -124,7 +129,7 @@ def _add_events(app: FastAPI, service: Service, quick: Executor, slow: Executor,
         return _json(await _in(slow, lambda: service.cart(user_session, why)), 200)
 
 
-def _add_health(app: FastAPI, health: Health, quick: Executor) -> None:
+def _add_health(app: FastAPI, health: Health, probes: Executor) -> None:
     @app.head("/health", include_in_schema=False)
     @app.get("/health", **documents.HEALTH)
     async def alive() -> Response:
@@ -133,13 +138,13 @@ def _add_health(app: FastAPI, health: Health, quick: Executor) -> None:
     @app.head("/ready", include_in_schema=False)
     @app.get("/ready", **documents.READY)
     async def ready() -> Response:
-        found = await _in(quick, health.ready)
+        found = await _in(probes, health.ready)
         return _json(found, 200 if found["ready"] else 503)
 
     @app.get("/metrics", **documents.METRICS)
     async def metrics() -> Response:
         return PlainTextResponse(
-            await _in(quick, health.metrics), media_type="text/plain; version=0.0.4; charset=utf-8"
+            await _in(probes, health.metrics), media_type="text/plain; version=0.0.4; charset=utf-8"
         )
 
 

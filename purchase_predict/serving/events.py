@@ -66,7 +66,10 @@ class Refused(Exception):
 
     def __init__(self, field: str, value: object, reason: str) -> None:
         super().__init__(f"{field}: {reason}")
-        shown = value if isinstance(value, str) else repr(value)
+        try:
+            shown = value if isinstance(value, str) else repr(value)
+        except RecursionError:  # nested nearly as deep as JSON may be
+            shown = type(value).__name__
         self.field, self.value, self.reason = field, shown[:100].encode(errors="replace").decode(), reason
 
 

@@ -20,8 +20,9 @@ from purchase_predict.serving.scorer import Scorer
 
 #: Seconds between two checks of the registry.
 POLL_SECONDS = 2.0
-#: Seconds until a version that did not load is tried again.
+#: Maximum seconds until a version that did not load is tried again.
 _RETRY_SECONDS = 30.0
+_NONE_FAILED = ("", None), 0, 0.0
 
 
 class Follower:
@@ -44,7 +45,8 @@ class Follower:
         self.problem = ""
         self.failures = self.loads = 0
         self._current: tuple[str, object] | None = None
-        self._failed: tuple[tuple[str, object], float] | None = None
+        #: The version that did not load, how many attempts have failed, and when the next one is due.
+        self._failed: tuple[tuple[str, object], int, float] = _NONE_FAILED
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._keep_following, name=f"follows {env}", daemon=True)
 
@@ -73,7 +75,7 @@ class Follower:
         found = str(version.version), version.creation_timestamp
         if found == self._current:
             self._report("")
-        elif self._failed is None or self._failed[0] != found or time.monotonic() >= self._failed[1]:
+        elif self._failed[0] != found or time.monotonic() >= self._failed[2]:
             self._change_to(version, found)
 
     def _holder(self) -> ModelVersion | None:
@@ -90,12 +92,13 @@ class Follower:
             scorer = Scorer(packaged, str(version.version))
         except (click.ClickException, Damaged, Exception) as error:
             self.failures += 1
-            self._failed = found, time.monotonic() + _RETRY_SECONDS
+            attempts = 1 + (self._failed[1] if self._failed[0] == found else 0)
+            self._failed = found, attempts, time.monotonic() + _seconds_to_next(attempts, error)
             stays = f"; version {self.scorer.version} stays in service" if self.scorer else ""
             self._report(f"version {version.version} does not load: {printable(message_of(error))}{stays}")
             return
         self.loads += 1
-        self._failed, self._current = None, found
+        self._failed, self._current = _NONE_FAILED, found
         self.scorer, self.since = scorer, time.time()
         self._report("")
 
@@ -110,3 +113,13 @@ class Follower:
                 self.look()
             except Exception:
                 logging.getLogger(__name__).exception("the registry could not be checked")
+
+
+def _seconds_to_next(attempts: int, error: Exception) -> float:
+    """Seconds until a version is tried again after a number of failed attempts.
+
+    A single failed request must not delay a rollback, so the second attempt is made at the next check. A version that
+    is damaged, or was not packaged by this workflow, does not change within seconds.
+    """
+    lasting = isinstance(error, click.ClickException) and isinstance(error.__cause__, click.ClickException | None)
+    return _RETRY_SECONDS if lasting else min(_RETRY_SECONDS, POLL_SECONDS * (2 ** (attempts - 1) - 1))

@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from purchase_predict.errors import print_line
 from purchase_predict.serving import connections, guard
 from purchase_predict.serving.answer_log import AnswerLog
 from purchase_predict.serving.app import build
+from purchase_predict.serving.circuit_breaker import CircuitBreaker
 from purchase_predict.serving.follower import Follower
 from purchase_predict.serving.health import Health
 from purchase_predict.serving.meters import Meters
@@ -72,6 +74,7 @@ def serve(settings: Settings, state: State, started: Callable[[str], None]) -> N
     token = guard.token_of(settings.token_file, settings.host)
     listening = _listen(settings.host, settings.port)
     sys.setswitchinterval(_SWITCH_SECONDS)
+    warnings.simplefilter("ignore")  # pandas' warnings quote names of columns, which are content of a request
     meters = Meters()
     with contextlib.ExitStack() as stack:
         stack.callback(state.close)
@@ -86,15 +89,15 @@ def serve(settings: Settings, state: State, started: Callable[[str], None]) -> N
         if settings.shadow:
             shadow = Shadow(_followed(settings.registry_name, settings.shadow, stack), log, meters)
             stack.callback(shadow.close)
-        service = Service(state, follower, meters, settings.retention_days, log, shadow)
+        service = Service(CircuitBreaker(state), follower, meters, settings.retention_days, log, shadow)
         health = Health(service)
         shared = isinstance(state, RedisState)
         quick = ThreadPoolExecutor(_REDIS_THREADS if shared else 1, "state")
-        slow = ThreadPoolExecutor(2, "slow")
-        stack.enter_context(quick)
-        stack.enter_context(slow)
+        slow, probes = ThreadPoolExecutor(2, "slow"), ThreadPoolExecutor(1, "probes")
+        for threads in (quick, slow, probes):
+            stack.enter_context(threads)
         stack.enter_context(_forgetting(state, settings.retention_days, meters))
-        routes = build(service, health, quick, slow, 0 if shared else _AT_ONCE)
+        routes = build(service, health, quick, slow, probes, 0 if shared else _AT_ONCE)
         app = guard.Guard(routes, token, settings.host, meters)
         place = f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{listening.getsockname()[1]}"
         version = follower.scorer.version

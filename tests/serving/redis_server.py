@@ -1,6 +1,7 @@
 """Debian's redis-server, started for tests."""
 
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -55,6 +56,16 @@ class RedisServer:
         finally:
             client.config_set("maxmemory", 0)
             client.config_set("maxmemory-policy", "noeviction")
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Stops Redis as a whole: it accepts connections, and says nothing."""
+        assert self.process
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         if self.process:

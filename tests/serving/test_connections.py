@@ -89,11 +89,36 @@ def test_requests_beyond_the_limit_get_a_503_that_is_counted(monkeypatch: pytest
         time.sleep(0.2)
         other.sendall(WHOLE.encode())
         assert status(other) == 503
+        for probe in guard.PROBES:  # a busy server is alive
+            other.sendall(WHOLE.replace("/events", probe).encode())
+            assert status(other) == 200
         slow.sendall(b"12345")
         assert status(slow) == 200
         other.sendall(WHOLE.encode())
         assert status(other) == 200
     assert meters.value("errors_total", route="other") == 1
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_bodies_that_are_too_large_together_get_a_503_that_is_counted(
+    together: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "MAX_BYTES_IN_PROGRESS", 7)
+    meters = Meters()
+    with serving(meters) as connect, connect() as slow, connect() as other:
+        if together:  # both have begun before the first byte of a body arrives
+            other.sendall(HEAD.encode())
+            time.sleep(0.2)
+        slow.sendall(f"{HEAD}1234".encode())
+        time.sleep(0.2)
+        other.sendall(b"12345" if together else WHOLE.encode())
+        assert status(other) == 503
+        slow.sendall(b"5")
+        assert status(slow) == 200
+        for _ in range(3):  # what is answered or refused takes up no place
+            slow.sendall(WHOLE.encode())
+            assert status(slow) == 200
+    assert meters.value("bodies_refused_total") == 1
 
 
 def test_a_body_that_does_not_arrive_ends_its_request(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,6 +96,16 @@ def test_a_wrong_value_is_refused_with_field_value_and_reason(field: str, value:
     assert len(caught.value.value) <= 100
 
 
+@pytest.mark.parametrize("field", list(GOOD))
+def test_a_value_that_is_nested_too_deep_to_be_shown_is_refused(field: str) -> None:
+    nested: list[Any] = []
+    for _ in range(10_000):
+        nested = [nested]
+    with pytest.raises(Refused) as caught:
+        parse(GOOD | {field: nested}, NOW)
+    assert (caught.value.field, caught.value.value) == (field, "list")
+
+
 @pytest.mark.parametrize("raw", [None, 5, "view", [GOOD]])
 def test_what_is_no_object_is_refused(raw: object) -> None:
     with pytest.raises(Refused) as caught:

@@ -7,7 +7,9 @@ from typing import Any
 import mlflow
 import pytest
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
 
+from purchase_predict.checksums import Damaged
 from purchase_predict.serving import follower
 from purchase_predict.serving.columns import COLUMNS
 from purchase_predict.serving.follower import Follower
@@ -41,6 +43,10 @@ def following(versions: Path) -> Follower:
     assert following.scorer
     assert (following.scorer.version, following.problem) == ("2", "")
     return following
+
+
+def bad_gateway(**_: Any) -> None:
+    raise MlflowException("502 Bad Gateway")
 
 
 def version(following: Follower) -> str | None:
@@ -112,6 +118,44 @@ def test_a_version_that_does_not_load_leaves_the_old_one_at_work(
     assert (version(following), following.problem) == ("1", "")
 
 
+def test_a_failed_request_delays_a_rollback_by_one_look(following: Follower, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.artifacts, "download_artifacts", bad_gateway)
+        mlflow.MlflowClient().set_registered_model_alias(NAME, "production", "1")
+        following.look()
+        assert version(following) == "2"
+        assert following.problem.endswith("cannot be loaded: 502 Bad Gateway; version 2 stays in service")
+    following.look()
+    assert (version(following), following.problem) == ("1", "")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MlflowException("502 Bad Gateway"), [0, 2, 4, 10, 24, 54, 84]),
+        (ConnectionError("refused"), [0, 2, 4, 10, 24, 54, 84]),
+        (Damaged("booster.txt is not what was logged"), [0, 30, 60, 90]),
+    ],
+)
+def test_failed_requests_are_repeated_after_growing_waits_and_damage_every_30_seconds(
+    following: Follower, monkeypatch: pytest.MonkeyPatch, error: Exception, expected: list[int]
+) -> None:
+    seconds, tried = 0.0, list[float]()
+
+    def fail(**_: Any) -> None:
+        tried.append(seconds)
+        raise error
+
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", fail)
+    monkeypatch.setattr(follower.time, "monotonic", lambda: 1000 + seconds)
+    mlflow.MlflowClient().set_registered_model_alias(NAME, "production", "1")
+    while seconds < 100:
+        following.look()
+        seconds += follower.POLL_SECONDS
+    assert tried == expected
+    assert following.failures == len(tried)
+
+
 class Planted(mlflow.pyfunc.PythonModel):
     """A model that makes a file as soon as it is unpickled."""
 
@@ -136,7 +180,9 @@ def test_a_foreign_models_pickle_does_not_run_and_the_old_version_stays(followin
     following.problem_seen = seen.append
     try:
         client.set_registered_model_alias(NAME, "production", foreign.version)
-        following.look()
+        for _ in range(3):
+            following.look()
+        assert following.failures == 1  # it is not loaded again with every look
         assert not trap.exists()
         assert version(following) == "2"
         (problem,) = seen
