@@ -82,7 +82,7 @@ def test_the_page_says_where_the_model_comes_from() -> None:
     shown = contents()
     text = render(shown)
     date, source, leaves = "29 Nov 2026, 09:05 UTC", "/data/&lt;script&gt;", "num_leaves&nbsp;31"
-    facts = (source, date, shown.origin.commit, "12 of 20,012", "0 or more (11)", leaves)
+    facts = (source, date, shown.origin.commit, "13 of 20,013", "0 or more (11)", leaves)
     assert [fact for fact in facts if fact not in text] == []
     assert "Synthetic sample" not in text
     sample = render(dataclasses.replace(shown, origin=Origin(source="sample:20000", uncommitted=True)))
