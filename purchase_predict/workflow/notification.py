@@ -50,7 +50,8 @@ def notify(text: str, run: Run) -> None:
         return
     if not address:
         return
-    page = addresses.link(run.info.experiment_id, run.info.run_id) or f"(run {run.info.run_id})"
+    run_id = run.info.run_id
+    page = addresses.link(run.info.experiment_id, run_id) if addresses.server() else f"(run {run_id})"
     body = json.dumps({"text": f"{printable(text)[:_LENGTH]} {page}"})
     answers: list[str] = []
     # In a thread: a connection's timeout limits neither a DNS lookup nor an answer that arrives in small pieces.

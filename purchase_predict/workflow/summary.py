@@ -19,8 +19,6 @@ from purchase_predict.workflow.storing import local_folder
 
 #: PATH of the caller's shell. `make` passes it in CALLERS_PATH, because it puts .venv's programs first in PATH.
 _CALLERS_PATH = os.environ.get("CALLERS_PATH") or os.environ.get("PATH", "")
-#: Where `mlflow ui` serves.
-_UI = "http://127.0.0.1:5000"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -105,7 +103,7 @@ def report_of(train: Run) -> str:
     if folder:
         return str(folder / descriptions.REPORT)
     home = train.info.experiment_id, train.info.run_id
-    return f"{_server() or _UI}/{addresses.artifact_page(*home, descriptions.REPORT)}"
+    return f"{addresses.server() or addresses.UI}/{addresses.artifact_page(*home, descriptions.REPORT)}"
 
 
 def what_came_out(train: Run, metric: str, standing: str, serve: str) -> str:
@@ -121,19 +119,13 @@ def what_came_out(train: Run, metric: str, standing: str, serve: str) -> str:
     page = addresses.runs_page(train.info.experiment_id)
     lines = [metrics_table(train, metric), "", standing, f"report: {report_of(train)}"]
     lines += _first_line()
-    if _server():
-        lines.append(f"look:   {_server()}/{page}")
+    if server := addresses.server():
+        lines.append(f"look:   {server}/{page}")
     else:
-        lines += [f"look:   mlflow ui --backend-store-uri {tracking}", f"        and open {_UI}/{page}"]
+        lines += [f"look:   mlflow ui --backend-store-uri {tracking}", f"        and open {addresses.UI}/{page}"]
     if serve:
         lines.append(f"serve:  MLFLOW_TRACKING_URI={tracking} mlflow models serve -m {serve} --env-manager local")
     return "\n".join(lines)
-
-
-def _server() -> str:
-    """The address of the tracking server; empty for a store without pages."""
-    tracking = shown_uri(mlflow.get_tracking_uri()).rstrip("/")
-    return tracking if tracking.startswith("http") else ""
 
 
 def _first_line() -> list[str]:

@@ -44,6 +44,17 @@ def test_names_from_the_data_cannot_become_markup() -> None:
     assert links == ["https://mlflow.example.org/#/x?a=1&b=2"]
 
 
+def test_beside_a_link_stands_what_opens_it() -> None:
+    shown = contents()
+    assert "Ctrl-, Cmd- or middle-click" not in render(shown), "its train run has no link"
+    for needs_ui in (True, False):
+        train = Step("train", "ran", "cafe", "http://127.0.0.1:5000/#/x", needs_ui)
+        text = render(dataclasses.replace(shown, origin=Origin(steps=[train])))
+        assert text.count("In MLflow's Artifacts tab, open a link by Ctrl-, Cmd- or middle-click.") == 2
+        assert text.count("Links work while <code>mlflow ui</code> runs") == 2 * needs_ui
+        assert '<a href="http://127.0.0.1:5000/#/x" target="_blank" rel="noopener">' in text
+
+
 def test_the_page_asks_nothing_of_the_outside() -> None:
     text = render(contents())
     elements = _Elements(text)
