@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import mlflow
@@ -41,22 +41,27 @@ def steps_table(steps: Sequence[Done]) -> str:
     return _aligned(rows)
 
 
-def record(chain: Chain, train: Run, sentence: str, tags: Mapping[str, str]) -> None:
+def record(chain: Chain, train: Run, sentence: str, version: str, outcome: str) -> None:
     """Records the outcome on main's run, so that workflows can be compared and sorted on MLflow's page.
 
     Args:
         chain: the workflow that has ended.
         train: the run of train, whose test metrics main's run gets, too.
         sentence: what the version held when the run ended, for the description.
-        tags: further ones.
+        version: the version's number. It is a metric, because MLflow sorts tags as texts (10 before 9); and a tag, too,
+            which stands beside the outcome.
+        outcome: what the version held when the run ended, in a few words.
     """
     steps = [(done.step, _what(done), done.run) for done in chain.done if done.run]
-    written = chain.reused | {MLFLOW_RUN_NOTE: descriptions.of_steps(steps, sentence)} | dict(tags)
+    written = chain.reused | {MLFLOW_RUN_NOTE: descriptions.of_steps(steps, sentence)}
+    written |= {"version": version, "outcome": outcome}
     wanted = {f"{kind}_{name}" for name in SEARCHABLE for kind in ("test", "baseline")}
+    numbers = {name: value for name, value in train.data.metrics.items() if name in wanted}
+    numbers["version"] = float(version)
     now = int(time.time() * 1000)
     mlflow.MlflowClient().log_batch(
         chain.run.info.run_id,
-        metrics=[Metric(name, value, now, 0) for name, value in train.data.metrics.items() if name in wanted],
+        metrics=[Metric(name, value, now, 0) for name, value in numbers.items()],
         tags=[RunTag(name, value) for name, value in written.items()],
     )
 
