@@ -79,7 +79,7 @@ run: setup  ## Runs the workflow on the built-in sample with one trial; ARGS="-P
 	mlflow run . --env-manager local $(ARGS)
 
 demo: setup  ## Runs the workflow, asks a server with its model about one cart, stops it, and opens the report
-	@$(BIN)/python -m tools.demo -- $(ARGS)
+	@$(BIN)/python -m tools.demo $(ARGS)
 
 # The tests of a file run on one worker, in their order. tests/conftest.py starts the longest files first.
 PYTEST := $(BIN)/python -m pytest $(TESTS) -n auto --dist loadfile --no-loadscope-reorder

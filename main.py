@@ -42,7 +42,7 @@ def main(run: Run, **parameters: Any) -> None:
         summary.record_dry_run(chain)
         return
     now = standing(deploy.run)
-    summary.record(chain, train.run, now.record, {"version": now.version, "outcome": now.outcome})
+    summary.record(chain, train.run, now.record, now.version, now.outcome)
     click.echo("\n" + summary.what_came_out(train.run, parameters["metric"], now.sentence, now.serve))
 
 

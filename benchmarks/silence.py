@@ -3,7 +3,8 @@
 python -m benchmarks.silence --events 3000000
 
 The workflow runs in a pseudo-terminal with an empty tracking store. The recording, one line per change of the screen
-with its time, goes to build/terminal.txt.
+with its time, goes to build/terminal.txt. The exit code is 1 if the workflow fails, or if the project shows nothing new
+for more than LIMIT seconds. What `mlflow run` needs before and after the project's code does not count.
 """
 
 import itertools
@@ -24,6 +25,10 @@ from benchmarks.load import write_events
 
 _PROJECT = Path(__file__).resolve().parent.parent
 _RECORDING = _PROJECT / "build" / "terminal.txt"
+#: Seconds without anything new that are too long.
+LIMIT = 3.0
+#: What MLflow prints when it starts the project's code, and when that has ended.
+_STARTS, _ENDED = "=== Running command", "=== Run (ID"
 #: Control sequences of a terminal, which move the cursor or change colours.
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -61,6 +66,18 @@ def _read(screen: int) -> Iterator[str]:
             yield text
 
 
+def of_project(shown: list[Shown]) -> list[Shown]:
+    """What is shown from the start of the project's code to its end.
+
+    Raises:
+        click.ClickException: MLflow's lines around it are not there.
+    """
+    marks = [next((number for number, at in enumerate(shown) if mark in at.text), None) for mark in (_STARTS, _ENDED)]
+    if marks[0] is None or marks[1] is None:
+        raise click.ClickException(f"MLflow's lines {_STARTS!r} and {_ENDED!r} were not shown; see {_RECORDING}")
+    return shown[marks[0] : marks[1] + 1]
+
+
 def silences(shown: list[Shown], end: float) -> list[tuple[float, float, str]]:
     """Each time without anything new: its seconds, when it began, and the last line before it. The longest first."""
     moments = [Shown(0, "(start)"), *shown, Shown(end, "(end)")]
@@ -89,6 +106,13 @@ def main(events: int, trials: int) -> None:
     )
     for gap, at, before in silences(shown, seconds)[:5]:
         click.echo(f"  {gap:.1f} s without anything new at {at:.0f} s, after: {before[:100]}")
+    if code:
+        raise click.ClickException(f"the workflow ended with the exit code {code}; see {_RECORDING}")
+    own = of_project(shown)
+    longest = max(after.seconds - before.seconds for before, after in itertools.pairwise(own))
+    click.echo(f"the project's longest time without anything new: {longest:.1f} s; the limit is {LIMIT:g} s")
+    if longest > LIMIT:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ class Prediction:
     @property
     def forecast(self) -> str:
         """What the model expects of the carts, in a few words."""
-        at = "" if self.threshold is None else f" {self.threshold:.2f}"
+        at = "" if self.threshold is None else f" {self.threshold:.3f}"
         return (
             f"about {self.scored.expected:,.0f} purchases expected; "
             f"{self.scored.will_buy:,} carts above the threshold{at}"

@@ -207,7 +207,7 @@ def test_the_lines_at_its_end_open_the_page_and_serve_the_model(first: str, shel
 
 
 def test_the_demo_asks_the_model_of_the_first_run(first: str, shell: Shell) -> None:
-    out = shell.run("make demo", ARGS=SMALL, PATH=BARE_PATH)
+    out = shell.run("make demo", ARGS=f"{SMALL} -P env=staging", PATH=BARE_PATH)
     assert len(re.findall(r"^(load|process|train|deploy) +reused", out, re.MULTILINE)) == 4
     assert '"probability": ' in out
     (report,) = re.findall(r"^demo: the report: (.*)$", out, re.MULTILINE)

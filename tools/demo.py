@@ -21,12 +21,13 @@ import purchase_predict.telemetry  # noqa: F401  # before MLflow
 import click
 import mlflow
 
+from purchase_predict.parameters import declared
 from purchase_predict.settings import PROJECT, Settings
 from purchase_predict.workflow.completed import run_of
 from purchase_predict.workflow.experiments import PROJECT_EXPERIMENT
 from purchase_predict.workflow.summary import report_of
 
-#: The environment whose version answers.
+#: The environment whose version answers, unless `-P env=` names another one.
 ENV = "staging"
 #: A visit: a product is looked at, and put in the cart.
 PRODUCT = {"product_id": 1_000_002, "price": 49.9, "category_code": "kids.toys", "brand": "brand-03"}
@@ -39,27 +40,35 @@ EVENTS = [
 _END_SECONDS = 30
 
 
-@click.command()
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.option("-P", "--param-list", "given", multiple=True, help="A parameter of main, name=value.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def demo(arguments: tuple[str, ...]) -> None:
+def demo(given: tuple[str, ...], arguments: tuple[str, ...]) -> None:
     """Runs the workflow with ARGUMENTS of `mlflow run`, asks its model, and opens the report."""
     Settings.read().export()
     os.environ.setdefault("MLFLOW_EXPERIMENT_NAME", PROJECT_EXPERIMENT)
-    workflow = ["mlflow", "run", ".", "--env-manager", "local", *arguments, "-P", f"env={ENV}"]
+    named = {name: value for name, _, value in (parameter.partition("=") for parameter in given)}
+    env, name = named.get("env", ENV), named.get("registry_name", declared("main")["registry_name"]["default"])
+    if not env:
+        raise click.ClickException("env= is empty: the demo serves a version that holds staging or production")
+    parameters = [*given, *([] if "env" in named else [f"env={env}"])]
+    workflow = ["mlflow", "run", ".", "--env-manager", "local", *arguments]
+    workflow += [part for parameter in parameters for part in ("-P", parameter)]
     if subprocess.run(workflow, cwd=PROJECT, check=False).returncode:
         raise click.ClickException("the workflow failed")
-    click.echo("\ndemo: starting a server of the version that holds staging")
-    with tempfile.TemporaryDirectory() as folder, server(Path(folder)) as address:
+    click.echo(f"\ndemo: starting a server of the version of {name} that holds {env}")
+    with tempfile.TemporaryDirectory() as folder, server(name, env, Path(folder)) as address:
         click.echo(f"demo: a visitor looks at a product and puts it in the cart\n\n{as_curl(address, EVENTS)}\n")
         click.echo(json.dumps(post(address, EVENTS), indent=2))
     click.echo("\ndemo: the server has ended")
-    show(report())
+    show(report(name, env))
 
 
 @contextmanager
-def server(folder: Path) -> Iterator[str]:
-    """The address of a server of staging's version while the block runs; its state is in the folder."""
-    command = [sys.executable, "-m", "steps.serve", f"--env={ENV}", "--port=0", f"--state={folder / 'visitors.db'}"]
+def server(name: str, env: str, folder: Path) -> Iterator[str]:
+    """The address of a server of a model's version while the block runs; its state is in the folder."""
+    command = [sys.executable, "-m", "steps.serve", f"--registry_name={name}", f"--env={env}", "--port=0"]
+    command.append(f"--state={folder / 'visitors.db'}")
     process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout
@@ -93,9 +102,9 @@ def post(address: str, events: Sequence[dict[str, object]]) -> object:
         return json.load(answer)
 
 
-def report() -> str:
+def report(name: str, env: str) -> str:
     """Where the report of the version that answered is."""
-    version = mlflow.MlflowClient().get_model_version_by_alias("purchase_predict", ENV)
+    version = mlflow.MlflowClient().get_model_version_by_alias(name, env)
     return report_of(run_of(f"runs:/{version.run_id}/model"))
 
 

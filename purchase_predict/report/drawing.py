@@ -22,7 +22,7 @@ INTERVAL_LABELS = 6
 SERIES = ("first", "second", "third")
 #: Approximate number of ticks of an axis.
 TICKS = 4
-#: Decimals of a tick; a number that needs more is written with a power of ten.
+#: Decimals of a step between ticks; smaller numbers are written with 3 significant digits.
 MAX_DIGITS = 4
 
 #: Ticks of an axis from 0 to 1.
@@ -132,10 +132,11 @@ class Scale:
 
     def __init__(self, low: float, high: float, step: float, whole: bool = False) -> None:
         self.low, self.high = low, high
-        digits = max(0, (0 if _is_round(step) else 1) - math.floor(math.log10(step) + 1e-9))
+        places = -math.floor(math.log10(step) + 1e-9)
+        digits = max(0, places if _is_round(step) else places + 1)
         values = np.arange(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1) * step
         shown = [value for value in values.tolist() if not whole or abs(value - round(value)) < 1e-9]
-        written = ",." + (f"{digits}f" if digits <= MAX_DIGITS else "3g")
+        written = ",." + (f"{digits}f" if places <= MAX_DIGITS else "3g")
         self.ticks = [(float(self.at(value)), format(value + 0.0, written)) for value in shown]
 
     @classmethod
@@ -147,6 +148,8 @@ class Scale:
         if high <= low:
             half = 0.5 if whole or not 0 <= low <= 1 else 0.05
             low, high = max(least, low - half), min(most, high + half)
+        elif not whole:
+            low, high = _readable(low, high, least, most)
         step = round_step((high - low) / TICKS)
         if whole:
             return cls(low, high, max(1.0, math.ceil(step)), whole=True)
@@ -156,6 +159,15 @@ class Scale:
     def at(self, value: np.ndarray | float) -> np.ndarray:
         """Where a value lies, as a share of the axis."""
         return np.asarray((np.asarray(value) - self.low) / (self.high - self.low))
+
+
+def _readable(low: float, high: float, least: float, most: float) -> tuple[float, float]:
+    """The ends of an axis, moved apart if the texts of its ticks would be equal."""
+    span = TICKS * min(10.0**-MAX_DIGITS, max(abs(low), abs(high)) / 100)  # 100: a text has 3 significant digits
+    if high - low >= span:
+        return low, high
+    low = max(least, (low + high - span) / 2)
+    return min(low, most - span), min(low + span, most)
 
 
 def round_step(step: float) -> float:

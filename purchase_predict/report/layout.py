@@ -10,6 +10,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from purchase_predict.metrics import METRICS
 
+#: How a metric is written in pages and plots: as on the terminal and on MLflow's page, so that one finds it again.
+METRIC = "{:.4f}"
+#: How a threshold and any other limit of probabilities is written.
+PROBABILITY = "{:.3f}"
+
 
 def render(template: str, **values: Any) -> str:
     """A page as an HTML document.
@@ -25,4 +30,5 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
+    environment.filters |= {"metric": METRIC.format, "probability": PROBABILITY.format}
     return environment.get_template(template).render(metrics=METRICS, **values)

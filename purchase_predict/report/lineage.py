@@ -10,12 +10,21 @@ _SYNTHETIC = re.compile(r"sample(:\d+)?")
 
 @dataclass(frozen=True)
 class Step:
-    """A step of the pipeline at the time the page is made: its name, what it did, its run id and the run's address."""
+    """A step of the pipeline at the time the page is made.
+
+    Attributes:
+        name: the step's name.
+        what: what it did.
+        run_id: its run; empty: none.
+        link: the address of the run on MLflow's page; empty: none.
+        needs_ui: whether that address works only while `mlflow ui` runs.
+    """
 
     name: str
     what: str
     run_id: str = ""
     link: str = ""
+    needs_ui: bool = False
 
 
 @dataclass(frozen=True)

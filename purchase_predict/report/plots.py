@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from purchase_predict.evaluation.curves import Curves
 from purchase_predict.metrics import METRICS, Score
+from purchase_predict.report.layout import METRIC, PROBABILITY
 from purchase_predict.search.trial import best_so_far, spans_decades, tried_parameters
 
 #: Resolution of every plot in dots per inch.
@@ -36,8 +37,8 @@ def model(
     _precision_recall(curves, scores, threshold, folder)
 
     axes = _axes()
-    axes.plot(curves.roc.x, curves.roc.y, label=f"model, ROC AUC {scores['roc_auc'].value:.3f}")
-    axes.plot([0, 1], [0, 1], ls="--", color="gray", label="baseline, 0.500")
+    axes.plot(curves.roc.x, curves.roc.y, label=f"model, ROC AUC {METRIC.format(scores['roc_auc'].value)}")
+    axes.plot([0, 1], [0, 1], ls="--", color="gray", label=f"baseline, {METRIC.format(scores['roc_auc'].baseline)}")
     axes.set(xlim=UNIT, ylim=UNIT)
     _save(axes, folder, "roc", "ROC on the test set", "false positive rate", "true positive rate")
 
@@ -56,11 +57,11 @@ def model(
 def _precision_recall(curves: Curves, scores: Mapping[str, Score], threshold: float, folder: Path) -> None:
     curve, area = curves.precision_recall, scores["average_precision"]
     axes = _axes()
-    axes.plot(curve.x, curve.y, label=f"model, average precision {area.value:.3f}")
-    axes.axhline(area.baseline, ls="--", color="gray", label=f"baseline, {area.baseline:.3f}")
+    axes.plot(curve.x, curve.y, label=f"model, average precision {METRIC.format(area.value)}")
+    axes.axhline(area.baseline, ls="--", color="gray", label=f"baseline, {METRIC.format(area.baseline)}")
     recall, precision = scores["recall"].value, scores["precision"].value
     if recall > 0:  # otherwise no buyer is above the threshold, and there is no such point
-        axes.plot(recall, precision, "o", color="black", label=f"at the threshold {threshold:.3f}")
+        axes.plot(recall, precision, "o", color="black", label=f"at the threshold {PROBABILITY.format(threshold)}")
     axes.set(xlim=UNIT, ylim=UNIT)
     _save(
         axes,

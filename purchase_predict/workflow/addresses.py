@@ -6,6 +6,11 @@ from urllib.parse import quote
 
 import mlflow
 
+from purchase_predict.secrets import shown_uri
+
+#: Where `mlflow ui` serves: the pages of a store without a server.
+UI = "http://127.0.0.1:5000"
+
 
 @dataclass(frozen=True)
 class RunUri:
@@ -88,7 +93,12 @@ def version_page(name: str, version: str) -> str:
     return f"#/models/{quote(name, safe='')}/versions/{version}{_MODE}"
 
 
+def server() -> str:
+    """The address of the tracking server, without a login; empty for a store without a server."""
+    tracking = shown_uri(mlflow.get_tracking_uri()).rstrip("/")
+    return tracking if tracking.startswith("http") else ""
+
+
 def link(experiment_id: str, run_id: str) -> str:
-    """The run's page as a whole address; empty where the tracking server has no pages."""
-    server = mlflow.get_tracking_uri().rstrip("/")
-    return f"{server}/{page(experiment_id, run_id)}" if server.startswith("http") and run_id else ""
+    """The run's page as a whole address, on the tracking server or where `mlflow ui` serves."""
+    return f"{server() or UI}/{page(experiment_id, run_id)}"

@@ -61,7 +61,14 @@ def train_step(run: Run | None) -> Step:
     """A finished train run, for a page that links to it; None: it was deleted."""
     if run is None:
         return Step("train", "deleted")
-    return Step("train", "ran", run.info.run_id, addresses.link(run.info.experiment_id, run.info.run_id))
+    return _step("train", "ran", run.info.experiment_id, run.info.run_id)
+
+
+def _step(name: str, what: str, experiment_id: str, run_id: str) -> Step:
+    """A step with a link to its run, if there is a run."""
+    if not run_id:
+        return Step(name, what)
+    return Step(name, what, run_id, addresses.link(experiment_id, run_id), needs_ui=not addresses.server())
 
 
 def _steps(train: Run, workflow: Run | None, process: Run) -> list[Step]:
@@ -70,17 +77,15 @@ def _steps(train: Run, workflow: Run | None, process: Run) -> list[Step]:
     # The run of load is not fetched: it may have been deleted while the output of process is still reused.
     runs = {"load": events.removeprefix("runs:/").partition("/")[0], "process": process.info.run_id}
 
-    def earlier(name: str, run_id: str) -> Step:
+    def what(name: str) -> str:
         if not workflow:
-            return Step(name, "an earlier run", run_id, link(run_id))
-        return Step(name, "reused" if f"reused.{name}" in workflow.data.tags else "ran", run_id, link(run_id))
+            return "an earlier run"
+        return "reused" if f"reused.{name}" in workflow.data.tags else "ran"
 
-    def link(run_id: str) -> str:
-        return addresses.link(train.info.experiment_id, run_id)
-
+    home = train.info.experiment_id
     after = Step("deploy", "comes next and decides on the promotion" if workflow else "not part of this run")
     return [
-        *(earlier(name, run_id) for name, run_id in runs.items()),
-        Step("train", "ran, and made this page", train.info.run_id, link(train.info.run_id)),
+        *(_step(name, what(name), home, run_id) for name, run_id in runs.items()),
+        _step("train", "ran, and made this page", home, train.info.run_id),
         after,
     ]

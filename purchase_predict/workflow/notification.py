@@ -52,7 +52,7 @@ def notify(text: str, run: Run | None = None) -> None:
     if not address:
         return
     run_id = run.info.run_id if run else os.environ.get("MLFLOW_RUN_ID")
-    page = run and addresses.link(run.info.experiment_id, run.info.run_id)
+    page = run and addresses.server() and addresses.link(run.info.experiment_id, run.info.run_id)
     where = f" {page}" if page else f" (run {run_id})" if run_id else ""
     body = json.dumps({"text": printable(text)[:_LENGTH] + where})
     answers: list[str] = []

@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import mlflow
@@ -19,8 +19,6 @@ from purchase_predict.workflow.storing import local_folder
 
 #: PATH of the caller's shell. `make` passes it in CALLERS_PATH, because it puts .venv's programs first in PATH.
 _CALLERS_PATH = os.environ.get("CALLERS_PATH") or os.environ.get("PATH", "")
-#: Where `mlflow ui` serves.
-_UI = "http://127.0.0.1:5000"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -43,22 +41,27 @@ def steps_table(steps: Sequence[Done]) -> str:
     return _aligned(rows)
 
 
-def record(chain: Chain, train: Run, sentence: str, tags: Mapping[str, str]) -> None:
+def record(chain: Chain, train: Run, sentence: str, version: str, outcome: str) -> None:
     """Records the outcome on main's run, so that workflows can be compared and sorted on MLflow's page.
 
     Args:
         chain: the workflow that has ended.
         train: the run of train, whose test metrics main's run gets, too.
         sentence: what the version held when the run ended, for the description.
-        tags: further ones.
+        version: the version's number. It is a metric, because MLflow sorts tags as texts (10 before 9); and a tag, too,
+            which stands beside the outcome.
+        outcome: what the version held when the run ended, in a few words.
     """
     steps = [(done.step, _what(done), done.run) for done in chain.done if done.run]
-    written = chain.reused | {MLFLOW_RUN_NOTE: descriptions.of_steps(steps, sentence)} | dict(tags)
+    written = chain.reused | {MLFLOW_RUN_NOTE: descriptions.of_steps(steps, sentence)}
+    written |= {"version": version, "outcome": outcome}
     wanted = {f"{kind}_{name}" for name in SEARCHABLE for kind in ("test", "baseline")}
+    numbers = {name: value for name, value in train.data.metrics.items() if name in wanted}
+    numbers["version"] = float(version)
     now = int(time.time() * 1000)
     mlflow.MlflowClient().log_batch(
         chain.run.info.run_id,
-        metrics=[Metric(name, value, now, 0) for name, value in train.data.metrics.items() if name in wanted],
+        metrics=[Metric(name, value, now, 0) for name, value in numbers.items()],
         tags=[RunTag(name, value) for name, value in written.items()],
     )
 
@@ -105,7 +108,7 @@ def report_of(train: Run) -> str:
     if folder:
         return str(folder / descriptions.REPORT)
     home = train.info.experiment_id, train.info.run_id
-    return f"{_server() or _UI}/{addresses.artifact_page(*home, descriptions.REPORT)}"
+    return f"{addresses.server() or addresses.UI}/{addresses.artifact_page(*home, descriptions.REPORT)}"
 
 
 def what_came_out(train: Run, metric: str, standing: str, serve: str) -> str:
@@ -121,19 +124,13 @@ def what_came_out(train: Run, metric: str, standing: str, serve: str) -> str:
     page = addresses.runs_page(train.info.experiment_id)
     lines = [metrics_table(train, metric), "", standing, f"report: {report_of(train)}"]
     lines += _first_line()
-    if _server():
-        lines.append(f"look:   {_server()}/{page}")
+    if server := addresses.server():
+        lines.append(f"look:   {server}/{page}")
     else:
-        lines += [f"look:   mlflow ui --backend-store-uri {tracking}", f"        and open {_UI}/{page}"]
+        lines += [f"look:   mlflow ui --backend-store-uri {tracking}", f"        and open {addresses.UI}/{page}"]
     if serve:
         lines.append(f"serve:  MLFLOW_TRACKING_URI={tracking} mlflow models serve -m {serve} --env-manager local")
     return "\n".join(lines)
-
-
-def _server() -> str:
-    """The address of the tracking server; empty for a store without pages."""
-    tracking = shown_uri(mlflow.get_tracking_uri()).rstrip("/")
-    return tracking if tracking.startswith("http") else ""
 
 
 def _first_line() -> list[str]:

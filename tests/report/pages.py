@@ -24,8 +24,15 @@ from purchase_predict.report.lineage import Origin, Step
 from purchase_predict.search.fold_scores import FoldScore
 
 SCRIPT = "<script>alert('x')</script>"
+#: A name in which a browser finds no place to break a line: it may break at a hyphen, not at an underscore.
+UNBROKEN = "Sportbekleidung_Damen_Laufbekleidung_Wintersport_" * 2
 #: What a prediction was asked for.
-FACTS = {"model": "models:/purchase_predict/2", "input": "/data/" + SCRIPT, "history": "", "output": "/data/out.csv"}
+FACTS = {
+    "model": "models:/purchase_predict/2",
+    "input": "/data/" + SCRIPT + UNBROKEN,
+    "history": "",
+    "output": "/data/out.csv",
+}
 
 
 def past(weeks: int = 9) -> Backtest:
@@ -73,7 +80,7 @@ def contents(
     frame = pd.DataFrame(
         {
             "user_id": users,
-            "category": rng.choice([SCRIPT, "a-very-long-category-name-without-any-place-to-break-it" * 2, None], rows),
+            "category": rng.choice([SCRIPT, UNBROKEN, None], rows),
             "price": price,
             "num_prev_sessions": rng.integers(0, 2, rows),
             "num_views_product": views,
@@ -139,11 +146,11 @@ def contents(
                 Step(SCRIPT, "ran", "fedc", "javascript:alert(1)"),
             ],
             made=datetime(2026, 11, 29, 9, 5, tzinfo=UTC),
-            source="/data/" + SCRIPT,
+            source="/data/" + SCRIPT + UNBROKEN,
             commit="0123456789abcdef0123456789abcdef01234567",
             rows_read=20_000,
-            rows_refused=12,
-            reasons={"price must be a price, 0 or more": 11, f"brand {SCRIPT}": 1},
+            rows_refused=13,
+            reasons={"price must be a price, 0 or more": 11, f"brand {SCRIPT}": 1, f"brand {UNBROKEN}": 1},
         ),
     )
 
@@ -191,7 +198,7 @@ def promotion_facts(contest: bool = True, **changes: object) -> dict[str, Any]:
         "passed": True,
         "promoted": True,
         "waits": False,
-        "reason": f"better than {SCRIPT}",
+        "reason": f"better than {SCRIPT} {UNBROKEN}",
         **changes,
     }
 

@@ -6,11 +6,15 @@ from hypothesis import strategies as st
 from purchase_predict.report.drawing import Scale, round_step
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.sampled_from([1, 1e-3, 1e-7]))
+@given(
+    st.lists(st.floats(0, 1), min_size=1, max_size=30),
+    st.sampled_from([1, 1e-3, 1e-7]),
+    st.sampled_from([0, 1e-3, 0.7, 1]),
+)
 def test_an_axis_holds_its_values_within_what_a_metric_can_be_and_names_them_rightly(
-    values: list[float], factor: float
+    values: list[float], factor: float, near: float
 ) -> None:
-    values = [value * factor for value in values]
+    values = [abs(near - value * factor) for value in values]
     scale = Scale.around(np.array(values), 0.0, 1.0)
     assert 0 <= scale.low < scale.high <= 1
     assert all(-1e-9 <= scale.at(value) <= 1 + 1e-9 for value in values)

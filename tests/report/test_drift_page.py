@@ -11,11 +11,11 @@ from tests.report.pages import FACTS, SCRIPT, prediction
 def test_the_page_and_the_terminal_say_what_to_expect() -> None:
     text = drift_page.render(prediction(), FACTS)
     assert "<strong>about 1,988</strong> purchases expected among 5,000 carts" in text
-    assert "<strong>2,532</strong> carts above the threshold 0.34" in text
+    assert "<strong>2,532</strong> carts above the threshold 0.341" in text
     line = prediction().sentence("models:/purchase_predict/2", Path("/data/out.csv"))
     assert line == (
         "20000 rows of the events table, 12 refused; 5000 carts scored by models:/purchase_predict/2, "
-        "about 1,988 purchases expected; 2,532 carts above the threshold 0.34: /data/out.csv"
+        "about 1,988 purchases expected; 2,532 carts above the threshold 0.341: /data/out.csv"
     )
     assert prediction().metrics["expected_purchases"] == pytest.approx(1988.4)
 

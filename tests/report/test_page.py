@@ -9,6 +9,7 @@ import pytest
 from purchase_predict.evaluation import promo_codes
 from purchase_predict.evaluation.curves import curves
 from purchase_predict.evaluation.promo_codes import Money
+from purchase_predict.metrics import Score
 from purchase_predict.report.contents import contributions
 from purchase_predict.report.lineage import Origin, Step
 from purchase_predict.report.page import render
@@ -44,6 +45,17 @@ def test_names_from_the_data_cannot_become_markup() -> None:
     assert links == ["https://mlflow.example.org/#/x?a=1&b=2"]
 
 
+def test_beside_a_link_stands_what_opens_it() -> None:
+    shown = contents()
+    assert "Ctrl-, Cmd- or middle-click" not in render(shown), "its train run has no link"
+    for needs_ui in (True, False):
+        train = Step("train", "ran", "cafe", "http://127.0.0.1:5000/#/x", needs_ui)
+        text = render(dataclasses.replace(shown, origin=Origin(steps=[train])))
+        assert text.count("In MLflow's Artifacts tab, open a link by Ctrl-, Cmd- or middle-click.") == 2
+        assert text.count("Links work while <code>mlflow ui</code> runs") == 2 * needs_ui
+        assert '<a href="http://127.0.0.1:5000/#/x" target="_blank" rel="noopener">' in text
+
+
 def test_the_page_asks_nothing_of_the_outside() -> None:
     text = render(contents())
     elements = _Elements(text)
@@ -59,10 +71,28 @@ def test_the_answer_states_its_uncertainty_and_a_coin_is_called_one() -> None:
     shown = contents()
     area = shown.scores["roc_auc"]
     text = render(shown)
-    assert "Yes, better than chance" in text
-    assert f"<strong>{100 * area.value:.1f}&nbsp;%</strong>" in text
-    assert f"interval of ROC AUC, {100 * area.low:.1f}&nbsp;% to {100 * area.high:.1f}&nbsp;%, lies above" in text
-    assert "Not shown to be better than chance" in render(contents(random=True))
+    assert "<h1>How well does the model predict whether" in text
+    assert "<strong>Better than chance.</strong>" in text
+    assert f"interval of ROC AUC, {area.low:.4f} to {area.high:.4f}, lies above 0.5000." in text
+    coin = contents(random=True)
+    assert "<strong>Not shown to be better than chance.</strong>" in render(coin)
+    assert ", includes 0.5000." in render(coin)
+    worse = {**coin.scores, "roc_auc": Score(0.4, 0.3, 0.45, 0.5)}
+    assert "0.3000 to 0.4500, lies below 0.5000." in render(dataclasses.replace(coin, scores=worse))
+
+
+def test_a_metric_and_a_threshold_have_one_form_wherever_they_stand() -> None:
+    shown = contents()
+    text = render(dataclasses.replace(shown, threshold=0.34162))
+    assert text.count(f"{shown.scores['roc_auc'].value:.4f}") == 4  # header, table, and twice where it is weak
+    assert re.findall(r"0\.34\d*", text) == ["0.342"] * 3
+    for name in ("precision", "recall"):
+        assert (
+            f"{name}\n        {shown.scores[name].value:.4f}. " in text
+            or f"{name} {shown.scores[name].value:.4f}. " in text
+        )
+    for part in (part.roc_auc for part in shown.slices if part.roc_auc):
+        assert f"<td>{part.value:.4f}<small>{part.low:.4f} to {part.high:.4f}</small>" in text
 
 
 def test_the_header_says_what_is_expected_what_lies_above_the_threshold_and_what_happened() -> None:
@@ -70,7 +100,7 @@ def test_the_header_says_what_is_expected_what_lies_above_the_threshold_and_what
     text = render(shown)
     assert f"<strong>about {shown.expected:,.0f}</strong>" in text
     assert f"among 600 test carts; {shown.bought} were made" in text
-    above = f"carts above the threshold 0.40; {shown.confusion.true_positives} of them were bought"
+    above = f"carts above the threshold 0.400; {shown.confusion.true_positives} of them were bought"
     assert "The model expected" not in text
     assert "The model expected 20&nbsp;% fewer purchases" in render(
         dataclasses.replace(shown, expected=0.8 * shown.bought)
@@ -82,7 +112,7 @@ def test_the_page_says_where_the_model_comes_from() -> None:
     shown = contents()
     text = render(shown)
     date, source, leaves = "29 Nov 2026, 09:05 UTC", "/data/&lt;script&gt;", "num_leaves&nbsp;31"
-    facts = (source, date, shown.origin.commit, "12 of 20,012", "0 or more (11)", leaves)
+    facts = (source, date, shown.origin.commit, "13 of 20,013", "0 or more (11)", leaves)
     assert [fact for fact in facts if fact not in text] == []
     assert "Synthetic sample" not in text
     sample = render(dataclasses.replace(shown, origin=Origin(source="sample:20000", uncommitted=True)))
@@ -209,7 +239,9 @@ def test_past_weeks_stand_beside_the_constant_answer_and_what_is_left_out_is_sai
     assert "26 Aug 2019" in after
     for period in shown.backtest.scored:
         area = period.scores["roc_auc"]
-        assert f"{area.value:.3f}<small>{area.low:.3f} to {area.high:.3f}</small><small>baseline 0.500</small>" in after
+        assert (
+            f"{area.value:.4f}<small>{area.low:.4f} to {area.high:.4f}</small><small>baseline 0.5000</small>" in after
+        )
     assert after.count('<circle class="dot"') == len(shown.backtest.scored)
     without = render(dataclasses.replace(shown, backtest=None))
     assert "Not measured: it was switched off (<code>backtest=false</code>)." in without

@@ -11,7 +11,8 @@ def test_the_decision_stands_beside_both_sides_of_the_contest() -> None:
     assert "0.7523</strong> ROC AUC of the champion, version 2" in text
     assert "1,200 test rows, the ones among 2,062 that neither was trained on" in text
     assert "0: the challenger must be better" in text
-    assert '<a href="https://mlflow.example.org/#/runs/0123456789abcdef">' in text
+    assert '<a href="https://mlflow.example.org/#/runs/0123456789abcdef" target="_blank" rel="noopener">' in text
+    assert "In MLflow's Artifacts tab, open a link by Ctrl-, Cmd- or middle-click." in text
 
 
 def test_an_interval_lies_on_the_side_that_its_sign_says() -> None:

@@ -81,6 +81,30 @@ def test_the_report_is_shown_in_the_artifacts_tab(server: Server, workflow: Work
     assert frame.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+def test_a_link_of_the_report_opens_a_run_as_the_note_beside_it_says(
+    server: Server, workflow: Workflow, tab: Any, pictures: Path
+) -> None:
+    """MLflow's frame lets a page open no window, so a plain click does nothing; it must not blank the report."""
+    shown(
+        tab,
+        linked(server, note(workflow.runs("main")[-1]), "Report of the model"),
+        "report.html",
+        name="links",
+        pictures=pictures,
+    )
+    frame = tab.wait_for_selector("iframe").content_frame()
+    link = frame.wait_for_selector("dd a")
+    link.click()
+    tab.wait_for_timeout(1000)
+    assert len(tab.context.pages) == 1
+    assert "report of a training" in frame.evaluate("document.body.innerText")
+    for how in ({"modifiers": ["ControlOrMeta"]}, {"button": "middle"}):
+        with tab.context.expect_page() as opened:
+            link.click(**how)
+        opened.value.get_by_text("train: sample:20000").first.wait_for(timeout=30_000)
+        opened.value.close()
+
+
 def test_the_run_of_train_links_to_what_it_made(server: Server, workflow: Workflow, tab: Any, pictures: Path) -> None:
     (train,) = workflow.runs("train")
     address = f"{server.config.uri}/{page(train.info.experiment_id, train.info.run_id)}"

@@ -7,13 +7,24 @@ import pytest
 
 from purchase_predict.evaluation.promo_codes import Money
 from purchase_predict.report import drift_page, page
-from tests.report.pages import FACTS, contents, prediction, promotion
+from tests.report.pages import FACTS, UNBROKEN, contents, prediction, promotion
+
+
+def report() -> str:
+    """The report with everything that it can show; a name without a place to break stands in each of its parts."""
+    made = contents(suspicious={UNBROKEN: 0.9999}, money=Money(12, 3))
+    weakest = replace(made.slices[0], name=UNBROKEN)
+    steps = [replace(step, what=UNBROKEN) for step in made.origin.steps]
+    return page.render(
+        replace(made, slices=[weakest, *made.slices[1:]], origin=replace(made.origin, steps=steps, commit=UNBROKEN))
+    )
+
 
 #: Each page, made when a test asks for it.
 PAGES = {
-    "report": lambda: page.render(contents(suspicious={"price": 0.9999}, money=Money(12, 3))),
+    "report": report,
     "drift": lambda: drift_page.render(prediction(), FACTS),
-    "promotion": promotion,
+    "promotion": lambda: promotion(registry_name=UNBROKEN, approval={"by": UNBROKEN, "reason": UNBROKEN}),
 }
 
 

@@ -115,6 +115,7 @@ def test_the_pages_of_mlflow_say_what_each_run_is_and_what_came_out(first: First
     main = runs["main"].data
     assert main.metrics["test_roc_auc"] == runs["train"].data.metrics["test_roc_auc"]
     assert (main.tags["version"], main.tags["outcome"]) == ("1", "held staging")
+    assert main.metrics["version"] == 1, "MLflow sorts metrics as numbers, and tags as texts"
     assert "purchase_predict version 1 held staging." in main.tags["mlflow.note.content"]
     report = f"runs/{runs['train'].info.run_id}/artifacts/report.html"
     version = client.get_model_version("purchase_predict", "1")

@@ -29,12 +29,35 @@ def test_the_drawing_tells_what_main_ran_and_what_it_reused(client: mlflow.Mlflo
     process = run(client, **{COMPLETE: "true", INPUTS: json.dumps({"data": f"runs:/{load}/events"})})
     main = run(client, **{"reused.load": load})
     train = run(client, **{"mlflow.parentRunId": main})
-    assert history.origin(train, f"runs:/{process}/dataset").steps == [
-        Step("load", "reused", load),
-        Step("process", "ran", process),
-        Step("train", "ran, and made this page", train),
-        Step("deploy", "comes next and decides on the promotion"),
+    steps = history.origin(train, f"runs:/{process}/dataset").steps
+    assert [(step.name, step.what, step.run_id) for step in steps] == [
+        ("load", "reused", load),
+        ("process", "ran", process),
+        ("train", "ran, and made this page", train),
+        ("deploy", "comes next and decides on the promotion", ""),
     ]
+
+
+@pytest.mark.parametrize(
+    ("tracking", "page", "needs_ui"),
+    [("", "http://127.0.0.1:5000", True), ("https://me:secret@shop.example/", "https://shop.example", False)],
+)
+def test_a_step_links_to_its_run_on_the_server_or_where_mlflow_ui_serves(
+    client: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch, tracking: str, page: str, needs_ui: bool
+) -> None:
+    train = client.get_run(run(client))
+    if tracking:
+        monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: tracking)
+    step = history.train_step(train)
+    home = f"{page}/#/experiments/{train.info.experiment_id}/runs/{train.info.run_id}"
+    assert step.link == f"{home}?workflowType=machine_learning"
+    assert step.needs_ui == needs_ui
+
+
+def test_a_step_without_a_run_has_no_link(client: mlflow.MlflowClient) -> None:
+    process = run(client, **{COMPLETE: "true"})
+    steps = history.origin(run(client), f"runs:/{process}/dataset").steps
+    assert [step.name for step in steps if step.link] == ["process", "train"]
 
 
 def test_the_origin_is_the_source_the_commit_and_the_rows_of_load(client: mlflow.MlflowClient) -> None:
