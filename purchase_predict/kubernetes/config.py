@@ -145,6 +145,7 @@ def _check(values: Mapping[str, Any], place: str) -> None:
     for name in ("deadline", "patience", "keep"):
         if values.get(name, 1) < 1:
             raise click.ClickException(f"{place}.{name}={values[name]}: must be 1 second or more")
+    _check_resources(values.get("resources", {}), f"{place}.resources")
     for name, value in values["env"].items():
         refuse_secret(name, str(value), f"{place}.env")
     if (uri := values.get("tracking_uri", "")) != shown_uri(uri):
@@ -171,7 +172,14 @@ def _check_template(template: Mapping[str, Any], place: str) -> None:
         _list_of_mappings(pod, kind, place)
         for container in pod.get(kind, []):
             _list_of_mappings(container, "env", place)
+            _check_resources(container.get("resources") or {}, f"{place}: template: resources")
     refuse_secrets(template, f"{place}: template")
+
+
+def _check_resources(resources: Any, place: str) -> None:
+    for kind, part in _typed(resources, dict, place).items():
+        if kind in ("requests", "limits"):
+            _typed(part or {}, dict, f"{place}.{kind}")
 
 
 def _list_of_mappings(part: Mapping[str, Any], name: str, place: str) -> None:

@@ -33,6 +33,11 @@ def test_json_and_yaml_say_the_same_and_a_template_may_be_a_file_beside(tmp_path
         (config(steps={"train": {"context": "x"}}), "steps.train: context is unknown"),
         (config(deadline="1h"), "deadline: must be a whole number, not '1h'"),
         (config(deadline=0), "deadline=0: must be 1 second or more"),
+        (config(resources={"requests": "4"}), "resources.requests: must be a mapping, not '4'"),
+        (
+            config(template={"spec": {"template": {"spec": {"containers": [{"resources": {"limits": ["4"]}}]}}}}),
+            "template: resources.limits: must be a mapping",
+        ),
         (config(tolerations={}), "tolerations: must be a list"),
         (config(steps=[]), "steps: must be a mapping"),
         (config(env={"A B": "1"}), "A B: is not a name of an environment variable"),
