@@ -123,6 +123,8 @@ class Config:
             merged[name] = both[0] | both[1]
         if isinstance(merged.get("template"), str):
             merged["template"] = _mapping(self.folder / merged["template"])
+        if isinstance(merged.get("template"), dict):
+            merged["template"] = _without_nulls(merged["template"])
         for name, kind in _KINDS.items():
             if name in merged:
                 _typed(merged[name], kind, f"{place}.{name}")
@@ -186,6 +188,13 @@ def _list_of_mappings(part: Mapping[str, Any], name: str, place: str) -> None:
     found = part.get(name, [])
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
         raise click.ClickException(f"{place}: template: {name} must be a list of mappings")
+
+
+def _without_nulls(part: Any) -> Any:
+    """A part of a template without its nulls: to Kubernetes a null is a value that is left out."""
+    if isinstance(part, dict):
+        return {name: _without_nulls(value) for name, value in part.items() if value is not None}
+    return [_without_nulls(value) for value in part] if isinstance(part, list) else part
 
 
 def _mapping(file: Path) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def test_json_and_yaml_say_the_same_and_a_template_may_be_a_file_beside(tmp_path
         (config(env_from_secrets={"A": "x"}), "env_from_secrets.A: must be {secret: <name>, key: <key in it>}"),
         (config(tracking_uri="https://me:planted@server"), "tracking_uri: holds a password"),
         (config(template="missing.yaml"), "missing.yaml: cannot be read"),
-        (config(template={"spec": None}), "template: spec must be a mapping"),
+        (config(template={"spec": 1}), "template: spec must be a mapping"),
         (config(template={"spec": {"template": "x"}}), "template: template must be a mapping"),
         (
             config(template={"spec": {"template": {"spec": {"containers": {}}}}}),

@@ -112,6 +112,32 @@ def test_what_the_file_says_of_a_step_is_in_its_job_and_in_no_other() -> None:
     assert other["spec"]["template"]["spec"]["serviceAccountName"] == "purchase-predict"
 
 
+NULLS = {
+    "metadata": {"labels": None, "annotations": None},
+    "spec": {
+        "activeDeadlineSeconds": None,
+        "ttlSecondsAfterFinished": None,
+        "backoffLimit": None,
+        "template": {
+            "metadata": None,
+            "spec": {
+                "nodeSelector": None, "tolerations": None, "restartPolicy": None, "initContainers": None,
+                "containers": [{"name": None, "env": None, "resources": {"limits": None}, "volumeMounts": None}],
+            },
+        },
+    },
+}  # fmt: skip
+
+
+def test_a_null_in_a_template_says_nothing() -> None:
+    values = config(node_selector={"pool": "big"}, tolerations=[{"key": "big"}], deadline=7, keep=8)
+    job = rendered(values | {"template": NULLS}, memory_limit="4GB")
+    assert job == rendered(values, memory_limit="4GB")
+    assert (job["spec"]["activeDeadlineSeconds"], job["spec"]["ttlSecondsAfterFinished"]) == (7, 8)
+    for nothing in ({"spec": None}, {"spec": {"template": {"spec": {"containers": None}}}}):
+        assert rendered(values | {"template": nothing}) == rendered(values)
+
+
 def test_rendering_leaves_the_file_as_it_is() -> None:
     before = json.dumps(FULL, sort_keys=True)
     rendered(FULL, "train")
