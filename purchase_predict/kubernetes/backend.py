@@ -7,6 +7,7 @@ The workflow's own chain submits the same Jobs without it (`launch`).
 import os
 import sys
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from purchase_predict.kubernetes.cluster import Cluster
 from purchase_predict.kubernetes.config import Config
 from purchase_predict.kubernetes.job import Job
 from purchase_predict.kubernetes.manifest import Work
+from purchase_predict.kubernetes.plain_secrets import refuse_secret
 from purchase_predict.kubernetes.reach import refuse_unreachable
 from purchase_predict.secrets import shown_uri
 
@@ -109,6 +111,7 @@ def submit(
     of_step = config.of_step(entry_point)
     tracking_uri = shown_uri(mlflow.get_tracking_uri())
     declared = load_project(str(work_dir)).get_entry_point(entry_point)  # type: ignore[no-untyped-call]
+    _refuse_parameters(entry_point, parameters, list(declared.parameters))
     values = {name: str(parameters.get(name, one.default)) for name, one in declared.parameters.items()}
     refuse_unreachable(tracking_uri, experiment_id, entry_point, values, of_step, config.place)
     unread = image.refuse_other_source(of_step.image, entry_point, work_dir)
@@ -129,6 +132,19 @@ def submit(
         raise
     job.submit(key)
     return SubmittedJob(run.info.run_id, job)
+
+
+def _refuse_parameters(entry_point: str, given: Mapping[str, str], declared: list[str]) -> None:
+    """Raises for a parameter that the entry point does not have, or whose address holds a secret: a Job shows it."""
+    if unknown := sorted(set(given) - set(declared)):
+        meant = [close[0] for name in unknown if (close := get_close_matches(name, declared, 1))]
+        hint = f" (did you mean {', '.join(meant)}?)" if meant else ""
+        raise click.ClickException(
+            f"entry point {entry_point} has no parameter {', '.join(unknown)}{hint}; it has {', '.join(declared)}"
+        )
+    for name, value in given.items():
+        if "://" in str(value):
+            refuse_secret(name, str(value), f"entry point {entry_point}")
 
 
 class SubmittedJob(SubmittedRun):

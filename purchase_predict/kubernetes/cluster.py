@@ -168,9 +168,10 @@ class Cluster:
             parameters["sinceTime"] = since
         path = f"/api/v1/namespaces/{namespace}/pods/{pod}/log"
         with self._call("GET", path, parameters, stream=True) as answer:
-            for line in answer.iter_lines():
+            # A carriage return, as in a progress bar, ends no line: only at a line's beginning stands a time.
+            for line in answer.iter_lines(delimiter=b"\n"):
                 time_, _, text = line.decode("utf-8", "replace").partition(" ")
-                if time_ > since:
+                if line and time_ > since:
                     yield time_, text
 
     # ---- one call ------------------------------------------------------------------------------------------------

@@ -123,6 +123,8 @@ class Config:
             merged[name] = both[0] | both[1]
         if isinstance(merged.get("template"), str):
             merged["template"] = _mapping(self.folder / merged["template"])
+        if isinstance(merged.get("template"), dict):
+            merged["template"] = _without_nulls(merged["template"])
         for name, kind in _KINDS.items():
             if name in merged:
                 _typed(merged[name], kind, f"{place}.{name}")
@@ -145,6 +147,7 @@ def _check(values: Mapping[str, Any], place: str) -> None:
     for name in ("deadline", "patience", "keep"):
         if values.get(name, 1) < 1:
             raise click.ClickException(f"{place}.{name}={values[name]}: must be 1 second or more")
+    _check_resources(values.get("resources", {}), f"{place}.resources")
     for name, value in values["env"].items():
         refuse_secret(name, str(value), f"{place}.env")
     if (uri := values.get("tracking_uri", "")) != shown_uri(uri):
@@ -171,13 +174,27 @@ def _check_template(template: Mapping[str, Any], place: str) -> None:
         _list_of_mappings(pod, kind, place)
         for container in pod.get(kind, []):
             _list_of_mappings(container, "env", place)
+            _check_resources(container.get("resources") or {}, f"{place}: template: resources")
     refuse_secrets(template, f"{place}: template")
+
+
+def _check_resources(resources: Any, place: str) -> None:
+    for kind, part in _typed(resources, dict, place).items():
+        if kind in ("requests", "limits"):
+            _typed(part or {}, dict, f"{place}.{kind}")
 
 
 def _list_of_mappings(part: Mapping[str, Any], name: str, place: str) -> None:
     found = part.get(name, [])
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
         raise click.ClickException(f"{place}: template: {name} must be a list of mappings")
+
+
+def _without_nulls(part: Any) -> Any:
+    """A part of a template without its nulls: to Kubernetes a null is a value that is left out."""
+    if isinstance(part, dict):
+        return {name: _without_nulls(value) for name, value in part.items() if value is not None}
+    return [_without_nulls(value) for value in part] if isinstance(part, list) else part
 
 
 def _mapping(file: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Explains the state of a Job in one line with a remedy, from the Job, its pods and their events."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,8 +16,33 @@ _WAITING = {
     "RunContainerError": "its container cannot be started",
 }
 _IMAGE_WAY_OUT = "check image in backend_config, and that the node may pull it (imagePullSecrets in the template)"
+_SUSPENDED = (
+    "it is suspended until a queue or somebody resumes it (spec.suspend: false): if nobody does, take suspend out of "
+    "the template in backend_config"
+)
 QUOTA_WAY_OUT = "wait until other Jobs have ended, request less (resources in backend_config), or have the quota raised"
-_SECRET_WAY_OUT = "create it in the namespace of the Job, or correct env_from_secrets in backend_config"
+#: Messages about an object that is missing; one of the groups has its kind.
+_NOT_FOUND = re.compile(
+    r'\b(?P<a>secret|configmap|persistentvolumeclaim)s? "[^"]*" not found'
+    r"|couldn't find key .* in (?P<b>Secret|ConfigMap) "
+    r"|references non-existent (?P<c>secret|config) key",
+    re.IGNORECASE,
+)
+_TEMPLATE = "the template in backend_config"
+#: By kind: what it is called, and the setting that names it.
+_OBJECTS = {
+    "secret": ("Secret or key", f"env_from_secrets or {_TEMPLATE}"),
+    "configmap": ("ConfigMap or key", _TEMPLATE),
+    "config": ("ConfigMap or key", _TEMPLATE),
+    "persistentvolumeclaim": ("PersistentVolumeClaim", f"volumes in {_TEMPLATE}"),
+}
+#: Events about a pod that its node cannot set up, and events that follow once the pod's volumes are mounted.
+_NOT_SET_UP = {"FailedMount", "FailedAttachVolume", "FailedMapVolume", "FailedCreatePodSandBox"}
+_MOUNTED = {"Pulling", "Pulled", "Created", "Started"}
+#: Why the scheduler finds no node: for a lack of room, or because none matches; and why the autoscaler adds none now.
+_ROOM = re.compile(r"Insufficient|Too many pods")
+_NO_SUCH_NODE = re.compile(r"didn't match Pod's node affinity/selector|had untolerated taint")
+_FOR_NOW = re.compile(r"Insufficient|max node group size reached|backoff|limit", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -59,6 +85,8 @@ def state_of(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], events: 
             return State(ended=True, problem=problem)
         return _exit(pod)
     if pod is None:
+        if job["spec"].get("suspend"):
+            return State(problem=_SUSPENDED, passing=True)
         return State(problem=_not_created(events))
     status = _container(pod)
     if "terminated" in status and _lingers(pod):
@@ -66,10 +94,57 @@ def state_of(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], events: 
         return replace(State(ended=True, problem=problem) if problem else _exit(pod), lingers=True)
     if "running" in status or "terminated" in status:  # the Job's own end says more, and follows soon
         return State(running=True)
-    problem = _waits(pod, events)
-    if not problem and (where := _condition(pod, "PodScheduled")) and where.get("reason") == "Unschedulable":
-        return State(problem=f"no node has room for it ({where.get('message', '')})", passing=True)
-    return State(problem=problem)
+    if problem := _waits(pod):
+        return State(problem=problem)
+    return _scheduled(pod, events) or _set_up(events)
+
+
+def _scheduled(pod: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> State | None:
+    """The state of a pod that has no node; None: it has one, or the scheduler has not looked for one."""
+    scheduled = _condition(pod, "PodScheduled")
+    reason, message = scheduled.get("reason"), str(scheduled.get("message", ""))
+    if scheduled.get("status") == "True" or reason not in ("Unschedulable", "SchedulingGated"):
+        return None
+    if reason == "SchedulingGated":
+        return State(problem=f"its scheduling gates hold it back ({message}): they have to be removed", passing=True)
+    if missing := _missing(message):
+        return State(problem=missing)
+    if "unbound immediate PersistentVolumeClaims" in message:
+        why = f"its PersistentVolumeClaim has no disk yet ({message})"
+        return State(problem=f"{why}: if none follows, check the claim's StorageClass", passing=True)
+    if _ROOM.search(message) or not _NO_SUCH_NODE.search(message):
+        return State(problem=f"no node has room for it ({message})", passing=True)
+    why = f"no node matches its node_selector, affinity and tolerations ({message})"
+    return State(
+        problem=f"{why}: correct them in backend_config, or add such a node", passing=not _no_node_follows(events)
+    )
+
+
+def _no_node_follows(events: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the autoscaler says that none of the nodes that it could add would match."""
+    verdicts = {one.get("reason"): str(one.get("message", "")) for one in events}
+    verdict = verdicts.get("NotTriggerScaleUp", "")
+    return "TriggeredScaleUp" not in verdicts and bool(_NO_SUCH_NODE.search(verdict)) and not _FOR_NOW.search(verdict)
+
+
+def _set_up(events: Sequence[Mapping[str, Any]]) -> State:
+    """The state of a pod that has a node and no problem with an image: the node may still fail to set it up."""
+    messages = [str(one.get("message", "")) for one in events if one.get("reason") in _NOT_SET_UP]
+    if not messages or any(one.get("reason") in _MOUNTED for one in events):
+        return State()
+    if missing := next(filter(None, map(_missing, messages)), ""):
+        return State(problem=missing)
+    # The node tries again, and another pod may release a disk.
+    return State(problem=f"its node cannot set it up ({messages[-1]}): check the node and {_TEMPLATE}", passing=True)
+
+
+def _missing(message: str) -> str:
+    """The line for a message about an object that does not exist; empty: it is about something else."""
+    if not (found := _NOT_FOUND.search(message)):
+        return ""
+    kind, setting = _OBJECTS[str(found["a"] or found["b"] or found["c"]).lower()]
+    way_out = f"create it in the namespace of the Job, or correct {setting}"
+    return f"it needs a {kind} that does not exist ({message}): {way_out}"
 
 
 def _container(pod: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,19 +225,16 @@ def _not_created(events: Sequence[Mapping[str, Any]]) -> str:
     return f"the cluster cannot create its pod ({messages[-1]}): check service_account and template in backend_config"
 
 
-def _waits(pod: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> str:
+def _waits(pod: Mapping[str, Any]) -> str:
     """Why a container of a pod (the step's or a sidecar) cannot start; empty: none is hindered."""
     status = pod.get("status", {})
     statuses = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
     waiting = [(one.get("state") or {}).get("waiting") or {} for one in statuses]
     hindered = next((one for one in waiting if one.get("reason") in _WAITING), {})
     reason, message = hindered.get("reason", ""), hindered.get("message", "")
-    mounts = [one.get("message", "") for one in events if one.get("reason") == "FailedMount"]
-    if mounts and "secret" in mounts[-1] and "not found" in mounts[-1]:
-        return f"it needs a Secret or key that does not exist ({mounts[-1]}): {_SECRET_WAY_OUT}"
     if not reason:
         return ""
-    if "secret" in message or "couldn't find key" in message:
-        return f"it needs a Secret or key that does not exist ({message}): {_SECRET_WAY_OUT}"
-    way_out = _IMAGE_WAY_OUT if "Image" in reason else "check the template in backend_config"
+    if missing := _missing(message):
+        return missing
+    way_out = _IMAGE_WAY_OUT if "Image" in reason else f"check {_TEMPLATE}"
     return f"{_WAITING[reason]} ({reason}{f': {message}' if message else ''}): {way_out}"

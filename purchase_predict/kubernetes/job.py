@@ -90,11 +90,12 @@ class Job:
         run = client.get_run(self._work.run_id)
         if state.succeeded and run.info.status == "FINISHED":
             return True
-        recorded = run.data.tags.get(ERROR)
+        # The pod's tag and its last line, which is in `state`, may hold a secret that only this process knows.
+        recorded = printable(self._log.masked(run.data.tags.get(ERROR, "")))
         reason = recorded or (self._log.error if state.exited else "")
         self.told = bool(reason) and self._log.error == reason
         problem = state.problem or f"its command ended, but run {self._work.run_id} is {run.info.status}"
-        self.problem = reason or printable(f"{self._work.entry_point}: {problem}")
+        self.problem = reason or printable(self._log.masked(f"{self._work.entry_point}: {problem}"))
         if not recorded:
             descriptions.record_failure(self._work.run_id, self.problem)
         if run.info.status in ("RUNNING", "SCHEDULED"):

@@ -53,7 +53,7 @@ class Log:
                 try:
                     for time, line in self._cluster.log(self._namespace, pod, container, since):
                         since = time
-                        masked = self._masked(line)
+                        masked = self.masked(line)
                         self._show(masked)
                         if kept.tell() < _MAX_BYTES:
                             kept.write(masked + "\n")
@@ -66,13 +66,16 @@ class Log:
                 last = self._ended.wait(_PAUSE)
 
     def _show(self, line: str) -> None:
+        # Word by word, so that the spaces of a table stay.
+        line = " ".join(printable(word) for word in line.split(" "))
         is_error = line.startswith(_ERROR)
         if is_error:
             line = printable(line)
             self.error = line.removeprefix(_ERROR)
         click.echo(line, err=is_error)
 
-    def _masked(self, line: str) -> str:
+    def masked(self, text: str) -> str:
+        """A text from the pod or the cluster, without passwords and without the secrets that this process knows."""
         for secret in self._secrets:
-            line = line.replace(secret, "***")
-        return without_secrets(line)
+            text = text.replace(secret, "***")
+        return without_secrets(text)

@@ -15,7 +15,7 @@ import click
 
 from purchase_predict.kubernetes.closure import EXPECTED, text
 from purchase_predict.kubernetes.config import StepConfig
-from purchase_predict.kubernetes.resources import resources
+from purchase_predict.kubernetes.resources import merged, resources
 from purchase_predict.settings import Settings
 from purchase_predict.workflow.remote import IN_JOB
 
@@ -111,7 +111,8 @@ def manifest(work: Work, config: StepConfig, place: str) -> dict[str, Any]:
 
 def _container(given: Mapping[str, Any], work: Work, config: StepConfig, place: str) -> dict[str, Any]:
     container = dict(given)
-    asked = resources(work.entry_point, config.resources, work.parameters.get("memory_limit", ""), place)
+    said = merged(container.get("resources") or {}, config.resources)
+    asked = resources(work.entry_point, said, work.parameters.get("memory_limit", ""), place)
     if asked:
         container["resources"] = asked
     start = ["python", "-m", "purchase_predict.kubernetes.start", *words(work.command, work.parameters)]

@@ -30,12 +30,23 @@ def size_of(text: str) -> float:
     return float(match[1]) * _UNITS[match[2]]
 
 
+def merged(*given: Mapping[str, Any]) -> dict[str, Any]:
+    """Several `resources` as one, by kind (`requests`, `limits`) and name; a later one wins. A null says nothing."""
+    whole: dict[str, Any] = {}
+    for kind, part in (item for one in given for item in one.items()):
+        if isinstance(part, Mapping):
+            whole[kind] = whole.get(kind, {}) | {name: size for name, size in part.items() if size is not None}
+        elif part is not None:  # `claims`, which is a list
+            whole[kind] = part
+    return whole
+
+
 def resources(entry_point: str, given: Mapping[str, Any], memory_limit: str, place: str) -> dict[str, Any]:
-    """The container's `resources`: those of the file, or those that follow from `memory_limit`.
+    """The container's `resources`: those of the file, completed by what follows from `memory_limit`.
 
     Args:
         entry_point: the step.
-        given: the step's resources in the file; empty: none.
+        given: the step's resources in the file and its template; empty: none.
         memory_limit: of the step's parameters, such as `2GB`; empty: none.
         place: what messages call the file.
 
@@ -45,25 +56,35 @@ def resources(entry_point: str, given: Mapping[str, Any], memory_limit: str, pla
     if entry_point not in BOUNDED or not memory_limit:
         return dict(given)
     wanted = size_of(memory_limit)
-    if given:
-        for kind in ("limits", "requests"):
-            memory = str((given.get(kind) or {}).get("memory", ""))
-            try:
-                too_little = bool(memory) and size_of(memory) <= wanted
-            except ValueError as error:
-                raise click.ClickException(f"{place}: resources.{kind}.memory of {entry_point}: {error}") from error
-            if too_little:
-                raise click.ClickException(
-                    f"{place}: resources.{kind}.memory={memory} of {entry_point} does not hold "
-                    f"memory_limit={memory_limit}, which the SQL engine alone may take: raise it, or lower "
-                    "memory_limit"
-                )
-        return dict(given)
-    memory = f"{_mib(wanted * _MEMORY_FACTOR + _MEMORY_MORE)}Mi"
-    disk = f"{_mib(wanted * _DISK_FACTOR + _DISK_MORE)}Mi"
+    memory = {kind: _size(given, kind, "memory", entry_point, place) for kind in ("requests", "limits")}
+    for kind, size in memory.items():
+        if size is not None and size <= wanted:
+            raise click.ClickException(
+                f"{place}: resources.{kind}.memory={given[kind]['memory']} of {entry_point} does not hold "
+                f"memory_limit={memory_limit}, which the SQL engine alone may take: raise it, or lower memory_limit"
+            )
     # Memory is also a limit, so that a step that takes more is killed instead of its neighbours on the node.
-    return {"requests": {"memory": memory, "ephemeral-storage": disk}, "limits": {"memory": memory}}
+    need, disk = wanted * _MEMORY_FACTOR + _MEMORY_MORE, wanted * _DISK_FACTOR + _DISK_MORE
+    computed = {
+        "requests": {"memory": _mib(need), "ephemeral-storage": _mib(disk)},
+        "limits": {"memory": _mib(max(need, memory["requests"] or 0))},
+    }
+    # Where the file has a limit below the request, Kubernetes requests that limit.
+    for name, request in list(computed["requests"].items()):
+        limit = _size(given, "limits", name, entry_point, place)
+        if limit is not None and limit < size_of(request):
+            del computed["requests"][name]
+    return merged(computed, given)
 
 
-def _mib(size: float) -> int:
-    return -int(-size // 1024**2)
+def _size(given: Mapping[str, Any], kind: str, name: str, entry_point: str, place: str) -> float | None:
+    """Bytes that the file gives; None: it does not say."""
+    text = str((given.get(kind) or {}).get(name, ""))
+    try:
+        return size_of(text) if text else None
+    except ValueError as error:
+        raise click.ClickException(f"{place}: resources.{kind}.{name} of {entry_point}: {error}") from error
+
+
+def _mib(size: float) -> str:
+    return f"{-int(-size // 1024**2)}Mi"

@@ -20,7 +20,7 @@ and the API conventions say:
 - `env` from a Secret that is not there leaves the container waiting (`CreateContainerConfigError`).
 
 What cannot happen here is played: `troubles` has for a step what its pod meets (`ImagePullBackOff`, `OOMKilled`, ...),
-in the words of the kubelet and the Job controller.
+in the words of the kubelet and the Job controller. `exit: <text>` is a pod that ends with this last line.
 """
 
 import copy
@@ -198,6 +198,8 @@ class Cluster:
             self._waits(pod, trouble, WAITING[trouble].format(image=container["image"]))
         elif trouble == "OOMKilled":
             self._ends(pod, {"exitCode": 137, "reason": "OOMKilled"})
+        elif trouble.startswith("exit: "):
+            self._ends(pod, {"exitCode": 3, "reason": "Error", "message": f"first\n{trouble.removeprefix('exit: ')}\n"})
         elif trouble == "Evicted":
             pod["status"] |= {"phase": "Failed", "reason": "Evicted", "message": _LOW}
             self.fail(name)

@@ -81,6 +81,29 @@ def test_an_entry_point_that_fails_is_one_line_and_exit_code_1(launched: Launche
 
 
 @pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["max_reject_ration=0.5", "sorce=sample:300"],
+         "no parameter max_reject_ration, sorce (did you mean max_reject_ratio, source?); it has source, max_reject"),
+        (["zzz=1"], "Error: entry point load has no parameter zzz; it has source, "),
+        (["source=https://me:planted@store/clicks"], "Error: entry point load: source looks like a secret"),
+    ],
+)  # fmt: skip
+def test_a_parameter_that_would_be_lost_or_shown_is_refused_before_anything_is_made(
+    launched: Launched, tmp_path: Path, given: list[str], says: str
+) -> None:
+    config = json.dumps(yaml.safe_load(launched.file.read_text()))
+    arguments = ["run", str(PROJECT), "-b", NAME, "--backend-config", config, "-e", "load"]
+    with launched.workflow.environ_here(), contextlib.chdir(tmp_path):
+        ran = CliRunner().invoke(cli, [*arguments, *(word for one in given for word in ("-P", one))])
+    assert ran.exit_code == 1
+    assert says in ran.output
+    assert "planted" not in ran.output
+    assert (launched.cluster.submitted, launched.workflow.runs("load")) == ([], [])
+
+
+@pytest.mark.usefixtures("installed")
 def test_who_does_not_wait_can_ask_and_cancel(launched: Launched) -> None:
     launched.cluster.held = {"load"}
     with launched.workflow.environ_here():

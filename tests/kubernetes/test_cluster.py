@@ -4,6 +4,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -67,6 +68,14 @@ def test_a_watch_ends_with_the_first_change(
     threading.Timer(0.5, empty_cluster.fail, [name]).start()
     cluster.wait_for_change("ml", name, version, 60)
     assert time.monotonic() - started < 30
+
+
+def test_a_progress_bar_in_a_log_is_one_line(kubeconfig: Path, empty_cluster: standin.Cluster) -> None:
+    lines = [("2026-11-29T10:00:00.1Z", "50 %\r100 %\rdone"), ("2026-11-29T10:00:00.2Z", "next")]
+    ended = SimpleNamespace(lines=lines, code=0, changed=threading.Condition(), kill=lambda: None)
+    empty_cluster.containers["pod"] = ended  # type: ignore[assignment]
+    assert list(Cluster.connect().log("ml", "pod", "step", "")) == lines
+    assert list(Cluster.connect().log("ml", "pod", "step", lines[0][0])) == lines[1:]
 
 
 #: A credential plugin, as clouds have one: each call gives the token that the file beside it holds.

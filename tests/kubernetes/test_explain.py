@@ -38,6 +38,11 @@ def event(reason: str, message: str) -> dict[str, str]:
     return {"reason": reason, "message": message}
 
 
+def unscheduled(message: str, reason: str = "Unschedulable") -> dict[str, Any]:
+    return pod(conditions=[{"type": "PodScheduled", "status": "False", "reason": reason, "message": message}])
+
+
+MATCH = "node(s) didn't match Pod's node affinity/selector"
 LOST = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager", "message": "node is gone"}
 TROUBLES = {
     "image": (STARTED, [waiting("ImagePullBackOff", "Back-off pulling image")], [],
@@ -48,6 +53,20 @@ TROUBLES = {
             "it needs a Secret or key that does not exist (couldn't find key user in Secret ml/mlflow)"),
     "mounted": (STARTED, [waiting("ContainerCreating")], [event("FailedMount", 'volume "x": secret "x" not found')],
                 "it needs a Secret or key that does not exist"),
+    "mounted key": (STARTED, [waiting("ContainerCreating")],
+                    [event("FailedMount", 'failed for volume "x" : references non-existent secret key: user')],
+                    "it needs a Secret or key that does not exist"),
+    "mounted configmap": (STARTED, [waiting("ContainerCreating")],
+                          [event("FailedMount", 'failed for volume "secret-x" : configmap "shop" not found'),
+                           event("FailedMount", "Unable to attach or mount volumes: timed out waiting")],
+                          "it needs a ConfigMap or key that does not exist (failed for volume"),
+    "configmap": (STARTED, [waiting("CreateContainerConfigError", "couldn't find key user in ConfigMap ml/shop")], [],
+                  "ml/shop): create it in the namespace of the Job, or correct the template in backend_config"),
+    "claim": (STARTED, [unscheduled('0/3 nodes are available: persistentvolumeclaim "data" not found. preemption: 0')],
+              [], "it needs a PersistentVolumeClaim that does not exist (0/3 nodes"),
+    "selector": (STARTED, [unscheduled(f"0/3 nodes are available: 3 {MATCH}.")],
+                 [event("NotTriggerScaleUp", f"pod didn't trigger scale-up: 2 {MATCH}")],
+                 "no node matches its node_selector, affinity and tolerations (0/3 nodes"),
     "quota": (STARTED, [], [event("FailedCreate", 'pods "x" is forbidden: exceeded quota: team, requested: pods=1')],
               "the quota of its namespace is used up"),
     "limits": (STARTED, [], [event("FailedCreate", "failed quota: team: must specify limits.memory")],
@@ -113,10 +132,43 @@ def test_a_failure_of_a_container_beside_the_step_is_none_of_the_step() -> None:
     assert state_of(STARTED, [beside({"exitCode": 0}, {"terminated": {"exitCode": 0}})], []).running
 
 
-def test_a_full_cluster_may_have_room_later() -> None:
-    unschedulable = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}
-    state = state_of(STARTED, [pod(conditions=[unschedulable])], [])
-    assert (state.problem, state.passing, state.ended) == ("no node has room for it (0/3 nodes)", True, False)
+NO_MATCH = unscheduled(f"0/3 nodes are available: 3 {MATCH}. preemption: 0/3 nodes are available: not helpful.")
+SUSPENDED = {"spec": {"suspend": True}, "status": {"conditions": [{"type": "Suspended", "status": "True"}]}}
+MAY_PASS = {
+    "full": (STARTED, [unscheduled("0/3 nodes")], [], "no node has room for it (0/3 nodes)"),
+    "full where it may run": (STARTED, [unscheduled(f"0/3 nodes: 1 Insufficient memory, 2 {MATCH}")], [],
+                              "no node has room for it (0/3 nodes"),
+    "no autoscaler has said anything": (STARTED, [NO_MATCH], [], "no node matches its node_selector, affinity and"),
+    "the autoscaler may not now": (STARTED, [NO_MATCH], [event("NotTriggerScaleUp", f"2 {MATCH}, 1 max node group size "
+                                   "reached")], "no node matches its node_selector, affinity and"),
+    "the autoscaler adds a node": (STARTED, [NO_MATCH], [event("NotTriggerScaleUp", f"2 {MATCH}"),
+                                   event("TriggeredScaleUp", "pool big 0->1")], "or add such a node"),
+    "taints": (STARTED, [unscheduled("0/1 nodes are available: 1 node(s) had untolerated taint {big: }.")], [],
+               "no node matches its node_selector, affinity and tolerations (0/1 nodes"),
+    "disk": (STARTED, [unscheduled("0/3 nodes: pod has unbound immediate PersistentVolumeClaims")], [],
+             "its PersistentVolumeClaim has no disk yet (0/3 nodes"),
+    "gates": (STARTED, [unscheduled("Scheduling is blocked due to non-empty scheduling gates", "SchedulingGated")], [],
+              "its scheduling gates hold it back"),
+    "suspended": (SUSPENDED, [], [], "it is suspended until a queue or somebody resumes it (spec.suspend: false)"),
+    "attached elsewhere": (STARTED, [waiting("ContainerCreating")], [event("FailedAttachVolume", "Multi-Attach error")],
+                           "its node cannot set it up (Multi-Attach error): check the node and the template"),
+    "network": (STARTED, [waiting("ContainerCreating")], [event("FailedCreatePodSandBox", "no CNI")],
+                "its node cannot set it up (no CNI)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("trouble", MAY_PASS)
+def test_what_may_pass_is_one_line_and_the_job_waits(trouble: str) -> None:
+    of_job, pods, events, says = MAY_PASS[trouble]
+    state = state_of(of_job, pods, events)
+    assert says in state.problem
+    assert "\n" not in state.problem
+    assert (state.passing, state.ended, state.running) == (True, False, False)
+
+
+def test_a_volume_that_was_mounted_after_all_is_no_trouble() -> None:
+    events = [event("FailedMount", 'configmap "x" not found'), event("Pulling", "Pulling image")]
+    assert state_of(STARTED, [waiting("ContainerCreating")], events).problem == ""
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,17 @@ def test_what_the_cluster_says_of_a_pod_is_the_runs_error(launched: Launched, tr
     wait_for(lambda: not [one for one in launched.cluster.jobs.values() if not one["status"].get("conditions")], 20)
 
 
+def test_a_secret_in_the_last_line_of_a_pod_is_masked(launched: Launched) -> None:
+    launched.cluster.troubles["load"] = "exit: no answer to planted-token from https://me:planted@server \x1b[31m"
+    launched.configure(env_from_secrets={"MLFLOW_TRACKING_TOKEN": {"secret": "mlflow", "key": "token"}})
+    outcome = launched.run(MLFLOW_TRACKING_TOKEN="planted-token")
+    (line,) = outcome.error
+    assert line == "Error: load: it ended with exit code 3 (Error): no answer to *** from https://server \\x1b[31m"
+    (run,) = launched.workflow.runs("load")
+    assert "Error: " + run.data.tags["error"] == line
+    assert "planted" not in str(run.data.tags)
+
+
 def test_a_secret_that_is_not_there_is_named(launched: Launched) -> None:
     launched.configure(env_from_secrets={"MLFLOW_TRACKING_TOKEN": {"secret": "mlflow", "key": "token"}})
     assert 'needs a Secret or key that does not exist (secret "mlflow" not found): create it' in launched.run().error[0]

@@ -72,3 +72,13 @@ def test_an_error_goes_to_stderr_and_cannot_steer_the_terminal(
     log = read([("2026-11-29T10:00:00Z", "Error: bad \x1b[31mthing")], tmp_path / "job.log")
     assert log.error == "bad \\x1b[31mthing"
     assert capsys.readouterr().err == "Error: bad \\x1b[31mthing\n"
+
+
+def test_no_line_can_steer_the_terminal_and_a_table_keeps_its_columns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = ["  name   rows", "  \x1b]0;title\x07a    12\r", "\x9b2J \u202egnp.exe", "Error: x"]
+    read([(f"2026-11-29T10:00:{at:02}Z", line) for at, line in enumerate(lines)], tmp_path / "job.log")
+    out, err = capsys.readouterr()
+    assert out.splitlines() == ["  name   rows", "  \\x1b]0;title\\x07a    12", "\\x9b2J \\u202egnp.exe"]
+    assert err == "Error: x\n"

@@ -112,6 +112,32 @@ def test_what_the_file_says_of_a_step_is_in_its_job_and_in_no_other() -> None:
     assert other["spec"]["template"]["spec"]["serviceAccountName"] == "purchase-predict"
 
 
+NULLS = {
+    "metadata": {"labels": None, "annotations": None},
+    "spec": {
+        "activeDeadlineSeconds": None,
+        "ttlSecondsAfterFinished": None,
+        "backoffLimit": None,
+        "template": {
+            "metadata": None,
+            "spec": {
+                "nodeSelector": None, "tolerations": None, "restartPolicy": None, "initContainers": None,
+                "containers": [{"name": None, "env": None, "resources": {"limits": None}, "volumeMounts": None}],
+            },
+        },
+    },
+}  # fmt: skip
+
+
+def test_a_null_in_a_template_says_nothing() -> None:
+    values = config(node_selector={"pool": "big"}, tolerations=[{"key": "big"}], deadline=7, keep=8)
+    job = rendered(values | {"template": NULLS}, memory_limit="4GB")
+    assert job == rendered(values, memory_limit="4GB")
+    assert (job["spec"]["activeDeadlineSeconds"], job["spec"]["ttlSecondsAfterFinished"]) == (7, 8)
+    for nothing in ({"spec": None}, {"spec": {"template": {"spec": {"containers": None}}}}):
+        assert rendered(values | {"template": nothing}) == rendered(values)
+
+
 def test_rendering_leaves_the_file_as_it_is() -> None:
     before = json.dumps(FULL, sort_keys=True)
     rendered(FULL, "train")
@@ -157,8 +183,49 @@ def test_memory_and_disk_follow_from_memory_limit_unless_the_file_says_them() ->
     assert size_of(asked["requests"]["ephemeral-storage"]) >= 8 * 4_000_000_000
     assert "resources" not in container(rendered(config(), "process", memory_limit=""))
     assert "resources" not in container(rendered(config(), "train"))
-    given = {"limits": {"memory": "16Gi"}}
-    assert container(rendered(config(resources=given), "load", memory_limit="4GB"))["resources"] == given
+
+
+def asked(entry_point: str, resources: dict[str, Any], template: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What a Job with memory_limit=4GB asks for, with resources in the file and in its template's container."""
+    containers = [{"resources": template}] if template else []
+    values = config(resources=resources, template={"spec": {"template": {"spec": {"containers": containers}}}})
+    found: dict[str, Any] = container(rendered(values, entry_point, memory_limit="4GB"))["resources"]
+    return found
+
+
+def test_what_the_file_says_of_resources_wins_and_the_rest_follows_from_memory_limit() -> None:
+    computed = asked("load", {})
+    memory, disk = computed["requests"]["memory"], computed["requests"]["ephemeral-storage"]
+    # A processor changes neither memory nor disk.
+    assert asked("load", {"requests": {"cpu": "4"}}) == {
+        "requests": {"cpu": "4", "memory": memory, "ephemeral-storage": disk}, "limits": {"memory": memory}
+    }  # fmt: skip
+    assert asked("load", {"limits": {"memory": "16Gi"}}) == computed | {"limits": {"memory": "16Gi"}}
+    # The template's container counts, too; the file's own resources win over it, by kind and name.
+    template = {"limits": {"cpu": "2", "memory": "5G"}, "requests": {"cpu": "1"}}
+    assert asked("load", {"limits": {"cpu": "8"}}, template) == {
+        "requests": {"cpu": "1", "ephemeral-storage": disk}, "limits": {"cpu": "8", "memory": "5G"}
+    }  # fmt: skip
+    assert asked("train", {"limits": {"cpu": "8"}}, {"limits": {"memory": "5G"}}) == {
+        "limits": {"cpu": "8", "memory": "5G"}
+    }  # fmt: skip
+    with pytest.raises(click.ClickException, match="2Gi of load does not hold memory_limit=4GB"):
+        asked("load", {"requests": {"cpu": "4"}}, {"limits": {"memory": "2Gi"}})
+
+
+SIZES = st.sampled_from([None, "5G", "6Gi", "16Gi", "64Gi"])
+
+
+@given(SIZES, SIZES, SIZES)
+def test_no_request_exceeds_its_limit(request: str | None, limit: str | None, disk: str | None) -> None:
+    assume(not (request and limit) or size_of(request) <= size_of(limit))
+    found = asked("load", {"requests": {"memory": request}, "limits": {"memory": limit, "ephemeral-storage": disk}})
+    for name, size in found["limits"].items():
+        assert size_of(found["requests"].get(name, size)) <= size_of(size)
+    assert size_of(found["limits"]["memory"]) > 4_000_000_000
+    assert (request or found["requests"].get("memory"), limit or found["limits"]["memory"]) == (
+        found["requests"].get("memory"), found["limits"]["memory"]
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
