@@ -74,7 +74,7 @@ def _bare(folder: Path, uri: str) -> dict[str, float]:
 
 
 def _scored(folder: Path, uri: str, ending: str) -> dict[str, float]:
-    packaged = packaging.load(uri, checked=False)
+    packaged = packaging.load(uri)
     with database.connect(folder) as connection:
         before = _peak_mb()
         started, cpu = time.perf_counter(), time.process_time()

@@ -180,14 +180,14 @@ class Prediction:
     def lacking(self) -> str | None:
         """One line about the model's columns that the input lacks, or None."""
         missing, filled = self.scored.missing, self.scored.filled
-        if not missing and not filled:
-            return None
-        parts = [f"the input lacks {len(missing) + len(filled)} of the model's columns"]
+        parts = []
         if missing:
-            parts.append(f"these count as null: {', '.join(missing)}")
+            lacks = f"the input lacks {len(missing)} of the model's columns"
+            parts.append(f"{lacks}; these count as null: {', '.join(missing)}")
         if filled:
-            parts.append(f"the model fills these in from its own product counters: {', '.join(filled)}")
-        return "; ".join(parts)
+            where = "from its own product counters in each row without them"
+            parts.append(f"the model fills these in {where}: {', '.join(filled)}")
+        return "; ".join(parts) or None
 
     @property
     def remarks(self) -> dict[str, str]:
@@ -255,7 +255,7 @@ def predict(
         past = _make_primary(connection, scratch, loaded.table, sources.history, history, model)
         started = time.monotonic()
         try:
-            scored = scoring.score(connection, "primary_table", model, target, marks)
+            scored = scoring.score(connection, "primary_table", model, target, marks, as_is=past is not None)
         except OSError as error:
             raise click.ClickException(f"output {target}: cannot be written: {error.strerror or error}") from error
         seconds = time.monotonic() - started

@@ -37,7 +37,7 @@ def predict(run: Run, model: str, output: str, **sources: Any) -> None:
         refuse_output(source, target)
     model, version = versions.pinned(model)
     trained = models.find(model)
-    packaged = packaging.load(trained.address, versions.files_of(model), checked=False)
+    packaged = packaging.load(trained.address, versions.files_of(model))
     marks = {"model_version": version, "run_id": run.info.run_id}
     with scratch_folder() as scratch, scratch_folder() as record:
         dataset = trained.trained_on if trained.run else ""

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
+from purchase_predict.database import one_row
 from purchase_predict.evaluation.scores import DISTRIBUTION_BINS, Answers
 from purchase_predict.schema import KEYS, MOMENT, SHOP
 from purchase_predict.spreadsheets import FORMULA
@@ -39,8 +40,11 @@ class Model(Protocol):
         """The lowest probability at which `will_buy` is 1; None if it is not known."""
 
     @property
-    def answer(self) -> Callable[[pd.DataFrame], pd.DataFrame]:
-        """Returns `probability` and `will_buy` of each row, in the same order."""
+    def answer(self) -> Callable[..., pd.DataFrame]:
+        """Returns `probability` and `will_buy` of each row of a frame, in the same order.
+
+        With `as_is=True` a null is a value; otherwise the model fills in product columns that are null, too.
+        """
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ class Scored:
     Attributes:
         rows, will_buy: the number of all rows, and of those with the answer "will buy".
         missing: columns of the model that the rows lacked and that counted as null.
-        filled: columns about the product that the rows lacked; the model filled them in from its own counters.
+        filled: columns about the product that were left out, or null in some rows; the model filled them in from its
+            own counters.
         expected: purchases that the model expects: the sum of the probabilities.
         spread: rows in each of `scores.DISTRIBUTION_BINS` bins of probability, from 0 to 1.
     """
@@ -70,7 +75,7 @@ def answers(model: Model, frame: pd.DataFrame) -> Answers:
         model: the model.
         frame: rows of the primary table.
     """
-    scored = model.answer(frame[[name for name in model.columns if name in frame]])
+    scored = model.answer(frame[[name for name in model.columns if name in frame]], as_is=True)
     probability = scored["probability"].to_numpy()
     will_buy = scored["will_buy"].to_numpy().astype(bool)
     # The model's threshold may be unknown. The smallest probability with "will buy" gives the same decisions for these
@@ -80,7 +85,12 @@ def answers(model: Model, frame: pd.DataFrame) -> Answers:
 
 
 def score(
-    connection: duckdb.DuckDBPyConnection, relation: str, model: Model, target: Path, marks: Mapping[str, str]
+    connection: duckdb.DuckDBPyConnection,
+    relation: str,
+    model: Model,
+    target: Path,
+    marks: Mapping[str, str],
+    as_is: bool = False,
 ) -> Scored:
     """Scores every row of a relation into one file.
 
@@ -93,6 +103,8 @@ def score(
         model: the model.
         target: the file to write, `.csv` or `.parquet`; an existing one is replaced.
         marks: columns with the same value in every row, such as the model's version.
+        as_is: whether a null is a value, as in rows that were made from events. Without it, the model fills in product
+            columns that are null, as it does for a request.
 
     Raises:
         OSError: the folder of `target` is not writable.
@@ -108,7 +120,7 @@ def score(
     rows, buyers, expected, spread = 0, 0, 0.0, np.zeros(DISTRIBUTION_BINS, int)
     with _complete_or_nothing(target) as partial, _writer(partial, target.suffix) as write:
         for chunk in chunks:
-            scored = model.answer(_frame(chunk, columns))
+            scored = model.answer(_frame(chunk, columns), as_is=as_is)
             will_buy = scored["will_buy"].to_numpy().astype(np.int8)
             probability = scored["probability"].to_numpy()
             write(_output(chunk, keys, probability, will_buy, marks))
@@ -118,10 +130,19 @@ def score(
             spread += np.histogram(probability, DISTRIBUTION_BINS, (0, 1))[0]
         if not rows:  # a file without rows has the same columns
             write(_output(chunks.schema.empty_table(), keys, np.empty(0), np.empty(0, np.int8), marks))
-    lacking = [name for name in model.columns if name not in present]
-    filled = tuple(name for name in lacking if name in SHOP) if model.counters is not None else ()
-    missing = tuple(name for name in lacking if name not in filled)
+    filled = () if as_is or model.counters is None else _filled(connection, relation, model.columns, present)
+    missing = tuple(name for name in model.columns if name not in present and name not in filled)
     return Scored(rows, buyers, missing, expected, tuple(map(int, spread)), filled)
+
+
+def _filled(
+    connection: duckdb.DuckDBPyConnection, relation: str, columns: Sequence[str], present: Sequence[str]
+) -> tuple[str, ...]:
+    """The columns about the product that a relation lacks, or that are null in some of its rows."""
+    used = [name for name in columns if name in SHOP]
+    values = ", ".join(f"count(*) > count({name})" if name in present else "true" for name in used)
+    lacking = one_row(connection, f"SELECT {values} FROM {relation}") if used else ()
+    return tuple(name for name, lacks in zip(used, lacking, strict=True) if lacks)
 
 
 def _frame(chunk: pa.RecordBatch, columns: Sequence[str]) -> pd.DataFrame:
