@@ -18,7 +18,7 @@ import pyarrow.parquet
 from purchase_predict.database import one_row
 from purchase_predict.evaluation.scores import DISTRIBUTION_BINS, Answers
 from purchase_predict.schema import KEYS, MOMENT, SHOP
-from purchase_predict.spreadsheets import FORMULA
+from purchase_predict.spreadsheets import FORMULA, harmless
 
 #: Rows in memory at once; they take about 40 MB.
 CHUNK_ROWS = 100_000
@@ -197,8 +197,8 @@ def _harmless(table: pa.Table) -> pa.Table:
     """Puts an apostrophe before text that a spreadsheet would treat as a formula, such as `=HYPERLINK(...)`."""
     for number, field in enumerate(table.schema):
         if pa.types.is_string(field.type) and pc.any(pc.match_substring_regex(table[number], FORMULA)).as_py():
-            safe = pc.replace_substring_regex(table[number], f"({FORMULA})", r"'\1")
-            table = table.set_column(number, field, safe)
+            safe = [text if text is None else harmless(text) for text in table[number].to_pylist()]
+            table = table.set_column(number, field, pa.array(safe, field.type))
     return table
 
 

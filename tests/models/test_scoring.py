@@ -115,9 +115,12 @@ def test_a_header_alone_gives_a_header_alone(trained: Trained, tmp_path: Path) -
 
 
 def test_no_spreadsheet_runs_a_session_id(trained: Trained, tmp_path: Path) -> None:
-    rows = carts(3).drop(columns=LABEL).assign(user_session=["=HYPERLINK(0)", "@x", "plain"])
+    rows = carts(3).drop(columns=LABEL).assign(user_session=["=HYPERLINK(0)", "x;=1+1", "plain"])
     rows.to_csv(tmp_path / "in.csv", index=False)
-    for ending, expected in (("csv", {"'=HYPERLINK(0)", "'@x", "plain"}), ("parquet", set(rows["user_session"]))):
+    for ending, expected in (
+        ("csv", {"'=HYPERLINK(0)", "x;'\uff1d1+1", "plain"}),
+        ("parquet", set(rows["user_session"])),
+    ):
         target = tmp_path / f"out.{ending}"
         assert invoke(predict, model=MODEL, input=tmp_path / "in.csv", output=target).exit_code == 0
         scored = pd.read_csv(target) if ending == "csv" else pd.read_parquet(target)
