@@ -229,6 +229,7 @@ def _state_of(model: Model, file: Path) -> Path | None:
 def predict(
     sources: Sources,
     target: Path,
+    incomplete: Path,
     model: Model,
     marks: Mapping[str, str],
     reference: Mapping[str, Mapping[str, Any]] | None,
@@ -240,6 +241,7 @@ def predict(
     Args:
         sources: the input, and how it is read.
         target: the file to write, CSV or Parquet by its ending.
+        incomplete: where it is written until it is complete, in the same folder.
         model: what scores.
         marks: columns that are the same in every row, such as the model's version.
         reference: the profile of the training rows (`drift.profile`); None: drift is not measured.
@@ -255,7 +257,7 @@ def predict(
         past = _make_primary(connection, scratch, loaded.table, sources.history, history, model)
         started = time.monotonic()
         try:
-            scored = scoring.score(connection, "primary_table", model, target, marks, as_is=past is not None)
+            scored = scoring.score(connection, "primary_table", model, target, incomplete, marks, past is not None)
         except OSError as error:
             raise click.ClickException(f"output {target}: cannot be written: {error.strerror or error}") from error
         seconds = time.monotonic() - started

@@ -25,7 +25,7 @@ from purchase_predict.sources.sources import refuse_output
 from purchase_predict.workflow import descriptions, models
 from purchase_predict.workflow.command import command
 from purchase_predict.workflow.completed import fetch
-from purchase_predict.workflow.scratch import scratch_folder
+from purchase_predict.workflow.scratch import incomplete, scratch_folder
 
 
 @command("predict")
@@ -42,7 +42,7 @@ def predict(run: Run, model: str, output: str, **sources: Any) -> None:
     with scratch_folder() as scratch, scratch_folder() as record:
         dataset = trained.trained_on if trained.run else ""
         reference = prediction.training_profile(dataset, lambda: fetch(f"{dataset}/dataset.json", scratch))
-        made = prediction.predict(read, target, packaged, marks, reference, scratch, record)
+        made = prediction.predict(read, target, incomplete(target), packaged, marks, reference, scratch, record)
         drift_page.write(made, {"model": model, "train run": trained.run_id, "output": str(target), **sources}, record)
         mlflow.log_artifacts(str(record))
         files = [name for name in (drift_page.NAME, "rejects.csv") if (record / name).exists()]

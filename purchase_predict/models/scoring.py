@@ -1,7 +1,6 @@
 """Scores rows of the primary table with a packaged model, in chunks of bounded memory, into one file."""
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,19 +88,21 @@ def score(
     relation: str,
     model: Model,
     target: Path,
+    incomplete: Path,
     marks: Mapping[str, str],
     as_is: bool = False,
 ) -> Scored:
     """Scores every row of a relation into one file.
 
     The file has the keys, the moment if there is one, `probability`, `will_buy`, and `marks`. It appears only
-    once it is complete: it is written under a temporary name in the same folder and then renamed.
+    once it is complete: it is written under another name in the same folder and then renamed.
 
     Args:
         connection: where `relation` is known.
         relation: a table or view with the columns of the primary table, with or without the label.
         model: the model.
         target: the file to write, `.csv` or `.parquet`; an existing one is replaced.
+        incomplete: where the file is written until it is complete, in the same folder.
         marks: columns with the same value in every row, such as the model's version.
         as_is: whether a null is a value, as in rows that were made from events. Without it, the model fills in product
             columns that are null, as it does for a request.
@@ -118,7 +119,7 @@ def score(
     )
     chunks = connection.sql(f"SELECT {selected} FROM {relation}").to_arrow_reader(CHUNK_ROWS)
     rows, buyers, expected, spread = 0, 0, 0.0, np.zeros(DISTRIBUTION_BINS, int)
-    with _complete_or_nothing(target) as partial, _writer(partial, target.suffix) as write:
+    with _complete_or_nothing(target, incomplete), _writer(incomplete, target.suffix) as write:
         for chunk in chunks:
             scored = model.answer(_frame(chunk, columns), as_is=as_is)
             will_buy = scored["will_buy"].to_numpy().astype(np.int8)
@@ -203,12 +204,11 @@ def _harmless(table: pa.Table) -> pa.Table:
 
 
 @contextlib.contextmanager
-def _complete_or_nothing(target: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `target`; it becomes `target` if the block succeeds, and is deleted otherwise."""
+def _complete_or_nothing(target: Path, incomplete: Path) -> Iterator[None]:
+    """`incomplete` becomes `target` if the block succeeds, and is deleted otherwise."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        yield partial
-        partial.replace(target)
+        yield
+        incomplete.replace(target)
     finally:
-        partial.unlink(missing_ok=True)
+        incomplete.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import duckdb
 import mlflow
@@ -17,6 +18,7 @@ import pytest
 from purchase_predict.models import packaging, scoring
 from purchase_predict.schema import BEHAVIOUR, LABEL
 from purchase_predict.sources import sample
+from purchase_predict.workflow.processes import process_name
 from steps.deploy import deploy
 from steps.predict import predict
 from tests import registered
@@ -287,7 +289,9 @@ def rows() -> Iterator[duckdb.DuckDBPyConnection]:
 
 def test_rows_come_in_chunks_and_none_is_lost(rows: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
     sizes: list[int] = []
-    scored = scoring.score(rows, "rows", Constant(answered=sizes.append), tmp_path / "o.parquet", {"run_id": "r"})
+    scored = scoring.score(
+        rows, "rows", Constant(answered=sizes.append), tmp_path / "o.parquet", tmp_path / "partial", {"run_id": "r"}
+    )
     assert scored.rows == sum(sizes) == 250_000
     assert max(sizes) <= scoring.CHUNK_ROWS
     written = pd.read_parquet(tmp_path / "o.parquet")
@@ -298,7 +302,7 @@ def test_what_stood_there_stays_where_scoring_fails(rows: duckdb.DuckDBPyConnect
     target = tmp_path / "o.csv"
     target.write_text("yesterday's")
     with pytest.raises(RuntimeError, match="the model failed"):
-        scoring.score(rows, "rows", Constant(fails_at=200_000), target, {})
+        scoring.score(rows, "rows", Constant(fails_at=200_000), target, tmp_path / "partial", {})
     assert target.read_text() == "yesterday's"
     assert list(tmp_path.iterdir()) == [target]
 
@@ -307,7 +311,7 @@ def test_what_stood_there_stays_where_scoring_fails(rows: duckdb.DuckDBPyConnect
 def test_no_rows_give_a_file_with_the_columns(rows: duckdb.DuckDBPyConnection, tmp_path: Path, ending: str) -> None:
     rows.execute("DELETE FROM rows")
     target = tmp_path / f"o{ending}"
-    assert scoring.score(rows, "rows", Constant(), target, {"run_id": "r"}).rows == 0
+    assert scoring.score(rows, "rows", Constant(), target, tmp_path / "partial", {"run_id": "r"}).rows == 0
     written = pd.read_csv(target) if ending == ".csv" else pyarrow.parquet.read_table(target).to_pandas()
     assert list(written) == ["user_id", "user_session", "product_id", "probability", "will_buy", "run_id"]
 
@@ -317,15 +321,19 @@ import sys, time, duckdb
 from pathlib import Path
 sys.path.insert(0, {project!r})
 from purchase_predict.models import scoring
+from purchase_predict.workflow.scratch import incomplete
 from tests.models.constant import Constant
 with duckdb.connect() as c:
     c.execute("CREATE TABLE rows AS SELECT i AS user_id, i AS user_session, i AS product_id, 1.5 AS price, "
               "'b' AS brand FROM range(2000000) r(i)")
-    scoring.score(c, "rows", Constant(answered=lambda n: time.sleep(0.5)), Path({target!r}), {{}})
+    target = Path({target!r})
+    scoring.score(c, "rows", Constant(answered=lambda n: time.sleep(0.5)), target, incomplete(target), {{}})
 """
 
 
-def test_killed_in_the_middle_nothing_stands_under_the_final_name(tmp_path: Path) -> None:
+def test_killed_in_the_middle_nothing_stands_under_the_final_name_and_the_next_one_cleans_up(
+    trained: Trained, tmp_path: Path
+) -> None:
     target = tmp_path / "out.parquet"
     code = _SLOW.format(project=str(Path(__file__).parents[2]), target=str(target))
     process = subprocess.Popen([sys.executable, "-c", code], env=os.environ)
@@ -336,3 +344,12 @@ def test_killed_in_the_middle_nothing_stands_under_the_final_name(tmp_path: Path
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not target.exists()
+    # Those of a process that lives, of another machine, and of an unknown owner stay.
+    owners = (process_name(os.getppid()), "elsewhere 1 2", "x")
+    others = [tmp_path / f".out.parquet.{quote(owner, safe='')}.partial" for owner in owners]
+    for other in others:
+        other.touch()
+    carts(5).to_csv(tmp_path / "in.csv", index=False)
+    assert len(list(tmp_path.iterdir())) == 5
+    assert invoke(predict, model=MODEL, input=tmp_path / "in.csv", output=target).exit_code == 0
+    assert set(tmp_path.iterdir()) == {target, tmp_path / "in.csv", *others}
