@@ -20,6 +20,7 @@ from purchase_predict.features import earlier_events, primary
 from purchase_predict.features.description import Description
 from purchase_predict.models import scoring
 from purchase_predict.models.scoring import Model, Scored
+from purchase_predict.progress import phase
 from purchase_predict.reading.load import Loaded, load_source
 from purchase_predict.schema import MOMENT, SCORED_TABLES, SHOP, TABLES, Column
 
@@ -261,7 +262,8 @@ def predict(
         except OSError as error:
             raise click.ClickException(f"output {target}: cannot be written: {error.strerror or error}") from error
         seconds = time.monotonic() - started
-        shares = drift.shares(connection, "primary_table", reference) if reference else {}
+        with phase("measuring the drift"):
+            shares = drift.shares(connection, "primary_table", reference) if reference else {}
     made = Prediction(loaded, past, scored, seconds, model.threshold, reference or {}, shares)
     if made.drift:
         (record / "drift.json").write_text(json.dumps(made.drift, indent=2), encoding="utf-8")
@@ -287,7 +289,8 @@ def _make_primary(
         primary.make(connection, folder, state)
         return Past(source, first, None, 0, *_carts_until_model(connection, model))
     before = earlier_events.events_before(connection, scratch / "history" / "events", first)
-    both = earlier_events.joined(connection, folder, scratch / "history" / "events", scratch / "both")
+    with phase("joining the events with their history"):
+        both = earlier_events.joined(connection, folder, scratch / "history" / "events", scratch / "both")
     primary.make(connection, both, state)
     earlier_events.keep_asked(connection)
     return Past(source, first, history, before, *(() if before else _carts_until_model(connection, model)))

@@ -16,6 +16,7 @@ import pyarrow.parquet
 
 from purchase_predict.database import one_row
 from purchase_predict.evaluation.scores import DISTRIBUTION_BINS, Answers
+from purchase_predict.progress import phase
 from purchase_predict.schema import KEYS, MOMENT, SHOP
 from purchase_predict.spreadsheets import FORMULA, harmless
 
@@ -117,15 +118,22 @@ def score(
     selected = ", ".join(
         f"{name}::VARCHAR AS {name}" if name == "user_session" else name for name in dict.fromkeys([*keys, *columns])
     )
+    # Fetched to its end, because DuckDB begins no reader while a result is open.
+    ((total,),) = connection.execute(f"SELECT count(*) FROM {relation}").fetchall()
     chunks = connection.sql(f"SELECT {selected} FROM {relation}").to_arrow_reader(CHUNK_ROWS)
     rows, buyers, expected, spread = 0, 0, 0.0, np.zeros(DISTRIBUTION_BINS, int)
-    with _complete_or_nothing(target, incomplete), _writer(incomplete, target.suffix) as write:
+    with (
+        _complete_or_nothing(target, incomplete),
+        _writer(incomplete, target.suffix) as write,
+        phase("scoring", total, "rows") as shown,
+    ):
         for chunk in chunks:
             scored = model.answer(_frame(chunk, columns), as_is=as_is)
             will_buy = scored["will_buy"].to_numpy().astype(np.int8)
             probability = scored["probability"].to_numpy()
             write(_output(chunk, keys, probability, will_buy, marks))
             rows += len(will_buy)
+            shown.advance(len(will_buy))
             buyers += int(will_buy.sum())
             expected += float(probability.sum())
             spread += np.histogram(probability, DISTRIBUTION_BINS, (0, 1))[0]

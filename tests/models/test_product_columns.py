@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from purchase_predict import progress
 from purchase_predict.models import packaging
 from purchase_predict.schema import BEHAVIOUR, LABEL, SHOP
 from purchase_predict.sources import sample
@@ -61,7 +62,7 @@ def test_rows_of_a_table_are_scored_as_if_each_were_alone(of_events: Trained, tm
 
 
 def test_carts_of_days_within_the_models_events_get_a_line_unless_there_is_a_history(
-    of_events: Trained, tmp_path: Path
+    of_events: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events = sample.events(20_000).to_pandas()
     last = events["event_time"].max()
@@ -71,6 +72,10 @@ def test_carts_of_days_within_the_models_events_get_a_line_unless_there_is_a_his
     earlier.to_parquet(tmp_path / "earlier.parquet")
     later = within.assign(event_time=within["event_time"] + pd.Timedelta(days=60))
     later.to_parquet(tmp_path / "later.parquet")
+
+    phases: list[str] = []
+    push = progress._Display.push
+    monkeypatch.setattr(progress._Display, "push", lambda shown, phase: (phases.append(phase.text), push(shown, phase)))
 
     def scored(**given: str) -> mlflow.entities.Run:
         result = invoke(predict, model=of_events.uri, output=tmp_path / "out.parquet", **given)
@@ -91,6 +96,7 @@ def test_carts_of_days_within_the_models_events_get_a_line_unless_there_is_a_his
     assert "product_conversion_rate" in page[: page.index("moved because")]
 
     known = scored(input=f"{tmp_path}/within.parquet", history=f"{tmp_path}/earlier.parquet")
+    assert {"joining the events with their history", "features", "scoring", "measuring the drift"} <= set(phases)
     assert "predict.products" not in known.data.tags
     assert known.data.metrics["psi_product_conversion_rate"] < run.data.metrics["psi_product_conversion_rate"]
     assert "predict.products" not in scored(input=f"{tmp_path}/later.parquet").data.tags

@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow.parquet
 import pytest
 
+from purchase_predict import progress
 from purchase_predict.models import packaging, scoring
 from purchase_predict.schema import BEHAVIOUR, LABEL
 from purchase_predict.sources import sample
@@ -296,6 +297,17 @@ def test_rows_come_in_chunks_and_none_is_lost(rows: duckdb.DuckDBPyConnection, t
     assert max(sizes) <= scoring.CHUNK_ROWS
     written = pd.read_parquet(tmp_path / "o.parquet")
     assert sorted(written["user_id"]) == list(range(250_000))
+
+
+def test_a_log_gets_lines_while_rows_are_scored(
+    rows: duckdb.DuckDBPyConnection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("_TICK", "_FIRST_LINE", "_NEXT_LINE"):
+        monkeypatch.setattr(progress, name, 0.02)
+    slow = Constant(answered=lambda rows: time.sleep(0.5))
+    scoring.score(rows, "rows", slow, tmp_path / "o.parquet", tmp_path / "partial", {})
+    lines = capsys.readouterr().out.splitlines()
+    assert any("scoring, 100000/250000 rows, " in line for line in lines)
 
 
 def test_what_stood_there_stays_where_scoring_fails(rows: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
