@@ -74,13 +74,18 @@ def _bare(folder: Path, uri: str) -> dict[str, float]:
 
 
 def _scored(folder: Path, uri: str, ending: str) -> dict[str, float]:
-    packaged = packaging.load(uri, checked=False)
+    packaged = packaging.load(uri)
     with database.connect(folder) as connection:
         before = _peak_mb()
         started, cpu = time.perf_counter(), time.process_time()
         relation = f"read_parquet({quoted(folder / 'rows.parquet')})"
         scored = scoring.score(
-            connection, relation, packaged, folder / f"scored{ending}", {"model_version": "1", "run_id": "0" * 32}
+            connection,
+            relation,
+            packaged,
+            folder / f"scored{ending}",
+            folder / f"incomplete{ending}",
+            {"model_version": "1", "run_id": "0" * 32},
         )
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     return {"seconds": seconds, "cpu": cpu, "rows": scored.rows, "peak_mb": _peak_mb(), "before_mb": before}

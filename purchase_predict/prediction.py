@@ -20,6 +20,7 @@ from purchase_predict.features import earlier_events, primary
 from purchase_predict.features.description import Description
 from purchase_predict.models import scoring
 from purchase_predict.models.scoring import Model, Scored
+from purchase_predict.progress import phase
 from purchase_predict.reading.load import Loaded, load_source
 from purchase_predict.schema import MOMENT, SCORED_TABLES, SHOP, TABLES, Column
 
@@ -180,14 +181,14 @@ class Prediction:
     def lacking(self) -> str | None:
         """One line about the model's columns that the input lacks, or None."""
         missing, filled = self.scored.missing, self.scored.filled
-        if not missing and not filled:
-            return None
-        parts = [f"the input lacks {len(missing) + len(filled)} of the model's columns"]
+        parts = []
         if missing:
-            parts.append(f"these count as null: {', '.join(missing)}")
+            lacks = f"the input lacks {len(missing)} of the model's columns"
+            parts.append(f"{lacks}; these count as null: {', '.join(missing)}")
         if filled:
-            parts.append(f"the model fills these in from its own product counters: {', '.join(filled)}")
-        return "; ".join(parts)
+            where = "from its own product counters in each row without them"
+            parts.append(f"the model fills these in {where}: {', '.join(filled)}")
+        return "; ".join(parts) or None
 
     @property
     def remarks(self) -> dict[str, str]:
@@ -229,6 +230,7 @@ def _state_of(model: Model, file: Path) -> Path | None:
 def predict(
     sources: Sources,
     target: Path,
+    incomplete: Path,
     model: Model,
     marks: Mapping[str, str],
     reference: Mapping[str, Mapping[str, Any]] | None,
@@ -240,6 +242,7 @@ def predict(
     Args:
         sources: the input, and how it is read.
         target: the file to write, CSV or Parquet by its ending.
+        incomplete: where it is written until it is complete, in the same folder.
         model: what scores.
         marks: columns that are the same in every row, such as the model's version.
         reference: the profile of the training rows (`drift.profile`); None: drift is not measured.
@@ -255,11 +258,12 @@ def predict(
         past = _make_primary(connection, scratch, loaded.table, sources.history, history, model)
         started = time.monotonic()
         try:
-            scored = scoring.score(connection, "primary_table", model, target, marks)
+            scored = scoring.score(connection, "primary_table", model, target, incomplete, marks, past is not None)
         except OSError as error:
             raise click.ClickException(f"output {target}: cannot be written: {error.strerror or error}") from error
         seconds = time.monotonic() - started
-        shares = drift.shares(connection, "primary_table", reference) if reference else {}
+        with phase("measuring the drift"):
+            shares = drift.shares(connection, "primary_table", reference) if reference else {}
     made = Prediction(loaded, past, scored, seconds, model.threshold, reference or {}, shares)
     if made.drift:
         (record / "drift.json").write_text(json.dumps(made.drift, indent=2), encoding="utf-8")
@@ -285,7 +289,8 @@ def _make_primary(
         primary.make(connection, folder, state)
         return Past(source, first, None, 0, *_carts_until_model(connection, model))
     before = earlier_events.events_before(connection, scratch / "history" / "events", first)
-    both = earlier_events.joined(connection, folder, scratch / "history" / "events", scratch / "both")
+    with phase("joining the events with their history"):
+        both = earlier_events.joined(connection, folder, scratch / "history" / "events", scratch / "both")
     primary.make(connection, both, state)
     earlier_events.keep_asked(connection)
     return Past(source, first, history, before, *(() if before else _carts_until_model(connection, model)))

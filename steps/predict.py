@@ -25,7 +25,7 @@ from purchase_predict.sources.sources import refuse_output
 from purchase_predict.workflow import descriptions, models
 from purchase_predict.workflow.command import command
 from purchase_predict.workflow.completed import fetch
-from purchase_predict.workflow.scratch import scratch_folder
+from purchase_predict.workflow.scratch import incomplete, scratch_folder
 
 
 @command("predict")
@@ -37,12 +37,12 @@ def predict(run: Run, model: str, output: str, **sources: Any) -> None:
         refuse_output(source, target)
     model, version = versions.pinned(model)
     trained = models.find(model)
-    packaged = packaging.load(trained.address, versions.files_of(model), checked=False)
+    packaged = packaging.load(trained.address, versions.files_of(model))
     marks = {"model_version": version, "run_id": run.info.run_id}
     with scratch_folder() as scratch, scratch_folder() as record:
         dataset = trained.trained_on if trained.run else ""
         reference = prediction.training_profile(dataset, lambda: fetch(f"{dataset}/dataset.json", scratch))
-        made = prediction.predict(read, target, packaged, marks, reference, scratch, record)
+        made = prediction.predict(read, target, incomplete(target), packaged, marks, reference, scratch, record)
         drift_page.write(made, {"model": model, "train run": trained.run_id, "output": str(target), **sources}, record)
         mlflow.log_artifacts(str(record))
         files = [name for name in (drift_page.NAME, "rejects.csv") if (record / name).exists()]

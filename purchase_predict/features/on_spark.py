@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 from purchase_predict.checksums import Damaged
 from purchase_predict.features import expressions
 from purchase_predict.features.on_duckdb import STATE
+from purchase_predict.progress import phase
 from purchase_predict.schema import EVENTS, TYPES
 from purchase_predict.spark_session import address_of, session_of, settings_of
 
@@ -23,6 +24,8 @@ _DIRECT_SCHEMES = {"file", "gs", "hdfs", "s3", "s3a", "abfss", "wasbs", "dbfs", 
 _PARTITION_EVENTS = 500_000
 #: The lowest number of partitions. Spark's default of 200 cost minutes on small inputs.
 _MIN_PARTITIONS = 4
+#: Tables that are computed after `expressions.STEPS`: `totals`, `shop_before`, `product_days`, `with_shop`, `state`.
+_FURTHER_TABLES = 5
 #: Of the names of all temporary views, which other users of the session may see.
 _PREFIX = "purchase_predict_"
 
@@ -68,7 +71,8 @@ def primary_from_events(source: str, session_type: str, crc32: Mapping[str, int]
         click.ClickException: PySpark or Java is missing, the cluster cannot be reached, or cannot read or write there.
     """
     with session_of("engine=spark", "engine=duckdb") as session, settings_of(session, _SETTINGS):
-        _check(session, source, crc32)
+        with phase("checking the events on Spark"):
+            _check(session, source, crc32)
         raw = _read(session, source, session_type)
         (total, with_session) = _first_row(raw.selectExpr("count(*)", "count(user_session)"))
         partitions = max(_MIN_PARTITIONS, -(-total // _PARTITION_EVENTS))
@@ -81,12 +85,17 @@ def primary_from_events(source: str, session_type: str, crc32: Mapping[str, int]
         def persist(table: str, rows: "DataFrame") -> None:
             register(table, rows.persist())
             rows.count()  # computes it, so that Spark knows its size and broadcasts small tables in joins
+            shown.advance()
 
         def query(table: str, prefix: str = _PREFIX) -> "DataFrame":
             return session.sql(expressions.sql("pyspark", table, prefix))
 
         shuffle = {"spark.sql.shuffle.partitions": str(partitions)}
-        with settings_of(session, shuffle), _released(session, tables):
+        with (
+            settings_of(session, shuffle),
+            _released(session, tables),
+            phase("features on Spark", len(expressions.STEPS) + _FURTHER_TABLES, "tables") as shown,
+        ):
             register("raw", raw)
             # Three columns of all events are shuffled to their user's partition here. Of the other tables, only the
             # events that are left are shuffled.
@@ -101,8 +110,10 @@ def primary_from_events(source: str, session_type: str, crc32: Mapping[str, int]
             persist("shop_before", query("shop_before"))
             persist("product_days", query("product_days"))
             _uuids_as_text(query("with_shop"), session_type).write.mode("overwrite").parquet(target)
+            shown.advance()
             rows = session.read.parquet(target).count()
             query("state").coalesce(1).write.mode("overwrite").parquet(f"{target}/{STATE}")
+            shown.advance()
     counts = {"events": total, "events_without_session": total - with_session, "events_repeated": repeated}
     return Written(rows, counts)
 

@@ -98,39 +98,40 @@ def log(
 class Packaged:
     """A loaded model: the raw columns that it uses, and the function that scores rows of them.
 
-    `answer` returns the columns `probability` and `will_buy`, one row per row of its argument, in the same order, and
-    `missing` where the rows lack columns of the model. `counters` has the product counters at the end of the model's
-    events. `loaded` is the model as MLflow loads it. `threshold` is the lowest probability at which `will_buy` is 1.
+    `answer(rows, as_is=False)` is `PurchaseModel.predict` without MLflow's check of the rows against the signature.
+    Rows of our own tables need no check; without it, text columns may be of pandas' categorical type, which is faster.
+    `counters` has the product counters at the end of the model's events. `loaded` is the model as MLflow loads it.
+    `threshold` is the lowest probability at which `will_buy` is 1.
     """
 
     columns: list[str]
-    answer: Callable[[pd.DataFrame], pd.DataFrame]
+    answer: Callable[..., pd.DataFrame]
     counters: pd.DataFrame | None = None
     loaded: PyFuncModel | None = None
     threshold: float | None = None
 
 
-def load(uri: str, files: Mapping[str, str] | None = None, checked: bool = True) -> Packaged:
+def load(uri: str, files: Mapping[str, str] | None = None) -> Packaged:
     """Loads the model at `uri`, if `log` packaged it. A model of any other form is refused before anything of it runs.
 
     Args:
         uri: any model URI of MLflow.
         files: the expected checksum of each of the model's files, by its path.
-        checked: whether each frame is checked against the model's signature. Rows of our own tables need no check;
-            without it, text columns may be of pandas' categorical type, which is faster.
 
     Raises:
         Damaged: a file is not what was logged, or was added.
         click.ClickException: the model was not packaged by `log` or cannot be loaded; or, raised by `answer`, it cannot
             score the rows.
     """
-    packaged = _call_foreign_code(f"{uri} cannot be loaded", lambda: _load(uri, files or {}, checked))
-    return replace(
-        packaged, answer=lambda frame: _call_foreign_code(f"{uri} cannot answer", lambda: packaged.answer(frame))
-    )
+    packaged = _call_foreign_code(f"{uri} cannot be loaded", lambda: _load(uri, files or {}))
+
+    def answer(frame: pd.DataFrame, as_is: bool = False) -> pd.DataFrame:
+        return _call_foreign_code(f"{uri} cannot answer", lambda: packaged.answer(frame, as_is))
+
+    return replace(packaged, answer=answer)
 
 
-def _load(uri: str, files: Mapping[str, str], checked: bool) -> Packaged:
+def _load(uri: str, files: Mapping[str, str]) -> Packaged:
     # Checks and loads the same copy, so that no file can change in between.
     with tempfile.TemporaryDirectory(prefix="purchase-predict-") as folder, no_byte_code():
         place = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
@@ -141,9 +142,13 @@ def _load(uri: str, files: Mapping[str, str], checked: bool) -> Packaged:
         loaded = mlflow.pyfunc.load_model(str(place))
     columns = loaded.metadata.get_input_schema().input_names()
     model = loaded.unwrap_python_model()
-    predict = loaded.predict if checked else lambda frame: model.predict(None, frame)
+
+    def answer(frame: pd.DataFrame, as_is: bool = False) -> pd.DataFrame:
+        answered: pd.DataFrame = model.predict(None, frame, {"as_is": as_is})
+        return answered
+
     threshold = getattr(model, "spec", {}).get("threshold")
-    return Packaged(columns, predict, getattr(model, "counters", None), loaded, threshold)
+    return Packaged(columns, answer, getattr(model, "counters", None), loaded, threshold)
 
 
 def _refuse_foreign(place: Path) -> None:
@@ -213,7 +218,7 @@ def _call_foreign_code(problem: str, call: Callable[[], Result]) -> Result:
 
 
 def signature(features: Sequence[str]) -> ModelSignature:
-    """The model's signature: raw columns as input, `probability` and `will_buy` as output.
+    """The model's signature: raw columns as input; `probability`, `will_buy` and `missing` as output.
 
     Input columns are declared as any type, and the model checks them itself. MLflow's own check is too strict: it
     refuses integers, which JSON clients send for whole doubles, and text columns of nulls only, which pandas reads as
@@ -222,7 +227,7 @@ def signature(features: Sequence[str]) -> ModelSignature:
     columns: list[ColSpec | TensorSpec] = [ColSpec(AnyType(), name, required=name not in OPTIONAL) for name in features]
     return ModelSignature(
         inputs=Schema(columns),
-        outputs=Schema([ColSpec("double", "probability"), ColSpec("long", "will_buy")]),
+        outputs=Schema([ColSpec("double", "probability"), ColSpec("long", "will_buy"), ColSpec("string", "missing")]),
         # A negative threshold means the model's own, because a parameter cannot default to null.
         params=ParamSchema([ParamSpec("threshold", DataType.double, -1.0)]),
     )

@@ -19,21 +19,20 @@ from mlflow.types import DataType, Schema
 
 #: From this number of rows on, LightGBM scores with all threads.
 MULTITHREADED_ROWS = 1000
+#: The columns about the product, as in the project's `schema.py`.
+SHOP = ("product_conversion_rate", "product_carts_per_view", "product_purchases_per_view", "product_relative_price")
+#: Columns in which null is a value where the count beside them is 0: at the first event of a session, and in the first
+#: session of a visitor.
+NULL_AT_ZERO = {"seconds_since_prev_event": "num_products_session", "seconds_since_prev_session": "num_prev_sessions"}
 
 
-def encode(
-    frame: pd.DataFrame,
-    features: Sequence[str],
-    categories: Mapping[str, Sequence[str]],
-    known: Mapping[str, np.ndarray] | None = None,
-) -> np.ndarray:
+def encode(frame: pd.DataFrame, features: Sequence[str], categories: Mapping[str, Sequence[str]]) -> np.ndarray:
     """Encodes raw columns as LightGBM's input.
 
     Args:
         frame: raw columns, any number of rows; a missing column counts as null. Numbers may be given as text.
         features: the columns of the result, in this order.
         categories: the known values of each categorical feature; a value's code is its position in the list.
-        known: the values of missing columns, by name.
 
     Returns:
         float64, rows by features; NaN for a null and for an unknown category.
@@ -45,8 +44,6 @@ def encode(
     encoded = np.full((len(frame), len(features)), np.nan, order="F")
     for column, name in enumerate(features):
         if name not in frame:
-            if known and name in known:
-                encoded[:, column] = known[name]
             continue
         try:
             values = _codes(frame[name], categories[name]) if name in categories else _numbers(frame[name])
@@ -152,34 +149,78 @@ class PurchaseModel(PythonModel):
     ) -> pd.DataFrame:
         """Scores rows: `probability` of a purchase (0 to 1) and the decision `will_buy` (0 or 1), in the same order.
 
-        If the rows lack columns of the model that cannot be filled in, the result names them in a column `missing`.
+        Each row is answered as if it were alone. A data frame has NaN both where the caller sent null and where the row
+        lacks a column that another row has. So both count as left out: a column about the product is filled in as of
+        the end of the model's events, and each other one is null and named in the row's `missing`.
 
         Args:
             context: part of MLflow's interface, not used.
-            model_input: raw columns as in the primary table. Columns that are made from events only may be missing. Of
-                these, the columns about the product are filled in as of the end of the model's events.
-            params: `threshold` (0 to 1) replaces the model's own threshold.
+            model_input: raw columns as in the primary table. Columns that are made from events only may be missing.
+            params: `threshold` (0 to 1) replaces the model's own threshold. `as_is` (true or false) is for rows of the
+                project's own tables: null is a value there, and only columns that all rows lack are filled in.
+
+        Returns:
+            `probability`, `will_buy`, and, without `as_is`, `missing`: the columns of the model that the row has no
+            value for, separated by commas. Not named are an unknown category, the seconds since an earlier event or
+            session that the row's counts say does not exist (`NULL_AT_ZERO`), and the relative price of a product that
+            the shop does not know.
 
         Raises:
             MlflowException: a value has the wrong type, or the threshold is above 1; a served model then responds with
                 HTTP 400.
         """
-        threshold = (params or {}).get("threshold")
+        params = params or {}
+        threshold = params.get("threshold")
         if threshold is None or threshold < 0:
             threshold = self.spec["threshold"]
         elif not threshold <= 1:
             raise MlflowException.invalid_parameter_value(f"threshold {threshold} must be 0 to 1")
-        missing = [name for name in self.spec["features"] if name not in model_input]
-        known = self.shop.known(model_input) if self.shop and missing else {}
-        encoded = encode(model_input, self.spec["features"], self.spec["categories"], known)
+        as_is = bool(params.get("as_is"))
+        encoded = encode(model_input, self.spec["features"], self.spec["categories"])
+        self._fill_in(model_input, encoded, as_is)
         # For few rows, starting further threads takes longer than scoring.
         options = {"num_threads": 1} if len(encoded) < MULTITHREADED_ROWS else {}
         uncorrected = np.asarray(self.booster.predict(encoded, **options)) if len(encoded) else np.empty(0)
         probability = calibrated(uncorrected, self.spec["calibration"])
         answer = {"probability": probability, "will_buy": (probability >= threshold).astype(np.int64)}
-        missing = [name for name in missing if name not in known]
-        named = {"missing": ", ".join(missing)} if missing else {}
-        return pd.DataFrame(answer | named, index=model_input.index)
+        if not as_is:
+            answer["missing"] = self._missing(model_input, encoded)
+        return pd.DataFrame(answer, index=model_input.index)
+
+    def _fill_in(self, frame: pd.DataFrame, encoded: np.ndarray, as_is: bool) -> None:
+        """Fills in the columns about the product in the rows that have none."""
+        places = {
+            name: column
+            for column, name in enumerate(self.spec["features"])
+            if name in SHOP and not (as_is and name in frame)
+        }
+        if self.shop is None or not places:
+            return
+        lacking = np.isnan(encoded[:, list(places.values())])
+        rows = lacking.any(axis=1)
+        if not rows.any():
+            return
+        known = self.shop.known(frame if rows.all() else frame[rows])
+        for (name, column), empty in zip(places.items(), lacking[rows].T, strict=True):
+            if name in known:
+                encoded[rows, column] = np.where(empty, known[name], encoded[rows, column])
+
+    def _missing(self, frame: pd.DataFrame, encoded: np.ndarray) -> np.ndarray:
+        """The names of each row's columns without a value, as `predict` returns them."""
+        features: list[str] = self.spec["features"]
+        empty = np.isnan(encoded)
+        for column in np.flatnonzero(empty.any(axis=0)):
+            name = features[column]
+            if name in self.spec["categories"] and name in frame:
+                empty[:, column] = frame[name].isna()
+            elif NULL_AT_ZERO.get(name) in features:
+                empty[:, column] &= encoded[:, features.index(NULL_AT_ZERO[name])] != 0
+            elif name == "product_relative_price" and self.shop is not None:
+                empty[:, column] = False
+        # Few different sets of columns are missing, so the names are joined once for each set.
+        sets, of_row = np.unique(empty @ (1 << np.arange(len(features))), return_inverse=True)
+        names = [", ".join(name for column, name in enumerate(features) if number >> column & 1) for number in sets]
+        return np.array(names, dtype=object)[of_row]
 
 
 mlflow.models.set_model(PurchaseModel())

@@ -1,7 +1,6 @@
 """Scores rows of the primary table with a packaged model, in chunks of bounded memory, into one file."""
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,11 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
+from purchase_predict.database import one_row
 from purchase_predict.evaluation.scores import DISTRIBUTION_BINS, Answers
+from purchase_predict.progress import phase
 from purchase_predict.schema import KEYS, MOMENT, SHOP
-from purchase_predict.spreadsheets import FORMULA
+from purchase_predict.spreadsheets import FORMULA, harmless
 
 #: Rows in memory at once; they take about 40 MB.
 CHUNK_ROWS = 100_000
@@ -39,8 +40,11 @@ class Model(Protocol):
         """The lowest probability at which `will_buy` is 1; None if it is not known."""
 
     @property
-    def answer(self) -> Callable[[pd.DataFrame], pd.DataFrame]:
-        """Returns `probability` and `will_buy` of each row, in the same order."""
+    def answer(self) -> Callable[..., pd.DataFrame]:
+        """Returns `probability` and `will_buy` of each row of a frame, in the same order.
+
+        With `as_is=True` a null is a value; otherwise the model fills in product columns that are null, too.
+        """
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ class Scored:
     Attributes:
         rows, will_buy: the number of all rows, and of those with the answer "will buy".
         missing: columns of the model that the rows lacked and that counted as null.
-        filled: columns about the product that the rows lacked; the model filled them in from its own counters.
+        filled: columns about the product that were left out, or null in some rows; the model filled them in from its
+            own counters.
         expected: purchases that the model expects: the sum of the probabilities.
         spread: rows in each of `scores.DISTRIBUTION_BINS` bins of probability, from 0 to 1.
     """
@@ -70,7 +75,7 @@ def answers(model: Model, frame: pd.DataFrame) -> Answers:
         model: the model.
         frame: rows of the primary table.
     """
-    scored = model.answer(frame[[name for name in model.columns if name in frame]])
+    scored = model.answer(frame[[name for name in model.columns if name in frame]], as_is=True)
     probability = scored["probability"].to_numpy()
     will_buy = scored["will_buy"].to_numpy().astype(bool)
     # The model's threshold may be unknown. The smallest probability with "will buy" gives the same decisions for these
@@ -80,19 +85,28 @@ def answers(model: Model, frame: pd.DataFrame) -> Answers:
 
 
 def score(
-    connection: duckdb.DuckDBPyConnection, relation: str, model: Model, target: Path, marks: Mapping[str, str]
+    connection: duckdb.DuckDBPyConnection,
+    relation: str,
+    model: Model,
+    target: Path,
+    incomplete: Path,
+    marks: Mapping[str, str],
+    as_is: bool = False,
 ) -> Scored:
     """Scores every row of a relation into one file.
 
     The file has the keys, the moment if there is one, `probability`, `will_buy`, and `marks`. It appears only
-    once it is complete: it is written under a temporary name in the same folder and then renamed.
+    once it is complete: it is written under another name in the same folder and then renamed.
 
     Args:
         connection: where `relation` is known.
         relation: a table or view with the columns of the primary table, with or without the label.
         model: the model.
         target: the file to write, `.csv` or `.parquet`; an existing one is replaced.
+        incomplete: where the file is written until it is complete, in the same folder.
         marks: columns with the same value in every row, such as the model's version.
+        as_is: whether a null is a value, as in rows that were made from events. Without it, the model fills in product
+            columns that are null, as it does for a request.
 
     Raises:
         OSError: the folder of `target` is not writable.
@@ -104,24 +118,40 @@ def score(
     selected = ", ".join(
         f"{name}::VARCHAR AS {name}" if name == "user_session" else name for name in dict.fromkeys([*keys, *columns])
     )
+    # Fetched to its end, because DuckDB begins no reader while a result is open.
+    ((total,),) = connection.execute(f"SELECT count(*) FROM {relation}").fetchall()
     chunks = connection.sql(f"SELECT {selected} FROM {relation}").to_arrow_reader(CHUNK_ROWS)
     rows, buyers, expected, spread = 0, 0, 0.0, np.zeros(DISTRIBUTION_BINS, int)
-    with _complete_or_nothing(target) as partial, _writer(partial, target.suffix) as write:
+    with (
+        _complete_or_nothing(target, incomplete),
+        _writer(incomplete, target.suffix) as write,
+        phase("scoring", total, "rows") as shown,
+    ):
         for chunk in chunks:
-            scored = model.answer(_frame(chunk, columns))
+            scored = model.answer(_frame(chunk, columns), as_is=as_is)
             will_buy = scored["will_buy"].to_numpy().astype(np.int8)
             probability = scored["probability"].to_numpy()
             write(_output(chunk, keys, probability, will_buy, marks))
             rows += len(will_buy)
+            shown.advance(len(will_buy))
             buyers += int(will_buy.sum())
             expected += float(probability.sum())
             spread += np.histogram(probability, DISTRIBUTION_BINS, (0, 1))[0]
         if not rows:  # a file without rows has the same columns
             write(_output(chunks.schema.empty_table(), keys, np.empty(0), np.empty(0, np.int8), marks))
-    lacking = [name for name in model.columns if name not in present]
-    filled = tuple(name for name in lacking if name in SHOP) if model.counters is not None else ()
-    missing = tuple(name for name in lacking if name not in filled)
+    filled = () if as_is or model.counters is None else _filled(connection, relation, model.columns, present)
+    missing = tuple(name for name in model.columns if name not in present and name not in filled)
     return Scored(rows, buyers, missing, expected, tuple(map(int, spread)), filled)
+
+
+def _filled(
+    connection: duckdb.DuckDBPyConnection, relation: str, columns: Sequence[str], present: Sequence[str]
+) -> tuple[str, ...]:
+    """The columns about the product that a relation lacks, or that are null in some of its rows."""
+    used = [name for name in columns if name in SHOP]
+    values = ", ".join(f"count(*) > count({name})" if name in present else "true" for name in used)
+    lacking = one_row(connection, f"SELECT {values} FROM {relation}") if used else ()
+    return tuple(name for name, lacks in zip(used, lacking, strict=True) if lacks)
 
 
 def _frame(chunk: pa.RecordBatch, columns: Sequence[str]) -> pd.DataFrame:
@@ -176,18 +206,17 @@ def _harmless(table: pa.Table) -> pa.Table:
     """Puts an apostrophe before text that a spreadsheet would treat as a formula, such as `=HYPERLINK(...)`."""
     for number, field in enumerate(table.schema):
         if pa.types.is_string(field.type) and pc.any(pc.match_substring_regex(table[number], FORMULA)).as_py():
-            safe = pc.replace_substring_regex(table[number], f"({FORMULA})", r"'\1")
-            table = table.set_column(number, field, safe)
+            safe = [text if text is None else harmless(text) for text in table[number].to_pylist()]
+            table = table.set_column(number, field, pa.array(safe, field.type))
     return table
 
 
 @contextlib.contextmanager
-def _complete_or_nothing(target: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `target`; it becomes `target` if the block succeeds, and is deleted otherwise."""
+def _complete_or_nothing(target: Path, incomplete: Path) -> Iterator[None]:
+    """`incomplete` becomes `target` if the block succeeds, and is deleted otherwise."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        yield partial
-        partial.replace(target)
+        yield
+        incomplete.replace(target)
     finally:
-        partial.unlink(missing_ok=True)
+        incomplete.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,8 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import click
+
+from purchase_predict.workflow.scratch import incomplete
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,13 @@ def local_folder(uri: str) -> Path | None:
 
 
 def _put(file: Path, place: Path, beside: Path) -> None:
-    """Copies a file, so that it appears under its name only once it is complete."""
+    """Copies a file, so that it appears under its name only once it is complete. An attempt that was killed may have
+    left an incomplete copy in the folder `beside`; a later attempt on the same machine removes it.
+    """
     place.parent.mkdir(parents=True, exist_ok=True)
-    incomplete = beside / f".{uuid.uuid4().hex}"
+    copy = incomplete(beside / file.name)
     try:
-        shutil.copyfile(file, incomplete)
-        os.replace(incomplete, place)  # noqa: PTH105 - of two attempts, the later one wins
+        shutil.copyfile(file, copy)
+        os.replace(copy, place)  # noqa: PTH105 - of two attempts, the later one wins
     finally:
-        incomplete.unlink(missing_ok=True)
+        copy.unlink(missing_ok=True)

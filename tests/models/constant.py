@@ -14,7 +14,7 @@ class Constant:
     def __init__(self, fails_at: int = 10**9, answered: Callable[[int], None] = lambda rows: None) -> None:
         self.fails_at, self.seen, self.answered = fails_at, 0, answered
 
-    def answer(self, frame: pd.DataFrame) -> pd.DataFrame:
+    def answer(self, frame: pd.DataFrame, as_is: bool = False) -> pd.DataFrame:
         self.seen += len(frame)
         self.answered(len(frame))
         if self.seen >= self.fails_at:

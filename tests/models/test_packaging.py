@@ -175,7 +175,7 @@ def test_it_asks_only_for_what_scoring_needs(files: Path) -> None:
 
 def test_the_signature_and_the_example_say_what_goes_in_and_comes_out(loaded: mlflow.pyfunc.PyFuncModel) -> None:
     signature = loaded.metadata.signature
-    assert signature.outputs.input_names() == ["probability", "will_buy"]
+    assert signature.outputs.input_names() == ["probability", "will_buy", "missing"]
     assert list(signature.inputs.required_input_names()) == list(FEATURES)
     assert [spec.name for spec in signature.params] == ["threshold"]
     example = loaded.input_example
@@ -221,7 +221,7 @@ def test_a_missing_required_column_is_named(loaded: mlflow.pyfunc.PyFuncModel) -
 
 def test_categorical_columns_are_answered_as_text_is(trained: Trained) -> None:
     frame = carts(200, seed=3)[list(FEATURES)]
-    fast = packaging.load(trained.uri, checked=False).answer(frame.astype(dict.fromkeys(CATEGORICAL, "category")))
+    fast = packaging.load(trained.uri).answer(frame.astype(dict.fromkeys(CATEGORICAL, "category")))
     pd.testing.assert_frame_equal(fast, packaging.load(trained.uri).answer(frame))
 
 

@@ -1,4 +1,6 @@
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import lightgbm
 import numpy as np
@@ -9,6 +11,10 @@ from hypothesis import strategies as st
 from mlflow.exceptions import MlflowException
 
 from purchase_predict.models import purchase_model
+from purchase_predict.schema import BEHAVIOUR, CATEGORICAL, LABEL, OPTIONAL, SHOP, SHOP_MIXING
+from purchase_predict.schema import FEATURES as REQUIRED
+from purchase_predict.sources import sample
+from tests.features.tables import made
 
 FEATURES = ["brand", "price", "num_views_product"]
 CATEGORIES = {"brand": ["acme", "umbra"]}
@@ -110,7 +116,91 @@ def test_a_correction_moves_probabilities_and_keeps_their_order(python_model: pu
 def test_no_rows_give_no_answers(python_model: purchase_model.PurchaseModel) -> None:
     answered = python_model.predict(None, rows())
     assert len(answered) == 0
-    assert dict(answered.dtypes.astype(str)) == {"probability": "float64", "will_buy": "int64"}
+    assert dict(answered.dtypes.astype(str)) == {"probability": "float64", "will_buy": "int64", "missing": "object"}
+
+
+COLUMNS = list(REQUIRED + OPTIONAL)
+
+
+@pytest.fixture(scope="module")
+def of_shop() -> tuple[purchase_model.PurchaseModel, pd.DataFrame]:
+    """A model with all columns and with counters, and the carts that it was trained on."""
+    with tempfile.TemporaryDirectory() as folder:
+        frame, state = made(sample.events(20_000), Path(folder) / "made")
+        counters = pd.read_parquet(state)
+    kinds = dict.fromkeys(CATEGORICAL, object)
+    frame = frame.astype({name: kinds.get(name, float) for name in COLUMNS}).where(frame.notna(), None)
+    frame = frame.astype({name: float for name in COLUMNS if name not in kinds})
+    categories = {name: sorted(frame[name].dropna().unique()) for name in CATEGORICAL}
+    model = purchase_model.PurchaseModel()
+    learning = lightgbm.Dataset(purchase_model.encode(frame, COLUMNS, categories), frame[LABEL], feature_name=COLUMNS)
+    model.booster = lightgbm.train({"objective": "binary", "verbosity": -1, "num_threads": 1}, learning, 50)
+    model.spec = {"features": COLUMNS, "categories": categories, "threshold": 0.5, "calibration": None}
+    model.counters, model.shop = counters, purchase_model.Shop(counters, SHOP_MIXING)
+    return model, frame[COLUMNS]
+
+
+def sent(model: purchase_model.PurchaseModel, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The answers to records in one request, in which a column that some rows lack is NaN in these."""
+    frame = pd.DataFrame(records)
+    answered = model.predict(None, frame[[name for name in COLUMNS if name in frame]])
+    return answered.to_dict(orient="records")
+
+
+@given(st.lists(st.tuples(st.integers(0, 400), st.sets(st.sampled_from(COLUMNS[1:])), st.booleans()), min_size=1))
+def test_an_answer_does_not_depend_on_the_other_rows_of_its_request(
+    of_shop: tuple[purchase_model.PurchaseModel, pd.DataFrame], drawn: list[tuple[int, set[str], bool]]
+) -> None:
+    model, frame = of_shop
+    records = []
+    for place, lacking, as_null in drawn:
+        row = {name: None if value is np.nan or pd.isna(value) else value for name, value in frame.iloc[place].items()}
+        records.append(
+            {name: None if name in lacking else value for name, value in row.items() if as_null or name not in lacking}
+        )
+    assert sent(model, records) == [sent(model, [record])[0] for record in records]
+
+
+def test_a_row_with_the_required_columns_alone_is_filled_in_beside_a_whole_one(
+    of_shop: tuple[purchase_model.PurchaseModel, pd.DataFrame],
+) -> None:
+    model, frame = of_shop
+    whole = frame[frame.notna().all(axis=1)].iloc[0]
+    required = {name: whole[name] for name in REQUIRED}
+    first, second = sent(model, [dict(whole), required])
+    assert first["missing"] == ""
+    assert second["missing"] == ", ".join(BEHAVIOUR)
+    assert model.shop
+    known = model.shop.known(pd.DataFrame([required]))
+    filled = pd.DataFrame([required | {name: known[name][0] for name in SHOP}])
+    assert second["probability"] == model.predict(None, filled)["probability"][0]
+    # A required column that one row lacks is named, too; an unknown category is a value.
+    third, fourth = sent(model, [dict(whole.drop("price")), dict(whole) | {"brand": "?"}])
+    assert (third["missing"], fourth["missing"]) == ("price", "")
+
+
+def test_rows_as_process_makes_them_miss_only_what_the_event_did_not_have(
+    of_shop: tuple[purchase_model.PurchaseModel, pd.DataFrame],
+) -> None:
+    model, frame = of_shop
+    assert frame[list(purchase_model.NULL_AT_ZERO)].isna().any().all()
+    named = {name for text in model.predict(None, frame)["missing"] for name in text.split(", ") if name}
+    assert named <= {"price", "brand", "category", "sub_category"}
+    # The seconds since an earlier event or session are named if the counts say that it exists.
+    again = frame.assign(num_products_session=1.0, num_prev_sessions=1.0, **dict.fromkeys(purchase_model.NULL_AT_ZERO))
+    assert model.predict(None, again)["missing"].str.endswith(", ".join(purchase_model.NULL_AT_ZERO)).all()
+
+
+def test_rows_of_a_table_keep_their_nulls(of_shop: tuple[purchase_model.PurchaseModel, pd.DataFrame]) -> None:
+    model, frame = of_shop
+    assert frame[list(SHOP)].isna().any().any()
+    encoded = purchase_model.encode(frame, COLUMNS, model.spec["categories"])
+    expected = model.booster.predict(encoded)
+    answered = model.predict(None, frame, {"as_is": True})
+    np.testing.assert_array_equal(answered["probability"], expected)
+    assert list(answered) == ["probability", "will_buy"]
+    assert (model.predict(None, frame)["probability"] != expected).any()
+    assert purchase_model.SHOP == SHOP
 
 
 def test_it_imports_nothing_of_the_project() -> None:

@@ -84,7 +84,7 @@ def differences(log: Path, primary: pd.DataFrame, registry: str) -> dict[str, in
         own, other = (frame[name].astype(object).where(frame[name].notna(), None) for frame in (answered, expected))
         found[name] = int((own.to_numpy() != other.to_numpy()).sum())
     packaged = packaging.load(f"models:/{NAME}@production")
-    probability = packaged.answer(expected[packaged.columns])["probability"].to_numpy()
+    probability = packaged.answer(expected[packaged.columns], as_is=True)["probability"].to_numpy()
     found["probability"] = int((np.abs(answered["probability"].to_numpy() - probability) > 1e-12).sum())
     return {name: count for name, count in found.items() if count}
 

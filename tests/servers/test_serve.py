@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from purchase_predict.models import packaging
+from purchase_predict.schema import FEATURES
 from purchase_predict.serving.columns import COLUMNS
 from tests.conftest import DEEP_EXAMPLES, examples
 from tests.serving import served
@@ -277,6 +278,15 @@ def test_invocations_answer_as_the_packaged_model_does(server: Served, rows: pd.
         predictions = pd.DataFrame(answer["predictions"])
         np.testing.assert_allclose(predictions["probability"], expected["probability"], rtol=0, atol=1e-12)
         assert predictions["will_buy"].tolist() == expected["will_buy"].tolist()
+        assert predictions["missing"].tolist() == expected["missing"].tolist()
+    # A row without the optional columns is answered beside whole rows as if it were alone.
+    lacking = {name: value for name, value in records[0].items() if name in FEATURES}
+    (alone,), together = (
+        server.ask("/invocations", {"dataframe_records": sent})[1]["predictions"]
+        for sent in ([lacking], [records[0], lacking])
+    )
+    assert together[1] == alone
+    assert "num_prev_purchases" in alone["missing"]
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_rows_are_answered_with_a_probability_and_a_decision(server: str) -> Non
     status, answer = post(server, {"dataframe_records": records(3)})
     assert status == 200
     predictions = answer["predictions"]
-    assert [set(row) for row in predictions] == [{"probability", "will_buy"}] * 3
+    assert [set(row) for row in predictions] == [{"probability", "will_buy", "missing"}] * 3
     assert all(0 <= row["probability"] <= 1 and row["will_buy"] in (0, 1) for row in predictions)
 
 
@@ -103,8 +103,12 @@ def test_an_unknown_category_counts_as_none(server: str) -> None:
         post(server, {"dataframe_records": [row | {"brand": brand}]}) for brand in ("umbra", "unheard-of", None)
     )
     assert known[0] == unknown[0] == missing[0] == 200
-    assert unknown[1] == missing[1]
-    assert known[1] != unknown[1]
+    probability, named = (
+        [answer["predictions"][0][column] for _, answer in (known, unknown, missing)]
+        for column in ("probability", "missing")
+    )
+    assert probability[1] == probability[2] != probability[0]
+    assert named == ["", "", "brand"]
 
 
 def test_nulls_are_answered(server: str) -> None:

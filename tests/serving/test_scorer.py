@@ -42,7 +42,7 @@ def as_rows(frame: pd.DataFrame) -> list[list[object]]:
 def test_probability_and_decision_are_the_packaged_models(packaged: packaging.Packaged, rows: pd.DataFrame) -> None:
     rows = rows.head(500).copy()
     rows.loc[rows.index[:20], "brand"] = "never seen"
-    expected = packaged.answer(rows[list(packaged.columns)])
+    expected = packaged.answer(rows[list(packaged.columns)], as_is=True)
     scored = Scorer(packaged, "1").score(as_rows(rows))
     np.testing.assert_allclose([probability for probability, _ in scored], expected["probability"], rtol=0, atol=1e-12)
     assert [will_buy for _, will_buy in scored] == expected["will_buy"].tolist()
@@ -55,7 +55,7 @@ def test_a_correction_of_the_probabilities_is_applied(packaged: packaging.Packag
     before = model.spec["calibration"]
     model.spec["calibration"] = {"slope": 0.5, "intercept": -1.0}
     try:
-        expected = packaged.answer(rows[list(packaged.columns)].head(20))["probability"]
+        expected = packaged.answer(rows[list(packaged.columns)].head(20), as_is=True)["probability"]
         scored = Scorer(packaged, "1").score(as_rows(rows.head(20)))
     finally:
         model.spec["calibration"] = before

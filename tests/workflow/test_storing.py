@@ -1,12 +1,15 @@
 """What executors put among the artifacts of a run: complete files, by whatever way leads there, and all of them."""
 
+import subprocess
 from pathlib import Path
+from urllib.parse import quote
 
 import click
 import mlflow
 import pytest
 
 from purchase_predict.workflow import artifacts
+from purchase_predict.workflow.processes import process_name
 from purchase_predict.workflow.storing import ArtifactStore
 from tests.workflow.runner import tracking_server
 
@@ -41,6 +44,10 @@ def test_a_file_appears_once_it_is_complete_and_a_later_attempt_replaces_it(fold
     store = ArtifactStore.of((tmp_path / "run/artifacts").as_uri(), "")
     store(folder)
     (folder / "events/bucket=0/part-000000-0.parquet").write_bytes(b"later")
+    with subprocess.Popen(["sleep", "60"]) as killed:
+        owner = quote(process_name(killed.pid), safe="")
+        killed.kill()
+    (tmp_path / f"run/.part-000000-0.parquet.{owner}.partial").write_bytes(b"half a fi")
     store(folder)
     kept = {path.relative_to(tmp_path / "run").as_posix() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     assert kept == {f"artifacts/{name}" for name in SIZES}
