@@ -40,7 +40,8 @@ class Contents:
     `choices`: whom to give a code. `money`: what a purchase and a code are worth, or None.
     `suspicious`: ROC AUC of each feature that looks like the label, on the training rows.
     `contributions` and `feature_ranks`: what the function `contributions` returns.
-    `folds`: the chosen trial's score on each fold. `backtest`: the model's metrics in past weeks, or None.
+    `folds`: the chosen trial's score on each fold. `fold_kind`: what the folds are.
+    `backtest`: the model's metrics in past weeks, or None.
     `trials`: one row per trial, as `search.trial.trials_frame` makes them. `chosen`: the parameters of the final fit.
     `columns`: each feature's profile in train and test. `description`: the content of dataset.json.
     """
@@ -61,6 +62,7 @@ class Contents:
     contributions: pd.DataFrame
     feature_ranks: pd.DataFrame
     folds: Sequence[FoldScore]
+    fold_kind: str
     backtest: Backtest | None
     trials: pd.DataFrame
     chosen: Mapping[str, float]
@@ -113,6 +115,7 @@ def gather(training: Training, metric: str, money: Money | None, origin: Origin)
         contributions=pushes,
         feature_ranks=ranks,
         folds=training.found.folds,
+        fold_kind=training.found.fold_kind,
         backtest=training.backtest,
         trials=trials_frame(training.found.trials),
         chosen=_chosen(booster),

@@ -1,12 +1,12 @@
 """The chosen trial's score on each fold of the search."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
 
 from purchase_predict.evaluation.scores import baselines, score
+from purchase_predict.search.folds import Folds, follows_time
 from purchase_predict.search.trial import LabelledRows
 
 
@@ -15,7 +15,8 @@ class FoldScore:
     """A fold of the search, and the score of the chosen trial on it.
 
     Attributes:
-        start: the end of the first session among the validation rows (UTC, ISO 8601); empty if rows have no time.
+        start: the end of the first session among the validation rows (UTC, ISO 8601); empty if the folds do not
+            follow time.
         end: the end of the last session among them.
         train_rows: the number of training rows.
         rows: the number of validation rows.
@@ -33,9 +34,7 @@ class FoldScore:
     baseline: float
 
 
-def fold_scores(
-    rows: LabelledRows, folds: Sequence[tuple[np.ndarray, np.ndarray]], out_of_fold: np.ndarray, metric: str
-) -> list[FoldScore]:
+def fold_scores(rows: LabelledRows, folds: Folds, out_of_fold: np.ndarray, metric: str) -> list[FoldScore]:
     """Scores each fold by itself, in the order of time.
 
     Args:
@@ -45,9 +44,11 @@ def fold_scores(
         metric: the metric of the search.
     """
 
+    forward = follows_time(rows, folds)
+
     def scored(train: np.ndarray, judged: np.ndarray) -> FoldScore:
         y, start, end = rows.y[judged], "", ""
-        if rows.ended is not None:
+        if forward and rows.ended is not None:
             start, end = (_text(time) for time in (rows.ended[judged].min(), rows.ended[judged].max()))
         value = score(metric, y, out_of_fold[judged])
         baseline = baselines(float(rows.y[train].mean()), y)[metric]

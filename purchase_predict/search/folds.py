@@ -9,7 +9,11 @@ from collections.abc import Sequence
 import click
 import numpy as np
 
+from purchase_predict.errors import print_line
 from purchase_predict.search.trial import LabelledRows
+
+#: For each fold the positions of the rows to train on, and of those to validate on.
+Folds = Sequence[tuple[np.ndarray, np.ndarray]]
 
 #: Cross-validation folds of a table with fewer than MANY_ROWS rows.
 FOLDS = 4
@@ -32,11 +36,20 @@ def has_many_rows(count: int) -> bool:
 FORWARD_FOLDS, _HISTORY = 3, 0.6
 #: The cuts of each further split into forward folds are moved by this share of the rows.
 _SHIFT = 0.05
+#: What `kind_of_folds` calls the folds of rows with a time, unless their classes forbid it.
+_PLANNED = f"{FORWARD_FOLDS} folds that follow time"
 
 
 def search_folds(rows: LabelledRows, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The folds of a search, as `forward_folds` or `grouped_folds` returns them."""
-    return forward_folds(rows, 0) or grouped_folds(rows, fold_count(len(rows.y)), seed)
+    """The folds of a search, as `forward_folds` or `grouped_folds` returns them.
+
+    If the rows have a time but not the planned folds, a printed line says what the folds are and why.
+    """
+    folds = forward_folds(rows, 0) or grouped_folds(rows, fold_count(len(rows.y)), seed)
+    kind = kind_of_folds(rows, folds)
+    if rows.ended is not None and kind != _PLANNED:
+        print_line(f"train: {kind}")
+    return folds
 
 
 def confirmation_folds(rows: LabelledRows, seed: int, split: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -55,21 +68,70 @@ def forward_folds(rows: LabelledRows, split: int) -> list[tuple[np.ndarray, np.n
         split: 0 for the folds of the search; other numbers move the cuts.
 
     Returns:
-        For each fold the positions of the rows to train on, and of those to validate on. Empty if the rows have no
-        time, or too few different times for two folds with both classes.
+        For each fold the positions of the rows to train on, and of those to validate on: 3 folds, or 2 if 3 are not
+        possible. Empty if the rows have no time, or if 2 are not possible either.
     """
     if rows.ended is None:
         return []
     history = _HISTORY + _SHIFT * ((split + 1) // 2) * (-1) ** split
-    shares = history + (1 - history) * np.arange(FORWARD_FOLDS) / FORWARD_FOLDS
-    cuts = np.sort(rows.ended)[(shares * len(rows.y)).astype(int)]
-    ends = np.append(cuts[1:], np.iinfo(np.int64).max)
-    folds = [
-        (np.flatnonzero(rows.ended < cut), np.flatnonzero((rows.ended >= cut) & (rows.ended < end)))
-        for cut, end in zip(cuts, ends, strict=True)
-    ]
-    usable = [fold for fold in folds if all(0 < rows.y[side].sum() < len(side) for side in fold)]
-    return usable[::-1] if len(usable) > 1 else []
+    for count in range(FORWARD_FOLDS, 1, -1):
+        cuts = _cuts(rows.ended, rows.y, history + (1 - history) * np.arange(count) / count)
+        if cuts:
+            ends = [*cuts[1:], np.iinfo(np.int64).max]
+            return [
+                (np.flatnonzero(rows.ended < cut), np.flatnonzero((rows.ended >= cut) & (rows.ended < end)))
+                for cut, end in zip(cuts, ends, strict=True)
+            ][::-1]
+    return []
+
+
+def _cuts(ended: np.ndarray, y: np.ndarray, shares: np.ndarray) -> list[int]:
+    """The moments at which the rows are cut, each as near to its planned place as both classes in each part allow.
+
+    Args:
+        ended: when the session of each row ended.
+        y: labels, 0 or 1.
+        shares: the planned share of the rows before each cut, 0 to 1.
+
+    Returns:
+        The cuts in the order of time. Empty if no cuts leave both classes in each part.
+    """
+    moments, number = np.unique(ended, return_inverse=True)
+    # Rows of each class before each moment, and at last all of them.
+    before = [np.append(0, np.cumsum(np.bincount(number, y == label))) for label in (0, 1)]
+    planned = np.searchsorted(moments, np.sort(ended)[(shares * len(y)).astype(int)])
+    # From the end backwards: the latest place of each cut with both classes in the part after it.
+    latest = [len(moments)]
+    for _ in range(len(shares) + 1):
+        if latest[0] < 0:
+            return []
+        latest.insert(0, min(int(np.searchsorted(rows, rows[latest[0]])) for rows in before) - 1)
+    if latest[0] < 0:
+        return []
+    places = [0]
+    for plan, last in zip(planned, latest[1:-1], strict=True):
+        earliest = max(int(np.searchsorted(rows, rows[places[-1]], "right")) for rows in before)
+        places.append(min(max(int(plan), earliest), last))
+    return [int(moments[place]) for place in places[1:]]
+
+
+def follows_time(rows: LabelledRows, folds: Folds) -> bool:
+    """Whether each fold is validated on rows after those that it is trained on."""
+    ended = rows.ended
+    return ended is not None and all(ended[train].max() < ended[judged].min() for train, judged in folds)
+
+
+def kind_of_folds(rows: LabelledRows, folds: Folds) -> str:
+    """What the folds of a search are and, if rows with a time do not have the planned folds, why."""
+    forward = follows_time(rows, folds)
+    kind = f"{len(folds)} folds that {'follow time' if forward else 'are grouped by user'}"
+    if rows.ended is None or kind == _PLANNED:
+        return kind
+    parts = FORWARD_FOLDS + 1 if forward else FORWARD_FOLDS
+    return (
+        f"{kind}, instead of {_PLANNED}, because the training rows cannot be cut in time into {parts} parts that each "
+        "have carts of both classes (bought and not): events of more days may help"
+    )
 
 
 def fold_count(row_count: int) -> int:

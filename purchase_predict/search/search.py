@@ -16,7 +16,7 @@ import numpy as np
 from purchase_predict.evaluation import scores
 from purchase_predict.search.finish import confirmed_best, final_fit, remaining_seconds
 from purchase_predict.search.fold_scores import FoldScore, fold_scores
-from purchase_predict.search.folds import search_folds
+from purchase_predict.search.folds import kind_of_folds, search_folds
 from purchase_predict.search.objective import Objective, Runner
 from purchase_predict.search.suggest import next_point
 from purchase_predict.search.trial import LabelledRows, Trial, best_of
@@ -37,6 +37,7 @@ class SearchResult:
         threshold: the decision threshold with the best F1 on the best trial's out-of-fold predictions.
         searched: the rows that the trials were validated on, in the order of `best.out_of_fold`.
         folds: the best trial's score on each fold.
+        fold_kind: what the folds are, and if they are not the planned ones, why.
     """
 
     trials: list[Trial]
@@ -45,6 +46,7 @@ class SearchResult:
     threshold: float
     searched: LabelledRows
     folds: Sequence[FoldScore] = ()
+    fold_kind: str = ""
 
 
 def run_in_process(
@@ -115,10 +117,11 @@ def search(
     assert best.out_of_fold is not None
     booster = final_fit(best, objective, rows, started + max_seconds)
     folds = fold_scores(searched, objective.folds, best.out_of_fold, metric)
+    kind = kind_of_folds(searched, objective.folds)
     judged = ~np.isnan(best.out_of_fold)
     probability, searched = best.out_of_fold[judged], searched.at(judged)
     threshold = scores.best_threshold(searched.y, probability)
-    return SearchResult(trials, replace(best, out_of_fold=probability), booster, threshold, searched, folds)
+    return SearchResult(trials, replace(best, out_of_fold=probability), booster, threshold, searched, folds, kind)
 
 
 def sample_users(rows: LabelledRows, seed: int) -> LabelledRows:

@@ -113,6 +113,7 @@ def contents(
             FoldScore(f"2019-10-{day}T00:00:00+00:00", f"2019-10-{day + 3}T12:30:00+00:00", 900, 180, 0.5, 0.71, 0.5)
             for day in (12, 16, 20)
         ],
+        fold_kind="3 folds that follow time",
         backtest=past(),
         trials=pd.DataFrame(
             {

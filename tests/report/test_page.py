@@ -253,6 +253,7 @@ def test_past_weeks_stand_beside_the_constant_answer_and_what_is_left_out_is_sai
 
 def test_the_folds_are_listed_with_their_spans() -> None:
     text = render(contents())
+    assert "<p>Each trial was scored on 3 folds that follow time.</p>" in text
     assert "<small>2019-10-16 00:00 to 2019-10-19 12:30</small>" in text
     assert text.count("<td>0.7100</td>") == 3
     by_user = dataclasses.replace(contents(), folds=[dataclasses.replace(contents().folds[0], start="", end="")])

@@ -1,5 +1,6 @@
 """Folds that look forward in time, and folds that cannot."""
 
+import itertools
 from dataclasses import replace
 from datetime import datetime
 
@@ -117,4 +118,107 @@ def test_folds_by_user_have_no_span() -> None:
     found = search(table(), 1, "roc_auc", 1)
     assert len(found.folds) == 4
     assert {fold.start for fold in found.folds} == {""}
+    assert found.fold_kind == "4 folds that are grouped by user"
     assert sum(fold.rows for fold in found.folds) == len(found.searched.y)
+
+
+def moments(ended: list[int], bought: list[int]) -> LabelledRows:
+    """Rows of sessions that end at these moments, each row's user for itself."""
+    made = table(len(ended))
+    return replace(made, y=np.array(bought), ended=np.array(ended), user=np.arange(len(ended)))
+
+
+def cuttable(ended: list[int], bought: list[int], parts: int) -> bool:
+    """By trying each choice of cuts: whether the rows can be cut in time into parts that all have both classes."""
+    order = sorted(set(ended))
+    classes = [{label for at, label in zip(ended, bought, strict=True) if at == moment} for moment in order]
+    return any(
+        all(
+            set[int]().union(*classes[start:end]) == {0, 1} for start, end in itertools.pairwise((0, *cuts, len(order)))
+        )
+        for cuts in itertools.combinations(range(1, len(order)), parts - 1)
+    )
+
+
+carts_at_moments = st.lists(st.tuples(st.integers(0, 9), st.sampled_from([0, 0, 0, 1])), min_size=4, max_size=60)
+
+
+@given(carts_at_moments, st.integers(0, 3))
+def test_there_are_three_forward_folds_wherever_any_cuts_allow_them(carts: list[tuple[int, int]], split: int) -> None:
+    ended, bought = [at for at, _ in carts], [label for _, label in carts]
+    made = moments(ended, bought)
+    assert made.ended is not None
+    folds = forward_folds(made, split)
+    possible = [count for count in (3, 2) if cuttable(ended, bought, count + 1)]
+    assert len(folds) == (possible[0] if possible else 0)
+    for train, judged in folds:
+        assert made.ended[train].max() < made.ended[judged].min()
+        assert all(0 < made.y[side].sum() < len(side) for side in (train, judged))
+    if folds:
+        assert sorted(np.concatenate([folds[-1][0], *(judged for _, judged in folds)])) == list(range(len(ended)))
+
+
+def planned(rows: LabelledRows, split: int) -> list[tuple[list[int], list[int]]]:
+    """The folds at the planned cuts, whatever they hold."""
+    assert rows.ended is not None
+    history = {0: 0.6, 1: 0.55, 2: 0.65, 3: 0.5}[split]
+    order = sorted(rows.ended)
+    cuts = [order[int(share * len(order))] for share in history + (1 - history) * np.arange(3) / 3]
+    return [
+        ([n for n, at in enumerate(rows.ended) if at < cut], [n for n, at in enumerate(rows.ended) if cut <= at < end])
+        for cut, end in zip(cuts, [*cuts[1:], order[-1] + 1], strict=True)
+    ][::-1]
+
+
+@given(st.integers(60, 400), st.integers(5, 400), st.integers(0, 50), st.integers(0, 3))
+def test_cuts_stay_where_they_are_planned_if_each_part_has_both_classes(
+    rows: int, days: int, seed: int, split: int
+) -> None:
+    made = timed(rows, days, seed)
+    plan = planned(made, split)
+    if all({*made.y[side]} == {0, 1} for fold in plan for side in fold):
+        assert [(list(train), list(judged)) for train, judged in forward_folds(made, split)] == plan
+
+
+def few_purchases() -> LabelledRows:
+    """The last planned block has no purchase."""
+    made = timed(600, 600)
+    assert made.ended is not None
+    return replace(made, y=np.where(made.ended >= np.quantile(made.ended, 0.8), 0, made.y))
+
+
+def one_moment() -> LabelledRows:
+    """More than 40 % of the rows end at the last moment."""
+    made = timed(600, 600)
+    assert made.ended is not None
+    return replace(made, ended=np.minimum(made.ended, int(np.quantile(made.ended, 0.55))))
+
+
+@pytest.mark.parametrize("made", [few_purchases(), one_moment()], ids=["few purchases", "one moment"])
+def test_where_a_planned_block_lacks_a_class_the_cuts_move(made: LabelledRows, capsys: pytest.CaptureFixture) -> None:
+    assert not all({*made.y[side]} == {0, 1} for fold in planned(made, 0) for side in fold)
+    found = search(made, 1, "roc_auc", 1)
+    assert found.fold_kind == "3 folds that follow time"
+    spans = [(fold.start, fold.end) for fold in found.folds]
+    assert all(end < start for (_, end), (start, _) in itertools.pairwise(spans))
+    assert all(0 < fold.base_rate < 1 for fold in found.folds)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("days", "kind", "parts"),
+    [(3, "2 folds that follow time", 4), (2, "4 folds that are grouped by user", 3), (1, "4 folds that are", 3)],
+)
+def test_folds_that_are_not_the_planned_ones_are_said(
+    days: int, kind: str, parts: int, capsys: pytest.CaptureFixture
+) -> None:
+    found = search(timed(600, days), 1, "roc_auc", 1)
+    assert found.fold_kind.startswith(kind)
+    why = f", instead of 3 folds that follow time, because the training rows cannot be cut in time into {parts} parts"
+    assert why in found.fold_kind
+    assert capsys.readouterr().out == f"train: {found.fold_kind}\n"
+    spans = [(fold.start, fold.end) for fold in found.folds]
+    if "follow time" in kind:
+        assert all(end < start for (_, end), (start, _) in itertools.pairwise(spans))
+    else:
+        assert {*spans} == {("", "")}

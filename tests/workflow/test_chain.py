@@ -87,6 +87,7 @@ def test_first_run_ends_with_a_staged_version_and_honest_numbers(first: First) -
     series = {name for name in train if name.startswith(("fold_", "backtest_")) and name != "backtest_seconds"}
     assert len(series) > 2
     assert {name: of_model[name] for name in set(train) - series} == {name: train[name] for name in set(train) - series}
+    assert first.runs["train"].data.tags["train.folds"] == "3 folds that follow time"
     for metric in ("roc_auc", "average_precision", "log_loss", "f1"):
         assert train[f"test_{metric}_low"] <= train[f"test_{metric}"] <= train[f"test_{metric}_high"]
         assert f"{train[f'test_{metric}']:.4f}" in outcome.out

@@ -46,6 +46,7 @@ def test_a_feature_that_is_the_label_is_named_in_the_report(empty_store: Path, t
         assert outcome.exit_code == 0, outcome.output
         (run,) = mlflow.search_runs(filter_string="metrics.trials = 1", output_format="list")
         page = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/report.html")
+    assert run.data.tags["train.folds"] == "4 folds that are grouped by user"
     assert page.count("Suspicious: ") == 1
     assert "Suspicious: num_prev_sessions." in page
     assert "(ROC AUC 1.0000 on the training rows)" in page
