@@ -2,19 +2,20 @@
 
 The rows equal those of `features/expressions.py` if a visitor's events arrive in the order of their times, and events
 of the same time together. An event that breaks this order is counted for all later rows, but existing rows do not
-change:
+change. So a row equals what `process` makes of the events that have arrived, except for these cases:
 
-- *Late*: its time is before the visitor's newest event. The row of a late cart event uses all events that have arrived,
-  also later ones. The start of a late session does not change the ranks of sessions that are already known.
+- *Late*: an event's time is before the visitor's newest event. The row of a late cart event uses all events that have
+  arrived, also later ones.
 - *After the answer*: its time is at or before the moment of an existing row. `process` would use it for that row.
 - *Of an earlier day*: its day is before the newest day that has a row. The columns about the product in the rows of
   later days lack it, because they use all events of earlier days, also those of other visitors.
 - *Row of an old day*: the row's day is no longer among the newest `shop_days.KEPT_DAYS`, so its columns about the
   product may include later days.
 - *Overlap*: a session continues after `records.TALLY_SESSIONS` later ones of the same visitor. Some of the views and
-  purchases in those are then counted as earlier ones.
+  purchases in those are then counted as earlier ones. Or a late event has moved the start of a session to before the
+  row's session: its views and purchases until then are not counted as earlier ones.
 
-Each case is counted in `Counts` and shown in /metrics.
+Each case is counted in `Counts` and shown in /metrics. A row that is late, of an old day or an overlap is marked.
 """
 
 from collections.abc import Sequence
@@ -143,9 +144,10 @@ def _count(batch: Batch, event: Event) -> None:
         else:
             session.removed += 1
         return
-    if session.visit is None:
-        session.rank, session.prev_start = visitor.start_session(time)
-    session.visit = time if session.visit is None else min(session.visit, time)
+    if session.visit is None or time < session.visit:
+        visitor.start_session(time, session.visit)
+        session.visit = time
+        session.place(visitor.sessions)
     if now:
         session.act_now = True
     elif session.act is None or time > session.act:
@@ -160,12 +162,12 @@ def _count(batch: Batch, event: Event) -> None:
         session.views += 1
         pair.views += 1
         if pair.views == 1:
-            product.views.add(session.rank)
+            product.views.add(session.visit)
     elif kind == "purchase":
         session.purchases += not now
         session.purchases_now += now
-        product.purchases.add(session.rank)
-        visitor.purchases.add(session.rank)
+        product.purchases.add(session.visit)
+        visitor.purchases.add(session.visit)
     else:
         cents = columns.cents(event.price)
         session.carts += not now
@@ -190,6 +192,9 @@ def _count_product(session: Session, pair: Pair, time: int, now: bool) -> None:
 def _make_row(batch: Batch, key: PairKey, cart: Event, done: Advanced) -> None:
     visitor, session = batch.visitors[cart.user], batch.sessions[cart.user, cart.session]
     pair, product = batch.pairs[key], batch.products[cart.user, cart.product]
+    start = session.visit
+    assert start is not None  # the cart event is a visit
+    session.place(visitor.sessions)
     pair.row = columns.row(cart, visitor, session, pair, product)
     columns.add_shop(pair.row, batch.product_days[cart.product], batch.shop_days, cart.day)
     pair.moment = cart.time
@@ -198,7 +203,9 @@ def _make_row(batch: Batch, key: PairKey, cart: Event, done: Advanced) -> None:
     if cart.day <= batch.newest_day - shop_days.KEPT_DAYS:
         done.counts.old_day_rows += 1
         pair.late = True
-    done.counts.overlaps += not all(tally.knows(session.rank) for tally in tallies)
+    if not all(known.knows(start) for known in (visitor, *tallies)):
+        done.counts.overlaps += 1
+        pair.late = True
     counts = {shop_days.CARTED_PAIRS: 1}
     batch.count_for_shop(cart.product, cart.day, counts)
     if pair.purchase is not None and pair.purchase >= cart.time:

@@ -23,6 +23,7 @@ def first_of(carts: list[Event]) -> Event:
 def row(cart: Event, visitor: Visitor, session: Session, pair: Pair, product: Product) -> list[Any]:
     """A pair's columns except the shop's (`add_shop`). The records must include all events up to the moment."""
     time = as_time(cart.time)
+    start = session.visit if session.visit is not None else cart.time
     category, sub_category = _categories(cart.category_code)
     values: dict[str, Any] = {
         "product_id": cart.product,
@@ -37,14 +38,14 @@ def row(cart: Event, visitor: Visitor, session: Session, pair: Pair, product: Pr
         "weekday": time.weekday(),
         "duration": _seconds(session.first, cart.time),
         "num_prev_sessions": session.rank,
-        "num_prev_product_views": product.views.before(session.rank),
+        "num_prev_product_views": product.views.before(start),
         "num_carts_session": session.carts,
         "cart_value_session": session.cents / 100,
         "num_products_session": session.products,
         "num_removed_session": session.removed,
         "num_purchases_session": session.purchases,
-        "num_prev_purchases": visitor.purchases.before(session.rank),
-        "num_prev_product_purchases": product.purchases.before(session.rank),
+        "num_prev_purchases": visitor.purchases.before(start),
+        "num_prev_product_purchases": product.purchases.before(start),
         "seconds_since_prev_event": _seconds(session.act, cart.time),
         "seconds_since_prev_session": _seconds(session.prev_start, cart.time),
     }

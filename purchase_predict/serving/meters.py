@@ -28,7 +28,7 @@ METRICS = {
     "events_after_answer_total": ("counter", "Events that arrived after an answer for the same or a later time."),
     "events_earlier_day_total": ("counter", "Events of a day before the newest cart's: rows of later days lack them."),
     "rows_old_day_total": ("counter", "Answers to carts older than the newest 3 days: they may use later days, too."),
-    "rows_overlapping_total": ("counter", "Answers that may count views or purchases of later sessions (overlaps)."),
+    "rows_overlapping_total": ("counter", "Answers whose sums over earlier sessions may be wrong (overlaps)."),
     "model_version": ("gauge", "The version that answers, by environment; 0 for none."),
     "model_age_seconds": ("gauge", "Seconds since the version that answers took over, by environment."),
     "model_loads_total": ("counter", "Versions loaded, by environment."),

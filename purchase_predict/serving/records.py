@@ -7,12 +7,12 @@ since 1970 (UTC).
 import json
 from typing import Any, Self
 
-#: The newest sessions in a tally, which have counts of their own. With this many later sessions in it, a session's sum
-#: over earlier ones may be too high; such answers are counted (`advance.Counts.overlaps`).
+#: The newest starts in a tally, which have counts of their own. With this many later starts in it, a session's sum over
+#: earlier sessions may be too high; such answers are marked and counted (`advance.Counts.overlaps`).
 TALLY_SESSIONS = 32
 
 #: The fields of each record, in the order of its list; `summaries` uses the same order.
-_VISITOR = ("clock", "answered", "sessions_before", "sessions_at", "last_start", "prev_start", "purchases")
+_VISITOR = ("clock", "answered", "sessions", "purchases", "moved_to", "moved_from")
 _SESSION = (
     *("first", "visit", "rank", "prev_start", "views", "newest"),
     *("carts", "removed", "purchases", "cents", "products", "act"),
@@ -27,43 +27,57 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_cir
 class Tally:
     """The number of facts, such as purchases, in each session of a visitor, to be summed over earlier sessions.
 
-    A session is identified by its rank: the number of the visitor's sessions that started before it. Sessions may
-    overlap, so a sum covers the lower ranks, not all facts so far. The newest sessions have counts of their own, older
-    ones share one sum.
+    A session is identified by its start; sessions that start together share a count. Sessions may overlap, so a sum
+    covers the earlier starts, not all facts so far. The newest starts have counts of their own, older ones share one
+    sum.
     """
 
-    __slots__ = ("counts", "folded", "folded_rank")
+    __slots__ = ("counts", "folded", "folded_start")
 
-    def __init__(self, folded: int = 0, folded_rank: int = -1, counts: list[list[int]] | None = None) -> None:
-        """Args: `counts` are pairs of rank and count; `folded` is the sum of the ranks up to `folded_rank`."""
-        self.folded, self.folded_rank, self.counts = folded, folded_rank, counts or []
+    def __init__(self, folded: int = 0, folded_start: int = -1, counts: list[list[int]] | None = None) -> None:
+        """Args: `counts` are pairs of start and count; `folded` is the sum of the starts up to `folded_start`."""
+        self.folded, self.folded_start, self.counts = folded, folded_start, counts or []
 
-    def add(self, rank: int) -> None:
-        """Counts one fact of the session with this rank."""
-        if rank <= self.folded_rank:
+    def add(self, start: int) -> None:
+        """Counts one fact of the session with this start."""
+        if start <= self.folded_start:
             self.folded += 1
             return
         for entry in reversed(self.counts):
-            if entry[0] == rank:
+            if entry[0] == start:
                 entry[1] += 1
                 return
-        self.counts.append([rank, 1])
+        self.counts.append([start, 1])
         self.counts.sort()
         if len(self.counts) > TALLY_SESSIONS:
-            self.folded_rank, count = self.counts.pop(0)
+            self.folded_start, count = self.counts.pop(0)
             self.folded += count
 
-    def before(self, rank: int) -> int:
-        """The number of facts in sessions with a lower rank; too high if `knows` is false for the rank."""
-        return self.folded + sum(count for own, count in self.counts if own < rank)
+    def move(self, before: int, start: int) -> None:
+        """Moves one fact to an earlier start. One that is in the sum stays there."""
+        for entry in self.counts:
+            if entry[0] == before:
+                entry[1] -= 1
+                if not entry[1]:
+                    self.counts.remove(entry)
+                self.add(start)
+                return
 
-    def knows(self, rank: int) -> bool:
-        """Whether `before` is exact for this rank."""
-        return rank > self.folded_rank
+    def before(self, start: int) -> int:
+        """The number of facts in sessions with an earlier start; too high if `knows` is false for the start."""
+        return self.folded + sum(count for own, count in self.counts if own < start)
+
+    def newest_before(self, start: int) -> int | None:
+        """The newest earlier start with a fact, None if there is none; needs `knows`."""
+        return max((own for own, _ in self.counts if own < start), default=self.folded_start if self.folded else None)
+
+    def knows(self, start: int) -> bool:
+        """Whether `before` is exact for this start."""
+        return start > self.folded_start
 
     def pack(self) -> list[Any]:
         """The tally as a list."""
-        return [self.folded, self.folded_rank, self.counts] if self.counts or self.folded else []
+        return [self.folded, self.folded_start, self.counts] if self.counts or self.folded else []
 
 
 class Record:
@@ -88,41 +102,42 @@ class Record:
 
 
 class Visitor(Record):
-    """A user: the order in which sessions started, and purchases by session.
+    """A user: the starts of the sessions, and purchases by session.
 
     Attributes:
         clock: the time of the newest event; -1: none yet.
         answered: the newest moment for which a row was made; -1: none yet.
-        sessions_before, sessions_at: the number of sessions that started before `last_start`, and at it.
-        last_start, prev_start: the newest start of a session, and the newest start before that; None: none yet.
+        sessions: the number of sessions by their start.
         purchases: the number of purchases, by session.
+        moved_to, moved_from: the earliest start to which, and the newest one from which, a late event has moved a
+            session; -1: none. Facts of that session stay in tallies under its start at their arrival, so sums over
+            earlier sessions may lack them for starts after `moved_to`, up to `moved_from`.
     """
 
     __slots__ = _VISITOR
-    tallies = frozenset({"purchases"})
+    tallies = frozenset({"sessions", "purchases"})
 
     def __init__(self) -> None:
         self.clock = self.answered = -1
-        self.sessions_before = self.sessions_at = 0
-        self.last_start: int | None = None
-        self.prev_start: int | None = None
-        self.purchases = Tally()
+        self.sessions, self.purchases = Tally(), Tally()
+        self.moved_to = self.moved_from = -1
 
-    def start_session(self, start: int) -> tuple[int, int | None]:
-        """Counts a session that started; returns how many started before it, and the newest of their starts or None."""
-        if self.last_start is None or start > self.last_start:
-            self.sessions_before += self.sessions_at
-            self.prev_start, self.last_start, self.sessions_at = self.last_start, start, 1
-        elif start == self.last_start:
-            self.sessions_at += 1
-        else:  # a late event
-            rank, before = self.sessions_before, self.prev_start
-            self.sessions_before += 1
-            if before is None or start > before:
-                self.prev_start = start
-                return rank, before
-            return max(0, rank - 1), None if start <= before else before
-        return self.sessions_before, self.prev_start
+    def start_session(self, start: int, before: int | None) -> None:
+        """Counts a session that starts, or that starts earlier than before because of a late event."""
+        if before is None:
+            self.sessions.add(start)
+            return
+        self.moved_to = start if self.moved_to < 0 else min(start, self.moved_to)
+        self.moved_from = max(self.moved_from, before)
+        self.sessions.move(before, start)
+
+    def knows(self, start: int) -> bool:
+        """Whether the order of sessions before this start, and sums of facts that `Tally.knows`, are exact."""
+        if not self.sessions.knows(start) or self.moved_to < start <= self.moved_from:
+            return False
+        # `folded_start` may be the start of a session that has moved.
+        stale = 0 <= self.moved_to <= self.sessions.folded_start
+        return not stale or any(own < start for own, _ in self.sessions.counts)
 
 
 class Session(Record):
@@ -131,7 +146,8 @@ class Session(Record):
     Attributes:
         first: the time of its first event; -1: none yet.
         visit: the time of its first view, cart or purchase; None: none yet.
-        rank, prev_start: what `Visitor.start_session` returned for its start.
+        rank, prev_start: the number of the visitor's sessions that started before it, and the newest of their starts
+            (None: none), when the visitor's tally of sessions knew them last.
         views: the number of views so far.
         newest: the time of its newest event.
         carts, removed, purchases, cents, products: counts before `newest`; the counts at `newest` end in `_now`.
@@ -151,6 +167,11 @@ class Session(Record):
         self.act: int | None = None
         self.act_now = False
         self.carts_now = self.removed_now = self.purchases_now = self.cents_now = self.products_now = 0
+
+    def place(self, sessions: Tally) -> None:
+        """Updates `rank` and `prev_start` from the visitor's tally of sessions, if that knows them."""
+        if self.visit is not None and sessions.knows(self.visit):
+            self.rank, self.prev_start = sessions.before(self.visit), sessions.newest_before(self.visit)
 
     def move_to(self, time: int) -> None:
         """Makes a later time the newest one: the counts at the old newest time become counts before it."""
@@ -177,7 +198,8 @@ class Pair(Record):
         in_cart: whether it is in the cart now, by its newest cart event, removal or purchase.
         decided: the time of that event; -1: none yet.
         row: its columns at the moment, in the order of `columns.COLUMNS`; None: not in the cart yet.
-        late: whether the row may include later events: its cart event was late, or of an old day.
+        late: whether the row may differ from `process`: its cart event was late or of an old day, or its sums over
+            earlier sessions are not exact.
     """
 
     __slots__ = _PAIR

@@ -75,20 +75,20 @@ def _row() -> str:
 
 
 def _tally(table: str, keys: str) -> str:
-    """SELECT of the column `tally`, one per value of the keys, from a table with the keys, `place` and `count`."""
-    # The newest sessions have counts of their own, older ones share one sum.
-    pairs = "string_agg('[' || place || ',' || count || ']', ',' ORDER BY place) FILTER (kept)"
+    """SELECT of the column `tally`, one per value of the keys, from a table with the keys, `visit` and `count`."""
+    # The newest starts have counts of their own, older ones share one sum.
+    pairs = "string_agg('[' || visit || ',' || count || ']', ',' ORDER BY visit) FILTER (kept)"
     return f"""
         SELECT {keys}, '[' || coalesce(sum(count) FILTER (NOT kept), 0) || ',' ||
-            coalesce(max(place) FILTER (NOT kept), -1) || ',[' || {pairs} || ']]' AS tally
+            coalesce(max(visit) FILTER (NOT kept), -1) || ',[' || {pairs} || ']]' AS tally
         FROM (
-            SELECT *, row_number() OVER (PARTITION BY {keys} ORDER BY place DESC) <= {TALLY_SESSIONS} AS kept
-            FROM (SELECT {keys}, place, sum(count) AS count FROM ({table}) GROUP BY ALL)
+            SELECT *, row_number() OVER (PARTITION BY {keys} ORDER BY visit DESC) <= {TALLY_SESSIONS} AS kept
+            FROM (SELECT {keys}, visit, sum(count) AS count FROM ({table}) GROUP BY ALL)
         ) GROUP BY {keys}"""
 
 
 _OF_PAIRS = (
-    "SELECT visitor, product, place, {count} AS count FROM pairs JOIN starts USING (visitor, session) WHERE {count} > 0"
+    "SELECT visitor, product, visit, {count} AS count FROM pairs JOIN starts USING (visitor, session) WHERE {count} > 0"
 )
 
 SESSION_RECORDS = f"""
@@ -150,26 +150,20 @@ PRODUCT_RECORDS = f"""
 """
 
 VISITOR_RECORDS = f"""
-    WITH bought AS ({_tally(f"SELECT visitor, place, count FROM ({_OF_PAIRS.format(count='purchases')})", "visitor")}),
+    WITH bought AS ({_tally(f"SELECT visitor, visit, count FROM ({_OF_PAIRS.format(count='purchases')})", "visitor")}),
     answered AS (SELECT visitor, max(moment) AS answered FROM pairs GROUP BY visitor),
-    newest AS (SELECT visitor, max(visit) AS last_start FROM starts GROUP BY visitor),
-    sessions AS (
-        SELECT visitor, any_value(last_start) AS last_start, count(*) FILTER (visit < last_start) AS before,
-            count(*) FILTER (visit = last_start) AS at_it, max(visit) FILTER (visit < last_start) AS prev_start
-        FROM starts JOIN newest USING (visitor) GROUP BY visitor
-    )
+    sessions AS ({_tally("SELECT visitor, visit, 1 AS count FROM starts WHERE visit IS NOT NULL", "visitor")})
     SELECT visitor, {
     _json(
         "clock",
         "coalesce(answered, -1)",
-        "before",
-        "at_it",
-        "last_start",
-        "prev_start",
-        "coalesce(tally, '[]')",
+        "coalesce(sessions.tally, '[]')",
+        "coalesce(bought.tally, '[]')",
+        "-1",
+        "-1",
     )
 } AS record, {_age("clock")}
-    FROM clocks JOIN answered USING (visitor) JOIN sessions USING (visitor) LEFT JOIN bought USING (visitor)
+    FROM clocks JOIN answered USING (visitor) LEFT JOIN sessions USING (visitor) LEFT JOIN bought USING (visitor)
 """
 
 #: The events at the time `{oldest}` or later, with their `Event.digest`.

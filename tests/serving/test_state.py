@@ -291,10 +291,17 @@ def test_records_are_read_as_they_were_packed() -> None:
 
 def test_a_visitors_sessions_are_ranked_by_their_start() -> None:
     visitor = Visitor()
-    starts = [visitor.start_session(start) for start in (5, 5, 7, 9, 9)]
-    assert starts == [(0, None), (0, None), (2, 5), (3, 7), (3, 7)]
-    assert visitor.start_session(8) == (3, 7)  # late: after the session at 7, before those at 9
-    assert visitor.start_session(10) == (6, 9)
+
+    def starts(start: int, before: int | None = None) -> tuple[int, int | None]:
+        visitor.start_session(start, before)
+        return visitor.sessions.before(start), visitor.sessions.newest_before(start)
+
+    assert [starts(start) for start in (5, 5, 7, 9, 9)] == [(0, None), (0, None), (2, 5), (3, 7), (3, 7)]
+    assert starts(8) == (3, 7)  # late: after the session at 7, before those at 9
+    assert starts(10) == (6, 9)
+    assert starts(6, 9) == (2, 5)  # one of those at 9 starts earlier now
+    assert [visitor.knows(start) for start in (6, 7, 9, 10)] == [True, False, False, True]
+    assert starts(11) == (7, 10)
 
 
 def test_who_does_not_want_to_wait_for_a_locked_file_is_told_so_at_once(tmp_path: Path) -> None:
