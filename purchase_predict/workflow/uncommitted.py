@@ -73,8 +73,8 @@ def recorded(run_id: str) -> Iterator[None]:
 def uncommitted(project: Path) -> str | None:
     """The uncommitted changes of the project's folder: the names (`git status`), then the differences (`git diff`).
 
-    Added, renamed and untracked files may hold secrets, so only their names are kept. The same holds for files whose
-    name suggests a secret (`suggests_secrets`).
+    Added, renamed and untracked files may hold secrets, so only their names are kept. The same holds for a file that
+    took the place of a link, and for files whose name suggests a secret (`suggests_secrets`).
 
     Returns:
         "" if everything is committed; None without git, a repository or a commit, or in one with millions of files.
@@ -89,7 +89,7 @@ def uncommitted(project: Path) -> str | None:
     secret = [name for name in names.split("\0") if suggests_secrets(name)]
     differences = _git(
         project,
-        *("diff", "HEAD", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames", "--diff-filter=MT"),
+        *("diff", "HEAD", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames", "--diff-filter=M"),
         *("--", ".", *(f":(exclude,literal){name}" for name in secret)),
     )
     if differences is None:
