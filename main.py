@@ -15,9 +15,9 @@ if __name__ == "__main__":
     progress.starting()  # before the slow imports
 
 # isort: split
-import click
 from mlflow.entities import Run
 
+from purchase_predict.errors import print_block
 from purchase_predict.kubernetes.launch import elsewhere
 from purchase_predict.registry.standing import standing
 from purchase_predict.registry.versions import version_gone
@@ -37,13 +37,13 @@ def main(run: Run, **parameters: Any) -> None:
         train = chain.step("train", dataset=process.uri)
         again = parameters["force"] == "deploy"  # force=deploy also promotes a version that was rolled back
         deploy = chain.step("deploy", model=train.uri, dataset=process.uri, promote_rolled_back=again)
-    click.echo("\n" + summary.steps_table(chain.done))
+    print_block("\n" + summary.steps_table(chain.done))
     if chain.dry_run or not (train.run and deploy.run):
         summary.record_dry_run(chain)
         return
     now = standing(deploy.run)
     summary.record(chain, train.run, now.record, now.version, now.outcome)
-    click.echo("\n" + summary.what_came_out(train.run, parameters["metric"], now.sentence, now.serve))
+    print_block("\n" + summary.what_came_out(train.run, parameters["metric"], now.sentence, now.serve))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,10 @@ def printable(text: str) -> str:
 
     Such a character stands as its escape sequence (`\\x1b`).
     """
-    line = " ".join(without_secrets(text).split())
+    return _visible(" ".join(without_secrets(text).split()))
+
+
+def _visible(line: str) -> str:
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in line
     )
@@ -42,3 +45,12 @@ def print_line(text: str, err: bool = False) -> None:
         err: whether it goes to stderr.
     """
     click.echo(printable(text), err=err)
+
+
+def print_block(text: str) -> None:
+    """Prints lines, such as an aligned table, as `printable` has them, but with their spaces.
+
+    Args:
+        text: the lines; a line that is put together must not hold a line break from outside.
+    """
+    click.echo("\n".join(map(_visible, without_secrets(text).split("\n"))))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from purchase_predict.errors import printable
+from purchase_predict.errors import print_block, printable
 from purchase_predict.secrets import shown_uri, without_secrets
 
 schemes = st.sampled_from(
@@ -192,3 +192,8 @@ def test_a_message_is_one_printable_line(text: str) -> None:
     shown = printable(text)
     assert shown.isprintable()
     assert "\n" not in shown
+
+
+def test_a_block_keeps_its_spaces_and_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    print_block("\nstep   run\nload   \x1b[31mred  https://me:s3cr3t@host/x\u202e")
+    assert capsys.readouterr().out == "\nstep   run\nload   \\x1b[31mred  https://host/x\\u202e\n"

@@ -17,7 +17,7 @@ from purchase_predict.database import connect, quoted, table_digest
 from purchase_predict.errors import print_line, some_of
 from purchase_predict.parameters import ON_HADOOP
 from purchase_predict.progress import phase
-from purchase_predict.reading import manifest, rejects, scan, ways
+from purchase_predict.reading import manifest, partitions, rejects, scan, ways
 from purchase_predict.reading.files import File, common_table, open_file
 from purchase_predict.reading.manifest import Account
 from purchase_predict.reading.scan import Copied, Reading
@@ -141,9 +141,10 @@ def print_left_out(listed: Listing) -> None:
 
 
 def ignored(files: Sequence[File], columns: Sequence[Column]) -> list[str]:
-    """The columns of the files that are not read, each once."""
+    """The columns of the files, and of the names of their folders, that are not read, each once."""
     known = {column.name for column in columns}
-    return list(dict.fromkeys(name for file in files for name in (*file.columns, *file.dropped) if name not in known))
+    there = (name for file in files for name in (*file.columns, *file.dropped, *partitions.names_in(file.part.name)))
+    return list(dict.fromkeys(name for name in there if name not in known))
 
 
 def print_ignored(names: Sequence[str], table: str) -> None:

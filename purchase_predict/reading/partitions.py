@@ -16,10 +16,23 @@ def columns_of(name: str, missing: Set[str]) -> tuple[tuple[str, str | None], ..
         name: of the file, relative to the source.
         missing: the columns that the file lacks.
     """
+    return tuple((column, value) for column, value in _given_by(name).items() if column in missing)
+
+
+def names_in(name: str) -> tuple[str, ...]:
+    """All columns that the folder names of a file give.
+
+    Args:
+        name: of the file, relative to the source.
+    """
+    return tuple(_given_by(name))
+
+
+def _given_by(name: str) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     for folder in name.split("/")[:-1]:
         column, equals, value = folder.partition("=")
-        column = unquote(column)  # Spark writes characters that a file system may refuse as %3A
-        if equals and column in missing:
-            found[column] = None if value == _NULL else unquote(value)
-    return tuple(found.items())
+        if column and equals:
+            # Spark writes characters that a file system may refuse as %3A.
+            found[unquote(column)] = None if value == _NULL else unquote(value)
+    return found

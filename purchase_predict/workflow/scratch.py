@@ -9,6 +9,7 @@ import glob
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,9 @@ from purchase_predict.workflow.processes import ended_here, process_name
 _PREFIX = "purchase-predict-"
 #: The file in a process's folder with the name of the process.
 _OWNER = ".owner"
+#: An empty folder without the name of its process is removed after this many seconds: the process was killed between
+#: making the folder and writing the name, which takes far less.
+_UNNAMED_SECONDS = 3600
 
 #: The end of the name of an incomplete file, and how many characters of the complete file's name it starts with: with
 #: the owner, the name must fit in 255 bytes.
@@ -57,13 +61,15 @@ def remove_all() -> None:
 
 def remove_orphans() -> None:
     """Removes the folders of processes of this machine that were killed."""
-    for owner in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_OWNER}"):
-        try:
-            orphan = ended_here(owner.read_text())
-        except (OSError, ValueError):  # another user's, or removed meanwhile
-            continue
-        if orphan:
-            shutil.rmtree(owner.parent, ignore_errors=True)
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        owner = folder / _OWNER
+        with suppress(OSError, ValueError):  # another user's, no folder of ours, or removed meanwhile
+            name = owner.read_text() if owner.exists() else ""
+            if name and ended_here(name):
+                shutil.rmtree(folder, ignore_errors=True)
+            elif not name and time.time() - folder.stat().st_mtime > _UNNAMED_SECONDS:
+                owner.unlink(missing_ok=True)
+                folder.rmdir()  # fails if there is anything else in it
 
 
 def incomplete(target: Path) -> Path:

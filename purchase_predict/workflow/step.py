@@ -19,7 +19,7 @@ from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from purchase_predict.checksums import checksum
-from purchase_predict.errors import print_line
+from purchase_predict.errors import print_block, print_line
 from purchase_predict.progress import phase
 from purchase_predict.secrets import shown_uri
 from purchase_predict.workflow import artifacts, descriptions, lease, names, summary
@@ -174,7 +174,7 @@ def step(entry_point: str, fingerprint: Fingerprint | None = None) -> Callable[[
             mlflow.set_tag(COMPLETE, "true")  # last: without it nothing of this run is reused
             print_line(f"{entry_point}: {output.summary}")
             if MLFLOW_PARENT_RUN_ID not in run.data.tags:
-                click.echo(summary.of_step_alone(written, output.path))
+                print_block(summary.of_step_alone(written, output.path))
 
         return run_step
 

@@ -1,7 +1,9 @@
 """One source loaded by both engines, and what both must have in common."""
 
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 import click
@@ -20,12 +22,18 @@ Store = Callable[[Path], None]
 
 @dataclass
 class Result:
-    """What a load came to: what was loaded, or the message of its error."""
+    """What a load came to: what was loaded and the lines that said what was not, or the message of its error."""
 
     loaded: Loaded | None
     error: str
     rejects: list[tuple[str, int, str, str, str]]
     manifest: dict[str, object]
+    lines: str = ""
+
+
+def _named(printed: StringIO) -> str:
+    """The printed lines that name what was not read; those about progress come and go with the time that passes."""
+    return "".join(line for line in printed.getvalue().splitlines(keepends=True) if line.startswith("load: "))
 
 
 class SparkBox(Box):
@@ -53,17 +61,19 @@ class SparkBox(Box):
 
     def by_duckdb(self, source: Path | str | None = None, ratio: float = 1.0) -> Result:
         try:
-            loaded = self.load(source, ratio)
+            with redirect_stdout(StringIO()) as lines:
+                loaded = self.load(source, ratio)
         except click.ClickException as error:
             return Result(None, error.format_message(), [], {})
         manifest = self.manifest()
         del manifest["crc32"]
-        return Result(loaded, "", self.rejects(), manifest)
+        return Result(loaded, "", self.rejects(), manifest, _named(lines))
 
     def by_spark(self, source: Path | str | None = None, ratio: float = 1.0) -> Result:
         """As `by_duckdb`; checks that what the executors stored is what was loaded, file by file."""
         try:
-            loaded, files = self.load_on_spark(source, ratio)
+            with redirect_stdout(StringIO()) as lines:
+                loaded, files = self.load_on_spark(source, ratio)
         except click.ClickException as error:
             assert not (self.target / "source.json").exists()
             return Result(None, error.format_message(), [], {})
@@ -74,4 +84,4 @@ class SparkBox(Box):
         manifest = self.manifest()
         assert manifest.pop("crc32") == crc32_below(self.place / loaded.table)
         assert self.stored(loaded.table) == loaded.digest
-        return Result(loaded, "", self.rejects(), manifest)
+        return Result(loaded, "", self.rejects(), manifest, _named(lines))

@@ -33,6 +33,18 @@ def test_the_folders_of_partition_by_give_the_column_that_the_files_lack(ending:
     assert box.load().digest == box.load("sample:2000").digest
 
 
+def test_a_column_of_a_folder_that_is_not_read_is_named(box: Box, capsys: pytest.CaptureFixture[str]) -> None:
+    header, row = HEADER.replace("brand,", ""), GOOD.replace("acme,", "")
+    folder = box.source / "country=DE" / "brand=acme" / "shop%3Aid=7" / "=8" / "no equals"
+    folder.mkdir(parents=True)
+    (folder / "part.csv").write_text(f"{header},note\n{row},x\n")
+    (folder / "event_time=2020").mkdir()
+    (folder / "event_time=2020/part.csv").write_text(f"{HEADER}\n{GOOD}\n")  # read from the file
+    box.load()
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line == "load: ignored columns that the events table does not have: country, shop:id, note"
+
+
 def test_a_partition_s_value_is_checked_and_decoded_like_any_other(box: Box) -> None:
     header, row = HEADER.replace("brand,", ""), GOOD.replace("acme,", "")
     for folder in ("brand=a%2Fb%20c", "brand="):

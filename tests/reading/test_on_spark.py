@@ -119,11 +119,13 @@ def test_a_ready_primary_table_is_loaded_alike(box: SparkBox) -> None:
     )
     row = "1,acme,1.5,7,s1,1,2,1,a,b,3,4,5,60.0,0,0"
     box.write(f"{header}\n{row}\n", "part-0.csv")
-    box.write(f"{header}\n{row}\n{row.replace('s1,1', 's1,2')}\n", "part-1.csv")
+    (box.source / "country=DE").mkdir()
+    box.write(f"{header}\n{row}\n{row.replace('s1,1', 's1,2')}\n", "country=DE/part-1.csv")
     by_spark = box.by_spark()
     assert by_spark == box.by_duckdb()
     assert by_spark.loaded is not None
     assert (by_spark.loaded.table, by_spark.loaded.rows, by_spark.loaded.rejected) == ("primary", 2, 1)
+    assert by_spark.lines == "load: ignored columns that the primary table does not have: country\n"
     assert len(by_spark.rejects) == 1
 
 

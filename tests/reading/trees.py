@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import lzma
+import os
 import zipfile
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -41,7 +42,7 @@ PACKERS = {".csv.zip": _zip, ".csv.bz2": bz2.compress, ".csv.xz": lzma.compress,
 DOCUMENTS = ("notes-{}.md", "README_{}.txt", "schema-{}.json", "LICENSE-{}", "part-{}.csv.md5", "query-{}.sql")
 KINDS = ("csv", "gz", "parquet", "empty", "empty gz", "header", "broken row", "broken Parquet row", "packed",
          "document", "hidden", "hidden folder", "partition", "link", "linked folder", "loop", "dangling",
-         "bookkeeping")  # fmt: skip
+         "bookkeeping", "Delta", "locked folder")  # fmt: skip
 
 
 def with_broken_value(events: pa.Table) -> pa.Table:
@@ -120,6 +121,17 @@ def add(tree: Tree, kind: str, number: int, rows: int, folder: str) -> None:
             tree.refused.add(name)
         case "bookkeeping":
             write(f"{prefix}_SUCCESS", b"")
+        case "Delta":
+            write(f"{prefix}table-{number}/part.csv", text)
+            write(f"{prefix}table-{number}/_delta_log/00000000000000000000.json", b"{}")
+            tree.refused.add("Delta Lake")
+        case "locked folder":
+            write(f"{prefix}locked-{number}/part.csv", text)
+            (tree.root / f"{prefix}locked-{number}").chmod(0)
+            if os.access(tree.root / f"{prefix}locked-{number}", os.R_OK):  # of root, nothing is locked
+                tree.rows += rows
+            else:
+                tree.refused.add(f"{prefix}locked-{number}")
 
 
 things = st.tuples(

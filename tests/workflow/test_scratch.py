@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,27 @@ def test_the_next_workflow_removes_what_killed_processes_left_and_nothing_else(
     finally:
         alive.kill()
         alive.wait()
+
+
+def test_a_folder_whose_process_was_killed_before_it_wrote_its_name_is_removed_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long_ago = time.time() - 7200
+    for name, file, changed in (
+        ("empty", None, long_ago),
+        ("unwritten", ".owner", long_ago),
+        ("just-begun", None, None),
+        ("of-another-program", "rows", long_ago),
+    ):
+        folder = tmp_path / f"purchase-predict-{name}"
+        folder.mkdir()
+        if file:
+            (folder / file).touch()
+        if changed:
+            os.utime(folder, (changed, changed))
+    (tmp_path / "purchase-predict-file").write_text("")
+    os.utime(tmp_path / "purchase-predict-file", (long_ago, long_ago))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    scratch.remove_orphans()
+    left = {path.name.removeprefix("purchase-predict-") for path in tmp_path.iterdir()}
+    assert left == {"just-begun", "of-another-program", "file"}

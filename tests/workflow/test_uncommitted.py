@@ -65,6 +65,21 @@ def test_the_content_of_a_renamed_file_is_never_shown(project: Path, name: str) 
     assert "hunter" not in found
 
 
+def test_the_content_of_a_file_in_place_of_a_link_is_never_shown(project: Path) -> None:
+    (project / "to.txt").symlink_to("README.md")
+    (project / "from.txt").write_text("hunter2\n")
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
+    subprocess.run([*git, "add", "."], cwd=project, check=True)
+    subprocess.run([*git, "commit", "-qm", "link"], cwd=project, check=True)
+    for name in ("to.txt", "from.txt"):
+        (project / name).unlink()
+    (project / "to.txt").write_text("hunter3\n")
+    (project / "from.txt").symlink_to("README.md")
+    found = uncommitted(project)
+    assert found is not None
+    assert [line for line in found.splitlines() if line] == [" T from.txt", " T to.txt"]
+
+
 SECRETS = [
     *("password.txt", "PASSWORDS.csv", "db.passwd", "passphrase", "token.txt", "token_file", "accessToken.json"),
     *("apikey.txt", "ApiKeys.csv", "API_KEY", "client_key", "keys.yaml", "key.json", "my-key-1.json", "key.yaml"),
