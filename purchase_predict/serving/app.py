@@ -79,7 +79,8 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(BodyRefused)
     async def body_refused(_: Request, error: Exception) -> Response:
         assert isinstance(error, BodyRefused)
-        return JSONResponse({"detail": error.detail}, error.status, {"Connection": "close"})
+        retry = {"Retry-After": "1"} if error.status == 503 else {}
+        return JSONResponse({"detail": error.detail}, error.status, {"Connection": "close"} | retry)
 
     @app.exception_handler(ClientDisconnect)
     async def gone(_: Request, __: Exception) -> Response:

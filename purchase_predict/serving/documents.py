@@ -100,7 +100,7 @@ _ERRORS = {
         "No event is valid: `refused` gives field, value and reason of each.",
         {"events": 0, "repeated": 0, "refused": [_REFUSED], "answers": []},
     ),
-    503: _answer("The state cannot be written; nothing was counted. Send it again."),
+    503: _answer("The state cannot be written, or the server is too busy; nothing was counted. Send it again."),
 }
 
 
@@ -155,7 +155,7 @@ INVOCATIONS = _route(
         400: _answer("A column is missing, or a value is of the wrong type."),
         413: _answer("More than 8 MiB."),
         415: _answer("Neither JSON nor CSV."),
-        503: _answer("No version holds the alias."),
+        503: _answer("No version holds the alias, or the server is too busy."),
     },
     {
         "required": True,

@@ -19,6 +19,9 @@ from purchase_predict.serving.meters import Meters
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 #: Maximum bytes of a request's body; `MAX_BYTES` is for /invocations, `MAX_EVENT_BYTES` for all other paths.
 MAX_EVENT_BYTES, MAX_BYTES = 2**20, 8 * 2**20
+#: Maximum bytes of the bodies of all requests in progress together. A request that would exceed it gets a 503. A body
+#: is held until its request is answered, and as JSON that is parsed it may take 20 times its bytes.
+MAX_BYTES_IN_PROGRESS = 64 * 2**20
 #: Maximum bytes of a refused body that are read before the response.
 _DRAINED_BYTES = 32 * 2**20
 #: Seconds that each further part of a body may take to arrive.
@@ -27,6 +30,7 @@ BODY_SECONDS = 30.0
 MAX_REQUESTS = 500
 #: Paths without that limit: a server that is busy is alive, and its metrics say why it is busy.
 PROBES = ("/health", "/ready", "/metrics")
+_TOO_MANY_BYTES = "the requests in progress are too large together: try again"
 #: Minimum number of characters of a token: shorter ones can be guessed.
 _MIN_TOKEN = 16
 
@@ -73,7 +77,7 @@ class Guard:
         """Args: `token` is empty if none is required; `host` is the address that the server listens on."""
         self._app, self._token, self._meters = app, token.encode(), meters
         self._names = None if token or host not in LOOPBACK else (*LOOPBACK, "[::1]")
-        self._running = 0
+        self._running = self._bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one ASGI request."""
@@ -124,14 +128,22 @@ class Guard:
             await _drain(receive)
             await _answer(send, 413, too_large)
             return
+        if self._too_many_bytes(int(length)):
+            await _drain(receive)
+            await _answer(send, 503, _TOO_MANY_BYTES)
+            return
         received, begun = 0, False
 
         async def counting() -> Message:
             nonlocal received
             message = await _part(receive)
-            received += len(message.get("body", b""))
-            if received > limit:
+            size = len(message.get("body", b""))
+            if received + size > limit:
                 raise BodyRefused(413, too_large)
+            if self._too_many_bytes(size):
+                raise BodyRefused(503, _TOO_MANY_BYTES)
+            received += size
+            self._bytes += size
             return message
 
         async def noting(message: Message) -> None:
@@ -152,6 +164,15 @@ class Guard:
             logging.getLogger(__name__).error("a request failed: %s at %s", type(error).__name__, where)
             if not begun:
                 await _answer(send, 500, "the server failed; its log says where")
+        finally:
+            self._bytes -= received
+
+    def _too_many_bytes(self, more: int) -> bool:
+        """Whether the bodies in progress and further bytes exceed the limit; if so, it is counted."""
+        exceeded = self._bytes + more > MAX_BYTES_IN_PROGRESS
+        if exceeded:
+            self._meters.add("bodies_refused_total")
+        return exceeded
 
 
 def _has_token(authorization: str, token: bytes) -> bool:

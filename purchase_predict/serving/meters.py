@@ -17,6 +17,7 @@ METRICS = {
     "requests_total": ("counter", "Requests answered, by route and status."),
     "errors_total": ("counter", "Requests that ended with a status of 500 or more, by route."),
     "connections_refused_total": ("counter", "Connections closed at once, because too many were open."),
+    "bodies_refused_total": ("counter", "Requests refused, because the bodies in progress were too large together."),
     "request_seconds": ("summary", "Seconds from request to answer, by route: quantiles of the newest 1000."),
     "answers_total": ("counter", "Carts answered, by version of the model; no version while none holds the alias."),
     "events_total": ("counter", "Events counted."),
