@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+#: Seconds after the last arrival for the answers that are still missing. Without one by then, a request has failed.
+LAST_SECONDS = 30.0
+
 
 @dataclass(frozen=True)
 class Waits:
@@ -53,7 +56,7 @@ async def _arrive(address: str, path: str, bodies: Iterator[bytes], rate: float,
             failed += b" 200 " not in answer[:16]
             idle.append((reader, writer))
             waits.append(time.perf_counter() - due)
-        except (OSError, asyncio.IncompleteReadError):
+        except Exception:  # a broken connection, or an answer that is not HTTP
             failed += 1
 
     tasks = set()
@@ -66,7 +69,9 @@ async def _arrive(address: str, path: str, bodies: Iterator[bytes], rate: float,
         task.add_done_callback(tasks.discard)
         if time.perf_counter() > begun + 3 * seconds:
             break  # far behind: what has been measured says so
-    await asyncio.wait(tasks or {asyncio.create_task(asyncio.sleep(0))}, timeout=30)
+    _, unanswered = await asyncio.wait(tasks or {asyncio.create_task(asyncio.sleep(0))}, timeout=LAST_SECONDS)
+    for task in unanswered:
+        task.cancel()
     for _, writer in idle:
         writer.close()
-    return Waits(sorted(waits), failed)
+    return Waits(sorted(waits), failed + len(unanswered))
