@@ -138,12 +138,12 @@ class Guard:
             nonlocal received
             message = await _part(receive)
             size = len(message.get("body", b""))
+            if received + size > limit:
+                raise BodyRefused(413, too_large)
+            if self._too_many_bytes(size):
+                raise BodyRefused(503, _TOO_MANY_BYTES)
             received += size
             self._bytes += size
-            if received > limit:
-                raise BodyRefused(413, too_large)
-            if self._too_many_bytes(0):
-                raise BodyRefused(503, _TOO_MANY_BYTES)
             return message
 
         async def noting(message: Message) -> None:

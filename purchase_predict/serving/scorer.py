@@ -9,8 +9,10 @@ import numpy as np
 
 from purchase_predict.models.packaging import Packaged
 from purchase_predict.models.purchase_model import calibrated
-from purchase_predict.schema import SHOP_RATES
 from purchase_predict.serving.columns import COLUMNS
+
+#: Columns whose null is a value: there was no earlier event or session.
+_NULL_IS_NONE = ("seconds_since_prev_event", "seconds_since_prev_session")
 
 
 class Scorer:
@@ -59,9 +61,13 @@ class Scorer:
         return [dict(zip([*self.features, "base"], map(float, of_row), strict=True)) for of_row in values]
 
     def missing(self, row: Sequence[Any]) -> list[str]:
-        """The model's columns without data: the ones that no row has, and the shop's rates before its second day."""
-        unknown = [name for name in SHOP_RATES if name in self.features and row[COLUMNS.index(name)] is None]
-        return [*self.lacks, *unknown]
+        """The model's columns that an answer has to do without.
+
+        They are the ones that no row has, and the ones that are null in this row: the event does not have them, or they
+        are about a product of which no earlier day is known.
+        """
+        null = {name for name, value in zip(COLUMNS, row, strict=True) if value is None and name not in _NULL_IS_NONE}
+        return [*self.lacks, *(name for name in self.features if name in null)]
 
     def _encoded(self, rows: Sequence[Sequence[Any]]) -> np.ndarray:
         """Encodes rows like `purchase_model.encode`: NaN for a null and for an unknown category."""

@@ -61,7 +61,7 @@ function card(answer) {
   box.append(element("p", "likely to buy it in this session; the model says: " + decision + ". Version "
     + answer.model_version + " answered."));
   if (answer.missing.length) {
-    box.append(element("p", "The server has no data yet for these columns: " + answer.missing.join(", ") + ".", "soft"));
+    box.append(element("p", "The answer had to do without these columns: " + answer.missing.join(", ") + ".", "soft"));
   }
   box.append(pushes(answer));
   return box;

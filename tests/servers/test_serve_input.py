@@ -43,6 +43,27 @@ def raw(server: Served, method: bytes, target: bytes, headers: bytes = b"", body
         return int(answer[1]) if answer else 0
 
 
+MUTATED = st.fixed_dictionaries(
+    {
+        "event_time": st.sampled_from([f"2019-12-02 18:00:{second:02} UTC" for second in range(20)]) | ANYTHING,
+        "event_type": st.sampled_from(["view", "cart", "remove_from_cart", "purchase"]) | ANYTHING,
+        "product_id": st.integers(1, 4) | ANYTHING,
+        "price": st.floats(0, 1e11) | ANYTHING,
+        "user_id": st.integers(1, 3) | ANYTHING,
+        "user_session": st.sampled_from(["a", "b"]) | ANYTHING,
+    },
+    optional={"brand": ANYTHING, "category_code": ANYTHING, "category_id": ANYTHING},
+)
+
+
+@settings(deadline=None, max_examples=examples(400), suppress_health_check=list(HealthCheck))
+@given(st.lists(MUTATED | ANYTHING, min_size=1, max_size=20), st.sampled_from(["/events", "/try"]))
+def test_events_of_any_kind_are_counted_or_refused(server: Served, events: list[Any], path: str) -> None:
+    status, answer = server.ask(path, events)
+    assert status in (200, 422), answer
+    assert answer["events"] + answer["repeated"] + len(answer["refused"]) == len(events)
+
+
 FIELD = st.sampled_from([*COLUMNS, "", "a"]) | TEXT
 ROW = st.dictionaries(FIELD, ANYTHING, max_size=4)
 FULL = st.builds(lambda row: dict.fromkeys(COLUMNS) | row, ROW)

@@ -2,10 +2,12 @@
 
 import gzip
 import time
+from itertools import groupby
 from pathlib import Path
 
 import click
 import duckdb
+import mlflow
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
@@ -13,10 +15,18 @@ import pytest
 from purchase_predict.serving import answer_log
 from purchase_predict.serving.answer_log import AnswerLog
 from purchase_predict.serving.columns import COLUMNS
+from purchase_predict.serving.follower import Follower
 from purchase_predict.serving.meters import Meters
+from purchase_predict.serving.on_sqlite import SqliteState
+from purchase_predict.serving.service import Service
+from purchase_predict.sources import sample
+from steps.predict import predict
+from tests import registered
 from tests.conftest import PROJECT
 from tests.documents import block
+from tests.registered import invoke
 from tests.serving.answers import ROW, answer
+from tests.serving.served import as_sent
 
 
 def test_answers_are_written_by_day_with_features_versions_and_the_shadows(tmp_path: Path) -> None:
@@ -68,6 +78,36 @@ def test_the_documents_queries_count_purchases_at_the_cart_and_after_it(
     assert duckdb.sql(compared).fetchall() == [("3", 1, 0.25, bought)]
     trial = block("docs/promo_codes.md", "WITH carts").text.replace("0.118", "1.1")
     assert [row[1:] for row in duckdb.sql(trial).fetchall()] == [(2, 1, bought / 2)]
+
+
+def test_the_log_joins_the_output_of_predict_and_agrees_with_it(empty_store: Path, tmp_path: Path) -> None:
+    table, output = sample.events(2000), tmp_path / "scored.parquet"
+    pq.write_table(table, tmp_path / "events.parquet")
+    with registered.store_for_many(empty_store, tmp_path / "store"):
+        trained = registered.of_events(table.to_pandas(), tmp_path / "trained")
+        version = mlflow.register_model(trained.uri, "joined").version
+        mlflow.MlflowClient().set_registered_model_alias("joined", "production", version)
+        following = Follower("joined", "production")
+        following.look()
+        scoring = {"model": "models:/joined@production", "input": tmp_path / "events.parquet", "output": output}
+        assert invoke(predict, **scoring).exit_code == 0
+    log = AnswerLog(str(tmp_path / "answers"), 90, Meters())
+    state = SqliteState(":memory:")
+    service = Service(state, following, Meters(), 10**5, log)
+    for _, second in groupby(as_sent(table.to_pylist()), key=lambda sent: sent["event_time"]):
+        service.count(list(second))
+    log.close()
+    state.close()
+    joined = duckdb.sql(f"""
+        SELECT count(*), count(a.late), count(s.run_id), max(abs(a.probability - s.probability)),
+            count(*) FILTER (a.will_buy = s.will_buy AND a.model_version = s.model_version)
+        FROM (SELECT DISTINCT ON (user_id, user_session, product_id) * FROM '{tmp_path}/answers/*/*.parquet'
+            ORDER BY answered_at) a
+        FULL JOIN '{output}' s USING (user_id, user_session, product_id)
+    """)
+    (rows, logged, scored, difference, equal) = joined.fetchall()[0]
+    assert rows == logged == scored == equal > 100
+    assert difference < 1e-12
 
 
 def test_old_days_are_removed(tmp_path: Path) -> None:

@@ -10,9 +10,11 @@ from http.client import HTTPResponse
 
 import pytest
 import uvicorn
-from starlette.types import Receive, Scope, Send
+from fastapi import FastAPI, Request, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from purchase_predict.serving import connections, guard
+from purchase_predict.serving.app import _add_errors
 from purchase_predict.serving.guard import Guard
 from purchase_predict.serving.meters import Meters
 
@@ -28,11 +30,24 @@ async def read_and_answer(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
+def with_handlers() -> FastAPI:
+    """The same as an endpoint, with the server's own answers to errors."""
+    app = FastAPI()
+    _add_errors(app)
+
+    @app.post("/events")
+    async def events(request: Request) -> Response:
+        await request.body()
+        return Response()
+
+    return app
+
+
 @contextmanager
-def serving(meters: Meters) -> Iterator[Callable[[], socket.socket]]:
+def serving(meters: Meters, app: ASGIApp = read_and_answer) -> Iterator[Callable[[], socket.socket]]:
     """A server in a thread; yields what connects to it."""
-    app = Guard(read_and_answer, "", "127.0.0.1", meters)
-    config = uvicorn.Config(app, http=connections.protocol(meters), lifespan="off", log_level="error")
+    guarded = Guard(app, "", "127.0.0.1", meters)
+    config = uvicorn.Config(guarded, http=connections.protocol(meters), lifespan="off", log_level="error")
     server = uvicorn.Server(config)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
@@ -54,6 +69,7 @@ def status(connection: socket.socket) -> int:
     except ConnectionError:
         return 0
     response.read()
+    assert (response.headers["Retry-After"] == "1") == (response.status == 503)
     return response.status
 
 
@@ -99,13 +115,14 @@ def test_requests_beyond_the_limit_get_a_503_that_is_counted(monkeypatch: pytest
     assert meters.value("errors_total", route="other") == 1
 
 
+@pytest.mark.parametrize("app", [read_and_answer, with_handlers()])
 @pytest.mark.parametrize("together", [False, True])
 def test_bodies_that_are_too_large_together_get_a_503_that_is_counted(
-    together: bool, monkeypatch: pytest.MonkeyPatch
+    together: bool, app: ASGIApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(guard, "MAX_BYTES_IN_PROGRESS", 7)
     meters = Meters()
-    with serving(meters) as connect, connect() as slow, connect() as other:
+    with serving(meters, app) as connect, connect() as slow, connect() as other:
         if together:  # both have begun before the first byte of a body arrives
             other.sendall(HEAD.encode())
             time.sleep(0.2)

@@ -71,15 +71,13 @@ def test_the_contributions_add_up_to_the_log_odds(packaged: packaging.Packaged, 
         assert sum(contributions.values()) == pytest.approx(np.log(probability / (1 - probability)), abs=1e-9)
 
 
-def test_columns_that_nothing_is_known_of_are_named(packaged: packaging.Packaged, rows: pd.DataFrame) -> None:
+def test_columns_that_an_answer_does_without_are_named(packaged: packaging.Packaged, rows: pd.DataFrame) -> None:
     scorer = Scorer(packaged, "1")
-    known = as_rows(rows.tail(1))[0]
+    known = next(row for row in as_rows(rows) if None not in row)
     assert scorer.missing(known) == []
-    shop = [
-        name for name in COLUMNS if name.startswith("product_") and name not in ("product_id", "product_relative_price")
-    ]
-    unknown = [None if name in shop else value for name, value in zip(COLUMNS, known, strict=True)]
-    assert scorer.missing(unknown) == shop
+    for place, name in enumerate(COLUMNS):
+        nothing_before = name in ("seconds_since_prev_event", "seconds_since_prev_session")
+        assert scorer.missing([*known[:place], None, *known[place + 1 :]]) == ([] if nothing_before else [name])
 
 
 def test_a_model_of_another_kind_is_refused() -> None:
