@@ -1,7 +1,8 @@
-"""The command blocks of the documents, the commands in them, and those that cannot run in a test."""
+"""The commands of the documents, in blocks and in sentences, and those that cannot run in a test."""
 
 import re
 import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tests.conftest import PROJECT
@@ -47,9 +48,42 @@ CANNOT_RUN = {
     "pip install -r requirements.lock": "make setup has installed it",
     "export MLFLOW_TRACKING_URI=https://<server> SPARK_MASTER=yarn SPARK_HOME=/usr/lib/spark": "needs a cluster",
     "mlflow run . --env-manager local -P source=gs://<bucket>/clicks -P engine=spark": "needs a cluster",
-    "pg_dump --format=custom --file=mlflow.dump mlflow": "needs the address and password of the database; "
-    "tests/servers/test_outages.py dumps and restores one",
     "gcloud storage buckets update gs://<bucket> --versioning": "needs a bucket of Google's and its command line",
+    # In sentences:
+    'make demo ARGS="-P env=staging -P registry_name=shop"': "tests/test_demo.py reads ARGS",
+    "mlflow run . --env-manager uv": "uv downloads every package anew",
+    "mlflow models serve -m models:/purchase_predict@production --env-manager local --port 5001": (
+        "the line `serve:` of the first run is this command with staging"
+    ),
+    "python main.py": "tests/workflow/runner.py starts workflows in this way",
+    "export MLFLOW_EXPERIMENT_NAME=purchase-predict": "tests/workflow/runner.py sets it",
+    "source .venv/bin/activate": "the line `first:` of the first run is this command with the whole path",
+    "apt-get install postgresql": "needs root; make packages has installed it",
+    "python -m compileall -q <environment>": "takes a minute; make setup does the same",
+    "make packages": ".ci/run does it before these tests",
+    "make setup": ".ci/run does it before these tests",
+    "make lint": ".ci/run does it before these tests",
+    "make format": "it changes the checkout",
+    "make test TESTS=tests/workflow/test_key.py": "this test is a part of make test",
+    "make test PYTHON=python3.12": ".github/workflows/ci.yml does it",
+    "make test-core": ".github/workflows/ci.yml does it",
+    "make test-servers": ".github/workflows/ci.yml does it",
+    "make coverage": ".github/workflows/ci.yml does it once a week",
+    "make lock": "asks the package index; tests/test_project_files.py compares what it has written with pyproject.toml",
+    "pre-commit install": "changes the checkout's git hooks; tests/test_ci_files.py compares them with make lint",
+    "docker compose up": "needs Docker",
+    "docker build -t purchase-predict .": "needs Docker",
+    "openssl rand -hex 32 > token && docker compose --profile serve up --wait": "needs Docker",
+    "mlflow server": "tools/server.py starts it",
+    "mlflow gc": "deletes runs for good",
+    "gcloud storage restore": "needs a bucket of Google's and its command line",
+    "python -m mlflow.server.auth db upgrade --url <address of the database auth>": (
+        "needs a server with a password; `mlflow db upgrade` does the same to the other database"
+    ),
+    "python -m benchmarks.columns <events>": "takes minutes, and needs real events",
+    "python -m benchmarks.candidates <events>": "takes minutes, and needs real events",
+    "python -m benchmarks.folds <events>": "takes minutes, and needs real events",
+    "mlflow run -b kubernetes": "a fault of MLflow's; tests/kubernetes/test_upstream.py holds it",
 }
 #: Blocks that cannot run here, by a line of theirs, with the reason.
 CANNOT_RUN_BLOCKS = {
@@ -87,6 +121,15 @@ class Block:
 
 
 _FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+#: What begins a block that is not parsed as one: four spaces, a fence that is indented (as in a list), quoted, longer,
+#: titled or of tildes, and HTML.
+_UNPARSED = re.compile(r"(?<=\n\n) {4}\S.*|^[ \t>]*(?:[-*+][ \t]+|\d+\.[ \t]+)?(?:```|~~~).*|<pre\b.*", re.MULTILINE)
+_IN_SENTENCE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
+#: Programs whose names begin a command; the name alone is none.
+_PROGRAM = re.compile(
+    r"(?:[A-Z_]+=\S+ )*(?:mlflow|make|python3?|pip|pg_\w+|docker|openssl|gcloud|apt-get|git|curl|pre-commit|export"
+    r"|source) "
+)
 
 
 def blocks(document: str) -> list[Block]:
@@ -97,10 +140,33 @@ def blocks(document: str) -> list[Block]:
     ]
 
 
-def indented(document: str) -> list[str]:
-    """The first lines of a document's blocks that are indented by four spaces instead of fenced."""
-    text = _FENCED.sub("", (PROJECT / document).read_text(encoding="utf-8"))
-    return re.findall(r"\n\n( {4}\S.*)", text)
+def unparsed(text: str) -> list[str]:
+    """The first lines of a document's blocks that `blocks` does not find."""
+    return [found[0].strip() for found in _UNPARSED.finditer(_FENCED.sub("", text))]
+
+
+def in_sentences(text: str) -> list[str]:
+    """The commands in the sentences of a document, each on one line."""
+    found = [" ".join(match[1].split()) for match in _IN_SENTENCE.finditer(_FENCED.sub("", text))]
+    return [command for command in found if _PROGRAM.match(command)]
+
+
+def is_part(command: str, ran: str) -> bool:
+    """Whether a command is the beginning of one that ran, such as `mlflow run . -e serve` of one with parameters."""
+    return f" {command} " in f" {' '.join(ran.split())} "
+
+
+def units(document: str) -> Iterator[tuple[str, bool]]:
+    """What of a document runs by itself, and whether it stands in a sentence.
+
+    Each command of a shell, and any other program as a whole. A sentence may name a part of a command.
+    """
+    for found in blocks(document):
+        assert found.language in (*COMMANDS, *SHOWN), f"{document}, line {found.line}: {found.language}"
+        if found.language in COMMANDS:
+            yield from ((text, False) for text in (found.commands if found.language == SHELL else [found.text]))
+    for command in in_sentences((PROJECT / document).read_text(encoding="utf-8")):
+        yield command, True
 
 
 def block(document: str, start: str) -> Block:

@@ -1,4 +1,4 @@
-"""Every command block of the documents, run as it is written, in a checkout whose runs all of them share.
+"""Every command of the documents, run as it is written, in a checkout whose runs all of them share.
 
 A command's text is taken from the document. Only places that a reader has to fill in are filled in (PLACES), and what
 makes it quick is added at its end. What cannot run here is listed with the reason (CANNOT_RUN).
@@ -30,19 +30,17 @@ from tests.conftest import checkout
 from tests.documents import (
     CANNOT_RUN,
     CANNOT_RUN_BLOCKS,
-    COMMANDS,
     DOCUMENTS,
-    SHELL,
-    SHOWN,
-    Block,
     block,
     blocks,
     command,
-    indented,
+    is_part,
+    units,
 )
 from tests.preloaded.start import commands
 from tests.workflow.runner import clean_environ
 from tools.machine import answers, free_port, within
+from tools.server import Server
 
 pytestmark = pytest.mark.servers
 
@@ -197,6 +195,7 @@ def test_the_lines_at_its_end_open_the_page_and_serve_the_model(first: str, shel
         )
         with urllib.request.urlopen(searched, timeout=30) as answer:
             assert len(json.load(answer)["runs"]) == 6
+    shell.ran |= set(said.values())
     curl = command("README.md", "/invocations")
     with shell.running(f"{said['first']}; {said['serve']}", UVICORN, PATH=BARE_PATH) as address:
         assert within(60, lambda: answers(f"{address}/health")), "the model does not answer"
@@ -214,6 +213,11 @@ def test_the_demo_asks_the_model_of_the_first_run(first: str, shell: Shell) -> N
     assert "<html" in Path(report).read_text()
     assert "demo: the server has ended" in out
     assert serving_processes(shell.project) == []
+
+
+def test_small_commands_of_sentences(shell: Shell) -> None:
+    assert "make demo" in shell.run("make help", PATH=BARE_PATH)
+    assert re.fullmatch(r"[0-9a-f]{64}\n", shell.run("openssl rand -hex 32"))
 
 
 def test_one_step_alone(first: str, shell: Shell) -> None:
@@ -336,12 +340,26 @@ def test_the_server_to_try(shell: Shell) -> None:
         client = mlflow.MlflowClient((state / "client.env").read_text().split("MLFLOW_TRACKING_URI=")[1].split()[0])
         (run,) = client.search_runs(["0"])
         assert run.info.run_name == "dry run: sample, 1 trial"
+        _come_back_from_a_dump(shell, Server(state))
         shell.run(stop, **where)
         assert shell.run(status, **where).count("stopped") == 3
     finally:
         with contextlib.suppress(AssertionError):
             shell.run(stop, **where)
         shutil.rmtree(state)
+
+
+def _come_back_from_a_dump(shell: Shell, server: Server) -> None:
+    """The runs of a database, after the commands of the sections about backup and upgrade; its server stays stopped."""
+    database = {"PGHOST": str(server.folder / "socket"), "PGUSER": "mlflow"}
+    query = "psql --dbname=mlflow --quiet --tuples-only --command"
+    shell.run(command("docs/deployment.md", "pg_dump"), **database)
+    server.stop(["mlflow"])
+    shell.run(f"{query} 'TRUNCATE runs CASCADE'", **database)
+    shell.run("pg_restore --clean --if-exists --dbname=mlflow mlflow.dump", **database)
+    shell.places["<address of the database>"] = server.database_uri()
+    shell.run("mlflow db upgrade <address of the database>")
+    assert shell.run(f"{query} 'SELECT count(*) FROM runs'", **database).strip() == "1"
 
 
 def test_production_takes_what_passed_staging(first: str, shell: Shell) -> None:
@@ -356,31 +374,18 @@ def test_promo_codes_in_money(first: str, shell: Shell) -> None:
 
 
 def test_no_command_of_a_document_is_left_out(shell: Shell) -> None:
-    """Runs last: every command block has run, or is listed with the reason."""
+    """Runs last: every command of a block or a sentence has run, or is listed with the reason."""
     left, listed = [], set()
-    for found in (found for document in DOCUMENTS for found in blocks(document)):
-        assert found.language in (*COMMANDS, *SHOWN), f"{found.document}, line {found.line}: {found.language}"
-        for text in _units(found):
+    for document in DOCUMENTS:
+        for text, in_sentence in units(document):
             of_block = [why for part, why in CANNOT_RUN_BLOCKS.items() if part in text]
             reason = CANNOT_RUN.get(text) or (of_block[0] if of_block else "")
             listed |= {text} if reason else set()
-            if not reason and text not in shell.ran:
-                left.append(f"{found.document}, line {found.line}: {text}")
+            has_run = text in shell.ran or (in_sentence and any(is_part(text, ran) for ran in shell.ran))
+            if not reason and not has_run:
+                left.append(f"{document}: {text}")
     assert left == []
     known = {text for text in CANNOT_RUN if text not in listed} | {
         part for part in CANNOT_RUN_BLOCKS if not any(part in text for text in listed)
     }
     assert known == set(), "no document has these commands any more"
-
-
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_every_block_of_a_document_is_fenced(document: str) -> None:
-    """An indented block would be neither run nor listed."""
-    assert indented(document) == []
-
-
-def _units(found: Block) -> list[str]:
-    """What of a block runs by itself: each command of a shell, and any other program as a whole."""
-    if found.language in SHOWN:
-        return []
-    return found.commands if found.language == SHELL else [found.text]

@@ -114,8 +114,8 @@ EVENTS = _route(
     "One event or a list, of any visitors. An exact repetition counts once, however often it is sent, and a "
     "repeated cart event is answered again. An invalid event is refused, the others are counted. Send a visitor's "
     "events of one second together: an answer uses the events that have arrived. `late` is true if the answer also "
-    "used later events, or may be wrong about earlier sessions; `missing` lists the model's columns that the answer had "
-    "to do without, such as the price of an event that has none.",
+    "used later events, or may be wrong about earlier sessions; `missing` lists the model's columns that the answer "
+    "had to do without, such as the price of an event that has none.",
     {
         200: _answer("What was counted.", {"events": 2, "repeated": 0, "refused": [], "answers": [_ANSWER]}),
         **_ERRORS,

@@ -82,7 +82,7 @@ def earlier(search_key: str, experiment_id: str) -> list[dict[str, Any]]:
         try:
             trial = tags.json_object(run, _TRIAL)
         except click.ClickException as error:  # the trial is computed again
-            print_line(f"a trial is not taken over: {error.format_message()}", err=True)
+            print_line(f"an earlier trial is ignored: {error.format_message()}", err=True)
             continue
         if isinstance(number := trial.get("number"), int):
             by_number.setdefault(number, trial)

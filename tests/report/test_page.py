@@ -130,8 +130,9 @@ def test_codes_have_cut_offs_and_with_money_what_they_cost() -> None:
     assert "<th>given away" not in text
     money = Money(12, 3)
     text, group = render(dataclasses.replace(shown, money=money)), shown.choices[1].unlikely
-    assert f"{1000 * group.given_away(money):,.2f}<small>must win {100 * group.break_even(money):.1f}&nbsp;%" in text
-    assert "cannot pay" in render(dataclasses.replace(shown, money=Money(3, 3)))
+    wins = f"pays if it wins more than {100 * group.break_even(money):.1f}&nbsp;% of the others"
+    assert f"{1000 * group.given_away(money):,.2f}<small>{wins}</small>" in text
+    assert "never pays" in render(dataclasses.replace(shown, money=Money(3, 3)))
 
 
 def test_a_middle_that_is_decided_is_not_called_undecided() -> None:
@@ -161,9 +162,12 @@ def test_the_weakest_part_comes_first_and_is_named() -> None:
 def test_sentences_that_had_to_be_read_twice_are_gone() -> None:
     text = " ".join(render(dataclasses.replace(contents(), money=Money(12.0, 3.0))).split())
     assert "how often a bought cart gets a higher probability than a cart that was not bought" in text
-    assert "the codes pay if more than this share of the others buy because of the code" in text
+    assert "of the others</small>" in text
+    assert "A code <em>wins</em> somebody of the others who buys because of the code." in text
     assert "assume that no visitor in the data got a code; the data do not say so" in text
-    assert re.search(r"In \d+ of \d+ parts the whole interval lies below|In no part does the whole interval lie", text)
+    assert "Compare the purchase rates of the two halves." in text
+    assert "4 trials (2 finished, 1 pruned, 1 failed) in 2.6 s. The first trial uses LightGBM's defaults." in text
+    assert re.search(r"In \d+ of \d+ parts the whole interval lies below|No part is shown to be weaker than all", text)
 
 
 def test_every_metric_stands_beside_its_baseline() -> None:
