@@ -18,6 +18,7 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_USER
 
+from purchase_predict.registry.claim import holds
 from purchase_predict.workflow.collisions import through_collisions
 
 _JOURNAL = "journal"
@@ -78,7 +79,7 @@ class Author:
         return cls(run.data.tags.get(MLFLOW_USER, "unknown"), run.info.run_id, reason)
 
 
-def append(name: str, env: str, action: str, version: str, previous: str, author: Author) -> None:
+def append(name: str, env: str, action: str, version: str, previous: str, author: Author, claim: str = "") -> bool:
     """Adds an entry, unless it is the last one already. Call it right after the alias was moved.
 
     Args:
@@ -88,20 +89,28 @@ def append(name: str, env: str, action: str, version: str, previous: str, author
         version: the new holder; empty: none.
         previous: the holder before the move. If the journal's last holder is another one, an entry "found" comes first.
         author: who moved it.
+        claim: the caller's, from `claim.sole_right`; empty: nobody else appends.
+
+    Returns:
+        False if the claim was lost: whoever has it now has recorded the move already, or does so before any other.
     """
-    last = newest(read(mlflow.MlflowClient().get_registered_model(name).tags, env))
+    tags = mlflow.MlflowClient().get_registered_model(name).tags
+    if not holds(tags, claim):
+        return False
+    last = newest(read(tags, env))
     if last and (last.action, last.version, last.previous, last.run_id) == (action, version, previous, author.run_id):
         _write_head(name, env, last)  # the process that wrote the entry was killed right after it
-        return
+        return True
     if previous != (last.version if last else ""):
         last = _write(name, env, last, FOUND, previous, Author(author.by, author.run_id))
     if action != FOUND:
         _write(name, env, last, action, version, author)
+    return True
 
 
-def settle(name: str, env: str, holder: str, author: Author) -> None:
+def settle(name: str, env: str, holder: str, author: Author, claim: str = "") -> None:
     """Records a holder that the journal lacks: somebody moved the alias by hand, or a process was killed."""
-    append(name, env, FOUND, holder, holder, author)
+    append(name, env, FOUND, holder, holder, author, claim)
 
 
 def _write(name: str, env: str, last: Entry | None, action: str, version: str, author: Author) -> Entry:
