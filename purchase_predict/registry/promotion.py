@@ -66,8 +66,9 @@ def record(version: ModelVersion, env: str, decision: Decision, description: str
 def promote(version: ModelVersion, env: str, before: ModelVersion | None, author: Author, claim: str = "") -> bool:
     """Gives the environment's alias, and its stage where the registry has stages, to a version.
 
-    The tag `previous.<env>` names the holder before, for a rollback; that holder's stage becomes Archived. Tags about
-    earlier rollbacks of the version are removed: the user has decided to promote it again.
+    The tag `previous.<env>` names the holder before, for a rollback; that holder's stage becomes Archived. A tag about
+    a rollback of the version in this environment is removed: the user has decided to promote it again. A rollback in
+    the other environment keeps its tag.
 
     Args:
         version: the new holder, as read when it was judged.
@@ -159,8 +160,8 @@ def _complete(version: ModelVersion, env: str, move: _Move, claim: str) -> None:
                 client.set_model_version_tag(name, tagged.version, f"{tag}.{env}", value)
         if not journal.append(name, env, move.action, _number(version), move.before, move.author, claim):
             return
-    for tag in rolled_back(version):
-        client.delete_model_version_tag(name, version.version, tag)
+    if f"{ROLLED_BACK}.{env}" in version.tags:
+        client.delete_model_version_tag(name, version.version, f"{ROLLED_BACK}.{env}")
     no_longer_waits(version, env)
     settle_stages(name)
     client.delete_model_version_tag(name, version.version, f"{MOVING}.{env}")

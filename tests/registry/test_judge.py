@@ -14,7 +14,10 @@ from mlflow.entities.model_registry import ModelVersion
 from purchase_predict.evaluation.few_users import MIN_USERS
 from purchase_predict.metrics import Compared, Difference, Score
 from purchase_predict.models.held_out import HeldOutRows
+from purchase_predict.registry import promotion
+from purchase_predict.registry.journal import Author
 from purchase_predict.registry.judge import Judgement, Rules, judge
+from purchase_predict.registry.versions import get_version
 from purchase_predict.schema import LABEL
 from tests.registered import empty_versions
 
@@ -118,3 +121,22 @@ def test_users_are_counted_and_not_rows(carts: list[tuple[int, bool]]) -> None:
 def test_many_rows_of_one_buyer_are_one_user() -> None:
     rows = pd.DataFrame({"user_id": [1] * 500 + list(range(2, 502)), LABEL: [1] * 500 + [0] * 500})
     assert HeldOutRows(rows, 0.5).users_of_the_rarer_class == 1
+
+
+def test_a_rollback_in_one_environment_counts_until_that_environment_is_given_back(shared_store: str) -> None:
+    name, author = "two-environments", Author("anna", "0123")
+    first, second = empty_versions(name, 2)
+    for env in ("staging", "production"):
+        assert promotion.promote(first, env, None, author)
+    assert promotion.promote(second, "production", first, author)
+    assert promotion.roll_back(second, first, "production", "by anna", author, blame=True)
+    assert "rolled back by anna" in judge(second, "staging", Rows(), RULES).decision.reason
+
+    # The user gives the other environment to it.
+    target = get_version(name, second.version)
+    assert target
+    assert promotion.roll_back(first, target, "staging", "by anna", author, blame=False)
+    assert judge(second, "staging", Rows(), RULES).promoted, "it holds staging"
+    in_production = judge(second, "production", Rows(), RULES)
+    assert not in_production.promoted
+    assert "rolled back by anna" in in_production.decision.reason
