@@ -279,6 +279,11 @@ def _by_hand(version: ModelVersion, env: str) -> str:
 
 
 def _change_of_source(version: ModelVersion, champion: ModelVersion) -> str:
+    # A version that was registered by hand lacks the tag.
+    sides = {"the challenger": version, "the champion": champion}
+    unknown = [side for side, known in sides.items() if MODEL_SOURCE not in known.tags]
+    if unknown and champion.version != version.version:
+        return f"note that the training source of {' and '.join(unknown)} is not known"
     ours, theirs = version.tags.get(MODEL_SOURCE), champion.tags.get(MODEL_SOURCE)
     if not ours or not theirs or ours == theirs:
         return ""
