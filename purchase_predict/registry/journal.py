@@ -55,6 +55,11 @@ class Entry:
     before: str
 
     @property
+    def moment(self) -> datetime:
+        """When, with its time zone."""
+        return datetime.fromisoformat(self.at)
+
+    @property
     def text(self) -> str:
         """The value of the entry's tag."""
         return json.dumps(asdict(self), sort_keys=True)
@@ -114,9 +119,11 @@ def settle(name: str, env: str, holder: str, author: Author, claim: str = "") ->
 
 
 def _write(name: str, env: str, last: Entry | None, action: str, version: str, author: Author) -> Entry:
+    now = datetime.now(UTC)
     entry = Entry(
         number=last.number + 1 if last else 1,
-        at=datetime.now(UTC).isoformat(timespec="microseconds"),
+        # The clock of this machine may be behind that of the last entry's writer; times must not go back.
+        at=(max(now, last.moment) if last else now).isoformat(timespec="microseconds"),
         action=action,
         version=version,
         previous=last.version if last else "",
@@ -159,7 +166,9 @@ def read(tags: Mapping[str, str], env: str) -> list[Entry]:
     for key in sorted(tags):
         if key.startswith(f"{_JOURNAL}.{env}."):
             try:
-                entries.append(Entry(**json.loads(tags[key])))
+                entries.append(entry := Entry(**json.loads(tags[key])))
+                if entry.moment.tzinfo is None:
+                    raise ValueError(entry.at)
             except (ValueError, TypeError):
                 raise click.ClickException(
                     f"the journal of {env} was changed: the registered model's tag {key} cannot be read; restore it"
@@ -189,7 +198,7 @@ def way_here(entries: Sequence[Entry]) -> list[str]:
 
 def holder_at(entries: Sequence[Entry], at: datetime) -> Entry | None:
     """The last entry at a moment (with a time zone); None if there was none yet."""
-    return newest([entry for entry in entries if datetime.fromisoformat(entry.at) <= at])
+    return newest([entry for entry in entries if entry.moment <= at])
 
 
 def problem(tags: Mapping[str, str], env: str) -> str | None:

@@ -4,7 +4,7 @@ import itertools
 import json
 import random
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 
 import click
 import mlflow
@@ -198,3 +198,34 @@ def test_what_is_wrong_is_said_in_one_line(shared_store: str, given: dict[str, s
     assert result.exit_code == 1
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_times_never_go_back_though_a_clock_is_behind(shared_store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Behind(datetime):
+        """Stands for the clock of another machine."""
+
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "Behind":
+            return cls.fromtimestamp(datetime.now(tz).timestamp() - 3600, tz)
+
+    first, second = empty_versions("clocks", 2)
+    assert promotion.promote(first, "staging", None, ME)
+    monkeypatch.setattr(journal, "datetime", Behind)
+    assert promotion.promote(second, "staging", first, ME)
+    one, two = journal.read(tags("clocks"), "staging")
+    assert one.at == two.at
+    entry = journal.holder_at([one, two], datetime.now(UTC))
+    assert entry
+    assert entry.version == "2"
+
+
+@pytest.mark.parametrize("at", ["yesterday", "", 5, "2026-05-03T12:00"])
+def test_a_time_that_cannot_be_read_is_noticed(at: object, shared_store: str) -> None:
+    name = f"time {at}".replace(":", "")
+    (version,) = empty_versions(name, 1)
+    assert promotion.promote(version, "staging", None, ME)
+    known = tags(name)
+    entry = {**json.loads(known["journal.staging.000001"]), "at": at}
+    wrong = journal.problem({**known, "journal.staging.000001": json.dumps(entry, sort_keys=True)}, "staging")
+    assert wrong
+    assert "tag journal.staging.000001 cannot be read" in wrong
