@@ -102,9 +102,8 @@ def append(name: str, env: str, action: str, version: str, previous: str, author
     tags = mlflow.MlflowClient().get_registered_model(name).tags
     if not holds(tags, claim):
         return False
-    last = newest(read(tags, env))
+    last = newest(recorded(tags, env))
     if last and (last.action, last.version, last.previous, last.run_id) == (action, version, previous, author.run_id):
-        _write_head(name, env, last)  # the process that wrote the entry was killed right after it
         return True
     if previous != (last.version if last else ""):
         last = _write(name, env, last, FOUND, previous, Author(author.by, author.run_id))
@@ -176,6 +175,15 @@ def read(tags: Mapping[str, str], env: str) -> list[Entry]:
     return entries
 
 
+def recorded(tags: Mapping[str, str], env: str) -> list[Entry]:
+    """The entries, without one that the tag of the last entry does not count.
+
+    Its writer was killed before it counted the entry, or somebody forged it. The next entry is written over it.
+    """
+    entries = read(tags, env)
+    return entries[:-1] if tags.get(_head(env), "0 ").startswith(f"{len(entries) - 1} ") else entries
+
+
 def newest(entries: Sequence[Entry]) -> Entry | None:
     """The last entry, or None."""
     return entries[-1] if entries else None
@@ -201,8 +209,14 @@ def holder_at(entries: Sequence[Entry], at: datetime) -> Entry | None:
     return newest([entry for entry in entries if entry.moment <= at])
 
 
-def problem(tags: Mapping[str, str], env: str) -> str | None:
-    """The evidence that the journal was changed, in a sentence; None if its entries are consistent."""
+def problem(tags: Mapping[str, str], env: str, *, moving: bool = False) -> str | None:
+    """The evidence that the journal was changed, in a sentence; None if its entries are consistent.
+
+    Args:
+        tags: of the registered model.
+        env: staging or production.
+        moving: whether a move of the environment was begun and is not completed.
+    """
     try:
         entries = read(tags, env)
     except click.ClickException as error:
@@ -213,22 +227,27 @@ def problem(tags: Mapping[str, str], env: str) -> str | None:
             return f"the journal of {env} was changed: entry {number} is missing"
         if entry.before != before or tags.get(_key(env, number)) != entry.text:
             return f"the journal of {env} was changed: entry {number} does not follow from the one before it"
+        if number > 1 and entry.moment < entries[number - 2].moment:
+            return f"the journal of {env} was changed: entry {number} is earlier than the one before it"
         before = entry.digest
     known, _, digest = tags.get(_head(env), "0 ").partition(" ")
-    # A process killed between writing the two tags leaves one entry more than the head records.
+    # A process that is killed between writing the two tags leaves an entry that the head does not count, and its claim.
+    deciding = moving or any(tag.startswith(f"claim.{env}.") for tag in tags)
+    if len(recorded(tags, env)) < len(entries) and not deciding:
+        return f"the journal of {env} was changed: the tag {_head(env)} does not count entry {len(entries)}"
     fits = known.isdigit() and len(entries) in (int(known), int(known) + 1)
     if not fits or (int(known) and entries[int(known) - 1].digest != digest):
         return f"the journal of {env} was changed: its last entry is not the one that was written last"
     return None
 
 
-def verified(tags: Mapping[str, str], env: str) -> list[Entry]:
-    """The entries, if they are consistent.
+def verified(tags: Mapping[str, str], env: str, *, moving: bool) -> list[Entry]:
+    """The entries, if they are consistent. The arguments are those of `problem`.
 
     Raises:
         click.ClickException: the journal was changed.
     """
-    if wrong := problem(tags, env):
+    if wrong := problem(tags, env, moving=moving):
         raise click.ClickException(wrong)
     return read(tags, env)
 
