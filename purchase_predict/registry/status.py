@@ -136,7 +136,7 @@ def status(name: str, envs: Sequence[str], at: datetime | None, experiment_id: s
         doubt = "" if problem else _doubt(last, None, number, present, env)
         now.append(Environment(env, number, last, problem, claims, missing, doubt))
     waits = {f"version {number} for {env}": text for (number, env), text in waiting(present, envs).items()}
-    out, refused = _rolled_back(present, model.aliases), _refused(present, envs)
+    out, refused = _rolled_back(present, model.aliases, envs), _refused(present, envs)
     return Status(name, None, now, waits, out, refused, _at_work(experiment_id, mine))
 
 
@@ -245,14 +245,13 @@ def _at_work(experiment_id: str, mine: str) -> dict[str, str]:
     return found
 
 
-def _rolled_back(present: Sequence[ModelVersion], aliases: Mapping[str, str]) -> dict[str, str]:
+def _rolled_back(present: Sequence[ModelVersion], aliases: Mapping[str, str], envs: Sequence[str]) -> dict[str, str]:
     found = {}
     for version in present:
         # A holder of the environment is not rolled back there: its promotion was killed before it removed the tag.
-        held = {
-            f"{promotion.ROLLED_BACK}.{env}" for env, number in aliases.items() if str(number) == str(version.version)
-        }
-        if reasons := [reason for tag, reason in promotion.rolled_back(version).items() if tag not in held]:
+        left = [env for env in envs if str(aliases.get(env, "")) != str(version.version)]
+        marks = promotion.rolled_back(version)
+        if reasons := [marks[tag] for env in left if (tag := f"{promotion.ROLLED_BACK}.{env}") in marks]:
             found[f"version {version.version}"] = "; ".join(reasons)
     return found
 

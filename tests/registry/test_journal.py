@@ -245,6 +245,8 @@ def test_status_says_who_holds_what_and_what_was_refused(shared_store: str) -> N
     left = versions.champion("said", "production")
     assert left
     assert promotion.roll_back(left, first, "production", "by carl", Author("carl", "89", "sales"), blame=True)
+    output = invoke(status, registry_name="said", env="staging").output
+    assert "rolled back: version 2" not in output, "it was rolled back in production"
     lines = invoke(status, registry_name="said", env="production").output.splitlines()
     assert "rolled back: version 2, by carl" in lines
     assert lines[1].startswith("production: version 1 since 20")
