@@ -31,8 +31,8 @@ def rollback(run: Run, registry_name: str, env: str, version: str, reason: str, 
     if not env:
         raise click.ClickException("env is empty and so is ENV: name one with -P env=staging or -P env=production")
     versions.champion(registry_name, env)  # fails if the model does not exist, before a claim is set on it
-    with sole_right(registry_name, env, run):
-        promotion.mend(registry_name, env, Author.of(run))
+    with sole_right(registry_name, env, run) as claim:
+        promotion.mend(registry_name, env, Author.of(run), claim)
         holder, target = way_back(registry_name, env, version, allow_failed=allow_failed)
         # An environment never gets a version that cannot be loaded.
         packaging.load(versions.uri(target), model_files.recorded_files(target))
@@ -41,9 +41,10 @@ def rollback(run: Run, registry_name: str, env: str, version: str, reason: str, 
         forward = bool(version) and int(target.version) > int(holder.version)
         signed = f"by {who} at {when}" + (f": {reason}" if reason else "")
         record = f"from version {holder.version} to version {target.version} in {env} {signed}"
-        if not promotion.roll_back(holder, target, env, record, Author.of(run, reason), blame=not forward):
+        if not promotion.roll_back(holder, target, env, record, Author.of(run, reason), claim, blame=not forward):
             raise click.ClickException(
-                f"another version took over {env} of {registry_name} meanwhile: check with -e status, then try again"
+                f"nothing was rolled back: another run or person decided about {env} of {registry_name} meanwhile; "
+                "look at -e status, then try again"
             )
     facts = {"registry_name": registry_name, "env": env, "from": int(holder.version), "to": int(target.version)}
     mlflow.log_dict(facts | {"who": who, "when": when, "reason": reason}, "rollback.json")

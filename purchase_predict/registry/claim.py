@@ -1,10 +1,11 @@
 """The lock on an environment: one deploy or rollback at a time decides who holds it, from judging to moving.
 
 A claim is a tag of the registered model, `claim.<env>.<run id>`. It is valid as long as its run lives (see `lease`), so
-others soon continue after a deploy was killed.
+others soon continue after a deploy was killed. A run that is suspended for longer than a dead one is silent loses its
+claim, too. So a move looks whether the claim is still there before it begins and before the alias moves (`holds`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import mlflow
@@ -21,20 +22,28 @@ _POLL_SECONDS = 1.0
 
 
 @contextmanager
-def sole_right(name: str, env: str, mine: Run) -> Iterator[None]:
+def sole_right(name: str, env: str, mine: Run) -> Iterator[str]:
     """Holds the claim on an environment of a registered model while the block runs; waits for it first.
 
     Args:
         name: the registered model.
         env: staging or production.
         mine: this process's run, with its heartbeat.
+
+    Yields:
+        The claim: the name of its tag, for `holds`.
     """
     claims = _EnvironmentClaims(name, env, mine)
     try:
         take_turn(mine, claims, f"decides about {env} of {name}", _POLL_SECONDS)
-        yield
+        yield claims.tag
     finally:
         claims.withdraw()
+
+
+def holds(tags: Mapping[str, str], claim: str) -> bool:
+    """Whether a claim is among the tags of a registered model. An empty claim, of a sole user, always holds."""
+    return not claim or claim in tags
 
 
 class _EnvironmentClaims:
@@ -43,10 +52,11 @@ class _EnvironmentClaims:
     def __init__(self, name: str, env: str, mine: Run) -> None:
         self._client = mlflow.MlflowClient()
         self._name, self._prefix, self._mine = name, f"claim.{env}.", mine.info.run_id
+        self.tag = self._prefix + self._mine
         self._watch = Watch(self._client, _POLL_SECONDS)
 
     def announce(self) -> None:
-        through_collisions(lambda: self._client.set_registered_model_tag(self._name, self._prefix + self._mine, "held"))
+        through_collisions(lambda: self._client.set_registered_model_tag(self._name, self.tag, "held"))
 
     def withdraw(self) -> None:
         self._remove(self._mine)

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import click
+import mlflow
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 
@@ -16,7 +17,7 @@ from purchase_predict.workflow import models
 from purchase_predict.workflow.completed import digest_of, run_of
 from purchase_predict.workflow.notification import notify
 
-#: Times that a version is judged, if somebody without a claim moves the alias meanwhile.
+#: Times that a version is judged, if the alias moves or the claim is lost meanwhile.
 _ATTEMPTS = 5
 
 
@@ -43,26 +44,29 @@ def decide(
     Raises:
         click.ClickException: the version cannot be judged, or the holder of the environment keeps changing.
     """
-    with sole_right(version.name, env, mine) if env else nullcontext():
-        if env:
-            promotion.mend(version.name, env, Author.of(mine))
-        for _ in range(_ATTEMPTS):
+    for _ in range(_ATTEMPTS):
+        with sole_right(version.name, env, mine) if env else nullcontext("") as claim:
+            if env:
+                promotion.mend(version.name, env, Author.of(mine), claim)
             judgement = judge(version, env, rows, rules)
             promotion.record(version, env, judgement.decision, card(judgement), judgement.numbers)
-            # Somebody without a claim, for example on MLflow's page, may move the alias meanwhile: then judge again.
             author = Author.of(mine, "; ".join(filter(None, [reason, judgement.decision.reason])))
             if judgement.waits:
                 approval.ask(judgement.version, env, author)
-            elif not judgement.promoted:
+                break
+            if not judgement.promoted:
                 promotion.no_longer_waits(judgement.version, env)
-            elif not promotion.promote(judgement.version, env, judgement.champion, author):
-                continue
-            break
-        else:
-            raise click.ClickException(
-                f"{version.name} version {version.version} is not promoted: the holder of {env} changed each of the "
-                f"{_ATTEMPTS} times that it was judged; look at -e status, then deploy again"
-            )
+                break
+            if promotion.promote(judgement.version, env, judgement.champion, author, claim):
+                break
+        # Somebody without a claim, for example on MLflow's page, has moved the alias, or this process was suspended
+        # and others took it for dead. They may have closed its run, and a closed run has no claim.
+        mlflow.MlflowClient().update_run(mine.info.run_id, "RUNNING")
+    else:
+        raise click.ClickException(
+            f"{version.name} version {version.version} is not promoted: the holder of {env} changed each of the "
+            f"{_ATTEMPTS} times that it was judged; look at -e status, then deploy again"
+        )
     if env:
         notify(f"{version.name} version {version.version}, {judgement.verdict}", mine)
     return judgement

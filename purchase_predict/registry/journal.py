@@ -18,6 +18,7 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_USER
 
+from purchase_predict.registry.claim import holds
 from purchase_predict.workflow.collisions import through_collisions
 
 _JOURNAL = "journal"
@@ -54,6 +55,11 @@ class Entry:
     before: str
 
     @property
+    def moment(self) -> datetime:
+        """When, with its time zone."""
+        return datetime.fromisoformat(self.at)
+
+    @property
     def text(self) -> str:
         """The value of the entry's tag."""
         return json.dumps(asdict(self), sort_keys=True)
@@ -78,7 +84,7 @@ class Author:
         return cls(run.data.tags.get(MLFLOW_USER, "unknown"), run.info.run_id, reason)
 
 
-def append(name: str, env: str, action: str, version: str, previous: str, author: Author) -> None:
+def append(name: str, env: str, action: str, version: str, previous: str, author: Author, claim: str = "") -> bool:
     """Adds an entry, unless it is the last one already. Call it right after the alias was moved.
 
     Args:
@@ -88,26 +94,35 @@ def append(name: str, env: str, action: str, version: str, previous: str, author
         version: the new holder; empty: none.
         previous: the holder before the move. If the journal's last holder is another one, an entry "found" comes first.
         author: who moved it.
+        claim: the caller's, from `claim.sole_right`; empty: nobody else appends.
+
+    Returns:
+        False if the claim was lost: whoever has it now has recorded the move already, or does so before any other.
     """
-    last = newest(read(mlflow.MlflowClient().get_registered_model(name).tags, env))
+    tags = mlflow.MlflowClient().get_registered_model(name).tags
+    if not holds(tags, claim):
+        return False
+    last = newest(recorded(tags, env))
     if last and (last.action, last.version, last.previous, last.run_id) == (action, version, previous, author.run_id):
-        _write_head(name, env, last)  # the process that wrote the entry was killed right after it
-        return
+        return True
     if previous != (last.version if last else ""):
         last = _write(name, env, last, FOUND, previous, Author(author.by, author.run_id))
     if action != FOUND:
         _write(name, env, last, action, version, author)
+    return True
 
 
-def settle(name: str, env: str, holder: str, author: Author) -> None:
+def settle(name: str, env: str, holder: str, author: Author, claim: str = "") -> None:
     """Records a holder that the journal lacks: somebody moved the alias by hand, or a process was killed."""
-    append(name, env, FOUND, holder, holder, author)
+    append(name, env, FOUND, holder, holder, author, claim)
 
 
 def _write(name: str, env: str, last: Entry | None, action: str, version: str, author: Author) -> Entry:
+    now = datetime.now(UTC)
     entry = Entry(
         number=last.number + 1 if last else 1,
-        at=datetime.now(UTC).isoformat(timespec="microseconds"),
+        # The clock of this machine may be behind that of the last entry's writer; times must not go back.
+        at=(max(now, last.moment) if last else now).isoformat(timespec="microseconds"),
         action=action,
         version=version,
         previous=last.version if last else "",
@@ -150,12 +165,23 @@ def read(tags: Mapping[str, str], env: str) -> list[Entry]:
     for key in sorted(tags):
         if key.startswith(f"{_JOURNAL}.{env}."):
             try:
-                entries.append(Entry(**json.loads(tags[key])))
+                entries.append(entry := Entry(**json.loads(tags[key])))
+                if entry.moment.tzinfo is None:
+                    raise ValueError(entry.at)
             except (ValueError, TypeError):
                 raise click.ClickException(
                     f"the journal of {env} was changed: the registered model's tag {key} cannot be read; restore it"
                 ) from None
     return entries
+
+
+def recorded(tags: Mapping[str, str], env: str) -> list[Entry]:
+    """The entries, without one that the tag of the last entry does not count.
+
+    Its writer was killed before it counted the entry, or somebody forged it. The next entry is written over it.
+    """
+    entries = read(tags, env)
+    return entries[:-1] if tags.get(_head(env), "0 ").startswith(f"{len(entries) - 1} ") else entries
 
 
 def newest(entries: Sequence[Entry]) -> Entry | None:
@@ -180,11 +206,17 @@ def way_here(entries: Sequence[Entry]) -> list[str]:
 
 def holder_at(entries: Sequence[Entry], at: datetime) -> Entry | None:
     """The last entry at a moment (with a time zone); None if there was none yet."""
-    return newest([entry for entry in entries if datetime.fromisoformat(entry.at) <= at])
+    return newest([entry for entry in entries if entry.moment <= at])
 
 
-def problem(tags: Mapping[str, str], env: str) -> str | None:
-    """The evidence that the journal was changed, in a sentence; None if its entries are consistent."""
+def problem(tags: Mapping[str, str], env: str, *, moving: bool = False) -> str | None:
+    """The evidence that the journal was changed, in a sentence; None if its entries are consistent.
+
+    Args:
+        tags: of the registered model.
+        env: staging or production.
+        moving: whether a move of the environment was begun and is not completed.
+    """
     try:
         entries = read(tags, env)
     except click.ClickException as error:
@@ -195,22 +227,27 @@ def problem(tags: Mapping[str, str], env: str) -> str | None:
             return f"the journal of {env} was changed: entry {number} is missing"
         if entry.before != before or tags.get(_key(env, number)) != entry.text:
             return f"the journal of {env} was changed: entry {number} does not follow from the one before it"
+        if number > 1 and entry.moment < entries[number - 2].moment:
+            return f"the journal of {env} was changed: entry {number} is earlier than the one before it"
         before = entry.digest
     known, _, digest = tags.get(_head(env), "0 ").partition(" ")
-    # A process killed between writing the two tags leaves one entry more than the head records.
+    # A process that is killed between writing the two tags leaves an entry that the head does not count, and its claim.
+    deciding = moving or any(tag.startswith(f"claim.{env}.") for tag in tags)
+    if len(recorded(tags, env)) < len(entries) and not deciding:
+        return f"the journal of {env} was changed: the tag {_head(env)} does not count entry {len(entries)}"
     fits = known.isdigit() and len(entries) in (int(known), int(known) + 1)
     if not fits or (int(known) and entries[int(known) - 1].digest != digest):
         return f"the journal of {env} was changed: its last entry is not the one that was written last"
     return None
 
 
-def verified(tags: Mapping[str, str], env: str) -> list[Entry]:
-    """The entries, if they are consistent.
+def verified(tags: Mapping[str, str], env: str, *, moving: bool) -> list[Entry]:
+    """The entries, if they are consistent. The arguments are those of `problem`.
 
     Raises:
         click.ClickException: the journal was changed.
     """
-    if wrong := problem(tags, env):
+    if wrong := problem(tags, env, moving=moving):
         raise click.ClickException(wrong)
     return read(tags, env)
 

@@ -176,7 +176,10 @@ def judge(version: ModelVersion, env: str, rows: Rows, rules: Rules) -> Judgemen
         decision = Decision(False, why.text)
     note = _change_of_source(version, champion) if champion else ""
     decision = Decision(decision.passed, "; ".join(filter(None, [decision.reason, note])))
-    if decision.passed and not rules.promote_rolled_back and (reasons := promotion.rolled_back(version)):
+    # A version that holds this environment may have been rolled back in the other one, and holds it all the same.
+    holds = champion is not None and champion.version == version.version
+    reasons = {} if holds or rules.promote_rolled_back else promotion.rolled_back(version)
+    if decision.passed and reasons:
         reason = f"rolled back {'; '.join(reasons.values())}; force=deploy promotes it anyway"
         decision = Decision(False, reason)
     return Judgement(version, env, rules, scores, contest, decision, champion)
@@ -281,6 +284,11 @@ def _by_hand(version: ModelVersion, env: str) -> str:
 
 
 def _change_of_source(version: ModelVersion, champion: ModelVersion) -> str:
+    # A version that was registered by hand lacks the tag.
+    sides = {"the challenger": version, "the champion": champion}
+    unknown = [side for side, known in sides.items() if MODEL_SOURCE not in known.tags]
+    if unknown and champion.version != version.version:
+        return f"note that the training source of {' and '.join(unknown)} is not known"
     ours, theirs = version.tags.get(MODEL_SOURCE), champion.tags.get(MODEL_SOURCE)
     if not ours or not theirs or ours == theirs:
         return ""

@@ -3,6 +3,9 @@
 A move takes several writes, and a process may be killed between any two. So the move as a whole is first written into
 one tag of the new holder (`_Move`). The alias moves next, and every other tag follows. `mend` completes a move whose
 alias has moved, and forgets one whose alias has not.
+
+A run that lost its claim on the environment (`claim`) moves nothing and records nothing: whoever has the claim now has
+mended what this run began.
 """
 
 import json
@@ -14,10 +17,11 @@ import mlflow
 from mlflow.entities.model_registry import ModelVersion
 
 from purchase_predict.registry import journal
+from purchase_predict.registry.claim import holds
 from purchase_predict.registry.gate import Decision
 from purchase_predict.registry.journal import Author
 from purchase_predict.registry.stages import move_alias, settle_stages
-from purchase_predict.registry.versions import champion, champion_number, get_version
+from purchase_predict.registry.versions import champion, champion_number, get_version, registered_model
 from purchase_predict.workflow.artifacts import TAG_LENGTH
 from purchase_predict.workflow.models import versions
 
@@ -59,27 +63,30 @@ def record(version: ModelVersion, env: str, decision: Decision, description: str
         client.set_model_version_tag(version.name, version.version, key, value[:TAG_LENGTH])
 
 
-def promote(version: ModelVersion, env: str, before: ModelVersion | None, author: Author) -> bool:
+def promote(version: ModelVersion, env: str, before: ModelVersion | None, author: Author, claim: str = "") -> bool:
     """Gives the environment's alias, and its stage where the registry has stages, to a version.
 
-    The tag `previous.<env>` names the holder before, for a rollback; that holder's stage becomes Archived. Tags about
-    earlier rollbacks of the version are removed: the user has decided to promote it again.
+    The tag `previous.<env>` names the holder before, for a rollback; that holder's stage becomes Archived. A tag about
+    a rollback of the version in this environment is removed: the user has decided to promote it again. A rollback in
+    the other environment keeps its tag.
 
     Args:
         version: the new holder, as read when it was judged.
         env: staging or production.
         before: the holder that it was judged against.
         author: who promotes it, for the journal.
+        claim: the caller's, from `claim.sole_right`; empty: nobody else decides about the environment.
 
     Returns:
-        False if the holder has changed since or the version was rolled back meanwhile; then nothing has moved.
+        False if the holder has changed since, the version was rolled back meanwhile, or the claim was lost; then
+        nothing has moved.
     """
+    now, model = get_version(version.name, version.version), registered_model(version.name)
     # An alias may name a version that does not exist, in a restored registry: then there is no holder.
-    holder, now = _number(champion(version.name, env)), get_version(version.name, version.version)
+    holder = _number(get_version(version.name, str(model.aliases.get(env, ""))))
     if now is None or holder != _number(before) or rolled_back(now) != rolled_back(version):
         return False
-    _move(now, env, _Move(journal.PROMOTED, holder, author))
-    return True
+    return holds(model.tags, claim) and _move(now, env, _Move(journal.PROMOTED, holder, author), claim)
 
 
 @dataclass(frozen=True)
@@ -123,14 +130,23 @@ class _Move:
         return json.dumps(asdict(replace(self, author=author)), sort_keys=True)
 
 
-def _move(version: ModelVersion, env: str, move: _Move) -> None:
-    client = mlflow.MlflowClient()
-    client.set_model_version_tag(version.name, version.version, f"{MOVING}.{env}", move.text)
+def _move(version: ModelVersion, env: str, move: _Move, claim: str) -> bool:
+    """Moves the alias and records it; False if the claim was lost right before: then nothing has moved.
+
+    MLflow cannot move an alias on a condition. So the claim is read in the last call before.
+    """
+    tag = f"{MOVING}.{env}"
+    mlflow.MlflowClient().set_model_version_tag(version.name, version.version, tag, move.text)
+    if claim:
+        now = get_version(version.name, version.version)
+        if now is None or now.tags.get(tag) != move.text or not holds(registered_model(version.name).tags, claim):
+            return False
     move_alias(version, env)
-    _complete(version, env, move)
+    _complete(version, env, move, claim)
+    return True
 
 
-def _complete(version: ModelVersion, env: str, move: _Move) -> None:
+def _complete(version: ModelVersion, env: str, move: _Move, claim: str) -> None:
     """Records a move whose alias has moved. Each write may be repeated, because a process may be killed after it."""
     client, name = mlflow.MlflowClient(), version.name
     if move.before != _number(version):
@@ -142,9 +158,10 @@ def _complete(version: ModelVersion, env: str, move: _Move) -> None:
         for tagged, tag, value in written:
             if value:
                 client.set_model_version_tag(name, tagged.version, f"{tag}.{env}", value)
-        journal.append(name, env, move.action, _number(version), move.before, move.author)
-    for tag in rolled_back(version):
-        client.delete_model_version_tag(name, version.version, tag)
+        if not journal.append(name, env, move.action, _number(version), move.before, move.author, claim):
+            return
+    if f"{ROLLED_BACK}.{env}" in version.tags:
+        client.delete_model_version_tag(name, version.version, f"{ROLLED_BACK}.{env}")
     no_longer_waits(version, env)
     settle_stages(name)
     client.delete_model_version_tag(name, version.version, f"{MOVING}.{env}")
@@ -160,7 +177,7 @@ def _number(version: ModelVersion | None) -> str:
     return str(version.version) if version else ""
 
 
-def mend(name: str, env: str, author: Author) -> None:
+def mend(name: str, env: str, author: Author, claim: str = "") -> None:
     """Repairs what a killed deploy or rollback left half done, and records moves by hand in the journal.
 
     Call it while `claim.sole_right` is held. If the holder has the tag `rolled_back.<env>` of its own environment, a
@@ -171,6 +188,7 @@ def mend(name: str, env: str, author: Author) -> None:
         name: the registered model.
         env: staging or production.
         author: the caller, for the journal.
+        claim: the caller's, as in `promote`.
 
     Raises:
         click.ClickException: the journal, or the tag of a move that was not completed, cannot be read.
@@ -178,11 +196,11 @@ def mend(name: str, env: str, author: Author) -> None:
     for version in versions(name):
         if move := _Move.read(version, env):
             if _number(version) == champion_number(name, env):
-                _complete(version, env, move)
+                _complete(version, env, move, claim)
             else:  # the alias did not move, or somebody has moved it on
                 mlflow.MlflowClient().delete_model_version_tag(name, version.version, f"{MOVING}.{env}")
     holder = champion(name, env)
-    journal.settle(name, env, _number(holder), author)
+    journal.settle(name, env, _number(holder), author, claim)
     if holder is None:
         return
     if f"{ROLLED_BACK}.{env}" in holder.tags:
@@ -203,7 +221,7 @@ def failed(version: ModelVersion, env: str) -> str | None:
 
 
 def roll_back(
-    holder: ModelVersion, target: ModelVersion, env: str, record: str, author: Author, *, blame: bool
+    holder: ModelVersion, target: ModelVersion, env: str, record: str, author: Author, claim: str = "", *, blame: bool
 ) -> bool:
     """Moves the environment from `holder` to `target`.
 
@@ -215,14 +233,15 @@ def roll_back(
         env: staging or production.
         record: when, by whom and why.
         author: who moves it, for the journal.
+        claim: the caller's, as in `promote`.
         blame: whether to tag `holder` as rolled back, so that the workflow does not promote it again. Otherwise
             `holder` becomes the target's previous version.
 
     Returns:
-        False if another version holds the environment by now; then nothing has moved.
+        False if another version holds the environment by now, or the claim was lost; then nothing has moved.
     """
-    if champion_number(holder.name, env) != _number(holder):
+    model = registered_model(holder.name)
+    if str(model.aliases.get(env, "")) != _number(holder) or not holds(model.tags, claim):
         return False
     action = journal.ROLLED_BACK if blame else journal.PROMOTED
-    _move(target, env, _Move(action, _number(holder), author, record[:TAG_LENGTH]))
-    return True
+    return _move(target, env, _Move(action, _number(holder), author, record[:TAG_LENGTH]), claim)

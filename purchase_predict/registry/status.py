@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
+import click
 import mlflow
-from mlflow.entities.model_registry import ModelVersion
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.utils.mlflow_tags import MLFLOW_USER
 
 from purchase_predict.errors import printable
@@ -27,11 +28,12 @@ class Environment:
 
     Attributes:
         env: staging or production.
-        version: the version that holds it; empty: none.
+        version: the version that holds it; empty: none, or for a past moment not known (`doubt`).
         entry: the journal's last entry at that moment; None: there was none.
         problem: the evidence that the journal was changed; empty: its entries are consistent.
         claimed_by: the runs that hold or wait for the claim; empty for a past moment.
         missing: whether the alias names a version that does not exist, as in a restored registry.
+        doubt: what the journal does not know about the holder at that moment; empty: nothing.
     """
 
     env: str
@@ -40,16 +42,15 @@ class Environment:
     problem: str
     claimed_by: Sequence[str]
     missing: bool = False
+    doubt: str = ""
 
-    def lines(self) -> Iterator[str]:
-        """The environment in words."""
-        held = f"version {self.version}" if self.version else "no version"
-        entry = self.entry
-        if entry is None:
+    def lines(self, *, past: bool) -> Iterator[str]:
+        """The environment in words, at a past moment or now."""
+        held, entry = _named(self.version), self.entry
+        if self.doubt and (past or entry):
+            yield f"{self.env}: {'not known' if past else held}; {self.doubt}"
+        elif entry is None:
             yield f"{self.env}: {held}" + (", since before the journal began" if self.version else "")
-        elif entry.version != self.version:
-            before = f"version {entry.version or 'none'} held it"
-            yield f"{self.env}: {held}, moved by hand since {_shown(entry.at)}, when {before}"
         else:
             yield f"{self.env}: {held} since {_shown(entry.at)}, {_how(entry)}"
             yield f"{self.env}, before that: {f'version {entry.previous}' if entry.previous else 'none'}"
@@ -87,7 +88,7 @@ class Status:
     def lines(self) -> list[str]:
         """The status in words, one fact per line."""
         made = [f"{self.name} at {self.at.isoformat()}" if self.at else f"{self.name} now"]
-        made += [line for environment in self.environments for line in environment.lines()]
+        made += [line for environment in self.environments for line in environment.lines(past=self.at is not None)]
         made += [f"waits: {what}, {why}" for what, why in self.waiting.items()]
         for title, facts in (
             ("rolled back", self.rolled_back),
@@ -113,25 +114,110 @@ def status(name: str, envs: Sequence[str], at: datetime | None, experiment_id: s
         mine: the run that asks; it is not listed.
 
     Raises:
-        click.ClickException: there is no such model, or `at` is given and the journal was changed.
+        click.ClickException: there is no such model, `at` is in the future, or `at` is given and the journal was
+            changed.
     """
+    if at and at > datetime.now(UTC):
+        raise click.ClickException(
+            f"at={at.isoformat()} is in the future: give a past moment, or leave at= out for now"
+        )
     model = registered_model(name)
-    if at:
-        entries = {env: journal.holder_at(journal.verified(model.tags, env), at) for env in envs}
-        past = [Environment(env, entry.version if entry else "", entry, "", ()) for env, entry in entries.items()]
-        return Status(name, at, past, {}, {}, {}, {})
-    now = []
     present = sorted(versions(name), key=lambda version: -int(version.version))
+    if at:
+        return Status(name, at, [past(model, present, env, at) for env in envs], {}, {}, {}, {})
+    now = []
     for env in envs:
-        problem = journal.problem(model.tags, env) or ""
+        moving = any(f"{promotion.MOVING}.{env}" in version.tags for version in present)
+        problem = journal.problem(model.tags, env, moving=moving) or _without_journal(model, present, env)
         last = None if problem else journal.newest(journal.read(model.tags, env))
         claims = [tag.removeprefix(f"claim.{env}.") for tag in model.tags if tag.startswith(f"claim.{env}.")]
         number = str(model.aliases.get(env, ""))
         missing = bool(number) and number not in {str(version.version) for version in present}
-        now.append(Environment(env, number, last, problem, claims, missing))
+        doubt = "" if problem else _doubt(last, None, number, present, env)
+        now.append(Environment(env, number, last, problem, claims, missing, doubt))
     waits = {f"version {number} for {env}": text for (number, env), text in waiting(present, envs).items()}
-    out, refused = _rolled_back(present, model.aliases), _refused(present, envs)
+    out, refused = _rolled_back(present, model.aliases, envs), _refused(present, envs)
     return Status(name, None, now, waits, out, refused, _at_work(experiment_id, mine))
+
+
+def past(model: RegisteredModel, present: Sequence[ModelVersion], env: str, at: datetime) -> Environment:
+    """An environment at a past moment.
+
+    Args:
+        model: the registered model as it is now.
+        present: its versions now.
+        env: staging or production.
+        at: the moment, with a time zone.
+
+    Raises:
+        click.ClickException: the journal was changed.
+    """
+    moving = any(f"{promotion.MOVING}.{env}" in version.tags for version in present)
+    entries = journal.verified(model.tags, env, moving=moving)
+    entry = journal.holder_at(entries, at)
+    after = next(iter(entries[entry.number if entry else 0 :]), None)
+    doubt = _doubt(entry, after, str(model.aliases.get(env, "")), present, env)
+    version = entry.version if entry and not doubt else ""
+    return Environment(env, version, entry, _without_journal(model, present, env), (), doubt=doubt)
+
+
+def _doubt(entry: Entry | None, after: Entry | None, now: str, present: Sequence[ModelVersion], env: str) -> str:
+    """What the journal does not know about the time between an entry and the one after it.
+
+    Args:
+        entry: the entry; None: the time before the first one.
+        after: the next entry; None: there is none.
+        now: the number of the version that the alias names now.
+        present: the versions now.
+        env: staging or production.
+    """
+    if after and after.action != journal.FOUND:
+        return ""
+    seen, when = (after.version, _shown(after.at)) if after else (now, "now")
+    if entry is None:
+        begins = f"the journal begins at {when}" if after else "the journal has no entry"
+        promoted = any(_promoted(version, env, now) for version in present)
+        return f"{begins}, and {_named(seen)} holds it since before" if seen or promoted else ""
+    there = {str(version.version): version for version in present}
+    deleted = bool(entry.version) and entry.version not in there
+    if seen == entry.version and (after or not deleted):
+        return ""
+    holder = there.get(seen)
+    if deleted and seen in ("", entry.version):
+        what = f"version {entry.version} was deleted"
+    elif not after and holder and f"{promotion.MOVING}.{env}" in holder.tags:
+        what = f"a run moved the alias to version {seen} and has not recorded it"
+    else:
+        what = f"the alias was moved by hand to version {seen}" if seen else "the alias was removed by hand"
+    since = f"{_named(entry.version)} held it from {_shown(entry.at)}"
+    return f"{since}; between then and {when} {what}, and the journal does not know when"
+
+
+def _without_journal(model: RegisteredModel, present: Sequence[ModelVersion], env: str) -> str:
+    """A warning if versions were promoted and the journal has no entry; else empty."""
+    if any(tag.startswith(f"journal.{env}") for tag in model.tags):
+        return ""
+    promoted = [v.version for v in present if _promoted(v, env, str(model.aliases.get(env, "")))]
+    if not promoted:
+        return ""
+    return (
+        f"the journal of {env} has no entry, although version {promoted[0]} was promoted: its tags were removed, or a "
+        "release without a journal promoted it"
+    )
+
+
+def _promoted(version: ModelVersion, env: str, holder: str) -> bool:
+    """Whether the tags of a version show that a deploy or rollback gave or took the environment."""
+    moved = (promotion.PREVIOUS, promotion.BY_HAND, promotion.ROLLED_BACK)
+    if any(f"{tag}.{env}" in version.tags for tag in moved):
+        return True
+    # The first holder has no version before it. One that waits for approval was moved by hand.
+    passed = version.tags.get(f"{promotion.GATE}.{env}") == "passed" and f"{promotion.WAITS}.{env}" not in version.tags
+    return passed and str(version.version) == holder
+
+
+def _named(number: str) -> str:
+    return f"version {number}" if number else "no version"
 
 
 def _how(entry: Entry) -> str:
@@ -159,14 +245,13 @@ def _at_work(experiment_id: str, mine: str) -> dict[str, str]:
     return found
 
 
-def _rolled_back(present: Sequence[ModelVersion], aliases: Mapping[str, str]) -> dict[str, str]:
+def _rolled_back(present: Sequence[ModelVersion], aliases: Mapping[str, str], envs: Sequence[str]) -> dict[str, str]:
     found = {}
     for version in present:
         # A holder of the environment is not rolled back there: its promotion was killed before it removed the tag.
-        held = {
-            f"{promotion.ROLLED_BACK}.{env}" for env, number in aliases.items() if str(number) == str(version.version)
-        }
-        if reasons := [reason for tag, reason in promotion.rolled_back(version).items() if tag not in held]:
+        left = [env for env in envs if str(aliases.get(env, "")) != str(version.version)]
+        marks = promotion.rolled_back(version)
+        if reasons := [marks[tag] for env in left if (tag := f"{promotion.ROLLED_BACK}.{env}") in marks]:
             found[f"version {version.version}"] = "; ".join(reasons)
     return found
 

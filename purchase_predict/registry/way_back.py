@@ -66,7 +66,7 @@ def _earlier_holders(holder: ModelVersion, env: str, there: Mapping[str, ModelVe
     holders from before the journal began, and are all there is if the journal was changed.
     """
     tags = registered_model(holder.name).tags
-    known = [] if journal.problem(tags, env) else journal.way_here(journal.read(tags, env))
+    known = [] if journal.problem(tags, env) else journal.way_here(journal.recorded(tags, env))
     oldest = str(holder.version)
     for number in reversed(known):
         yield number

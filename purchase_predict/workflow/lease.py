@@ -5,8 +5,9 @@ as long as its run is RUNNING and its heartbeat changes. Each observer counts it
 clocks of two machines are never compared. The end of a process on this machine is noticed at once. So is the end
 of a Job, by a process that can ask its cluster. A live Job keeps its claim even while it waits for a machine.
 
-A suspended process may be taken for dead by mistake. That only costs a second computation: a model is registered only
-once, and only completed runs are reused.
+A suspended process may be taken for dead by mistake. For a step that only costs a second computation: a model is
+registered only once, and only completed runs are reused. A deploy or rollback that lost its claim on an environment
+that way does not move it.
 """
 
 import itertools

@@ -3,8 +3,11 @@
 import itertools
 import json
 import random
+import re
+from collections import defaultdict
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, tzinfo
 
 import click
 import mlflow
@@ -14,7 +17,7 @@ from hypothesis import settings
 from purchase_predict.registry import journal, promotion, versions
 from purchase_predict.registry.claim import sole_right
 from purchase_predict.registry.journal import Author
-from purchase_predict.registry.status import status as status_of
+from purchase_predict.registry.status import past
 from steps.status import status
 from tests.registered import empty_versions, invoke
 
@@ -27,52 +30,148 @@ def tags(name: str) -> dict[str, str]:
 
 
 def moves(name: str, count: int, chance: random.Random) -> Iterator[str]:
-    """Moves production at random, now and then by hand; yields the holder after each move."""
+    """Moves production at random, also by hand or by deleting its holder, which the next deploy or rollback records.
+
+    Two changes by hand in a row never lead back to the holder that the journal knows: no journal can notice that.
+
+    Yields:
+        The holder after each move; empty: none.
+    """
     client = mlflow.MlflowClient()
     made = empty_versions(name, 6)
     for _ in range(count):
-        promotion.mend(name, "production", ME)
-        holder, target = versions.champion(name, "production"), chance.choice(made)
-        kind = chance.random()
-        if holder and kind < 0.3 and target.version != holder.version:
-            assert promotion.roll_back(holder, target, "production", "by anna", ME, blame=chance.random() < 0.5)
-        elif kind < 0.4 and len(made) > 3 and (holder is None or target.version != holder.version):
+        known, target, kind = (
+            journal.newest(journal.read(tags(name), "production")),
+            chance.choice(made),
+            chance.random(),
+        )
+        recorded, now = known.version if known else "", versions.champion_number(name, "production")
+        if kind < 0.2 and str(target.version) not in (recorded, now):
+            client.set_registered_model_alias(name, "production", target.version)
+        elif kind < 0.4 and len(made) > 3 and (recorded or str(target.version) != now):
             client.delete_model_version(name, target.version)
             made.remove(target)
             made.append(client.create_model_version(name, f"/nowhere/{name}/again"))
-            continue
-        elif kind < 0.5:
-            client.set_registered_model_alias(name, "production", target.version)
-            promotion.mend(name, "production", ME)
         else:
-            now = versions.get_version(name, target.version)
-            assert now
-            assert promotion.promote(now, "production", holder, ME)
-        now_held = versions.champion(name, "production")
-        assert now_held
-        yield str(now_held.version)
+            promotion.mend(name, "production", ME)
+            holder, read = versions.champion(name, "production"), versions.get_version(name, target.version)
+            assert read
+            if holder and kind < 0.7 and target.version != holder.version:
+                assert promotion.roll_back(holder, target, "production", "by anna", ME, blame=chance.random() < 0.5)
+            else:
+                assert promotion.promote(read, "production", holder, ME)
+        yield versions.champion_number(name, "production")
 
 
-def test_status_is_right_for_every_moment_between_moves(shared_store: str) -> None:
-    chance = random.Random(5)
+def test_status_is_right_for_every_moment_or_says_that_it_does_not_know(shared_store: str) -> None:
     before = datetime.now(UTC) - timedelta(seconds=1)
-    timeline = []
-    for holder in moves("moved", MOVES, chance):
-        timeline.append((datetime.now(UTC), holder))
-    known = tags("moved")
-    assert journal.problem(known, "production") is None
-    entries = journal.read(known, "production")
-    assert journal.holder_at(entries, before) is None
+    timeline = [(datetime.now(UTC), holder) for holder in moves("moved", MOVES, random.Random(5))]
+    model, present = versions.registered_model("moved"), versions.versions("moved")
+    entries = journal.read(model.tags, "production")
+    assert journal.problem(model.tags, "production") is None
+    at_first = past(model, present, "production", before)
+    assert (at_first.version, at_first.doubt) == ("", "")
+    held = defaultdict[int, set[str]](set)  # by the number of the last entry
     for at, holder in timeline:
         entry = journal.holder_at(entries, at)
-        assert entry
-        assert entry.version == holder
-    at, holder = timeline[len(timeline) // 2]
-    past = status_of("moved", ["production", "staging"], at, "1", "")
-    assert [environment.version for environment in past.environments] == [holder, ""]
+        held[entry.number if entry else 0] |= {holder, entry.version if entry else ""}
+    for at, holder in timeline:
+        entry = journal.holder_at(entries, at)
+        changed = len(held[entry.number if entry else 0]) > 1
+        found = past(model, present, "production", at)
+        assert bool(found.doubt) == changed, found
+        assert found.version == ("" if changed else holder)
+    assert {len(holders) > 1 for holders in held.values()} == {True, False}
     for one, next_ in itertools.pairwise(entries):
         assert next_.previous == one.version
         assert next_.at >= one.at
+
+
+def test_status_says_what_the_journal_does_not_know(shared_store: str) -> None:
+    client = mlflow.MlflowClient()
+    made = empty_versions("doubtful", 3)
+    client.set_registered_model_alias("doubtful", "production", "1")
+
+    def answer() -> str:
+        environment = past(versions.registered_model("doubtful"), versions.versions("doubtful"), "production", moment)
+        line = next(environment.lines(past=True))
+        return re.sub(r"20\S+ \S+ UTC", "<time>", line)
+
+    moment = datetime.now(UTC)
+    assert answer() == "production: not known; the journal has no entry, and version 1 holds it since before"
+    promotion.mend("doubtful", "production", ME)
+    assert answer() == "production: not known; the journal begins at <time>, and version 1 holds it since before"
+    moment = datetime.now(UTC)
+    assert answer().startswith("production: version 1 since <time>, found there")
+    client.set_registered_model_alias("doubtful", "production", "2")
+    start = "production: not known; version 1 held it from <time>; between then and "
+    end = ", and the journal does not know when"
+    assert answer() == f"{start}now the alias was moved by hand to version 2{end}"
+    promotion.mend("doubtful", "production", ME)
+    assert answer() == f"{start}<time> the alias was moved by hand to version 2{end}"
+    moment, start = datetime.now(UTC), start.replace("version 1", "version 2")
+    client.delete_model_version("doubtful", "2")
+    assert answer() == f"{start}now version 2 was deleted{end}"
+    assert "production: no version; version 2 held it from" in invoke(status, registry_name="doubtful").output
+    promotion.mend("doubtful", "production", ME)
+    assert answer() == f"{start}<time> version 2 was deleted{end}"
+    assert promotion.promote(made[2], "production", None, ME)
+    moment, start = datetime.now(UTC), start.replace("version 2", "version 3")
+    client.delete_registered_model_alias("doubtful", "production")
+    assert answer() == f"{start}now the alias was removed by hand{end}"
+    client.set_registered_model_alias("doubtful", "production", "1")
+    client.set_model_version_tag("doubtful", "1", f"{promotion.MOVING}.production", "{}")
+    assert answer() == f"{start}now a run moved the alias to version 1 and has not recorded it{end}"
+
+
+def test_an_added_entry_is_noticed_unless_a_run_is_deciding(shared_store: str) -> None:
+    first, second = empty_versions("added", 2)
+    assert promotion.promote(first, "staging", None, ME)
+    known = tags("added")
+    (one,) = journal.read(known, "staging")
+    forged = replace(one, number=2, version="2", previous="1", action="promoted", before=one.digest)
+    key, client = "journal.staging.000002", mlflow.MlflowClient()
+    client.set_registered_model_tag("added", key, forged.text)
+    warning = "warning: the journal of staging was changed: the tag journal.staging does not count entry 2"
+    assert warning in invoke(status, registry_name="added").output
+    assert invoke(status, registry_name="added", at=one.at).exit_code == 1
+    assert journal.problem({**tags("added"), "claim.staging.0123": "held"}, "staging") is None
+    client.set_model_version_tag("added", "2", f"{promotion.MOVING}.staging", "{}")
+    assert "warning: the journal" not in invoke(status, registry_name="added").output
+    client.delete_model_version_tag("added", "2", f"{promotion.MOVING}.staging")
+    promotion.mend("added", "staging", ME)
+    assert warning in invoke(status, registry_name="added").output, "mending does not count it either"
+    assert promotion.promote(second, "staging", first, ME)
+    assert "warning: the journal" not in invoke(status, registry_name="added").output
+    assert [(entry.number, entry.version) for entry in journal.read(tags("added"), "staging")] == [(1, "1"), (2, "2")]
+    assert tags("added")[key] != forged.text
+
+
+def test_times_that_fall_are_noticed(shared_store: str) -> None:
+    (version,) = empty_versions("falling", 1)
+    assert promotion.promote(version, "staging", None, ME)
+    (one,) = journal.read(tags("falling"), "staging")
+    two = replace(one, number=2, at="2020-01-01T00:00:00+00:00", before=one.digest)
+    known = {**tags("falling"), "journal.staging.000002": two.text, "journal.staging": f"2 {two.digest}"}
+    assert journal.problem(known, "staging") == (
+        "the journal of staging was changed: entry 2 is earlier than the one before it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("tag", "number"),
+    [("previous", "2"), ("moved_by_hand", "1"), ("rolled_back", "2"), ("gate", "1"), ("gate", "2"), ("waits", "1")],
+)
+def test_a_journal_that_was_removed_is_noticed(tag: str, number: str, shared_store: str) -> None:
+    name, client = f"removed {tag} {number}", mlflow.MlflowClient()
+    empty_versions(name, 2)
+    client.set_registered_model_alias(name, "staging", "1")
+    client.set_model_version_tag(name, number, f"{tag}.staging", "passed")
+    output = invoke(status, registry_name=name).output
+    # One that passed and holds nothing, and one that waits, may have been moved by hand.
+    expected = (tag, number) not in (("gate", "2"), ("waits", "1"))
+    assert (f"the journal of staging has no entry, although version {number} was promoted" in output) == expected
+    assert "the journal of production" not in output
 
 
 def test_a_changed_record_is_noticed(shared_store: str) -> None:
@@ -109,7 +208,7 @@ def test_an_entry_whose_writer_was_killed_before_the_head_still_fits(
     head = tags("half")["journal.staging"]
     assert promotion.promote(second, "staging", first, ME)
     mlflow.MlflowClient().set_registered_model_tag("half", "journal.staging", head)
-    assert journal.problem(tags("half"), "staging") is None
+    assert journal.problem(tags("half"), "staging", moving=True) is None
     promotion.mend("half", "staging", ME)
     assert promotion.promote(first, "staging", versions.champion("half", "staging"), ME)
     assert journal.problem(tags("half"), "staging") is None
@@ -146,7 +245,10 @@ def test_status_says_who_holds_what_and_what_was_refused(shared_store: str) -> N
     left = versions.champion("said", "production")
     assert left
     assert promotion.roll_back(left, first, "production", "by carl", Author("carl", "89", "sales"), blame=True)
+    output = invoke(status, registry_name="said", env="staging").output
+    assert "rolled back: version 2" not in output, "it was rolled back in production"
     lines = invoke(status, registry_name="said", env="production").output.splitlines()
+    assert "rolled back: version 2, by carl" in lines
     assert lines[1].startswith("production: version 1 since 20")
     assert lines[1].endswith(" UTC, by a rollback of carl (run 89): sales")
     assert promotion.promote(second, "production", first, ME) is False  # it was read before the rollback
@@ -155,7 +257,7 @@ def test_status_says_who_holds_what_and_what_was_refused(shared_store: str) -> N
     assert promotion.promote(again, "production", first, ME)
 
     client.set_registered_model_alias("said", "production", first.version)
-    assert "production: version 1, moved by hand since 20" in invoke(status, registry_name="said").output
+    assert "the alias was moved by hand to version 1" in invoke(status, registry_name="said").output
     made = json.loads(invoke(status, registry_name="said", env="production", format="json").output)
     assert (made["name"], made["environments"][0]["version"]) == ("said", "1")
 
@@ -189,6 +291,7 @@ def test_status_names_the_runs_at_work_and_who_decides(shared_store: str) -> Non
     ("given", "message"),
     [
         ({"registry_name": "nobody"}, "there is no registered model nobody"),
+        ({"at": "2999-01-01"}, "at=2999-01-01T00:00:00+00:00 is in the future: give a past moment, or leave at= out"),
         ({"at": "yesterday"}, "at=yesterday: must be a moment, such as 2026-05-03"),
         ({"format": "xml"}, "format=xml"),
     ],
@@ -198,3 +301,34 @@ def test_what_is_wrong_is_said_in_one_line(shared_store: str, given: dict[str, s
     assert result.exit_code == 1
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_times_never_go_back_though_a_clock_is_behind(shared_store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Behind(datetime):
+        """Stands for the clock of another machine."""
+
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "Behind":
+            return cls.fromtimestamp(datetime.now(tz).timestamp() - 3600, tz)
+
+    first, second = empty_versions("clocks", 2)
+    assert promotion.promote(first, "staging", None, ME)
+    monkeypatch.setattr(journal, "datetime", Behind)
+    assert promotion.promote(second, "staging", first, ME)
+    one, two = journal.read(tags("clocks"), "staging")
+    assert one.at == two.at
+    entry = journal.holder_at([one, two], datetime.now(UTC))
+    assert entry
+    assert entry.version == "2"
+
+
+@pytest.mark.parametrize("at", ["yesterday", "", 5, "2026-05-03T12:00"])
+def test_a_time_that_cannot_be_read_is_noticed(at: object, shared_store: str) -> None:
+    name = f"time {at}".replace(":", "")
+    (version,) = empty_versions(name, 1)
+    assert promotion.promote(version, "staging", None, ME)
+    known = tags(name)
+    entry = {**json.loads(known["journal.staging.000001"]), "at": at}
+    wrong = journal.problem({**known, "journal.staging.000001": json.dumps(entry, sort_keys=True)}, "staging")
+    assert wrong
+    assert "tag journal.staging.000001 cannot be read" in wrong

@@ -14,8 +14,12 @@ from mlflow.entities.model_registry import ModelVersion
 from purchase_predict.evaluation.few_users import MIN_USERS
 from purchase_predict.metrics import Compared, Difference, Score
 from purchase_predict.models.held_out import HeldOutRows
+from purchase_predict.registry import promotion
+from purchase_predict.registry.journal import Author
 from purchase_predict.registry.judge import Judgement, Rules, judge
+from purchase_predict.registry.versions import get_version
 from purchase_predict.schema import LABEL
+from purchase_predict.workflow.models import MODEL_SOURCE
 from tests.registered import empty_versions
 
 RULES = Rules("roc_auc", 0.0, 0.0, False)
@@ -86,7 +90,8 @@ def test_a_champion_whose_training_rows_are_unknown_is_not_compared(pair: list[M
     assert judgement.decision.reason == (
         "not comparable: the rows that the champion, version 1, was trained on are not known (models:/pair/1 is gone), "
         "so the test rows may be among them: decide yourself with mlflow run . -e rollback --env-manager "
-        "local -P registry_name=pair -P version=2 -P env=staging -P allow_failed=true"
+        "local -P registry_name=pair -P version=2 -P env=staging -P allow_failed=true; note that the "
+        "training source of the challenger and the champion is not known"
     )
 
 
@@ -121,3 +126,44 @@ def test_users_are_counted_and_not_rows(carts: list[tuple[int, bool]]) -> None:
 def test_many_rows_of_one_buyer_are_one_user() -> None:
     rows = pd.DataFrame({"user_id": [1] * 500 + list(range(2, 502)), LABEL: [1] * 500 + [0] * 500})
     assert HeldOutRows(rows, 0.5).users_of_the_rarer_class == 1
+
+
+def test_a_rollback_in_one_environment_counts_until_that_environment_is_given_back(shared_store: str) -> None:
+    name, author = "two-environments", Author("anna", "0123")
+    first, second = empty_versions(name, 2)
+    for env in ("staging", "production"):
+        assert promotion.promote(first, env, None, author)
+    assert promotion.promote(second, "production", first, author)
+    assert promotion.roll_back(second, first, "production", "by anna", author, blame=True)
+    assert "rolled back by anna" in judge(second, "staging", Rows(), RULES).decision.reason
+
+    # The user gives the other environment to it.
+    target = get_version(name, second.version)
+    assert target
+    assert promotion.roll_back(first, target, "staging", "by anna", author, blame=False)
+    assert judge(second, "staging", Rows(), RULES).promoted, "it holds staging"
+    in_production = judge(second, "production", Rows(), RULES)
+    assert not in_production.promoted
+    assert "rolled back by anna" in in_production.decision.reason
+
+
+@pytest.mark.parametrize(
+    ("sources", "note"),
+    [
+        (("shop", "shop"), ""),
+        (("shop", None), "source of the champion is not known"),
+        ((None, "shop"), "the challenger is not known"),
+        ((None, None), "the challenger and the champion is not known"),
+    ],
+)
+def test_an_unknown_source_is_noted(sources: tuple[str | None, str | None], note: str, shared_store: str) -> None:
+    name = f"sources {sources}".replace("'", "")
+    champion, challenger = empty_versions(name, 2)
+    for version, source in zip((challenger, champion), sources, strict=True):
+        if source is not None:
+            mlflow.MlflowClient().set_model_version_tag(name, version.version, MODEL_SOURCE, source)
+    mlflow.MlflowClient().set_registered_model_alias(name, "staging", champion.version)
+    reason = judge(challenger, "staging", Rows(), RULES).decision.reason
+    assert ("is not known" in reason) == bool(note)
+    assert reason.endswith(note)
+    assert "not known" not in judge(champion, "staging", Rows(), RULES).decision.reason

@@ -74,7 +74,9 @@ def tagged(version: ModelVersion, *tags: str) -> None:
 
 
 #: Tags of a version that a move to staging removes.
-REMOVED = ("waits.staging", "rolled_back.staging", "rolled_back.production")
+REMOVED = ("waits.staging", "rolled_back.staging")
+#: A tag that it keeps.
+KEPT = "rolled_back.production"
 
 
 def first(name: str) -> Callable[[], None]:
@@ -85,14 +87,14 @@ def first(name: str) -> Callable[[], None]:
 def once_rolled_back(name: str) -> Callable[[], None]:
     one, two = empty_versions(name, 2)
     promote(one)
-    tagged(two, "previous.staging", *REMOVED)
+    tagged(two, "previous.staging", KEPT, *REMOVED)
     return lambda: promote(two)
 
 
 def the_holder(name: str) -> Callable[[], None]:
     (one,) = empty_versions(name, 1)
     promote(one)
-    tagged(one, "rolled_back.production")
+    tagged(one, KEPT, *REMOVED)
     return lambda: promote(one)
 
 
@@ -106,14 +108,14 @@ def back(name: str) -> Callable[[], None]:
 def back_to_one_that_was_rolled_back(name: str) -> Callable[[], None]:
     one, two = empty_versions(name, 2)
     promote(two)
-    tagged(one, "moved_by_hand.staging", *REMOVED)
+    tagged(one, "moved_by_hand.staging", KEPT, *REMOVED)
     return lambda: roll_back(one)
 
 
 def forward(name: str) -> Callable[[], None]:
     one, two = empty_versions(name, 2)
     promote(one)
-    tagged(two, *REMOVED)
+    tagged(two, KEPT, *REMOVED)
     return lambda: roll_back(two, blame=False)
 
 
@@ -164,6 +166,8 @@ def test_a_move_that_is_killed_before_any_write_has_happened_or_has_not(
     act()
     after = state(name)
     assert f"{promotion.MOVING}." not in str(after)
+    assert (KEPT in str(after)) == (KEPT in str(before))
+    assert not [tag for tag in REMOVED if f"'{tag}'" in str(after["versions"][after["aliases"][ENV]])]
     for number in itertools.count(1):
         killed = f"{name}-{number}"
         act = scenario(killed)
