@@ -5,7 +5,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ from purchase_predict.models.scoring import Model, Scored
 from purchase_predict.progress import phase
 from purchase_predict.reading.load import Loaded, load_source
 from purchase_predict.schema import MOMENT, SCORED_TABLES, SHOP, TABLES, Column
+
+#: With this share of the events in the model's product counters, the input and its history count as all of them.
+COMPLETE_SHARE = 0.99
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,10 @@ class Past:
         first: the time (UTC) of the input's first event; None if the input has no events.
         loaded: what was read of the history; None if none was given.
         events_before: how many events of the history came before the input's first one.
-        until: the last day of the model's events, if nothing was known of the time before the input, and carts of that
-            day or earlier were scored; else None.
+        until: the last day of the model's events, if carts of that day or earlier were scored, and the input and its
+            history lack events that the model's product counters hold; else None.
         until_carts: the number of these carts.
+        share: of the events in the model's product counters, how many the input and its history have, 0 to 1.
     """
 
     history: str
@@ -94,6 +98,7 @@ class Past:
     events_before: int = 0
     until: date | None = None
     until_carts: int = 0
+    share: float = 0.0
 
     @property
     def lacking(self) -> str | None:
@@ -112,10 +117,14 @@ class Past:
         """One line, if carts got their columns about the product from the input alone; else None."""
         if self.until is None:
             return None
+        sources, fault = ("events", "no earlier events")
+        if self.events_before:
+            sources, fault = ("events and its history", f"the history {self.history} begins too late")
         return (
-            f"no earlier events: the product columns ({', '.join(SHOP)}) of {self.until_carts:,} carts are made of the "
-            f"input's events alone. The model's events end on {self.until}, so its product counters hold events that "
-            "are later than these carts; pass the events before the input with -P history=<source>"
+            f"{fault}: the product columns ({', '.join(SHOP)}) of {self.until_carts:,} carts are made of the input's "
+            f"{sources} alone, which have {self.share:.0%} of the events that the model knows. The model's events end "
+            f"on {self.until}{_in_future(self.until)}, so its product counters hold events that are later than these "
+            "carts; pass all events before the input with -P history=<source>"
         )
 
 
@@ -131,6 +140,9 @@ class Prediction:
         threshold: the lowest probability at which a cart counts as "will buy"; None: not known.
         reference: the profile of the training rows (`drift.profile`); empty if drift was not measured.
         shares: of the scored rows, in the bins of the reference (`drift.shares`).
+        later_than: the last day of the model's product counters, if rows of that day or earlier were filled in from
+            them; else None.
+        later_rows: the number of these rows.
     """
 
     loaded: Loaded
@@ -140,6 +152,8 @@ class Prediction:
     threshold: float | None
     reference: Mapping[str, Mapping[str, Any]]
     shares: Mapping[str, Sequence[float]]
+    later_than: date | None = None
+    later_rows: int = 0
 
     @cached_property
     def drift(self) -> dict[str, float]:
@@ -188,6 +202,12 @@ class Prediction:
         if filled:
             where = "from its own product counters in each row without them"
             parts.append(f"the model fills these in {where}: {', '.join(filled)}")
+            if self.later_than is not None:
+                parts.append(
+                    f"the counters end on {self.later_than}{_in_future(self.later_than)}, so they hold events that are "
+                    f"later than {self.later_rows:,} of the rows; give these rows the columns of their own day, or "
+                    "pass events as input, with the events before them as history"
+                )
         return "; ".join(parts) or None
 
     @property
@@ -264,7 +284,8 @@ def predict(
         seconds = time.monotonic() - started
         with phase("measuring the drift"):
             shares = drift.shares(connection, "primary_table", reference) if reference else {}
-    made = Prediction(loaded, past, scored, seconds, model.threshold, reference or {}, shares)
+        later = _filled_later(connection, model, scored)
+    made = Prediction(loaded, past, scored, seconds, model.threshold, reference or {}, shares, *later)
     if made.drift:
         (record / "drift.json").write_text(json.dumps(made.drift, indent=2), encoding="utf-8")
         drift.plot(made.drift, record / "drift.png")
@@ -287,22 +308,59 @@ def _make_primary(
     first = earlier_events.first_time(connection, folder)
     if history is None:
         primary.make(connection, folder, state)
-        return Past(source, first, None, 0, *_carts_until_model(connection, model))
+        return Past(source, first, None, 0, *_carts_until_model(connection, folder, model))
     before = earlier_events.events_before(connection, scratch / "history" / "events", first)
     with phase("joining the events with their history"):
         both = earlier_events.joined(connection, folder, scratch / "history" / "events", scratch / "both")
     primary.make(connection, both, state)
     earlier_events.keep_asked(connection)
-    return Past(source, first, history, before, *(() if before else _carts_until_model(connection, model)))
+    return Past(source, first, history, before, *_carts_until_model(connection, both, model))
 
 
-def _carts_until_model(connection: duckdb.DuckDBPyConnection, model: Model) -> tuple[date | None, int]:
-    """The last day of the model's events, and the carts of it or of earlier days; None and 0 without such carts.
+def _carts_until_model(
+    connection: duckdb.DuckDBPyConnection, events: Path, model: Model
+) -> tuple[date | None, int, float]:
+    """`until`, `until_carts` and `share` of `Past`, for carts that were made of a folder of events.
 
-    The model's product counters are of the end of its events, so they are not used for these carts.
+    The model's product counters are of the end of its events, so they are not used for these carts. The last day counts
+    as a whole, also if the model's events end at noon.
     """
-    if model.counters is None or model.counters.empty or not set(SHOP) & set(model.columns):
+    until = _last_day(model)
+    carts = _rows_until(connection, until) if until else 0
+    if until is None or model.counters is None or not carts:
+        return None, 0, 0.0
+    known = int(model.counters[["views", "carts", "purchases"]].to_numpy().sum())
+    share = earlier_events.counted_until(connection, events, until) / max(known, 1)
+    return (until, carts, share) if share < COMPLETE_SHARE else (None, 0, share)
+
+
+def _filled_later(connection: duckdb.DuckDBPyConnection, model: Model, scored: Scored) -> tuple[date | None, int]:
+    """`later_than` and `later_rows` of `Prediction`."""
+    present = [name for name, *_ in connection.execute("DESCRIBE primary_table").fetchall()]
+    until = _last_day(model) if scored.filled and MOMENT in present else None
+    if until is None:
         return None, 0
-    until = date(1970, 1, 1) + timedelta(days=int(model.counters["day"].max()))
-    (carts,) = one_row(connection, f"SELECT count(*) FROM primary_table WHERE {MOMENT}::DATE <= DATE '{until}'")
-    return (until, int(carts)) if carts else (None, 0)
+    lacking = " OR ".join(f"{name} IS NULL" if name in present else "true" for name in scored.filled)
+    rows = _rows_until(connection, until, f"({lacking})")
+    return (until, rows) if rows else (None, 0)
+
+
+def _last_day(model: Model) -> date | None:
+    """The last day of the model's events; None if it has no product counters, or does not use them."""
+    if model.counters is None or model.counters.empty or not set(SHOP) & set(model.columns):
+        return None
+    return date(1970, 1, 1) + timedelta(days=int(model.counters["day"].max()))
+
+
+def _rows_until(connection: duckdb.DuckDBPyConnection, day: date, condition: str = "true") -> int:
+    """How many rows of `primary_table` have a moment on a day (UTC) or earlier, and meet the condition."""
+    asked = f"SELECT count(*) FROM primary_table WHERE {MOMENT}::DATE <= DATE '{day}' AND {condition}"
+    (rows,) = one_row(connection, asked)
+    return int(rows)
+
+
+def _in_future(day: date) -> str:
+    """Words to put after a model's last day, if it lies in the future."""
+    if day <= datetime.now(UTC).date():
+        return ""
+    return " (in the future: an event of the training data has a wrong time; correct or remove it, and train again)"

@@ -1,6 +1,6 @@
 """Joins the events to score with earlier ones, so that the features of a cart include its visitor's past."""
 
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 
 import duckdb
@@ -57,6 +57,16 @@ def events_before(connection: duckdb.DuckDBPyConnection, folder: Path, time: dat
     """How many events of a folder of buckets came before a time (UTC); None: all of them."""
     before = f"event_time < TIMESTAMP {quoted(time)}" if time else "true"
     (count,) = one_row(connection, f"SELECT count(*) FROM {_files(folder)} WHERE {before}")
+    return int(count)
+
+
+def counted_until(connection: duckdb.DuckDBPyConnection, folder: Path, last: date) -> int:
+    """How many events of a folder of buckets count for the product counters up to a day (UTC); with repetitions."""
+    (count,) = one_row(
+        connection,
+        f"""SELECT count(*) FROM {_files(folder)} WHERE event_time::DATE <= DATE '{last}'
+            AND event_type != 'remove_from_cart' AND user_session IS NOT NULL""",
+    )
     return int(count)
 
 

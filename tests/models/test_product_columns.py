@@ -100,3 +100,54 @@ def test_carts_of_days_within_the_models_events_get_a_line_unless_there_is_a_his
     assert "predict.products" not in known.data.tags
     assert known.data.metrics["psi_product_conversion_rate"] < run.data.metrics["psi_product_conversion_rate"]
     assert "predict.products" not in scored(input=f"{tmp_path}/later.parquet").data.tags
+
+
+def remarks(model: Trained, folder: Path, **given: str) -> dict[str, str]:
+    """The lines of a prediction about the columns of products, by their tag."""
+    result = invoke(predict, model=model.uri, output=folder / "out.parquet", **given)
+    assert result.exit_code == 0, result.output
+    tags = newest_run().data.tags
+    found = {name: tags[name] for name in ("predict.products", "predict.lacking") if name in tags}
+    assert all(line in result.stderr for line in found.values())
+    return found
+
+
+def test_rows_that_are_filled_in_from_later_counters_get_a_line(of_events: Trained, tmp_path: Path) -> None:
+    last = sample.events(20_000).to_pandas()["event_time"].max().normalize()
+    rows = carts(50, seed=3).drop(columns=LABEL).assign(event_time=last + pd.Timedelta(hours=23))
+    rows.loc[:9, "event_time"] += pd.Timedelta(days=1)
+    rows.to_parquet(tmp_path / "in.parquet")
+    line = remarks(of_events, tmp_path, input=f"{tmp_path}/in.parquet")["predict.lacking"]
+    assert f"; the counters end on {last.date()}, so they hold events that are later than 40 of the rows; " in line
+    rows.head(10).to_parquet(tmp_path / "in.parquet")
+    assert "the counters end" not in remarks(of_events, tmp_path, input=f"{tmp_path}/in.parquet")["predict.lacking"]
+
+
+def test_a_history_that_lacks_a_part_of_the_models_events_gets_a_line(of_events: Trained, tmp_path: Path) -> None:
+    events = sample.events(20_000).to_pandas()
+    noon = events["event_time"].max()
+    # Carts of the afternoon of the model's last day, with a history of that day alone, and with all of it.
+    (morning := events[events["event_time"] >= noon.normalize()]).to_parquet(tmp_path / "morning.parquet")
+    events.to_parquet(tmp_path / "all.parquet")
+    afternoon = morning.assign(event_time=noon.normalize() + pd.Timedelta(hours=23, minutes=59))
+    assert afternoon["event_time"].min() > noon
+    afternoon.to_parquet(tmp_path / "in.parquet")
+    short = remarks(of_events, tmp_path, input=f"{tmp_path}/in.parquet", history=f"{tmp_path}/morning.parquet")
+    assert "morning.parquet begins too late: the product columns" in short["predict.products"]
+    assert "made of the input's events and its history alone, which have" in short["predict.products"]
+    assert remarks(of_events, tmp_path, input=f"{tmp_path}/in.parquet", history=f"{tmp_path}/all.parquet") == {}
+    assert remarks(of_events, tmp_path, input=f"{tmp_path}/all.parquet") == {}
+
+
+def test_a_training_event_with_a_time_in_the_future_gets_a_line(of_events: Trained, tmp_path: Path) -> None:
+    events = sample.events(20_000).to_pandas()
+    events.iloc[-1, list(events).index("event_time")] = pd.Timestamp("2099-12-31 10:00")
+    model = registered.of_events(events, tmp_path / "model")
+    later = sample.events(20_000).to_pandas().head(5_000)
+    later["event_time"] += pd.Timedelta(days=60)
+    later.to_parquet(tmp_path / "later.parquet")
+    line = remarks(model, tmp_path, input=f"{tmp_path}/later.parquet")["predict.products"]
+    assert "end on 2099-12-31 (in the future: an event of the training data has a wrong time; correct or remove" in line
+    carts(5).assign(event_time=pd.Timestamp("2020-01-01")).drop(columns=LABEL).to_parquet(tmp_path / "in.parquet")
+    line = remarks(model, tmp_path, input=f"{tmp_path}/in.parquet")["predict.lacking"]
+    assert "the counters end on 2099-12-31 (in the future: " in line
