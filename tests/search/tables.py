@@ -1,6 +1,10 @@
 """Rows to search on."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
+import pytest
 
 from purchase_predict.search.trial import LabelledRows
 
@@ -13,3 +17,14 @@ def table(rows: int = 600, users: int = 150, seed: int = 0) -> LabelledRows:
     x[rng.random((rows, 4)) < 0.1] = np.nan
     y = (np.nan_to_num(x[:, 0]) + (np.nan_to_num(x[:, 3]) == 2) + rng.normal(0, 0.7, rows) > 0.3).astype(int)
     return LabelledRows(x, y, rng.integers(0, users, rows), ["a", "b", "c", "kind"], ["kind"])
+
+
+def timed(rows: int = 600, users: int = 150, seed: int = 0, days: int = 60) -> LabelledRows:
+    """The same rows, of sessions that end on some day; the rows are in no order of time."""
+    made = table(rows, users, seed)
+    return replace(made, ended=np.random.default_rng(seed).integers(0, days, rows) * 86_400 * 10**9)
+
+
+MadeRows = Callable[..., LabelledRows]
+#: For tests of what holds on folds by user and on folds that follow time: the argument `made_rows` makes the rows.
+both_kinds = pytest.mark.parametrize("made_rows", [table, timed])

@@ -16,20 +16,14 @@ from purchase_predict.search.objective import Objective
 from purchase_predict.search.search import search
 from purchase_predict.search.space import STARTING_POINTS
 from purchase_predict.search.trial import LabelledRows
-from tests.search.tables import table
-
-
-def timed(rows: int = 600, days: int = 60, seed: int = 0) -> LabelledRows:
-    """Rows of sessions that end on some day; the rows are in no order of time."""
-    made = table(rows, seed=seed)
-    return replace(made, ended=np.random.default_rng(seed).integers(0, days, rows) * 86_400 * 10**9)
+from tests.search.tables import table, timed
 
 
 @given(st.integers(60, 800), st.integers(5, 400), st.integers(0, 50), st.integers(0, 3))
 def test_each_fold_learns_from_what_came_before_what_it_is_judged_on(
     rows: int, days: int, seed: int, split: int
 ) -> None:
-    made = timed(rows, days, seed)
+    made = timed(rows, days=days, seed=seed)
     assert made.ended is not None
     folds = forward_folds(made, split)
     if not folds:  # too few rows of a class, or too few days
@@ -47,7 +41,7 @@ def test_each_fold_learns_from_what_came_before_what_it_is_judged_on(
 
 
 def test_three_folds_of_like_size_follow_a_history() -> None:
-    made = timed(6000, 6000)
+    made = timed(6000, days=6000)
     folds = search_folds(made, 1)
     assert [len(judged) for _, judged in folds] == pytest.approx([800] * 3, abs=5)
     assert [len(train) for train, _ in folds] == pytest.approx([5200, 4400, 3600], abs=5)
@@ -174,7 +168,7 @@ def planned(rows: LabelledRows, split: int) -> list[tuple[list[int], list[int]]]
 def test_cuts_stay_where_they_are_planned_if_each_part_has_both_classes(
     rows: int, days: int, seed: int, split: int
 ) -> None:
-    made = timed(rows, days, seed)
+    made = timed(rows, days=days, seed=seed)
     plan = planned(made, split)
     if all({*made.y[side]} == {0, 1} for fold in plan for side in fold):
         assert [(list(train), list(judged)) for train, judged in forward_folds(made, split)] == plan
@@ -182,14 +176,14 @@ def test_cuts_stay_where_they_are_planned_if_each_part_has_both_classes(
 
 def few_purchases() -> LabelledRows:
     """The last planned block has no purchase."""
-    made = timed(600, 600)
+    made = timed(600, days=600)
     assert made.ended is not None
     return replace(made, y=np.where(made.ended >= np.quantile(made.ended, 0.8), 0, made.y))
 
 
 def one_moment() -> LabelledRows:
     """More than 40 % of the rows end at the last moment."""
-    made = timed(600, 600)
+    made = timed(600, days=600)
     assert made.ended is not None
     return replace(made, ended=np.minimum(made.ended, int(np.quantile(made.ended, 0.55))))
 
@@ -212,7 +206,7 @@ def test_where_a_planned_block_lacks_a_class_the_cuts_move(made: LabelledRows, c
 def test_folds_that_are_not_the_planned_ones_are_said(
     days: int, kind: str, parts: int, capsys: pytest.CaptureFixture
 ) -> None:
-    found = search(timed(600, days), 1, "roc_auc", 1)
+    found = search(timed(600, days=days), 1, "roc_auc", 1)
     assert found.fold_kind.startswith(kind)
     why = f", instead of 3 folds that follow time, because the training rows cannot be cut in time into {parts} parts"
     assert why in found.fold_kind

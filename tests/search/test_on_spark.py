@@ -13,7 +13,7 @@ from purchase_predict.search import on_spark, search
 from purchase_predict.search.trial import Trial
 from steps.train import train
 from tests import registered, spark_cluster
-from tests.search.tables import table
+from tests.search.tables import MadeRows, both_kinds, table
 
 pytest.importorskip("pyspark")
 pytestmark = pytest.mark.servers
@@ -28,17 +28,18 @@ def on_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("on_cluster")
-def test_the_trials_of_two_workers_are_those_of_this_process() -> None:
-    here = search.search(table(), 4, "roc_auc", 1, parallelism=2)
+@both_kinds
+def test_the_trials_of_two_workers_are_those_of_this_process(made_rows: MadeRows) -> None:
+    here = search.search(made_rows(), 4, "roc_auc", 2, parallelism=2)
     told: list[int] = []
     kept = [dataclasses.replace(here.trials[0], out_of_fold=None)]
     with on_spark.cluster(0) as (run, parallelism):
         assert parallelism == 2  # the cores of the cluster
         there = search.search(
-            table(),
+            made_rows(),
             4,
             "roc_auc",
-            1,
+            2,
             lambda trial: told.append(trial.number),
             kept,
             run_batch=run,

@@ -17,7 +17,7 @@ from purchase_predict.search.objective import Objective
 from purchase_predict.search.space import DEFAULTS, SPACE, STARTING_POINTS
 from purchase_predict.search.suggest import next_point
 from purchase_predict.search.trial import Trial, best_of, trials_frame
-from tests.search.tables import table
+from tests.search.tables import MadeRows, both_kinds, table
 
 
 def test_the_first_trial_is_lightgbms_defaults_and_the_best_is_no_worse() -> None:
@@ -44,15 +44,17 @@ def test_folds_that_run_at_once_do_not_change_lightgbms_global_thread_number() -
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_max_evals_is_the_number_of_trials(count: int) -> None:
+@both_kinds
+def test_max_evals_is_the_number_of_trials(made_rows: MadeRows, count: int) -> None:
     seen: list[int] = []
-    found = search.search(table(), count, "log_loss", 1, lambda trial: seen.append(trial.number))
+    found = search.search(made_rows(), count, "log_loss", 1, lambda trial: seen.append(trial.number))
     assert seen == [trial.number for trial in found.trials] == list(range(count))
 
 
-def test_the_same_seed_gives_the_same_model_and_another_another() -> None:
+@both_kinds
+def test_the_same_seed_gives_the_same_model_and_another_another(made_rows: MadeRows) -> None:
     count = len(STARTING_POINTS) + 2
-    one, again, other = (search.search(table(), count, "roc_auc", seed) for seed in (7, 7, 8))
+    one, again, other = (search.search(made_rows(), count, "roc_auc", seed) for seed in (7, 7, 8))
     assert one.booster.model_to_string() == again.booster.model_to_string()
     assert one.threshold == again.threshold
     suggested = [[trial.params for trial in found.trials[len(STARTING_POINTS) :]] for found in (one, again, other)]
@@ -60,11 +62,12 @@ def test_the_same_seed_gives_the_same_model_and_another_another() -> None:
 
 
 @pytest.mark.parametrize("after", [1, 4, 7, 9])
-def test_an_interrupted_search_that_is_resumed_gives_the_same_result(after: int) -> None:
-    whole = search.search(table(), 9, "roc_auc", 5)
+@both_kinds
+def test_an_interrupted_search_that_is_resumed_gives_the_same_result(made_rows: MadeRows, after: int) -> None:
+    whole = search.search(made_rows(), 9, "roc_auc", 5)
     kept = [replace(trial, out_of_fold=None) for trial in whole.trials[:after]]
     made: list[int] = []
-    resumed = search.search(table(), 9, "roc_auc", 5, lambda trial: made.append(trial.number), kept)
+    resumed = search.search(made_rows(), 9, "roc_auc", 5, lambda trial: made.append(trial.number), kept)
     assert made == list(range(after, 9))
     assert [trial.point for trial in resumed.trials] == [trial.point for trial in whole.trials]
     assert [trial.loss for trial in resumed.trials] == [trial.loss for trial in whole.trials]
@@ -222,8 +225,9 @@ def test_rows_are_binned_once_and_no_trial_leaves_a_trace_on_the_next() -> None:
         assert np.array_equal(one.out_of_fold, fresh.out_of_fold)
 
 
-def test_the_time_limit_ends_the_search_but_never_before_the_first_trial() -> None:
-    assert len(search.search(table(), 5, "roc_auc", 1, max_seconds=0).trials) == 1
+@both_kinds
+def test_the_time_limit_ends_the_search_but_never_before_the_first_trial(made_rows: MadeRows) -> None:
+    assert len(search.search(made_rows(), 5, "roc_auc", 1, max_seconds=0).trials) == 1
 
 
 def test_the_final_fit_is_shortened_when_time_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,29 +278,32 @@ def test_row_by_row_or_feature_by_feature_the_model_is_the_same(monkeypatch: pyt
     assert models[0] == models[1]
 
 
-def test_a_trial_that_would_overrun_is_not_started() -> None:
-    whole = search.search(table(), 3, "roc_auc", 1)
+@both_kinds
+def test_a_trial_that_would_overrun_is_not_started(made_rows: MadeRows) -> None:
+    whole = search.search(made_rows(), 3, "roc_auc", 1)
     slow = [replace(trial, seconds=1000.0) for trial in whole.trials]
-    assert len(search.search(table(), 5, "roc_auc", 1, earlier=slow, max_seconds=900).trials) == 3
-    assert len(search.search(table(), 5, "roc_auc", 1, earlier=slow, max_seconds=4000).trials) == 5
+    assert len(search.search(made_rows(), 5, "roc_auc", 1, earlier=slow, max_seconds=900).trials) == 3
+    assert len(search.search(made_rows(), 5, "roc_auc", 1, earlier=slow, max_seconds=4000).trials) == 5
 
 
-def test_the_number_of_cores_does_not_change_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+@both_kinds
+def test_the_number_of_cores_does_not_change_the_model(made_rows: MadeRows, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(finish, "ROWS_PER_THREAD", 2000)
     trees = []
     for cores in (1, 3):
         monkeypatch.setattr(finish, "available_cores", lambda cores=cores: cores)
-        found = search.search(table(6000, 1000), 2, "roc_auc", 1)
+        found = search.search(made_rows(6000, 1000), 2, "roc_auc", 1)
         assert found.booster.params["num_threads"] == cores
         trees.append(found.booster.model_to_string().partition("\nparameters:")[0])
     assert trees[0] == trees[1]
 
 
+@both_kinds
 def test_trials_of_a_batch_do_not_depend_on_each_other_and_an_interrupted_batch_is_completed(
-    monkeypatch: pytest.MonkeyPatch,
+    made_rows: MadeRows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = search.search(table(), 7, "roc_auc", 5, parallelism=3)
-    wider = search.search(table(), 7, "roc_auc", 5, parallelism=7)
+    whole = search.search(made_rows(), 7, "roc_auc", 5, parallelism=3)
+    wider = search.search(made_rows(), 7, "roc_auc", 5, parallelism=7)
     assert [trial.point for trial in wider.trials[:3]] == [trial.point for trial in whole.trials[:3]]
     assert {trial.state for trial in wider.trials} == {"finished"}  # there was no best to prune against
     kept = [replace(trial, out_of_fold=None) for trial in whole.trials[:5]]
@@ -307,7 +314,7 @@ def test_trials_of_a_batch_do_not_depend_on_each_other_and_an_interrupted_batch_
         return suggest(earlier, number, seed)
 
     monkeypatch.setattr(search, "next_point", noted)
-    resumed = search.search(table(), 7, "roc_auc", 5, earlier=kept, parallelism=3)
+    resumed = search.search(made_rows(), 7, "roc_auc", 5, earlier=kept, parallelism=3)
     assert asked == [(3, 5), (6, 6)]  # the rest of a batch learns from the same trials as its first ones
     assert [trial.point for trial in resumed.trials] == [trial.point for trial in whole.trials]
     assert [trial.state for trial in resumed.trials] == [trial.state for trial in whole.trials]
