@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from purchase_predict import metrics
-from purchase_predict.evaluation.few_users import MIN_USERS, NORMAL, student_t
+from purchase_predict.evaluation.few_users import MIN_USERS, NORMAL, effective_users, student_t
 from purchase_predict.evaluation.scores import evaluate
 from purchase_predict.metrics import Difference, Score
 
@@ -47,7 +47,8 @@ class Period:
         train_rows: the rows before it, which were trained on.
         rows: the rows in it.
         base_rate: the share of them that are purchases, 0 to 1; None without rows.
-        scores: of `METRICS`, by name; empty if a class has fewer than `MIN_USERS` users in the period or before it.
+        scores: of `METRICS`, by name; empty if a class has an effective number of users below `MIN_USERS` in the
+            period or before it.
         constant: whether the period's model could not learn: it gave every row the same answer.
     """
 
@@ -213,9 +214,9 @@ def _width(score: Score) -> float:
     return score.high - score.low
 
 
-def _rarer_users(y: np.ndarray, users: np.ndarray) -> int:
-    """The number of different users who bought, or of those who did not, whichever is smaller."""
-    return min(len(np.unique(users[y == label])) for label in (0, 1))
+def _rarer_users(y: np.ndarray, users: np.ndarray) -> float:
+    """The effective number of users who bought, or of those who did not, whichever is smaller."""
+    return min(effective_users(users[y == label].tolist()) for label in (0, 1))
 
 
 def _moment(nanoseconds: int) -> datetime:

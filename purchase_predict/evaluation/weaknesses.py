@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from purchase_predict.evaluation.few_users import MIN_USERS
+from purchase_predict.evaluation.few_users import MIN_USERS, effective_users
 from purchase_predict.evaluation.scores import INTERVAL_QUANTILES, Ranked, resampled_weights, score
 from purchase_predict.metrics import Score
 
@@ -22,8 +22,8 @@ class Slice:
     """A part of the test rows, and how well the model ranks the rows in it.
 
     `by`: the column that the rows are sliced by. `rows`: number of rows. `base_rate`: share of purchases, 0 to 1.
-    `roc_auc`: with its 95 % bootstrap interval; None with few users of a class. `few`: the classes with fewer than
-    `MIN_USERS` different users, of "buyers" and "non-buyers".
+    `roc_auc`: with its 95 % bootstrap interval; None with few users of a class. `few`: the classes whose effective
+    number of users is below `MIN_USERS`, of "buyers" and "non-buyers".
     """
 
     by: str
@@ -56,9 +56,9 @@ def slices(rows: pd.DataFrame, y: np.ndarray, probability: np.ndarray, seed: int
 
 
 def _few(y: np.ndarray, users: np.ndarray) -> tuple[str, ...]:
-    """The classes that have too few different users for an interval."""
+    """The classes that have too few users for an interval, by their effective number."""
     classes = {"buyers": 1, "non-buyers": 0}
-    return tuple(name for name, label in classes.items() if len(np.unique(users[y == label])) < MIN_USERS)
+    return tuple(name for name, label in classes.items() if effective_users(users[y == label].tolist()) < MIN_USERS)
 
 
 def _roc_auc(y: np.ndarray, probability: np.ndarray, users: np.ndarray, seed: int) -> Score:

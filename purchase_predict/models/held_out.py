@@ -1,12 +1,13 @@
 """Compares models on the same held-out rows, each loaded as its users load it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import pandas as pd
 
+from purchase_predict.evaluation.few_users import effective_users, widening
 from purchase_predict.evaluation.scores import Answers, compare, evaluate
 from purchase_predict.metrics import Compared, Score
 from purchase_predict.models import packaging, scoring
@@ -70,9 +71,18 @@ class HeldOutRows:
         return self if unseen.all() else HeldOutRows(self.rows[unseen], self.train_rate, self.files)
 
     @property
-    def users_of_the_rarer_class(self) -> int:
-        """The number of users with bought rows, or of users with rows not bought, whichever is lower."""
-        return min(len(set(self.users[self.y == label])) for label in (0, 1))
+    def users_of_the_rarer_class(self) -> float:
+        """The effective number of users with bought rows, or of users with rows not bought, whichever is lower."""
+        return min(map(effective_users, self._users_of_classes))
+
+    @property
+    def widening(self) -> float:
+        """The factor by which the intervals must be widened, that of the class that needs more."""
+        return max(map(widening, self._users_of_classes))
+
+    @cached_property
+    def _users_of_classes(self) -> list[list[Hashable]]:
+        return [self.users[self.y == label].tolist() for label in (0, 1)]
 
     def scores(self, uri: str) -> dict[str, Score]:
         """Every metric of the model at `uri`.

@@ -1,9 +1,10 @@
 """The gate: whether a challenger may replace the champion."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from purchase_predict.evaluation.few_users import MIN_USERS, stretch
+from purchase_predict.evaluation.few_users import MIN_USERS
 from purchase_predict.metrics import METRICS, Compared, Score, utility
 
 
@@ -33,8 +34,8 @@ class Contest:
     metrics: Mapping[str, Compared] = field(default_factory=dict)
 
 
-#: Different users of a class below which the reason says that the interval was widened.
-_FEW_USERS = 30
+#: The widening from which the reason names it; that of 30 users is 1.06.
+_NAMED_WIDENING = 1.06
 
 
 @dataclass(frozen=True)
@@ -51,35 +52,38 @@ def decide(
     contest: Contest | None,
     *,
     no_contest: str = "no champion",
-    users: int | None = None,
+    users: float | None = None,
+    widening: float = 1.0,
     tolerance: float = 0.0,
     min_roc_auc: float = 0.0,
 ) -> Decision:
     """The gate: a challenger must beat the constant answer, be good enough, and be better than the champion.
+
+    It must beat the constant answer in `metric` and in roc_auc, because only roc_auc has the same expected value for
+    every model without skill. If a few users have most of the rows not bought, a random order of users has an average
+    precision above the share of bought rows.
 
     Args:
         metric: what is compared.
         scores: the challenger's on the test set: those of `metric` and of roc_auc.
         contest: against the champion on the same rows, or None.
         no_contest: why there is no contest, for the reason.
-        users: different users of the rarer class in the test rows; None: not counted.
+        users: the effective number of users of the rarer class in the test rows; None: not counted.
+        widening: the factor by which the intervals must be widened for few users, 1 or more.
         tolerance: how much worse than the champion the challenger may be; 0: it must be strictly better.
         min_roc_auc: the lowest roc_auc that passes, 0 to 1.
     """
     if users is not None and users < MIN_USERS:
-        reason = f"too few buyers to tell: {users} users of one class in the test rows, at least {MIN_USERS} are needed"
-        return Decision(False, reason)
-    score, auc = scores[metric], scores["roc_auc"].value
-    end = score.high if METRICS[metric].less_is_better else score.low
-    worst = end if users is None else score.value + (end - score.value) * stretch(users)
-    few = f", widened to {worst:.4f} for few buyers" if users is not None and users < _FEW_USERS else ""
-    # `not >` and not `<=`: a metric that is NaN passes nothing.
-    if not utility(metric, worst) > utility(metric, score.baseline):
+        counted = math.floor(users * 10) / 10  # 9.97 is not shown as 10
         return Decision(
             False,
-            f"{metric} {score.value:.4f} is not shown to beat the baseline's {score.baseline:.4f}: "
-            f"its 95 % interval is {score.low:.4f} to {score.high:.4f}{few}",
+            f"too few buyers to tell: {counted:g} users of one class in the test rows (fewer than their number if some "
+            f"have most of the rows), at least {MIN_USERS} are needed",
         )
+    for name in dict.fromkeys((metric, "roc_auc")):
+        if doubt := _doubt(name, scores[name], widening):
+            return Decision(False, doubt)
+    score, auc = scores[metric], scores["roc_auc"].value
     if min_roc_auc > 0 and not auc >= min_roc_auc:
         return Decision(False, f"roc_auc {auc:.4f} is below min_roc_auc {min_roc_auc:g}")
     if contest is None:
@@ -99,6 +103,20 @@ def decide(
     if tolerance > 0 and contest.gain >= -tolerance:
         return Decision(True, f"{against}, within the tolerance of {tolerance:g}")
     return Decision(False, against + (f", beyond the tolerance of {tolerance:g}" if tolerance else ""))
+
+
+def _doubt(metric: str, score: Score, widening: float) -> str:
+    """Why a metric is not shown to beat the constant answer; empty if it is."""
+    end = score.high if METRICS[metric].less_is_better else score.low
+    worst = score.value + (end - score.value) * widening if widening > 1 else end
+    # `>` and not `not <=`: a metric that is NaN passes nothing.
+    if utility(metric, worst) > utility(metric, score.baseline):
+        return ""
+    few = f", widened to {worst:.4f} for few buyers" if widening > _NAMED_WIDENING else ""
+    return (
+        f"{metric} {score.value:.4f} is not shown to beat the baseline's {score.baseline:.4f}: "
+        f"its 95 % interval is {score.low:.4f} to {score.high:.4f}{few}"
+    )
 
 
 def _change(gain: float) -> str:

@@ -23,8 +23,12 @@ class Rows(Protocol):
         """How many rows there are."""
 
     @property
-    def users_of_the_rarer_class(self) -> int:
-        """The number of different users who bought, or of those who did not, whichever is smaller."""
+    def users_of_the_rarer_class(self) -> float:
+        """The effective number of users who bought, or of those who did not, whichever is smaller."""
+
+    @property
+    def widening(self) -> float:
+        """The factor by which the intervals must be widened for few users of a class."""
 
     def unseen_by(self, uri: str) -> "Rows":
         """The rows of sessions that a model was not trained on."""
@@ -164,6 +168,7 @@ def judge(version: ModelVersion, env: str, rows: Rows, rules: Rules) -> Judgemen
         contest,
         no_contest=why.text,
         users=rows.users_of_the_rarer_class,
+        widening=rows.widening,
         tolerance=rules.tolerance,
         min_roc_auc=rules.min_roc_auc,
     )

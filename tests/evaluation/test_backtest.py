@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from purchase_predict.evaluation import backtest as module
 from purchase_predict.evaluation.backtest import METRICS, Backtest, Period, backtest
-from purchase_predict.evaluation.few_users import MIN_USERS
+from purchase_predict.evaluation.few_users import MIN_USERS, effective_users
 from purchase_predict.metrics import Score
 
 START = int(datetime(2024, 3, 4, tzinfo=UTC).timestamp()) * 10**9
@@ -53,7 +53,7 @@ def test_each_period_is_predicted_from_what_came_before_it(rows: int, days: floa
         assert made.periods[-1].rows == pytest.approx(rows / 10, abs=2 + rows / 100)
     for period in made.periods:
         enough = [
-            min(len(set(users[chosen & (y == label)])) for label in (0, 1)) >= MIN_USERS
+            min(effective_users(users[chosen & (y == label)]) for label in (0, 1)) >= MIN_USERS
             for chosen in (nanoseconds_before(ended, period.start), inside_of(ended, period))
         ]
         assert bool(period.scores) == all(enough)

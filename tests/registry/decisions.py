@@ -26,7 +26,8 @@ class Rows:
     quality: Mapping[str, float]
     pause: Callable[[], None] = lambda: None
     count: int = 1000
-    users_of_the_rarer_class: int = 100
+    users_of_the_rarer_class: float = 100
+    widening: float = 1.0
 
     def unseen_by(self, uri: str) -> "Rows":
         return self

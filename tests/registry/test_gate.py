@@ -3,11 +3,14 @@
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from purchase_predict.evaluation.few_users import stretch
+from benchmarks import few_buyers
+from purchase_predict.evaluation.few_users import MIN_USERS, effective_users, stretch, widening
+from purchase_predict.evaluation.scores import Ranked
 from purchase_predict.metrics import METRICS, SEARCHABLE, Score, utility
 from purchase_predict.registry.gate import Contest, decide
 from tests.conftest import checkout
@@ -90,19 +93,74 @@ def test_another_loss_becomes_searchable_by_one_line(tmp_path: Path) -> None:
     subprocess.run([program("python"), "-c", _ANOTHER_LOSS], cwd=project, check=True)
 
 
-@pytest.mark.parametrize(("users", "passed"), [(0, False), (1, False), (9, False), (10, True), (None, True)])
-def test_few_buyers_prove_nothing(users: int | None, passed: bool) -> None:
+@pytest.mark.parametrize(("users", "passed"), [(0, False), (1, False), (9.99, False), (10, True), (None, True)])
+def test_few_buyers_prove_nothing(users: float | None, passed: bool) -> None:
     decision = decide("roc_auc", sure("roc_auc"), None, users=users)
     assert decision.passed == passed
-    assert passed or decision.reason.startswith(f"too few buyers to tell: {users} users")
+    assert passed or decision.reason.startswith(f"too few buyers to tell: {str(users)[:3]} users")
 
 
-@pytest.mark.parametrize(("users", "passed"), [(10, False), (20, True), (200, True), (None, True)])
-def test_with_few_buyers_the_interval_is_widened(users: int | None, passed: bool) -> None:
+@pytest.mark.parametrize(("users", "passed"), [(10, False), (20, True), (200, True)])
+def test_with_few_buyers_the_interval_is_widened(users: int, passed: bool) -> None:
     scores = {"roc_auc": Score(0.75, 0.54, 0.9, 0.5)}
-    decision = decide("roc_auc", scores, None, users=users)
+    decision = decide("roc_auc", scores, None, users=users, widening=stretch(users))
     assert decision.passed == passed
     assert passed or "widened to 0.4949 for few buyers" in decision.reason
+
+
+@pytest.mark.parametrize("metric", SEARCHABLE)
+def test_whatever_the_metric_roc_auc_must_beat_a_coin_too(metric: str) -> None:
+    scores = {**sure(metric), "roc_auc": Score(0.55, 0.51, 0.6, 0.5)}
+    assert decide(metric, scores, None, widening=1.2).passed
+    decision = decide(metric, scores, None, widening=1.3)
+    assert not decision.passed
+    assert decision.reason.startswith("roc_auc 0.5500 is not shown to beat the baseline's 0.5000")
+
+
+rows_of_users = st.lists(st.integers(1, 30), min_size=1, max_size=60)
+
+
+def users_of(rows: list[int]) -> list[int]:
+    """The user of each row."""
+    return [user for user, count in enumerate(rows) for _ in range(count)]
+
+
+@given(rows_of_users, st.integers(2, 4))
+def test_users_with_more_rows_than_others_count_as_fewer(rows: list[int], times: int) -> None:
+    found = effective_users(users_of(rows))
+    pairs = [(one, other) for one in users_of(rows) for other in users_of(rows)]
+    assert found == pytest.approx(len(pairs) / sum(one == other for one, other in pairs))
+    assert 1 <= found <= len(rows) + 1e-9
+    assert effective_users(users_of([count * times for count in rows])) == pytest.approx(found)
+    assert effective_users(users_of([5] * len(rows))) == len(rows)
+    assert stretch(max(MIN_USERS, len(rows))) - 1e-9 <= widening(users_of(rows)) <= stretch(MIN_USERS)
+    assert widening(users_of([5] * len(rows))) == pytest.approx(stretch(max(MIN_USERS, len(rows))))
+
+
+def test_many_small_users_do_not_hide_that_a_few_decide() -> None:
+    assert widening(users_of([100] * 5 + [1] * 1000)) == stretch(MIN_USERS)
+    assert widening(users_of([1] * 1000)) < 1.01
+
+
+def test_the_benchmark_of_the_gate_scores_users_as_the_workflow_scores_their_rows() -> None:
+    rng = np.random.default_rng(0)
+    users = few_buyers.drawn(rng, few_buyers.CASES["100, Pareto (exponent 1.2)"], True, 0.0)
+    weights = rng.integers(0, 3, (5, len(users.bought)))
+    rows = np.repeat(np.arange(len(users.bought)), users.bought + users.others)
+    decided, y = 30, (users.bought > 0)[rows].astype(int)
+    ranked = Ranked(y, users.probability[rows], users.probability[decided - 1])
+    for metric, found in few_buyers.metrics_of(users, weights, decided).items():
+        assert found == pytest.approx([ranked.score(metric, each[rows]) for each in weights])
+
+
+@pytest.mark.parametrize("few_buy", [True, False])
+@pytest.mark.parametrize("case", ["20, of whom 4 have 95 % of the rows", "20, of whom 1 has 60 %", "5 equal"])
+def test_a_model_without_skill_is_not_promoted_by_a_few_users(case: str, few_buy: bool) -> None:
+    assert few_buyers.promoted(case, few_buy, 0.0, 100, 1).max() <= 2
+
+
+def test_a_model_with_skill_passes_although_one_user_is_large() -> None:
+    assert few_buyers.promoted("100, of whom 1 has 25 %", True, 1.0, 20, 1)[0] >= 15
 
 
 @given(st.integers(2, 100_000))

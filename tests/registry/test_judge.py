@@ -30,7 +30,7 @@ class Rows:
     """Stands for test rows on which every challenger beats its champion.
 
     Attributes:
-        users_of_the_rarer_class: as in `HeldOutRows`.
+        users_of_the_rarer_class, widening: as in `HeldOutRows`.
         trained_on, predicts: called with the URI of a model; raise if its training rows are unknown, or if it
             cannot answer.
     """
@@ -40,6 +40,7 @@ class Rows:
     predicts: Callable[[str], None] = lambda uri: None
     count: int = 1000
     compared: list[str] = field(default_factory=list)
+    widening: float = 1.0
 
     def unseen_by(self, uri: str) -> "Rows":
         self.trained_on(uri)
@@ -111,8 +112,10 @@ def test_the_gate_gets_the_users_of_the_rarer_class(users: int, shared_store: st
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=40))
 def test_users_are_counted_and_not_rows(carts: list[tuple[int, bool]]) -> None:
     rows = HeldOutRows(pd.DataFrame({"user_id": [u for u, _ in carts], LABEL: [int(b) for _, b in carts]}), 0.5)
-    buyers, others = ({user for user, bought in carts if bought == wanted} for wanted in (True, False))
-    assert rows.users_of_the_rarer_class == min(len(buyers), len(others))
+    sides = [[user for user, bought in carts if bought == wanted] for wanted in (True, False)]
+    expected = [len(side) ** 2 / sum(side.count(user) for user in side) if side else 0.0 for side in sides]
+    assert rows.users_of_the_rarer_class == pytest.approx(min(expected))
+    assert min(expected) <= min(len(set(side)) for side in sides)
 
 
 def test_many_rows_of_one_buyer_are_one_user() -> None:
