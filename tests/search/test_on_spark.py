@@ -30,7 +30,7 @@ def on_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.mark.usefixtures("on_cluster")
 @both_kinds
 def test_the_trials_of_two_workers_are_those_of_this_process(made_rows: MadeRows) -> None:
-    here = search.search(made_rows(), 4, "roc_auc", 1, parallelism=2)
+    here = search.search(made_rows(), 4, "roc_auc", 2, parallelism=2)
     told: list[int] = []
     kept = [dataclasses.replace(here.trials[0], out_of_fold=None)]
     with on_spark.cluster(0) as (run, parallelism):
@@ -39,7 +39,7 @@ def test_the_trials_of_two_workers_are_those_of_this_process(made_rows: MadeRows
             made_rows(),
             4,
             "roc_auc",
-            1,
+            2,
             lambda trial: told.append(trial.number),
             kept,
             run_batch=run,
