@@ -9,13 +9,15 @@ from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 
 from purchase_predict.metrics import Compared, Difference, Score
-from purchase_predict.registry import deployment, promotion
+from purchase_predict.registry import deployment, journal, promotion, versions
 from purchase_predict.registry.claim import sole_right
 from purchase_predict.registry.journal import Author
 from purchase_predict.registry.judge import Rules
 from purchase_predict.registry.way_back import way_back
 from purchase_predict.workflow.lease import heartbeat
 
+#: The call that moves an alias.
+ALIAS = "set_registered_model_alias"
 RULES = Rules("roc_auc", 0.0, 0.0, False)
 
 
@@ -66,3 +68,28 @@ def roll_back(name: str) -> None:
             return
         assert promotion.roll_back(holder, target, "staging", "by test", Author.of(run), blame=True)
     mlflow.MlflowClient().set_terminated(run.info.run_id)
+
+
+def check(name: str, moves: list[tuple[str, str, bool]], quality: Mapping[str, float]) -> None:
+    """Each move follows the one before; what was promoted was better; previous is what the alias really left."""
+    at, previous, out = "", dict[str, str](), set[str]()
+    for before, after, back in moves:
+        assert before == at
+        if back:
+            out.add(before)
+        else:
+            assert after not in out, "what was rolled back was promoted again"
+            assert not before or quality[after] > quality[before]
+            previous[after] = before
+        at = after
+    model = mlflow.MlflowClient().get_registered_model(name)
+    assert {env: str(version) for env, version in model.aliases.items()} == {"staging": at}
+    assert not [tag for tag in model.tags if tag.startswith("claim.")]
+    assert journal.problem(model.tags, "staging") is None
+    assert [entry.version for entry in journal.read(model.tags, "staging")] == [after for _, after, _ in moves]
+    for version in versions.versions(name):
+        number = str(version.version)
+        assert version.tags.get("previous.staging", "") == previous.get(number, "")
+        assert ("rolled_back.staging" in version.tags) == (number in out)
+        assert version.current_stage == ("Staging" if number == at else version.current_stage)
+    assert [str(v.version) for v in versions.versions(name) if v.current_stage == "Staging"] == [at]

@@ -15,11 +15,10 @@ from purchase_predict.registry.journal import Author
 from purchase_predict.registry.status import status as status_of
 from steps import rollback as rollback_step
 from tests.registered import empty_versions, invoke
-from tests.registry.decisions import Rows, deploy
+from tests.registry.decisions import ALIAS, Rows, deploy
 
 ENV = "staging"
 ANNA, OTHER = Author("anna", "0123", "because"), Author("bert", "4567")
-ALIAS = "set_registered_model_alias"
 WRITES = [
     name
     for name in dir(mlflow.MlflowClient)

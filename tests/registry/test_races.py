@@ -3,7 +3,7 @@
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import mlflow
@@ -11,10 +11,10 @@ import pytest
 from hypothesis import settings
 from mlflow.entities.model_registry import ModelVersion
 
-from purchase_predict.registry import claim, journal, promotion, stages, versions
+from purchase_predict.registry import claim, promotion, stages, versions
 from purchase_predict.workflow import lease
 from tests.registered import empty_versions
-from tests.registry.decisions import Rows, deploy, open_run, roll_back
+from tests.registry.decisions import Rows, check, deploy, open_run, roll_back
 
 ROUNDS = 200 if settings().max_examples >= 100 else 6
 
@@ -69,31 +69,6 @@ def test_the_alias_is_never_at_a_loser_and_previous_always_leads_back(
             thread.join()
         assert errors == []
         check(name, moves.made, quality)
-
-
-def check(name: str, moves: list[tuple[str, str, bool]], quality: Mapping[str, float]) -> None:
-    """Each move follows the one before; what was promoted was better; previous is what the alias really left."""
-    at, previous, out = "", dict[str, str](), set[str]()
-    for before, after, back in moves:
-        assert before == at
-        if back:
-            out.add(before)
-        else:
-            assert after not in out, "what was rolled back was promoted again"
-            assert not before or quality[after] > quality[before]
-            previous[after] = before
-        at = after
-    model = mlflow.MlflowClient().get_registered_model(name)
-    assert {env: str(version) for env, version in model.aliases.items()} == {"staging": at}
-    assert not [tag for tag in model.tags if tag.startswith("claim.")]
-    assert journal.problem(model.tags, "staging") is None
-    assert [entry.version for entry in journal.read(model.tags, "staging")] == [after for _, after, _ in moves]
-    for version in versions.versions(name):
-        number = str(version.version)
-        assert version.tags.get("previous.staging", "") == previous.get(number, "")
-        assert ("rolled_back.staging" in version.tags) == (number in out)
-        assert version.current_stage == ("Staging" if number == at else version.current_stage)
-    assert [str(v.version) for v in versions.versions(name) if v.current_stage == "Staging"] == [at]
 
 
 def test_who_claims_nothing_may_still_move_the_alias_and_the_challenger_is_judged_again(shared_store: str) -> None:

@@ -15,9 +15,7 @@ from purchase_predict.registry.journal import Author
 from purchase_predict.workflow import lease
 from steps import rollback as rollback_step
 from tests.registered import empty_versions, invoke
-from tests.registry.decisions import Rows, deploy
-from tests.registry.test_killed import ALIAS
-from tests.registry.test_races import check
+from tests.registry.decisions import ALIAS, Rows, check, deploy
 
 QUALITY = {"1": 0.6, "2": 0.65, "3": 0.7}
 ME = Author("anna", "0123")
