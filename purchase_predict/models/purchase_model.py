@@ -161,9 +161,9 @@ class PurchaseModel(PythonModel):
 
         Returns:
             `probability`, `will_buy`, and, without `as_is`, `missing`: the columns of the model that the row has no
-            value for, separated by commas. Not named are an unknown category, the seconds since an earlier event or
-            session that the row's counts say does not exist (`NULL_AT_ZERO`), and the relative price of a product that
-            the shop does not know.
+            value for, separated by commas. Among them is the relative price of a product that the shop does not know.
+            Not named are an unknown category, and the seconds since an earlier event or session that the row's counts
+            say does not exist (`NULL_AT_ZERO`).
 
         Raises:
             MlflowException: a value has the wrong type, or the threshold is above 1; a served model then responds with
@@ -215,8 +215,6 @@ class PurchaseModel(PythonModel):
                 empty[:, column] = frame[name].isna()
             elif NULL_AT_ZERO.get(name) in features:
                 empty[:, column] &= encoded[:, features.index(NULL_AT_ZERO[name])] != 0
-            elif name == "product_relative_price" and self.shop is not None:
-                empty[:, column] = False
         # Few different sets of columns are missing, so the names are joined once for each set.
         sets, of_row = np.unique(empty @ (1 << np.arange(len(features))), return_inverse=True)
         names = [", ".join(name for column, name in enumerate(features) if number >> column & 1) for number in sets]

@@ -191,6 +191,17 @@ def test_rows_as_process_makes_them_miss_only_what_the_event_did_not_have(
     assert model.predict(None, again)["missing"].str.endswith(", ".join(purchase_model.NULL_AT_ZERO)).all()
 
 
+def test_a_product_that_the_shop_does_not_know_has_no_relative_price(
+    of_shop: tuple[purchase_model.PurchaseModel, pd.DataFrame],
+) -> None:
+    model, frame = of_shop
+    rows = frame.head(2).assign(**dict.fromkeys(purchase_model.SHOP))
+    rows["product_id"] = [rows["product_id"].iloc[0], -1]
+    known, unknown = (set(text.split(", ")) for text in model.predict(None, rows)["missing"])
+    assert not known & set(purchase_model.SHOP)
+    assert unknown & set(purchase_model.SHOP) == {"product_relative_price"}
+
+
 def test_rows_of_a_table_keep_their_nulls(of_shop: tuple[purchase_model.PurchaseModel, pd.DataFrame]) -> None:
     model, frame = of_shop
     assert frame[list(SHOP)].isna().any().any()
