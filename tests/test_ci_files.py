@@ -143,6 +143,12 @@ def test_the_containers_take_their_versions_from_the_files_that_pin_them() -> No
     )
 
 
+def source_files(folder: Path) -> list[Path]:
+    """The files of a folder that are part of the project: no byte code, nothing hidden."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return [path for path in files if path.suffix != ".pyc" and not path.name.startswith(".")]
+
+
 def test_the_image_serves_without_root_and_has_what_it_copies() -> None:
     dockerfile = (PROJECT / "Dockerfile").read_text(encoding="utf-8")
     assert set(re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)) == {"python:3.11.13-slim-bookworm"}
@@ -153,8 +159,12 @@ def test_the_image_serves_without_root_and_has_what_it_copies() -> None:
         name for line in re.findall(r"^COPY --chown=shop (.*) \S+$", dockerfile, re.MULTILINE) for name in line.split()
     ]
     assert [name for name in copied if not (PROJECT / name).exists()] == []
-    ignored = (PROJECT / ".dockerignore").read_text(encoding="utf-8").splitlines()
-    assert {f"!{name}" for name in [*copied, "requirements.lock", "requirements-dev.lock"]} <= set(ignored)
+    _, everything, *kept = (PROJECT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert everything == "*"
+    folders = [name for name in copied if (PROJECT / name).is_dir()]
+    code = {f"!{name}/**/*{path.suffix}" for name in folders for path in source_files(PROJECT / name)}
+    files = {f"!{name}" for name in [*copied, "requirements.lock", "requirements-dev.lock"] if name not in folders}
+    assert set(kept) == code | files
     # What the image runs is the entry point with parameters that it has.
     given = re.findall(r"--(\w+)=", dockerfile.partition("\nCMD")[2])
     assert set(given) <= set(parameters.declared("serve"))
