@@ -147,12 +147,13 @@ CARTS = _route(
         503: _answer("The state cannot be read."),
     },
 )
+_PREDICTIONS = {"predictions": [{"probability": 0.4127, "will_buy": 1, "missing": ""}]}
 INVOCATIONS = _route(
     "Score ready columns",
     "MLflow's protocol, for callers that have the columns: `dataframe_records`, `dataframe_split`, or CSV. The "
     "answers are those of `mlflow models serve`.",
     {
-        200: _answer("One prediction per row.", {"predictions": [{"probability": 0.4127, "will_buy": 1}]}),
+        200: _answer("One prediction per row.", _PREDICTIONS),
         400: _answer("A column is missing, or a value is of the wrong type."),
         413: _answer("More than 8 MiB."),
         415: _answer("Neither JSON nor CSV."),
