@@ -192,6 +192,9 @@ def _ended_by_cluster(condition: Mapping[str, Any], job: Mapping[str, Any], pod:
     disruption = _condition(pod, "DisruptionTarget")
     if disruption.get("status") == "True":
         return f"the cluster took its pod away ({disruption.get('reason')}: {disruption.get('message', '')}): run again"
+    for one in status.get("initContainerStatuses", []) if not terminated else []:
+        if code := (one.get("state", {}).get("terminated") or {}).get("exitCode"):
+            return f"its init container {one['name']} ended with exit code {code}: see {_TEMPLATE}"
     if not terminated:
         return f"its pod ended ({status.get('reason') or condition.get('message', 'for an unknown reason')}): run again"
     return ""

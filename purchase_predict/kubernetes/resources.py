@@ -6,8 +6,10 @@ from typing import Any
 
 import click
 
-_UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4, "P": 1000**5, "m": 0.001}
-_UNITS |= {f"{unit}i": 1024**power for power, unit in enumerate("KMGTP", 1)}
+_UNITS = {"n": 1e-9, "u": 1e-6, "m": 1e-3, "": 1, "k": 1000}
+_UNITS |= {unit: 1000**power for power, unit in enumerate("KMGTPE", 1)}
+_UNITS |= {f"{unit}i": 1024**power for power, unit in enumerate("KMGTPE", 1)}
+_SIZE = re.compile(r"([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?|[0-9]+\.) ?([KMGTPE]i?|[numk]|)B?")
 _GIB = 1024**3
 #: The steps whose SQL engine obeys `memory_limit`.
 BOUNDED = ("load", "process")
@@ -19,12 +21,12 @@ _DISK_FACTOR, _DISK_MORE = 8, 10 * _GIB
 
 
 def size_of(text: str) -> float:
-    """Bytes of a size: Kubernetes's (`512Mi`, `2G`) or DuckDB's (`512MiB`, `2 GB`).
+    """Bytes of a size: Kubernetes's (`512Mi`, `2G`, `64k`, `1e9`) or DuckDB's (`512MiB`, `2 GB`).
 
     Raises:
         ValueError: it is neither.
     """
-    match = re.fullmatch(r"([0-9.]+) ?([KMGTP]i?|m|)B?", text)
+    match = _SIZE.fullmatch(text)
     if not match:
         raise ValueError(f"{text} is not a size")
     return float(match[1]) * _UNITS[match[2]]

@@ -75,6 +75,10 @@ TROUBLES = {
                 "check service_account and template"),
     "memory": (FAILED, [pod({"terminated": {"reason": "OOMKilled", "exitCode": 137}})], [],
                "it was killed because it took more memory than its limit of 2Gi (OOMKilled): raise"),
+    "init": (FAILED, [pod(initContainerStatuses=[
+        {"name": "certificates", "state": {"terminated": {"exitCode": 0}}},
+        {"name": "wait-for-proxy", "state": {"terminated": {"exitCode": 3}}},
+    ])], [], "its init container wait-for-proxy ended with exit code 3: see the template in backend_config"),
     "evicted": (FAILED, [pod(reason="Evicted", message="The node was low on resource: ephemeral-storage. ")], [],
                 "it was evicted from its node (The node was low on resource: ephemeral-storage.): request"),
     "deadline": (job({"type": "Failed", "reason": "DeadlineExceeded"}), [], [],

@@ -213,6 +213,21 @@ def test_what_the_file_says_of_resources_wins_and_the_rest_follows_from_memory_l
         asked("load", {"requests": {"cpu": "4"}}, {"limits": {"memory": "2Gi"}})
 
 
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("64k", 64_000), ("1e9", 1e9), ("1.5E3", 1500), ("2E", 2e18), ("1Ei", 2**60), (".5Gi", 2**29), ("512MiB", 2**29),
+     ("2 GB", 2e9), ("100m", 0.1), ("7", 7)],
+)  # fmt: skip
+def test_a_size_is_written_as_kubernetes_or_duckdb_do(text: str, size: float) -> None:
+    assert size_of(text) == pytest.approx(size)
+
+
+@pytest.mark.parametrize("text", ["", "lots", "1.2.3G", "1e", "G", "-1", "1 000"])
+def test_anything_else_is_no_size(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a size"):
+        size_of(text)
+
+
 SIZES = st.sampled_from([None, "5G", "6Gi", "16Gi", "64Gi"])
 
 
