@@ -12,13 +12,13 @@ _SIGN = "[=+\\-@\uff1d\uff0b\uff0d\uff20]"
 _SEPARATOR = "[;\t\r\n]"
 #: Found in each text that `harmless` may change. Python and Arrow (RE2) understand it.
 FORMULA = f'^{_SIGN}|^[\t\r\n]|{_SEPARATOR}"*{_SIGN}'
-_CELL = re.compile(f'(^|{_SEPARATOR})("*{_SIGN}[^;\t\r\n]*)')
+_CELL = re.compile(f'(^|{_SEPARATOR})("*{_SIGN})')
 _NUMBER = re.compile(r"[+-]?\d+([.,]\d*)?([eE][+-]?\d+)?")
 
 
 def harmless(text: str) -> str:
-    """A text that no spreadsheet runs, whatever it splits lines at. Numbers stay as they are."""
-    if not re.search(FORMULA, text):
+    """A text that no spreadsheet runs, whatever it splits lines at. A number stays as it is."""
+    if _NUMBER.fullmatch(text) or not re.search(FORMULA, text):
         return text
-    guarded = _CELL.sub(lambda cell: cell[0] if _NUMBER.fullmatch(cell[2]) else f"{cell[1]}'{cell[2]}", text)
+    guarded = _CELL.sub(r"\1'\2", text)
     return f"'{guarded}" if guarded[0] in "\t\r\n" else guarded

@@ -106,6 +106,10 @@ def _no_run_of_another_test() -> Iterator[None]:
         import mlflow
 
         mlflow.tracking.fluent._active_run_stack.get().clear()  # type: ignore[no-untyped-call]
+    if "purchase_predict.workflow.remote" in sys.modules:
+        from purchase_predict.workflow import remote
+
+        remote._observers.clear()  # the cluster that a workflow of this process asked
 
 
 @pytest.fixture(scope="session")

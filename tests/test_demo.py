@@ -1,5 +1,6 @@
 """What `make demo` does with ARGS. tests/test_documents.py runs the demo itself."""
 
+import os
 import subprocess
 import sys
 from typing import Any
@@ -33,6 +34,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     monkeypatch.setattr(demo, "report", report)
     monkeypatch.setattr(demo, "post", lambda *_: {"answers": []})
     monkeypatch.setattr(demo, "show", lambda _: None)
+    monkeypatch.setattr(demo.os, "environ", dict(os.environ))  # the demo sets some for what it starts
     return lines
 
 

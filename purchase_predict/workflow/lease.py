@@ -161,7 +161,8 @@ class Watch:
         for run in self._search(experiment, f"tags.\"{CLAIM}\" = '{key}' and attributes.status = 'RUNNING'"):
             if run.info.run_id == mine.info.run_id:
                 continue
-            head = self._waiting_main(run) or run
+            job_has_ended = remote.job_lives(run) is False  # then nothing waits, and the step is judged alone
+            head = run if job_has_ended else self._waiting_main(run) or run
             run_id = head.info.run_id
             if run_id not in judged:
                 below = f"tags.\"{MLFLOW_PARENT_RUN_ID}\" = '{run_id}' and attributes.status = 'RUNNING'"

@@ -144,7 +144,7 @@ def test_the_model_answers_raw_rows_from_another_project(
     with first.workflow.environ_here():
         model = mlflow.pyfunc.load_model("models:/purchase_predict@staging")
         answer = model.predict(model.input_example)
-    assert list(answer.columns) == ["probability", "will_buy"]
+    assert list(answer.columns) == ["probability", "will_buy", "missing"]
     assert answer["probability"].between(0, 1).all()
 
 
