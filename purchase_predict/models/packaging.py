@@ -98,8 +98,9 @@ def log(
 class Packaged:
     """A loaded model: the raw columns that it uses, and the function that scores rows of them.
 
-    `answer(rows, as_is=False)` is `PurchaseModel.predict` without MLflow's check of the rows against the signature.
-    Rows of our own tables need no check; without it, text columns may be of pandas' categorical type, which is faster.
+    `answer(rows, as_is=False)` is `PurchaseModel.predict` without the column `missing`, and without MLflow's check of
+    the rows against the signature. Rows of our own tables need no check; without it, text columns may be of pandas'
+    categorical type, which is faster.
     `counters` has the product counters at the end of the model's events. `loaded` is the model as MLflow loads it.
     `threshold` is the lowest probability at which `will_buy` is 1.
     """
@@ -144,7 +145,7 @@ def _load(uri: str, files: Mapping[str, str]) -> Packaged:
     model = loaded.unwrap_python_model()
 
     def answer(frame: pd.DataFrame, as_is: bool = False) -> pd.DataFrame:
-        answered: pd.DataFrame = model.predict(None, frame, {"as_is": as_is})
+        answered: pd.DataFrame = model.predict(None, frame, {"as_is": as_is, "missing": False})
         return answered
 
     threshold = getattr(model, "spec", {}).get("threshold")

@@ -158,10 +158,12 @@ class PurchaseModel(PythonModel):
             model_input: raw columns as in the primary table. Columns that are made from events only may be missing.
             params: `threshold` (0 to 1) replaces the model's own threshold. `as_is` (true or false) is for rows of the
                 project's own tables: null is a value there, and only columns that all rows lack are filled in.
+                `missing` (true or false; the default is true) says whether the result has the column of that name. It
+                takes a tenth of the time of scoring many rows.
 
         Returns:
-            `probability`, `will_buy`, and, without `as_is`, `missing`: the columns of the model that the row has no
-            value for, separated by commas. Among them is the relative price of a product that the shop does not know.
+            `probability`, `will_buy` and `missing`: the columns of the model that the row has no value for, separated
+            by commas. Among them is the relative price of a product that the shop does not know.
             Not named are an unknown category, and the seconds since an earlier event or session that the row's counts
             say does not exist (`NULL_AT_ZERO`).
 
@@ -183,7 +185,7 @@ class PurchaseModel(PythonModel):
         uncorrected = np.asarray(self.booster.predict(encoded, **options)) if len(encoded) else np.empty(0)
         probability = calibrated(uncorrected, self.spec["calibration"])
         answer = {"probability": probability, "will_buy": (probability >= threshold).astype(np.int64)}
-        if not as_is:
+        if params.get("missing", True):
             answer["missing"] = self._missing(model_input, encoded)
         return pd.DataFrame(answer, index=model_input.index)
 

@@ -205,7 +205,9 @@ def _writer(path: Path, ending: str) -> Iterator[Callable[[pa.Table], None]]:
 def _harmless(table: pa.Table) -> pa.Table:
     """Puts an apostrophe before text that a spreadsheet would treat as a formula, such as `=HYPERLINK(...)`."""
     for number, field in enumerate(table.schema):
-        if pa.types.is_string(field.type) and pc.any(pc.match_substring_regex(table[number], FORMULA)).as_py():
+        # Only what came from the source: looking at the marks of each row would double the time that this takes.
+        foreign = field.name in KEYS and pa.types.is_string(field.type)
+        if foreign and pc.any(pc.match_substring_regex(table[number], FORMULA)).as_py():
             safe = [text if text is None else harmless(text) for text in table[number].to_pylist()]
             table = table.set_column(number, field, pa.array(safe, field.type))
     return table

@@ -41,7 +41,7 @@ def test_columns_that_the_model_fills_in_are_not_said_to_be_null(of_events: Trai
         f"the model fills these in from its own product counters in each row without them: {', '.join(SHOP)}"
     )
     # The same columns as the model's own answer names.
-    assert packaging.load(uri).answer(given)["missing"].str.contains(", ".join(BEHAVIOUR[:-1])).all()
+    assert mlflow.pyfunc.load_model(uri).predict(given)["missing"].str.contains(", ".join(BEHAVIOUR[:-1])).all()
 
 
 def test_rows_of_a_table_are_scored_as_if_each_were_alone(of_events: Trained, tmp_path: Path) -> None:

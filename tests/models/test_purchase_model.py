@@ -207,7 +207,7 @@ def test_rows_of_a_table_keep_their_nulls(of_shop: tuple[purchase_model.Purchase
     assert frame[list(SHOP)].isna().any().any()
     encoded = purchase_model.encode(frame, COLUMNS, model.spec["categories"])
     expected = model.booster.predict(encoded)
-    answered = model.predict(None, frame, {"as_is": True})
+    answered = model.predict(None, frame, {"as_is": True, "missing": False})
     np.testing.assert_array_equal(answered["probability"], expected)
     assert list(answered) == ["probability", "will_buy"]
     assert (model.predict(None, frame)["probability"] != expected).any()

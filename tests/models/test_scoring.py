@@ -105,7 +105,7 @@ def test_carts_with_all_columns_of_the_model_are_scored_with_all_of_them(
     said = f"the input lacks 1 of the model's columns; these count as null: {BEHAVIOUR[0]}"
     assert said in lacking.stderr
     assert f"{BEHAVIOUR[0]} 0" not in lacking.stderr  # nor is it said to have drifted
-    answer = packaging.load(uri).answer(given.drop(columns=[BEHAVIOUR[0]]))
+    answer = mlflow.pyfunc.load_model(uri).predict(given.drop(columns=[BEHAVIOUR[0]]))
     assert answer["missing"].str.contains(BEHAVIOUR[0]).all()
 
 
