@@ -62,8 +62,9 @@ def resources(entry_point: str, given: Mapping[str, Any], memory_limit: str, pla
     for kind, size in memory.items():
         if size is not None and size <= wanted:
             raise click.ClickException(
-                f"{place}: resources.{kind}.memory={given[kind]['memory']} of {entry_point} does not hold "
-                f"memory_limit={memory_limit}, which the SQL engine alone may take: raise it, or lower memory_limit"
+                f"{place}: resources.{kind}.memory={given[kind]['memory']} of {entry_point} must be more than "
+                f"memory_limit={memory_limit}, which the SQL engine alone may take: raise resources.{kind}.memory, or "
+                "lower memory_limit"
             )
     # Memory is also a limit, so that a step that takes more is killed instead of its neighbours on the node.
     need, disk = wanted * _MEMORY_FACTOR + _MEMORY_MORE, wanted * _DISK_FACTOR + _DISK_MORE

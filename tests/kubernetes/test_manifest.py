@@ -209,7 +209,7 @@ def test_what_the_file_says_of_resources_wins_and_the_rest_follows_from_memory_l
     assert asked("train", {"limits": {"cpu": "8"}}, {"limits": {"memory": "5G"}}) == {
         "limits": {"cpu": "8", "memory": "5G"}
     }  # fmt: skip
-    with pytest.raises(click.ClickException, match="2Gi of load does not hold memory_limit=4GB"):
+    with pytest.raises(click.ClickException, match="2Gi of load must be more than memory_limit=4GB"):
         asked("load", {"requests": {"cpu": "4"}}, {"limits": {"memory": "2Gi"}})
 
 
@@ -246,7 +246,7 @@ def test_no_request_exceeds_its_limit(request: str | None, limit: str | None, di
 @pytest.mark.parametrize(
     ("values", "parameters", "says"),
     [
-        (config(resources={"limits": {"memory": "2Gi"}}), {"memory_limit": "4GB"}, "does not hold memory_limit=4GB"),
+        (config(resources={"limits": {"memory": "2Gi"}}), {"memory_limit": "4GB"}, "more than memory_limit=4GB"),
         (config(resources={"limits": {"memory": "lots"}}), {"memory_limit": "4GB"}, "lots is not a size"),
         (config(template={"spec": {"backoffLimit": 3}}), {}, "backoffLimit=3: must be 0, or left out"),
         (config(template={"spec": {"parallelism": 2}}), {}, "parallelism=2: must be 1, or left out"),

@@ -286,7 +286,7 @@ def test_a_cart_is_typed_and_a_visit_replayed_on_the_page(
 def test_invocations_answer_as_the_packaged_model_does(server: Served, rows: pd.DataFrame, registry: str) -> None:
     packaged = packaging.load(f"models:/{NAME}/1")
     frame = rows[packaged.columns].head(50)
-    expected = packaged.answer(frame)
+    expected = packaged.loaded.predict(frame)
     records = json.loads(frame.to_json(orient="records", double_precision=15))
     split = {"columns": list(frame), "data": [list(record.values()) for record in records]}
     bodies: list[tuple[Any, str]] = [

@@ -141,12 +141,13 @@ def test_acknowledged_events_are_there_once_after_kill_9(registry: str, tmp_path
     for kill_after in [draw.uniform(0.05, 0.45) for _ in range(20)] if all_outages else (0.15, 0.4):
         with served.server(registry, tmp_path / "log", state=tmp_path / "state") as running:
             if acknowledged:
-                _, again = running.ask("/events", table[max(0, acknowledged - 500) : acknowledged])
-                assert again["events"] == 0
+                status, again = running.ask("/events", table[max(0, acknowledged - 500) : acknowledged])
+                assert (status, again.get("events")) == (200, 0), again
             threading.Timer(kill_after, running.process.kill).start()
             try:
                 while acknowledged < len(table):
-                    running.ask("/events", table[acknowledged : acknowledged + 5])
+                    status, said = running.ask("/events", table[acknowledged : acknowledged + 5])
+                    assert status == 200, said  # nothing else acknowledges events
                     acknowledged += 5
             except (OSError, HTTPException):
                 pass
