@@ -143,7 +143,7 @@ class SqliteState:
         try:
             self._connection.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:  # the higher bits say in which way
                 raise Busy from error
             raise
         finally:

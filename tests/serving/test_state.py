@@ -330,3 +330,16 @@ def test_who_does_not_want_to_wait_for_a_locked_file_is_told_so_at_once(tmp_path
     holder.join()
     other.close()
     state.close()
+
+
+@pytest.mark.parametrize("kind", ["BUSY", "BUSY_RECOVERY", "BUSY_SNAPSHOT", "BUSY_TIMEOUT"])
+def test_a_file_may_be_locked_in_any_way(kind: str, tmp_path: Path) -> None:
+    state = SqliteState(tmp_path / "state")
+    locked = sqlite3.OperationalError("database is locked")
+    locked.sqlite_errorcode = getattr(sqlite3, f"SQLITE_{kind}")
+    with mock.patch.object(state, "_connection") as connection:
+        connection.execute.side_effect = [None, locked, None]  # the pragma, BEGIN, the pragma
+        connection.in_transaction = False
+        with pytest.raises(Busy):
+            state.change([event(1, "view")], lambda batch: batch, wait=False)
+    state.close()
