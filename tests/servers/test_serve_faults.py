@@ -134,7 +134,7 @@ def test_another_host_asks_for_the_token_and_says_nothing_without_it(registry: s
 
 
 def test_acknowledged_events_are_there_once_after_kill_9(registry: str, tmp_path: Path, all_outages: bool) -> None:
-    table = as_sent(sample.events(20_000 if all_outages else 3000).to_pylist())
+    table = as_sent(sample.events(60_000 if all_outages else 6000).to_pylist())
     table = list({json.dumps(row, sort_keys=True): row for row in table}.values())
     draw = random.Random(1)
     acknowledged = 0
