@@ -50,7 +50,7 @@ PRINTED = {
     "errors.py: printable(text)": "print_line itself",
     "errors.py: '\\n'.join(map(_visible, without_secrets(text).split('\\n')))": "print_block itself",
     "progress.py: phase.line(500, False)": "the project's own names of phases, and numbers",
-    "log.py: line": "a pod's log, as the process of a step on this machine would print it",
+    "log.py: line": "a pod's log: each word is printable, and the spaces between them stay",
     "status.py: json.dumps(found.as_json(), indent=2) if format == 'json' else '\\n'.join(found.lines())": "JSON "
     "escapes what is not ASCII, and `lines` returns printable ones",
 }

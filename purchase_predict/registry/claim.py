@@ -46,13 +46,27 @@ def holds(tags: Mapping[str, str], claim: str) -> bool:
     return not claim or claim in tags
 
 
+def claimants(tags: Mapping[str, str], env: str) -> list[str]:
+    """The ids of the runs that hold or wait for the claim on an environment.
+
+    Args:
+        tags: of the registered model.
+        env: staging or production.
+    """
+    return [tag.removeprefix(_prefix(env)) for tag in tags if tag.startswith(_prefix(env))]
+
+
+def _prefix(env: str) -> str:
+    return f"claim.{env}."
+
+
 class _EnvironmentClaims:
     """The claims on an environment, as tags of the registered model."""
 
     def __init__(self, name: str, env: str, mine: Run) -> None:
         self._client = mlflow.MlflowClient()
-        self._name, self._prefix, self._mine = name, f"claim.{env}.", mine.info.run_id
-        self.tag = self._prefix + self._mine
+        self._name, self._env, self._mine = name, env, mine.info.run_id
+        self.tag = _prefix(env) + self._mine
         self._watch = Watch(self._client, _POLL_SECONDS)
 
     def announce(self) -> None:
@@ -64,7 +78,7 @@ class _EnvironmentClaims:
     def others(self) -> list[Run]:
         tags = self._client.get_registered_model(self._name).tags
         alive = []
-        for run_id in (tag.removeprefix(self._prefix) for tag in tags if tag.startswith(self._prefix)):
+        for run_id in claimants(tags, self._env):
             if run_id == self._mine:
                 continue
             run = self._run(run_id)
@@ -84,7 +98,9 @@ class _EnvironmentClaims:
 
     def _remove(self, run_id: str) -> None:
         try:
-            through_collisions(lambda: self._client.delete_registered_model_tag(self._name, self._prefix + run_id))
+            through_collisions(
+                lambda: self._client.delete_registered_model_tag(self._name, _prefix(self._env) + run_id)
+            )
         except MlflowException as error:  # another process has removed it, or the whole registered model
             if not mlflow_errors.is_missing(error):
                 raise

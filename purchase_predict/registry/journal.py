@@ -18,7 +18,7 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_USER
 
-from purchase_predict.registry.claim import holds
+from purchase_predict.registry.claim import claimants, holds
 from purchase_predict.workflow.collisions import through_collisions
 
 _JOURNAL = "journal"
@@ -232,7 +232,7 @@ def problem(tags: Mapping[str, str], env: str, *, moving: bool = False) -> str |
         before = entry.digest
     known, _, digest = tags.get(_head(env), "0 ").partition(" ")
     # A process that is killed between writing the two tags leaves an entry that the head does not count, and its claim.
-    deciding = moving or any(tag.startswith(f"claim.{env}.") for tag in tags)
+    deciding = moving or bool(claimants(tags, env))
     if len(recorded(tags, env)) < len(entries) and not deciding:
         return f"the journal of {env} was changed: the tag {_head(env)} does not count entry {len(entries)}"
     fits = known.isdigit() and len(entries) in (int(known), int(known) + 1)

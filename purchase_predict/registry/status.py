@@ -13,6 +13,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_USER
 from purchase_predict.errors import printable
 from purchase_predict.registry import journal, promotion
 from purchase_predict.registry.approval import waiting
+from purchase_predict.registry.claim import claimants
 from purchase_predict.registry.journal import Entry
 from purchase_predict.registry.versions import registered_model
 from purchase_predict.workflow.experiments import shared_with
@@ -127,14 +128,14 @@ def status(name: str, envs: Sequence[str], at: datetime | None, experiment_id: s
         return Status(name, at, [past(model, present, env, at) for env in envs], {}, {}, {}, {})
     now = []
     for env in envs:
-        moving = any(f"{promotion.MOVING}.{env}" in version.tags for version in present)
-        problem = journal.problem(model.tags, env, moving=moving) or _without_journal(model, present, env)
+        problem = journal.problem(model.tags, env, moving=_moving(present, env)) or _without_journal(
+            model, present, env
+        )
         last = None if problem else journal.newest(journal.read(model.tags, env))
-        claims = [tag.removeprefix(f"claim.{env}.") for tag in model.tags if tag.startswith(f"claim.{env}.")]
         number = str(model.aliases.get(env, ""))
         missing = bool(number) and number not in {str(version.version) for version in present}
         doubt = "" if problem else _doubt(last, None, number, present, env)
-        now.append(Environment(env, number, last, problem, claims, missing, doubt))
+        now.append(Environment(env, number, last, problem, claimants(model.tags, env), missing, doubt))
     waits = {f"version {number} for {env}": text for (number, env), text in waiting(present, envs).items()}
     out, refused = _rolled_back(present, model.aliases, envs), _refused(present, envs)
     return Status(name, None, now, waits, out, refused, _at_work(experiment_id, mine))
@@ -152,13 +153,17 @@ def past(model: RegisteredModel, present: Sequence[ModelVersion], env: str, at: 
     Raises:
         click.ClickException: the journal was changed.
     """
-    moving = any(f"{promotion.MOVING}.{env}" in version.tags for version in present)
-    entries = journal.verified(model.tags, env, moving=moving)
+    entries = journal.verified(model.tags, env, moving=_moving(present, env))
     entry = journal.holder_at(entries, at)
     after = next(iter(entries[entry.number if entry else 0 :]), None)
     doubt = _doubt(entry, after, str(model.aliases.get(env, "")), present, env)
     version = entry.version if entry and not doubt else ""
     return Environment(env, version, entry, _without_journal(model, present, env), (), doubt=doubt)
+
+
+def _moving(present: Sequence[ModelVersion], env: str) -> bool:
+    """Whether a move of the environment to one of these versions is in progress."""
+    return any(f"{promotion.MOVING}.{env}" in version.tags for version in present)
 
 
 def _doubt(entry: Entry | None, after: Entry | None, now: str, present: Sequence[ModelVersion], env: str) -> str:
@@ -185,7 +190,7 @@ def _doubt(entry: Entry | None, after: Entry | None, now: str, present: Sequence
     holder = there.get(seen)
     if deleted and seen in ("", entry.version):
         what = f"version {entry.version} was deleted"
-    elif not after and holder and f"{promotion.MOVING}.{env}" in holder.tags:
+    elif not after and holder and _moving([holder], env):
         what = f"a run moved the alias to version {seen} and has not recorded it"
     else:
         what = f"the alias was moved by hand to version {seen}" if seen else "the alias was removed by hand"

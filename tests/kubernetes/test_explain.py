@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from purchase_predict.kubernetes.explain import state_of
+from purchase_predict.kubernetes.explain import State, state_of
 
 
 def job(*conditions: dict[str, str]) -> dict[str, Any]:
@@ -93,15 +93,21 @@ TROUBLES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("trouble", TROUBLES)
-def test_every_trouble_is_one_line_with_the_way_out(trouble: str) -> None:
-    of_job, pods, events, says = TROUBLES[trouble]
+def explained(trouble: tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, str]], str]) -> State:
+    """The state of a trouble, which is explained in one line."""
+    of_job, pods, events, says = trouble
     state = state_of(of_job, pods, events)
     assert says in state.problem
     assert "\n" not in state.problem
+    return state
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_every_trouble_is_one_line_with_the_way_out(trouble: str) -> None:
+    state = explained(TROUBLES[trouble])
     assert not state.succeeded
     assert not state.passing
-    assert state.ended == (of_job is not STARTED)
+    assert state.ended == (TROUBLES[trouble][0] is not STARTED)
 
 
 def test_a_container_beside_the_step_may_keep_it_from_starting() -> None:
@@ -163,10 +169,7 @@ MAY_PASS = {
 
 @pytest.mark.parametrize("trouble", MAY_PASS)
 def test_what_may_pass_is_one_line_and_the_job_waits(trouble: str) -> None:
-    of_job, pods, events, says = MAY_PASS[trouble]
-    state = state_of(of_job, pods, events)
-    assert says in state.problem
-    assert "\n" not in state.problem
+    state = explained(MAY_PASS[trouble])
     assert (state.passing, state.ended, state.running) == (True, False, False)
 
 
