@@ -128,9 +128,8 @@ def status(name: str, envs: Sequence[str], at: datetime | None, experiment_id: s
         return Status(name, at, [past(model, present, env, at) for env in envs], {}, {}, {}, {})
     now = []
     for env in envs:
-        problem = journal.problem(model.tags, env, moving=_moving(present, env)) or _without_journal(
-            model, present, env
-        )
+        changed = journal.problem(model.tags, env, moving=_moving(present, env))
+        problem = changed or _without_journal(model, present, env)
         last = None if problem else journal.newest(journal.read(model.tags, env))
         number = str(model.aliases.get(env, ""))
         missing = bool(number) and number not in {str(version.version) for version in present}
