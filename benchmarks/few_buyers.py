@@ -164,7 +164,7 @@ def share(case: str, few_buy: bool, skill: float, draws: int) -> np.ndarray:
 def main(draws: int) -> None:
     """Prints the table."""
     draws, fewer = (_PARTS * max(1, count // _PARTS) for count in (draws, draws // 10))
-    click.echo(f"| users of the rarer class | they are the | {' | '.join(SEARCHABLE)} | with skill |")
+    click.echo(f"| users of one class | this class is the | {' | '.join(SEARCHABLE)} | with skill |")
     click.echo("|---|---|" + "---:|" * (len(SEARCHABLE) + 1))
     for name in CASES:
         for few_buy in (True, False):

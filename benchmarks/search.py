@@ -251,8 +251,9 @@ def main(
     ]
     section = "\n".join(
         [
-            f"Numbers are medians of {seeds} seed(s). The lead over the row's search is that of the median seed, with",
-            "the 95 % interval of a bootstrap paired by user. `seconds` is the time of the search with its final fit.",
+            f"Each number is the median of {seeds} seed(s). The lead is the test ROC AUC of {against}",
+            "minus that of the row's search, for the seed with the median lead, with the 95 % interval of a bootstrap",
+            "paired by user. `seconds` is the time of the search with its final fit.",
             "",
             f"| {' | '.join(head)} |",
             "|" + "---|" * len(head),
