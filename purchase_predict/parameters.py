@@ -118,7 +118,7 @@ class Switch(click.Choice[str]):
         """The bool; Python's `True` is `true`."""
         text = str(value).lower()
         if text not in self.choices:
-            self.fail("must be one of true, false", param, ctx)
+            self.fail("must be true or false", param, ctx)
         return text == "true"
 
 
@@ -134,8 +134,8 @@ class BackendOfSteps(click.ParamType[dict[str, Backend]]):
             step, _, backend = part.rpartition(":")
             if backend not in set(Backend) or (step and step not in STEPS) or (not step and "," in str(value)):
                 self.fail(
-                    f"must be one of {', '.join(Backend)}, or a list such as train:kubernetes,load:local "
-                    f"of the steps {', '.join(STEPS)}",
+                    f"must be one of {', '.join(Backend)}, or a list such as train:kubernetes,load:local; "
+                    f"the steps are {', '.join(STEPS)}",
                     param,
                     ctx,
                 )
@@ -155,7 +155,9 @@ class Moment(click.ParamType[datetime | None]):
         try:
             moment = datetime.fromisoformat(str(value))
         except ValueError:
-            self.fail("must be a moment, such as 2026-05-03 or 2026-05-03T12:00+02:00 (UTC without a zone)", param, ctx)
+            self.fail(
+                "must be a moment, such as 2026-05-03 or 2026-05-03T12:00+02:00 (UTC if it has no zone)", param, ctx
+            )
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
@@ -200,7 +202,7 @@ ON_HADOOP = re.compile(r"(hdfs|viewfs|s3a?|abfss?|wasbs?)://")
 _URI = Text("be runs:/<run id>/<path>, models:/<name>@<alias>, models:/<name>/<version>, or empty", r".*")
 #: MLflow's database has 256 characters for a registered model's name, and a file store makes a folder of it.
 _NAME_BYTES = 255
-_NAME_RULE = f"be a name without / : @ ? # % \\ and quotes, not dots alone, of {_NAME_BYTES} bytes at most"
+_NAME_RULE = f"be a name without / : @ ? # % \\ and quotes, not only dots, and at most {_NAME_BYTES} bytes long"
 _NAME = r"(?!\.+$)(?!\s)[^/:@'\"?#%\\\x00-\x1f\x7f]+(?<!\s)"
 _SOME_TEXT = r".*\S.*"
 #: More digits than these could be more bytes than DuckDB can count (2**64).
@@ -226,7 +228,7 @@ PARAMETERS = {
     "metric": Parameter(OneOf(SEARCHABLE)),
     "seed": Parameter(WholeNumber("a whole number from 0 to 2147483647", min=0, max=2**31 - 1)),
     "trials": Parameter(OneOf(TrialRunner)),
-    "parallelism": Parameter(WholeNumber("a whole number, 0 (the cluster's cores) or more", min=0)),
+    "parallelism": Parameter(WholeNumber("a whole number, 0 (one trial for each core) or more", min=0)),
     "model": Parameter(_URI, in_key=False, made_by="train"),
     # The name is used in URIs, in MLflow's filters, and in some stores as the name of a folder.
     "registry_name": Parameter(Text(_NAME_RULE, _NAME, _NAME_BYTES)),
@@ -243,7 +245,7 @@ PARAMETERS = {
     "dry_run": Parameter(Switch()),
     "backend": Parameter(BackendOfSteps(), in_key=False),
     "backend_config": Parameter(click.STRING, in_key=False),
-    "version": Parameter(Text("be a version's number", r"[0-9]*")),
+    "version": Parameter(Text("be the number of a version", r"[0-9]*")),
     "reason": Parameter(click.STRING),
     "allow_failed": Parameter(Switch()),
     "at": Parameter(Moment()),
@@ -328,7 +330,7 @@ def resolve(entry_point: str, given: Mapping[str, object]) -> dict[str, Any]:
     }
     if ON_HADOOP.match(str(values.get("source", ""))) and values.get("engine") != Engine.SPARK:
         raise click.ClickException(
-            f"source {values['source']}: only engine=spark reads it; gs:// is read without Spark"
+            f"source {values['source']}: only engine=spark reads this address; gs:// needs no Spark"
         )
     if (values.get("margin") is None) != (values.get("code_cost") is None):
         raise click.ClickException("margin and code_cost belong together: give both, or neither")
@@ -347,8 +349,8 @@ def _refuse_bytes(given: Mapping[str, object]) -> None:
             written(value).encode()
         except UnicodeEncodeError:
             raise click.ClickException(
-                f"{name}={value}: is not UTF-8 text (\\udc and two digits stand for a byte), and MLflow can store only "
-                "that: rename the file or folder"
+                f"{name}={value}: is not UTF-8 text, and MLflow can store nothing else: rename the file or folder "
+                "(\\udc and two digits stand for a byte that is not UTF-8)"
             ) from None
 
 
@@ -359,7 +361,7 @@ def _refuse_secrets(given: Mapping[str, object]) -> None:
             instead = "the variables REDIS_USERNAME and REDIS_PASSWORD" if name == "state" else "the environment"
             raise click.ClickException(
                 f"{name}={shown_uri(str(value))}: the address holds a password, key or token, and MLflow shows "
-                f"parameters: take it from the address, and put it into {instead}"
+                f"parameters: remove it from the address, and put it into {instead}"
             )
 
 
@@ -373,7 +375,7 @@ def local_path(name: str, value: str) -> Path:
         return Path(value).expanduser().resolve()
     except (OSError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise click.ClickException(f"{name}={value}: no path of this machine: {reason}") from error
+        raise click.ClickException(f"{name}={value}: is not a path of this machine: {reason}") from error
 
 
 def written(value: object) -> str:

@@ -57,8 +57,8 @@ class Sources:
             return loaded, None
         if loaded.table != "events":
             raise click.ClickException(
-                f"history={self.history}: {self.input} is a ready primary table, whose columns include the past; "
-                "leave history empty, or give events as input"
+                f"history={self.history}: {self.input} is a ready primary table, whose columns already include the "
+                "past; leave history empty, or give events as input"
             )
         return loaded, self._read(self.history, scratch / "history", {"events": TABLES["events"]}, record, "history_")
 
@@ -106,7 +106,7 @@ class Past:
         if self.events_before or self.first is None:
             return None
         if self.history:
-            return f"history {self.history}: none of its events is before the input's first one, {self.first}"
+            return f"history {self.history} has no event before the input's first event, {self.first}"
         return (
             f"no history: visitors' sessions before {self.first} are unknown; pass earlier events with "
             "-P history=<source>"
@@ -121,10 +121,10 @@ class Past:
         if self.events_before:
             sources, fault = ("events and its history", f"the history {self.history} begins too late")
         return (
-            f"{fault}: the product columns ({', '.join(SHOP)}) of {self.until_carts:,} carts are made of the input's "
-            f"{sources} alone, which have {self.share:.0%} of the events that the model knows. The model's events end "
-            f"on {self.until}{_in_future(self.until)}, so its product counters hold events that are later than these "
-            "carts; pass all events before the input with -P history=<source>"
+            f"{fault}: the product columns ({', '.join(SHOP)}) of {self.until_carts:,} carts are computed from the "
+            f"input's {sources} alone, which have {self.share:.0%} of the events in the model's product counters. The "
+            f"counters cannot be used for these carts: they end on {self.until}{_in_future(self.until)}, so they hold "
+            "later events; pass all events before the input with -P history=<source>"
         )
 
 
@@ -198,10 +198,10 @@ class Prediction:
         parts = []
         if missing:
             lacks = f"the input lacks {len(missing)} of the model's columns"
-            parts.append(f"{lacks}; these count as null: {', '.join(missing)}")
+            parts.append(f"{lacks}, which count as null: {', '.join(missing)}")
         if filled:
-            where = "from its own product counters in each row without them"
-            parts.append(f"the model fills these in {where}: {', '.join(filled)}")
+            counters = "where a row lacks these columns, the model fills them in from its own product counters"
+            parts.append(f"{counters}: {', '.join(filled)}")
             if self.later_than is not None:
                 parts.append(
                     f"the counters end on {self.later_than}{_in_future(self.later_than)}, so they hold events that are "

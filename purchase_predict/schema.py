@@ -62,7 +62,7 @@ EVENTS = (
         "TIMESTAMP",
         required=True,
         rule="event_time >= TIMESTAMP '1970-01-01' AND event_time < TIMESTAMP '2100-01-01'",
-        reason="must lie within 1970 and 2100",
+        reason="must lie between 1970 and 2099",
     ),
     Column(
         "event_type",

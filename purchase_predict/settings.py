@@ -58,8 +58,8 @@ class Settings:
         env = setting("ENV")
         if env and env not in ENVIRONMENTS:
             raise click.ClickException(
-                f"ENV={env}: must be one of {', '.join(ENVIRONMENTS)}, or empty (register, promote nothing); "
-                "it is set in the environment or in .env"
+                f"ENV={env}: must be one of {', '.join(ENVIRONMENTS)}, or empty (register a version and promote "
+                "nothing); it is set in the environment or in .env"
             )
         return cls(
             env=env,
@@ -106,7 +106,7 @@ def _parts(uri: str) -> SplitResult:
         _ = parts.port  # checked when it is read
     except ValueError:
         raise click.ClickException(
-            f"MLFLOW_TRACKING_URI={shown_uri(uri)}: is no address: host, port or password is wrong; in a password, "
+            f"MLFLOW_TRACKING_URI={shown_uri(uri)}: is not an address: host, port or password is wrong; in a password, "
             "write [ as %5B, ] as %5D, @ as %40, : as %3A, / as %2F and % as %25"
         ) from None
     return parts
@@ -130,12 +130,12 @@ def store_problem(uri: str) -> str | None:
         if not file.exists():
             above = next(folder for folder in file.absolute().parents if folder.exists())
             writable = above.is_dir() and os.access(above, os.W_OK | os.X_OK)
-            return None if writable else f"{file} cannot be made in {above}"
+            return None if writable else f"{file} cannot be created in {above}"
         with file.open("rb") as opened:
             start = opened.read(len(_SQLITE))
     except OSError as error:
         return f"{file} cannot be read: {error.strerror}"
-    return None if start in (b"", _SQLITE) else f"{file} is no SQLite database"
+    return None if start in (b"", _SQLITE) else f"{file} is not a SQLite database"
 
 
 def server_conflict(settings: Settings, opened_on: str) -> str | None:

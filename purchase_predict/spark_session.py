@@ -48,8 +48,8 @@ def session_of(asked: str, instead: str) -> Iterator["SparkSession"]:
         from pyspark.sql import SparkSession
     except ImportError as error:
         raise click.ClickException(
-            f"{asked} needs PySpark, which is not installed here: pip install 'pyspark>=4.0,<4.1', and Java 17 "
-            f"(docs/scaling.md says more); or take {instead}"
+            f"{asked} needs PySpark, which is not installed here: pip install 'pyspark>=4.0,<4.1', and install Java 17 "
+            f"(docs/scaling.md says more); or use {instead}"
         ) from error
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # of executors on this machine, or set up alike
     remote, master = os.environ.get("SPARK_REMOTE"), os.environ.get("SPARK_MASTER")
@@ -132,8 +132,8 @@ def _wait_for_server(remote: str, where: str) -> None:
         raise click.ClickException(f"{where}: {_reason(error)}") from error
     except grpc.FutureTimeoutError as error:
         raise click.ClickException(
-            f"{where}: no answer within {_CONNECT_SECONDS} seconds; is the address right (SPARK_REMOTE), and a server "
-            "of Spark Connect running there?"
+            f"{where}: no answer within {_CONNECT_SECONDS} seconds; is the address (SPARK_REMOTE) right, and does a "
+            "Spark Connect server run there?"
         ) from error
 
 
@@ -147,7 +147,7 @@ def _reason(error: Exception) -> str:
         if raised and (missing := _MISSING.match(raised[-1])):
             return (
                 f"the Python of the executors lacks {missing[1]}: install the packages of requirements.lock there, or "
-                "name a Python that has them by PYSPARK_PYTHON"
+                "set PYSPARK_PYTHON to a Python that has them"
             )
         if raised:
             return f"on an executor: {raised[-1]}"

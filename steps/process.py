@@ -49,8 +49,8 @@ def process(run: StepRun, data: str, test_ratio: float, memory_limit: str, engin
     if made.note:
         print_line(f"process: {made.note}", err=True)
     summary = (
-        f"{rows.read} rows, {rows.repeated} repeated ones dropped; "
-        f"by {description.split}: {rows.train} to train, {rows.test} to test"
+        f"{rows.read} rows, {rows.repeated} repeated rows dropped; "
+        f"split by {description.split} into {rows.train} training and {rows.test} test rows"
     )
     return Output("dataset", made.digest, summary)
 

@@ -29,7 +29,7 @@ def serve(
     """Answer each cart over HTTP, at the moment of the cart."""
     env = env or settings.Settings.read().env or ""
     if not env:
-        raise click.ClickException("env is empty and so is ENV: name the environment to serve, with -P env=production")
+        raise click.ClickException("env and ENV are empty: name the environment to serve, with -P env=production")
     # The server asks the registry every 2 s anyway, so a request fails soon instead of being retried for minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -50,7 +50,7 @@ def serve(
             mlflow.log_metrics(filled.metrics)
             print_line(f"serve: {filled}")
         elif warm:
-            print_line(f"serve: the state at {place} already holds visitors: warm is ignored")
+            print_line(f"serve: the state at {place} already holds visitors, so warm is ignored")
         server.serve(options, open_state(place, days), started)
     click.echo("serve: stopped, after finishing the requests in progress")
 

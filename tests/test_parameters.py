@@ -92,7 +92,9 @@ def test_what_spark_alone_reads_is_refused_without_it(entry_point: str) -> None:
     source = "hdfs://names:8020/clicks"
     assert resolve(entry_point, {"source": source, "engine": "spark"})["source"] == source
     for values in ({"source": source}, {"source": source, "engine": "duckdb"}):
-        with pytest.raises(click.ClickException, match=r"source hdfs://names:8020/clicks: only engine=spark reads it"):
+        with pytest.raises(
+            click.ClickException, match=r"source hdfs://names:8020/clicks: only engine=spark reads this address"
+        ):
             resolve(entry_point, values)
 
 
@@ -120,7 +122,7 @@ def test_a_path_that_cannot_be_known_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to(tmp_path / "b")
     (tmp_path / "b").symlink_to(tmp_path / "a")
     for value in ("~nobody-of-this-name/x.csv", str(tmp_path / "a/x.csv")):
-        with pytest.raises(click.ClickException, match=r"^output=.*: no path of this machine: ") as refused:
+        with pytest.raises(click.ClickException, match=r"^output=.*: is not a path of this machine: ") as refused:
             parameters.local_path("output", value)
         assert "\n" not in refused.value.message
     assert parameters.local_path("output", f"{tmp_path}/new/../x.csv") == tmp_path / "x.csv"

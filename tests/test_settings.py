@@ -100,7 +100,9 @@ def test_a_uri_is_shown_without_user_and_password(uri: str, shown: str) -> None:
 )
 def test_a_server_that_is_no_address_is_one_line_without_the_password(tmp_path: Path, uri: str) -> None:
     for settings in (read(tmp_path, f"MLFLOW_TRACKING_URI='{uri}'"), read(tmp_path, "", MLFLOW_TRACKING_URI=uri)):
-        with pytest.raises(click.ClickException, match=r"^MLFLOW_TRACKING_URI=https?://.*: is no address") as refused:
+        with pytest.raises(
+            click.ClickException, match=r"^MLFLOW_TRACKING_URI=https?://.*: is not an address"
+        ) as refused:
             settings.export({})
         assert "secret" not in refused.value.message
         assert "word@" not in refused.value.message
@@ -116,9 +118,9 @@ def test_a_file_that_cannot_be_a_sqlite_store_is_noticed_at_once(tmp_path: Path)
         assert store_problem(f"sqlite:///{good}") is None
     for uri in ("sqlite://", "sqlite:///:memory:", "http://server", "postgresql://server/sqlite:///"):
         assert store_problem(uri) is None
-    assert str(store_problem(f"sqlite:///{text}")) == f"{text} is no SQLite database"
+    assert str(store_problem(f"sqlite:///{text}")) == f"{text} is not a SQLite database"
     assert str(store_problem(f"sqlite:///{tmp_path}")).startswith(f"{tmp_path} is a folder, not a file: name a file in")
-    assert "cannot be made" in str(store_problem(f"sqlite:///{text}/below.db"))
+    assert "cannot be created" in str(store_problem(f"sqlite:///{text}/below.db"))
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])

@@ -305,7 +305,9 @@ class Server:
 
 
 @click.group()
-@click.option("--state", type=click.Path(path_type=Path), default=FOLDER, show_default=True, help="Folder of its files")
+@click.option(
+    "--state", type=click.Path(path_type=Path), default=FOLDER, show_default=True, help="Folder of the server's files"
+)
 @click.pass_context
 def main(context: click.Context, state: Path) -> None:
     """A tracking server on PostgreSQL with its artifacts in Cloud Storage."""

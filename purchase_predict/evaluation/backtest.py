@@ -124,27 +124,29 @@ class Backtest:
     def _direction(self) -> str:
         trend, label = self.trend, metrics.METRICS[self.metric].label
         if trend is None:
-            return f"A trend over time cannot be measured: it takes {MIN_SCORED} {self.unit}s that count."
+            return f"A trend over time cannot be measured: fewer than {MIN_SCORED} {self.unit}s count for it."
         change = f"{trend.value:+.4f} a {self.unit} (95 % interval {trend.low:+.4f} to {trend.high:+.4f})"
         gain = f"its gain in {label} over the baseline changes by {change}"
         more_rows = f"the model of each later {self.unit} is trained on more rows"
         if trend.low > 0:
-            return f"It gets better with time: {gain}. The reason may be that {more_rows}."
+            return f"The model gets better with time: {gain}. The reason may be that {more_rows}."
         if trend.high < 0:
-            return f"It gets worse with time: {gain}, although {more_rows}."
-        return f"It shows no clear trend over time yet: {gain}. A decline may be hidden, because {more_rows}."
+            return f"The model gets worse with time: {gain}, although {more_rows}."
+        return f"The model shows no clear trend over time yet: {gain}. A decline may be hidden, because {more_rows}."
 
     @property
     def _not_counted(self) -> str:
         few = len(self.periods) - len(self.scored)
         constant = sum(period.constant for period in self.scored)
         reasons = {
-            "too few users who bought, or who did not": few,
-            "its model could not learn and gave every cart the same answer": constant,
-            "its interval has no width": len(self.scored) - constant - len(self.counted),
+            "with too few users who bought, or who did not": few,
+            "whose model could not learn and gave every cart the same answer": constant,
+            "whose interval has no width": len(self.scored) - constant - len(self.counted),
         }
-        listed = [f"{number} ({reason})" for reason, number in reasons.items() if number]
-        return f"{self.unit.capitalize()}s that do not count for the trend: {', '.join(listed)}." if listed else ""
+        listed = [
+            f"{number} {self.unit}{'s' if number > 1 else ''} {reason}" for reason, number in reasons.items() if number
+        ]
+        return f"Not counted for the trend: {'; '.join(listed)}." if listed else ""
 
     def as_json(self) -> dict[str, Any]:
         """The backtest as JSON values. The duration is left out, so the same rows give the same values."""

@@ -109,5 +109,6 @@ def _check_keys(kind: type, value: Any, file: Path, prefix: str = "") -> None:
     wrong += [f"key {prefix}{name} is not known" for name in value if name not in known]
     if wrong:
         raise click.ClickException(
-            f"{file}: {wrong[0]}; it was written by another version of this project: repeat it with -P force=process"
+            f"{file}: {wrong[0]}; another version of this project wrote the file: run process again with "
+            "-P force=process"
         )

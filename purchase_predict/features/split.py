@@ -150,7 +150,7 @@ def _require_enough(counts: Mapping[str, _Count], row_count: int) -> None:
         if min(count.purchases, count.rows - count.purchases) < MIN_ROWS_PER_CLASS:
             raise click.ClickException(
                 f"too little data: of {row_count} rows, {count.rows} are in {side}, {count.purchases} of them "
-                f"purchases; {MIN_ROWS_PER_CLASS} purchases and {MIN_ROWS_PER_CLASS} others are needed there"
+                f"purchases; {side} needs at least {MIN_ROWS_PER_CLASS} purchases and {MIN_ROWS_PER_CLASS} other rows"
             )
 
 

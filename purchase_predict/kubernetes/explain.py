@@ -11,8 +11,8 @@ _WAITING = {
     "ErrImagePull": "its image cannot be pulled",
     "InvalidImageName": "its image has a wrong name",
     "ErrImageNeverPull": "its image is not on the node, and imagePullPolicy is Never",
-    "CreateContainerConfigError": "its container cannot be made",
-    "CreateContainerError": "its container cannot be made",
+    "CreateContainerConfigError": "its container cannot be created",
+    "CreateContainerError": "its container cannot be created",
     "RunContainerError": "its container cannot be started",
 }
 _IMAGE_WAY_OUT = "check image in backend_config, and that the node may pull it (imagePullSecrets in the template)"
@@ -106,17 +106,20 @@ def _scheduled(pod: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> S
     if scheduled.get("status") == "True" or reason not in ("Unschedulable", "SchedulingGated"):
         return None
     if reason == "SchedulingGated":
-        return State(problem=f"its scheduling gates hold it back ({message}): they have to be removed", passing=True)
+        return State(
+            problem=f"its scheduling gates hold it back ({message}): somebody has to remove them", passing=True
+        )
     if missing := _missing(message):
         return State(problem=missing)
     if "unbound immediate PersistentVolumeClaims" in message:
         why = f"its PersistentVolumeClaim has no disk yet ({message})"
-        return State(problem=f"{why}: if none follows, check the claim's StorageClass", passing=True)
+        return State(problem=f"{why}: if it gets none, check the claim's StorageClass", passing=True)
     if _ROOM.search(message) or not _NO_SUCH_NODE.search(message):
         return State(problem=f"no node has room for it ({message})", passing=True)
     why = f"no node matches its node_selector, affinity and tolerations ({message})"
     return State(
-        problem=f"{why}: correct them in backend_config, or add such a node", passing=not _no_node_follows(events)
+        problem=f"{why}: correct them in backend_config, or add a node that matches",
+        passing=not _no_node_follows(events),
     )
 
 
@@ -179,7 +182,7 @@ def _ended_by_cluster(condition: Mapping[str, Any], job: Mapping[str, Any], pod:
     status = pod.get("status", {})
     if status.get("reason") == "Evicted":
         return (
-            f"it was evicted from its node ({status.get('message', '').strip()}): request what it needs "
+            f"it was evicted from its node ({status.get('message', '').strip()}): request the resources that it needs "
             "(resources in backend_config), or lower memory_limit"
         )
     terminated = _container(pod).get("terminated") or {}
@@ -224,7 +227,9 @@ def _not_created(events: Sequence[Mapping[str, Any]]) -> str:
     if "exceeded quota" in messages[-1]:
         return f"the quota of its namespace is used up ({messages[-1]}): {QUOTA_WAY_OUT}"
     if "failed quota" in messages[-1]:
-        return f"the quota of its namespace requires limits ({messages[-1]}): give resources in backend_config"
+        return (
+            f"the quota of its namespace requires requests or limits ({messages[-1]}): set resources in backend_config"
+        )
     return f"the cluster cannot create its pod ({messages[-1]}): check service_account and template in backend_config"
 
 

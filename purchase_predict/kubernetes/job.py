@@ -85,7 +85,10 @@ class Job:
             try:
                 self._cluster.delete(self._config.namespace, self._name)
             except click.ClickException as error:
-                print_line(f"{self._work.entry_point}: its other containers go on: {error.format_message()}", err=True)
+                print_line(
+                    f"{self._work.entry_point}: its other containers cannot be ended: {error.format_message()}",
+                    err=True,
+                )
         client = mlflow.MlflowClient()
         run = client.get_run(self._work.run_id)
         if state.succeeded and run.info.status == "FINISHED":

@@ -15,6 +15,8 @@ from purchase_predict.kubernetes.manifest import PATIENCE
 #: A launcher deletes a Job that has been hindered for its patience. Others wait longer, so that the launcher comes
 #: first and records the error: this many times the patience.
 _LONGER = 2
+#: The problem of a Job whose command has ended.
+_LINGERS = "its command has ended, but another container of its pod has not"
 
 
 class Others:
@@ -53,8 +55,8 @@ class Others:
             return True
         if (job, state.passing) not in self._said:
             self._said.add((job, state.passing))
-            does = "waits" if state.passing else "is deleted"
-            print_line(f"Job {job} of another workflow {does}: {state.problem or 'its command has ended'}")
+            does = "waits" if state.passing else "is being deleted"
+            print_line(f"Job {job} of another workflow {does}: {state.problem or _LINGERS}")
         if state.passing:
             return True
         with suppress(click.ClickException):  # if its pod starts after all, it finds its run closed

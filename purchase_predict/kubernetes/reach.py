@@ -54,12 +54,12 @@ def refuse_unreachable(
     if local_folder(artifacts) and not volumes:
         raise click.ClickException(
             f"artifacts of this experiment are in {artifacts}, which a Job cannot reach: have the tracking server "
-            "serve them (mlflow server --artifacts-destination), or mount a shared disk by the template"
+            "serve them (mlflow server --artifacts-destination), or mount a shared disk with the template"
         )
     source = parameters.get("source", "sample")
     shared = source.startswith(CLOUD) or ON_HADOOP.match(source) or SAMPLE.fullmatch(source)
     if entry_point == "load" and not shared and not volumes:
         raise click.ClickException(
             f"source={source}: is on this machine, where a Job of load cannot read it: put it into a bucket (gs://), "
-            "mount it by the template, or leave load here (backend=process:kubernetes,train:kubernetes,...)"
+            "mount it with the template, or run load on this machine (backend=process:kubernetes,train:kubernetes,...)"
         )

@@ -172,8 +172,8 @@ def _refuse_foreign(place: Path) -> None:
         wrong.append(f"artifacts {', '.join(sorted(artifacts)) or None}")
     if wrong:
         raise click.ClickException(
-            f"it was not packaged by this workflow (its MLmodel has {wrong[0]}), so nothing of it was run; use a model "
-            "that the step train made"
+            f"it was not packaged by this workflow (its MLmodel has {wrong[0]}), so none of its code was run; use a "
+            "model that the step train made"
         )
 
 

@@ -116,8 +116,8 @@ def _check_here(part: Part, path: Path) -> None:
         raise click.ClickException(f"{part.name}: {where} cannot read {path} ({error.strerror}): {shared}") from error
     if not same:
         raise click.ClickException(
-            f"{part.name}: {where} has another content at {path} than was listed: it changed meanwhile, or the disk is "
-            f"not shared; {shared}"
+            f"{part.name}: {where} finds another content at {path}: the file has changed since it was listed, or the "
+            f"disk is not shared; {shared}"
         )
 
 

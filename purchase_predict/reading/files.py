@@ -150,7 +150,7 @@ def common_table(files: Sequence[File], tables: Mapping[str, tuple[Column, ...]]
     first, common = next(iter(held.items()))
     for name, table in held.items():
         if table != common:
-            raise click.ClickException(f"{first} holds the {common} table but {name} the {table} table")
+            raise click.ClickException(f"{first} holds the {common} table, but {name} holds the {table} table")
     for file in files:
         _refuse_types(file, tables[common])
     return common

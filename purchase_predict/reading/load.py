@@ -80,7 +80,9 @@ def load_source(
         click.ClickException: the source cannot be read, holds none of the tables, or has too many malformed rows.
     """
     if ON_HADOOP.match(source):
-        raise click.ClickException(f"source {source}: only load with engine=spark reads it; take gs:// or a local copy")
+        raise click.ClickException(
+            f"source {source}: only the step load with engine=spark reads this address; use gs:// or a local copy"
+        )
     events = sources.sample_events(source)
     folder = scratch / "parts"
     folder.mkdir()
@@ -98,7 +100,7 @@ def load_source(
         reading = _opened(connection, source, listed.parts, paths, scratch, tables)
         copied = ways.read(reading)
         if events is None:
-            with phase("looking whether the source has changed"):
+            with phase("checking whether the source has changed"):
                 sources.check_unchanged(source, listed, gcp_project)
         if may_be_empty and not any(copied.records.values()):
             _write_no_rows(reading)

@@ -70,7 +70,7 @@ class Account:
             return click.ClickException(
                 f"source {self.source}: all {self.rejected} rows are malformed, so nothing is loaded: {examples}"
             )
-        return click.ClickException(f"source {self.source}: {len(self.listed.parts)} file(s), not one row in them")
+        return click.ClickException(f"source {self.source}: {len(self.listed.parts)} file(s) without a single row")
 
 
 def write(

@@ -75,7 +75,7 @@ def load_source(
         work = Work(source, parts, buckets, ("UUID", "VARCHAR"), memory_limit, gcp_project, store)
         rejects.create_table(connection)
         with settings_of(session, _reading_settings(source)), _read_and_stored(session, work) as (results, tasks):
-            with phase("looking whether the source has changed"):
+            with phase("checking whether the source has changed"):
                 sources.check_unchanged(source, listed, gcp_project)
             account = _account(source, listed, tasks)
             account.check(max_reject_ratio, lambda: _frequent(results))
@@ -180,7 +180,7 @@ def _refuse_wrong_tasks(work: Work, tasks: Sequence[TaskResult]) -> None:
     for task in held:
         if task.table != held[0].table:
             raise click.ClickException(
-                f"{held[0].named} holds the {held[0].table} table but {task.named} the {task.table} table"
+                f"{held[0].named} holds the {held[0].table} table, but {task.named} holds the {task.table} table"
             )
 
 

@@ -74,13 +74,15 @@ def waiting_version(name: str, number: str, env: str) -> Waiting:
     if version is None:
         others = ", ".join(f"{number} ({env})" for number, env in waiting(versions(name))) or "none"
         what = f"{name} has no version {number}" if number else "version is empty"
-        raise click.ClickException(f"{what}: name the version to approve with -P version=<number>; waiting: {others}")
+        raise click.ClickException(
+            f"{what}: name the version to approve with -P version=<number>; waiting for approval: {others}"
+        )
     envs = [env for _, env in waiting([version])]
     env = env or (envs[0] if len(envs) == 1 else Settings.read().env or "")
     if env not in envs:
-        where = f"for {env}" if env else "for approval"
-        more = f"; it waits for {', '.join(envs)}" if envs else ""
-        raise click.ClickException(f"{name} version {number} does not wait {where}{more}")
+        where = f" in {env}" if env else ""
+        more = f"; it waits for approval in {' and '.join(envs)}" if envs else ""
+        raise click.ClickException(f"{name} version {number} does not wait for approval{where}{more}")
     return _judged(version, env)
 
 
@@ -95,8 +97,8 @@ def _judged(version: ModelVersion, env: str) -> Waiting:
         model = ModelUri(version.name, version=str(version.version))
         again = command_line("deploy", model=model, registry_name=version.name, env=env, approve="true")
         raise click.ClickException(
-            f"{version.name} version {version.version}: what it was judged by cannot be read, so it cannot be judged "
-            f"again ({message_of(error)}): {again}"
+            f"{version.name} version {version.version} cannot be judged again, because the dataset or the rules of its "
+            f"deploy cannot be read ({message_of(error)}); deploy it again: {again}"
         ) from error
     rules = Rules(facts["metric"], facts["tolerance"], facts["min_roc_auc"], facts["promote_rolled_back"])
     return Waiting(version, env, dataset, rules)

@@ -64,8 +64,8 @@ def decide(
         mlflow.MlflowClient().update_run(mine.info.run_id, "RUNNING")
     else:
         raise click.ClickException(
-            f"{version.name} version {version.version} is not promoted: the holder of {env} changed each of the "
-            f"{_ATTEMPTS} times that it was judged; look at -e status, then deploy again"
+            f"{version.name} version {version.version} is not promoted: it was judged {_ATTEMPTS} times, and each time "
+            f"the holder of {env} changed meanwhile; look at the output of -e status, then deploy again"
         )
     if env:
         notify(f"{version.name} version {version.version}, {judgement.verdict}", mine)
@@ -84,7 +84,7 @@ def training_rows(dataset: str, fetch: Callable[[str], Path]) -> Callable[[str],
     def of(uri: str) -> Path | None:
         trained_on = models.find(uri).trained_on
         if not trained_on:
-            raise click.ClickException(f"{uri}: the rows that it was trained on are no longer known")
+            raise click.ClickException(f"{uri}: the training rows of this model are no longer known")
         # Train and test of one dataset share no session.
         return None if digest_of(run_of(trained_on)) == own else fetch(f"{trained_on}/train.parquet")
 

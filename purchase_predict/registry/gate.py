@@ -77,8 +77,8 @@ def decide(
         counted = math.floor(users * 10) / 10  # 9.97 is not shown as 10
         return Decision(
             False,
-            f"too few buyers to tell: {counted:g} users of one class in the test rows (fewer than their number if some "
-            f"have most of the rows), at least {MIN_USERS} are needed",
+            f"too few users to tell: the buyers or the others in the test rows count as {counted:g} users, and at "
+            f"least {MIN_USERS} are needed (users count as fewer if a few of them have most of the rows)",
         )
     for name in dict.fromkeys((metric, "roc_auc")):
         if doubt := _doubt(name, scores[name], widening):

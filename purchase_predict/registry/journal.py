@@ -226,18 +226,20 @@ def problem(tags: Mapping[str, str], env: str, *, moving: bool = False) -> str |
         if entry.number != number:
             return f"the journal of {env} was changed: entry {number} is missing"
         if entry.before != before or tags.get(_key(env, number)) != entry.text:
-            return f"the journal of {env} was changed: entry {number} does not follow from the one before it"
+            return f"the journal of {env} was changed: entry {number} does not match the entry before it"
         if number > 1 and entry.moment < entries[number - 2].moment:
-            return f"the journal of {env} was changed: entry {number} is earlier than the one before it"
+            return f"the journal of {env} was changed: entry {number} is earlier than the entry before it"
         before = entry.digest
     known, _, digest = tags.get(_head(env), "0 ").partition(" ")
     # A process that is killed between writing the two tags leaves an entry that the head does not count, and its claim.
     deciding = moving or bool(claimants(tags, env))
     if len(recorded(tags, env)) < len(entries) and not deciding:
-        return f"the journal of {env} was changed: the tag {_head(env)} does not count entry {len(entries)}"
+        return (
+            f"the journal of {env} was changed: entry {len(entries)} is missing from the count in the tag {_head(env)}"
+        )
     fits = known.isdigit() and len(entries) in (int(known), int(known) + 1)
     if not fits or (int(known) and entries[int(known) - 1].digest != digest):
-        return f"the journal of {env} was changed: its last entry is not the one that was written last"
+        return f"the journal of {env} was changed: its last entry does not match the tag {_head(env)}"
     return None
 
 

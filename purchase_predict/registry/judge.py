@@ -193,8 +193,8 @@ def _own_scores(version: ModelVersion, env: str, rows: Rows) -> tuple[Rows, Mapp
         if unseen.users_of_the_rarer_class < MIN_USERS and unseen.count < rows.count:
             raise click.ClickException(
                 f"not comparable: version {version.version} was trained on {rows.count - unseen.count} of the "
-                f"{rows.count} test rows, and the others are too few to tell: judge it with -P dataset= on rows that "
-                "it was not trained on"
+                f"{rows.count} test rows, and the other test rows have too few users to tell: judge it on rows that it "
+                "was not trained on (-P dataset=runs:/<run id of process>/dataset)"
             )
         return unseen, unseen.scores(uri)
     except click.ClickException as error:
@@ -213,8 +213,8 @@ def _unseen(rows: Rows, uri: str, who: str, way_out: str) -> Rows:
         return rows.unseen_by(uri)
     except click.ClickException as error:
         raise click.ClickException(
-            f"not comparable: the rows that {who} was trained on are not known ({error.format_message()}), so the test "
-            f"rows may be among them: {way_out}"
+            f"not comparable: the training rows of {who} are not known ({error.format_message()}), so the test rows "
+            f"may be among them: {way_out}"
         ) from error
 
 
@@ -234,7 +234,7 @@ def _contest(
         missing = versions.missing_champion(version.name, env) if env else ""
         return None, _Why(f"no champion: {env} names version {missing}, which is missing" if missing else "no champion")
     if champion.version == version.version:
-        return None, _Why(f"it holds {env} already")
+        return None, _Why(f"this version already holds {env}")
     ours, theirs = versions.uri(version), versions.uri(champion)
     fair, obstacle = _fair(rows, champion, theirs, _by_hand(version, env))
     try:
@@ -262,7 +262,7 @@ def _contest(
 
 def _fair(rows: Rows, champion: ModelVersion, uri: str, by_hand: str) -> tuple[Rows, str]:
     """The rows that the champion was not trained on, and why they cannot be used; empty if they can."""
-    who = f"the champion, version {champion.version},"
+    who = f"the champion (version {champion.version})"
     try:
         fair = _unseen(rows, uri, who, by_hand)
     except click.ClickException as error:
@@ -270,8 +270,9 @@ def _fair(rows: Rows, champion: ModelVersion, uri: str, by_hand: str) -> tuple[R
     if fair.users_of_the_rarer_class >= MIN_USERS:
         return fair, ""
     return fair, (
-        f"not comparable: {who} was trained on {rows.count - fair.count} of the {rows.count} test rows, and the others "
-        f"are too few to tell: judge both with -P dataset= on rows that neither was trained on, or {by_hand}"
+        f"not comparable: {who} was trained on {rows.count - fair.count} of the {rows.count} test rows, and the other "
+        "test rows have too few users to tell: judge both on rows that neither was trained on "
+        f"(-P dataset=runs:/<run id of process>/dataset), or {by_hand}"
     )
 
 
@@ -292,4 +293,4 @@ def _change_of_source(version: ModelVersion, champion: ModelVersion) -> str:
     ours, theirs = version.tags.get(MODEL_SOURCE), champion.tags.get(MODEL_SOURCE)
     if not ours or not theirs or ours == theirs:
         return ""
-    return f"note that it was trained on another source ({ours}) than the champion ({theirs})"
+    return f"note that the challenger's training source ({ours}) differs from the champion's ({theirs})"

@@ -94,7 +94,7 @@ def _sentence(
     why = f"it {verbs.be} gone"
     if version:
         why = "; ".join(promotion.rolled_back(version).values())
-        why = f"rolled back {why}" if why else promotion.failed(version, env) or "another version was promoted since"
+        why = f"rolled back {why}" if why else promotion.failed(version, env) or "another version was promoted later"
         if waits := _waits(version, env):
             command = command_line("approve", registry_name=name, version=number, env=env)
             why = f"it {verbs.wait} {waits}; to approve it: {command}"

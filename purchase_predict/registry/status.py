@@ -120,7 +120,7 @@ def status(name: str, envs: Sequence[str], at: datetime | None, experiment_id: s
     """
     if at and at > datetime.now(UTC):
         raise click.ClickException(
-            f"at={at.isoformat()} is in the future: give a past moment, or leave at= out for now"
+            f"at={at.isoformat()} is in the future: give a past moment, or leave at= empty to ask about now"
         )
     model = registered_model(name)
     present = sorted(versions(name), key=lambda version: -int(version.version))
@@ -179,9 +179,12 @@ def _doubt(entry: Entry | None, after: Entry | None, now: str, present: Sequence
         return ""
     seen, when = (after.version, _shown(after.at)) if after else (now, "now")
     if entry is None:
-        begins = f"the journal begins at {when}" if after else "the journal has no entry"
         promoted = any(_promoted(version, env, now) for version in present)
-        return f"{begins}, and {_named(seen)} holds it since before" if seen or promoted else ""
+        if not seen and not promoted:
+            return ""
+        if after:
+            return f"the journal begins at {when}, and {_named(seen)} held it then"
+        return f"the journal has no entry, and {_named(seen)} holds it now"
     there = {str(version.version): version for version in present}
     deleted = bool(entry.version) and entry.version not in there
     if seen == entry.version and (after or not deleted):
@@ -205,8 +208,8 @@ def _without_journal(model: RegisteredModel, present: Sequence[ModelVersion], en
     if not promoted:
         return ""
     return (
-        f"the journal of {env} has no entry, although version {promoted[0]} was promoted: its tags were removed, or a "
-        "release without a journal promoted it"
+        f"the journal of {env} has no entry, although version {promoted[0]} was promoted: the journal's tags were "
+        "removed, or a release without a journal promoted the version"
     )
 
 

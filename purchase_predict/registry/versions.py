@@ -202,7 +202,8 @@ def registered_model(name: str) -> RegisteredModel:
     except MlflowException as error:
         if mlflow_errors.is_missing(error):
             raise click.ClickException(
-                f"there is no registered model {name} on {shown_uri(mlflow.get_tracking_uri())}: deploy makes it"
+                f"there is no registered model {name} on {shown_uri(mlflow.get_tracking_uri())}: run deploy, which "
+                "creates it"
             ) from error
         raise
 
@@ -235,5 +236,5 @@ def _description(name: str) -> str:
         "Versions come from the workflow purchase-predict. The aliases `staging` and `production` point to the "
         f"versions that have passed the gate: load `models:/{name}@production`. "
         f"`{command_line('status', registry_name=name)}` says which version holds which alias, since when, by whom and "
-        "why; the tags `journal.*` are that record, so leave them as they are."
+        "why; the tags `journal.*` hold this record, so do not change them."
     )

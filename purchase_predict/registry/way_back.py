@@ -25,7 +25,7 @@ def way_back(name: str, env: str, number: str, *, allow_failed: bool) -> tuple[M
     """
     holder = champion(name, env)
     if holder is None:
-        raise click.ClickException(f"no version of {name} holds {env}: there is nothing to go back from")
+        raise click.ClickException(f"no version of {name} holds {env}: there is nothing to roll back")
     if not number:
         return holder, version_before(holder, env)
     target = get_version(name, number.lstrip("0"))

@@ -109,7 +109,7 @@ class _Batch:
             raise self.error
         for number, point in self.points.items():
             if number not in self.ended:
-                error = "Spark ended it without a result: see Spark's log"
+                error = "Spark ended the trial without a result: see Spark's log"
                 self._add(Trial(number, "failed", point, lightgbm_params(point), None, None, 0, 0.0, error))
         return [self.ended[number] for number in self.points]
 

@@ -169,7 +169,7 @@ async def _events(request: Request) -> Sequence[object]:
     if kind != "application/json":
         raise _Wrong(415, "Content-Type must be application/json")
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
-        raise _Wrong(415, "Content-Encoding is not supported: send the body as it is")
+        raise _Wrong(415, "Content-Encoding is not supported: send the body uncompressed")
     try:
         body = json.loads(await request.body(), parse_int=_whole)
     except (ValueError, RecursionError):

@@ -7,8 +7,7 @@ from purchase_predict.serving.service import MAX_CARTS
 
 DESCRIPTION = (
     "This visitor has just put this product in the cart: will they buy it in this session? Send the shop's "
-    "events; each cart event is answered with a probability by the model that holds the environment's alias "
-    "now."
+    "events. The model that now holds the environment's alias answers each cart event with a probability."
 )
 _VIEW = {
     "event_time": "2019-10-07 12:30:05 UTC",
@@ -100,7 +99,9 @@ _ERRORS = {
         "No event is valid: `refused` gives field, value and reason of each.",
         {"events": 0, "repeated": 0, "refused": [_REFUSED], "answers": []},
     ),
-    503: _answer("The state cannot be written, or the server is too busy; nothing was counted. Send it again."),
+    503: _answer(
+        "The state cannot be written, or the server is too busy; nothing was counted. Send the request again."
+    ),
 }
 
 
@@ -131,7 +132,7 @@ TRY = _route(
 )
 CARTS = _route(
     "What is in a cart",
-    "The products in the cart of a session, each scored by the current model with the columns of the moment at which "
+    "The products in the cart of a session. The current model scores each of them, with the columns as they were when "
     "it was put in the cart. `why=true` adds each column's contribution to the answer. `complete` is false if "
     f"more than {MAX_CARTS} pairs of a user and a product share the session id; the others are left out.",
     {

@@ -52,8 +52,8 @@ _TIMEOUT_SECONDS = 2.0
 _ATTEMPTS, _CONNECTIONS = 50, 2
 DAY_SECONDS = 86_400
 _INCOMPLETE = (
-    "not completely filled from past events: wait until the server that fills it has finished; if that one was killed, "
-    "start a server with warm=<source>"
+    "not completely filled from past events: wait until the server that fills it has finished; if that server was "
+    "killed, start one with warm=<source>"
 )
 #: Adds all counters of days before ARGV[1] to the counters of the day ARGV[2], atomically.
 _FOLD = """
@@ -275,7 +275,7 @@ def holds_something(client: "redis.Redis", shown: str) -> bool:
     if version != str(VERSION).encode():
         raise click.ClickException(
             f"state {shown}: was not written by this version of the server; name another Redis, or another database of "
-            "this one, and fill it with warm=<source>"
+            "this Redis, and fill it with warm=<source>"
         )
     return True
 

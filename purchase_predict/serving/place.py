@@ -57,7 +57,7 @@ def locked(place: str | Path) -> Iterator[None]:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise click.ClickException(f"state {place}: its folder cannot be made: {error.strerror}") from error
+        raise click.ClickException(f"state {place}: its folder cannot be created: {error.strerror}") from error
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(place.with_name(f"{place.name}.lock").open("ab"))
@@ -83,6 +83,7 @@ def open_state(place: str | Path, retention_days: int) -> State:
     shared = RedisState(place, retention_days)
     if not shared.survives_restart:
         click.echo(
-            "serve: Redis keeps no append-only file, so its restart loses the state: set appendonly yes", err=True
+            "serve: Redis keeps no append-only file, so a restart of Redis loses the state: set appendonly yes",
+            err=True,
         )
     return shared

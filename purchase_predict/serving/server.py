@@ -69,7 +69,8 @@ def serve(settings: Settings, state: State, started: Callable[[str], None]) -> N
     """
     if settings.shadow == settings.env:
         raise click.ClickException(
-            f"shadow={settings.shadow}: its version answers already; name the other environment, or leave shadow empty"
+            f"shadow={settings.shadow}: the version of this environment already answers; name the other environment, "
+            "or leave shadow empty"
         )
     token = guard.token_of(settings.token_file, settings.host)
     listening = _listen(settings.host, settings.port)
@@ -122,7 +123,7 @@ def _listen(host: str, port: int) -> socket.socket:
             raise
         return listening
     except OSError as error:
-        raise click.ClickException(f"port {port} of {host}: cannot be listened on: {_why(error)}") from error
+        raise click.ClickException(f"the server cannot listen on port {port} of {host}: {_why(error)}") from error
 
 
 def _why(error: OSError) -> str:
@@ -131,7 +132,7 @@ def _why(error: OSError) -> str:
 
 def _followed(name: str, env: str, stack: contextlib.ExitStack) -> Follower:
     def seen(problem: str) -> None:
-        print_line(f"serve: {problem or f'the alias {env} is followed again'}", err=True)
+        print_line(f"serve: {problem or f'the server follows the alias {env} again'}", err=True)
 
     follower = Follower(name, env)
     stack.callback(follower.stop)

@@ -58,8 +58,8 @@ function card(answer) {
   }
   box.append(element("div", (100 * answer.probability).toFixed(1) + " %", "probability"));
   const decision = answer.will_buy ? "will buy" : "will not buy";
-  box.append(element("p", "likely to buy it in this session; the model says: " + decision + ". Version "
-    + answer.model_version + " answered."));
+  box.append(element("p", "probability that the visitor buys it in this session; at its threshold the model says: " + decision
+    + ". Version " + answer.model_version + " answered."));
   if (answer.missing.length) {
     box.append(element("p", "The answer had to do without these columns: " + answer.missing.join(", ") + ".", "soft"));
   }

@@ -48,7 +48,7 @@ def download(wanted: Wanted, gcp_project: str) -> None:
                 return
             waiting = list(broken)
     (part, _), problem = next(iter(broken.items()))
-    more = f", and {len(broken) - 1} more" if len(broken) > 1 else ""
+    more = f"; {len(broken) - 1} more failed, too" if len(broken) > 1 else ""
     raise click.ClickException(f"{_uri(part)}: {problem}, in each of {ROUNDS} downloads{more}; try again later")
 
 
@@ -100,7 +100,7 @@ def _problem(part: Part, file: Path, error: BaseException | None, project: str) 
     if file.stat().st_size != part.size:
         return f"{file.stat().st_size} bytes arrived, not {part.size}"
     if f"crc32c:{_crc32c(file)}" != part.checksum:
-        return f"what arrived has another checksum than the object ({part.checksum})"
+        return f"the downloaded bytes have another checksum than the object ({part.checksum})"
     return None
 
 

@@ -62,7 +62,7 @@ def listing(source: str) -> Listing:
             found = _files(session, host[0] + folder)
         if not found:
             raise click.ClickException(
-                f"source {source}: no such file, and no folder with a file that holds anything (Spark does not list "
+                f"source {source}: no such file, and no folder with a file that is not empty (Spark does not list "
                 "files whose names start with _ or .)"
             )
         if text in found:
@@ -89,8 +89,8 @@ def contents(session: "SparkSession", parts: Sequence[Part]) -> "DataFrame":
     for part in parts:
         if part.size > _LONGEST:
             raise click.ClickException(
-                f"{part.name}: has {part.size / 2**30:.1f} GiB, but of hdfs://, s3a:// and the like Spark reads files "
-                "of less than 2 GiB: write it as several files, or read it from gs:// or a shared disk"
+                f"{part.name}: has {part.size / 2**30:.1f} GiB, but from hdfs://, s3a:// and the like Spark reads "
+                "only files below 2 GiB: split it into several files, or read it from gs:// or a shared disk"
             )
     return _reader(session, False).load([str(part.place) for part in parts]).select("path", "content")
 

@@ -70,7 +70,7 @@ def sorted_out(source: str, names: Iterable[str], kind_of: Callable[[str], Kind]
     left_out = tuple(sorted(others))
     if tables:
         raise click.ClickException(
-            f"source {source}: {some_of(sorted(tables), 3)}: only {READ} are read, and this may be a table, too: "
+            f"source {source}: {some_of(sorted(tables), 3)}: may hold rows, too, but only {READ} are read: "
             "unpack or convert it, move it away, or name the files to read with a glob such as folder/*.csv"
         )
     if not data:

@@ -40,8 +40,8 @@ def local_listing(source: str) -> Listing:
         found = dict(_walk(root))
     elif scheme := _OTHER_SCHEME.match(source):  # before a glob, because a query starts with `?`
         raise click.ClickException(
-            f"source {source}: {scheme[0]} is not read: must be sample, gs://, or a local file, folder or glob; with "
-            "engine=spark also hdfs://, s3a://, abfss://, wasbs:// or viewfs://"
+            f"source {source}: {scheme[0]} is not read: the source must be sample, gs://, or a local file, folder or "
+            "glob; with engine=spark also hdfs://, s3a://, abfss://, wasbs:// or viewfs://"
         )
     elif is_pattern(str(root)):
         found = _matching(root)
@@ -74,7 +74,7 @@ def _place(source: str) -> Path:
         raise click.ClickException(f"source {source}: cannot be read: {error.strerror}") from error
     except RuntimeError as error:
         raise click.ClickException(
-            f"source {source}: there is no user of this name, or without a home folder"
+            f"source {source}: there is no user of this name, or the user has no home folder"
         ) from error
     return path
 

@@ -166,7 +166,7 @@ def problem(run: Run, output: str) -> str | None:
         if stored.checksum and (file := places.file(path)) and checksum(file) != stored.checksum:
             return f"artifact {path} of run {name} is damaged: its checksum differs from the recorded one"
     more = added([path for path in present if path.startswith(f"{output}/")], record)
-    return f"artifact {more} of run {name} was not written by it: somebody has added it since" if more else None
+    return f"artifact {more} was not written by run {name}: somebody has added it later" if more else None
 
 
 def fetch(run: Run, path: str, folder: Path) -> Path:

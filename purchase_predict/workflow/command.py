@@ -229,13 +229,13 @@ def _limits_explained() -> Iterator[None]:
         # Each library has its own exception for a full disk, but all of them quote the system's message.
         if os.strerror(errno.ENOSPC) in str(error):
             raise click.ClickException(
-                f"the disk is full ({first_line(error)}): scratch files go to {tempfile.gettempdir()}; make room, "
-                "or set TMPDIR to a folder that has it"
+                f"the disk is full ({first_line(error)}): scratch files go to {tempfile.gettempdir()}; make room "
+                "there, or set TMPDIR to a folder with more room"
             ) from error
         # DuckDB's exception is matched by name, because this package does not import DuckDB.
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryException":
             raise click.ClickException(
-                f"there is too little memory ({first_line(error)}): give a larger memory_limit, or none"
+                f"there is too little memory ({first_line(error)}): set a larger memory_limit, or leave it empty"
             ) from error
         raise
 

@@ -56,7 +56,7 @@ def run_of(uri: str) -> Run:
             f"{uri}: not found on {shown_uri(mlflow.get_tracking_uri())}: {first_line(error)}"
         ) from error
     if run.data.tags.get(COMPLETE) != "true":
-        raise click.ClickException(f"{uri}: run {run.info.run_id} is no completed step of this workflow")
+        raise click.ClickException(f"{uri}: run {run.info.run_id} is not a completed step of this workflow")
     _completed[run.info.run_id] = run
     return run
 

@@ -52,7 +52,7 @@ def _reasons(load: Run) -> dict[str, int]:
             manifest = fetch(str(addresses.RunUri(load.info.run_id, "source.json")), folder)
             refused = json.loads(manifest.read_text(encoding="utf-8")).get("refused", [])
     except (click.ClickException, ValueError) as error:  # a report lacks the reasons; a training is not lost for them
-        print_line(f"the report lacks the reasons of refused rows: {message_of(error)}", err=True)
+        print_line(f"the report lacks the reasons for refused rows: {message_of(error)}", err=True)
         return {}
     return {f"{each['column']} {each['reason']}".strip(): int(each["rows"]) for each in refused}
 

@@ -250,7 +250,7 @@ def claim(
     Returns:
         The completed run if another workflow has made one meanwhile; this run then holds no claim.
     """
-    return take_turn(run, _KeyClaims(run, key), "computes the same", _POLL_SECONDS, completed, say)
+    return take_turn(run, _KeyClaims(run, key), "computes the same step", _POLL_SECONDS, completed, say)
 
 
 def announce(run: Run, key: str) -> None:

@@ -62,8 +62,8 @@ class TrainedModel:
         """
         if self.run is None:
             raise click.ClickException(
-                f"{self.uri}: the run that trained it is gone, so its dataset is not known: name the rows to judge it "
-                "on with -P dataset=runs:/<run id of process>/dataset"
+                f"{self.uri}: the run that trained it is gone, so the model's dataset is not known: name the rows to "
+                "judge it on with -P dataset=runs:/<run id of process>/dataset"
             )
         return self.trained_on
 

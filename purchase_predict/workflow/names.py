@@ -70,7 +70,7 @@ def give_to_failed(run_id: str, entry_point: str) -> None:
     """Names a run that failed before it had a name of its own, for example because a parameter was wrong."""
     run = mlflow.MlflowClient().get_run(run_id)
     if (run.info.run_name or "") != entry_point:  # main has named its step
-        give(run, entry_point, f"{entry_point}: failed at its start")
+        give(run, entry_point, f"{entry_point}: failed at the start")
 
 
 def given(name: str, entry_point: str) -> bool:

@@ -51,5 +51,5 @@ def refuse_second_start(run_id: str, begun: str) -> None:
     if run.info.status == "RUNNING" and begun not in run.data.tags:
         return
     del os.environ["MLFLOW_RUN_ID"]  # the error below must not be recorded on that run
-    why = "another pod has begun it" if run.info.status == "RUNNING" else f"it is {run.info.status} already"
-    raise click.ClickException(f"run {run_id} is not computed by this pod: {why}; nothing to do")
+    why = "another pod has started it" if run.info.status == "RUNNING" else f"it is already {run.info.status}"
+    raise click.ClickException(f"this pod does not compute run {run_id}: {why}; nothing to do")

@@ -113,8 +113,8 @@ def _imported(node: ast.AST, name: str) -> Iterator[str]:
         argument = node.args[0] if node.args else None
         if not (isinstance(argument, ast.Constant) and isinstance(argument.value, str)):
             raise click.ClickException(
-                f"{name}, line {node.lineno}: imports a module by a computed name, which a step's key cannot count: "
-                "write the name as text"
+                f"{name}, line {node.lineno}: imports a module whose name is computed, so the step's key cannot "
+                "include the module: write the name as a string literal"
             )
         package = list(Path(name).parent.parts)
         level = len(argument.value) - len(argument.value.lstrip("."))

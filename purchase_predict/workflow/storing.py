@@ -59,12 +59,13 @@ class ArtifactStore:
         for name, size in sorted(expected.items()):
             if there.get(name) != size:
                 raise click.ClickException(
-                    f"{stored} {name} {'is of another size' if name in there else 'is not there'}: its executors need "
-                    "an artifact store that every machine reaches (gs://, s3://, a shared disk, or MLflow's server)"
+                    f"{stored} {name} {'is of another size' if name in there else 'is not there'}: Spark's "
+                    "executors need an artifact store that every machine reaches (gs://, s3://, a shared disk, or "
+                    "MLflow's server)"
                 )
         if more := sorted(set(there) - set(expected)):
             raise click.ClickException(
-                f"{stored} {more[0]} is there, too, from another attempt: run the workflow again"
+                f"{stored} the folder also holds {more[0]}, which another attempt left: run the workflow again"
             )
 
 

@@ -66,7 +66,7 @@ def _tags(of: Run | ModelVersion) -> dict[str, str]:
 
 def _refuse(of: Run | ModelVersion, tag: str, why: str) -> NoReturn:
     if isinstance(of, Run):
-        raise click.ClickException(f"run {of.info.run_id}: its tag {tag} {why}: restore it, or run its step again")
+        raise click.ClickException(f"run {of.info.run_id}: its tag {tag} {why}: restore the tag, or run the step again")
     raise click.ClickException(
-        f"{of.name} version {of.version}: its tag {tag} {why}: restore it, or deploy the model again"
+        f"{of.name} version {of.version}: its tag {tag} {why}: restore the tag, or deploy the model again"
     )

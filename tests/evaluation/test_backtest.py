@@ -169,7 +169,7 @@ def test_a_period_whose_model_could_not_learn_does_not_count(width: float) -> No
     assert made.trend
     assert made.trend.value == pytest.approx(-0.02)
     assert "gets worse with time" in made.verdict
-    assert "do not count for the trend: 1 (" in made.verdict
+    assert "Not counted for the trend: 1 " in made.verdict
 
 
 def test_a_constant_answer_is_noticed_where_the_interval_has_a_width() -> None:

@@ -147,7 +147,7 @@ def test_a_flipped_bit_and_a_lost_or_added_file_are_noticed_by_the_executors(tmp
     content[len(content) // 2] ^= 4
     for damage in (lambda: file.write_bytes(content), lambda: file.rename(file.with_name("other.parquet"))):
         damage()
-        with pytest.raises(Damaged, match=f"events: {name} is not what was written"):
+        with pytest.raises(Damaged, match=f"events: {name} differs from the file that was written"):
             on_spark.primary_from_events(
                 f"file://{tmp_path}/loaded/events", "UUID", crc32, f"file://{tmp_path}/primary"
             )

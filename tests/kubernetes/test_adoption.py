@@ -158,6 +158,6 @@ def test_a_job_that_cannot_start_is_not_waited_for_after_its_launcher_died(launc
     said = until(process, "load: running")
     process.kill()
     process.communicate()
-    assert f"Job ml/{first} of another workflow is deleted: its image cannot be pulled" in said
+    assert f"Job ml/{first} of another workflow is being deleted: its image cannot be pulled" in said
     assert first not in cluster.jobs
     assert workflow.runs("load")[-1].info.status == "KILLED"

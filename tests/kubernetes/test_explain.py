@@ -70,7 +70,7 @@ TROUBLES = {
     "quota": (STARTED, [], [event("FailedCreate", 'pods "x" is forbidden: exceeded quota: team, requested: pods=1')],
               "the quota of its namespace is used up"),
     "limits": (STARTED, [], [event("FailedCreate", "failed quota: team: must specify limits.memory")],
-               "give resources in backend_config"),
+               "set resources in backend_config"),
     "account": (STARTED, [], [event("FailedCreate", "error looking up service account ml/x")],
                 "check service_account and template"),
     "memory": (FAILED, [pod({"terminated": {"reason": "OOMKilled", "exitCode": 137}})], [],
@@ -89,7 +89,7 @@ TROUBLES = {
     "code": (FAILED, [pod({"terminated": {"reason": "Error", "exitCode": 3, "message": "first\nlast words\n"}})], [],
              "it ended with exit code 3 (Error): last words"),
     "no program": (STARTED, [waiting("CreateContainerError", 'exec: "python": not found')], [],
-                   "its container cannot be made (CreateContainerError"),
+                   "its container cannot be created (CreateContainerError"),
 }  # fmt: skip
 
 
@@ -152,7 +152,7 @@ MAY_PASS = {
     "the autoscaler may not now": (STARTED, [NO_MATCH], [event("NotTriggerScaleUp", f"2 {MATCH}, 1 max node group size "
                                    "reached")], "no node matches its node_selector, affinity and"),
     "the autoscaler adds a node": (STARTED, [NO_MATCH], [event("NotTriggerScaleUp", f"2 {MATCH}"),
-                                   event("TriggeredScaleUp", "pool big 0->1")], "or add such a node"),
+                                   event("TriggeredScaleUp", "pool big 0->1")], "or add a node that matches"),
     "taints": (STARTED, [unscheduled("0/1 nodes are available: 1 node(s) had untolerated taint {big: }.")], [],
                "no node matches its node_selector, affinity and tolerations (0/1 nodes"),
     "disk": (STARTED, [unscheduled("0/3 nodes: pod has unbound immediate PersistentVolumeClaims")], [],

@@ -42,7 +42,7 @@ def test_a_job_that_cannot_start_lives_no_longer_than_its_patience_and_is_delete
     wait_for(lambda: others.lives(job) is False, 10)
     wait_for(lambda: not empty_cluster.jobs, 10)
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith(f"Job {job} of another workflow is deleted: ")
+    assert line.startswith(f"Job {job} of another workflow is being deleted: ")
 
 
 def test_a_job_that_waits_for_room_lives_and_is_said_once(

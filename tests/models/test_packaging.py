@@ -134,8 +134,8 @@ def test_a_model_of_another_form_is_refused_before_anything_of_it_runs(
     with pytest.raises(click.ClickException) as refused:
         packaging.load(uri)
     assert refused.value.message == (
-        f"{uri} cannot be loaded: it was not packaged by this workflow (its MLmodel has {named}), so nothing of it was "
-        "run; use a model that the step train made"
+        f"{uri} cannot be loaded: it was not packaged by this workflow (its MLmodel has {named}), so none of its code "
+        "was run; use a model that the step train made"
     )
     assert not trap.exists()
 

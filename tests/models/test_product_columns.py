@@ -37,8 +37,8 @@ def test_columns_that_the_model_fills_in_are_not_said_to_be_null(of_events: Trai
     line = newest_run().data.tags["predict.lacking"]
     assert f"predict: {line}" in result.stderr
     assert line == (
-        f"the input lacks 9 of the model's columns; these count as null: {', '.join(BEHAVIOUR)}; "
-        f"the model fills these in from its own product counters in each row without them: {', '.join(SHOP)}"
+        f"the input lacks 9 of the model's columns, which count as null: {', '.join(BEHAVIOUR)}; "
+        f"where a row lacks these columns, the model fills them in from its own product counters: {', '.join(SHOP)}"
     )
     # The same columns as the model's own answer names.
     assert mlflow.pyfunc.load_model(uri).predict(given)["missing"].str.contains(", ".join(BEHAVIOUR[:-1])).all()
@@ -53,7 +53,7 @@ def test_rows_of_a_table_are_scored_as_if_each_were_alone(of_events: Trained, tm
         rows.to_parquet(tmp_path / "in.parquet")
         result = invoke(predict, model=of_events.uri, input=tmp_path / "in.parquet", output=tmp_path / "out.parquet")
         assert result.exit_code == 0, result.output
-        assert (f"in each row without them: {', '.join(SHOP)}" in result.stderr) == (name != "given")
+        assert (f"fills them in from its own product counters: {', '.join(SHOP)}" in result.stderr) == (name != "given")
         answers[name] = pd.read_parquet(tmp_path / "out.parquet").set_index("user_session")["probability"]
     alone = pd.concat([answers["given"], answers["lacking"]])
     pd.testing.assert_series_equal(answers["whole"].sort_index(), alone.sort_index())
@@ -88,8 +88,8 @@ def test_carts_of_days_within_the_models_events_get_a_line_unless_there_is_a_his
 
     run = scored(input=f"{tmp_path}/within.parquet")
     number = int(run.data.metrics["scored_rows"])
-    assert f"of {number:,} carts are made of the input's events alone" in run.data.tags["predict.products"]
-    assert f"The model's events end on {last.date()}, so" in run.data.tags["predict.products"]
+    assert f"of {number:,} carts are computed from the input's events alone" in run.data.tags["predict.products"]
+    assert f"for these carts: they end on {last.date()}, so" in run.data.tags["predict.products"]
     assert "history=" in run.data.tags["predict.products"]
     assert run.data.metrics["psi_product_conversion_rate"] > 0.2
     page = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/drift.html")
@@ -134,7 +134,7 @@ def test_a_history_that_lacks_a_part_of_the_models_events_gets_a_line(of_events:
     afternoon.to_parquet(tmp_path / "in.parquet")
     short = remarks(of_events, tmp_path, input=f"{tmp_path}/in.parquet", history=f"{tmp_path}/morning.parquet")
     assert "morning.parquet begins too late: the product columns" in short["predict.products"]
-    assert "made of the input's events and its history alone, which have" in short["predict.products"]
+    assert "computed from the input's events and its history alone, which have" in short["predict.products"]
     assert remarks(of_events, tmp_path, input=f"{tmp_path}/in.parquet", history=f"{tmp_path}/all.parquet") == {}
     assert remarks(of_events, tmp_path, input=f"{tmp_path}/all.parquet") == {}
 

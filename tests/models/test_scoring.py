@@ -102,7 +102,7 @@ def test_carts_with_all_columns_of_the_model_are_scored_with_all_of_them(
 
     given.drop(columns=[BEHAVIOUR[0]]).to_csv(tmp_path / "lacking.csv", index=False)
     lacking = invoke(predict, model=uri, input=tmp_path / "lacking.csv", output=tmp_path / "out/scored.csv")
-    said = f"the input lacks 1 of the model's columns; these count as null: {BEHAVIOUR[0]}"
+    said = f"the input lacks 1 of the model's columns, which count as null: {BEHAVIOUR[0]}"
     assert said in lacking.stderr
     assert f"{BEHAVIOUR[0]} 0" not in lacking.stderr  # nor is it said to have drifted
     answer = mlflow.pyfunc.load_model(uri).predict(given.drop(columns=[BEHAVIOUR[0]]))
@@ -214,7 +214,7 @@ def test_carts_with_a_history_are_scored_as_all_events_together_are(trained: Tra
     assert line in newest_run().data.tags["predict.history"]
 
     _, said = scored(input=f"{tmp_path}/later.parquet", history=f"{tmp_path}/later.parquet")
-    assert f"later.parquet: none of its events is before the input's first one, {first}" in said
+    assert f"later.parquet has no event before the input's first event, {first}" in said
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_carts_with_a_history_are_scored_as_all_events_together_are(trained: Tra
     [
         (
             {"history": "sample:100"},
-            "is a ready primary table, whose columns include the past; leave history empty",
+            "is a ready primary table, whose columns already include the past; leave history empty",
         ),
         (
             {"input": "sample:100", "history": "{}/in.parquet"},

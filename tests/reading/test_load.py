@@ -158,7 +158,7 @@ def test_names_that_look_like_globs_or_partitions_are_read_as_plain_names(box: B
     ("text", "message"),
     [
         (b"", "empty file"),
-        (f"{HEADER}\n".encode(), "not one row"),
+        (f"{HEADER}\n".encode(), "without a single row"),
         (b"a,b\n1,2\n", r"columns event_time, .* missing"),
         (HEADER.replace("price,", "").encode() + b"\n", "column price missing"),
         (f"{HEADER},price\n{GOOD},1\n".encode(), "column price appears twice"),

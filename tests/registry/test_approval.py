@@ -127,13 +127,21 @@ def test_the_alias_that_moves_while_it_is_judged_is_looked_at_again(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "version is empty: name the version to approve with -P version=<number>; waiting: 1 (production)"),
+        (
+            {},
+            "version is empty: name the version to approve with -P version=<number>; "
+            "waiting for approval: 1 (production)",
+        ),
         (
             {"version": 9},
-            "refusals has no version 9: name the version to approve with -P version=<number>; waiting: 1 (",
+            "refusals has no version 9: name the version to approve with -P version=<number>; "
+            "waiting for approval: 1 (",
         ),
-        ({"version": 2}, "refusals version 2 does not wait for "),
-        ({"version": 1, "env": "staging"}, "refusals version 1 does not wait for staging; it waits for production"),
+        ({"version": 2}, "refusals version 2 does not wait for approval"),
+        (
+            {"version": 1, "env": "staging"},
+            "refusals version 1 does not wait for approval in staging; it waits for approval in production",
+        ),
     ],
 )
 def test_what_does_not_wait_is_not_approved(models: dict[str, Trained], given: dict[str, object], message: str) -> None:
@@ -165,7 +173,7 @@ def test_rules_that_are_gone_or_changed_promote_nothing_and_get_a_way_out(
     harm(Path(urlparse(run.info.artifact_uri).path) / "promotion.json")
     result = invoke(approve, registry_name=name, version=1)
     assert result.exit_code == 1
-    assert f"{name} version 1: what it was judged by cannot be read" in result.stderr
+    assert f"{name} version 1 cannot be judged again, because the dataset or the rules" in result.stderr
     assert way_out(name) in result.stderr
     assert len(result.stderr.splitlines()) == 1
     holder = versions.champion(name, "production")

@@ -185,9 +185,9 @@ def test_roll_forward_to_a_named_version_blames_nobody(models: dict[str, Trained
         ({"registry_name": "no-such"}, "there is no registered model no-such"),
         ({"version": "9"}, "has no version 9; it has 1"),
         ({"version": "1"}, "version 1 holds staging already"),
-        ({"version": "one"}, "must be a version's number"),
-        ({"env": "production"}, "no version of refusals holds production: there is nothing to go back from"),
-        ({"env": ""}, "env is empty and so is ENV"),
+        ({"version": "one"}, "must be the number of a version"),
+        ({"env": "production"}, "no version of refusals holds production: there is nothing to roll back"),
+        ({"env": ""}, "env and ENV are empty"),
     ],
 )
 def test_rollback_refuses_in_one_line(models: dict[str, Trained], parameters: dict[str, str], said: str) -> None:
@@ -220,7 +220,7 @@ def test_a_champion_that_cannot_be_loaded_gives_way(models: dict[str, Trained], 
 
     back = invoke(rollback, registry_name=name, env="staging")
     assert back.exit_code == 1
-    assert "broken-champion/1: artifacts/booster.txt is not what was logged" in back.stderr
+    assert "broken-champion/1: artifacts/booster.txt differs from the file that was logged" in back.stderr
     assert holders(name)["staging"] == 2
 
 

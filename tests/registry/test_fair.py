@@ -67,7 +67,7 @@ def test_where_too_few_rows_are_left_there_is_no_contest_and_no_promotion(traine
     version = versions.ensure_version("too-few", models.find(trained["tiny test"].uri))
     client.set_registered_model_alias("too-few", "staging", version.version)
     said = deployed("too-few", trained["large test"].uri)
-    assert "not promoted (not comparable: the champion, version 2, was trained on" in said
+    assert "not promoted (not comparable: the champion (version 2) was trained on" in said
     follow_the_way_out("too-few", said, 3)
 
 
@@ -109,7 +109,7 @@ def test_a_champion_whose_training_rows_are_not_known_is_not_comparable(
     else:
         rows.write_bytes(rows.read_bytes()[:-1] + b"?")
     said = deployed(name, trained["large test"].uri)
-    assert "not promoted (not comparable: the rows that the champion, version 1, was trained on are not known (" in said
+    assert "not promoted (not comparable: the training rows of the champion (version 1) are not known (" in said
     version = versions.get_version(name, 2)
     assert version
     assert version.tags["gate.staging"] == "failed"
@@ -125,7 +125,7 @@ def test_a_challenger_whose_training_rows_are_not_known_is_not_promoted(
     file_of(dataset, "train.parquet").unlink()
     result = invoke(deploy, model=lost.uri, dataset=tables["large test"], registry_name="lost", env="staging")
     assert result.exit_code == 1
-    assert "not comparable: the rows that version 1 was trained on are not known (" in result.stderr
+    assert "not comparable: the training rows of version 1 are not known (" in result.stderr
     assert result.stderr.splitlines()[-1].endswith("train again")
     assert versions.champion("lost", "staging") is None
 
@@ -147,7 +147,7 @@ def test_a_dataset_with_the_challengers_own_training_rows_proves_nothing(
 def test_another_source_is_said(trained: dict[str, Trained]) -> None:
     deployed("sources", trained["large test"].uri)
     said = deployed("sources", trained["elsewhere"].uri)
-    assert "note that it was trained on another source (elsewhere) than the champion (shop )" in said
+    assert "note that the challenger's training source (elsewhere) differs from the champion's (shop )" in said
 
 
 # ---- models whose train run is gone ------------------------------------------------------------------------------
@@ -253,7 +253,7 @@ def test_what_is_said_at_the_end_is_what_the_registry_says_then(trained: dict[st
     second = newest_deploy()
     assert (standing(second).sentence, standing(second).serve) == ("now version 2 holds staging", "models:/now@staging")
     assert standing(first).sentence.startswith(
-        "now version 1 does not hold staging: another version was promoted since"
+        "now version 1 does not hold staging: another version was promoted later"
     )
     assert invoke(rollback, registry_name=name, env="staging", reason="coupons").exit_code == 0
     assert standing(second).sentence.startswith("now version 2 does not hold staging: rolled back from version 2")

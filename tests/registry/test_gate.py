@@ -97,7 +97,9 @@ def test_another_loss_becomes_searchable_by_one_line(tmp_path: Path) -> None:
 def test_few_buyers_prove_nothing(users: float | None, passed: bool) -> None:
     decision = decide("roc_auc", sure("roc_auc"), None, users=users)
     assert decision.passed == passed
-    assert passed or decision.reason.startswith(f"too few buyers to tell: {str(users)[:3]} users")
+    assert passed or decision.reason.startswith(
+        f"too few users to tell: the buyers or the others in the test rows count as {str(users)[:3]} users"
+    )
 
 
 @pytest.mark.parametrize(("users", "passed"), [(10, False), (20, True), (200, True)])

@@ -98,9 +98,9 @@ def test_status_says_what_the_journal_does_not_know(shared_store: str) -> None:
         return re.sub(r"20\S+ \S+ UTC", "<time>", line)
 
     moment = datetime.now(UTC)
-    assert answer() == "production: not known; the journal has no entry, and version 1 holds it since before"
+    assert answer() == "production: not known; the journal has no entry, and version 1 holds it now"
     promotion.mend("doubtful", "production", ME)
-    assert answer() == "production: not known; the journal begins at <time>, and version 1 holds it since before"
+    assert answer() == "production: not known; the journal begins at <time>, and version 1 held it then"
     moment = datetime.now(UTC)
     assert answer().startswith("production: version 1 since <time>, found there")
     client.set_registered_model_alias("doubtful", "production", "2")
@@ -132,7 +132,9 @@ def test_an_added_entry_is_noticed_unless_a_run_is_deciding(shared_store: str) -
     forged = replace(one, number=2, version="2", previous="1", action="promoted", before=one.digest)
     key, client = "journal.staging.000002", mlflow.MlflowClient()
     client.set_registered_model_tag("added", key, forged.text)
-    warning = "warning: the journal of staging was changed: the tag journal.staging does not count entry 2"
+    warning = (
+        "warning: the journal of staging was changed: entry 2 is missing from the count in the tag journal.staging"
+    )
     assert warning in invoke(status, registry_name="added").output
     assert invoke(status, registry_name="added", at=one.at).exit_code == 1
     assert journal.problem({**tags("added"), "claim.staging.0123": "held"}, "staging") is None
@@ -154,7 +156,7 @@ def test_times_that_fall_are_noticed(shared_store: str) -> None:
     two = replace(one, number=2, at="2020-01-01T00:00:00+00:00", before=one.digest)
     known = {**tags("falling"), "journal.staging.000002": two.text, "journal.staging": f"2 {two.digest}"}
     assert journal.problem(known, "staging") == (
-        "the journal of staging was changed: entry 2 is earlier than the one before it"
+        "the journal of staging was changed: entry 2 is earlier than the entry before it"
     )
 
 
@@ -291,7 +293,7 @@ def test_status_names_the_runs_at_work_and_who_decides(shared_store: str) -> Non
     ("given", "message"),
     [
         ({"registry_name": "nobody"}, "there is no registered model nobody"),
-        ({"at": "2999-01-01"}, "at=2999-01-01T00:00:00+00:00 is in the future: give a past moment, or leave at= out"),
+        ({"at": "2999-01-01"}, "at=2999-01-01T00:00:00+00:00 is in the future: give a past moment, or leave at= empty"),
         ({"at": "yesterday"}, "at=yesterday: must be a moment, such as 2026-05-03"),
         ({"format": "xml"}, "format=xml"),
     ],

@@ -88,7 +88,7 @@ def test_a_champion_whose_training_rows_are_unknown_is_not_compared(pair: list[M
     assert rows.compared == []
     assert judgement.contest is None
     assert judgement.decision.reason == (
-        "not comparable: the rows that the champion, version 1, was trained on are not known (models:/pair/1 is gone), "
+        "not comparable: the training rows of the champion (version 1) are not known (models:/pair/1 is gone), "
         "so the test rows may be among them: decide yourself with mlflow run . -e rollback --env-manager "
         "local -P registry_name=pair -P version=2 -P env=staging -P allow_failed=true; note that the "
         "training source of the challenger and the champion is not known"
@@ -102,7 +102,7 @@ def test_it_gives_way_if_it_cannot_predict_either(pair: list[ModelVersion]) -> N
 
 
 def test_a_challenger_whose_training_rows_are_unknown_fails(pair: list[ModelVersion]) -> None:
-    with pytest.raises(click.ClickException, match=r"rows that version 2 was trained on are not known .*: train again"):
+    with pytest.raises(click.ClickException, match=r"training rows of version 2 are not known .*: train again"):
         judged(pair, Rows(trained_on=of(2)))
 
 
@@ -111,7 +111,7 @@ def test_the_gate_gets_the_users_of_the_rarer_class(users: int, shared_store: st
     name = f"users-{users}"
     judgement = judge(empty_versions(name, 1)[0], "staging", Rows(users), RULES)
     assert judgement.promoted == (users >= MIN_USERS)
-    assert judgement.decision.reason.startswith("too few buyers to tell") == (users < MIN_USERS)
+    assert judgement.decision.reason.startswith("too few users to tell") == (users < MIN_USERS)
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=40))

@@ -9,7 +9,7 @@ def test_the_decision_stands_beside_both_sides_of_the_contest() -> None:
     assert "Yes, promoted to staging." in text
     assert "better than &lt;script&gt;" in text
     assert "0.7523</strong> ROC AUC of the champion, version 2" in text
-    assert "1,200 test rows, the ones among 2,062 that neither was trained on" in text
+    assert "1,200 test rows: those of the 2,062 that neither was trained on" in text
     assert "0: the challenger must be better" in text
     assert '<a href="https://mlflow.example.org/#/runs/0123456789abcdef" target="_blank" rel="noopener">' in text
     assert "In MLflow's Artifacts tab, open a link by Ctrl-, Cmd- or middle-click." in text
@@ -26,9 +26,9 @@ def test_an_interval_lies_on_the_side_that_its_sign_says() -> None:
 
 
 def test_without_a_contest_the_challenger_stands_alone() -> None:
-    text = promotion(contest=False, promoted=False, reason="too few buyers to tell")
+    text = promotion(contest=False, promoted=False, reason="too few users to tell")
     assert "No, not promoted." in text
-    assert "too few buyers to tell." in text
+    assert "too few users to tell." in text
     assert "Challenger beside champion" not in text
     assert "The challenger beside the baseline" in text
     assert "It passed the gate and waits for approval." in promotion(promoted=False, waits=True)

@@ -107,7 +107,7 @@ def test_spark_connect_and_trials_at_a_time_without_a_cluster_are_refused_in_one
 def test_without_pyspark_trials_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyspark.sql", None)
     with (
-        pytest.raises(click.ClickException, match=r"trials=spark needs PySpark.*or take trials=local"),
+        pytest.raises(click.ClickException, match=r"trials=spark needs PySpark.*or use trials=local"),
         on_spark.cluster(2),
     ):
         pass

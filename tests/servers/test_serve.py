@@ -124,7 +124,7 @@ def test_where_all_are_wrong_the_status_says_so(server: Served) -> None:
         (b"[" + b"1," * 1000 + b"1]", {}, 413, "a request may have at most 1000 events"),
         (b" " * (2**20 + 1), {}, 413, "a request may have at most 1048576 bytes"),
         (b"{}", {"Content-Type": "text/plain"}, 415, "Content-Type must be application/json"),
-        (b"{}", {"Content-Encoding": "gzip"}, 415, "Content-Encoding is not supported: send the body as it is"),
+        (b"{}", {"Content-Encoding": "gzip"}, 415, "Content-Encoding is not supported: send the body uncompressed"),
         (b"{}", {"Host": "evil.example.org"}, 400, "this server answers to 127.0.0.1 and localhost only"),
     ],
 )

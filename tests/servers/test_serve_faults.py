@@ -68,9 +68,12 @@ def test_it_ends_on_sigterm_after_the_requests_at_work_and_its_run_is_closed(reg
 @pytest.mark.parametrize(
     ("parameters", "line"),
     [
-        ({"env": ""}, "env is empty and so is ENV: name the environment to serve, with -P env=production"),
+        ({"env": ""}, "env and ENV are empty: name the environment to serve, with -P env=production"),
         ({"registry_name": "nobody"}, "no version of nobody holds production: deploy one with"),
-        ({"shadow": "production"}, "shadow=production: its version answers already; name the other environment"),
+        (
+            {"shadow": "production"},
+            "shadow=production: the version of this environment already answers; name the other environment",
+        ),
         ({"host": "0.0.0.0"}, "host=0.0.0.0: other machines can reach the server, so a token is needed"),
         ({"port": "70000"}, "port=70000: must be a whole number from 0 (any) to 65535"),
         ({"state": "ftp://x"}, "state=ftp://x: must be a local file, redis://<host>"),
@@ -89,7 +92,7 @@ def test_what_cannot_be_served_is_one_line(
 def test_a_port_that_is_taken_is_one_line(registry: str, server: Served, tmp_path: Path) -> None:
     port = server.address.rpartition(":")[2]
     said = invoke(serve, registry_name=NAME, env="production", port=port, state=tmp_path / "state")
-    assert said.stderr == f"Error: port {port} of 127.0.0.1: cannot be listened on: Address already in use\n"
+    assert said.stderr == f"Error: the server cannot listen on port {port} of 127.0.0.1: Address already in use\n"
 
 
 def test_a_second_server_on_a_file_ends_in_one_line_and_fills_nothing(registry: str, server: Served) -> None:

@@ -62,7 +62,7 @@ def test_a_server_does_not_start_on_a_state_that_is_being_filled(
     filler = begun(redis_server)
     with pytest.raises(click.ClickException, match="not completely filled from past events: wait until"):
         RedisState(redis_server.uri, 90)
-    with pytest.raises(click.ClickException, match="another server fills it now: start this one once that has"):
+    with pytest.raises(click.ClickException, match="another server is filling it: start this server once that one has"):
         RedisFiller.of_empty(redis_server.uri, 90)
     filler.finish()
     RedisState(redis_server.uri, 90).close()
@@ -112,7 +112,7 @@ def test_a_lease_is_renewed_while_nothing_is_written(
     monkeypatch.setattr(filling_redis, "_RENEW_SECONDS", 0.1)
     filler = begun(redis_server)
     time.sleep(1.5)
-    with pytest.raises(click.ClickException, match="another server fills it now"):
+    with pytest.raises(click.ClickException, match="another server is filling it"):
         RedisFiller.of_empty(redis_server.uri, 90)
     filler.give_up()
     assert client.keys() == []
@@ -123,7 +123,7 @@ def test_a_killed_filling_is_no_state_and_is_begun_anew(client: "redis.Redis", r
     first.put("visitor_records", [(1, "[]", 0)])
     first._stop_renewing()  # as at a kill
     client.delete(LEASE)  # as it expires
-    with pytest.raises(click.ClickException, match="if that one was killed, start a server with warm=<source>"):
+    with pytest.raises(click.ClickException, match="if that server was killed, start one with warm=<source>"):
         RedisState(redis_server.uri, 90)
     second = begun(redis_server)
     assert set(client.keys()) == {FILLING.encode(), LEASE.encode()}

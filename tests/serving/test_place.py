@@ -48,7 +48,7 @@ def test_a_redis_may_have_many() -> None:
 
 def test_a_file_that_cannot_be_locked_is_one_line(tmp_path: Path) -> None:
     with (
-        pytest.raises(click.ClickException, match=r"its folder cannot be made: Not a directory$"),
+        pytest.raises(click.ClickException, match=r"its folder cannot be created: Not a directory$"),
         locked(PROJECT / "MLproject/folder/state"),
     ):
         pass

@@ -106,7 +106,7 @@ def test_reasons_that_are_not_what_load_wrote_are_not_in_the_report(
     found = history.origin(run(client), f"runs:/{process}/dataset")
     assert (found.reasons, found.rows_refused) == ({}, 12)
     said = capsys.readouterr().err.splitlines()  # MLflow's progress, too, which an entry point turns off
-    assert len([line for line in said if line.startswith("the report lacks the reasons of refused rows: ")]) == 1
+    assert len([line for line in said if line.startswith("the report lacks the reasons for refused rows: ")]) == 1
     if how in ("damaged", "cut"):  # the next workflow makes it anew
         assert client.get_run(load).data.tags[COMPLETE] == "damaged"
 

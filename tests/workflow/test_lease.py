@@ -95,7 +95,7 @@ def test_the_one_that_waited_gets_what_the_other_made(client: mlflow.MlflowClien
     looks = iter([None, None, made])
     with heartbeat(holder, sweep=False):
         assert claim(waiter, "key", lambda: next(looks), said.append) is made
-    assert said == [f"waiting for run {holder.info.run_id} of ?, which computes the same"]
+    assert said == [f"waiting for run {holder.info.run_id} of ?, which computes the same step"]
     assert CLAIM not in client.get_run(waiter.info.run_id).data.tags
 
 

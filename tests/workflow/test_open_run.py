@@ -21,7 +21,7 @@ from tests.registered import invoke
         ("mysql+nosuch://ann:secret@server/db", "Can't load plugin: sqlalchemy.dialects:mysql.nosuch"),
         ("sqlite://ann:secret@server/db", "Invalid SQLite URL: sqlite://server/db"),
         ("sqlite:///{folder}", "{folder} is a folder, not a file"),
-        ("sqlite:///{folder}/text.db", "{folder}/text.db is no SQLite database"),
+        ("sqlite:///{folder}/text.db", "{folder}/text.db is not a SQLite database"),
     ],
 )
 def test_a_store_that_cannot_be_opened_is_one_line(

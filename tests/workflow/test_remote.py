@@ -110,7 +110,9 @@ def test_runs_without_a_job_are_not_asked_about(client: mlflow.MlflowClient, job
     assert jobs.asked == []
 
 
-@pytest.mark.parametrize(("state", "says"), [("KILLED", "it is KILLED already"), ("begun", "another pod has begun it")])
+@pytest.mark.parametrize(
+    ("state", "says"), [("KILLED", "it is already KILLED"), ("begun", "another pod has started it")]
+)
 def test_a_pod_that_comes_too_late_computes_nothing(
     client: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch, state: str, says: str
 ) -> None:
@@ -123,5 +125,5 @@ def test_a_pod_that_comes_too_late_computes_nothing(
         client.set_tag(run_id, "lease.heartbeat", ELSEWHERE)
     else:
         client.set_terminated(run_id, state)
-    with pytest.raises(click.ClickException, match=f"run {run_id} is not computed by this pod: {says}"):
+    with pytest.raises(click.ClickException, match=f"this pod does not compute run {run_id}: {says}"):
         remote.refuse_second_start(run_id, "lease.heartbeat")

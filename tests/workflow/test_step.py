@@ -76,7 +76,7 @@ class TestFinding:
             mlflow.MlflowClient().log_text(run_id, "note", name)
         assert find_completed(experiment, "k")[0].info.run_id == run_id
         mlflow.MlflowClient().log_text(run_id, "note", "dataset/note.txt")
-        reason = f"artifact dataset/note.txt of run {run_id[:8]} was not written by it: somebody has added it since"
+        reason = f"artifact dataset/note.txt was not written by run {run_id[:8]}: somebody has added it later"
         assert find_completed(experiment, "k") == (None, reason)
 
     def test_a_further_condition_is_asked(self, experiment: str) -> None:
@@ -104,7 +104,7 @@ class TestFinding:
 
     def test_an_input_of_an_unfinished_step_is_refused(self, experiment: str) -> None:
         run_id = self.make(experiment, complete=False)
-        with pytest.raises(click.ClickException, match="no completed step"):
+        with pytest.raises(click.ClickException, match="is not a completed step"):
             run_of(f"runs:/{run_id}/dataset")
 
     def test_the_newest_model_brings_its_own_dataset_not_the_newest(self, experiment: str) -> None:

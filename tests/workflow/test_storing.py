@@ -59,7 +59,7 @@ def test_a_file_appears_once_it_is_complete_and_a_later_attempt_replaces_it(fold
     [
         ({"events/bucket=0/part-000000-0.parquet": 1}, "bucket=1/part-000000-0.parquet is not there"),
         (SIZES | {"events/bucket=1/part-000000-0.parquet": 3}, "bucket=1/part-000000-0.parquet is of another size"),
-        (SIZES | {"events/old.parquet": 3}, "events/old.parquet is there, too"),
+        (SIZES | {"events/old.parquet": 3}, "the folder also holds events/old.parquet"),
     ],
     ids=["missing", "another size", "one more"],
 )
