@@ -18,6 +18,8 @@ from typing import Any, TextIO
 
 import click
 
+from purchase_predict import early_interrupt
+
 #: Seconds between two updates of the line on a terminal.
 _TICK = 0.5
 #: Seconds after which a phase gets a line in a log, and seconds between that line and the next ones.
@@ -201,8 +203,12 @@ def phase(
 
 
 def starting() -> None:
-    """Shows the phase `starting` on a terminal until `name_process`. In a step that main launched, main shows it."""
+    """Shows the phase `starting` on a terminal until `name_process`. In a step that main launched, main shows it.
+
+    Notes Ctrl-C, too: this is the first call of a process, before its slow imports.
+    """
     global _starting
+    early_interrupt.note()
     if _is_terminal() and TAKEN not in os.environ:
         _starting = Phase("starting", 0, "", None, False)
         _display.push(_starting)

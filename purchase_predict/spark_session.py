@@ -8,8 +8,10 @@ import atexit
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,7 +68,8 @@ def session_of(asked: str, instead: str) -> Iterator["SparkSession"]:
     if remote and not already:
         _wait_for_server(remote, where)
     try:
-        session = already or builder.getOrCreate()
+        with _interrupts_kept():
+            session = already or builder.getOrCreate()
     except (PySparkException, Py4JError, RuntimeError) as error:
         java = "; is Java 17 installed (Debian: default-jre-headless)?" if "JAVA_GATEWAY" in str(error) else ""
         raise click.ClickException(f"{where}: cannot be started: {_reason(error)}{java}") from error
@@ -77,6 +80,20 @@ def session_of(asked: str, instead: str) -> Iterator["SparkSession"]:
     finally:
         if already is None:
             session.stop()
+
+
+@contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    """Restores this process's handling of Ctrl-C after the block.
+
+    Spark sets a handler of its own, which cancels its jobs. `session_of` does that, too: it stops the session.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -1,10 +1,12 @@
 """What is missing for Spark is one line: PySpark, or what Spark Connect needs beside it."""
 
+import signal
 import sys
 
 import click
 import pytest
 
+from purchase_predict import spark_session
 from purchase_predict.features import on_spark
 
 pytest.importorskip("pyspark")
@@ -23,3 +25,10 @@ def test_without_its_client_one_line_says_what_spark_connect_needs(monkeypatch: 
     with pytest.raises(click.ClickException, match=r"pip install 'pyspark\[connect\]>=4.0,<4.1'") as refused:
         on_spark.primary_from_events("file:///nowhere", "UUID", {}, "file:///nowhere")
     assert "secret" not in refused.value.message
+
+
+def test_spark_does_not_take_ctrl_c_over() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with spark_session._interrupts_kept():
+        signal.signal(signal.SIGINT, lambda number, frame: None)
+    assert signal.getsignal(signal.SIGINT) is before

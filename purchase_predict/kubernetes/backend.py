@@ -6,7 +6,7 @@ The workflow's own chain submits the same Jobs without it (`launch`).
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,7 @@ def submit(
     env: str | None = None,
     key: str = "",
     tags: Mapping[str, str] | None = None,
+    announce: Callable[["SubmittedJob"], object] = lambda submitted: None,
 ) -> "SubmittedJob":
     """Opens a run and submits the Job that computes it.
 
@@ -107,6 +108,7 @@ def submit(
         env: value of the variable ENV; None: the image's .env decides.
         key: the step's key, which the run claims; empty: none is claimed.
         tags: further tags of the run.
+        announce: called just before the Job is created, so that whoever is interrupted can delete it.
     """
     of_step = config.of_step(entry_point)
     tracking_uri = shown_uri(mlflow.get_tracking_uri())
@@ -130,8 +132,10 @@ def submit(
     except click.ClickException:
         client.set_terminated(run.info.run_id, "FAILED")
         raise
+    submitted = SubmittedJob(run.info.run_id, job)
+    announce(submitted)
     job.submit(key)
-    return SubmittedJob(run.info.run_id, job)
+    return submitted
 
 
 def _refuse_parameters(entry_point: str, given: Mapping[str, str], declared: list[str]) -> None:

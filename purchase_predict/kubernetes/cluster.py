@@ -99,6 +99,10 @@ class Cluster:
         """Where the API is."""
         return str(self._configuration.host)
 
+    def hurry(self, seconds: float) -> None:
+        """From now on, calls to an API that is away fail after at most this many seconds."""
+        self._patience = min(self._patience, seconds)
+
     def create(self, job: dict[str, Any]) -> None:
         """Creates a Job. Its name belongs to one run, so an existing Job comes from a call whose answer was lost."""
         namespace, name = job["metadata"]["namespace"], job["metadata"]["name"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import mlflow
@@ -20,6 +20,9 @@ from purchase_predict.workflow.chain import Launch
 from purchase_predict.workflow.command import StepFailed
 from purchase_predict.workflow.plan import Plan
 from purchase_predict.workflow.stopping import closing, orphaned
+
+if TYPE_CHECKING:
+    from purchase_predict.kubernetes.backend import SubmittedJob
 
 
 def elsewhere(run: Run, parameters: Mapping[str, Any]) -> dict[str, Launch]:
@@ -58,25 +61,42 @@ def elsewhere(run: Run, parameters: Mapping[str, Any]) -> dict[str, Launch]:
 
 
 def _launch(cluster: Cluster, config: Config, plan: Plan, experiment_id: str, run_name: str) -> Run:
-    from purchase_predict.kubernetes.backend import submit  # slow to import, and not needed if every step is reused
+    # slow to import, and not needed if every step is reused
+    from purchase_predict.kubernetes.backend import SubmittedJob, submit
 
-    submitted = submit(
-        cluster, config, plan.entry_point, {name: written(value) for name, value in plan.values.items()},
-        closure.of_parts(plan.parts), experiment_id,
-        env=str(plan.values.get("env", "")), key=plan.key, tags={MLFLOW_RUN_NAME: run_name},
-    )  # fmt: skip
+    announced: list[SubmittedJob] = []  # also if the interruption comes before `submit` has returned
     try:
-        if submitted.job.wait():
+        submitted = submit(
+            cluster, config, plan.entry_point, {name: written(value) for name, value in plan.values.items()},
+            closure.of_parts(plan.parts), experiment_id,
+            env=str(plan.values.get("env", "")), key=plan.key, tags={MLFLOW_RUN_NAME: run_name},
+            announce=announced.append,
+        )  # fmt: skip
+        if _waited(submitted, plan.entry_point):
             return mlflow.MlflowClient().get_run(submitted.run_id)
-    except click.ClickException as error:
-        raise click.ClickException(
-            f"{plan.entry_point}: {error.format_message()}; its Job continues, and the next workflow waits for it"
-        ) from error
     except KeyboardInterrupt:
         closing.set()
         if orphaned.is_set():
             print_line(f"{plan.entry_point}: its Job continues, and the next workflow waits for it", err=True)
         else:
-            submitted.cancel()
+            for submitted in announced:
+                _cancel(submitted, plan.entry_point)
         raise
     raise (StepFailed if submitted.job.told else click.ClickException)(submitted.job.problem)
+
+
+def _cancel(submitted: "SubmittedJob", entry_point: str) -> None:
+    try:
+        submitted.cancel()
+    except click.ClickException as error:  # the runs are closed all the same, and the pod stops when it sees that
+        print_line(f"{entry_point}: its Job could not be deleted: {error.format_message()}", err=True)
+
+
+def _waited(submitted: "SubmittedJob", entry_point: str) -> bool:
+    """Waits until the Job has ended. Returns whether its run is FINISHED."""
+    try:
+        return submitted.job.wait()
+    except click.ClickException as error:
+        raise click.ClickException(
+            f"{entry_point}: {error.format_message()}; its Job continues, and the next workflow waits for it"
+        ) from error

@@ -30,7 +30,15 @@ from purchase_predict.workflow import descriptions, lease, names, remote
 from purchase_predict.workflow.experiments import PROJECT_EXPERIMENT
 from purchase_predict.workflow.notification import Posted, notify
 from purchase_predict.workflow.scratch import process_folder, remove_orphans
-from purchase_predict.workflow.stopping import MAIN_PROCESS, Stopped, closing, exit_at_last, stop_with_launcher
+from purchase_predict.workflow.stopping import (
+    MAIN_PROCESS,
+    Stopped,
+    closing,
+    errors_of_an_interruption,
+    exit_at_last,
+    opened,
+    stop_with_launcher,
+)
 
 #: Set once this process has posted its failure, or has left that to main: each failure is posted once.
 _notified = threading.Event()
@@ -52,10 +60,9 @@ class _OneLineErrors(click.Command):
         except click.ClickException as error:
             self._fail(error.format_message())
         except click.Abort as abort:  # click turns a KeyboardInterrupt into it
-            if not isinstance(abort.__cause__, Stopped):
-                sys.exit(128 + signal.SIGINT)
-            exit_at_last()
-            sys.exit(128 + signal.SIGTERM)
+            code = 128 + (signal.SIGTERM if isinstance(abort.__cause__, Stopped) else signal.SIGINT)
+            exit_at_last(code)
+            sys.exit(code)
         except (MlflowException, RequestException) as error:
             if isinstance(error, MlflowException) and not mlflow_errors.is_of_the_server(error):
                 _notify_of_failure(self.name or "", _as_message(error))
@@ -137,6 +144,7 @@ def command(entry_point: str) -> Callable[[Callable[..., None]], click.Command]:
                 nullcontext() if entry_point == "serve" else progress.phase("running", in_log=False),
                 stop_with_launcher(),
                 _open_run(entry_point) as run,
+                errors_of_an_interruption(),
                 _limits_explained(),
                 process_folder(),
             ):
@@ -172,7 +180,12 @@ def _open_run(entry_point: str) -> Iterator[Run]:
         if launched:
             remote.refuse_second_start(launched, lease.HEARTBEAT)
         run = mlflow.start_run()
+        opened.append(run.info.run_id)
     except (click.ClickException, RequestException):
+        raise
+    except KeyboardInterrupt:  # the run may be open by now, and MLflow would end it as FINISHED
+        closing.set()
+        _end_run("KILLED")
         raise
     except Exception as error:  # of MLflow, or of what it opens a database with: a driver is missing, ...
         what_to_do = ": install the driver of this database" if isinstance(error, ImportError) else ""

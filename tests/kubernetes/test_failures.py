@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from purchase_predict.kubernetes.job import Job
 from purchase_predict.sources import sample
 from tests.kubernetes.files import OTHER_IMAGE
 from tests.kubernetes.launched import Launched
@@ -64,6 +65,22 @@ def test_a_job_that_waits_for_room_is_said_once_and_ends_with_ctrl_c(launched: L
     rest, err = process.communicate(timeout=60)
     assert (said + rest).count("no node has room") == 1
     assert launched.cluster.jobs == {}, err
+    assert [launched.workflow.runs(name)[0].info.status for name in ("main", "load")] == ["KILLED", "KILLED"]
+
+
+def test_ctrl_c_just_after_a_job_was_created_leaves_no_job(launched: Launched, monkeypatch: pytest.MonkeyPatch) -> None:
+    submit = Job.submit
+
+    def interrupted(job: Job, key: str = "") -> None:
+        submit(job, key)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Job, "submit", interrupted)
+    launched.cluster.troubles["load"] = "Pending"
+    outcome = launched.run()
+    assert outcome.code == 130
+    assert launched.cluster.submitted
+    assert launched.cluster.jobs == {}
     assert [launched.workflow.runs(name)[0].info.status for name in ("main", "load")] == ["KILLED", "KILLED"]
 
 

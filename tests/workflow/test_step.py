@@ -1,5 +1,4 @@
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -285,70 +284,6 @@ def test_any_other_store_is_not_refused(uri: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("MLFLOW_RUN_ID", "f" * 32)
     monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: uri)
     workflow_command._refuse_relative_store()
-
-
-#: A step that is sent SIGTERM while it is in a destructor; one whose launcher ends while native code holds it for ever;
-#: and one with a thread that does not end.
-IN_A_DESTRUCTOR = """
-class Deaf:
-    def __del__(self):
-        os.kill(os.getpid(), signal.SIGTERM)
-        for _ in range(10_000):
-            pass
-
-Deaf()
-print("dropped", flush=True)
-time.sleep(60)
-"""
-IN_NATIVE_CODE = """
-mutex = ctypes.create_string_buffer(64)
-os.kill(launcher, signal.SIGKILL)
-print("held", flush=True)
-while True:
-    ctypes.CDLL(None).pthread_mutex_lock(mutex)
-"""
-
-
-BESIDE_A_THREAD = """
-import threading
-threading.Thread(target=time.sleep, args=[120]).start()
-print("beside", flush=True)
-os.kill(os.getpid(), signal.SIGTERM)
-time.sleep(60)
-"""
-
-
-@pytest.mark.parametrize(
-    ("body", "said"), [(IN_A_DESTRUCTOR, "dropped"), (IN_NATIVE_CODE, "held"), (BESIDE_A_THREAD, "beside")]
-)
-def test_a_step_that_is_to_stop_stops_wherever_it_is_and_its_run_says_so(store: str, body: str, said: str) -> None:
-    code = f"""
-import ctypes, os, signal, subprocess, sys, time
-from purchase_predict.workflow import command, stopping
-
-stopping._WATCH_SECONDS, stopping._REPEAT_SECONDS, stopping.GRACE_SECONDS = 0.1, 2, 6
-launcher = os.getppid()
-
-@command.command("load")
-def load(run, **parameters):
-    {"    ".join(body.splitlines(keepends=True))}
-
-load([])
-"""
-    experiment = mlflow.MlflowClient().create_experiment("stopping")
-    run = mlflow.MlflowClient().create_run(experiment)
-    # The launcher is a process of its own: one of the steps outlives it.
-    launcher = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
-    printed = subprocess.run(
-        [sys.executable, "-c", launcher, code],
-        cwd=PROJECT,
-        env={**os.environ, "MLFLOW_RUN_ID": run.info.run_id, "MLFLOW_EXPERIMENT_ID": experiment},
-        capture_output=True,
-        text=True,
-        timeout=50,  # it ends when the step does, which has its pipes
-    )
-    assert said in printed.stdout, printed.stderr
-    assert mlflow.MlflowClient().get_run(run.info.run_id).info.status == "KILLED"
 
 
 #: What takes long to import, and who uses it. MLflow itself imports pandas.

@@ -1,0 +1,23 @@
+"""Ctrl-C while a process imports its modules.
+
+Python drops an exception that a signal raises in a callback of the import machinery: the process would go on as if
+nobody had pressed Ctrl-C. So the signal is noted, and the process ends before it opens its run.
+"""
+
+import signal
+import threading
+from typing import Any, NoReturn
+
+#: Set if Ctrl-C was pressed before `workflow.stopping` took the signal over.
+noted = threading.Event()
+
+
+def note() -> None:
+    """Notes Ctrl-C from now on. A SIGINT that the shell has set to be ignored stays ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupted)
+
+
+def _interrupted(*_: Any) -> NoReturn:
+    noted.set()
+    raise KeyboardInterrupt
