@@ -1,5 +1,6 @@
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -86,6 +87,10 @@ _MEMORY_NEEDED = 4 * 2**30
 
 
 def pytest_configure() -> None:
+    # A shell has what it starts in the background ignore SIGINT, which a process passes on to its children, but not a
+    # handler: tests send SIGINT to processes that they start.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, lambda number, frame: None)
     if "TMPDIR" not in os.environ and _IN_MEMORY.is_dir() and shutil.disk_usage(_IN_MEMORY).free > _MEMORY_NEEDED:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_IN_MEMORY))
     # What a developer has exported must not decide what the tests see.
