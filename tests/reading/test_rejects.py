@@ -166,7 +166,7 @@ def test_too_many_malformed_rows_name_the_three_most_frequent_reasons(box: Box) 
         box.load(ratio=0.1)
     message = caught.value.format_message()
     assert message.startswith("11 of 101 rows are malformed (10.89%, max_reject_ratio allows 10.00%): 5 x price must")
-    assert "as 'x' in part-0.csv line 92; 3 x event_type" in message
+    assert "(first: 'x' in part-0.csv line 92); 3 x event_type" in message
     assert "2 x has 2 columns, not 9 (first: '1,2' in part-0.csv line 100)" in message
     assert "must not be empty" not in message
     assert not list(box.target.iterdir())

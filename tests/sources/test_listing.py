@@ -68,7 +68,7 @@ NO_TABLES = [
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_that_is_not_read_is_an_error_that_names_it(name: str, tmp_path: Path) -> None:
     make(tmp_path, "2019-Oct.csv", name)
-    assert f": {name}: only *.csv, *.csv.gz, *.parquet are read" in refusal(tmp_path)
+    assert f": {name}: may hold rows, too, but only *.csv, *.csv.gz, *.parquet are read: unpack" in refusal(tmp_path)
     assert name.rpartition("/")[2] in refusal(tmp_path / name)
     assert data(tmp_path / "*.csv") == ["2019-Oct.csv"]  # the way out that the message names
 

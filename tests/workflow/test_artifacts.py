@@ -172,7 +172,7 @@ def test_the_next_workflow_repairs_an_output_to_which_a_file_was_added(finished:
     shutil.copy(events, events.with_name("data_1.parquet"))
     repaired = finished.main_here(*arguments)
     assert repaired.steps == {"load": "ran", **dict.fromkeys(STEPS[1:], "reused")}
-    assert "data_1.parquet of run" in repaired.reason("load")
+    assert "data_1.parquet was not written by run" in repaired.reason("load")
 
 
 def test_a_model_to_which_a_file_was_added_answers_nobody(finished: Workflow, tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_model_to_which_a_file_was_added_answers_nobody(finished: Workflow, tm
         assert "artifacts/more.txt was not logged: somebody has added it later" in scored.stderr
     assert versions.version_gone(deployed) == f"the model of version 1 of {name} is damaged"
     again = invoke(deploy, model=uri, registry_name=name, env="production")
-    assert (again.exit_code, "model/artifacts/more.txt of run" in again.stderr) == (1, True)
+    assert (again.exit_code, "model/artifacts/more.txt was not written by run" in again.stderr) == (1, True)
     more.unlink()
 
 
