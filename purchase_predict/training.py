@@ -1,6 +1,5 @@
 """Turns a search's result into a model: corrects its probabilities and threshold, and scores it on the test rows."""
 
-import math
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -73,8 +72,9 @@ class Training:
         return as_metrics(self.scores) | {
             "train_rows": len(self.train.y),
             "test_rows": len(self.test),
-            "cv_score": self.found.best.score or math.nan,
+            "cv_score": self.found.score,
             "rounds": self.found.booster.current_iteration(),
+            "members": len(self.found.members),
             "threshold": self.threshold,
             "calibrated": self.calibration.correction is not None,
             "calibration_gain": self.calibration.gain.value,
@@ -170,9 +170,8 @@ def finish(
         with_backtest: whether the model is scored on past weeks, too.
     """
     test, description = data.encoded(data.test), data.description
-    assert found.best.out_of_fold is not None
     with phase("correcting the probabilities"):
-        measured = calibration.measure(found.searched.y, found.best.out_of_fold, found.searched.user)
+        measured = calibration.measure(found.searched.y, found.out_of_fold, found.searched.user)
         uncorrected = np.asarray(found.booster.predict(test.x))
     probability = purchase_model.calibrated(uncorrected, measured.correction)
     # The correction keeps the order of probabilities, so the threshold is corrected like one.
@@ -205,7 +204,7 @@ def _backtest(found: SearchResult, train: LabelledRows, test: LabelledRows, metr
         return None
 
     def fit_and_predict(before: np.ndarray, inside: np.ndarray) -> np.ndarray:
-        booster = fit_like(found.booster, rows.at(before), len(train.y))
+        booster = fit_like(found.members, rows.at(before), len(train.y))
         return np.asarray(booster.predict(rows.x[inside], num_threads=1))
 
     with phase("backtest"):

@@ -49,7 +49,7 @@ def train(
     with phase("writing the report"):
         run.log(write_report(trained, metric, history.origin(run.run_id, dataset), run.folder(), **money))
     mlflow.set_tag("train.folds", found.fold_kind)
-    mlflow.log_params({f"best_{name}": value for name, value in found.best.params.items()})
+    mlflow.log_params(found.params)
     digest = packaging.log(**trained.model, rows=data.train, folder=run.folder())
     datasets.log_metrics(trained.metrics | {"trials_taken_over": len(earlier)}, trained.series, sides)
     return Output("model", digest, trained.sentence(metric))

@@ -19,6 +19,7 @@ from purchase_predict.features.description import Description
 from purchase_predict.metrics import Score
 from purchase_predict.report.lineage import Origin
 from purchase_predict.schema import LABEL
+from purchase_predict.search.ensemble import Member
 from purchase_predict.search.fold_scores import FoldScore
 from purchase_predict.search.space import SPACE
 from purchase_predict.search.trial import trials_frame
@@ -40,9 +41,10 @@ class Contents:
     `choices`: whom to give a code. `money`: what a purchase and a code are worth, or None.
     `suspicious`: ROC AUC of each feature that looks like the label, on the training rows.
     `contributions` and `feature_ranks`: what the function `contributions` returns.
-    `folds`: the chosen trial's score on each fold. `fold_kind`: what the folds are.
-    `backtest`: the model's metrics in past weeks, or None.
-    `trials`: one row per trial, as `search.trial.trials_frame` makes them. `chosen`: the parameters of the final fit.
+    `folds`: the score on each fold, out of fold: of the model's trial, or of the mean of its trials.
+    `fold_kind`: what the folds are. `backtest`: the model's metrics in past weeks, or None.
+    `trials`: one row per trial, as `search.trial.trials_frame` makes them.
+    `members`: for each fit that the model is the mean of, its trial, its boosting rounds and its parameters.
     `columns`: each feature's profile in train and test. `description`: the content of dataset.json.
     """
 
@@ -65,7 +67,7 @@ class Contents:
     fold_kind: str
     backtest: Backtest | None
     trials: pd.DataFrame
-    chosen: Mapping[str, float]
+    members: Sequence[Mapping[str, float]]
     columns: Sequence[ColumnProfile]
     description: Description
     origin: Origin
@@ -118,7 +120,7 @@ def gather(training: Training, metric: str, money: Money | None, origin: Origin)
         fold_kind=training.found.fold_kind,
         backtest=training.backtest,
         trials=trials_frame(training.found.trials),
-        chosen=_chosen(booster),
+        members=[_facts(member) for member in training.found.members],
         columns=profile.profile(
             train.x, test, train.features, training.description.categories, training.description.profile
         ),
@@ -127,10 +129,10 @@ def gather(training: Training, metric: str, money: Money | None, origin: Origin)
     )
 
 
-def _chosen(booster: lightgbm.Booster) -> dict[str, float]:
-    """The parameters of the search space as the final fit used them, and its boosting rounds."""
-    of_search = {name: booster.params[name] for name in SPACE if name in booster.params}
-    return {"boosting rounds": booster.current_iteration(), **of_search}
+def _facts(member: Member) -> dict[str, float]:
+    """The number of a member's trial, its boosting rounds, and the parameters of the search space as it used them."""
+    of_search = {name: member.params[name] for name in SPACE}
+    return {"trial": member.trial + 1, "boosting rounds": member.rounds, **of_search}
 
 
 def contributions(

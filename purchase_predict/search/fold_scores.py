@@ -1,4 +1,4 @@
-"""The chosen trial's score on each fold of the search."""
+"""The score on each fold of the search: of the model's trial, or of the mean of its trials."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ from purchase_predict.search.trial import LabelledRows
 
 @dataclass(frozen=True)
 class FoldScore:
-    """A fold of the search, and the score of the chosen trial on it.
+    """A fold of the search, and the score on it.
 
     Attributes:
         start: the end of the first session among the validation rows (UTC, ISO 8601); empty if the folds do not

@@ -92,7 +92,7 @@ class Objective:
         if best and best.loss is not None and best.first_folds_score is not None:
             utility = metrics.utility(self.metric, first_folds_score)
             best_utility = metrics.utility(self.metric, best.first_folds_score)
-            if utility < self._prune_below(best_utility, self.metric, validated):
+            if utility < self.behind_below(best_utility, self.metric, validated):
                 loss = best.loss + best_utility - utility
                 return replace(trial, state="pruned", loss=loss, rounds=round(np.mean(rounds)))
         more_rounds, more_utilities = self._fit_folds(trial.params, numbers[PRUNE_AFTER_FOLDS:], out_of_fold, best)
@@ -110,8 +110,8 @@ class Objective:
             out_of_fold=out_of_fold,
         )
 
-    def _prune_below(self, best_utility: float, metric: str, positions: np.ndarray) -> float:
-        """The utility below which a trial trails the best one by more than PRUNE_MARGIN.
+    def behind_below(self, best_utility: float, metric: str, positions: np.ndarray) -> float:
+        """The utility below which a trial is behind the best one, by more than PRUNE_MARGIN of its gain.
 
         Args:
             best_utility: the best trial's on these rows.
@@ -131,7 +131,7 @@ class Objective:
             train, validation = self.binned[number]
             stop_on, (_, positions) = metrics.early_stopping(self.metric).name, self.folds[number]
             behind_below = (
-                self._prune_below(best.fold_utilities[number], stop_on, positions)
+                self.behind_below(best.fold_utilities[number], stop_on, positions)
                 if best and best.fold_utilities
                 else None
             )

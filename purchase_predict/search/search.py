@@ -7,14 +7,16 @@ resumed from its trials gives the same result as an uninterrupted one.
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import click
 import lightgbm
 import numpy as np
 
 from purchase_predict.evaluation import scores
-from purchase_predict.search.finish import confirmed_best, final_fit, remaining_seconds
+from purchase_predict.search.ensemble import Member, mean_probability
+from purchase_predict.search.finish import confirmed_first, final_fit, members_of, remaining_seconds
 from purchase_predict.search.fold_scores import FoldScore, fold_scores
 from purchase_predict.search.folds import kind_of_folds, search_folds
 from purchase_predict.search.objective import Objective, Runner
@@ -31,22 +33,34 @@ class SearchResult:
 
     Attributes:
         trials: all trials, sorted by number.
-        best: the trial whose parameters are used. After many trials it is the leader with the best score on other
-            folds, which may not be the trial with the lowest loss.
-        booster: the final fit on all rows.
-        threshold: the decision threshold with the best F1 on the best trial's out-of-fold predictions.
-        searched: the rows that the trials were validated on, in the order of `best.out_of_fold`.
-        folds: the best trial's score on each fold.
+        best: the first of the trials that the model is made of. After many trials it is the leader with the best score
+            on other folds, which may not be the trial with the lowest loss.
+        booster: the model, fitted on all rows.
+        members: the fits that the model is the mean of; the first has the parameters of `best`.
+        out_of_fold: the mean of the members' trials, in log-odds, as the probability of each of the rows `searched`.
+        score: the metric of `out_of_fold`.
+        threshold: the decision threshold with the best F1 on `out_of_fold`.
+        searched: the rows that the trials were validated on.
+        folds: the score of `out_of_fold` on each fold.
         fold_kind: what the folds are, and if they are not the planned ones, why.
     """
 
     trials: list[Trial]
     best: Trial
     booster: lightgbm.Booster
+    members: Sequence[Member]
+    out_of_fold: np.ndarray
+    score: float
     threshold: float
     searched: LabelledRows
     folds: Sequence[FoldScore] = ()
     fold_kind: str = ""
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """What the train run logs as MLflow parameters: those of the best trial, and the trials of the members."""
+        trials = ", ".join(str(member.trial + 1) for member in self.members)
+        return {f"best_{name}": value for name, value in self.best.params.items()} | {"model_trials": trials}
 
 
 def run_in_process(
@@ -74,7 +88,7 @@ def search(
     run_batch: Runner = run_in_process,
     parallelism: int = 1,
 ) -> SearchResult:
-    """Searches, scores the best of many trials again on other folds, and fits the best parameters on all rows.
+    """Searches, scores the best of many trials again on other folds, and fits the best few on all rows.
 
     Trials run in batches of `parallelism`. Suggestions and pruning use the earlier batches only, so the trials do not
     depend on where they run. Each batch learns from the ones before it, so small batches search better.
@@ -107,21 +121,47 @@ def search(
         numbers = range(len(trials), min(len(earlier_batches) + parallelism, max_evals))
         points = {number: next_point(earlier_batches, number, seed) for number in numbers}
         trials += run_batch(objective, points, best_of(earlier_batches), on_trial)
-    best = confirmed_best(trials, objective, rows, started + max_seconds)
-    if best is None:
+    ranked = confirmed_first(trials, objective, rows, started + max_seconds)
+    if not ranked:
         raise click.ClickException(f"all {len(trials)} trials of the search failed, the first with: {trials[0].error}")
-    if best.out_of_fold is None:
-        # Trials of an interrupted search have no predictions, so the best one is run again, under the same pruning.
-        best = objective(best.number, best.point, best_of(trials[: best.number - best.number % parallelism]))
-        trials[best.number] = replace(best, seconds=trials[best.number].seconds)
-    assert best.out_of_fold is not None
-    booster = final_fit(best, objective, rows, started + max_seconds)
-    folds = fold_scores(searched, objective.folds, best.out_of_fold, metric)
-    kind = kind_of_folds(searched, objective.folds)
-    judged = ~np.isnan(best.out_of_fold)
-    probability, searched = best.out_of_fold[judged], searched.at(judged)
-    threshold = scores.best_threshold(searched.y, probability)
-    return SearchResult(trials, replace(best, out_of_fold=probability), booster, threshold, searched, folds, kind)
+    return _finished(trials, members_of(ranked, objective), objective, rows, started + max_seconds, parallelism)
+
+
+def _finished(
+    trials: list[Trial],
+    chosen: Sequence[Trial],
+    objective: Objective,
+    rows: LabelledRows,
+    deadline: float,
+    parallelism: int,
+) -> SearchResult:
+    """Fits the chosen trials on all rows, and takes what belongs to the model from their out-of-fold predictions."""
+    predicted = [_out_of_fold(trial, trials, objective, parallelism) for trial in chosen]
+    booster, members = final_fit(chosen, objective, rows, deadline)
+    out_of_fold = mean_probability(predicted[: len(members)])
+    judged = ~np.isnan(out_of_fold)
+    probability, searched = out_of_fold[judged], objective.rows.at(judged)
+    return SearchResult(
+        trials=trials,
+        best=chosen[0],
+        booster=booster,
+        members=members,
+        out_of_fold=probability,
+        score=scores.score(objective.metric, searched.y, probability),
+        threshold=scores.best_threshold(searched.y, probability),
+        searched=searched,
+        folds=fold_scores(objective.rows, objective.folds, out_of_fold, objective.metric),
+        fold_kind=kind_of_folds(objective.rows, objective.folds),
+    )
+
+
+def _out_of_fold(trial: Trial, trials: Sequence[Trial], objective: Objective, parallelism: int) -> np.ndarray:
+    """A trial's prediction of each row. One of an interrupted search is run again for it, under the same pruning."""
+    if trial.out_of_fold is None:
+        best = best_of(trials[: trial.number - trial.number % parallelism])
+        trial = objective(trial.number, trial.point, best)
+    assert trial.out_of_fold is not None
+    return trial.out_of_fold
 
 
 def sample_users(rows: LabelledRows, seed: int) -> LabelledRows:

@@ -128,7 +128,10 @@ def contents(
                 "lambda_l2": [0.0, 1.9e-7, 0.1, 0.1],
             }
         ),
-        chosen={"boosting rounds": 120, "learning_rate": 0.05, "num_leaves": 31},
+        members=[
+            {"trial": 2, "boosting rounds": 120, "learning_rate": 0.05, "num_leaves": 31},
+            {"trial": 1, "boosting rounds": 100, "learning_rate": 0.002, "num_leaves": 128},
+        ],
         columns=profile.profile(x, frame, features, {SCRIPT: list(values)}, binned),
         description=Description(
             split="time",

@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -35,7 +36,8 @@ def test_the_contents_are_measured_on_the_test_rows() -> None:
     profile = drift.profile(connection, "rows", features)
     described = replace(description, features=features, categories=categories, profile=profile)
     table = training.Dataset(described, train, test, None).encoded(train)
-    found = SearchResult([], None, booster, 0.5, table)  # type: ignore[arg-type]  # the best trial plays no part here
+    no_trial: Any = None  # the trials and their predictions play no part here
+    found = SearchResult([], no_trial, booster, [], no_trial, 0.5, 0.5, table)
     measured_gain = Calibration(correction, metrics.Difference(0.1, 0.05, 0.15))
     done = Training(table, test, encoded, found, measured_gain, 0.5, uncorrected, probability, measured, described)
     made = gather(done, "roc_auc", None, Origin())

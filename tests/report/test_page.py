@@ -111,8 +111,8 @@ def test_the_header_says_what_is_expected_what_lies_above_the_threshold_and_what
 def test_the_page_says_where_the_model_comes_from() -> None:
     shown = contents()
     text = render(shown)
-    date, source, leaves = "29 Nov 2026, 09:05 UTC", "/data/&lt;script&gt;", "num_leaves&nbsp;31"
-    facts = (source, date, shown.origin.commit, "13 of 20,013", "0 or more (11)", leaves)
+    date, source = "29 Nov 2026, 09:05 UTC", "/data/&lt;script&gt;"
+    facts = (source, date, shown.origin.commit, "13 of 20,013", "0 or more (11)")
     assert [fact for fact in facts if fact not in text] == []
     assert "Synthetic sample" not in text
     sample = render(dataclasses.replace(shown, origin=Origin(source="sample:20000", uncommitted=True)))
@@ -253,6 +253,19 @@ def test_past_weeks_stand_beside_the_constant_answer_and_what_is_left_out_is_sai
     assert "Not measured: the rows have no time." in render(
         dataclasses.replace(shown, backtest=None, description=by_user)
     )
+
+
+def test_the_page_shows_the_parameters_of_each_fit_that_the_model_is_the_mean_of() -> None:
+    shown = contents()
+    text = render(shown)
+    assert "The model is the mean of 2 fits" in text
+    assert "<th>trial 2</th><th>trial 1</th>" in text
+    assert '<td class="name">num_leaves</td><td>31</td><td>128</td>' in text
+    assert "The table shows the scores of the mean of these 2 trials." in text
+    single = render(dataclasses.replace(shown, members=shown.members[:1]))
+    assert "boosting rounds&nbsp;120," in single
+    assert "num_leaves&nbsp;31." in single
+    assert "mean of these" not in single
 
 
 def test_the_folds_are_listed_with_their_spans() -> None:

@@ -63,9 +63,8 @@ def test_scores_threshold_and_predictions_are_of_the_judged_rows_alone() -> None
     judged = np.sort(np.concatenate([positions for _, positions in folds]))
     assert np.array_equal(np.flatnonzero(~np.isnan(trial.out_of_fold)), judged)
     found = search(made, 2, "roc_auc", 1)
-    assert found.best.out_of_fold is not None
-    assert len(found.best.out_of_fold) == len(found.searched.y) == len(judged)
-    assert not np.isnan(found.best.out_of_fold).any()
+    assert len(found.out_of_fold) == len(found.searched.y) == len(judged)
+    assert not np.isnan(found.out_of_fold).any()
     assert 0 < found.threshold < 1
 
 

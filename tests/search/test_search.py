@@ -101,9 +101,9 @@ def test_after_many_trials_the_leader_that_scores_best_on_other_folds_is_used() 
 
     evaluate = Objective(rows, grouped_folds(rows, 4, 1), "roc_auc", 1)
     for seconds, chosen in ((1000.0, best.number), (0.0, leaders[0].number)):
-        in_time = finish.confirmed_best(found.trials, evaluate, rows, time.monotonic() + seconds)
-        assert in_time is not None
-        assert in_time.number == chosen
+        ranked = finish.confirmed_first(found.trials, evaluate, rows, time.monotonic() + seconds)
+        assert ranked[0].number == chosen
+        assert sorted(trial.number for trial in ranked) == sorted(trial.number for trial in finished)
 
 
 def test_with_many_rows_no_leader_is_scored_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,45 +230,6 @@ def test_the_time_limit_ends_the_search_but_never_before_the_first_trial(made_ro
     assert len(search.search(made_rows(), 5, "roc_auc", 1, max_seconds=0).trials) == 1
 
 
-def test_the_final_fit_is_shortened_when_time_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A clock that advances by one second with each boosting round, and not otherwise.
-    clock = [0.0]
-    monkeypatch.setattr(finish.time, "monotonic", lambda: clock[0])
-    fits: list[tuple[float, int]] = []  # learning rate and rounds
-
-    def train(params, dataset, num_boost_round, callbacks=()):  # type: ignore[no-untyped-def]
-        def tick(env: lightgbm.callback.CallbackEnv) -> None:
-            clock[0] += 1
-
-        fits.append((params["learning_rate"], num_boost_round))
-        return lightgbm_train(params, dataset, num_boost_round, callbacks=[tick, *callbacks])
-
-    lightgbm_train = lightgbm.train
-    monkeypatch.setattr(finish.lightgbm, "train", train)
-    whole = table()
-    evaluate = Objective(whole, grouped_folds(whole, 4, 1), "roc_auc", 1)
-    best = evaluate(0, DEFAULTS, None)
-    rounds = best.rounds * (4 / 3) ** (1 / 3)
-
-    def fitted(seconds: float) -> tuple[float, int, int]:
-        fits.clear()
-        booster = finish.final_fit(best, evaluate, whole, clock[0] + seconds)
-        return *fits[-1], booster.current_iteration()
-
-    for seconds, divisor in (
-        (np.inf, 2.0),
-        (finish.TIMED_ROUNDS + 10 * rounds, 2.0),
-        (finish.TIMED_ROUNDS + 1.5 * rounds, 1.5),
-    ):
-        rate, planned, done = fitted(seconds)
-        assert (rate, planned) == (pytest.approx(0.1 / divisor), round(rounds * divisor))
-        assert done >= planned - 1
-    for seconds, share in ((finish.TIMED_ROUNDS + 0.4 * rounds, 0.8), (0.0, 0.5)):
-        rate, planned, done = fitted(seconds)
-        assert (rate, planned) == (pytest.approx(0.2), round(rounds / 2))
-        assert done == pytest.approx(planned * share, abs=2)
-
-
 def test_row_by_row_or_feature_by_feature_the_model_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     models = []
     for share in (0.0, 2.0):
@@ -293,7 +254,7 @@ def test_the_number_of_cores_does_not_change_the_model(made_rows: MadeRows, monk
     for cores in (1, 3):
         monkeypatch.setattr(finish, "available_cores", lambda cores=cores: cores)
         found = search.search(made_rows(6000, 1000), 2, "roc_auc", 1)
-        assert found.booster.params["num_threads"] == cores
+        assert [member.params["num_threads"] for member in found.members] == [cores] * len(found.members)
         trees.append(found.booster.model_to_string().partition("\nparameters:")[0])
     assert trees[0] == trees[1]
 
@@ -329,8 +290,7 @@ def test_a_large_table_is_searched_on_whole_users_and_fitted_on_all(monkeypatch:
     kept = np.isin(rows.user, some.user)
     assert kept.sum() == len(some.y)
     found = search.search(rows, 2, "roc_auc", 1)
-    assert found.best.out_of_fold is not None
-    assert len(found.best.out_of_fold) == len(some.y)
+    assert len(found.out_of_fold) == len(some.y)
     assert found.booster.current_iteration() >= found.best.rounds
 
 

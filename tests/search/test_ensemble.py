@@ -1,0 +1,129 @@
+"""The model is the mean of the best few trials' fits, in one booster."""
+
+import threading
+import time
+from dataclasses import replace
+
+import lightgbm
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from purchase_predict.metrics import SEARCHABLE
+from purchase_predict.search import finish, objective, search
+from purchase_predict.search.ensemble import Member, fit, mean_of, mean_probability
+from purchase_predict.search.folds import grouped_folds
+from purchase_predict.search.objective import Objective, lightgbm_dataset
+from purchase_predict.search.space import STARTING_POINTS
+from purchase_predict.search.trial import LabelledRows
+from tests.search.tables import MadeRows, both_kinds, table
+
+
+def rows_with_gaps(seed: int, count: int = 300) -> LabelledRows:
+    """A table with a column of categories, missing values, and a constant column."""
+    rows = table(count, 60, seed)
+    random = np.random.default_rng(seed)
+    x = np.column_stack([rows.x, random.integers(0, 7, count), np.ones(count)])
+    x[random.random(x.shape) < 0.1] = np.nan
+    names = [f"column_{number}" for number in range(x.shape[1])]
+    return replace(rows, x=x, features=names, categorical=[names[-2]])
+
+
+def member(trial: int, leaves: int = 7, rounds: int = 5, **params: float) -> Member:
+    fixed = {"objective": "binary", "verbosity": -1, "num_threads": 1, "seed": trial, "deterministic": True}
+    return Member(
+        trial, {**fixed, "num_leaves": leaves, "feature_fraction": 0.6, "min_child_samples": 5, **params}, rounds
+    )
+
+
+@given(
+    st.integers(0, 10_000),
+    st.lists(st.tuples(st.integers(2, 20), st.integers(1, 12), st.sampled_from([0, 1e9])), min_size=2, max_size=4),
+)
+def test_the_model_is_the_mean_of_its_members_in_log_odds(seed: int, shapes: list[tuple[int, int, float]]) -> None:
+    rows = rows_with_gaps(seed)
+    # With an enormous min_gain_to_split no tree has a split: LightGBM writes such trees in a form of their own.
+    members = [member(n, leaves, rounds, min_gain_to_split=gain) for n, (leaves, rounds, gain) in enumerate(shapes)]
+    boosters = fit(members, lightgbm_dataset(rows).construct(), 1)
+    mean = mean_of(boosters)
+    for options in ({"raw_score": True}, {"pred_contrib": True}):
+        of_each = [np.asarray(booster.predict(rows.x, **options)) for booster in boosters]
+        assert np.asarray(mean.predict(rows.x, **options)) == pytest.approx(np.mean(of_each, axis=0), abs=1e-12)
+    probability = mean_probability([np.asarray(booster.predict(rows.x)) for booster in boosters])
+    assert np.asarray(mean.predict(rows.x)) == pytest.approx(probability, abs=1e-12)
+    assert mean.current_iteration() == sum(booster.current_iteration() for booster in boosters)
+    assert mean.feature_name() == boosters[0].feature_name()
+    again = lightgbm.Booster(model_str=mean.model_to_string())
+    assert np.array_equal(np.asarray(again.predict(rows.x)), np.asarray(mean.predict(rows.x)))
+
+
+def test_a_single_booster_is_its_own_mean() -> None:
+    (booster,) = fit([member(0)], lightgbm_dataset(rows_with_gaps(1)).construct(), 1)
+    assert mean_of([booster]) is booster
+
+
+@given(st.lists(st.lists(st.floats(0, 1) | st.just(np.nan), min_size=3, max_size=3), min_size=1, max_size=4))
+def test_mean_probabilities_lie_between_and_rows_without_a_prediction_stay_without(given: list[list[float]]) -> None:
+    mean = mean_probability([np.array(one) for one in given])
+    for values, found in zip(zip(*given, strict=True), mean, strict=True):
+        if any(np.isnan(values)):
+            assert np.isnan(found)
+        else:
+            assert min(values) - 1e-12 <= found <= max(values) + 1e-12
+
+
+@pytest.mark.parametrize("lanes", [2, 3])
+def test_members_that_are_fitted_at_the_same_time_are_the_same(lanes: int) -> None:
+    rows, members = rows_with_gaps(3), [member(number, 5 + number, 20 + number) for number in range(3)]
+    one_by_one, at_once = (fit(members, lightgbm_dataset(rows).construct(), count) for count in (1, lanes))
+    assert [one.model_to_string() for one in one_by_one] == [one.model_to_string() for one in at_once]
+
+
+def test_a_signal_ends_all_fits() -> None:
+    rounds = []
+
+    def interrupted(done: int, planned: int) -> bool:
+        rounds.append(threading.current_thread().name)
+        if len(rounds) == 20:
+            raise KeyboardInterrupt
+        return False
+
+    endless = [member(number, rounds=10**6) for number in range(2)]
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        fit(endless, lightgbm_dataset(rows_with_gaps(4)).construct(), 2, stopped_early=interrupted)
+    assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize("metric", SEARCHABLE)
+def test_only_trials_that_are_not_behind_the_first_become_the_model(metric: str) -> None:
+    rows = table()
+    evaluate = Objective(rows, grouped_folds(rows, 4, 1), metric, 1)
+    first = evaluate(0, STARTING_POINTS[0], None)
+    assert first.loss is not None
+    trials = [replace(first, number=number, loss=first.loss + number * 1e-6) for number in range(5)]
+    far = replace(first, number=9, loss=first.loss + 10)
+    assert [trial.number for trial in finish.members_of(trials, evaluate)] == [0, 1, 2]
+    assert [trial.number for trial in finish.members_of([trials[0], far, trials[1]], evaluate)] == [0, 1]
+    assert [trial.number for trial in finish.members_of([trials[3], far], evaluate)] == [3]
+    # The first may be worse on the search's own folds: it is first because it was better on others.
+    assert [trial.number for trial in finish.members_of([trials[4], trials[0]], evaluate)] == [4, 0]
+
+
+@both_kinds
+def test_a_search_ends_with_the_mean_of_its_best_trials(made_rows: MadeRows, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objective, "PRUNE_MARGIN", 0.2)
+    rows = made_rows()
+    found = search.search(rows, 6, "roc_auc", 1)
+    finished = sorted((trial for trial in found.trials if trial.state == "finished"), key=lambda trial: trial.loss)
+    chosen = [trial for trial in finished if trial.number in [member.trial for member in found.members]]
+    assert 2 <= len(chosen) <= finish.MAX_MEMBERS
+    assert chosen == finished[: len(chosen)]
+    boosters = [
+        lightgbm.train(member.params, lightgbm_dataset(rows), num_boost_round=member.rounds) for member in found.members
+    ]
+    raw = np.mean([np.asarray(booster.predict(rows.x, raw_score=True)) for booster in boosters], axis=0)
+    assert np.asarray(found.booster.predict(rows.x, raw_score=True)) == pytest.approx(raw, abs=1e-12)
+    out_of_fold = mean_probability([trial.out_of_fold for trial in chosen if trial.out_of_fold is not None])
+    assert found.out_of_fold == pytest.approx(out_of_fold[~np.isnan(out_of_fold)], abs=0)
