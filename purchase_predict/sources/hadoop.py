@@ -62,8 +62,8 @@ def listing(source: str) -> Listing:
             found = _files(session, host[0] + folder)
         if not found:
             raise click.ClickException(
-                f"source {source}: no such file, and no folder with a file that is not empty (Spark does not list "
-                "files whose names start with _ or .)"
+                f"source {source}: found neither a file nor a folder with data in it (Spark does not list files whose "
+                "names start with _ or .)"
             )
         if text in found:
             folder = text.rpartition("/")[0]

@@ -261,11 +261,11 @@ def test_the_page_shows_the_parameters_of_each_fit_that_the_model_is_the_mean_of
     assert "The model is the mean of 2 fits" in text
     assert "<th>trial 2</th><th>trial 1</th>" in text
     assert '<td class="name">num_leaves</td><td>31</td><td>128</td>' in text
-    assert "The table shows the scores of the mean of these 2 trials." in text
+    assert "the score of the 2 chosen trials together" in text
     single = render(dataclasses.replace(shown, members=shown.members[:1]))
     assert "boosting rounds&nbsp;120," in single
     assert "num_leaves&nbsp;31." in single
-    assert "mean of these" not in single
+    assert "chosen trials together" not in single
 
 
 def test_the_folds_are_listed_with_their_spans() -> None:
