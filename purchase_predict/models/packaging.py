@@ -89,7 +89,8 @@ def log(
             input_example=_example(rows, features, categories),
             pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in REQUIREMENTS],
         )
-    # After the trees the file lists training parameters, such as the number of threads. No prediction depends on them.
+    # After the trees, the file of a single fit lists training parameters, such as the number of threads. No prediction
+    # depends on them. The file of several fits has none.
     trees = files["booster"].read_text(encoding="utf-8").partition("\nparameters:")[0]
     return hashlib.sha256((trees + json.dumps(spec, sort_keys=True)).encode() + known).hexdigest()
 

@@ -41,7 +41,7 @@ class Contents:
     `choices`: whom to give a code. `money`: what a purchase and a code are worth, or None.
     `suspicious`: ROC AUC of each feature that looks like the label, on the training rows.
     `contributions` and `feature_ranks`: what the function `contributions` returns.
-    `folds`: the score on each fold, out of fold: of the model's trial, or of the mean of its trials.
+    `folds`: the out-of-fold score on each fold, of the mean of the model's trials.
     `fold_kind`: what the folds are. `backtest`: the model's metrics in past weeks, or None.
     `trials`: one row per trial, as `search.trial.trials_frame` makes them.
     `members`: for each fit that the model is the mean of, its trial, its boosting rounds and its parameters.
@@ -120,7 +120,7 @@ def gather(training: Training, metric: str, money: Money | None, origin: Origin)
         fold_kind=training.found.fold_kind,
         backtest=training.backtest,
         trials=trials_frame(training.found.trials),
-        members=[_facts(member) for member in training.found.members],
+        members=[_shown(member) for member in training.found.members],
         columns=profile.profile(
             train.x, test, train.features, training.description.categories, training.description.profile
         ),
@@ -129,7 +129,7 @@ def gather(training: Training, metric: str, money: Money | None, origin: Origin)
     )
 
 
-def _facts(member: Member) -> dict[str, float]:
+def _shown(member: Member) -> dict[str, float]:
     """The number of a member's trial, its boosting rounds, and the parameters of the search space as it used them."""
     of_search = {name: member.params[name] for name in SPACE}
     return {"trial": member.trial + 1, "boosting rounds": member.rounds, **of_search}

@@ -1,11 +1,11 @@
 """The model as an ensemble: several fits, whose mean in log-odds becomes one LightGBM booster."""
 
-import math
 import re
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import lightgbm
@@ -14,8 +14,8 @@ import numpy as np
 #: The lines of a tree, in LightGBM's model text, that hold outputs in log-odds.
 _OUTPUTS = re.compile(r"^(leaf_value|internal_value)=(.*)$", re.MULTILINE)
 
-#: The probability closest to 0 or 1 that counts in a mean of log-odds.
-_SMALLEST = float(np.finfo(np.float64).eps)
+#: Probabilities are clipped to this value and to 1 minus it, because 0 and 1 have no log-odds.
+MIN_PROBABILITY = float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True)
@@ -36,50 +36,61 @@ class Member:
 def fit(
     members: Sequence[Member],
     dataset: lightgbm.Dataset,
-    lanes: int,
+    at_once: int,
     on_round: Callable[[], None] = lambda: None,
-    stopped_early: Callable[[int, int], bool] = lambda done, planned: False,
+    stopped: Callable[[Member, int], bool] = lambda member, done: False,
 ) -> list[lightgbm.Booster]:
     """Fits the members, one booster each.
 
     Args:
         members: at least one.
         dataset: the rows to fit, constructed.
-        lanes: how many members are fitted at the same time.
+        at_once: how many members are fitted at the same time.
         on_round: called after each boosting round, by any thread.
-        stopped_early: whether a member stops after `done` of its `planned` rounds.
+        stopped: whether a member stops after this many rounds. A member that stops before its first round is left out,
+            and so are the ones after it; the first member has at least one round.
     """
-    creating, given_up = threading.Lock(), threading.Event()
+    creation_lock, given_up = threading.Lock(), threading.Event()
 
-    def fitted(member: Member) -> lightgbm.Booster:
-        # LightGBM's log level is per thread, so each thread creates its own booster. That writes to the shared dataset.
-        with creating:
+    def fitted(member: Member) -> lightgbm.Booster | None:
+        if member is not members[0] and stopped(member, 0):
+            return None
+        # Each thread creates its own booster, because LightGBM's log level is per thread; one is created at a time.
+        with creation_lock:
             booster = lightgbm.Booster(member.params, dataset)
         for done in range(1, member.rounds + 1):
             booster.update()
             on_round()
-            if given_up.is_set() or (done < member.rounds and stopped_early(done, member.rounds)):
+            if given_up.is_set() or (done < member.rounds and stopped(member, done)):
                 break
         return booster
 
-    if lanes == 1:
-        return [fitted(member) for member in members]
-    with ThreadPoolExecutor(lanes) as pool:
-        try:
-            return list(pool.map(fitted, members))
-        except BaseException:  # a signal arrives in this thread, and the pool would wait for the fits
-            given_up.set()
-            raise
+    if at_once == 1:
+        boosters = [fitted(member) for member in members]
+    else:
+        with ThreadPoolExecutor(at_once) as pool:
+            futures = [pool.submit(fitted, member) for member in members]
+            try:
+                # A signal is raised in this thread. Without the event, the pool would wait for all fits to complete.
+                ended, _ = wait(futures, return_when=FIRST_EXCEPTION)
+                for future in ended:
+                    future.result()  # raises what it raised
+                boosters = [future.result() for future in futures]
+            except BaseException:
+                given_up.set()
+                raise
+    return [booster for booster in takewhile(lambda booster: booster is not None, boosters) if booster]
 
 
 def mean_of(boosters: Sequence[lightgbm.Booster]) -> lightgbm.Booster:
-    """One booster whose output in log-odds is the mean of the outputs of several; a single one is returned as it is.
+    """One booster whose output in log-odds is the mean of the outputs of several.
 
     It has the trees of all of them, with their outputs divided by the number of boosters. LightGBM cannot divide a
-    model, so this edits its model text, and leaves out the training parameters, which belong to one fit.
+    model, so this edits its model text, and leaves out the training parameters, which belong to one fit. The result
+    holds no training rows, also if there is only one booster.
     """
     if len(boosters) == 1:
-        return boosters[0]
+        return lightgbm.Booster(model_str=boosters[0].model_to_string())
     trees: list[str] = []
     for booster in boosters:
         head, *blocks = booster.model_to_string().partition("\nend of trees\n")[0].split("\nTree=")
@@ -103,13 +114,15 @@ def mean_probability(probabilities: Sequence[np.ndarray]) -> np.ndarray:
     """
     if len(probabilities) == 1:
         return probabilities[0]
-    # A probability of exactly 0 or 1 has no log-odds.
-    inside = [np.clip(one, _SMALLEST, 1 - _SMALLEST) for one in probabilities]
-    log_odds = np.mean([np.log(one) - np.log1p(-one) for one in inside], axis=0)
+    clipped = [np.clip(one, MIN_PROBABILITY, 1 - MIN_PROBABILITY) for one in probabilities]
+    log_odds = np.mean([np.log(one) - np.log1p(-one) for one in clipped], axis=0)
     mean: np.ndarray = 1 / (1 + np.exp(-log_odds))
     return mean
 
 
-def seconds_at_once(seconds: Sequence[float], lanes: int) -> float:
-    """About how long fits take together, given how long each takes, if `lanes` run at the same time."""
-    return max(*seconds, math.fsum(seconds) / lanes) if len(seconds) > 1 else seconds[0]
+def wall_time(seconds: Sequence[float], at_once: int) -> float:
+    """The wall time of several fits in seconds, from the seconds of each; each one starts when a place is free."""
+    ends = [0.0] * at_once
+    for one in seconds:
+        ends[ends.index(min(ends))] += one
+    return max(ends)

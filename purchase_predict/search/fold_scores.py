@@ -1,4 +1,4 @@
-"""The score on each fold of the search: of the model's trial, or of the mean of its trials."""
+"""The out-of-fold score on each fold of the search, of the mean of the model's trials."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime

@@ -16,7 +16,7 @@ import numpy as np
 
 from purchase_predict.evaluation import scores
 from purchase_predict.search.ensemble import Member, mean_probability
-from purchase_predict.search.finish import confirmed_first, final_fit, members_of, remaining_seconds
+from purchase_predict.search.finish import final_fit, has_time_to_run_again, members_of, ranked, remaining_seconds
 from purchase_predict.search.fold_scores import FoldScore, fold_scores
 from purchase_predict.search.folds import kind_of_folds, search_folds
 from purchase_predict.search.objective import Objective, Runner
@@ -37,7 +37,8 @@ class SearchResult:
             on other folds, which may not be the trial with the lowest loss.
         booster: the model, fitted on all rows.
         members: the fits that the model is the mean of; the first has the parameters of `best`.
-        out_of_fold: the mean of the members' trials, in log-odds, as the probability of each of the rows `searched`.
+        out_of_fold: the out-of-fold probability of each row in `searched`: the mean, in log-odds, over the members'
+            trials.
         score: the metric of `out_of_fold`.
         threshold: the decision threshold with the best F1 on `out_of_fold`.
         searched: the rows that the trials were validated on.
@@ -102,7 +103,7 @@ def search(
         on_trial: called with each new trial when it ends.
         earlier: trials of an interrupted search with the same rows, metric and seed; they are not run again.
         max_seconds: time limit in seconds for the search and the final fit. A trial that would overrun is not started,
-            though the first batch always runs; the final fit is shortened if needed, to half its rounds at most.
+            though the first batch always runs; the final fit is shortened if needed, but never below half its rounds.
         run_batch: runs a batch of trials.
         parallelism: trials per batch.
 
@@ -121,10 +122,10 @@ def search(
         numbers = range(len(trials), min(len(earlier_batches) + parallelism, max_evals))
         points = {number: next_point(earlier_batches, number, seed) for number in numbers}
         trials += run_batch(objective, points, best_of(earlier_batches), on_trial)
-    ranked = confirmed_first(trials, objective, rows, started + max_seconds)
-    if not ranked:
+    finished = ranked(trials, objective, rows, started + max_seconds)
+    if not finished:
         raise click.ClickException(f"all {len(trials)} trials of the search failed, the first with: {trials[0].error}")
-    return _finished(trials, members_of(ranked, objective), objective, rows, started + max_seconds, parallelism)
+    return _finished(trials, members_of(finished, objective), objective, rows, started + max_seconds, parallelism)
 
 
 def _finished(
@@ -135,9 +136,13 @@ def _finished(
     deadline: float,
     parallelism: int,
 ) -> SearchResult:
-    """Fits the chosen trials on all rows, and takes what belongs to the model from their out-of-fold predictions."""
-    predicted = [_out_of_fold(trial, trials, objective, parallelism) for trial in chosen]
-    booster, members = final_fit(chosen, objective, rows, deadline)
+    """Fits the chosen trials on all rows; computes score and threshold from the mean of their predictions."""
+    predicted: list[np.ndarray] = []
+    for trial in chosen:
+        if predicted and trial.out_of_fold is None and not has_time_to_run_again(trial, objective, rows, deadline):
+            break
+        predicted.append(_out_of_fold(trial, trials, objective, parallelism))
+    booster, members = final_fit(chosen[: len(predicted)], objective, rows, deadline)
     out_of_fold = mean_probability(predicted[: len(members)])
     judged = ~np.isnan(out_of_fold)
     probability, searched = out_of_fold[judged], objective.rows.at(judged)
@@ -156,11 +161,15 @@ def _finished(
 
 
 def _out_of_fold(trial: Trial, trials: Sequence[Trial], objective: Objective, parallelism: int) -> np.ndarray:
-    """A trial's prediction of each row. One of an interrupted search is run again for it, under the same pruning."""
+    """A trial's prediction of each row. A trial that was read from its run is run again, under the same pruning.
+
+    Raises:
+        click.ClickException: it fails this time.
+    """
     if trial.out_of_fold is None:
-        best = best_of(trials[: trial.number - trial.number % parallelism])
-        trial = objective(trial.number, trial.point, best)
-    assert trial.out_of_fold is not None
+        trial = objective(trial.number, trial.point, best_of(trials[: trial.number - trial.number % parallelism]))
+    if trial.out_of_fold is None:
+        raise click.ClickException(f"trial {trial.number + 1} failed when it was run again: {trial.error}; run again")
     return trial.out_of_fold
 
 

@@ -1,7 +1,8 @@
 """The model is the mean of the best few trials' fits, in one booster."""
 
+import os
+import signal
 import threading
-import time
 from dataclasses import replace
 
 import lightgbm
@@ -12,11 +13,11 @@ from hypothesis import strategies as st
 
 from purchase_predict.metrics import SEARCHABLE
 from purchase_predict.search import finish, objective, search
-from purchase_predict.search.ensemble import Member, fit, mean_of, mean_probability
+from purchase_predict.search.ensemble import Member, fit, mean_of, mean_probability, wall_time
 from purchase_predict.search.folds import grouped_folds
 from purchase_predict.search.objective import Objective, lightgbm_dataset
 from purchase_predict.search.space import STARTING_POINTS
-from purchase_predict.search.trial import LabelledRows
+from purchase_predict.search.trial import LabelledRows, Trial
 from tests.search.tables import MadeRows, both_kinds, table
 
 
@@ -59,8 +60,10 @@ def test_the_model_is_the_mean_of_its_members_in_log_odds(seed: int, shapes: lis
 
 
 def test_a_single_booster_is_its_own_mean() -> None:
-    (booster,) = fit([member(0)], lightgbm_dataset(rows_with_gaps(1)).construct(), 1)
-    assert mean_of([booster]) is booster
+    rows = rows_with_gaps(1)
+    (booster,) = fit([member(0)], lightgbm_dataset(rows).construct(), 1)
+    assert mean_of([booster]).model_to_string() == booster.model_to_string()
+    assert np.array_equal(np.asarray(mean_of([booster]).predict(rows.x)), np.asarray(booster.predict(rows.x)))
 
 
 @given(st.lists(st.lists(st.floats(0, 1) | st.just(np.nan), min_size=3, max_size=3), min_size=1, max_size=4))
@@ -73,27 +76,61 @@ def test_mean_probabilities_lie_between_and_rows_without_a_prediction_stay_witho
             assert min(values) - 1e-12 <= found <= max(values) + 1e-12
 
 
-@pytest.mark.parametrize("lanes", [2, 3])
-def test_members_that_are_fitted_at_the_same_time_are_the_same(lanes: int) -> None:
+@pytest.mark.parametrize("at_once", [2, 3])
+def test_members_that_are_fitted_at_the_same_time_are_the_same(at_once: int) -> None:
     rows, members = rows_with_gaps(3), [member(number, 5 + number, 20 + number) for number in range(3)]
-    one_by_one, at_once = (fit(members, lightgbm_dataset(rows).construct(), count) for count in (1, lanes))
+    one_by_one, at_once = (fit(members, lightgbm_dataset(rows).construct(), count) for count in (1, at_once))
     assert [one.model_to_string() for one in one_by_one] == [one.model_to_string() for one in at_once]
 
 
-def test_a_signal_ends_all_fits() -> None:
-    rounds = []
-
-    def interrupted(done: int, planned: int) -> bool:
-        rounds.append(threading.current_thread().name)
-        if len(rounds) == 20:
-            raise KeyboardInterrupt
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_fit_that_fails_ends_the_others(failing: int) -> None:
+    def failing_soon(one: Member, done: int) -> bool:
+        if one.trial == failing and done == 20:
+            raise MemoryError("no more trees")
         return False
 
     endless = [member(number, rounds=10**6) for number in range(2)]
-    started = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        fit(endless, lightgbm_dataset(rows_with_gaps(4)).construct(), 2, stopped_early=interrupted)
-    assert time.monotonic() - started < 60
+    with pytest.raises(MemoryError, match="no more trees"):
+        fit(endless, lightgbm_dataset(rows_with_gaps(4)).construct(), 2, stopped=failing_soon)
+
+
+def test_ctrl_c_ends_all_fits() -> None:
+    endless, begun = [member(number, rounds=10**6) for number in range(2)], threading.Event()
+
+    def interrupt() -> None:
+        begun.wait()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fit(endless, lightgbm_dataset(rows_with_gaps(4)).construct(), 2, begun.set)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_a_fit_that_has_not_begun_when_the_time_is_over_is_left_out(at_once: int) -> None:
+    def stopped(one: Member, done: int) -> bool:
+        return one.trial == 1 and done == 0
+
+    members = [member(number) for number in range(3)]
+    (only,) = fit(members, lightgbm_dataset(rows_with_gaps(5)).construct(), at_once, stopped=stopped)
+    assert only.current_iteration() == members[0].rounds
+
+
+@given(st.lists(st.floats(0.1, 10), min_size=1, max_size=4), st.integers(1, 4))
+def test_the_wall_time_is_that_of_a_pool(seconds: list[float], at_once: int) -> None:
+    free, clock = [0.0] * at_once, 0.0  # when each place of a pool is free; fits start in their order
+    for one in seconds:
+        place = min(range(at_once), key=free.__getitem__)
+        free[place] += one
+        clock = max(clock, free[place])
+    assert wall_time(seconds, at_once) == clock
+    assert max(seconds) <= wall_time(seconds, at_once) <= sum(seconds) + 1e-9
+    assert wall_time([10, 10, 10], 2) == 20
 
 
 @pytest.mark.parametrize("metric", SEARCHABLE)
@@ -103,12 +140,18 @@ def test_only_trials_that_are_not_behind_the_first_become_the_model(metric: str)
     first = evaluate(0, STARTING_POINTS[0], None)
     assert first.loss is not None
     trials = [replace(first, number=number, loss=first.loss + number * 1e-6) for number in range(5)]
+    twin = replace(first, number=7)  # other parameters, the same trees
+    assert [trial.number for trial in finish.members_of([trials[0], twin, trials[1]], evaluate)] == [0, 1]
     far = replace(first, number=9, loss=first.loss + 10)
     assert [trial.number for trial in finish.members_of(trials, evaluate)] == [0, 1, 2]
     assert [trial.number for trial in finish.members_of([trials[0], far, trials[1]], evaluate)] == [0, 1]
     assert [trial.number for trial in finish.members_of([trials[3], far], evaluate)] == [3]
     # The first may be worse on the search's own folds: it is first because it was better on others.
     assert [trial.number for trial in finish.members_of([trials[4], trials[0]], evaluate)] == [4, 0]
+
+
+def seen(trials: list[Trial]) -> set[tuple[float | None, int]]:
+    return {(trial.loss, trial.rounds) for trial in trials}
 
 
 @both_kinds
@@ -119,7 +162,8 @@ def test_a_search_ends_with_the_mean_of_its_best_trials(made_rows: MadeRows, mon
     finished = sorted((trial for trial in found.trials if trial.state == "finished"), key=lambda trial: trial.loss)
     chosen = [trial for trial in finished if trial.number in [member.trial for member in found.members]]
     assert 2 <= len(chosen) <= finish.MAX_MEMBERS
-    assert chosen == finished[: len(chosen)]
+    different = [trial for n, trial in enumerate(finished) if (trial.loss, trial.rounds) not in seen(finished[:n])]
+    assert chosen == different[: len(chosen)]
     boosters = [
         lightgbm.train(member.params, lightgbm_dataset(rows), num_boost_round=member.rounds) for member in found.members
     ]
@@ -127,3 +171,22 @@ def test_a_search_ends_with_the_mean_of_its_best_trials(made_rows: MadeRows, mon
     assert np.asarray(found.booster.predict(rows.x, raw_score=True)) == pytest.approx(raw, abs=1e-12)
     out_of_fold = mean_probability([trial.out_of_fold for trial in chosen if trial.out_of_fold is not None])
     assert found.out_of_fold == pytest.approx(out_of_fold[~np.isnan(out_of_fold)], abs=0)
+
+
+def test_a_resumed_search_runs_only_those_trials_again_that_there_is_time_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objective, "PRUNE_MARGIN", 0.2)
+    whole = search.search(table(), 6, "roc_auc", 1)
+    assert len(whole.members) > 1
+    again: list[int] = []
+    run = Objective.__call__
+
+    def noted(self: Objective, number: int, point: dict[str, float], best: Trial | None) -> Trial:
+        again.append(number)
+        return run(self, number, point, best)
+
+    monkeypatch.setattr(Objective, "__call__", noted)
+    for seconds, max_seconds, count in ((0.1, float("inf"), len(whole.members)), (1000.0, 60.0, 1)):
+        again.clear()
+        kept = [replace(trial, out_of_fold=None, seconds=seconds) for trial in whole.trials]
+        resumed = search.search(table(), 6, "roc_auc", 1, earlier=kept, max_seconds=max_seconds)
+        assert again == [member.trial for member in resumed.members] == [m.trial for m in whole.members][:count]
