@@ -202,7 +202,7 @@ ON_HADOOP = re.compile(r"(hdfs|viewfs|s3a?|abfss?|wasbs?)://")
 _URI = Text("be runs:/<run id>/<path>, models:/<name>@<alias>, models:/<name>/<version>, or empty", r".*")
 #: MLflow's database has 256 characters for a registered model's name, and a file store makes a folder of it.
 _NAME_BYTES = 255
-_NAME_RULE = f"be a name without / : @ ? # % \\ and quotes, not only dots, and at most {_NAME_BYTES} bytes long"
+_NAME_RULE = f"be a name without / : @ ? # % \\ or quotes, of at most {_NAME_BYTES} bytes; dots alone are not a name"
 _NAME = r"(?!\.+$)(?!\s)[^/:@'\"?#%\\\x00-\x1f\x7f]+(?<!\s)"
 _SOME_TEXT = r".*\S.*"
 #: More digits than these could be more bytes than DuckDB can count (2**64).
@@ -337,7 +337,7 @@ def resolve(entry_point: str, given: Mapping[str, object]) -> dict[str, Any]:
     if values.get("margin") is not None and values["code_cost"] >= values["margin"]:
         raise click.ClickException(
             f"margin={values['margin']:g} code_cost={values['code_cost']:g}: a purchase with a code earns nothing, "
-            "so no code can pay; code_cost must be less than margin"
+            "so codes cannot pay off; code_cost must be less than margin"
         )
     return values
 

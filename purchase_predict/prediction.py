@@ -122,9 +122,9 @@ class Past:
             sources, fault = ("events and its history", f"the history {self.history} begins too late")
         return (
             f"{fault}: the product columns ({', '.join(SHOP)}) of {self.until_carts:,} carts are computed from the "
-            f"input's {sources} alone, which have {self.share:.0%} of the events in the model's product counters. The "
-            f"counters cannot be used for these carts: they end on {self.until}{_in_future(self.until)}, so they hold "
-            "later events; pass all events before the input with -P history=<source>"
+            f"input's {sources} alone, with only {self.share:.0%} of the events in the model's product counters. The "
+            f"counters are not used, because they end on {self.until}{_in_future(self.until)} and so include events "
+            "after these carts. Pass all events before the input with -P history=<source>"
         )
 
 
@@ -204,9 +204,9 @@ class Prediction:
             parts.append(f"{counters}: {', '.join(filled)}")
             if self.later_than is not None:
                 parts.append(
-                    f"the counters end on {self.later_than}{_in_future(self.later_than)}, so they hold events that are "
-                    f"later than {self.later_rows:,} of the rows; give these rows the columns of their own day, or "
-                    "pass events as input, with the events before them as history"
+                    f"the counters end on {self.later_than}{_in_future(self.later_than)}, so for {self.later_rows:,} "
+                    "of the rows they include later events; fill in these columns as of each row's own day, or pass "
+                    "events as input, with the events before them as history"
                 )
         return "; ".join(parts) or None
 

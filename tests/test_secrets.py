@@ -148,7 +148,7 @@ def test_no_token_of_a_header_is_shown(text: str) -> None:
         "step key: 0123abc: key format changed", "keys: user_id, user_session", "ignored columns: token, password",
         "secrets.py:12: error", "/data/token.txt: cannot be read", "/run/secrets/token: permission denied",
         "the address holds a password, key or token, and MLflow shows parameters: take REDIS_PASSWORD",
-        "source data: 3 of 9 rows are malformed: 2 x price must be a number, (first: 'x' in a.csv line 4)",
+        "source data: 3 of 9 rows are malformed: price must be a number (2 rows, the first: 'x' in a.csv line 4)",
         "a Bearer token is missing", "authors: me", "passed: 3, passes=4", "exit code=1", "a.csv: code: 12",
         "http://127.0.0.1:5000: refused; ask me@example.org", "see http://host:5000/x and write to me@example.org",
         "code=DE/part.csv", "gs://bucket/code=DE/part@1.csv", "s3://bucket/pw=1/x.csv", "at 12:00:00 UTC",

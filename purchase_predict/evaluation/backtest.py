@@ -139,7 +139,7 @@ class Backtest:
         few = len(self.periods) - len(self.scored)
         constant = sum(period.constant for period in self.scored)
         reasons = {
-            "with too few users who bought, or who did not": few,
+            "with too few users who bought or too few who did not": few,
             "whose model could not learn and gave every cart the same answer": constant,
             "whose interval has no width": len(self.scored) - constant - len(self.counted),
         }

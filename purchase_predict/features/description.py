@@ -102,7 +102,7 @@ def _file(path: Path) -> Path:
 def _check_keys(kind: type, value: Any, file: Path, prefix: str = "") -> None:
     """Raises unless a JSON value is an object with the fields of a dataclass; `prefix` stands before each key."""
     if not isinstance(value, dict):
-        raise click.ClickException(f"{file}: {prefix.rstrip('.') or 'the whole'} must be a JSON object")
+        raise click.ClickException(f"{file}: {prefix.rstrip('.') or 'the whole file'} must be a JSON object")
     required = [member.name for member in fields(kind) if member.default_factory is MISSING]
     wrong = [f"key {prefix}{name} is missing" for name in required if name not in value]
     known = [member.name for member in fields(kind)]

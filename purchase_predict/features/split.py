@@ -149,8 +149,8 @@ def _require_enough(counts: Mapping[str, _Count], row_count: int) -> None:
     for side, count in counts.items():
         if min(count.purchases, count.rows - count.purchases) < MIN_ROWS_PER_CLASS:
             raise click.ClickException(
-                f"too little data: of {row_count} rows, {count.rows} are in {side}, {count.purchases} of them "
-                f"purchases; {side} needs at least {MIN_ROWS_PER_CLASS} purchases and {MIN_ROWS_PER_CLASS} other rows"
+                f"too little data: the {side} set ({count.rows} of {row_count} rows) has {count.purchases} purchases "
+                f"and {count.rows - count.purchases} other rows; it needs at least {MIN_ROWS_PER_CLASS} of each"
             )
 
 

@@ -119,7 +119,7 @@ def submit(
     unread = image.refuse_other_source(of_step.image, entry_point, work_dir)
     if unread and of_step.image not in _reported:
         _reported.add(of_step.image)
-        print_line(f"{entry_point}: the image's label cannot be read ({unread}): the Job itself compares the source")
+        print_line(f"{entry_point}: the image's label is unreadable ({unread}), so the Job itself checks the source")
     run = get_or_create_run(  # type: ignore[no-untyped-call]
         None, project_uri, experiment_id, str(work_dir), version, entry_point, parameters
     )

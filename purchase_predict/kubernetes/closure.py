@@ -77,7 +77,7 @@ def refuse(image: str, difference: str) -> click.ClickException:
     """The error for an image of another source."""
     return click.ClickException(
         f"{image} was not built from the source that the workflow runs: {difference} (image -> workflow); build the "
-        "image from this checkout, or start the workflow from the image's checkout"
+        "image from this checkout, or start the workflow from the checkout that the image was built from"
     )
 
 

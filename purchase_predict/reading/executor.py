@@ -116,7 +116,7 @@ def _check_here(part: Part, path: Path) -> None:
         raise click.ClickException(f"{part.name}: {where} cannot read {path} ({error.strerror}): {shared}") from error
     if not same:
         raise click.ClickException(
-            f"{part.name}: {where} finds another content at {path}: the file has changed since it was listed, or the "
+            f"{part.name}: {where} finds different content at {path}: the file has changed since it was listed, or the "
             f"disk is not shared; {shared}"
         )
 

@@ -178,7 +178,7 @@ def _table_of(file: File, tables: Mapping[str, tuple[Column, ...]]) -> str:
     table = min(missing, key=lambda name: (len(missing[name]) - len(otherwise[name]) / 2) / len(tables[name]))
     if missing[table]:
         plural = "column" if len(missing[table]) == 1 else "columns"
-        case = f" (there is {', '.join(otherwise[table])}, but names are compared exactly)" if otherwise[table] else ""
+        case = f" (there is {', '.join(otherwise[table])}, but upper and lower case differ)" if otherwise[table] else ""
         raise click.ClickException(
             f"{file.part.name}: {plural} {', '.join(missing[table])} missing{case}; the {table} table has "
             f"{', '.join(column.name for column in tables[table])}"

@@ -171,8 +171,8 @@ def _refuse_wrong_tasks(work: Work, tasks: Sequence[TaskResult]) -> None:
     # If Spark skipped a file, its rows would be missing from both sides of the count of rows.
     if sorted(number for task in tasks for number in task.numbers) != list(range(len(work.parts))):
         raise click.ClickException(
-            f"source {work.source}: Spark did not read each of its {len(work.parts)} files once; is "
-            "spark.sql.files.ignoreCorruptFiles or ignoreMissingFiles set?"
+            f"source {work.source}: Spark did not read each of its {len(work.parts)} files exactly "
+            "once; is spark.sql.files.ignoreCorruptFiles or ignoreMissingFiles set?"
         )
     held = [task for task in tasks if task.table]
     if not held:

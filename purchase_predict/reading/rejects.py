@@ -141,8 +141,8 @@ def too_many(found: Sequence[Frequent], parts: Sequence[Part], rejected: int, to
 def with_examples(found: Sequence[Frequent], parts: Sequence[Part]) -> str:
     """The most frequent reasons for messages, each with its number of rows and the first of them."""
     return "; ".join(
-        f"{one.rows} x {one.column + ' ' if one.column else ''}{one.reason} (first: {_shortened(one.value)} in "
-        f"{parts[one.part].name} line {one.line})"
+        f"{one.column + ' ' if one.column else ''}{one.reason} ({one.rows} row{'' if one.rows == 1 else 's'}, "
+        f"the first: {_shortened(one.value)} in {parts[one.part].name} line {one.line})"
         for one in found
     )
 

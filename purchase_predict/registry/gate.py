@@ -77,8 +77,9 @@ def decide(
         counted = math.floor(users * 10) / 10  # 9.97 is not shown as 10
         return Decision(
             False,
-            f"too few users to tell: the buyers or the others in the test rows count as {counted:g} users, and at "
-            f"least {MIN_USERS} are needed (users count as fewer if a few of them have most of the rows)",
+            f"too few users to tell: the test rows need at least {MIN_USERS} users who bought and {MIN_USERS} who did "
+            f"not, but one of these groups counts as only {counted:g} (a group counts as fewer users than it has if "
+            "a few of them have most of its rows)",
         )
     for name in dict.fromkeys((metric, "roc_auc")):
         if doubt := _doubt(name, scores[name], widening):
@@ -112,7 +113,8 @@ def _doubt(metric: str, score: Score, widening: float) -> str:
     # `>` and not `not <=`: a metric that is NaN passes nothing.
     if utility(metric, worst) > utility(metric, score.baseline):
         return ""
-    few = f", widened to {worst:.4f} for few buyers" if widening > _NAMED_WIDENING else ""
+    way = "up" if METRICS[metric].less_is_better else "down"
+    few = f", widened {way} to {worst:.4f} because one class has few users" if widening > _NAMED_WIDENING else ""
     return (
         f"{metric} {score.value:.4f} is not shown to beat the baseline's {score.baseline:.4f}: "
         f"its 95 % interval is {score.low:.4f} to {score.high:.4f}{few}"

@@ -37,8 +37,8 @@ def card(
         f"other rows, {rates.test:.1%} of them purchases; split by {dataset.split}{cut}. "
         f"Features: {', '.join(dataset.features)}.\n\n"
         f"**Limits**: the model is made for the moment a product enters the cart, and for shops and times like those "
-        f"of its data. Known values of text columns: {known_categories or 'none'}; any other value counts as unknown. "
-        f"The probability is not corrected for a base rate that has changed since the training.\n\n"
+        f"in its training data. Known values of text columns: {known_categories or 'none'}; any other value "
+        f"counts as unknown. The probability is not corrected for a base rate that has changed since the training.\n\n"
         f"**Gate**: {verdict}\n\n"
         f"**Runs**: {', '.join(f'{step} {run}' for step, run in runs.items())}\n"
     )

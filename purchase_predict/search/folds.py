@@ -129,8 +129,8 @@ def kind_of_folds(rows: LabelledRows, folds: Folds) -> str:
         return kind
     parts = FORWARD_FOLDS + 1 if forward else FORWARD_FOLDS
     return (
-        f"{kind}, instead of {_PLANNED}, because the training rows cannot be cut in time into {parts} parts that each "
-        "have carts of both classes (bought and not): events of more days may help"
+        f"{kind}, instead of {_PLANNED}, because the training rows cannot be split by time into {parts} parts that "
+        "each have carts of both classes (bought and not); events of more days may help"
     )
 
 

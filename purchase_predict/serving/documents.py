@@ -125,8 +125,8 @@ EVENTS = _route(
 )
 TRY = _route(
     "Try events out",
-    "Answers like /events, with the columns and each column's contribution to the answer (SHAP values in log-odds) "
-    "instead of `late`. Events may be of any age. Nothing is kept.",
+    "The answers of /events, with the columns and each column's contribution to the answer (SHAP values in log-odds) "
+    "in place of `late`. Events may be of any age. Nothing is kept.",
     {200: _answer("The answers that /events would give."), **_ERRORS},
     _EVENTS_BODY,
 )

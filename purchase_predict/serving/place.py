@@ -64,7 +64,7 @@ def locked(place: str | Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise click.ClickException(
-                f"state {place}: another server uses this file: name another one with state=<file>, or let servers "
+                f"state {place}: another server uses this file: name another file with state=<file>, or let servers "
                 "share a Redis with state=redis://<host>"
             ) from error
         except OSError as error:

@@ -48,7 +48,7 @@ def download(wanted: Wanted, gcp_project: str) -> None:
                 return
             waiting = list(broken)
     (part, _), problem = next(iter(broken.items()))
-    more = f"; {len(broken) - 1} more failed, too" if len(broken) > 1 else ""
+    more = f"; {len(broken) - 1} more objects failed, too" if len(broken) > 1 else ""
     raise click.ClickException(f"{_uri(part)}: {problem}, in each of {ROUNDS} downloads{more}; try again later")
 
 

@@ -51,7 +51,7 @@ def without(value: dict[str, Any], name: str) -> dict[str, Any]:
         (lambda value: value | {"weather": 1}, "key weather is not known"),
         (lambda value: value | {"rows": value["rows"] | {"lost": 1}}, "key rows.lost is not known"),
         (lambda value: value | {"users": 3}, "users must be a JSON object"),
-        (lambda value: [value], "the whole must be a JSON object"),
+        (lambda value: [value], "the whole file must be a JSON object"),
     ],
 )
 def test_a_file_of_another_version_is_one_line_that_names_file_and_key(

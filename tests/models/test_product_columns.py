@@ -118,7 +118,7 @@ def test_rows_that_are_filled_in_from_later_counters_get_a_line(of_events: Train
     rows.loc[:9, "event_time"] += pd.Timedelta(days=1)
     rows.to_parquet(tmp_path / "in.parquet")
     line = remarks(of_events, tmp_path, input=f"{tmp_path}/in.parquet")["predict.lacking"]
-    assert f"; the counters end on {last.date()}, so they hold events that are later than 40 of the rows; " in line
+    assert f"; the counters end on {last.date()}, so for 40 of the rows they include later events; " in line
     rows.head(10).to_parquet(tmp_path / "in.parquet")
     assert "the counters end" not in remarks(of_events, tmp_path, input=f"{tmp_path}/in.parquet")["predict.lacking"]
 
@@ -134,7 +134,7 @@ def test_a_history_that_lacks_a_part_of_the_models_events_gets_a_line(of_events:
     afternoon.to_parquet(tmp_path / "in.parquet")
     short = remarks(of_events, tmp_path, input=f"{tmp_path}/in.parquet", history=f"{tmp_path}/morning.parquet")
     assert "morning.parquet begins too late: the product columns" in short["predict.products"]
-    assert "computed from the input's events and its history alone, which have" in short["predict.products"]
+    assert "computed from the input's events and its history alone, with only" in short["predict.products"]
     assert remarks(of_events, tmp_path, input=f"{tmp_path}/in.parquet", history=f"{tmp_path}/all.parquet") == {}
     assert remarks(of_events, tmp_path, input=f"{tmp_path}/all.parquet") == {}
 

@@ -280,7 +280,7 @@ def test_each_part_must_be_read_once(numbers: list[list[int]], tmp_path: Path) -
         box.write(f"{HEADER}\n{GOOD}\n", f"part-{number}.csv")
     work = Work("x", sources.listing(str(box.source)).parts, 1, ("VARCHAR",), "", "", print)
     on_spark._refuse_wrong_tasks(work, [TaskResult([0, 1], table="events"), TaskResult([2], table="events")])
-    with pytest.raises(click.ClickException, match="source x: Spark did not read each of its 3 files once"):
+    with pytest.raises(click.ClickException, match="source x: Spark did not read each of its 3 files exactly once"):
         on_spark._refuse_wrong_tasks(work, [TaskResult(each, table="events") for each in numbers])
 
 
@@ -306,7 +306,7 @@ def test_refused_rows_that_are_lost_on_the_way_are_an_error(box: SparkBox, monke
     ("damage", "message"),
     [
         (Path.unlink, r"part-1.csv: the executor on \S+ cannot read /.*part-1.csv \(No such file or directory\): "),
-        (lambda path: path.write_text(f"{HEADER}\n{GOOD[:-1]}2\n"), "part-1.csv: the executor on .* another content"),
+        (lambda path: path.write_text(f"{HEADER}\n{GOOD[:-1]}2\n"), "part-1.csv: the executor on .* different content"),
     ],
     ids=["missing", "another one"],
 )

@@ -35,7 +35,7 @@ def refusal(box: Box) -> str:
 
 def test_names_in_another_case_are_missing_in_every_format(box: Box, tmp_path: Any) -> None:
     message = (
-        f"columns {', '.join(EVENTS)} missing (there is {', '.join(EVENTS).upper()}, but names are compared exactly); "
+        f"columns {', '.join(EVENTS)} missing (there is {', '.join(EVENTS).upper()}, but upper and lower case differ); "
         f"the events table has {', '.join(EVENTS)}"
     )
     pq.write_table(sample.events(ROWS).rename_columns([name.upper() for name in EVENTS]), box.source / "a.parquet")

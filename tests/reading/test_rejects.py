@@ -165,9 +165,9 @@ def test_too_many_malformed_rows_name_the_three_most_frequent_reasons(box: Box) 
     with pytest.raises(click.ClickException) as caught:
         box.load(ratio=0.1)
     message = caught.value.format_message()
-    assert message.startswith("11 of 101 rows are malformed (10.89%, max_reject_ratio allows 10.00%): 5 x price must")
-    assert "(first: 'x' in part-0.csv line 92); 3 x event_type" in message
-    assert "2 x has 2 columns, not 9 (first: '1,2' in part-0.csv line 100)" in message
+    assert message.startswith("11 of 101 rows are malformed (10.89%, max_reject_ratio allows 10.00%): price must")
+    assert "(5 rows, the first: 'x' in part-0.csv line 92); event_type must" in message
+    assert "; has 2 columns, not 9 (2 rows, the first: '1,2' in part-0.csv line 100)" in message
     assert "must not be empty" not in message
     assert not list(box.target.iterdir())
     assert box.load(ratio=11 / 101).rows == 90
@@ -179,10 +179,9 @@ def test_where_every_row_is_refused_the_reasons_are_named_whatever_the_ratio(box
         box.load(ratio=1.0)
     message = caught.value.format_message()
     assert (
-        "all 3 rows are malformed, so nothing is loaded: 2 x price must be a number (first: 'x' in part-0.csv"
-        in message
+        "all 3 rows are malformed, so nothing is loaded: price must be a number (2 rows, the first: 'x' in " in message
     )
-    assert "1 x has 2 columns, not 9 (first: '1,2' in part-0.csv line 4)" in message
+    assert "; has 2 columns, not 9 (1 row, the first: '1,2' in part-0.csv line 4)" in message
     box.write(HEADER)
     with pytest.raises(click.ClickException, match=r"1 file\(s\) without a single row"):
         box.load()

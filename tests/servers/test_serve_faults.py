@@ -100,7 +100,7 @@ def test_a_second_server_on_a_file_ends_in_one_line_and_fills_nothing(registry: 
     state = server.log.parent / "state"
     said = invoke(serve, registry_name=NAME, env="staging", port="0", state=state, warm="sample:1000")
     assert said.exit_code == 1
-    assert said.stderr.startswith(f"Error: state {state}: another server uses this file: name another one with state=")
+    assert said.stderr.startswith(f"Error: state {state}: another server uses this file: name another file with state=")
     assert said.stderr.count("\n") == 1
     assert server.ask("/events", [event("09:00:00", "view"), event("09:01:00", "cart")])[1]["repeated"] == 2
 
