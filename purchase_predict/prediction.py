@@ -235,7 +235,10 @@ def training_profile(dataset: str, fetch: Callable[[], Path]) -> dict[str, Any] 
     try:
         return Description.read(fetch()).profile
     except (OSError, click.ClickException):
-        print_line(f"predict: drift is not measured, because {dataset} has no readable description of the training data", err=True)
+        print_line(
+            f"predict: drift is not measured, because {dataset} has no readable description of the training data",
+            err=True,
+        )
         return None
 
 

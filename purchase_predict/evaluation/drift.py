@@ -123,7 +123,7 @@ def warning(indices: Mapping[str, float], rows: int) -> str | None:
         return None
     listed = ", ".join(f"{name} {index:.2f}" for index, name in moved)
     by_chance = expected_by_chance(rows)
-    chance = f"; with {rows} rows, chance alone gives about {by_chance:.2f}" if by_chance else ""
+    chance = f"; with {rows} rows, chance alone gives an index of about {by_chance:.2f}" if by_chance else ""
     return (
         f"drift: {len(moved)} of {len(indices)} columns have moved far from the training data (population stability "
         f"index above {WARN_ABOVE}): {listed}{chance}"
