@@ -251,8 +251,8 @@ def main(
     ]
     section = "\n".join(
         [
-            f"Each number is the median of {seeds} seed(s). The lead is the test ROC AUC of {against}",
-            "minus that of the row's search, for the seed with the median lead, with the 95 % interval of a bootstrap",
+            f"Each number is the median of {seeds} seed(s). The lead is the test ROC AUC of {against} minus that of",
+            "the row's search. It is shown for the seed with the median lead, with the 95 % interval of a bootstrap",
             "paired by user. `seconds` is the time of the search with its final fit.",
             "",
             f"| {' | '.join(head)} |",

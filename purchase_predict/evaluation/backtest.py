@@ -124,7 +124,7 @@ class Backtest:
     def _direction(self) -> str:
         trend, label = self.trend, metrics.METRICS[self.metric].label
         if trend is None:
-            return f"A trend over time cannot be measured: fewer than {MIN_SCORED} {self.unit}s count for it."
+            return f"A trend over time cannot be measured, because fewer than {MIN_SCORED} {self.unit}s count for it."
         change = f"{trend.value:+.4f} a {self.unit} (95 % interval {trend.low:+.4f} to {trend.high:+.4f})"
         gain = f"its gain in {label} over the baseline changes by {change}"
         more_rows = f"the model of each later {self.unit} is trained on more rows"
@@ -139,9 +139,9 @@ class Backtest:
         few = len(self.periods) - len(self.scored)
         constant = sum(period.constant for period in self.scored)
         reasons = {
-            "with too few users who bought or too few who did not": few,
+            "with too few buyers or too few non-buyers": few,
             "whose model could not learn and gave every cart the same answer": constant,
-            "whose interval has no width": len(self.scored) - constant - len(self.counted),
+            "whose score has an interval without width": len(self.scored) - constant - len(self.counted),
         }
         listed = [
             f"{number} {self.unit}{'s' if number > 1 else ''} {reason}" for reason, number in reasons.items() if number

@@ -36,9 +36,10 @@ def card(
         f"**Data**: trained on {rows.train} rows, {rates.train:.1%} of them purchases; tested on {rows.test} "
         f"other rows, {rates.test:.1%} of them purchases; split by {dataset.split}{cut}. "
         f"Features: {', '.join(dataset.features)}.\n\n"
-        f"**Limits**: the model is made for the moment a product enters the cart, and for shops and times like those "
-        f"in its training data. Known values of text columns: {known_categories or 'none'}; any other value "
-        f"counts as unknown. The probability is not corrected for a base rate that has changed since the training.\n\n"
+        f"**Limits**: the model is made for the moment at which a product is put in the cart, and for shops and times "
+        f"like those in its training data. Known values of text columns: {known_categories or 'none'}; any other value "
+        f"counts as unknown. "
+        f"If the base rate has changed since the training, the probability is not corrected for that.\n\n"
         f"**Gate**: {verdict}\n\n"
         f"**Runs**: {', '.join(f'{step} {run}' for step, run in runs.items())}\n"
     )

@@ -106,7 +106,7 @@ def _past(backtest: Backtest) -> dict[str, Any]:
     drawing = intervals(
         [f"{period.start:%d %b}" for period in scored],
         [period.scores[backtest.metric] for period in scored],
-        f"{backtest.unit} from this day on",
+        f"first day of the {backtest.unit}",
         metric.label,
         metric.most,
     )

@@ -93,14 +93,16 @@ _REFUSED = {
 }
 _ERRORS = {
     400: _answer("The body is not JSON.", {"detail": "the body is not JSON"}),
-    413: _answer("More than 1 MiB, or more than 1,000 events.", {"detail": "a request may have at most 1000 events"}),
-    415: _answer("Not application/json.", {"detail": "Content-Type must be application/json"}),
+    413: _answer(
+        "The body has more than 1 MiB, or more than 1,000 events.", {"detail": "a request may have at most 1000 events"}
+    ),
+    415: _answer("The Content-Type is not application/json.", {"detail": "Content-Type must be application/json"}),
     422: _answer(
-        "No event is valid: `refused` gives field, value and reason of each.",
+        "No event is valid. For each event, `refused` gives the invalid field, its value and the reason.",
         {"events": 0, "repeated": 0, "refused": [_REFUSED], "answers": []},
     ),
     503: _answer(
-        "The state cannot be written, or the server is too busy; nothing was counted. Send the request again."
+        "The state cannot be written, or the server is too busy. Nothing was counted. Send the request again."
     ),
 }
 
@@ -112,11 +114,11 @@ def _route(summary: str, description: str, responses: dict[int, Any], body: Any 
 
 EVENTS = _route(
     "Count events, answer carts",
-    "One event or a list, of any visitors. An exact repetition counts once, however often it is sent, and a "
-    "repeated cart event is answered again. An invalid event is refused, the others are counted. Send a visitor's "
-    "events of one second together: an answer uses the events that have arrived. `late` is true if the answer also "
-    "used later events, or may be wrong about earlier sessions; `missing` lists the model's columns that the answer "
-    "had to do without, such as the price of an event that has none.",
+    "Send one event or a list of events, of any visitors. An event counts once, however often exactly the same event "
+    "is sent. A repeated cart event is answered again. An invalid event is refused, the others are counted. Send a "
+    "visitor's events of the same second together, because an answer uses only the events that have arrived. `late` "
+    "is true if the answer also used later events, or may be wrong about earlier sessions. `missing` lists the model's "
+    "columns that the answer had to do without, such as the price if the event has none.",
     {
         200: _answer("What was counted.", {"events": 2, "repeated": 0, "refused": [], "answers": [_ANSWER]}),
         **_ERRORS,
@@ -125,16 +127,16 @@ EVENTS = _route(
 )
 TRY = _route(
     "Try events out",
-    "The answers of /events, with the columns and each column's contribution to the answer (SHAP values in log-odds) "
-    "in place of `late`. Events may be of any age. Nothing is kept.",
+    "Answers like /events, but without `late`. Each answer also has the columns and their contributions to the answer "
+    "(SHAP values in log-odds). Events may be of any age. Nothing is kept.",
     {200: _answer("The answers that /events would give."), **_ERRORS},
     _EVENTS_BODY,
 )
 CARTS = _route(
     "What is in a cart",
-    "The products in the cart of a session. The current model scores each of them, with the columns as they were when "
-    "it was put in the cart. `why=true` adds each column's contribution to the answer. `complete` is false if "
-    f"more than {MAX_CARTS} pairs of a user and a product share the session id; the others are left out.",
+    "The products in the cart of a session. The current model scores each product, with the columns as they were when "
+    "the product was put in the cart. `why=true` adds each column's contribution to the answer. The answer shows at "
+    f"most {MAX_CARTS} pairs of a user and a product. `complete` is false if the session id has more pairs than that.",
     {
         200: _answer(
             "The cart; empty for a session that has none.",
@@ -144,20 +146,20 @@ CARTS = _route(
                 "carts": [{k: v for k, v in _ANSWER.items() if k not in ("event", "late")} | {"columns": _ROW}],
             },
         ),
-        422: _answer("`why` is neither true nor false."),
+        422: _answer("`why` is not true or false."),
         503: _answer("The state cannot be read."),
     },
 )
 _PREDICTIONS = {"predictions": [{"probability": 0.4127, "will_buy": 1, "missing": ""}]}
 INVOCATIONS = _route(
     "Score ready columns",
-    "MLflow's protocol, for callers that have the columns: `dataframe_records`, `dataframe_split`, or CSV. The "
-    "answers are those of `mlflow models serve`.",
+    "For callers that have the columns. The body has one of MLflow's formats: `dataframe_records`, `dataframe_split` "
+    "or CSV. The answers are the same as those of `mlflow models serve`.",
     {
         200: _answer("One prediction per row.", _PREDICTIONS),
         400: _answer("A column is missing, or a value is of the wrong type."),
-        413: _answer("More than 8 MiB."),
-        415: _answer("Neither JSON nor CSV."),
+        413: _answer("The body has more than 8 MiB."),
+        415: _answer("The Content-Type is not that of JSON or CSV."),
         503: _answer("No version holds the alias, or the server is too busy."),
     },
     {
@@ -171,7 +173,8 @@ INVOCATIONS = _route(
 HEALTH = _route("Alive", "200 as long as the process answers.", {200: _answer("Alive.", {"status": "alive"})})
 READY = _route(
     "Ready",
-    "200 if model and state can be used. `problems` lists all faults, also those that do not stop the server.",
+    "200 if model and state can be used. `problems` lists all faults, including those with which the server still "
+    "answers.",
     {
         200: _answer(
             "Ready.",

@@ -57,9 +57,9 @@ function card(answer) {
     return box;
   }
   box.append(element("div", (100 * answer.probability).toFixed(1) + " %", "probability"));
-  const decision = answer.will_buy ? "will buy" : "will not buy";
-  box.append(element("p", "probability that the visitor buys it in this session; at its threshold the model says: " + decision
-    + ". Version " + answer.model_version + " answered."));
+  const side = answer.will_buy ? "at or above the model's threshold: will buy" : "below the model's threshold: will not buy";
+  box.append(element("p", "probability that the visitor buys the product in this session. Version " + answer.model_version
+    + " of the model answered. The probability is " + side + "."));
   if (answer.missing.length) {
     box.append(element("p", "The answer had to do without these columns: " + answer.missing.join(", ") + ".", "soft"));
   }

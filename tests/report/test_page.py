@@ -181,7 +181,7 @@ def test_the_page_says_whether_the_probabilities_were_corrected_and_what_for() -
     assert "not shown to improve them (gain in out-of-fold log loss 0.01230" in render(contents())
     shown = contents(correction={"slope": 1.2, "intercept": 0.0})
     after = shown.scores["calibration_error"].value
-    assert f"The calibration error on the test rows falls from 0.2222 to {after:.4f}." in render(shown)
+    assert f"error on the test rows is 0.2222 without the correction and {after:.4f} with it." in render(shown)
 
 
 def test_a_suspicious_feature_is_named_before_the_answer() -> None:
