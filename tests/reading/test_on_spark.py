@@ -190,7 +190,7 @@ def test_a_file_system_that_spark_alone_reaches_is_read(box: SparkBox, mounted: 
         assert there.loaded
     (mounted / "clicks/part-0.csv").write_text(f"{HEADER}\n")
     assert sources.fingerprint("viewfs://shop/data/clicks") != there.loaded.source_digest
-    with pytest.raises(click.ClickException, match="source viewfs://shop/data/gone: no such file"):
+    with pytest.raises(click.ClickException, match="source viewfs://shop/data/gone: found neither a file nor a folder"):
         sources.listing("viewfs://shop/data/gone")
     for folder, place in (("lake/deep", "lake"), ("lake", "lake/deep"), ("lake", "lake")):
         (mounted / place / "deep").mkdir(parents=True, exist_ok=True)

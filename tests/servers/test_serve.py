@@ -251,7 +251,7 @@ def test_a_cart_is_typed_and_a_visit_replayed_on_the_page(
     tab.click("#cart button")
     tab.wait_for_selector(".probability")
     typed = tab.inner_text("#answers").replace("\u200b", "")
-    assert "Version 1 answered" in typed
+    assert "Version 1 of the model answered" in typed
     assert "num_views_product" in typed
     # All typed views are before the cart event and differ, however short their time is, in whatever zone it is read.
     for time_, views, seconds in (("2019-10-07 12:30:05", "2", "0"), ("2019-10-07 12:30:05 UTC", "200", "30")):
