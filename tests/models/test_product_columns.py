@@ -89,7 +89,7 @@ def test_carts_of_days_within_the_models_events_get_a_line_unless_there_is_a_his
     run = scored(input=f"{tmp_path}/within.parquet")
     number = int(run.data.metrics["scored_rows"])
     assert f"of {number:,} carts are computed from the input's events alone" in run.data.tags["predict.products"]
-    assert f"for these carts: they end on {last.date()}, so" in run.data.tags["predict.products"]
+    assert f"because they end on {last.date()} and so include" in run.data.tags["predict.products"]
     assert "history=" in run.data.tags["predict.products"]
     assert run.data.metrics["psi_product_conversion_rate"] > 0.2
     page = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/drift.html")
