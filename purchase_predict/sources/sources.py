@@ -88,7 +88,8 @@ def refuse_output(source: str, output: Path) -> None:
         and reads(source, output)
     ):
         raise click.ClickException(
-            f"output {output}: is a part of the input {source}, or would be one at the next run: write it elsewhere"
+            f"output {output}: lies within the input {source}, or the next run would read it as input; "
+            "choose another place"
         )
 
 
