@@ -11,6 +11,7 @@ mended what this run began.
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import click
 import mlflow
@@ -23,6 +24,7 @@ from purchase_predict.registry.journal import Author
 from purchase_predict.registry.stages import move_alias, settle_stages
 from purchase_predict.registry.versions import champion, champion_number, get_version, registered_model
 from purchase_predict.workflow.artifacts import TAG_LENGTH
+from purchase_predict.workflow.collisions import through_collisions
 from purchase_predict.workflow.models import versions
 
 GATE, GATE_REASON = "gate", "gate.reason"
@@ -136,7 +138,8 @@ def _move(version: ModelVersion, env: str, move: _Move, claim: str) -> bool:
     MLflow cannot move an alias on a condition. So the claim is read in the last call before.
     """
     tag = f"{MOVING}.{env}"
-    mlflow.MlflowClient().set_model_version_tag(version.name, version.version, tag, move.text)
+    set_tag = mlflow.MlflowClient().set_model_version_tag
+    through_collisions(partial(set_tag, version.name, version.version, tag, move.text))
     if claim:
         now = get_version(version.name, version.version)
         if now is None or now.tags.get(tag) != move.text or not holds(registered_model(version.name).tags, claim):
@@ -157,7 +160,8 @@ def _complete(version: ModelVersion, env: str, move: _Move, claim: str) -> None:
             written.append((left, ROLLED_BACK, move.by_hand))
         for tagged, tag, value in written:
             if value:
-                client.set_model_version_tag(name, tagged.version, f"{tag}.{env}", value)
+                set_tag = partial(client.set_model_version_tag, name, tagged.version, f"{tag}.{env}", value)
+                through_collisions(set_tag)
         if not journal.append(name, env, move.action, _number(version), move.before, move.author, claim):
             return
     if f"{ROLLED_BACK}.{env}" in version.tags:

@@ -84,7 +84,8 @@ def _tell_logged_model(model: TrainedModel, version: ModelVersion) -> None:
     mine = {"name": version.name, "version": str(version.version)}
     if mine not in known:
         tag = {MLFLOW_MODEL_VERSIONS: json.dumps([*known, mine])}
-        mlflow.MlflowClient().set_logged_model_tags(model.model_id, tag)
+        # A deploy to the other environment may register the same model at the same time.
+        through_collisions(lambda: mlflow.MlflowClient().set_logged_model_tags(model.model_id, tag))
 
 
 def _create_version(name: str, model: TrainedModel) -> ModelVersion:
