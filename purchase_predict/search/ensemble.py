@@ -5,7 +5,6 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any
 
 import lightgbm
@@ -79,7 +78,12 @@ def fit(
             except BaseException:
                 given_up.set()
                 raise
-    return [booster for booster in takewhile(lambda booster: booster is not None, boosters) if booster]
+    begun: list[lightgbm.Booster] = []
+    for booster in boosters:
+        if booster is None:
+            break
+        begun.append(booster)
+    return begun
 
 
 def mean_of(boosters: Sequence[lightgbm.Booster]) -> lightgbm.Booster:

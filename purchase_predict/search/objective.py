@@ -64,6 +64,11 @@ class Objective:
     threads: int = field(default_factory=available_cores)
     binned: list[tuple[lightgbm.Dataset, lightgbm.Dataset]] = field(default_factory=list, init=False, repr=False)
 
+    @property
+    def judged(self) -> np.ndarray:
+        """The positions of the rows that the folds validate on, sorted."""
+        return np.sort(np.concatenate([validation for _, validation in self.folds]))
+
     def __call__(self, number: int, point: dict[str, float], best: Trial | None) -> Trial:
         """Runs a trial. After an exception the trial counts as failed and the search continues.
 
@@ -96,8 +101,7 @@ class Objective:
                 loss = best.loss + best_utility - utility
                 return replace(trial, state="pruned", loss=loss, rounds=round(np.mean(rounds)))
         more_rounds, more_utilities = self._fit_folds(trial.params, numbers[PRUNE_AFTER_FOLDS:], out_of_fold, best)
-        judged = np.sort(np.concatenate([validation for _, validation in self.folds]))
-        score = scores.score(self.metric, y[judged], out_of_fold[judged])
+        score = scores.score(self.metric, y[self.judged], out_of_fold[self.judged])
         if not math.isfinite(score):
             raise ValueError(f"{self.metric} of the out-of-fold predictions is {score}")
         return replace(
