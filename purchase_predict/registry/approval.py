@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import click
-import mlflow
 from mlflow.entities.model_registry import ModelVersion
 
 from purchase_predict.errors import message_of
@@ -24,7 +23,7 @@ from purchase_predict.workflow import tags
 from purchase_predict.workflow.addresses import ModelUri, RunUri
 from purchase_predict.workflow.completed import INPUTS, fetch, inputs_of, run_of
 from purchase_predict.workflow.hints import command_line
-from purchase_predict.workflow.models import versions
+from purchase_predict.workflow.models import tag_version, versions
 from purchase_predict.workflow.scratch import scratch_folder
 
 
@@ -49,7 +48,7 @@ def ask(version: ModelVersion, env: str, author: Author) -> None:
     """Tags a version as one that waits for approval."""
     since = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
     text = f"for approval since {since}, deployed by {author.by} (run {author.run_id})"
-    mlflow.MlflowClient().set_model_version_tag(version.name, version.version, f"{WAITS}.{env}", text)
+    tag_version(version, f"{WAITS}.{env}", text)
 
 
 def waiting(present: Sequence[ModelVersion], envs: Sequence[str] = ENVIRONMENTS) -> dict[tuple[str, str], str]:

@@ -16,7 +16,7 @@ from purchase_predict.workflow import artifacts, tags
 from purchase_predict.workflow.addresses import LoggedModelUri, ModelUri, parse
 from purchase_predict.workflow.artifacts import TAG_LENGTH
 from purchase_predict.workflow.completed import COMPLETE
-from purchase_predict.workflow.models import run_if_there
+from purchase_predict.workflow.models import run_if_there, tag_version
 from purchase_predict.workflow.storing import local_folder
 
 #: Tags of a version: the checksum of each file of its model, and the damage that was found.
@@ -93,5 +93,5 @@ def files_problem(version: ModelVersion, *, in_place: bool = False) -> str | Non
 
 def _damaged(version: ModelVersion, reason: str) -> str:
     with suppress(MlflowException):  # a user with read access only cannot set tags
-        mlflow.MlflowClient().set_model_version_tag(version.name, version.version, MODEL_DAMAGED, reason[:TAG_LENGTH])
+        tag_version(version, MODEL_DAMAGED, reason[:TAG_LENGTH])
     return reason

@@ -11,7 +11,6 @@ mended what this run began.
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 
 import click
 import mlflow
@@ -24,8 +23,7 @@ from purchase_predict.registry.journal import Author
 from purchase_predict.registry.stages import move_alias, settle_stages
 from purchase_predict.registry.versions import champion, champion_number, get_version, registered_model
 from purchase_predict.workflow.artifacts import TAG_LENGTH
-from purchase_predict.workflow.collisions import through_collisions
-from purchase_predict.workflow.models import versions
+from purchase_predict.workflow.models import tag_version, versions
 
 GATE, GATE_REASON = "gate", "gate.reason"
 #: Tag `previous.<env>`: the version that held the environment before.
@@ -62,7 +60,7 @@ def record(version: ModelVersion, env: str, decision: Decision, description: str
         client.update_model_version(version.name, version.version, description)
         written |= {**tags, **verdict}
     for key, value in written.items():
-        client.set_model_version_tag(version.name, version.version, key, value[:TAG_LENGTH])
+        tag_version(version, key, value[:TAG_LENGTH])
 
 
 def promote(version: ModelVersion, env: str, before: ModelVersion | None, author: Author, claim: str = "") -> bool:
@@ -138,8 +136,7 @@ def _move(version: ModelVersion, env: str, move: _Move, claim: str) -> bool:
     MLflow cannot move an alias on a condition. So the claim is read in the last call before.
     """
     tag = f"{MOVING}.{env}"
-    set_tag = mlflow.MlflowClient().set_model_version_tag
-    through_collisions(partial(set_tag, version.name, version.version, tag, move.text))
+    tag_version(version, tag, move.text)
     if claim:
         now = get_version(version.name, version.version)
         if now is None or now.tags.get(tag) != move.text or not holds(registered_model(version.name).tags, claim):
@@ -160,8 +157,7 @@ def _complete(version: ModelVersion, env: str, move: _Move, claim: str) -> None:
             written.append((left, ROLLED_BACK, move.by_hand))
         for tagged, tag, value in written:
             if value:
-                set_tag = partial(client.set_model_version_tag, name, tagged.version, f"{tag}.{env}", value)
-                through_collisions(set_tag)
+                tag_version(tagged, f"{tag}.{env}", value)
         if not journal.append(name, env, move.action, _number(version), move.before, move.author, claim):
             return
     if f"{ROLLED_BACK}.{env}" in version.tags:

@@ -13,6 +13,7 @@ from purchase_predict import mlflow_errors
 from purchase_predict.errors import first_line
 from purchase_predict.secrets import shown_uri
 from purchase_predict.workflow.addresses import LoggedModelUri, ModelUri, RunUri, parse
+from purchase_predict.workflow.collisions import through_collisions
 from purchase_predict.workflow.completed import DIGEST, digest_of, inputs_of, output_uri, run_of
 
 #: Tags of a version: the digest of its model, the URI of the dataset that it was trained with, and that data's source.
@@ -164,6 +165,12 @@ def versions(name: str) -> list[ModelVersion]:
         page = client.search_model_versions(f"name='{name}'", page_token=page.token)
         found += page
     return found
+
+
+def tag_version(version: ModelVersion, key: str, value: str) -> None:
+    """Writes a tag of a version, again after a collision with another process that writes the same tag."""
+    client = mlflow.MlflowClient()
+    through_collisions(lambda: client.set_model_version_tag(version.name, version.version, key, value))
 
 
 def _run_of_logged(named: LoggedModelUri) -> str:
