@@ -45,7 +45,7 @@ CANDIDATES = {
     "conversion of the product in the last 14 days": conversion("product_id", "14"),
     "conversion of the shop in the last 7 days": conversion("1", "7"),
     "carts of the product in the last 7 days": pairs_before("product_id", "7"),
-    "price over the mean of its sub-category": """ln((price + 1) / (1 + avg(price) OVER (
+    "price divided by the mean price of the sub-category": """ln((price + 1) / (1 + avg(price) OVER (
         PARTITION BY sub_category ORDER BY day RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)))""",
 }
 

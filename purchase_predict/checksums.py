@@ -67,12 +67,12 @@ def difference(place: Path, expected: Mapping[str, str], verb: str, known: Colle
     for name, recorded in expected.items():
         file = place if place.is_file() else place / name
         if not file.is_file() or checksum(file) != recorded:
-            return f"{name} differs from the file that was {verb}, or is missing"
+            return f"{name} is missing or has changed since it was {verb}"
     if not (expected or known) or place.is_file():
         return None
     present = [file.relative_to(place).as_posix() for file in place.rglob("*") if file.is_file()]
     more = added(present, {*expected, *known})
-    return f"{more} was not {verb}: somebody has added it later" if more else None
+    return f"{more} was added later: it is not among the files that were {verb}" if more else None
 
 
 def is_byte_code(name: str) -> bool:

@@ -156,7 +156,9 @@ class Moment(click.ParamType[datetime | None]):
             moment = datetime.fromisoformat(str(value))
         except ValueError:
             self.fail(
-                "must be a moment, such as 2026-05-03 or 2026-05-03T12:00+02:00 (UTC if it has no zone)", param, ctx
+                "must be a date or time, such as 2026-05-03 or 2026-05-03T12:00+02:00 (without a time zone: UTC)",
+                param,
+                ctx,
             )
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
@@ -202,7 +204,9 @@ ON_HADOOP = re.compile(r"(hdfs|viewfs|s3a?|abfss?|wasbs?)://")
 _URI = Text("be runs:/<run id>/<path>, models:/<name>@<alias>, models:/<name>/<version>, or empty", r".*")
 #: MLflow's database has 256 characters for a registered model's name, and a file store makes a folder of it.
 _NAME_BYTES = 255
-_NAME_RULE = f"be a name without / : @ ? # % \\ or quotes, of at most {_NAME_BYTES} bytes; dots alone are not a name"
+_NAME_RULE = (
+    f"be a name of at most {_NAME_BYTES} bytes, without / : @ ? # % \\ or quotes; a name of dots alone is not allowed"
+)
 _NAME = r"(?!\.+$)(?!\s)[^/:@'\"?#%\\\x00-\x1f\x7f]+(?<!\s)"
 _SOME_TEXT = r".*\S.*"
 #: More digits than these could be more bytes than DuckDB can count (2**64).
@@ -210,7 +214,9 @@ _SIZE = r"((?!0+(\.0+)? ?[KMGT])([0-9]{1,9}(\.[0-9]+)? ?[KMG]|[0-9]{1,6}(\.[0-9]
 _STATE = r"((redis|rediss|unix)://.+|(?!.*://).*)"
 
 PARAMETERS = {
-    "source": Parameter(Text("name the data: sample, gs://, a file, folder or glob", _SOME_TEXT), in_key=False),
+    "source": Parameter(
+        Text("name the data: sample, a gs:// address, a file, a folder or a glob", _SOME_TEXT), in_key=False
+    ),
     "max_reject_ratio": Parameter(Number("between 0 and 1", min=0, max=1)),
     "gcp_project": Parameter(click.STRING, in_key=False),
     "memory_limit": Parameter(
@@ -218,7 +224,7 @@ PARAMETERS = {
     ),
     "data": Parameter(_URI, in_key=False, made_by="load"),
     "test_ratio": Parameter(
-        Number("between 0 and 1, both excluded", min=0, max=1, min_open=True, max_open=True),
+        Number("more than 0 and less than 1", min=0, max=1, min_open=True, max_open=True),
     ),
     # The engines agree row for row.
     "engine": Parameter(OneOf(Engine), in_key=False),
@@ -232,7 +238,7 @@ PARAMETERS = {
     "model": Parameter(_URI, in_key=False, made_by="train"),
     # The name is used in URIs, in MLflow's filters, and in some stores as the name of a folder.
     "registry_name": Parameter(Text(_NAME_RULE, _NAME, _NAME_BYTES)),
-    "env": Parameter(OneOf(ENVIRONMENTS, empty="use ENV")),
+    "env": Parameter(OneOf(ENVIRONMENTS, empty="then ENV decides")),
     "tolerance": Parameter(Number("0 or more", min=0)),
     "min_roc_auc": Parameter(Number("between 0 and 1", min=0, max=1)),
     "promote_rolled_back": Parameter(Switch(), in_key=False),
@@ -250,11 +256,11 @@ PARAMETERS = {
     "allow_failed": Parameter(Switch()),
     "at": Parameter(Moment()),
     "format": Parameter(OneOf(("text", "json"))),
-    "input": Parameter(Text("name the data to score: a file, a folder, a glob or sample", _SOME_TEXT)),
+    "input": Parameter(Text("name the data to score: a file, a folder, a glob, a gs:// address or sample", _SOME_TEXT)),
     "history": Parameter(click.STRING),
     "output": Parameter(Text("be a local .csv or .parquet file", r"(?!.*://).*\.(csv|parquet)")),
     "host": Parameter(Text("be an address or a name of this machine", r"[A-Za-z0-9.:_-]+")),
-    "port": Parameter(WholeNumber("a whole number from 0 (any) to 65535", min=0, max=65535)),
+    "port": Parameter(WholeNumber("a whole number from 0 (any free port) to 65535", min=0, max=65535)),
     "token_file": Parameter(click.STRING),
     "state": Parameter(Text("be a local file, redis://<host>, rediss://, unix:// or empty", _STATE)),
     "retention_days": Parameter(WholeNumber("a whole number of days, 1 or more", min=1, max=36_500)),
@@ -320,7 +326,7 @@ def resolve(entry_point: str, given: Mapping[str, object]) -> dict[str, Any]:
     unknown = sorted(set(given) - set(parameters))
     if unknown:
         raise click.ClickException(
-            f"entry point {entry_point} has no parameter {', '.join(unknown)}; it has {', '.join(parameters)}"
+            f"entry point {entry_point} has no parameter {', '.join(unknown)}; its parameters: {', '.join(parameters)}"
         )
     _refuse_bytes(given)
     _refuse_secrets(given)
@@ -330,14 +336,14 @@ def resolve(entry_point: str, given: Mapping[str, object]) -> dict[str, Any]:
     }
     if ON_HADOOP.match(str(values.get("source", ""))) and values.get("engine") != Engine.SPARK:
         raise click.ClickException(
-            f"source {values['source']}: only engine=spark reads this address; gs:// needs no Spark"
+            f"source {values['source']}: only engine=spark can read this address; gs:// works without Spark"
         )
     if (values.get("margin") is None) != (values.get("code_cost") is None):
         raise click.ClickException("margin and code_cost belong together: give both, or neither")
     if values.get("margin") is not None and values["code_cost"] >= values["margin"]:
         raise click.ClickException(
-            f"margin={values['margin']:g} code_cost={values['code_cost']:g}: a purchase with a code earns nothing, "
-            "so codes cannot pay off; code_cost must be less than margin"
+            f"margin={values['margin']:g} code_cost={values['code_cost']:g}: code_cost must be less than margin; "
+            "otherwise a purchase with a code earns nothing, and codes cannot pay off"
         )
     return values
 
@@ -349,8 +355,8 @@ def _refuse_bytes(given: Mapping[str, object]) -> None:
             written(value).encode()
         except UnicodeEncodeError:
             raise click.ClickException(
-                f"{name}={value}: is not UTF-8 text, and MLflow can store nothing else: rename the file or folder "
-                "(\\udc and two digits stand for a byte that is not UTF-8)"
+                f"{name}={value}: must be UTF-8 text, because MLflow can store nothing else; rename the file or folder "
+                "(in this message, \\udc and two digits stand for a byte that is not UTF-8)"
             ) from None
 
 
@@ -358,10 +364,10 @@ def _refuse_secrets(given: Mapping[str, object]) -> None:
     """Raises if an address holds a secret: MLflow shows the parameters of a run to everybody who can read it."""
     for name, value in given.items():
         if "://" in str(value) and shown_uri(str(value)) != str(value):
-            instead = "the variables REDIS_USERNAME and REDIS_PASSWORD" if name == "state" else "the environment"
+            instead = "the variables REDIS_USERNAME and REDIS_PASSWORD" if name == "state" else "environment variables"
             raise click.ClickException(
-                f"{name}={shown_uri(str(value))}: the address holds a password, key or token, and MLflow shows "
-                f"parameters: remove it from the address, and put it into {instead}"
+                f"{name}: the address {shown_uri(str(value))} holds a password, key or token, which MLflow would show "
+                f"with the parameters of the run; move it from the address to {instead}"
             )
 
 
@@ -375,7 +381,7 @@ def local_path(name: str, value: str) -> Path:
         return Path(value).expanduser().resolve()
     except (OSError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise click.ClickException(f"{name}={value}: is not a path of this machine: {reason}") from error
+        raise click.ClickException(f"{name}={value}: cannot be resolved to a path on this machine: {reason}") from error
 
 
 def written(value: object) -> str:

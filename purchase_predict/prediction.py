@@ -122,9 +122,9 @@ class Past:
             sources, fault = ("events and its history", f"the history {self.history} begins too late")
         return (
             f"{fault}: the product columns ({', '.join(SHOP)}) of {self.until_carts:,} carts are computed from the "
-            f"input's {sources} alone, with only {self.share:.0%} of the events in the model's product counters. The "
-            f"counters are not used, because they end on {self.until}{_in_future(self.until)} and so include events "
-            "after these carts. Pass all events before the input with -P history=<source>"
+            f"input's {sources} alone. These have only {self.share:.0%} of the events that the model's product "
+            f"counters include. The counters end on {self.until}{_in_future(self.until)}, so they include events after "
+            "these carts and are not used for them. Pass all events before the input with -P history=<source>"
         )
 
 
@@ -173,7 +173,7 @@ class Prediction:
         """What was read, scored and written, in one line."""
         return (
             f"{self.loaded.rows} rows of the {self.loaded.table} table, {self.loaded.rejected} refused; "
-            f"{self.scored.rows} carts scored by {model}, {self.forecast}: {target}"
+            f"{self.scored.rows} carts scored by {model}: {self.forecast}; written to {target}"
         )
 
     @property
@@ -200,13 +200,12 @@ class Prediction:
             lacks = f"the input lacks {len(missing)} of the model's columns"
             parts.append(f"{lacks}, which count as null: {', '.join(missing)}")
         if filled:
-            counters = "where a row lacks these columns, the model fills them in from its own product counters"
-            parts.append(f"{counters}: {', '.join(filled)}")
+            parts.append(f"missing values of {', '.join(filled)} are filled in from the model's own product counters")
             if self.later_than is not None:
                 parts.append(
-                    f"the counters end on {self.later_than}{_in_future(self.later_than)}, so for {self.later_rows:,} "
-                    "of the rows they include later events; fill in these columns as of each row's own day, or pass "
-                    "events as input, with the events before them as history"
+                    f"the counters end on {self.later_than}{_in_future(self.later_than)}, so they include events after "
+                    f"{self.later_rows:,} of the rows; give these columns their values as of each row's own day, or "
+                    "pass events as input and the events before them as history"
                 )
         return "; ".join(parts) or None
 

@@ -44,7 +44,7 @@ class Settings:
         try:
             dotenv = {key: value for key, value in dotenv_values(folder / ".env").items() if value}
         except (UnicodeDecodeError, OSError) as error:
-            raise click.ClickException(f"{folder / '.env'}: cannot be read, UTF-8 text is expected: {error}") from error
+            raise click.ClickException(f"{folder / '.env'}: cannot be read as UTF-8 text: {error}") from error
 
         def first(source: Mapping[str, str | None], *names: str) -> str | None:
             return next((value for name in names if (value := source.get(name))), None)
@@ -58,8 +58,8 @@ class Settings:
         env = setting("ENV")
         if env and env not in ENVIRONMENTS:
             raise click.ClickException(
-                f"ENV={env}: must be one of {', '.join(ENVIRONMENTS)}, or empty (register a version and promote "
-                "nothing); it is set in the environment or in .env"
+                f"ENV={env}: must be {', '.join(ENVIRONMENTS)} or empty. If ENV is empty, the model is registered but "
+                "not promoted. Set ENV as an environment variable or in .env"
             )
         return cls(
             env=env,
@@ -106,8 +106,8 @@ def _parts(uri: str) -> SplitResult:
         _ = parts.port  # checked when it is read
     except ValueError:
         raise click.ClickException(
-            f"MLFLOW_TRACKING_URI={shown_uri(uri)}: is not an address: host, port or password is wrong; in a password, "
-            "write [ as %5B, ] as %5D, @ as %40, : as %3A, / as %2F and % as %25"
+            f"MLFLOW_TRACKING_URI={shown_uri(uri)}: is not a valid address: the host, the port or the password is "
+            "wrong; in a password, write [ as %5B, ] as %5D, @ as %40, : as %3A, / as %2F and % as %25"
         ) from None
     return parts
 
@@ -153,5 +153,5 @@ def server_conflict(settings: Settings, opened_on: str) -> str | None:
         return None
     return (
         f".env names the tracking server {wanted}, but `mlflow run` does not read .env and opened "
-        f"this run on {opened_on}. Start it with: mlflow --env-file .env run . --env-manager local"
+        f"this run on {opened_on}. Start the workflow with: mlflow --env-file .env run . --env-manager local"
     )

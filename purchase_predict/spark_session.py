@@ -50,8 +50,8 @@ def session_of(asked: str, instead: str) -> Iterator["SparkSession"]:
         from pyspark.sql import SparkSession
     except ImportError as error:
         raise click.ClickException(
-            f"{asked} needs PySpark, which is not installed here: pip install 'pyspark>=4.0,<4.1', and install Java 17 "
-            f"(docs/scaling.md says more); or use {instead}"
+            f"{asked} needs PySpark, which is not installed here: run pip install 'pyspark>=4.0,<4.1' and install Java "
+            f"17 (see docs/scaling.md), or use {instead}"
         ) from error
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # of executors on this machine, or set up alike
     remote, master = os.environ.get("SPARK_REMOTE"), os.environ.get("SPARK_MASTER")
@@ -140,7 +140,7 @@ def _wait_for_server(remote: str, where: str) -> None:
         from pyspark.sql.connect.client import DefaultChannelBuilder
     except ImportError as error:
         raise click.ClickException(
-            f"{where}: Spark Connect needs more than PySpark: pip install 'pyspark[connect]>=4.0,<4.1'"
+            f"{where}: Spark Connect needs further packages: run pip install 'pyspark[connect]>=4.0,<4.1'"
         ) from error
     try:
         with DefaultChannelBuilder(remote).toChannel() as channel:
@@ -149,8 +149,8 @@ def _wait_for_server(remote: str, where: str) -> None:
         raise click.ClickException(f"{where}: {_reason(error)}") from error
     except grpc.FutureTimeoutError as error:
         raise click.ClickException(
-            f"{where}: no answer within {_CONNECT_SECONDS} seconds; is the address (SPARK_REMOTE) right, and does a "
-            "Spark Connect server run there?"
+            f"{where}: no answer within {_CONNECT_SECONDS} seconds; is the address (SPARK_REMOTE) right, and is a "
+            "Spark Connect server running there?"
         ) from error
 
 
@@ -163,8 +163,8 @@ def _reason(error: Exception) -> str:
         raised = _RAISED.findall(text[text.index(_TRACEBACK) :].partition("JVM stacktrace")[0])
         if raised and (missing := _MISSING.match(raised[-1])):
             return (
-                f"the Python of the executors lacks {missing[1]}: install the packages of requirements.lock there, or "
-                "set PYSPARK_PYTHON to a Python that has them"
+                f"the Python of the executors lacks {missing[1]}: install the packages of requirements.lock in that "
+                "Python, or set PYSPARK_PYTHON to a Python that has these packages"
             )
         if raised:
             return f"on an executor: {raised[-1]}"

@@ -49,7 +49,7 @@ def approve(run: Run, registry_name: str, version: str, env: str, reason: str) -
     mlflow.set_tags(judgement.tags)
     outcome = f"{registry_name} version {version}, {judgement.verdict}"
     if not judgement.promoted:
-        raise Posted(f"{outcome}; it was judged again and no longer waits for approval")
+        raise Posted(f"{outcome}; this version was judged again and no longer waits for approval")
     uris = {"the version": trained.uri} | trained.links
     descriptions.describe(run, f"{outcome}; {approved}", ["promotion.html"], uris)
     print_line(f"approve: {outcome}")

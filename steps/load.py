@@ -22,7 +22,7 @@ from purchase_predict.workflow.step import Output, StepRun, step
 def load(
     run: StepRun, source: str, max_reject_ratio: float, gcp_project: str, memory_limit: str, engine: Engine
 ) -> Output:
-    """Read the source into Parquet."""
+    """Read the source, and write its rows as typed Parquet."""
     outputs = run.folder()
     if engine == Engine.SPARK and sample_events(source) is None:
         loaded, files = on_spark.load_source(

@@ -30,7 +30,7 @@ from purchase_predict.workflow.scratch import incomplete, scratch_folder
 
 @command("predict")
 def predict(run: Run, model: str, output: str, **sources: Any) -> None:
-    """Score every row of an input into one file."""
+    """Score every row of an input, and write the scored rows to one file."""
     read = prediction.Sources(**sources)
     target = local_path("output", output)
     for source in filter(None, (read.input, read.history)):

@@ -27,7 +27,7 @@ from purchase_predict.workflow.step import Output, StepRun, step
 
 @step("process")
 def process(run: StepRun, data: str, test_ratio: float, memory_limit: str, engine: Engine) -> Output:
-    """Make the features and split the rows."""
+    """Compute the features, and split the rows into training and test set."""
     manifest = json.loads(run.fetch(f"{data.rpartition('/')[0]}/source.json").read_text(encoding="utf-8"))
     datasets.log_input(manifest["source"], manifest["digest"], manifest["rows"], "source")
     outputs = run.folder()

@@ -26,10 +26,13 @@ from purchase_predict.workflow.notification import notify
 
 @command("rollback")
 def rollback(run: Run, registry_name: str, env: str, version: str, reason: str, allow_failed: bool) -> None:
-    """Move an environment back to the version before, or to another one."""
+    """Move an environment back to its previous version, or to a version that you name."""
     env = env or Settings.read().env or ""
     if not env:
-        raise click.ClickException("env and ENV are empty: give -P env=staging or -P env=production")
+        raise click.ClickException(
+            "no environment given: the parameter env and the variable ENV are empty; add -P env=staging or "
+            "-P env=production"
+        )
     versions.champion(registry_name, env)  # fails if the model does not exist, before a claim is set on it
     with sole_right(registry_name, env, run) as claim:
         promotion.mend(registry_name, env, Author.of(run), claim)
@@ -43,8 +46,8 @@ def rollback(run: Run, registry_name: str, env: str, version: str, reason: str, 
         record = f"from version {holder.version} to version {target.version} in {env} {signed}"
         if not promotion.roll_back(holder, target, env, record, Author.of(run, reason), claim, blame=not forward):
             raise click.ClickException(
-                "nothing was rolled back: another run or person has meanwhile decided which version of "
-                f"{registry_name} holds {env}; look at the output of -e status, then try again"
+                f"nothing was rolled back: another run or person has meanwhile moved {env} of {registry_name}, or is "
+                f"moving it; check with -e status which version holds {env}, then try again"
             )
     facts = {"registry_name": registry_name, "env": env, "from": int(holder.version), "to": int(target.version)}
     mlflow.log_dict(facts | {"who": who, "when": when, "reason": reason}, "rollback.json")

@@ -26,10 +26,13 @@ from purchase_predict.workflow.scratch import scratch_folder
 def serve(
     run: Run, warm: str, state: str, env: str, max_reject_ratio: float, gcp_project: str, memory_limit: str, **rest: str
 ) -> None:
-    """Answer each cart over HTTP, at the moment of the cart."""
+    """Start a server that takes events over HTTP and answers each cart event with a prediction."""
     env = env or settings.Settings.read().env or ""
     if not env:
-        raise click.ClickException("env and ENV are empty: name the environment to serve, with -P env=production")
+        raise click.ClickException(
+            "no environment given: the parameter env and the variable ENV are empty; name the environment to serve, "
+            "for example with -P env=production"
+        )
     # The server asks the registry every 2 s anyway, so a request fails soon instead of being retried for minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -50,7 +53,9 @@ def serve(
             mlflow.log_metrics(filled.metrics)
             print_line(f"serve: {filled}")
         elif warm:
-            print_line(f"serve: the state at {place} already holds visitors, so warm is ignored")
+            print_line(
+                f"serve: the parameter warm is ignored, because the state at {place} already has data about visitors"
+            )
         server.serve(options, open_state(place, days), started)
     click.echo("serve: stopped, after finishing the requests in progress")
 

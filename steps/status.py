@@ -19,7 +19,7 @@ from purchase_predict.workflow.command import command
 
 @command("status")
 def status(run: Run, registry_name: str, env: str, at: datetime | None, format: str) -> None:
-    """Say which version holds each environment, now or at a past moment."""
+    """Show which version holds each environment, now or at a time in the past."""
     envs = [env] if env else list(ENVIRONMENTS)
     found = status_of(registry_name, envs, at, run.info.experiment_id, run.info.run_id)
     click.echo(json.dumps(found.as_json(), indent=2) if format == "json" else "\n".join(found.lines()))

@@ -36,7 +36,7 @@ def train(
     backtest: bool,
     **money: float | None,
 ) -> Output:
-    """Search the hyperparameters, train the model, score it on the test set."""
+    """Search hyperparameters, train the model, and score it on the test set."""
     data = training.Dataset.read(run.fetch(dataset))
     rows, seconds = data.encoded(data.train), max_minutes * 60 or float("inf")
     sides = datasets.log_sides(dataset, run_of(dataset).data.tags[DIGEST], data.row_counts)

@@ -93,7 +93,7 @@ def test_what_spark_alone_reads_is_refused_without_it(entry_point: str) -> None:
     assert resolve(entry_point, {"source": source, "engine": "spark"})["source"] == source
     for values in ({"source": source}, {"source": source, "engine": "duckdb"}):
         with pytest.raises(
-            click.ClickException, match=r"source hdfs://names:8020/clicks: only engine=spark reads this address"
+            click.ClickException, match=r"source hdfs://names:8020/clicks: only engine=spark can read this address"
         ):
             resolve(entry_point, values)
 
@@ -114,7 +114,7 @@ def test_an_address_with_a_secret_is_refused_without_showing_it(
 ) -> None:
     with pytest.raises(click.ClickException) as refused:
         parameters.resolve(entry_point, {name: uri})
-    assert refused.value.message.startswith(f"{name}={shown}: the address holds a password, key or token")
+    assert refused.value.message.startswith(f"{name}: the address {shown} holds a password, key or token")
     assert "s3cr3t" not in refused.value.message
 
 
@@ -122,7 +122,9 @@ def test_a_path_that_cannot_be_known_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to(tmp_path / "b")
     (tmp_path / "b").symlink_to(tmp_path / "a")
     for value in ("~nobody-of-this-name/x.csv", str(tmp_path / "a/x.csv")):
-        with pytest.raises(click.ClickException, match=r"^output=.*: is not a path of this machine: ") as refused:
+        with pytest.raises(
+            click.ClickException, match=r"^output=.*: cannot be resolved to a path on this machine: "
+        ) as refused:
             parameters.local_path("output", value)
         assert "\n" not in refused.value.message
     assert parameters.local_path("output", f"{tmp_path}/new/../x.csv") == tmp_path / "x.csv"
@@ -215,5 +217,5 @@ def test_a_value_that_is_not_utf_8_is_one_line_about_the_parameter(name: str) ->
     value = b"/tmp/caf\xe9".decode(errors="surrogateescape")
     with pytest.raises(click.ClickException) as refused:
         resolve("main", {name: value})
-    assert printable(refused.value.message).startswith(f"{name}=/tmp/caf\\udce9: is not UTF-8 text")
+    assert printable(refused.value.message).startswith(f"{name}=/tmp/caf\\udce9: must be UTF-8 text")
     assert resolve("main", {"source": "/tmp/café"})["source"] == "/tmp/café"

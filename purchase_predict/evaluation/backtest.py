@@ -124,15 +124,18 @@ class Backtest:
     def _direction(self) -> str:
         trend, label = self.trend, metrics.METRICS[self.metric].label
         if trend is None:
-            return f"A trend over time cannot be measured, because fewer than {MIN_SCORED} {self.unit}s count for it."
-        change = f"{trend.value:+.4f} a {self.unit} (95 % interval {trend.low:+.4f} to {trend.high:+.4f})"
-        gain = f"its gain in {label} over the baseline changes by {change}"
+            return f"A trend over time cannot be measured, because fewer than {MIN_SCORED} {self.unit}s can be used."
+        change = f"{trend.value:+.4f} per {self.unit} (95 % interval {trend.low:+.4f} to {trend.high:+.4f})"
+        gain = f"its gain over the baseline in {label} changes by {change}"
         more_rows = f"the model of each later {self.unit} is trained on more rows"
         if trend.low > 0:
             return f"The model gets better with time: {gain}. The reason may be that {more_rows}."
         if trend.high < 0:
             return f"The model gets worse with time: {gain}, although {more_rows}."
-        return f"The model shows no clear trend over time yet: {gain}. A decline may be hidden, because {more_rows}."
+        return (
+            f"The model shows no clear trend over time yet: {gain}. A decline may be hidden: {more_rows}, and this "
+            "alone may improve the scores."
+        )
 
     @property
     def _not_counted(self) -> str:
@@ -141,7 +144,7 @@ class Backtest:
         reasons = {
             "with too few buyers or too few non-buyers": few,
             "whose model could not learn and gave every cart the same answer": constant,
-            "whose score has an interval without width": len(self.scored) - constant - len(self.counted),
+            "whose score has an interval with a width of 0": len(self.scored) - constant - len(self.counted),
         }
         listed = [
             f"{number} {self.unit}{'s' if number > 1 else ''} {reason}" for reason, number in reasons.items() if number

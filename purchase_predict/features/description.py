@@ -106,9 +106,9 @@ def _check_keys(kind: type, value: Any, file: Path, prefix: str = "") -> None:
     required = [member.name for member in fields(kind) if member.default_factory is MISSING]
     wrong = [f"key {prefix}{name} is missing" for name in required if name not in value]
     known = [member.name for member in fields(kind)]
-    wrong += [f"key {prefix}{name} is not known" for name in value if name not in known]
+    wrong += [f"key {prefix}{name} is unknown" for name in value if name not in known]
     if wrong:
         raise click.ClickException(
-            f"{file}: {wrong[0]}; another version of this project wrote the file: run process again with "
+            f"{file}: {wrong[0]}, because another version of this project wrote the file; run process again with "
             "-P force=process"
         )

@@ -143,10 +143,10 @@ def _check(session: "SparkSession", source: str, crc32: Mapping[str, int]) -> No
     for name, expected in crc32.items():
         fitting = [path for path, found in there.items() if path.endswith(f"/{name}") and found == expected]
         if not fitting:
-            raise Damaged(f"{source}: {name} differs from the file that was written, or is missing")
+            raise Damaged(f"{source}: {name} is missing or has changed since load wrote it")
         unknown.discard(min(fitting, key=len))
     if crc32 and unknown:
-        raise Damaged(f"{source}: {min(unknown)} was not written by load: somebody has added it later")
+        raise Damaged(f"{source}: {min(unknown)} was added later: it is not among the files that load wrote")
 
 
 def _read(session: "SparkSession", source: str, session_type: str) -> "DataFrame":

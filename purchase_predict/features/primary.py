@@ -73,8 +73,8 @@ def make_on_spark(
     (found,) = one_row(connection, "SELECT count(*) FROM primary_table")
     if found != made.rows:
         raise click.ClickException(
-            f"Spark wrote {made.rows} rows to {target if direct else copy} but {found} are there: Spark's "
-            "executors need an artifact store that every machine reaches (gs://, s3://, hdfs:// or a shared disk)"
+            f"Spark wrote {made.rows} rows to {target if direct else copy}, but {found} rows were found there: Spark's "
+            "executors need an artifact store that every machine can reach (gs://, s3://, hdfs:// or a shared disk)"
         )
     shutil.rmtree(folder)  # DuckDB has the rows now
     return made.counts

@@ -133,6 +133,7 @@ def note(connection: duckdb.DuckDBPyConnection, test_ratio: float, tested: int, 
         return ""
     user, rows = one_row(connection, "SELECT user_id, count(*) AS n FROM rows GROUP BY ALL ORDER BY n DESC, 1 LIMIT 1")
     return (
-        f"the test set has {share:.1%} of the rows, not {test_ratio:.1%}: sessions and users stay whole, and no closer "
-        f"split was found; user {user} alone has {rows / row_count:.1%} of the rows"
+        f"the test set has {share:.1%} of the rows, not {test_ratio:.1%}: no closer split was found, because the rows "
+        "of a session stay together (without event times, also the rows of a user); "
+        f"user {user} alone has {rows / row_count:.1%} of the rows"
     )

@@ -119,7 +119,10 @@ def submit(
     unread = image.refuse_other_source(of_step.image, entry_point, work_dir)
     if unread and of_step.image not in _reported:
         _reported.add(of_step.image)
-        print_line(f"{entry_point}: the image's label is unreadable ({unread}), so the Job itself checks the source")
+        print_line(
+            f"{entry_point}: the image's source cannot be checked before the Job starts ({unread}); "
+            "the Job checks it itself"
+        )
     run = get_or_create_run(  # type: ignore[no-untyped-call]
         None, project_uri, experiment_id, str(work_dir), version, entry_point, parameters
     )
@@ -144,7 +147,8 @@ def _refuse_parameters(entry_point: str, given: Mapping[str, str], declared: lis
         meant = [close[0] for name in unknown if (close := get_close_matches(name, declared, 1))]
         hint = f" (did you mean {', '.join(meant)}?)" if meant else ""
         raise click.ClickException(
-            f"entry point {entry_point} has no parameter {', '.join(unknown)}{hint}; it has {', '.join(declared)}"
+            f"entry point {entry_point} has no parameter {', '.join(unknown)}{hint}; its parameters: "
+            f"{', '.join(declared)}"
         )
     for name, value in given.items():
         if "://" in str(value):

@@ -34,7 +34,9 @@ def of_project(entry_point: str, project: Path) -> dict[str, Any]:
     source: dict[str, str] = {}
     for step in steps:
         if not (project / f"steps/{step}.py").is_file():
-            raise click.ClickException(f"{project}: has no step {step}; this backend only runs purchase-predict")
+            raise click.ClickException(
+                f"{project} has no step {step}; this backend runs only the project purchase-predict"
+            )
         source |= counted_source(step, project)
     return {"source": dict(sorted(source.items()))}
 
@@ -76,8 +78,8 @@ def difference(entry_point: str, expected: Mapping[str, Any]) -> str:
 def refuse(image: str, difference: str) -> click.ClickException:
     """The error for an image of another source."""
     return click.ClickException(
-        f"{image} was not built from the source that the workflow runs: {difference} (image -> workflow); build the "
-        "image from this checkout, or start the workflow from the checkout that the image was built from"
+        f"{image} was not built from the source that the workflow runs; differences (image -> workflow): {difference}; "
+        "build the image from this checkout, or start the workflow from the checkout that the image was built from"
     )
 
 

@@ -23,7 +23,7 @@ _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 #: Names that are allowed at the top of the file only.
 _TOP_ONLY = ("context", "steps")
 #: The types of the values, as the errors name them.
-_TYPES = {str: "a text", int: "a whole number", dict: "a mapping", list: "a list"}
+_TYPES = {str: "text", int: "a whole number", dict: "a mapping", list: "a list"}
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,8 @@ def _check(values: Mapping[str, Any], place: str) -> None:
     image = values.get("image", "")
     if not re.fullmatch(_IMAGE, image):
         raise click.ClickException(
-            f"{place}: image={image or '(none)'}: name it by digest: <registry>/<name>@sha256:<64 hex digits>; "
-            "a tag may name another image tomorrow"
+            f"{place}: image={image or '(none)'}: must name the image by its digest, as "
+            "<registry>/<name>@sha256:<64 hex digits>, because a tag may point to another image later"
         )
     for name in ("deadline", "patience", "keep"):
         if values.get(name, 1) < 1:
@@ -152,15 +152,18 @@ def _check(values: Mapping[str, Any], place: str) -> None:
         refuse_secret(name, str(value), f"{place}.env")
     if (uri := values.get("tracking_uri", "")) != shown_uri(uri):
         raise click.ClickException(
-            f"{place}.tracking_uri: holds a password: put it into a Secret of the cluster and name that in "
-            "env_from_secrets (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD)"
+            f"{place}.tracking_uri holds a password; put user and password into a Secret of the cluster, and pass them "
+            "to the Job with env_from_secrets, as MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
     for name, source in values["env_from_secrets"].items():
         if not isinstance(source, dict) or set(source) != {"secret", "key"}:
-            raise click.ClickException(f"{place}.env_from_secrets.{name}: must be {{secret: <name>, key: <key in it>}}")
+            raise click.ClickException(
+                f"{place}.env_from_secrets.{name}: must have two entries, secret (the name of the Secret) and key (the "
+                "key in that Secret)"
+            )
     wrong = [name for name in (*values["env"], *values["env_from_secrets"]) if not re.fullmatch(_VARIABLE, str(name))]
     if wrong:
-        raise click.ClickException(f"{place}: {wrong[0]}: is not a name of an environment variable")
+        raise click.ClickException(f"{place}: {wrong[0]} is not a valid name of an environment variable")
 
 
 def _check_template(template: Mapping[str, Any], place: str) -> None:
@@ -203,7 +206,7 @@ def _mapping(file: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise click.ClickException(f"backend_config {file}: cannot be read: {first_line(error)}") from error
     except yaml.YAMLError as error:
-        raise click.ClickException(f"backend_config {file}: is neither JSON nor YAML: {first_line(error)}") from error
+        raise click.ClickException(f"backend_config {file} is neither JSON nor YAML: {first_line(error)}") from error
     found: dict[str, Any] = _typed(read, dict, f"backend_config {file}")
     return found
 

@@ -9,16 +9,19 @@ from typing import Any
 _WAITING = {
     "ImagePullBackOff": "its image cannot be pulled",
     "ErrImagePull": "its image cannot be pulled",
-    "InvalidImageName": "its image has a wrong name",
+    "InvalidImageName": "its image has an invalid name",
     "ErrImageNeverPull": "its image is not on the node, and imagePullPolicy is Never",
     "CreateContainerConfigError": "its container cannot be created",
     "CreateContainerError": "its container cannot be created",
     "RunContainerError": "its container cannot be started",
 }
-_IMAGE_WAY_OUT = "check image in backend_config, and that the node may pull it (imagePullSecrets in the template)"
+_IMAGE_WAY_OUT = (
+    "check the setting image in backend_config, and whether the node may pull the image (imagePullSecrets in the "
+    "template)"
+)
 _SUSPENDED = (
-    "it is suspended until a queue or somebody resumes it (spec.suspend: false): if nobody does, take suspend out of "
-    "the template in backend_config"
+    "the Job is suspended until a queue or a person resumes it (spec.suspend: false); if nobody does, remove suspend "
+    "from the template in backend_config"
 )
 QUOTA_WAY_OUT = "wait until other Jobs have ended, request less (resources in backend_config), or have the quota raised"
 #: Messages about an object that is missing; one of the groups has its kind.
@@ -107,15 +110,15 @@ def _scheduled(pod: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> S
         return None
     if reason == "SchedulingGated":
         return State(
-            problem=f"its scheduling gates hold it back ({message}): somebody has to remove them", passing=True
+            problem=f"scheduling gates hold its pod back ({message}): somebody has to remove the gates", passing=True
         )
     if missing := _missing(message):
         return State(problem=missing)
     if "unbound immediate PersistentVolumeClaims" in message:
         why = f"its PersistentVolumeClaim has no disk yet ({message})"
-        return State(problem=f"{why}: if it gets none, check the claim's StorageClass", passing=True)
+        return State(problem=f"{why}: if the claim gets no disk, check its StorageClass", passing=True)
     if _ROOM.search(message) or not _NO_SUCH_NODE.search(message):
-        return State(problem=f"no node has room for it ({message})", passing=True)
+        return State(problem=f"no node has room for its pod ({message})", passing=True)
     why = f"no node matches its node_selector, affinity and tolerations ({message})"
     return State(
         problem=f"{why}: correct them in backend_config, or add a node that matches",
@@ -138,7 +141,9 @@ def _set_up(events: Sequence[Mapping[str, Any]]) -> State:
     if missing := next(filter(None, map(_missing, messages)), ""):
         return State(problem=missing)
     # The node tries again, and another pod may release a disk.
-    return State(problem=f"its node cannot set it up ({messages[-1]}): check the node and {_TEMPLATE}", passing=True)
+    return State(
+        problem=f"its node cannot set up the pod ({messages[-1]}): check the node and {_TEMPLATE}", passing=True
+    )
 
 
 def _missing(message: str) -> str:
@@ -147,7 +152,7 @@ def _missing(message: str) -> str:
         return ""
     kind, setting = _OBJECTS[str(found["a"] or found["b"] or found["c"]).lower()]
     way_out = f"create it in the namespace of the Job, or correct {setting}"
-    return f"it needs a {kind} that does not exist ({message}): {way_out}"
+    return f"the Job needs a {kind} that does not exist ({message}): {way_out}"
 
 
 def _container(pod: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,28 +181,28 @@ def _ended_by_cluster(condition: Mapping[str, Any], job: Mapping[str, Any], pod:
     """Why the cluster ended a Job; empty: its command ended by itself."""
     if condition.get("reason") == "DeadlineExceeded":
         seconds = job["spec"].get("activeDeadlineSeconds")
-        return f"the cluster ended it after its deadline of {seconds} s: raise deadline in backend_config"
+        return f"the cluster ended the Job after its deadline of {seconds} s: raise deadline in backend_config"
     if pod is None:
         return f"its pod is gone ({condition.get('message', 'the node was lost or the pod deleted')}): run again"
     status = pod.get("status", {})
     if status.get("reason") == "Evicted":
         return (
-            f"it was evicted from its node ({status.get('message', '').strip()}): request the resources that it needs "
-            "(resources in backend_config), or lower memory_limit"
+            f"its pod was evicted from the node ({status.get('message', '').strip()}): request the resources that the "
+            "step needs (resources in backend_config), or lower memory_limit"
         )
     terminated = _container(pod).get("terminated") or {}
     if terminated.get("reason") == "OOMKilled":
         limit = _limit(pod)
         return (
-            f"it was killed because it took more memory than its limit{f' of {limit}' if limit else ''} (OOMKilled): "
-            "raise resources.limits.memory in backend_config, or lower memory_limit"
+            f"its container was killed because it used more memory than its limit{f' of {limit}' if limit else ''} "
+            "(OOMKilled): raise resources.limits.memory in backend_config, or lower memory_limit"
         )
     disruption = _condition(pod, "DisruptionTarget")
     if disruption.get("status") == "True":
-        return f"the cluster took its pod away ({disruption.get('reason')}: {disruption.get('message', '')}): run again"
+        return f"the cluster removed its pod ({disruption.get('reason')}: {disruption.get('message', '')}): run again"
     for one in status.get("initContainerStatuses", []) if not terminated else []:
         if code := (one.get("state", {}).get("terminated") or {}).get("exitCode"):
-            return f"its init container {one['name']} ended with exit code {code}: see {_TEMPLATE}"
+            return f"its init container {one['name']} ended with exit code {code}: check {_TEMPLATE}"
     if not terminated:
         return f"its pod ended ({status.get('reason') or condition.get('message', 'for an unknown reason')}): run again"
     return ""
@@ -210,7 +215,9 @@ def _exit(pod: Mapping[str, Any] | None) -> State:
         return State(ended=True, succeeded=True)
     last = terminated.get("message", "").strip().splitlines()[-1:]
     why = "".join(f": {line}" for line in last)
-    problem = f"it ended with exit code {terminated.get('exitCode')} ({terminated.get('reason', 'Error')}){why}"
+    problem = (
+        f"its command ended with exit code {terminated.get('exitCode')} ({terminated.get('reason', 'Error')}){why}"
+    )
     return State(ended=True, exited=True, problem=problem)
 
 

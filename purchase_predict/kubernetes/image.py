@@ -46,7 +46,7 @@ def _label(image: str) -> tuple[dict[str, Any], str]:
             found = registry.get(f"manifests/{systems[0]['digest']}")
         labels = registry.get(f"blobs/{found['config']['digest']}").get("config", {}).get("Labels") or {}
         if not labels.get(LABEL):
-            return {}, f"it has no label {LABEL}, which `make image` writes"
+            return {}, f"the image has no label {LABEL}, which `make image` writes"
         content = json.loads(base64.b64decode(labels[LABEL]))
         return {"source": dict(content["source"]), "lock": str(content["lock"])}, ""
     except _Refused as error:

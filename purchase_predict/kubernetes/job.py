@@ -86,7 +86,8 @@ class Job:
                 self._cluster.delete(self._config.namespace, self._name)
             except click.ClickException as error:
                 print_line(
-                    f"{self._work.entry_point}: its other containers cannot be ended: {error.format_message()}",
+                    f"{self._work.entry_point}: the other containers of its pod cannot be stopped: "
+                    f"{error.format_message()}",
                     err=True,
                 )
         client = mlflow.MlflowClient()
@@ -97,7 +98,7 @@ class Job:
         recorded = printable(self._log.masked(run.data.tags.get(ERROR, "")))
         reason = recorded or (self._log.error if state.exited else "")
         self.told = bool(reason) and self._log.error == reason
-        problem = state.problem or f"its command ended, but run {self._work.run_id} is {run.info.status}"
+        problem = state.problem or f"its command ended, but the status of run {self._work.run_id} is {run.info.status}"
         self.problem = reason or printable(self._log.masked(f"{self._work.entry_point}: {problem}"))
         if not recorded:
             descriptions.record_failure(self._work.run_id, self.problem)

@@ -98,5 +98,5 @@ def _waited(submitted: "SubmittedJob", entry_point: str) -> bool:
         return submitted.job.wait()
     except click.ClickException as error:
         raise click.ClickException(
-            f"{entry_point}: {error.format_message()}; its Job continues, and the next workflow waits for it"
+            f"{entry_point}: {error.format_message()}; the Job continues, and the next workflow waits for it"
         ) from error

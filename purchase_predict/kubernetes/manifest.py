@@ -157,12 +157,12 @@ def _refuse_missing(found: Mapping[str, Any], entry_point: str, config: StepConf
         (name for name in SECRETS if os.environ.get(name)), "the tracking server would refuse the Job"
     )
     if entry_point == "deploy" and Settings.read().notify_url:  # main posts the failures of all steps itself
-        needed["NOTIFY_URL"] = "no promotion or refusal would be posted"
+        needed["NOTIFY_URL"] = "the Job could not post promotions and refusals"
     for name, effect in needed.items():
         if name not in found:
             raise click.ClickException(
-                f"{place}: {name} is set here, but no Secret passes it to the Job, so {effect}: add env_from_secrets: "
-                f"{{{name}: {{secret: <name>, key: <key in it>}}}}"
+                f"{place}: {name} is set on this machine, but no Secret passes it to the Job, so {effect}; add {name} "
+                "to env_from_secrets, with the entries secret (the name of the Secret) and key (the key in that Secret)"
             )
 
 

@@ -59,6 +59,6 @@ def _holds_secret(value: str, reference: re.Pattern[str]) -> bool:
 
 def _refusal(name: str, place: str) -> click.ClickException:
     return click.ClickException(
-        f"{place}: {name} looks like a secret, and everybody who may read Jobs could read it: put it into a Secret of "
-        "the cluster and refer to the Secret (env_from_secrets; in a template also valueFrom)"
+        f"{place}: {name} looks like a secret, which everybody with read access to Jobs could see: move the value to a "
+        "Secret of the cluster, and refer to that Secret (env_from_secrets; in a template also valueFrom)"
     )

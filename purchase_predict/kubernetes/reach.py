@@ -46,20 +46,22 @@ def refuse_unreachable(
             )
         if not config.tracking_uri and re.fullmatch(_LOOPBACK, urlsplit(uri).hostname or ""):
             raise click.ClickException(
-                f"a Job cannot reach {uri}, an address of this machine only: give the server's address in the cluster "
-                f"as tracking_uri in {place}"
+                f"a Job cannot reach {uri}, because this address works only on this machine: set tracking_uri in "
+                f"{place} to the server's address in the cluster"
             )
     artifacts = mlflow.MlflowClient().get_experiment(experiment_id).artifact_location
     volumes = config.pod.get("volumes")
     if local_folder(artifacts) and not volumes:
         raise click.ClickException(
-            f"artifacts of this experiment are in {artifacts}, which a Job cannot reach: have the tracking server "
-            "serve them (mlflow server --artifacts-destination), or mount a shared disk with the template"
+            f"a Job cannot reach {artifacts}, where the artifacts of this experiment are: have the tracking server "
+            "serve them (mlflow server --artifacts-destination), or mount a shared disk with the "
+            "template in backend_config"
         )
     source = parameters.get("source", "sample")
     shared = source.startswith(CLOUD) or ON_HADOOP.match(source) or SAMPLE.fullmatch(source)
     if entry_point == "load" and not shared and not volumes:
         raise click.ClickException(
-            f"source={source}: is on this machine, where a Job of load cannot read it: put it into a bucket (gs://), "
-            "mount it with the template, or run load on this machine (backend=process:kubernetes,train:kubernetes,...)"
+            f"source={source} is on this machine, so the Job of load cannot read it: put the data into a bucket "
+            "(gs://), mount the data with the template in backend_config, or run load on this machine "
+            "(backend=process:kubernetes,train:kubernetes,...)"
         )

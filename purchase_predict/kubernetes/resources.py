@@ -63,8 +63,8 @@ def resources(entry_point: str, given: Mapping[str, Any], memory_limit: str, pla
         if size is not None and size <= wanted:
             raise click.ClickException(
                 f"{place}: resources.{kind}.memory={given[kind]['memory']} of {entry_point} must be more than "
-                f"memory_limit={memory_limit}, which the SQL engine alone may take: raise resources.{kind}.memory, or "
-                "lower memory_limit"
+                f"memory_limit={memory_limit}, because the SQL engine alone may use that much: raise "
+                f"resources.{kind}.memory, or lower memory_limit"
             )
     # Memory is also a limit, so that a step that takes more is killed instead of its neighbours on the node.
     need, disk = wanted * _MEMORY_FACTOR + _MEMORY_MORE, wanted * _DISK_FACTOR + _DISK_MORE

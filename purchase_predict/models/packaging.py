@@ -128,7 +128,7 @@ def load(uri: str, files: Mapping[str, str] | None = None) -> Packaged:
     packaged = _call_foreign_code(f"{uri} cannot be loaded", lambda: _load(uri, files or {}))
 
     def answer(frame: pd.DataFrame, as_is: bool = False) -> pd.DataFrame:
-        return _call_foreign_code(f"{uri} cannot answer", lambda: packaged.answer(frame, as_is))
+        return _call_foreign_code(f"{uri} cannot score the rows", lambda: packaged.answer(frame, as_is))
 
     return replace(packaged, answer=answer)
 

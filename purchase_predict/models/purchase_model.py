@@ -176,7 +176,7 @@ class PurchaseModel(PythonModel):
         if threshold is None or threshold < 0:
             threshold = self.spec["threshold"]
         elif not threshold <= 1:
-            raise MlflowException.invalid_parameter_value(f"threshold {threshold} must be 0 to 1")
+            raise MlflowException.invalid_parameter_value(f"threshold {threshold} must be between 0 and 1")
         as_is = bool(params.get("as_is"))
         encoded = encode(model_input, self.spec["features"], self.spec["categories"])
         self._fill_in(model_input, encoded, as_is)

@@ -39,7 +39,10 @@ _BLANK = re.compile(rb"\n(?=\r?\n)")
 _LOOSE_QUOTES = re.compile(rb'" +[,\r\n]|[,\n] +"')
 
 #: The likely cause if a refused line has a backslash before a quote.
-_SPARKS_ESCAPE = '; Spark writes a quote as \\" unless its option escape is set to a quote'
+_SPARKS_ESCAPE = (
+    '; Spark writes a quote as \\" by default: if Spark wrote this file, write it again with the option escape '
+    "set to a quote"
+)
 
 csv.field_size_limit(LONGEST)
 
@@ -130,9 +133,9 @@ def header(path: Path, name: str) -> list[str]:
         first = file.readline(LONGEST)
     for mark, encoding in _OTHER_ENCODINGS.items():
         if first.startswith(mark):
-            raise click.ClickException(f"{name}: is {encoding}; UTF-8 is expected")
+            raise click.ClickException(f"{name}: must be UTF-8, not {encoding}")
     if b"\0" in first:
-        raise click.ClickException(f"{name}: is not CSV text: NUL bytes in its first line")
+        raise click.ClickException(f"{name}: its first line has NUL bytes, so it is not CSV text")
     line = _without_end(first.removeprefix(BOM))
     if b"\r" in line:
         raise click.ClickException(f"{name}: lines end in carriage returns alone; line feeds are expected")
@@ -211,7 +214,7 @@ def records(path: Path, columns: int) -> Iterator[Record | Refused]:
                 continue
             reason = _unreadable(line)
             if reason:
-                yield Refused(number, line, reason)
+                yield Refused(number, line, f"the line {reason}")
             elif b'"' in line:
                 yield _quoted(number, line, lines, columns)
             elif (found := line.count(b",") + 1) != columns:
@@ -231,7 +234,7 @@ def _quoted(number: int, line: bytes, lines: "_Lines", columns: int) -> Record |
             further.append(taken)
             length += len(taken[1])
             if length > LONGEST:
-                raise csv.Error("the quoted field does not end")
+                raise csv.Error("the quoted field has no closing quote")
             if reason := _unreadable(taken[1]):
                 raise csv.Error(f"line {taken[0]}, inside the quotes, {reason}")
             yield taken[1].decode() + "\n"
@@ -244,7 +247,7 @@ def _quoted(number: int, line: bytes, lines: "_Lines", columns: int) -> Record |
             return Record(number, text, fields)
         problem = _wrong_count(len(fields), columns)
     except csv.Error as error:
-        problem = "a quoted field does not end" if "unexpected end" in str(error) else f"wrong quoting: {error}"
+        problem = "a quoted field has no closing quote" if "unexpected end" in str(error) else f"wrong quoting: {error}"
     lines.give_back(further)
     return Refused(number, line, problem + (_SPARKS_ESCAPE if b'\\"' in line else ""))
 
@@ -265,7 +268,7 @@ def _unreadable(line: bytes) -> str | None:
 
 
 def _wrong_count(found: int, columns: int) -> str:
-    return f"has {found} column{'' if found == 1 else 's'}, not {columns}"
+    return f"the record has {found} column{'' if found == 1 else 's'}, not {columns}"
 
 
 def _without_end(line: bytes) -> bytes:

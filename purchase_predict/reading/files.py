@@ -106,7 +106,7 @@ def open_file(
         return _open_parquet(connection, number, part, path, known)
     columns = csv_records.header(path, part.name)
     if not columns:
-        raise click.ClickException(f"{part.name}: its first line is blank, a header is expected")
+        raise click.ClickException(f"{part.name}: its first line is blank; a header is expected")
     repeated = next((name for name in columns if name in known and columns.count(name) > 1), None)
     if repeated:
         raise click.ClickException(f"{part.name}: column {repeated} appears twice in the header")
@@ -150,7 +150,10 @@ def common_table(files: Sequence[File], tables: Mapping[str, tuple[Column, ...]]
     first, common = next(iter(held.items()))
     for name, table in held.items():
         if table != common:
-            raise click.ClickException(f"{first} holds the {common} table, but {name} holds the {table} table")
+            raise click.ClickException(
+                f"{first} holds the {common} table, but {name} holds the {table} table; all files of a source must "
+                "hold the same table"
+            )
     for file in files:
         _refuse_types(file, tables[common])
     return common
@@ -177,10 +180,10 @@ def _table_of(file: File, tables: Mapping[str, tuple[Column, ...]]) -> str:
     # The user most likely meant the table with the smallest share of missing columns.
     table = min(missing, key=lambda name: (len(missing[name]) - len(otherwise[name]) / 2) / len(tables[name]))
     if missing[table]:
-        plural = "column" if len(missing[table]) == 1 else "columns"
-        case = f" (there is {', '.join(otherwise[table])}, but upper and lower case differ)" if otherwise[table] else ""
+        noun, verb = ("column", "is") if len(missing[table]) == 1 else ("columns", "are")
+        case = f" (found {', '.join(otherwise[table])}, but names are case-sensitive)" if otherwise[table] else ""
         raise click.ClickException(
-            f"{file.part.name}: {plural} {', '.join(missing[table])} missing{case}; the {table} table has "
+            f"{file.part.name}: {noun} {', '.join(missing[table])} {verb} missing{case}; the {table} table has "
             f"{', '.join(column.name for column in tables[table])}"
         )
     return table

@@ -122,7 +122,7 @@ def _opened(
     )
     files = tuple(file for file in opened if file is not None)
     if not files:
-        raise click.ClickException(f"source {source}: {parts[0].name}: empty file, a header is expected")
+        raise click.ClickException(f"source {source}: {parts[0].name} is empty; a header is expected")
     table = common_table(files, tables)
     there = {name for file in files for name in file.known}
     columns = tuple(column for column in tables[table] if not column.optional or column.name in there)
@@ -139,7 +139,7 @@ def print_left_out(listed: Listing) -> None:
         print_line(f"load: skipped hidden files and files that hold no table: {named}")
     if listed.linked:
         named = some_of([str(link) for link in listed.linked], _NAMED)
-        print_line(f"load: skipped links to other files of the source, which are read once: {named}")
+        print_line(f"load: skipped links to files that are read under another name: {named}")
 
 
 def ignored(files: Sequence[File], columns: Sequence[Column]) -> list[str]:

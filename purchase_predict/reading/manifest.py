@@ -52,8 +52,8 @@ class Account:
         total = sum(self.records.values())
         if self.rows + self.rejected != total:
             raise click.ClickException(
-                f"source {self.source}: {total} rows are there, but {self.rows} were read and {self.rejected} refused: "
-                "nothing was loaded, because rows would be lost"
+                f"source {self.source}: the files have {total} rows, but {self.rows} were read and {self.rejected} "
+                "were refused; nothing was loaded, because rows would be lost"
             )
         if self.rejected > max_reject_ratio * total:
             parts = self.listed.parts
@@ -70,7 +70,7 @@ class Account:
             return click.ClickException(
                 f"source {self.source}: all {self.rejected} rows are malformed, so nothing is loaded: {examples}"
             )
-        return click.ClickException(f"source {self.source}: {len(self.listed.parts)} file(s) without a single row")
+        return click.ClickException(f"source {self.source}: no rows in its {len(self.listed.parts)} file(s)")
 
 
 def write(

@@ -85,7 +85,8 @@ def load_source(
                 _fetch_refused(session, results, connection)
                 if rejects.counts(connection) != account.refused:
                     raise click.ClickException(
-                        f"source {source}: Spark lost refused rows, because an executor ended; run the workflow again"
+                        f"source {source}: Spark lost some of the refused rows, because an executor ended; run the "
+                        "workflow again"
                     )
         print_ignored(list(dict.fromkeys(name for task in tasks for name in task.ignored)), account.table)
         digest = reduce(add, (task.sums for task in tasks if task.sums)).digest
@@ -171,16 +172,17 @@ def _refuse_wrong_tasks(work: Work, tasks: Sequence[TaskResult]) -> None:
     # If Spark skipped a file, its rows would be missing from both sides of the count of rows.
     if sorted(number for task in tasks for number in task.numbers) != list(range(len(work.parts))):
         raise click.ClickException(
-            f"source {work.source}: Spark did not read each of its {len(work.parts)} files exactly "
-            "once; is spark.sql.files.ignoreCorruptFiles or ignoreMissingFiles set?"
+            f"source {work.source}: Spark did not read each of the {len(work.parts)} files exactly once; check whether "
+            "spark.sql.files.ignoreCorruptFiles or spark.sql.files.ignoreMissingFiles is set"
         )
     held = [task for task in tasks if task.table]
     if not held:
-        raise click.ClickException(f"source {work.source}: {work.parts[0].name}: empty file, a header is expected")
+        raise click.ClickException(f"source {work.source}: {work.parts[0].name} is empty; a header is expected")
     for task in held:
         if task.table != held[0].table:
             raise click.ClickException(
-                f"{held[0].named} holds the {held[0].table} table, but {task.named} holds the {task.table} table"
+                f"{held[0].named} holds the {held[0].table} table, but {task.named} holds the {task.table} table; all "
+                "files of a source must hold the same table"
             )
 
 

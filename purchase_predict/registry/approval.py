@@ -80,8 +80,8 @@ def waiting_version(name: str, number: str, env: str) -> Waiting:
     env = env or (envs[0] if len(envs) == 1 else Settings.read().env or "")
     if env not in envs:
         where = f" in {env}" if env else ""
-        more = f"; it waits for approval in {' and '.join(envs)}" if envs else ""
-        raise click.ClickException(f"{name} version {number} does not wait for approval{where}{more}")
+        more = f"; it is waiting for approval in {' and '.join(envs)}" if envs else ""
+        raise click.ClickException(f"{name} version {number} is not waiting for approval{where}{more}")
     return _judged(version, env)
 
 

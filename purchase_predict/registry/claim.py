@@ -35,7 +35,7 @@ def sole_right(name: str, env: str, mine: Run) -> Iterator[str]:
     """
     claims = _EnvironmentClaims(name, env, mine)
     try:
-        take_turn(mine, claims, f"is deciding which version of {name} holds {env}", _POLL_SECONDS)
+        take_turn(mine, claims, f"is deciding about {env} of {name}", _POLL_SECONDS)
         yield claims.tag
     finally:
         claims.withdraw()

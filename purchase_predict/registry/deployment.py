@@ -65,7 +65,8 @@ def decide(
     else:
         raise click.ClickException(
             f"{version.name} version {version.version} is not promoted: it was judged {_ATTEMPTS} times, and each time "
-            f"the holder of {env} changed meanwhile; look at the output of -e status, then deploy again"
+            f"the version that holds {env} changed before the promotion; check with -e status which version holds "
+            f"{env}, then deploy again"
         )
     if env:
         notify(f"{version.name} version {version.version}, {judgement.verdict}", mine)

@@ -78,8 +78,8 @@ def decide(
         return Decision(
             False,
             f"too few users to tell: the test rows need at least {MIN_USERS} users who bought and {MIN_USERS} who did "
-            f"not, but one of these groups counts as only {counted:g} (a group counts as fewer users than it has if "
-            "a few of them have most of its rows)",
+            f"not, but the effective number of users in one of these groups is only {counted:g} (it is lower than the "
+            "number of users if a few of them have most of the rows)",
         )
     for name in dict.fromkeys((metric, "roc_auc")):
         if doubt := _doubt(name, scores[name], widening):
@@ -93,7 +93,7 @@ def decide(
             f"{metric} {score.value:.4f} beats the baseline's {score.baseline:.4f}; {no_contest}",
         )
     ours = score.value if contest.challenger is None else contest.challenger
-    fair = f" on the {contest.rows} of {contest.of} test rows that neither was trained on"
+    fair = f", on the {contest.rows} of {contest.of} test rows that neither model was trained on"
     against = (
         f"{metric} {ours:.4f} against {contest.value:.4f} of the champion, version {contest.version}"
         f"{fair if contest.rows < contest.of else ''}: "
@@ -113,11 +113,13 @@ def _doubt(metric: str, score: Score, widening: float) -> str:
     # `>` and not `not <=`: a metric that is NaN passes nothing.
     if utility(metric, worst) > utility(metric, score.baseline):
         return ""
-    way = "up" if METRICS[metric].less_is_better else "down"
-    few = f", widened {way} to {worst:.4f} because one class has few users" if widening > _NAMED_WIDENING else ""
+    worse = "upper" if METRICS[metric].less_is_better else "lower"
+    few = (
+        f"; its {worse} end counts as {worst:.4f} because one class has few users" if widening > _NAMED_WIDENING else ""
+    )
     return (
-        f"{metric} {score.value:.4f} is not shown to beat the baseline's {score.baseline:.4f}: "
-        f"its 95 % interval is {score.low:.4f} to {score.high:.4f}{few}"
+        f"{metric} {score.value:.4f} does not beat the baseline's {score.baseline:.4f} with its whole 95 % interval "
+        f"({score.low:.4f} to {score.high:.4f}{few})"
     )
 
 

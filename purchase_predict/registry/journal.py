@@ -234,7 +234,8 @@ def problem(tags: Mapping[str, str], env: str, *, moving: bool = False) -> str |
     # A process that is killed between writing the two tags leaves an entry that the head does not count, and its claim.
     deciding = moving or bool(claimants(tags, env))
     if len(recorded(tags, env)) < len(entries) and not deciding:
-        return f"the journal of {env} was changed: the tag {_head(env)} does not count entry {len(entries)}"
+        counted = f"{len(entries) - 1} of the {len(entries)} entries"
+        return f"the journal of {env} was changed: the tag {_head(env)} counts only {counted}"
     fits = known.isdigit() and len(entries) in (int(known), int(known) + 1)
     if not fits or (int(known) and entries[int(known) - 1].digest != digest):
         return f"the journal of {env} was changed: its last entry does not match the tag {_head(env)}"

@@ -96,7 +96,7 @@ class Judgement:
     def outcome(self) -> str:
         """What happens, in a few words."""
         if not self.env:
-            return "registered only, ENV is empty"
+            return "registered but not promoted, because ENV is empty"
         if self.waits:
             return f"{self.env}: waits for approval"
         return f"{self.env}: {'promoted' if self.promoted else 'not promoted'}"
@@ -180,8 +180,8 @@ def judge(version: ModelVersion, env: str, rows: Rows, rules: Rules) -> Judgemen
     holds = champion is not None and champion.version == version.version
     reasons = {} if holds or rules.promote_rolled_back else promotion.rolled_back(version)
     if decision.passed and reasons:
-        reason = f"rolled back {'; '.join(reasons.values())}; force=deploy promotes it anyway"
-        decision = Decision(False, reason)
+        rolled_back = f"this version was rolled back {'; '.join(reasons.values())}"
+        decision = Decision(False, f"{rolled_back}; to promote it anyway, give -P force=deploy to main")
     return Judgement(version, env, rules, scores, contest, decision, champion)
 
 
@@ -193,8 +193,8 @@ def _own_scores(version: ModelVersion, env: str, rows: Rows) -> tuple[Rows, Mapp
         if unseen.users_of_the_rarer_class < MIN_USERS and unseen.count < rows.count:
             raise click.ClickException(
                 f"not comparable: version {version.version} was trained on {rows.count - unseen.count} of the "
-                f"{rows.count} test rows, and the other test rows have too few users to tell: judge it on rows that it "
-                "was not trained on (-P dataset=runs:/<run id of process>/dataset)"
+                f"{rows.count} test rows, and the other test rows have too few users to tell; judge this version on "
+                "rows that it was not trained on (-P dataset=runs:/<run id of process>/dataset)"
             )
         return unseen, unseen.scores(uri)
     except click.ClickException as error:
@@ -232,7 +232,9 @@ def _contest(
     """The challenger against the champion, on rows that neither was trained on; where there is no contest, why."""
     if champion is None:
         missing = versions.missing_champion(version.name, env) if env else ""
-        return None, _Why(f"no champion: {env} names version {missing}, which is missing" if missing else "no champion")
+        return None, _Why(
+            f"no champion: the alias {env} names version {missing}, which is missing" if missing else "no champion"
+        )
     if champion.version == version.version:
         return None, _Why(f"this version already holds {env}")
     ours, theirs = versions.uri(version), versions.uri(champion)
@@ -271,7 +273,7 @@ def _fair(rows: Rows, champion: ModelVersion, uri: str, by_hand: str) -> tuple[R
         return fair, ""
     return fair, (
         f"not comparable: {who} was trained on {rows.count - fair.count} of the {rows.count} test rows, and the other "
-        "test rows have too few users to tell: judge both on rows that neither was trained on "
+        "test rows have too few users to tell; judge both models on rows that neither was trained on "
         f"(-P dataset=runs:/<run id of process>/dataset), or {by_hand}"
     )
 

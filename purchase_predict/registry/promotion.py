@@ -120,7 +120,8 @@ class _Move:
             return cls(**(facts | {"author": Author(**facts["author"])}))
         except (ValueError, TypeError, KeyError):
             raise click.ClickException(
-                f"{version.name} version {version.version}: its tag {tag} was changed and cannot be read: delete it"
+                f"{version.name} version {version.version}: its tag {tag} was changed and cannot be read: delete "
+                "the tag"
             ) from None
 
     @property

@@ -44,8 +44,8 @@ class _Verbs:
     name: str
 
 
-_NOW = _Verbs("is", "holds", "does not hold", "waits", "names")
-_THEN = _Verbs("was", "held", "did not hold", "waited", "named")
+_NOW = _Verbs("is", "holds", "does not hold", "has been waiting", "names")
+_THEN = _Verbs("was", "held", "did not hold", "had been waiting", "named")
 
 
 def standing(deployed: Run) -> Standing:
@@ -88,10 +88,10 @@ def _sentence(
     """What a version holds; `version` is None if it holds the environment, or is gone; `missing`: the holder is."""
     ours = f"{name} version {number}"
     if not env:
-        return f"{ours} {verbs.be} registered only: ENV {verbs.be} empty"
+        return f"{ours} {verbs.be} registered but not promoted, because ENV {verbs.be} empty"
     if holder == number:
         return f"{ours} {verbs.hold} {env}"
-    why = f"it {verbs.be} gone"
+    why = f"the version {verbs.be} missing"
     if version:
         why = "; ".join(promotion.rolled_back(version).values())
         why = f"rolled back {why}" if why else promotion.failed(version, env) or "another version was promoted later"
@@ -100,5 +100,5 @@ def _sentence(
             why = f"it {verbs.wait} {waits}; to approve it: {command}"
     other = f"version {holder} {verbs.hold} {env}" if holder else f"no version {verbs.hold} {env}"
     if missing:
-        other = f"{env} {verbs.name} version {holder}, which {verbs.be} missing"
+        other = f"the alias {env} {verbs.name} version {holder}, which {verbs.be} missing"
     return f"{ours} {verbs.not_hold} {env}: {why}; {other}"

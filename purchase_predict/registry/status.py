@@ -56,11 +56,14 @@ class Environment:
             yield f"{self.env}: {held} since {_shown(entry.at)}, {_how(entry)}"
             yield f"{self.env}, before that: {f'version {entry.previous}' if entry.previous else 'none'}"
         if self.missing:
-            yield f"warning: {self.env} names version {self.version}, which is missing: deploy, or move the alias"
+            yield (
+                f"warning: the alias {self.env} names version {self.version}, which is missing: deploy a model, or "
+                "move the alias"
+            )
         if self.problem:
             yield f"warning: {self.problem}"
         for run_id in self.claimed_by:
-            yield f"{self.env}: run {run_id} is deciding, or was killed while deciding"
+            yield f"{self.env}: run {run_id} is deciding about this environment, or was killed while deciding"
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ def status(name: str, envs: Sequence[str], at: datetime | None, experiment_id: s
     """
     if at and at > datetime.now(UTC):
         raise click.ClickException(
-            f"at={at.isoformat()} is in the future: give a past moment, or leave at= empty to ask about now"
+            f"at={at.isoformat()} is in the future: give a past time, or leave at empty to see the present state"
         )
     model = registered_model(name)
     present = sorted(versions(name), key=lambda version: -int(version.version))
@@ -183,8 +186,8 @@ def _doubt(entry: Entry | None, after: Entry | None, now: str, present: Sequence
         if not seen and not promoted:
             return ""
         if after:
-            return f"the journal begins at {when}, and {_named(seen)} held it then"
-        return f"the journal has no entry, and {_named(seen)} holds it now"
+            return f"the journal begins at {when}, and {_named(seen)} held {env} then"
+        return f"the journal has no entry, and {_named(seen)} holds {env} now"
     there = {str(version.version): version for version in present}
     deleted = bool(entry.version) and entry.version not in there
     if seen == entry.version and (after or not deleted):
@@ -196,8 +199,8 @@ def _doubt(entry: Entry | None, after: Entry | None, now: str, present: Sequence
         what = f"a run moved the alias to version {seen} and has not recorded it"
     else:
         what = f"the alias was moved by hand to version {seen}" if seen else "the alias was removed by hand"
-    since = f"{_named(entry.version)} held it from {_shown(entry.at)}"
-    return f"{since}; between then and {when} {what}, and the journal does not know when"
+    since = f"{_named(entry.version)} held {env} from {_shown(entry.at)}"
+    return f"{since}; between then and {when}, {what}; the journal does not say when"
 
 
 def _without_journal(model: RegisteredModel, present: Sequence[ModelVersion], env: str) -> str:
@@ -208,8 +211,8 @@ def _without_journal(model: RegisteredModel, present: Sequence[ModelVersion], en
     if not promoted:
         return ""
     return (
-        f"the journal of {env} has no entry, although version {promoted[0]} was promoted: the journal's tags were "
-        "removed, or a release without a journal promoted the version"
+        f"the journal of {env} has no entry, although version {promoted[0]} was promoted: somebody removed the "
+        "journal's tags, or the version was promoted by a release of this project without a journal"
     )
 
 
@@ -232,8 +235,8 @@ def _how(entry: Entry) -> str:
     by_run = f"{entry.by} (run {entry.run_id})"
     how = {
         journal.PROMOTED: f"promoted by {by_run}",
-        journal.ROLLED_BACK: f"by a rollback of {by_run}",
-        journal.FOUND: "found there",
+        journal.ROLLED_BACK: f"after a rollback by {by_run}",
+        journal.FOUND: f"when {by_run} found it there",
     }[entry.action]
     return how + (f": {entry.reason}" if entry.reason else "")
 

@@ -232,10 +232,10 @@ def pinned(model: str) -> tuple[str, str]:
 def _description(name: str) -> str:
     """The description of a registered model that deploy makes."""
     return (
-        "Will this visitor, who has just put this product in the cart, buy it in this session? The model answers with "
-        "the `probability` of a purchase and with `will_buy` (0 or 1).\n\n"
+        "Will this visitor, who has just put this product in the cart, buy it in this session? The model returns the "
+        "`probability` of a purchase and `will_buy` (0 or 1).\n\n"
         "Versions come from the workflow purchase-predict. The aliases `staging` and `production` point to the "
-        f"versions that have passed the gate: load `models:/{name}@production`. "
-        f"`{command_line('status', registry_name=name)}` says which version holds which alias, since when, by whom and "
-        "why; the tags `journal.*` hold this record, so do not change them."
+        f"versions in use: load `models:/{name}@production`. "
+        f"`{command_line('status', registry_name=name)}` says for each alias which version holds it, since when, who "
+        "promoted the version and why. The tags `journal.*` store these facts, so do not change the tags."
     )

@@ -31,7 +31,7 @@ def way_back(name: str, env: str, number: str, *, allow_failed: bool) -> tuple[M
     target = get_version(name, number.lstrip("0"))
     if target is None:
         numbers = ", ".join(sorted((str(version.version) for version in versions(name)), key=int))
-        raise click.ClickException(f"{name} has no version {number}; it has {numbers}")
+        raise click.ClickException(f"{name} has no version {number}; its versions: {numbers}")
     if target.version == holder.version:
         raise click.ClickException(f"{name} version {number} holds {env} already")
     if not allow_failed and (why := failed(target, env)):

@@ -92,6 +92,6 @@ def swarm(contributions: pd.DataFrame, ranks: pd.DataFrame) -> str:
             x = middle + contribution / largest * half_width
             shade = "hollow" if np.isnan(rank) else f"rank{min(SHADES - 1, int(rank * SHADES))}"
             parts.append(f'<circle class="{shade}" cx="{x:.1f}" cy="{y + offset:.1f}" r="{SWARM_DOT_RADIUS}"/>')
-    parts.append(f'<text x="{SWARM_LABEL_WIDTH}" y="{height - 8}">against</text>')
-    parts.append(f'<text x="{SWARM_WIDTH - 6}" y="{height - 8}" text-anchor="end">for a purchase</text>')
+    parts.append(f'<text x="{SWARM_LABEL_WIDTH}" y="{height - 8}">less likely</text>')
+    parts.append(f'<text x="{SWARM_WIDTH - 6}" y="{height - 8}" text-anchor="end">more likely</text>')
     return svg("".join(parts), "Contribution of each feature", SWARM_WIDTH, height)

@@ -28,18 +28,18 @@ def card(
         for name, score in scores.items()
     )
     cut = f" at {dataset.cut} UTC" if dataset.cut else ""
-    known_categories = ", ".join(f"{len(values)} of {name}" for name, values in dataset.categories.items())
+    known_categories = ", ".join(f"{name} {len(values)}" for name, values in dataset.categories.items())
     return (
         f"{QUESTION}\n\n"
         f"**Metrics** on {rows.test} test rows, with bootstrap intervals over users:\n\n"
         f"| metric | model | 95 % interval | baseline |\n|---|---|---|---|\n{table}\n\n"
-        f"**Data**: trained on {rows.train} rows, {rates.train:.1%} of them purchases; tested on {rows.test} "
-        f"other rows, {rates.test:.1%} of them purchases; split by {dataset.split}{cut}. "
+        f"**Data**: trained on {rows.train} rows ({rates.train:.1%} purchases); tested on {rows.test} other rows "
+        f"({rates.test:.1%} purchases); split by {dataset.split}{cut}. "
         f"Features: {', '.join(dataset.features)}.\n\n"
-        f"**Limits**: the model is made for the moment at which a product is put in the cart, and for shops and times "
-        f"like those in its training data. Known values of text columns: {known_categories or 'none'}; any other value "
-        f"counts as unknown. "
-        f"If the base rate has changed since the training, the probability is not corrected for that.\n\n"
+        f"**Limits**: use the model only at the moment at which a product is put in the cart, and only for shops and "
+        f"times like those in its training data. Number of known values in each text column: "
+        f"{known_categories or 'none'}; any other value counts as unknown. "
+        f"The probabilities are not corrected if the base rate changes after the training.\n\n"
         f"**Gate**: {verdict}\n\n"
-        f"**Runs**: {', '.join(f'{step} {run}' for step, run in runs.items())}\n"
+        f"**Links**: {', '.join(f'{step} {run}' for step, run in runs.items())}\n"
     )

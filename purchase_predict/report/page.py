@@ -106,7 +106,7 @@ def _past(backtest: Backtest) -> dict[str, Any]:
     drawing = intervals(
         [f"{period.start:%d %b}" for period in scored],
         [period.scores[backtest.metric] for period in scored],
-        f"first day of the {backtest.unit}",
+        f"start of the {backtest.unit}",
         metric.label,
         metric.most,
     )
@@ -136,11 +136,11 @@ def _search_drawings(finished: pd.DataFrame, parameters: Sequence[str], metric: 
     scores, numbers = (finished[name].astype(float).to_numpy() for name in ("score", "number"))
     best, label, most = best_so_far(scores, metric), METRICS[metric].label, METRICS[metric].most
     yield (
-        "Finished trials, out of fold; line: the best so far",
+        "Out-of-fold score of each finished trial; line: best score so far",
         scatter(numbers + 1, scores, "trial", label, best, whole=True, most=most),
     )
     for name in parameters:
         values, axis = finished[name].astype(float).to_numpy(), name
         if spans_decades(name, values):
-            values, axis = np.log10(np.maximum(values, values[values > 0].min())), f"{name}, power of ten"
+            values, axis = np.log10(np.maximum(values, values[values > 0].min())), f"log10({name})"
         yield name, scatter(values, scores, axis, label, most=most)

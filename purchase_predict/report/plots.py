@@ -43,7 +43,7 @@ def model(
     _save(axes, folder, "roc", "ROC on the test set", "false positive rate", "true positive rate")
 
     axes = _axes()
-    axes.plot(curves.calibration.x, curves.calibration.y, "o-", label="model, tenths of the rows")
+    axes.plot(curves.calibration.x, curves.calibration.y, "o-", label="model (each dot: a tenth of the rows)")
     axes.plot([0, 1], [0, 1], ls="--", color="gray", label="perfect")
     axes.set(xlim=UNIT, ylim=UNIT)
     _save(axes, folder, "calibration", "Calibration on the test set", "predicted probability", "share bought")
@@ -84,11 +84,11 @@ def search(trials: pd.DataFrame, metric: str, folder: Path) -> None:
     finished, pruned, failed = (trials[trials["state"] == state] for state in ("finished", "pruned", "failed"))
     scores = finished["score"].astype(float).to_numpy()
     axes = _axes()
-    axes.step(finished["number"] + 1, best_so_far(scores, metric), where="post", color="gray", label="the best so far")
+    axes.step(finished["number"] + 1, best_so_far(scores, metric), where="post", color="gray", label="best so far")
     axes.plot(finished["number"] + 1, scores, "o", label="finished")
     if len(pruned):
         on_first = pruned["first_folds_score"].astype(float)
-        axes.plot(pruned["number"] + 1, on_first, "x", label="pruned, on the first folds")
+        axes.plot(pruned["number"] + 1, on_first, "x", label="pruned (score on the first folds)")
     if len(failed):  # a failed trial has no score: its mark stands at the lower edge
         edge, at = np.zeros(len(failed)), axes.get_xaxis_transform()
         axes.plot(failed["number"] + 1, edge, "^", label="failed", transform=at, clip_on=False)
@@ -118,7 +118,7 @@ def _parameters(trials: pd.DataFrame, finished: pd.DataFrame, pruned: pd.DataFra
     if names:
         figure.supylabel(f"{label}: o finished, x pruned", fontsize=9)
     else:
-        figure.text(0.5, 0.5, "No parameter was tried at more than one value.", ha="center", va="center")
+        figure.text(0.5, 0.5, "No parameter was tried with more than one value.", ha="center", va="center")
     _write(figure, folder / "parameters.png")
 
 

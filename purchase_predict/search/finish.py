@@ -67,7 +67,7 @@ def ranked(trials: Sequence[Trial], objective: Objective, rows: LabelledRows, de
         for split in range(1, CONFIRMATION_SPLITS + 1)
     ]
     losses: dict[int, float] = {}
-    with phase("scoring the best trials again, on other folds", len(leaders), "trials") as shown:
+    with phase("scoring the best trials again on other folds", len(leaders), "trials") as shown:
         for leader in leaders:
             if time.monotonic() + CONFIRMATION_SPLITS * leader.seconds > deadline:
                 break
@@ -165,7 +165,7 @@ def final_fit(
         if time.monotonic() <= deadline or 0 < done < member.rounds / 2:
             return False
         print_line(
-            f"train: max_minutes is over: the fit of trial {member.trial + 1} "
+            f"train: time limit reached (max_minutes): the fit of trial {member.trial + 1} "
             + (f"stops after {done} of {member.rounds} rounds" if done else "is left out")
         )
         return True

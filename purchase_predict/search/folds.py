@@ -129,8 +129,8 @@ def kind_of_folds(rows: LabelledRows, folds: Folds) -> str:
         return kind
     parts = FORWARD_FOLDS + 1 if forward else FORWARD_FOLDS
     return (
-        f"{kind}, instead of {_PLANNED}, because the training rows cannot be split by time into {parts} parts that "
-        "each have carts of both classes (bought and not); events of more days may help"
+        f"{kind}, instead of {_PLANNED}. The training rows cannot be split by time into {parts} parts that each have "
+        "bought and not-bought carts; events of more days may help"
     )
 
 
@@ -160,7 +160,7 @@ def grouped_folds(rows: LabelledRows, count: int, seed: int | Sequence[int]) -> 
     """
     users, user_of_row = np.unique(rows.user, return_inverse=True)
     if len(users) < count:
-        raise click.ClickException(f"{len(users)} user(s) in the training rows: the search needs at least {count}")
+        raise click.ClickException(f"users in the training rows: {len(users)}; the search needs at least {count} users")
     tie_breaker = np.random.default_rng(seed).random(len(users))
     order = np.lexsort((tie_breaker, np.bincount(user_of_row), np.bincount(user_of_row, rows.y)))
     fold_of_user = np.empty(len(users), int)

@@ -42,8 +42,8 @@ def cluster(parallelism: int) -> Iterator[tuple[Runner, int]]:
     """
     if os.environ.get("SPARK_REMOTE"):
         raise click.ClickException(
-            "trials=spark cannot use Spark Connect (SPARK_REMOTE), which hyperopt does not support: set SPARK_MASTER "
-            "to the cluster, or use trials=local"
+            "trials=spark: hyperopt does not support Spark Connect: unset SPARK_REMOTE and set SPARK_MASTER to the "
+            "cluster's address, or use trials=local"
         )
     with session_of("trials=spark", "trials=local") as session:
         send_package(session)

@@ -31,7 +31,7 @@ def progress(
         if shown:
             shown.advance(len(trials), best())
         elif earlier:
-            print_line(f"train: trials reused from an earlier search with the same key: {len(earlier)}")
+            print_line(f"train: trials reused from an earlier search with the same search key: {len(earlier)}")
 
         def end_of(trial: Trial) -> None:
             record(trial.facts)

@@ -23,6 +23,6 @@ def runner(trials: str, parallelism: int) -> AbstractContextManager[tuple[Runner
         return on_spark.cluster(parallelism)
     if parallelism > 1:
         raise click.ClickException(
-            f"parallelism={parallelism} needs trials=spark; with trials=local, one trial at a time uses all cores"
+            f"parallelism={parallelism} needs trials=spark; with trials=local, trials run one at a time on all cores"
         )
     return nullcontext((run_in_process, 1))

@@ -124,7 +124,9 @@ def search(
         trials += run_batch(objective, points, best_of(earlier_batches), on_trial)
     finished = ranked(trials, objective, rows, started + max_seconds)
     if not finished:
-        raise click.ClickException(f"all {len(trials)} trials of the search failed, the first with: {trials[0].error}")
+        raise click.ClickException(
+            f"all trials of the search failed ({len(trials)} in total); error of trial 1: {trials[0].error}"
+        )
     return _finished(trials, members_of(finished, objective), objective, rows, started + max_seconds, parallelism)
 
 
@@ -169,7 +171,9 @@ def _out_of_fold(trial: Trial, trials: Sequence[Trial], objective: Objective, pa
     if trial.out_of_fold is None:
         trial = objective(trial.number, trial.point, best_of(trials[: trial.number - trial.number % parallelism]))
     if trial.out_of_fold is None:
-        raise click.ClickException(f"trial {trial.number + 1} failed when it was run again: {trial.error}; run again")
+        raise click.ClickException(
+            f"trial {trial.number + 1} failed when it was run again: {trial.error}; run the step again"
+        )
     return trial.out_of_fold
 
 

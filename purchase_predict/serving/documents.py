@@ -6,8 +6,8 @@ from purchase_predict.schema import EVENT_TYPES
 from purchase_predict.serving.service import MAX_CARTS
 
 DESCRIPTION = (
-    "This visitor has just put this product in the cart: will they buy it in this session? Send the shop's "
-    "events. The model that now holds the environment's alias answers each cart event with a probability."
+    "A visitor has just put a product in the cart: will they buy it in this session? Send the shop's events. The "
+    "server answers each cart event with a probability. It uses the model version that holds the environment's alias."
 )
 _VIEW = {
     "event_time": "2019-10-07 12:30:05 UTC",
@@ -94,16 +94,15 @@ _REFUSED = {
 _ERRORS = {
     400: _answer("The body is not JSON.", {"detail": "the body is not JSON"}),
     413: _answer(
-        "The body has more than 1 MiB, or more than 1,000 events.", {"detail": "a request may have at most 1000 events"}
+        "The body is larger than 1 MiB, or has more than 1,000 events.",
+        {"detail": "a request may have at most 1000 events"},
     ),
     415: _answer("The Content-Type is not application/json.", {"detail": "Content-Type must be application/json"}),
     422: _answer(
         "No event is valid. For each event, `refused` gives the invalid field, its value and the reason.",
         {"events": 0, "repeated": 0, "refused": [_REFUSED], "answers": []},
     ),
-    503: _answer(
-        "The state cannot be written, or the server is too busy. Nothing was counted. Send the request again."
-    ),
+    503: _answer("The server cannot write its state, or is too busy. Send the request again; no event counts twice."),
 }
 
 
@@ -113,53 +112,58 @@ def _route(summary: str, description: str, responses: dict[int, Any], body: Any 
 
 
 EVENTS = _route(
-    "Count events, answer carts",
-    "Send one event or a list of events, of any visitors. An event counts once, however often exactly the same event "
-    "is sent. A repeated cart event is answered again. An invalid event is refused, the others are counted. Send a "
-    "visitor's events of the same second together, because an answer uses only the events that have arrived. `late` "
-    "is true if the answer also used later events, or may be wrong about earlier sessions. `missing` lists the model's "
-    "columns that the answer had to do without, such as the price if the event has none.",
+    "Count events and score carts",
+    "Send one event or a list of events. The events may come from different visitors. If a visitor has several events "
+    "in the same second, send them in one request: an answer uses only events that have arrived. An event counts once, "
+    "even if it is sent several times. A cart event that is sent again is answered again. Invalid events are refused; "
+    "the other events are counted. `late` is true if the model's columns may include events from after the cart event, "
+    "or may be wrong about earlier sessions. `missing` lists the model's columns that have no value, such as the price "
+    "if the event has none.",
     {
-        200: _answer("What was counted.", {"events": 2, "repeated": 0, "refused": [], "answers": [_ANSWER]}),
+        200: _answer(
+            "The numbers of new and of repeated events, the refused events, and the answers.",
+            {"events": 2, "repeated": 0, "refused": [], "answers": [_ANSWER]},
+        ),
         **_ERRORS,
     },
     _EVENTS_BODY,
 )
 TRY = _route(
     "Try events out",
-    "Answers like /events, but without `late`. Each answer also has the columns and their contributions to the answer "
-    "(SHAP values in log-odds). Events may be of any age. Nothing is kept.",
-    {200: _answer("The answers that /events would give."), **_ERRORS},
+    "Returns the same answers as /events, but without `late`. Each answer also has the computed columns, and the "
+    "contribution of each column (its SHAP value in log-odds). Events may be of any age. The server keeps nothing.",
+    {200: _answer("The same answers as from /events, with columns and contributions."), **_ERRORS},
     _EVENTS_BODY,
 )
 CARTS = _route(
-    "What is in a cart",
-    "The products in the cart of a session. The current model scores each product, with the columns as they were when "
-    "the product was put in the cart. `why=true` adds each column's contribution to the answer. The answer shows at "
-    f"most {MAX_CARTS} pairs of a user and a product. `complete` is false if the session id has more pairs than that.",
+    "Show the cart of a session",
+    "Lists the products that are now in the cart of a session. The current model scores each product. It uses the "
+    "columns as they were when the product was put in the cart. With `why=true`, each answer also has the contribution "
+    f"of each column (its SHAP value in log-odds). The response has at most {MAX_CARTS} pairs of a user and a product. "
+    "If the session id has more pairs, `complete` is false.",
     {
         200: _answer(
-            "The cart; empty for a session that has none.",
+            "The cart; empty if nothing is in it.",
             {
                 "user_session": _CART["user_session"],
                 "complete": True,
                 "carts": [{k: v for k, v in _ANSWER.items() if k not in ("event", "late")} | {"columns": _ROW}],
             },
         ),
-        422: _answer("`why` is not true or false."),
-        503: _answer("The state cannot be read."),
+        422: _answer("`why` is neither true nor false."),
+        503: _answer("The server cannot read its state."),
     },
 )
 _PREDICTIONS = {"predictions": [{"probability": 0.4127, "will_buy": 1, "missing": ""}]}
 INVOCATIONS = _route(
-    "Score ready columns",
-    "For callers that have the columns. The body has one of MLflow's formats: `dataframe_records`, `dataframe_split` "
-    "or CSV. The answers are the same as those of `mlflow models serve`.",
+    "Score precomputed columns",
+    "For clients that have already computed the model's columns. The body has one of MLflow's formats: "
+    "`dataframe_records`, `dataframe_split` or CSV. The predictions are the same as those of `mlflow models serve`.",
     {
         200: _answer("One prediction per row.", _PREDICTIONS),
         400: _answer("A column is missing, or a value is of the wrong type."),
-        413: _answer("The body has more than 8 MiB."),
-        415: _answer("The Content-Type is not that of JSON or CSV."),
+        413: _answer("The body is larger than 8 MiB."),
+        415: _answer("The Content-Type is neither JSON nor CSV."),
         503: _answer("No version holds the alias, or the server is too busy."),
     },
     {
@@ -170,21 +174,21 @@ INVOCATIONS = _route(
         },
     },
 )
-HEALTH = _route("Alive", "200 as long as the process answers.", {200: _answer("Alive.", {"status": "alive"})})
+HEALTH = _route("Liveness", "Returns 200 while the process is alive.", {200: _answer("Alive.", {"status": "alive"})})
 READY = _route(
-    "Ready",
-    "200 if model and state can be used. `problems` lists all faults, including those with which the server still "
-    "answers.",
+    "Readiness",
+    "Returns 200 if the server has a model and can read its state. `problems` lists all problems, "
+    "including those that do not stop the server from answering.",
     {
         200: _answer(
             "Ready.",
             {"ready": True, "model": "purchase_predict", "env": "production", "model_version": "3", "problems": []},
         ),
-        503: _answer("No version holds the alias, or the state cannot be read."),
+        503: _answer("No version holds the alias, or the server cannot read its state."),
     },
 )
 METRICS = _route(
     "Metrics",
-    "Prometheus's text format.",
+    "Returns all metrics in Prometheus's text format.",
     {200: {"description": "All metrics.", "content": {"text/plain": {"schema": {"type": "string"}}}}},
 )

@@ -129,7 +129,7 @@ def _time(value: object, now: datetime) -> int:
     if time < 0 or not "1970" <= match[1] < "2100":
         raise Refused("event_time", value, _REASONS["event_time"])
     if time > microseconds(now) + FUTURE_DAYS * DAY_MICROSECONDS:
-        raise Refused("event_time", value, f"must not lie more than {FUTURE_DAYS} day ahead of this server's clock")
+        raise Refused("event_time", value, f"must be at most {FUTURE_DAYS} day ahead of this server's clock")
     return time
 
 

@@ -30,7 +30,7 @@ BODY_SECONDS = 30.0
 MAX_REQUESTS = 500
 #: Paths without that limit: a server that is busy is alive, and its metrics say why it is busy.
 PROBES = ("/health", "/ready", "/metrics")
-_TOO_MANY_BYTES = "the requests in progress are too large together: try again"
+_TOO_MANY_BYTES = "the bodies of the requests in progress are too large in total: try again"
 #: Minimum number of characters of a token: shorter ones can be guessed.
 _MIN_TOKEN = 16
 
@@ -49,8 +49,8 @@ def token_of(file: str, host: str) -> str:
     if not file:
         if host not in LOOPBACK:
             raise click.ClickException(
-                f"host={host}: other machines can reach the server, so a token is needed: write one into a file "
-                "(openssl rand -hex 32) and name it with -P token_file=<file>"
+                f"host={host}: other machines can reach the server, so a token is needed. Write a token into a file "
+                "(openssl rand -hex 32 prints a token), and add -P token_file=<file>"
             )
         return ""
     try:
@@ -117,7 +117,7 @@ class Guard:
             # DNS rebinding: a foreign site can point its name to this machine, and the browser then lets its page in.
             name = headers.get("host", "").rsplit(":", 1)[0] if "]" not in headers.get("host", "") else "[::1]"
             if name not in self._names:
-                return 400, "this server answers to 127.0.0.1 and localhost only"
+                return 400, "the Host header must be 127.0.0.1, localhost or [::1]"
         return None
 
     async def _limited(self, scope: Scope, receive: Receive, send: Send, headers: Mapping[str, str]) -> None:

@@ -52,8 +52,8 @@ _TIMEOUT_SECONDS = 2.0
 _ATTEMPTS, _CONNECTIONS = 50, 2
 DAY_SECONDS = 86_400
 _INCOMPLETE = (
-    "not completely filled from past events: wait until the server that fills it has finished; if that server was "
-    "killed, start one with warm=<source>"
+    "not completely filled from past events: wait until the server that fills the state has finished; if that server "
+    "was killed, start a server with warm=<source>"
 )
 #: Adds all counters of days before ARGV[1] to the counters of the day ARGV[2], atomically.
 _FOLD = """
@@ -122,7 +122,9 @@ class RedisState:
                     raise Unavailable(f"the state at {self._shown} cannot be reached") from error
             except RedisError as error:
                 raise Unavailable(f"the state at {self._shown}: {type(error).__name__}") from error
-        raise Unavailable(f"the state at {self._shown}: other servers keep changing the same visitors")
+        raise Unavailable(
+            f"the state at {self._shown} cannot be written: other servers keep changing the same visitors"
+        )
 
     def _change_once(self, events: Sequence[Event], work: Callable[[Batch], Result]) -> Result:
         visitors = sorted({event.user for event in events})
@@ -274,8 +276,8 @@ def holds_something(client: "redis.Redis", shown: str) -> bool:
         return False
     if version != str(VERSION).encode():
         raise click.ClickException(
-            f"state {shown}: was not written by this version of the server; name another Redis, or another database of "
-            "this Redis, and fill it with warm=<source>"
+            f"state {shown}: is not a state of this version of the server: name another Redis, or another database of "
+            "this Redis, with state=<uri>, and fill that state with warm=<source>"
         )
     return True
 

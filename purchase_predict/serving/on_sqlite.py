@@ -97,8 +97,8 @@ class SqliteState:
                 self._connection.executescript(f"BEGIN IMMEDIATE; {TABLES} {INDEXES} COMMIT;")
             elif version != VERSION:
                 raise click.ClickException(
-                    f"state {path}: was not written by this version of the server; name another file and fill it with "
-                    "warm=<source>"
+                    f"state {path}: is not a state of this version of the server: name another file with "
+                    "state=<file>, and fill that state with warm=<source>"
                 )
         except sqlite3.Error as error:
             raise click.ClickException(f"state {path}: cannot be opened: {error}") from error

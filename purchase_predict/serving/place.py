@@ -64,8 +64,8 @@ def locked(place: str | Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise click.ClickException(
-                f"state {place}: another server uses this file: name another file with state=<file>, or let servers "
-                "share a Redis with state=redis://<host>"
+                f"state {place}: another server uses this file: name another file with state=<file>, or let the "
+                "servers share a Redis with state=redis://<host>"
             ) from error
         except OSError as error:
             raise click.ClickException(f"state {place}: cannot be locked: {error.strerror}") from error
@@ -83,7 +83,8 @@ def open_state(place: str | Path, retention_days: int) -> State:
     shared = RedisState(place, retention_days)
     if not shared.survives_restart:
         click.echo(
-            "serve: Redis keeps no append-only file, so a restart of Redis loses the state: set appendonly yes",
+            "serve: Redis keeps no append-only file, so the state is lost if Redis restarts: set `appendonly yes` in "
+            "Redis's configuration",
             err=True,
         )
     return shared

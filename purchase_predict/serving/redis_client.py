@@ -67,8 +67,8 @@ class Evictions:
         problem = ""
         if evicted:
             problem = (
-                f"Redis has evicted keys since the server's start ({evicted}): visitors are lost, and events that "
-                f"are sent again may count twice; set maxmemory-policy {_KEEPS}"
+                f"keys evicted by Redis since the server's start: {evicted}. Visitors are lost, and events that are "
+                f"sent again may count twice: set maxmemory-policy {_KEEPS}"
             )
         elif setting:
             problem = f"Redis removes keys when its memory is full ({setting}): set maxmemory-policy {_KEEPS}"

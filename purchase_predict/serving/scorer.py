@@ -29,7 +29,7 @@ class Scorer:
         """Raises: click.ClickException: the model was not packaged by this workflow."""
         model: Any = packaged.loaded and packaged.loaded.unwrap_python_model()
         if not hasattr(model, "booster") or not hasattr(model, "spec"):
-            raise click.ClickException(f"version {version}: was not packaged by this workflow")
+            raise click.ClickException("the model was not packaged by this workflow")
         self.version, self.loaded, self._booster = version, packaged.loaded, model.booster
         self.features: list[str] = model.spec["features"]
         self.lacks = [name for name in self.features if name not in COLUMNS]

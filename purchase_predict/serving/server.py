@@ -69,8 +69,8 @@ def serve(settings: Settings, state: State, started: Callable[[str], None]) -> N
     """
     if settings.shadow == settings.env:
         raise click.ClickException(
-            f"shadow={settings.shadow}: the version of this environment already answers; name the other environment, "
-            "or leave shadow empty"
+            f"shadow={settings.shadow}: the server already answers with this environment's version; name the other "
+            "environment, or leave shadow empty"
         )
     token = guard.token_of(settings.token_file, settings.host)
     listening = _listen(settings.host, settings.port)
@@ -210,7 +210,7 @@ def _forget(state: State, retention_days: int, meters: Meters) -> None:
     try:
         state.forget(retention_days, lambda visitors: meters.add(name, visitors))
     except Exception as error:  # such as a full disk; requests fail, too, and report it
-        logging.getLogger(__name__).warning("the old state was not deleted: %s", type(error).__name__)
+        logging.getLogger(__name__).warning("old visitors were not removed from the state: %s", type(error).__name__)
     if visitors := int(meters.value(name) - before):
         print_line(
             f"serve: visitors forgotten after more than {retention_days} days without an event: {visitors}", err=True

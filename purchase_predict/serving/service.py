@@ -232,7 +232,7 @@ def _parsed(raw: Sequence[object]) -> tuple[list[int], list[Event], list[dict[st
 
 
 def _too_old(position: int, event: Event, retention_days: int) -> dict[str, Any]:
-    reason = f"must not be more than {retention_days} days older than the newest event (retention_days)"
+    reason = f"must be at most {retention_days} days older than the newest event (retention_days)"
     return _refusal(position, Refused("event_time", _shown(event.time), reason))
 
 

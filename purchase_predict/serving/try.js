@@ -3,7 +3,7 @@ const answers = document.getElementById("answers");
 const cart = document.getElementById("cart");
 const visit = document.getElementById("visit");
 let visits = [];
-// Without user and password: if the page's own address has them, the browser refuses to fetch a relative one.
+// The page's address without user and password: the browser refuses to fetch an address that contains them.
 const here = location.origin + location.pathname.replace(/[^/]*$/, "");
 
 function element(name, text, kind) {
@@ -22,13 +22,13 @@ function stamp(milliseconds) {
   return new Date(milliseconds).toISOString().replace("T", " ").replace(/(\.000)?Z$/, " UTC");
 }
 
-// Milliseconds since 1970, of a time in UTC whether or not it says so; NaN if it is no time.
+// The milliseconds since 1970 of a UTC time, which may end in UTC or Z; NaN if the text is not a time.
 function moment(text) {
   const [, day, time] = /^(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d(?:\.\d{1,3})?) ?(?:UTC|Z)?$/.exec(text.trim()) || [];
   return Date.parse(day + "T" + time + "Z");
 }
 
-// A table of the 10 columns with the largest SHAP values (LightGBM's, in log-odds), largest first.
+// A table of the 10 columns with the largest absolute SHAP values (LightGBM's, in log-odds), the largest first.
 function pushes(answer) {
   const table = element("table");
   const head = table.insertRow();
@@ -53,15 +53,16 @@ function card(answer) {
   const box = element("div", undefined, "answer");
   box.append(element("h3", "Product " + answer.product_id + ", put in the cart at " + answer.moment));
   if (answer.probability === null) {
-    box.append(element("p", "No version of the model holds the environment's alias.", "error"));
+    box.append(element("p", "No prediction: no model version holds the environment's alias.", "error"));
     return box;
   }
   box.append(element("div", (100 * answer.probability).toFixed(1) + " %", "probability"));
-  const side = answer.will_buy ? "at or above the model's threshold: will buy" : "below the model's threshold: will not buy";
-  box.append(element("p", "probability that the visitor buys the product in this session. Version " + answer.model_version
+  const side = answer.will_buy ? "at or above the model's threshold: the model predicts a purchase"
+    : "below the model's threshold: the model predicts no purchase";
+  box.append(element("p", "Probability that the visitor buys the product in this session. Version " + answer.model_version
     + " of the model answered. The probability is " + side + "."));
   if (answer.missing.length) {
-    box.append(element("p", "The answer had to do without these columns: " + answer.missing.join(", ") + ".", "soft"));
+    box.append(element("p", "These columns have no value in this answer: " + answer.missing.join(", ") + ".", "soft"));
   }
   box.append(pushes(answer));
   return box;
@@ -96,7 +97,7 @@ cart.addEventListener("submit", event => {
   const views = Number(form.views);
   const events = [];
   for (let number = 0; number < views; number++) {
-    // Each view is before the cart event, and at a time of its own: an exact repetition would not count.
+    // All views are before the cart event. Each has a different time, because a repeated event does not count.
     const ago = Math.max(Math.round(1000 * form.seconds * (views - number) / views), views - number);
     events.push({...base, event_type: "view", event_time: stamp(now - ago)});
   }

@@ -108,7 +108,7 @@ def fill(
         working.mkdir()
         loaded = load_source(source, folder, working, max_reject_ratio, memory_limit, gcp_project)
         if loaded.table != "events":
-            raise click.ClickException(f"warm={source}: holds the primary table, but a state is filled from events")
+            raise click.ClickException(f"warm={source}: holds the primary table, but warm needs the events table")
         with connect(scratch, memory_limit) as connection:
             on_duckdb.primary_from_events(connection, folder / "events")
             (newest,) = one_row(connection, "SELECT max(day) FROM shop_totals")

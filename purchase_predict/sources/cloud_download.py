@@ -48,8 +48,10 @@ def download(wanted: Wanted, gcp_project: str) -> None:
                 return
             waiting = list(broken)
     (part, _), problem = next(iter(broken.items()))
-    more = f"; {len(broken) - 1} more objects failed, too" if len(broken) > 1 else ""
-    raise click.ClickException(f"{_uri(part)}: {problem}, in each of {ROUNDS} downloads{more}; try again later")
+    more = f"; further objects that failed: {len(broken) - 1}" if len(broken) > 1 else ""
+    raise click.ClickException(
+        f"{_uri(part)}: all {ROUNDS} downloads failed, the last one with: {problem}{more}; try again later"
+    )
 
 
 def _attempt(wanted: Wanted, project: str) -> dict[tuple[Part, Path], str]:
@@ -89,7 +91,9 @@ def _problem(part: Part, file: Path, error: BaseException | None, project: str) 
         from google.api_core.exceptions import ClientError, NotFound, RequestRangeNotSatisfiable, TooManyRequests
 
         if isinstance(error, NotFound):
-            raise click.ClickException(f"{_uri(part)}: replaced or deleted since it was listed: run again") from error
+            raise click.ClickException(
+                f"{_uri(part)}: was replaced or deleted after it was listed: try again"
+            ) from error
         if isinstance(error, RequestRangeNotSatisfiable) and part.size == 0:
             file.touch()
         elif isinstance(error, ClientError) and not isinstance(error, TooManyRequests):
@@ -100,7 +104,7 @@ def _problem(part: Part, file: Path, error: BaseException | None, project: str) 
     if file.stat().st_size != part.size:
         return f"{file.stat().st_size} bytes arrived, not {part.size}"
     if f"crc32c:{_crc32c(file)}" != part.checksum:
-        return f"the downloaded bytes have another checksum than the object ({part.checksum})"
+        return f"the checksum of the downloaded bytes differs from the object's ({part.checksum})"
     return None
 
 

@@ -72,7 +72,7 @@ def connection(project: str, scope: str = "read_only") -> Connection:
         except DefaultCredentialsError as error:
             if key:
                 raise click.ClickException(f"GOOGLE_APPLICATION_CREDENTIALS={key}: {first_line(error)}") from error
-    account = "nobody (no credentials)"
+    account = "anonymous access (no credentials)"
     if credentials is not None:
         account = getattr(credentials, "service_account_email", None) or getattr(credentials, "account", None) or ""
         account = account or "the credentials' account"
@@ -125,7 +125,7 @@ def _reason(error: BaseException, uri: str, verb: str, project: str) -> str:
         return (
             f"{account[0] if account else connection(project).account} lacks the permission "
             f"{permission[0] if permission else f'storage.objects.{verb}'}: grant the role {_ROLES[verb]} on "
-            f"bucket {bucket}, or set GOOGLE_APPLICATION_CREDENTIALS to the key of an account that has it"
+            f"bucket {bucket}, or set GOOGLE_APPLICATION_CREDENTIALS to the key file of an account with this permission"
         )
     return first_line(error)
 

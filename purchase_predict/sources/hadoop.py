@@ -53,7 +53,7 @@ def listing(source: str) -> Listing:
     root = address_of(source).rstrip("/")
     host = _HOST.match(root)
     assert host
-    with session_of(f"source {source}", "a source on this machine, or on gs://") as session:
+    with session_of(f"source {source}", "a source on this machine or on gs://") as session:
         text = root[host.end() :]
         found, pattern, folder = _files(session, root), None, text
         if not found and is_pattern(text):
@@ -62,8 +62,8 @@ def listing(source: str) -> Listing:
             found = _files(session, host[0] + folder)
         if not found:
             raise click.ClickException(
-                f"source {source}: found neither a file nor a folder with data in it (Spark does not list files whose "
-                "names start with _ or .)"
+                f"source {source}: no file or folder with data found (Spark does not list files whose names start with "
+                "_ or .)"
             )
         if text in found:
             folder = text.rpartition("/")[0]
@@ -89,8 +89,8 @@ def contents(session: "SparkSession", parts: Sequence[Part]) -> "DataFrame":
     for part in parts:
         if part.size > _LONGEST:
             raise click.ClickException(
-                f"{part.name}: has {part.size / 2**30:.1f} GiB, but from hdfs://, s3a:// and the like Spark reads "
-                "only files below 2 GiB: split it into several files, or read it from gs:// or a shared disk"
+                f"{part.name}: the file has a size of {part.size / 2**30:.1f} GiB, but Spark reads only files below 2 "
+                "GiB from hdfs://, s3a:// and the like: split the file, or put it on gs:// or on a shared disk"
             )
     return _reader(session, False).load([str(part.place) for part in parts]).select("path", "content")
 

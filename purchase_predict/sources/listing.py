@@ -70,11 +70,11 @@ def sorted_out(source: str, names: Iterable[str], kind_of: Callable[[str], Kind]
     left_out = tuple(sorted(others))
     if tables:
         raise click.ClickException(
-            f"source {source}: {some_of(sorted(tables), 3)}: may hold rows, too, but only {READ} are read: "
-            "unpack or convert it, move it away, or name the files to read with a glob such as folder/*.csv"
+            f"source {source}: {some_of(sorted(tables), 3)} may hold rows, but only {READ} are read: unpack or "
+            "convert such files, move them away, or name the files to read with a glob such as folder/*.csv"
         )
     if not data:
-        there = f"; there is {some_of(left_out, 3)}" if left_out else ""
+        there = f"; found: {some_of(left_out, 3)}" if left_out else ""
         raise click.ClickException(f"source {source}: holds no data file ({READ}){there}")
     return Names(tuple(sorted(data)), left_out)
 
@@ -106,8 +106,8 @@ def refuse_format(source: str, format_: str, folder: str) -> NoReturn:
         format_: the table's format.
         folder: the table's, relative to the source; empty: the source itself, or a folder above it.
     """
-    where = f"{folder} in it is" if folder else "is, or belongs to,"
+    where = f"{folder} in the source is" if folder else "is, or belongs to,"
     raise click.ClickException(
-        f"source {source}: {where} a table in the format {format_}, whose files also hold rows that were deleted: "
-        "export its rows as plain Parquet or CSV with a tool that knows the format, and load those files"
+        f"source {source}: {where} a table in {format_} format. The files of such a table also hold deleted rows. "
+        "Export the table as plain Parquet or CSV with a tool that knows the format, and load the exported files"
     )

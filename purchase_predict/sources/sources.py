@@ -34,7 +34,7 @@ def sample_events(source: str) -> int | None:
         return None
     events = int(match["events"] or SAMPLE_EVENTS)
     if not 1 <= events <= _MOST_EVENTS:
-        raise click.ClickException(f"source {source}: the built-in sample has 1 to {_MOST_EVENTS:,} events")
+        raise click.ClickException(f"source {source}: the built-in sample can have 1 to {_MOST_EVENTS:,} events")
     return events
 
 
@@ -88,15 +88,15 @@ def refuse_output(source: str, output: Path) -> None:
         and reads(source, output)
     ):
         raise click.ClickException(
-            f"output {output}: lies within the input {source}, or the next run would read it as input; "
-            "choose another place"
+            f"output {output}: is part of the input {source}, or would become part of it; choose another place"
         )
 
 
 def changed(source: str, what: str) -> click.ClickException:
     """The error for a source that somebody writes to while it is read."""
     return click.ClickException(
-        f"source {source}: {what} changed while it was read, so nothing is kept: run again when nobody writes there"
+        f"source {source}: {what} changed while the source was read, so nothing is kept: try again when nobody writes "
+        "to the source"
     )
 
 

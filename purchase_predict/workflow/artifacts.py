@@ -166,7 +166,7 @@ def problem(run: Run, output: str) -> str | None:
         if stored.checksum and (file := places.file(path)) and checksum(file) != stored.checksum:
             return f"artifact {path} of run {name} is damaged: its checksum differs from the recorded one"
     more = added([path for path in present if path.startswith(f"{output}/")], record)
-    return f"artifact {more} was not written by run {name}: somebody has added it later" if more else None
+    return f"artifact {more} was added later: it is not among the artifacts that run {name} wrote" if more else None
 
 
 def fetch(run: Run, path: str, folder: Path) -> Path:
@@ -187,7 +187,7 @@ def fetch(run: Run, path: str, folder: Path) -> Path:
     uri = str(RunUri(run.info.run_id, path))
     known = _below(recorded(run), path)
     if not known:
-        raise click.ClickException(f"{uri}: not among the artifacts that the run has recorded")
+        raise click.ClickException(f"{uri}: the run has no record of this artifact")
     expected = {name: stored.checksum for name, stored in known.items() if stored.checksum}
     wrong = None
     for _ in range(_ATTEMPTS):

@@ -201,6 +201,6 @@ def _step_failed(entry_point: str, message: str) -> click.ClickException:
     if run and ERROR in run.data.tags:
         return StepFailed(run.data.tags[ERROR])
     return click.ClickException(
-        f"{entry_point} ended without an error message (killed, or out of memory?): run "
+        f"{entry_point} ended without an error message: perhaps it was killed or ran out of memory. Its run is "
         f"{run.info.run_id if run else 'unknown'}"
     )

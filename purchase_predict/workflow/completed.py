@@ -168,4 +168,6 @@ def fetch(uri: str, folder: Path) -> Path:
             client.set_tag(run.info.run_id, DAMAGED, error.format_message())
             client.set_tag(run.info.run_id, COMPLETE, _NO_LONGER)
         _completed.pop(run.info.run_id, None)
-        raise click.ClickException(f"{error.format_message()}; run the workflow again to recreate it") from error
+        raise click.ClickException(
+            f"{error.format_message()}; run the workflow again to recreate the artifact"
+        ) from error

@@ -60,7 +60,7 @@ def record_interruption(run: Run) -> str:
     kept, trials = "", finished_below(run)
     if trials:
         them = "1 finished trial is kept" if trials == 1 else f"{trials} finished trials are kept"
-        kept = f": {them}; the next run with the same data, code, metric and seed goes on from there"
+        kept = f": {them}; the next run with the same data, code, metric and seed continues from there"
     mlflow.MlflowClient().set_tag(run.info.run_id, MLFLOW_RUN_NOTE, f"**Interrupted**{kept}")
     return f"interrupted{kept}"
 

@@ -114,7 +114,7 @@ class Watch:
         # A child without a heartbeat has not reached our code yet, or is a trial, which has no process of its own.
         begun = beats[0] or jobs[0] is False
         if begun and all(_ended(run, job) for run, job in zip(family, jobs, strict=True)):
-            return "its process has ended" if jobs[0] is None else "its Job has ended"
+            return "the run's process has ended" if jobs[0] is None else "the run's Job has ended"
         return f"no heartbeat for {_LEASE_SECONDS:.0f} s" if looks >= self._needed else None
 
     def sweep(self, mine: Run) -> None:
@@ -141,9 +141,9 @@ class Watch:
                 except MlflowException:  # deleted for good
                     continue
                 if HEARTBEAT in above.data.tags and above.info.status != "RUNNING":
-                    self.close([run], "its parent run has ended")
+                    self.close([run], "the parent run has ended")
             elif _never_started(run, mine):
-                self.close([run], "its process never started")
+                self.close([run], "the run's process never started")
 
     def close(self, family: Sequence[Run], reason: str) -> None:
         """Closes runs as KILLED, except a run with a new heartbeat since the last look."""

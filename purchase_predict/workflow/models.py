@@ -63,8 +63,8 @@ class TrainedModel:
         """
         if self.run is None:
             raise click.ClickException(
-                f"{self.uri}: the run that trained it is gone, so the model's dataset is not known: name the rows to "
-                "judge it on with -P dataset=runs:/<run id of process>/dataset"
+                f"{self.uri}: the run that trained this model was deleted, so the model's dataset is not known: name "
+                "the dataset to judge the model on with -P dataset=runs:/<run id of process>/dataset"
             )
         return self.trained_on
 
@@ -114,7 +114,7 @@ def find(uri: str) -> TrainedModel:
     trained = run_if_there(run_id)
     digest = (version.tags.get(MODEL_DIGEST) if version else None) or (trained and trained.data.tags.get(DIGEST))
     if not digest:
-        raise click.ClickException(f"{uri}: no completed step of this workflow trained it")
+        raise click.ClickException(f"{uri}: no completed step of this workflow trained this model")
     return TrainedModel(uri, str(digest), model_id, trained, version)
 
 
@@ -146,7 +146,9 @@ def version_at(named: ModelUri) -> ModelVersion:
     wanted = named.stage.lower()
     fitting = [version for version in found if wanted in (_LATEST, str(version.current_stage or "").lower())]
     return max(fitting, key=lambda version: int(version.version), default=None) or _not_found(
-        named, f"no version of {named.name} is in that stage; models:/{named.name}/<version> and @<alias> work, too"
+        named,
+        f"no version of {named.name} is in that stage; use models:/{named.name}/<version> or "
+        f"models:/{named.name}@<alias> instead",
     )
 
 

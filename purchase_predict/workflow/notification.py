@@ -62,7 +62,7 @@ def notify(text: str, run: Run | None = None) -> None:
     sending.join(_TIMEOUT)
     problem = answers[0] if answers else _no_answer()
     if problem:
-        print_line(f"notification not sent: {problem}; see the variable NOTIFY_URL", err=True)
+        print_line(f"notification not sent: {problem}; check the variable NOTIFY_URL", err=True)
 
 
 def _post(address: str, body: bytes) -> str:

@@ -59,9 +59,9 @@ class ArtifactStore:
         for name, size in sorted(expected.items()):
             if there.get(name) != size:
                 raise click.ClickException(
-                    f"{stored} {name} {'is of another size' if name in there else 'is not there'}: Spark's "
-                    "executors need an artifact store that every machine reaches (gs://, s3://, a shared disk, or "
-                    "MLflow's server)"
+                    f"{stored} {name} {'has a different size there' if name in there else 'is missing there'}: "
+                    "Spark's executors need an artifact store that every machine can reach (gs://, s3://, a shared "
+                    "disk, or MLflow's server)"
                 )
         if more := sorted(set(there) - set(expected)):
             raise click.ClickException(

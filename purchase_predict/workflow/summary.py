@@ -73,11 +73,11 @@ def record_dry_run(chain: Chain) -> None:
 
 
 def metrics_table(train: Run, metric: str = "") -> str:
-    """The test metrics of a train run beside those of a constant answer; `metric` is marked as the searched one."""
+    """The test metrics of a train run beside those of a constant answer; `metric` is marked as the optimised one."""
     numbers = train.data.metrics
     rows = [("test metric", "model", "95 % interval", "baseline")]
     for name in SEARCHABLE:
-        mark = " (searched)" if name == metric else ""
+        mark = " (optimised)" if name == metric else ""
         rows.append(
             (
                 name + mark,

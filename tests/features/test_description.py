@@ -48,8 +48,8 @@ def without(value: dict[str, Any], name: str) -> dict[str, Any]:
     [
         (lambda value: without(value, "profile"), "key profile is missing"),
         (lambda value: value | {"base_rate": without(value["base_rate"], "train")}, "key base_rate.train is missing"),
-        (lambda value: value | {"weather": 1}, "key weather is not known"),
-        (lambda value: value | {"rows": value["rows"] | {"lost": 1}}, "key rows.lost is not known"),
+        (lambda value: value | {"weather": 1}, "key weather is unknown"),
+        (lambda value: value | {"rows": value["rows"] | {"lost": 1}}, "key rows.lost is unknown"),
         (lambda value: value | {"users": 3}, "users must be a JSON object"),
         (lambda value: [value], "the whole file must be a JSON object"),
     ],

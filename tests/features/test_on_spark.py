@@ -141,13 +141,13 @@ def test_a_flipped_bit_and_a_lost_or_added_file_are_noticed_by_the_executors(tmp
     file = tmp_path / "loaded/events" / name
     added, content = file.with_name("more.parquet"), bytearray(file.read_bytes())
     added.write_bytes(content)
-    with pytest.raises(Damaged, match=r"more\.parquet was not written by load"):
+    with pytest.raises(Damaged, match=r"more\.parquet was added later"):
         on_spark.primary_from_events(f"file://{tmp_path}/loaded/events", "UUID", crc32, f"file://{tmp_path}/primary")
     added.unlink()
     content[len(content) // 2] ^= 4
     for damage in (lambda: file.write_bytes(content), lambda: file.rename(file.with_name("other.parquet"))):
         damage()
-        with pytest.raises(Damaged, match=f"events: {name} differs from the file that was written"):
+        with pytest.raises(Damaged, match=f"events: {name} is missing or has changed since load wrote it"):
             on_spark.primary_from_events(
                 f"file://{tmp_path}/loaded/events", "UUID", crc32, f"file://{tmp_path}/primary"
             )

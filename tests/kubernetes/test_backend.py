@@ -75,9 +75,9 @@ def test_an_entry_point_that_fails_is_one_line_and_exit_code_1(launched: Launche
     with launched.workflow.environ_here(), contextlib.chdir(tmp_path):
         ran = CliRunner().invoke(cli, arguments)
     assert ran.exit_code == 1
-    assert [line for line in ran.output.splitlines() if line.startswith("Error: load: it was killed because")]
+    assert [line for line in ran.output.splitlines() if line.startswith("Error: load: its container was killed")]
     (run,) = launched.workflow.runs("load")
-    assert (run.info.status, run.data.tags["error"][:30]) == ("FAILED", "load: it was killed because it")
+    assert (run.info.status, run.data.tags["error"][:30]) == ("FAILED", "load: its container was killed")
 
 
 @pytest.mark.usefixtures("installed")
@@ -85,8 +85,8 @@ def test_an_entry_point_that_fails_is_one_line_and_exit_code_1(launched: Launche
     ("given", "says"),
     [
         (["max_reject_ration=0.5", "sorce=sample:300"],
-         "no parameter max_reject_ration, sorce (did you mean max_reject_ratio, source?); it has source, max_reject"),
-        (["zzz=1"], "Error: entry point load has no parameter zzz; it has source, "),
+         "no parameter max_reject_ration, sorce (did you mean max_reject_ratio, source?); its parameters: source, max"),
+        (["zzz=1"], "Error: entry point load has no parameter zzz; its parameters: source, "),
         (["source=https://me:planted@store/clicks"], "Error: entry point load: source looks like a secret"),
     ],
 )  # fmt: skip

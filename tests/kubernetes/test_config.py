@@ -27,8 +27,8 @@ def test_json_and_yaml_say_the_same_and_a_template_may_be_a_file_beside(tmp_path
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        (config(image="shop/purchase-predict:latest"), "a tag may name another image tomorrow"),
-        ({}, "image=(none): name it by digest"),
+        (config(image="shop/purchase-predict:latest"), "a tag may point to another image later"),
+        ({}, "image=(none): must name the image by its digest"),
         (config(imge="x"), "imge is unknown; allowed: image, namespace, "),
         (config(steps={"train": {"context": "x"}}), "steps.train: context is unknown"),
         (config(deadline="1h"), "deadline: must be a whole number, not '1h'"),
@@ -40,9 +40,12 @@ def test_json_and_yaml_say_the_same_and_a_template_may_be_a_file_beside(tmp_path
         ),
         (config(tolerations={}), "tolerations: must be a list"),
         (config(steps=[]), "steps: must be a mapping"),
-        (config(env={"A B": "1"}), "A B: is not a name of an environment variable"),
-        (config(env_from_secrets={"A": "x"}), "env_from_secrets.A: must be {secret: <name>, key: <key in it>}"),
-        (config(tracking_uri="https://me:planted@server"), "tracking_uri: holds a password"),
+        (config(env={"A B": "1"}), "A B is not a valid name of an environment variable"),
+        (
+            config(env_from_secrets={"A": "x"}),
+            "env_from_secrets.A: must have two entries, secret (the name of the Secret) and key (",
+        ),
+        (config(tracking_uri="https://me:planted@server"), "tracking_uri holds a password"),
         (config(template="missing.yaml"), "missing.yaml: cannot be read"),
         (config(template={"spec": 1}), "template: spec must be a mapping"),
         (config(template={"spec": {"template": "x"}}), "template: template must be a mapping"),

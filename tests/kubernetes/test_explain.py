@@ -46,24 +46,24 @@ MATCH = "node(s) didn't match Pod's node affinity/selector"
 LOST = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager", "message": "node is gone"}
 TROUBLES = {
     "image": (STARTED, [waiting("ImagePullBackOff", "Back-off pulling image")], [],
-              "its image cannot be pulled (ImagePullBackOff: Back-off pulling image): check image in backend_config"),
+              "its image cannot be pulled (ImagePullBackOff: Back-off pulling image): check the setting image in"),
     "secret": (STARTED, [waiting("CreateContainerConfigError", 'secret "mlflow" not found')], [],
-               'it needs a Secret or key that does not exist (secret "mlflow" not found): create it in the namespace'),
+               'the Job needs a Secret or key that does not exist (secret "mlflow" not found): create it in the'),
     "key": (STARTED, [waiting("CreateContainerConfigError", "couldn't find key user in Secret ml/mlflow")], [],
-            "it needs a Secret or key that does not exist (couldn't find key user in Secret ml/mlflow)"),
+            "the Job needs a Secret or key that does not exist (couldn't find key user in Secret ml/mlflow)"),
     "mounted": (STARTED, [waiting("ContainerCreating")], [event("FailedMount", 'volume "x": secret "x" not found')],
-                "it needs a Secret or key that does not exist"),
+                "the Job needs a Secret or key that does not exist"),
     "mounted key": (STARTED, [waiting("ContainerCreating")],
                     [event("FailedMount", 'failed for volume "x" : references non-existent secret key: user')],
-                    "it needs a Secret or key that does not exist"),
+                    "the Job needs a Secret or key that does not exist"),
     "mounted configmap": (STARTED, [waiting("ContainerCreating")],
                           [event("FailedMount", 'failed for volume "secret-x" : configmap "shop" not found'),
                            event("FailedMount", "Unable to attach or mount volumes: timed out waiting")],
-                          "it needs a ConfigMap or key that does not exist (failed for volume"),
+                          "the Job needs a ConfigMap or key that does not exist (failed for volume"),
     "configmap": (STARTED, [waiting("CreateContainerConfigError", "couldn't find key user in ConfigMap ml/shop")], [],
                   "ml/shop): create it in the namespace of the Job, or correct the template in backend_config"),
     "claim": (STARTED, [unscheduled('0/3 nodes are available: persistentvolumeclaim "data" not found. preemption: 0')],
-              [], "it needs a PersistentVolumeClaim that does not exist (0/3 nodes"),
+              [], "the Job needs a PersistentVolumeClaim that does not exist (0/3 nodes"),
     "selector": (STARTED, [unscheduled(f"0/3 nodes are available: 3 {MATCH}.")],
                  [event("NotTriggerScaleUp", f"pod didn't trigger scale-up: 2 {MATCH}")],
                  "no node matches its node_selector, affinity and tolerations (0/3 nodes"),
@@ -74,20 +74,20 @@ TROUBLES = {
     "account": (STARTED, [], [event("FailedCreate", "error looking up service account ml/x")],
                 "check service_account and template"),
     "memory": (FAILED, [pod({"terminated": {"reason": "OOMKilled", "exitCode": 137}})], [],
-               "it was killed because it took more memory than its limit of 2Gi (OOMKilled): raise"),
+               "its container was killed because it used more memory than its limit of 2Gi (OOMKilled): raise"),
     "init": (FAILED, [pod(initContainerStatuses=[
         {"name": "certificates", "state": {"terminated": {"exitCode": 0}}},
         {"name": "wait-for-proxy", "state": {"terminated": {"exitCode": 3}}},
-    ])], [], "its init container wait-for-proxy ended with exit code 3: see the template in backend_config"),
+    ])], [], "its init container wait-for-proxy ended with exit code 3: check the template in backend_config"),
     "evicted": (FAILED, [pod(reason="Evicted", message="The node was low on resource: ephemeral-storage. ")], [],
-                "it was evicted from its node (The node was low on resource: ephemeral-storage.): request"),
+                "its pod was evicted from the node (The node was low on resource: ephemeral-storage.): request"),
     "deadline": (job({"type": "Failed", "reason": "DeadlineExceeded"}), [], [],
-                 "the cluster ended it after its deadline of 60 s: raise deadline in backend_config"),
+                 "the cluster ended the Job after its deadline of 60 s: raise deadline in backend_config"),
     "node": (FAILED, [pod(conditions=[LOST])], [],
-             "the cluster took its pod away (DeletionByTaintManager: node is gone)"),
+             "the cluster removed its pod (DeletionByTaintManager: node is gone)"),
     "gone": (FAILED, [], [], "its pod is gone (Job has reached the backoff limit): run again"),
     "code": (FAILED, [pod({"terminated": {"reason": "Error", "exitCode": 3, "message": "first\nlast words\n"}})], [],
-             "it ended with exit code 3 (Error): last words"),
+             "its command ended with exit code 3 (Error): last words"),
     "no program": (STARTED, [waiting("CreateContainerError", 'exec: "python": not found')], [],
                    "its container cannot be created (CreateContainerError"),
 }  # fmt: skip
@@ -129,7 +129,7 @@ def test_a_container_beside_the_step_does_not_keep_the_job_from_ending(proxy: di
     assert (done.ended, done.succeeded, done.lingers, done.problem) == (True, True, True, "")
     failed = state_of(STARTED, [beside({"exitCode": 3, "message": "last words"}, proxy)], [])
     assert (failed.ended, failed.succeeded, failed.lingers, failed.exited) == (True, False, True, True)
-    assert failed.problem == "it ended with exit code 3 (Error): last words"
+    assert failed.problem == "its command ended with exit code 3 (Error): last words"
     killed = state_of(STARTED, [beside({"exitCode": 137, "reason": "OOMKilled"}, proxy)], [])
     assert (killed.ended, killed.lingers, killed.exited) == (True, True, False)
     assert "OOMKilled" in killed.problem
@@ -145,9 +145,9 @@ def test_a_failure_of_a_container_beside_the_step_is_none_of_the_step() -> None:
 NO_MATCH = unscheduled(f"0/3 nodes are available: 3 {MATCH}. preemption: 0/3 nodes are available: not helpful.")
 SUSPENDED = {"spec": {"suspend": True}, "status": {"conditions": [{"type": "Suspended", "status": "True"}]}}
 MAY_PASS = {
-    "full": (STARTED, [unscheduled("0/3 nodes")], [], "no node has room for it (0/3 nodes)"),
+    "full": (STARTED, [unscheduled("0/3 nodes")], [], "no node has room for its pod (0/3 nodes)"),
     "full where it may run": (STARTED, [unscheduled(f"0/3 nodes: 1 Insufficient memory, 2 {MATCH}")], [],
-                              "no node has room for it (0/3 nodes"),
+                              "no node has room for its pod (0/3 nodes"),
     "no autoscaler has said anything": (STARTED, [NO_MATCH], [], "no node matches its node_selector, affinity and"),
     "the autoscaler may not now": (STARTED, [NO_MATCH], [event("NotTriggerScaleUp", f"2 {MATCH}, 1 max node group size "
                                    "reached")], "no node matches its node_selector, affinity and"),
@@ -158,12 +158,12 @@ MAY_PASS = {
     "disk": (STARTED, [unscheduled("0/3 nodes: pod has unbound immediate PersistentVolumeClaims")], [],
              "its PersistentVolumeClaim has no disk yet (0/3 nodes"),
     "gates": (STARTED, [unscheduled("Scheduling is blocked due to non-empty scheduling gates", "SchedulingGated")], [],
-              "its scheduling gates hold it back"),
-    "suspended": (SUSPENDED, [], [], "it is suspended until a queue or somebody resumes it (spec.suspend: false)"),
+              "scheduling gates hold its pod back"),
+    "suspended": (SUSPENDED, [], [], "the Job is suspended until a queue or a person resumes it (spec.suspend: false)"),
     "attached elsewhere": (STARTED, [waiting("ContainerCreating")], [event("FailedAttachVolume", "Multi-Attach error")],
-                           "its node cannot set it up (Multi-Attach error): check the node and the template"),
+                           "its node cannot set up the pod (Multi-Attach error): check the node and the template"),
     "network": (STARTED, [waiting("ContainerCreating")], [event("FailedCreatePodSandBox", "no CNI")],
-                "its node cannot set it up (no CNI)"),
+                "its node cannot set up the pod (no CNI)"),
 }  # fmt: skip
 
 

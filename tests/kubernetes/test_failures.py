@@ -18,8 +18,8 @@ pytestmark = pytest.mark.servers
 TROUBLES = {
     "ImagePullBackOff": "load: its image cannot be pulled (ImagePullBackOff: Back-off pulling image",
     "quota": "load: the quota of its namespace is used up (Error creating: pods",
-    "OOMKilled": "load: it was killed because it took more memory than its limit (OOMKilled): raise",
-    "Evicted": "load: it was evicted from its node (The node was low on resource: ephemeral-storage.",
+    "OOMKilled": "load: its container was killed because it used more memory than its limit (OOMKilled): raise",
+    "Evicted": "load: its pod was evicted from the node (The node was low on resource: ephemeral-storage.",
 }
 
 
@@ -43,7 +43,9 @@ def test_a_secret_in_the_last_line_of_a_pod_is_masked(launched: Launched) -> Non
     launched.configure(env_from_secrets={"MLFLOW_TRACKING_TOKEN": {"secret": "mlflow", "key": "token"}})
     outcome = launched.run(MLFLOW_TRACKING_TOKEN="planted-token")
     (line,) = outcome.error
-    assert line == "Error: load: it ended with exit code 3 (Error): no answer to *** from https://server \\x1b[31m"
+    assert line == (
+        "Error: load: its command ended with exit code 3 (Error): no answer to *** from https://server \\x1b[31m"
+    )
     (run,) = launched.workflow.runs("load")
     assert "Error: " + run.data.tags["error"] == line
     assert "planted" not in str(run.data.tags)
@@ -59,7 +61,7 @@ def test_a_secret_that_is_not_there_is_named(launched: Launched) -> None:
 def test_a_job_that_waits_for_room_is_said_once_and_ends_with_ctrl_c(launched: Launched) -> None:
     launched.cluster.troubles["load"] = "Pending"
     process = launched.workflow.start_main(*launched.arguments())
-    said = until(process, "load: waiting: no node has room for it (0/3 nodes are available")
+    said = until(process, "load: waiting: no node has room for its pod (0/3 nodes are available")
     wait_for(lambda: launched.cluster.jobs, 20)
     process.send_signal(signal.SIGINT)
     rest, err = process.communicate(timeout=60)
@@ -91,7 +93,7 @@ def test_ctrl_c_just_after_a_job_was_created_leaves_no_job(launched: Launched, m
         ({"context": "elsewhere"}, "no cluster is configured: "),
         (
             {"tracking_uri": ""},
-            "an address of this machine only: give the server's address in the cluster as tracking_uri",
+            "because this address works only on this machine: set tracking_uri in ",
         ),
     ],
 )
@@ -120,7 +122,7 @@ def test_who_may_not_create_jobs_reads_why(launched: Launched, monkeypatch: pyte
 def test_a_source_of_this_machine_is_not_sent_to_another(launched: Launched, tmp_path: Path) -> None:
     sample.write(tmp_path / "clicks.parquet", 300)
     outcome = launched.run("-P", f"source={tmp_path / 'clicks.parquet'}")
-    assert "is on this machine, where a Job of load cannot read it: put it into a bucket" in outcome.error[0]
+    assert "is on this machine, so the Job of load cannot read it: put the data into a bucket" in outcome.error[0]
 
 
 def test_an_image_of_another_source_is_refused_and_its_files_named(launched: Launched, tmp_path: Path) -> None:
@@ -133,7 +135,8 @@ def test_an_image_of_another_source_is_refused_and_its_files_named(launched: Lau
     assert outcome.code == 1
     (line,) = outcome.error
     assert line.startswith(
-        "Error: the image was not built from the source that the workflow runs: steps/load.py changed"
+        "Error: the image was not built from the source that the workflow runs; differences (image -> workflow): "
+        "steps/load.py changed"
     )
     (run,) = launched.workflow.runs("load")
     assert (run.info.status, "step.key" in run.data.tags) == ("FAILED", False)
@@ -143,7 +146,7 @@ def test_an_image_of_another_source_is_refused_and_its_files_named(launched: Lau
 def test_a_deadline_ends_a_job_that_nobody_waits_for(launched: Launched) -> None:
     launched.configure(deadline=1)
     outcome = launched.run()
-    assert "load: the cluster ended it after its deadline of 1 s: raise deadline" in outcome.error[0]
+    assert "load: the cluster ended the Job after its deadline of 1 s: raise deadline" in outcome.error[0]
 
 
 def test_who_may_no_longer_look_leaves_the_job_alone(launched: Launched, tmp_path: Path) -> None:
@@ -155,7 +158,7 @@ def test_who_may_no_longer_look_leaves_the_job_alone(launched: Launched, tmp_pat
     _, err = process.communicate(timeout=60)
     (line,) = [line for line in err.splitlines() if line.startswith("Error: ")]
     assert "Unauthorized: sign in to the cluster again" in line
-    assert line.endswith("; its Job continues, and the next workflow waits for it")
+    assert line.endswith("; the Job continues, and the next workflow waits for it")
     (run,) = launched.workflow.runs("load")
     assert run.info.status == "RUNNING"
     assert len(launched.cluster.jobs) == 1

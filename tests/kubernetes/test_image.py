@@ -101,8 +101,8 @@ def test_an_image_of_another_source_is_refused_before_a_job_is_submitted(
 @pytest.mark.parametrize(
     ("labels", "signs_in", "says"),
     [
-        ({}, LOGIN, "it has no label purchase-predict.source, which `make image` writes"),
-        ({image.LABEL: ""}, LOGIN, "it has no label"),
+        ({}, LOGIN, "the image has no label purchase-predict.source, which `make image` writes"),
+        ({image.LABEL: ""}, LOGIN, "the image has no label"),
         ({image.LABEL: "e30="}, LOGIN, "returned an unreadable answer: KeyError 'source'"),
         ({image.LABEL: written()}, "other", "answers 403 Forbidden"),
     ],

@@ -273,7 +273,10 @@ def test_a_password_that_nothing_brings_to_the_job_is_one_line_that_says_how(mon
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "planted")
     with pytest.raises(click.ClickException) as error:
         rendered(config())
-    assert error.value.message.endswith("{MLFLOW_TRACKING_PASSWORD: {secret: <name>, key: <key in it>}}")
+    assert error.value.message.endswith(
+        "; add MLFLOW_TRACKING_PASSWORD to env_from_secrets, with the entries secret (the name of the Secret) and key "
+        "(the key in that Secret)"
+    )
     assert "planted" not in json.dumps(rendered(FULL))
     from_all = [{"secretRef": {"name": "mlflow"}}]
     template = {"spec": {"template": {"spec": {"containers": [{"name": "step", "envFrom": from_all}]}}}}
@@ -283,7 +286,7 @@ def test_a_password_that_nothing_brings_to_the_job_is_one_line_that_says_how(mon
 def test_what_deploy_posts_needs_the_address_in_its_job_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTIFY_URL", "https://hooks.example/planted")
     assert "planted" not in json.dumps(rendered(config(), "train"))
-    with pytest.raises(click.ClickException, match=r"NOTIFY_URL is set here, .* no promotion or refusal would") as one:
+    with pytest.raises(click.ClickException, match=r"NOTIFY_URL is set on this machine, .* could not post") as one:
         rendered(config(), "deploy")
     assert "planted" not in one.value.message
     secret = {"NOTIFY_URL": {"secret": "chat", "key": "url"}}

@@ -48,11 +48,11 @@ def test_a_shared_disk_is_taken_where_the_template_mounts_one(store: str) -> Non
     ("artifacts", "uri", "source", "says"),
     [
         ("gs://a", "sqlite:////home/me/mlflow.db", "sample", "cannot reach the store sqlite:////home/me/mlflow.db"),
-        ("gs://a", "http://localhost:5000", "sample", "an address of this machine only"),
-        ("gs://a", "http://[::1]:5000", "sample", "an address of this machine only"),
+        ("gs://a", "http://localhost:5000", "sample", "this address works only on this machine"),
+        ("gs://a", "http://[::1]:5000", "sample", "this address works only on this machine"),
         ("file:///home/me/artifacts", SERVER, "sample", "have the tracking server serve them"),
-        ("gs://a", SERVER, "/data/clicks", "put it into a bucket (gs://)"),
-        ("gs://a", SERVER, "samples", "put it into a bucket (gs://)"),
+        ("gs://a", SERVER, "/data/clicks", "put the data into a bucket (gs://)"),
+        ("gs://a", SERVER, "samples", "put the data into a bucket (gs://)"),
     ],
 )
 def test_what_only_this_machine_has_is_one_line(store: str, artifacts: str, uri: str, source: str, says: str) -> None:

@@ -47,7 +47,8 @@ def test_an_image_of_another_source_is_refused_before_any_work_and_its_files_are
     assert ran.returncode == 1
     assert ran.stdout == ""
     (line,) = ran.stderr.splitlines()
-    assert line.startswith("Error: the image was not built from the source that the workflow runs: lightgbm ")
+    refusal = "Error: the image was not built from the source that the workflow runs"
+    assert line.startswith(f"{refusal}; differences (image -> workflow): lightgbm ")
     assert re.findall(r"[\w/]+\.py", line) == ["purchase_predict/search/space.py", "steps/train.py"]
 
 

@@ -38,7 +38,7 @@ def test_columns_that_the_model_fills_in_are_not_said_to_be_null(of_events: Trai
     assert f"predict: {line}" in result.stderr
     assert line == (
         f"the input lacks 9 of the model's columns, which count as null: {', '.join(BEHAVIOUR)}; "
-        f"where a row lacks these columns, the model fills them in from its own product counters: {', '.join(SHOP)}"
+        f"missing values of {', '.join(SHOP)} are filled in from the model's own product counters"
     )
     # The same columns as the model's own answer names.
     assert mlflow.pyfunc.load_model(uri).predict(given)["missing"].str.contains(", ".join(BEHAVIOUR[:-1])).all()
@@ -53,7 +53,7 @@ def test_rows_of_a_table_are_scored_as_if_each_were_alone(of_events: Trained, tm
         rows.to_parquet(tmp_path / "in.parquet")
         result = invoke(predict, model=of_events.uri, input=tmp_path / "in.parquet", output=tmp_path / "out.parquet")
         assert result.exit_code == 0, result.output
-        assert (f"fills them in from its own product counters: {', '.join(SHOP)}" in result.stderr) == (name != "given")
+        assert (f"missing values of {', '.join(SHOP)} are filled in" in result.stderr) == (name != "given")
         answers[name] = pd.read_parquet(tmp_path / "out.parquet").set_index("user_session")["probability"]
     alone = pd.concat([answers["given"], answers["lacking"]])
     pd.testing.assert_series_equal(answers["whole"].sort_index(), alone.sort_index())
@@ -89,7 +89,7 @@ def test_carts_of_days_within_the_models_events_get_a_line_unless_there_is_a_his
     run = scored(input=f"{tmp_path}/within.parquet")
     number = int(run.data.metrics["scored_rows"])
     assert f"of {number:,} carts are computed from the input's events alone" in run.data.tags["predict.products"]
-    assert f"because they end on {last.date()} and so include" in run.data.tags["predict.products"]
+    assert f"The counters end on {last.date()}, so they include" in run.data.tags["predict.products"]
     assert "history=" in run.data.tags["predict.products"]
     assert run.data.metrics["psi_product_conversion_rate"] > 0.2
     page = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/drift.html")
@@ -118,7 +118,7 @@ def test_rows_that_are_filled_in_from_later_counters_get_a_line(of_events: Train
     rows.loc[:9, "event_time"] += pd.Timedelta(days=1)
     rows.to_parquet(tmp_path / "in.parquet")
     line = remarks(of_events, tmp_path, input=f"{tmp_path}/in.parquet")["predict.lacking"]
-    assert f"; the counters end on {last.date()}, so for 40 of the rows they include later events; " in line
+    assert f"; the counters end on {last.date()}, so they include events after 40 of the rows; " in line
     rows.head(10).to_parquet(tmp_path / "in.parquet")
     assert "the counters end" not in remarks(of_events, tmp_path, input=f"{tmp_path}/in.parquet")["predict.lacking"]
 
@@ -134,7 +134,7 @@ def test_a_history_that_lacks_a_part_of_the_models_events_gets_a_line(of_events:
     afternoon.to_parquet(tmp_path / "in.parquet")
     short = remarks(of_events, tmp_path, input=f"{tmp_path}/in.parquet", history=f"{tmp_path}/morning.parquet")
     assert "morning.parquet begins too late: the product columns" in short["predict.products"]
-    assert "computed from the input's events and its history alone, with only" in short["predict.products"]
+    assert "computed from the input's events and its history alone. These have only" in short["predict.products"]
     assert remarks(of_events, tmp_path, input=f"{tmp_path}/in.parquet", history=f"{tmp_path}/all.parquet") == {}
     assert remarks(of_events, tmp_path, input=f"{tmp_path}/all.parquet") == {}
 

@@ -94,7 +94,7 @@ def test_it_decides_at_its_threshold_or_at_the_callers(python_model: purchase_mo
     assert list(python_model.predict(None, rows(10, 90), {"threshold": 0.0}).will_buy) == [1, 1]
     assert list(python_model.predict(None, rows(10, 90), {"threshold": 1.0}).will_buy) == [0, 0]
     assert list(python_model.predict(None, rows(10, 90), {"threshold": -1.0}).will_buy) == [1, 0]
-    with pytest.raises(MlflowException, match="must be 0 to 1"):
+    with pytest.raises(MlflowException, match="must be between 0 and 1"):
         python_model.predict(None, rows(10), {"threshold": 50.0})
 
 

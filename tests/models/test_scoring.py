@@ -151,7 +151,7 @@ def test_an_output_that_is_or_becomes_a_part_of_the_input_is_refused_before_anyt
     (tmp_path / "in/linked.csv").symlink_to("carts.csv")
     result = invoke(predict, model=MODEL, input=tmp_path / source, output=tmp_path / output)
     assert result.exit_code == 1
-    assert "lies within the input" in result.stderr
+    assert "is part of the input" in result.stderr
     assert (tmp_path / "in/carts.csv").read_text() == "not even a table"
 
 
@@ -226,9 +226,9 @@ def test_carts_with_a_history_are_scored_as_all_events_together_are(trained: Tra
         ),
         (
             {"input": "sample:100", "history": "{}/in.parquet"},
-            "in.parquet: columns event_time, event_type, category_id, category_code missing; the events table has",
+            "in.parquet: columns event_time, event_type, category_id, category_code are missing; the events table has",
         ),
-        ({"input": "sample:100", "history": "{}"}, "lies within the input"),
+        ({"input": "sample:100", "history": "{}"}, "is part of the input"),
     ],
 )
 def test_a_history_that_cannot_be_one_is_refused(

@@ -169,7 +169,9 @@ def test_a_source_that_changes_while_it_is_read_is_an_error(
         return copied
 
     monkeypatch.setattr(ways, "_in_blocks", changed)
-    with pytest.raises(click.ClickException, match=r"part-\d.csv.* changed while it was read, so nothing is kept"):
+    with pytest.raises(
+        click.ClickException, match=r"part-\d.csv.* changed while the source was read, so nothing is kept"
+    ):
         box.load()
     assert not list(box.target.iterdir())
 

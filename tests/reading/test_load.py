@@ -57,7 +57,7 @@ def test_the_rows_of_a_file_with_a_link_beside_it_count_once(box: Box, capsys: p
     (box.source / "latest.csv").symlink_to("2019-Oct.csv")
     assert box.load().rows == 1
     assert box.manifest()["linked"] == {"latest.csv": "2019-Oct.csv"}
-    assert "skipped links to other files of the source, which are read once: latest.csv (= 2019-Oct.csv)" in (
+    assert "skipped links to files that are read under another name: latest.csv (= 2019-Oct.csv)" in (
         capsys.readouterr().out
     )
 
@@ -157,16 +157,16 @@ def test_names_that_look_like_globs_or_partitions_are_read_as_plain_names(box: B
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"", "empty file"),
-        (f"{HEADER}\n".encode(), "without a single row"),
-        (b"a,b\n1,2\n", r"columns event_time, .* missing"),
-        (HEADER.replace("price,", "").encode() + b"\n", "column price missing"),
+        (b"", "part-0.csv is empty; a header is expected"),
+        (f"{HEADER}\n".encode(), "no rows in its 1 file"),
+        (b"a,b\n1,2\n", r"columns event_time, .* are missing"),
+        (HEADER.replace("price,", "").encode() + b"\n", "column price is missing"),
         (f"{HEADER},price\n{GOOD},1\n".encode(), "column price appears twice"),
         (f"\n{HEADER}\n{GOOD}\n".encode(), "first line is blank"),
-        (f"{HEADER}\n{GOOD}\n".encode("utf-16"), r"part-0.csv: is UTF-16; UTF-8 is expected"),
-        (f"\ufeff{HEADER}\n".encode("utf-16-be"), r"part-0.csv: is UTF-16; UTF-8 is expected"),
-        (f"{HEADER}\n{GOOD}\n".encode("utf-32"), r"part-0.csv: is UTF-32; UTF-8 is expected"),
-        (f"\ufeff{HEADER}\n".encode("utf-32-be"), r"part-0.csv: is UTF-32; UTF-8 is expected"),
+        (f"{HEADER}\n{GOOD}\n".encode("utf-16"), r"part-0.csv: must be UTF-8, not UTF-16"),
+        (f"\ufeff{HEADER}\n".encode("utf-16-be"), r"part-0.csv: must be UTF-8, not UTF-16"),
+        (f"{HEADER}\n{GOOD}\n".encode("utf-32"), r"part-0.csv: must be UTF-8, not UTF-32"),
+        (f"\ufeff{HEADER}\n".encode("utf-32-be"), r"part-0.csv: must be UTF-8, not UTF-32"),
         (f"{HEADER}\r{GOOD}\r".encode(), "carriage returns alone"),
         (b"\x00\x01\x02\x03", "NUL bytes"),
         (b'"' + HEADER.encode() + b"\n", "not a CSV header"),

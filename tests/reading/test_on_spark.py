@@ -190,7 +190,7 @@ def test_a_file_system_that_spark_alone_reaches_is_read(box: SparkBox, mounted: 
         assert there.loaded
     (mounted / "clicks/part-0.csv").write_text(f"{HEADER}\n")
     assert sources.fingerprint("viewfs://shop/data/clicks") != there.loaded.source_digest
-    with pytest.raises(click.ClickException, match="source viewfs://shop/data/gone: found neither a file nor a folder"):
+    with pytest.raises(click.ClickException, match="source viewfs://shop/data/gone: no file or folder with data found"):
         sources.listing("viewfs://shop/data/gone")
     for folder, place in (("lake/deep", "lake"), ("lake", "lake/deep"), ("lake", "lake")):
         (mounted / place / "deep").mkdir(parents=True, exist_ok=True)
@@ -280,7 +280,7 @@ def test_each_part_must_be_read_once(numbers: list[list[int]], tmp_path: Path) -
         box.write(f"{HEADER}\n{GOOD}\n", f"part-{number}.csv")
     work = Work("x", sources.listing(str(box.source)).parts, 1, ("VARCHAR",), "", "", print)
     on_spark._refuse_wrong_tasks(work, [TaskResult([0, 1], table="events"), TaskResult([2], table="events")])
-    with pytest.raises(click.ClickException, match="source x: Spark did not read each of its 3 files exactly once"):
+    with pytest.raises(click.ClickException, match="source x: Spark did not read each of the 3 files exactly once"):
         on_spark._refuse_wrong_tasks(work, [TaskResult(each, table="events") for each in numbers])
 
 
@@ -291,13 +291,13 @@ def test_a_file_that_spark_hands_over_has_the_listed_size(tmp_path: Path) -> Non
     (fetched := tmp_path / "fetched.csv").write_text(f"{HEADER}\n{GOOD}\n{GOOD}\n")
     (scratch := tmp_path / "scratch").mkdir()
     (batch,) = executor.read_parts(work, [0], {0: fetched}, scratch)
-    assert "part-0.csv changed while it was read" in TaskResult.read(batch.column("done")[0].as_py()).error
+    assert "part-0.csv changed while the source was read" in TaskResult.read(batch.column("done")[0].as_py()).error
 
 
 def test_refused_rows_that_are_lost_on_the_way_are_an_error(box: SparkBox, monkeypatch: pytest.MonkeyPatch) -> None:
     box.write(f"{HEADER}\n{GOOD}\n{bad(price='x')}\n")
     monkeypatch.setattr(on_spark, "_fetch_refused", lambda *_: None)
-    with pytest.raises(click.ClickException, match="Spark lost refused rows, because an executor ended"):
+    with pytest.raises(click.ClickException, match="Spark lost some of the refused rows, because an executor ended"):
         box.load_on_spark()
     assert not (box.target / "source.json").exists()
 
@@ -338,7 +338,7 @@ def test_a_source_that_changes_while_it_is_read_is_an_error(box: SparkBox) -> No
     def store(folder: Path) -> None:
         added.write_text("changed")
 
-    with pytest.raises(click.ClickException, match=r"part-2.csv changed while it was read, so nothing is kept"):
+    with pytest.raises(click.ClickException, match=r"part-2.csv changed while the source was read, so nothing is kept"):
         box.load_on_spark(store=store)
     assert not (box.target / "source.json").exists()
 

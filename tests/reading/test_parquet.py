@@ -35,7 +35,7 @@ def refusal(box: Box) -> str:
 
 def test_names_in_another_case_are_missing_in_every_format(box: Box, tmp_path: Any) -> None:
     message = (
-        f"columns {', '.join(EVENTS)} missing (there is {', '.join(EVENTS).upper()}, but upper and lower case differ); "
+        f"columns {', '.join(EVENTS)} are missing (found {', '.join(EVENTS).upper()}, but names are case-sensitive); "
         f"the events table has {', '.join(EVENTS)}"
     )
     pq.write_table(sample.events(ROWS).rename_columns([name.upper() for name in EVENTS]), box.source / "a.parquet")
@@ -53,7 +53,7 @@ def test_names_of_a_primary_table_in_another_case_are_not_taken_for_events(box: 
 @pytest.mark.parametrize("names", [["a", "b"], ["filename"], ["PRICE"]])
 def test_a_parquet_file_without_a_known_column_lacks_them(names: list[str], box: Box) -> None:
     pq.write_table(pa.table({name: [1, 2] for name in names}), box.source / "a.parquet")
-    assert refusal(box).startswith(f"a.parquet: columns {', '.join(EVENTS)} missing")
+    assert refusal(box).startswith(f"a.parquet: columns {', '.join(EVENTS)} are missing")
 
 
 def test_columns_that_differ_in_case_are_named_as_ignored(box: Box, capsys: pytest.CaptureFixture[str]) -> None:

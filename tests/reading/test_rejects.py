@@ -54,7 +54,7 @@ from tests.reading.broken import broken_csv
         (GOOD + ",", "", GOOD + ",", "has 10 columns, not 9"),
         (GOOD + ",,", "", GOOD + ",,", "has 11 columns, not 9"),
         (bad(brand="not a UUID") + ",x", "", bad(brand="not a UUID") + ",x", "has 10 columns, not 9"),
-        (bad(brand='"acme'), "", bad(brand='"acme'), "a quoted field does not end"),
+        (bad(brand='"acme'), "", bad(brand='"acme'), "a quoted field has no closing quote"),
         (bad(brand='"a"b'), "", bad(brand='"a"b'), "wrong quoting"),
         (bad(brand="a\0b"), "", bad(brand="a\ufffdb"), "holds a NUL byte"),
         (bad(brand="a\rb"), "", bad(brand="a\rb"), "holds a carriage return"),
@@ -96,7 +96,7 @@ def test_a_time_is_read_in_each_form_that_says_when_it_was(packed: bool, box: Bo
 def test_a_line_that_is_not_utf_8_is_refused_alone(box: Box) -> None:
     box.write(f"{HEADER}\n{GOOD}\n".encode() + bad(brand="café").encode("latin-1") + f"\n{GOOD}\n".encode())
     assert box.load().rows == 2
-    assert box.rejects() == [("part-0.csv", 3, "", bad(brand="caf\ufffd"), "is not UTF-8")]
+    assert box.rejects() == [("part-0.csv", 3, "", bad(brand="caf\ufffd"), "the line is not UTF-8")]
 
 
 @pytest.mark.parametrize("name", ["part-0.csv", "part-0.csv.gz"])
@@ -104,9 +104,9 @@ def test_a_line_that_is_not_utf_8_is_refused_alone(box: Box) -> None:
     ("line", "reason"),
     [
         (b"\xef\xbb\xbf" + GOOD.encode() + b",note", "must be a UTC time"),
-        (GOOD.encode() + b",caf\xe9", "is not UTF-8"),
-        (GOOD.encode() + b",note,", "has 11 columns, not 10"),
-        (GOOD.encode() + b',"a,b",', "has 11 columns, not 10"),
+        (GOOD.encode() + b",caf\xe9", "the line is not UTF-8"),
+        (GOOD.encode() + b",note,", "the record has 11 columns, not 10"),
+        (GOOD.encode() + b',"a,b",', "the record has 11 columns, not 10"),
     ],
     ids=["BOM", "Latin-1 in an ignored column", "an empty field more", "an empty field more behind quotes"],
 )
@@ -167,7 +167,7 @@ def test_too_many_malformed_rows_name_the_three_most_frequent_reasons(box: Box) 
     message = caught.value.format_message()
     assert message.startswith("11 of 101 rows are malformed (10.89%, max_reject_ratio allows 10.00%): price must")
     assert "(5 rows, the first: 'x' in part-0.csv line 92); event_type must" in message
-    assert "; has 2 columns, not 9 (2 rows, the first: '1,2' in part-0.csv line 100)" in message
+    assert "; the record has 2 columns, not 9 (2 rows, the first: '1,2' in part-0.csv line 100)" in message
     assert "must not be empty" not in message
     assert not list(box.target.iterdir())
     assert box.load(ratio=11 / 101).rows == 90
@@ -181,9 +181,9 @@ def test_where_every_row_is_refused_the_reasons_are_named_whatever_the_ratio(box
     assert (
         "all 3 rows are malformed, so nothing is loaded: price must be a number (2 rows, the first: 'x' in " in message
     )
-    assert "; has 2 columns, not 9 (1 row, the first: '1,2' in part-0.csv line 4)" in message
+    assert "; the record has 2 columns, not 9 (1 row, the first: '1,2' in part-0.csv line 4)" in message
     box.write(HEADER)
-    with pytest.raises(click.ClickException, match=r"1 file\(s\) without a single row"):
+    with pytest.raises(click.ClickException, match=r"no rows in its 1 file\(s\)"):
         box.load()
 
 
@@ -247,7 +247,7 @@ def test_rows_and_rejects_add_up_to_the_lines(text: bytes, tmp_path_factory: pyt
         message = error.format_message()
         assert "\n" not in message
         assert "would be lost" not in message
-        assert re.search("without a single row|rows are malformed", message), message
+        assert re.search("no rows in its|rows are malformed", message), message
         return
     rows = box.table()
     assert len(rows) == loaded.rows

@@ -57,7 +57,7 @@ def test_a_version_waits_until_somebody_approves_it(models: dict[str, Trained]) 
     assert standing(run).outcome == "waited for approval"
     command = f"mlflow run . -e approve --env-manager local -P registry_name={name} -P version=1 -P env=production"
     assert f"to approve it: {command}; no version holds production" in standing(run).sentence
-    assert f"{name} version 1 did not hold production: it waited for approval since" in standing(run).record
+    assert f"{name} version 1 did not hold production: it had been waiting for approval since" in standing(run).record
     (line,) = [line for line in status_lines(name) if line.startswith("waits: ")]
     assert line.startswith("waits: version 1 for production, for approval since ")
 
@@ -137,10 +137,10 @@ def test_the_alias_that_moves_while_it_is_judged_is_looked_at_again(
             "refusals has no version 9: name the version to approve with -P version=<number>; "
             "waiting for approval: 1 (",
         ),
-        ({"version": 2}, "refusals version 2 does not wait for approval"),
+        ({"version": 2}, "refusals version 2 is not waiting for approval"),
         (
             {"version": 1, "env": "staging"},
-            "refusals version 1 does not wait for approval in staging; it waits for approval in production",
+            "refusals version 1 is not waiting for approval in staging; it is waiting for approval in production",
         ),
     ],
 )

@@ -57,7 +57,7 @@ def deployed(name: str, model: str, **given: str) -> str:
 def test_rows_that_the_champion_was_trained_on_do_not_count(trained: dict[str, Trained]) -> None:
     deployed("fair", trained["small test"].uri)
     said = deployed("fair", trained["large test"].uri)
-    assert "test rows that neither was trained on" in said
+    assert "test rows that neither model was trained on" in said
     assert "staging: promoted" in said  # on its own training rows the overfitted champion would have won
 
 
@@ -174,7 +174,7 @@ def test_a_model_whose_train_run_was_deleted_for_good_scores_and_can_be_deployed
 
     asked = invoke(deploy, model="models:/orphan@staging", registry_name="orphan", env="production")
     assert asked.exit_code == 1
-    assert "name the rows to judge it on with -P dataset=runs:/<run id of process>/dataset" in asked.stderr
+    assert "name the dataset to judge the model on with -P dataset=runs:/<run id of process>/dataset" in asked.stderr
     given = {"model": "models:/orphan/1", "dataset": tables["large test"]}
     assert invoke(deploy, **given, registry_name="orphan", env="production").exit_code == 0
     assert invoke(deploy, **given, registry_name="another-name", env="production").exit_code == 0

@@ -98,30 +98,30 @@ def test_status_says_what_the_journal_does_not_know(shared_store: str) -> None:
         return re.sub(r"20\S+ \S+ UTC", "<time>", line)
 
     moment = datetime.now(UTC)
-    assert answer() == "production: not known; the journal has no entry, and version 1 holds it now"
+    assert answer() == "production: not known; the journal has no entry, and version 1 holds production now"
     promotion.mend("doubtful", "production", ME)
-    assert answer() == "production: not known; the journal begins at <time>, and version 1 held it then"
+    assert answer() == "production: not known; the journal begins at <time>, and version 1 held production then"
     moment = datetime.now(UTC)
-    assert answer().startswith("production: version 1 since <time>, found there")
+    assert answer().startswith("production: version 1 since <time>, when ")
     client.set_registered_model_alias("doubtful", "production", "2")
-    start = "production: not known; version 1 held it from <time>; between then and "
-    end = ", and the journal does not know when"
-    assert answer() == f"{start}now the alias was moved by hand to version 2{end}"
+    start = "production: not known; version 1 held production from <time>; between then and "
+    end = "; the journal does not say when"
+    assert answer() == f"{start}now, the alias was moved by hand to version 2{end}"
     promotion.mend("doubtful", "production", ME)
-    assert answer() == f"{start}<time> the alias was moved by hand to version 2{end}"
+    assert answer() == f"{start}<time>, the alias was moved by hand to version 2{end}"
     moment, start = datetime.now(UTC), start.replace("version 1", "version 2")
     client.delete_model_version("doubtful", "2")
-    assert answer() == f"{start}now version 2 was deleted{end}"
-    assert "production: no version; version 2 held it from" in invoke(status, registry_name="doubtful").output
+    assert answer() == f"{start}now, version 2 was deleted{end}"
+    assert "production: no version; version 2 held production from" in invoke(status, registry_name="doubtful").output
     promotion.mend("doubtful", "production", ME)
-    assert answer() == f"{start}<time> version 2 was deleted{end}"
+    assert answer() == f"{start}<time>, version 2 was deleted{end}"
     assert promotion.promote(made[2], "production", None, ME)
     moment, start = datetime.now(UTC), start.replace("version 2", "version 3")
     client.delete_registered_model_alias("doubtful", "production")
-    assert answer() == f"{start}now the alias was removed by hand{end}"
+    assert answer() == f"{start}now, the alias was removed by hand{end}"
     client.set_registered_model_alias("doubtful", "production", "1")
     client.set_model_version_tag("doubtful", "1", f"{promotion.MOVING}.production", "{}")
-    assert answer() == f"{start}now a run moved the alias to version 1 and has not recorded it{end}"
+    assert answer() == f"{start}now, a run moved the alias to version 1 and has not recorded it{end}"
 
 
 def test_an_added_entry_is_noticed_unless_a_run_is_deciding(shared_store: str) -> None:
@@ -132,7 +132,7 @@ def test_an_added_entry_is_noticed_unless_a_run_is_deciding(shared_store: str) -
     forged = replace(one, number=2, version="2", previous="1", action="promoted", before=one.digest)
     key, client = "journal.staging.000002", mlflow.MlflowClient()
     client.set_registered_model_tag("added", key, forged.text)
-    warning = "warning: the journal of staging was changed: the tag journal.staging does not count entry 2"
+    warning = "warning: the journal of staging was changed: the tag journal.staging counts only 1 of the 2 entries"
     assert warning in invoke(status, registry_name="added").output
     assert invoke(status, registry_name="added", at=one.at).exit_code == 1
     assert journal.problem({**tags("added"), "claim.staging.0123": "held"}, "staging") is None
@@ -250,7 +250,7 @@ def test_status_says_who_holds_what_and_what_was_refused(shared_store: str) -> N
     lines = invoke(status, registry_name="said", env="production").output.splitlines()
     assert "rolled back: version 2, by carl" in lines
     assert lines[1].startswith("production: version 1 since 20")
-    assert lines[1].endswith(" UTC, by a rollback of carl (run 89): sales")
+    assert lines[1].endswith(" UTC, after a rollback by carl (run 89): sales")
     assert promotion.promote(second, "production", first, ME) is False  # it was read before the rollback
     again = versions.get_version("said", second.version)
     assert again
@@ -281,7 +281,9 @@ def test_status_names_the_runs_at_work_and_who_decides(shared_store: str) -> Non
     run = client.create_run(mlflow.get_experiment_by_name("tests").experiment_id, tags=at_work)
     with sole_right("busy", "production", run):
         lines = invoke(status, registry_name="busy").output.splitlines()
-    assert f"production: run {run.info.run_id} is deciding, or was killed while deciding" in lines
+    assert (
+        f"production: run {run.info.run_id} is deciding about this environment, or was killed while deciding" in lines
+    )
     assert f"in progress: run {run.info.run_id}, deploy of ann" in lines
     client.set_terminated(run.info.run_id)
     assert run.info.run_id not in invoke(status, registry_name="busy").output
@@ -291,8 +293,8 @@ def test_status_names_the_runs_at_work_and_who_decides(shared_store: str) -> Non
     ("given", "message"),
     [
         ({"registry_name": "nobody"}, "there is no registered model nobody"),
-        ({"at": "2999-01-01"}, "at=2999-01-01T00:00:00+00:00 is in the future: give a past moment, or leave at= empty"),
-        ({"at": "yesterday"}, "at=yesterday: must be a moment, such as 2026-05-03"),
+        ({"at": "2999-01-01"}, "at=2999-01-01T00:00:00+00:00 is in the future: give a past time, or leave at empty"),
+        ({"at": "yesterday"}, "at=yesterday: must be a date or time, such as 2026-05-03"),
         ({"format": "xml"}, "format=xml"),
     ],
 )

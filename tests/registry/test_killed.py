@@ -261,7 +261,7 @@ def test_a_move_that_cannot_be_read_stops_in_one_line(text: str, shared_store: s
     with pytest.raises(click.ClickException) as caught:
         promotion.mend(name, ENV, OTHER)
     assert caught.value.message == (
-        "unreadable version 1: its tag moving.staging was changed and cannot be read: delete it"
+        "unreadable version 1: its tag moving.staging was changed and cannot be read: delete the tag"
     )
 
 

@@ -49,30 +49,30 @@ def test_an_alias_of_a_missing_version_is_no_champion(shared_store: str, trained
     lose(shared_store, "restored", 2)
     lines = invoke(status, registry_name="restored").output
     for env in ("staging", "production"):
-        assert f"warning: {env} names version 2, which is missing" in lines
+        assert f"warning: the alias {env} names version 2, which is missing" in lines
     refused = invoke(rollback, registry_name="restored", env="staging")
     assert (refused.exit_code, "no version of restored holds staging" in refused.stderr) == (1, True)
 
     deployed = invoke(deploy, model=trained.uri, registry_name="restored", env="staging")
     assert deployed.exit_code == 0, deployed.output
-    assert "no champion: staging names version 2, which is missing" in deployed.output
+    assert "no champion: the alias staging names version 2, which is missing" in deployed.output
     assert versions.champion_number("restored", "staging") == "4"
     entry = newest(read(versions.registered_model("restored").tags, "staging"))
     assert entry
     assert (entry.action, entry.version, entry.previous) == ("promoted", "4", "")
-    assert "warning: staging" not in invoke(status, registry_name="restored").output
+    assert "warning: the alias staging" not in invoke(status, registry_name="restored").output
 
     run = newest_deploy()
     mlflow.MlflowClient().set_tag(run.info.run_id, "deploy.env", "production")
     now = standing(mlflow.get_run(run.info.run_id))
-    assert (now.sentence.endswith("; production names version 2, which is missing"), now.serve) == (True, "")
+    assert (now.sentence.endswith("; the alias production names version 2, which is missing"), now.serve) == (True, "")
 
 
 def test_a_holder_that_keeps_changing_ends_a_deploy(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(promotion, "promote", lambda *arguments: False)
     result = invoke(deploy, model=trained.uri, registry_name="restless", env="staging")
     assert result.exit_code == 1
-    assert "restless version 1 is not promoted: it was judged 5 times, and each time the holder" in result.stderr
+    assert "restless version 1 is not promoted: it was judged 5 times, and each time the version" in result.stderr
     assert not [tag for tag in versions.registered_model("restless").tags if tag.startswith("claim.")]
 
 
@@ -132,7 +132,7 @@ def test_a_model_whose_run_has_changed_tags_is_one_line_that_names_run_and_tag(
         client.set_tag(trained.run_id, tag, before)
         completed._completed.clear()
     if tag == completed.DIGEST and uri.startswith("models:"):
-        assert "no completed step of this workflow trained it" in result.stderr
+        assert "no completed step of this workflow trained this model" in result.stderr
         return
     assert result.exit_code == 1, result.output
     assert f"run {trained.run_id}: its tag {tag.removesuffix('0')}" in result.stderr.splitlines()[-1]

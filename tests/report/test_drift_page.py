@@ -14,8 +14,8 @@ def test_the_page_and_the_terminal_say_what_to_expect() -> None:
     assert "<strong>2,532</strong> carts above the threshold 0.341" in text
     line = prediction().sentence("models:/purchase_predict/2", Path("/data/out.csv"))
     assert line == (
-        "20000 rows of the events table, 12 refused; 5000 carts scored by models:/purchase_predict/2, "
-        "about 1,988 purchases expected; 2,532 carts above the threshold 0.341: /data/out.csv"
+        "20000 rows of the events table, 12 refused; 5000 carts scored by models:/purchase_predict/2: "
+        "about 1,988 purchases expected; 2,532 carts above the threshold 0.341; written to /data/out.csv"
     )
     assert prediction().metrics["expected_purchases"] == pytest.approx(1988.4)
 

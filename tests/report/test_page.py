@@ -47,11 +47,11 @@ def test_names_from_the_data_cannot_become_markup() -> None:
 
 def test_beside_a_link_stands_what_opens_it() -> None:
     shown = contents()
-    assert "Ctrl-, Cmd- or middle-click" not in render(shown), "its train run has no link"
+    assert "Ctrl-click, Cmd-click or middle-click" not in render(shown), "its train run has no link"
     for needs_ui in (True, False):
         train = Step("train", "ran", "cafe", "http://127.0.0.1:5000/#/x", needs_ui)
         text = render(dataclasses.replace(shown, origin=Origin(steps=[train])))
-        assert text.count("In MLflow's Artifacts tab, open a link by Ctrl-, Cmd- or middle-click.") == 2
+        assert text.count("In MLflow's Artifacts tab, open a link by Ctrl-click, Cmd-click or middle-click.") == 2
         assert text.count("Links work while <code>mlflow ui</code> runs") == 2 * needs_ui
         assert '<a href="http://127.0.0.1:5000/#/x" target="_blank" rel="noopener">' in text
 
@@ -99,7 +99,7 @@ def test_the_header_says_what_is_expected_what_lies_above_the_threshold_and_what
     shown = contents()
     text = render(shown)
     assert f"<strong>about {shown.expected:,.0f}</strong>" in text
-    assert f"among 600 test carts; {shown.bought} were made" in text
+    assert f"among 600 test carts; {shown.bought} carts were bought" in text
     above = f"carts above the threshold 0.400; {shown.confusion.true_positives} of them were bought"
     assert "The model expected" not in text
     assert "The model expected 20&nbsp;% fewer purchases" in render(
@@ -156,7 +156,7 @@ def test_the_weakest_part_comes_first_and_is_named() -> None:
     shown = contents()
     values = [part.roc_auc.value for part in shown.slices if part.roc_auc]
     assert values == sorted(values)
-    assert f"The weakest part is {shown.slices[0].by} “{shown.slices[0].name}”" in render(shown)
+    assert f"The weakest segment of the test rows is {shown.slices[0].by} “{shown.slices[0].name}”" in render(shown)
 
 
 def test_sentences_that_had_to_be_read_twice_are_gone() -> None:
@@ -167,7 +167,7 @@ def test_sentences_that_had_to_be_read_twice_are_gone() -> None:
     assert "assume that no visitor in the data got a code; the data do not say whether that is true" in text
     assert "Compare the purchase rates of the two halves." in text
     assert "4 trials (2 finished, 1 pruned, 1 failed) in 2.6 s. The first trial uses LightGBM's defaults." in text
-    assert re.search(r"In \d+ of \d+ parts the whole interval lies below|No part is shown to be weaker than all", text)
+    assert re.search(r"In \d+ of \d+ segments, the whole interval lies|No segment is shown to be weaker than", text)
 
 
 def test_every_metric_stands_beside_its_baseline() -> None:
@@ -178,7 +178,7 @@ def test_every_metric_stands_beside_its_baseline() -> None:
 
 
 def test_the_page_says_whether_the_probabilities_were_corrected_and_what_for() -> None:
-    assert "not shown to improve them (gain in out-of-fold log loss 0.01230" in render(contents())
+    assert "not shown to improve them (reduction of the out-of-fold log loss: 0.01230" in render(contents())
     shown = contents(correction={"slope": 1.2, "intercept": 0.0})
     after = shown.scores["calibration_error"].value
     assert f"error on the test rows is 0.2222 without the correction and {after:.4f} with it." in render(shown)
@@ -209,7 +209,7 @@ def test_the_best_so_far_never_falls_back() -> None:
     assert line
     heights = [float(point.split(",")[1]) for point in line.group(1).split()]
     assert heights == sorted(heights, reverse=True)  # SVG counts downwards
-    assert "learning_rate, power of ten" in after
+    assert "log10(learning_rate)" in after
 
 
 def test_a_split_by_user_and_a_part_of_one_class_are_named() -> None:
@@ -223,7 +223,7 @@ def test_a_split_by_user_and_a_part_of_one_class_are_named() -> None:
     )
     text = render(by_user)
     assert _Elements(text).open == []
-    assert "too few non-buyers to tell" in text
+    assert "too few non-buyers to judge" in text
     assert "are not judged" in text
     assert "are not judged" not in render(dataclasses.replace(shown, slices=shown.slices[:1]))
     assert '<td class="name">by user</td>' in text
@@ -234,11 +234,11 @@ def test_past_weeks_stand_beside_the_constant_answer_and_what_is_left_out_is_sai
     shown = contents()
     assert shown.backtest
     text = render(shown)
-    after = text[text.index("How it would have done in the past") : text.index("<h2>The search</h2>")]
+    after = text[text.index("How the model would have done in the past") : text.index("<h2>The search</h2>")]
     assert shown.backtest.verdict in after
     assert "The model gets better with time" in after
     assert "2 earlier weeks are left out" in after
-    assert after.count("too few buyers or others to tell") == 1
+    assert after.count("too few buyers or non-buyers to judge") == 1
     assert after.count("not counted for the trend: the model gave every cart the same answer") == 1
     assert "26 Aug 2019" in after
     for period in shown.backtest.scored:
@@ -248,9 +248,9 @@ def test_past_weeks_stand_beside_the_constant_answer_and_what_is_left_out_is_sai
         )
     assert after.count('<circle class="dot"') == len(shown.backtest.scored)
     without = render(dataclasses.replace(shown, backtest=None))
-    assert "Not measured: it was switched off (<code>backtest=false</code>)." in without
+    assert "Not measured: the backtest was switched off (<code>backtest=false</code>)." in without
     by_user = dataclasses.replace(shown.description, split="user", cut=None)
-    assert "Not measured: the rows have no time." in render(
+    assert "Not measured: the rows have no event times." in render(
         dataclasses.replace(shown, backtest=None, description=by_user)
     )
 
@@ -261,11 +261,11 @@ def test_the_page_shows_the_parameters_of_each_fit_that_the_model_is_the_mean_of
     assert "The model is the mean of 2 fits" in text
     assert "<th>trial 2</th><th>trial 1</th>" in text
     assert '<td class="name">num_leaves</td><td>31</td><td>128</td>' in text
-    assert "the score of the 2 chosen trials together" in text
+    assert "the score of the mean prediction of the 2 chosen trials" in text
     single = render(dataclasses.replace(shown, members=shown.members[:1]))
     assert "boosting rounds&nbsp;120," in single
     assert "num_leaves&nbsp;31." in single
-    assert "chosen trials together" not in single
+    assert "chosen trials" not in single
 
 
 def test_the_folds_are_listed_with_their_spans() -> None:

@@ -207,7 +207,7 @@ def test_folds_that_are_not_the_planned_ones_are_said(
 ) -> None:
     found = search(timed(600, days=days), 1, "roc_auc", 1)
     assert found.fold_kind.startswith(kind)
-    why = f", instead of 3 folds that follow time, because the training rows cannot be split by time into {parts} parts"
+    why = f", instead of 3 folds that follow time. The training rows cannot be split by time into {parts} parts that"
     assert why in found.fold_kind
     assert capsys.readouterr().out == f"train: {found.fold_kind}\n"
     spans = [(fold.start, fold.end) for fold in found.folds]

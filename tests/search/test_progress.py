@@ -31,7 +31,7 @@ def test_a_log_gets_a_line_for_each_new_trial() -> None:
     ended = subprocess.run([program("python"), "-c", SEARCH], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert ended.stderr == ""
     assert ended.stdout.splitlines() == [
-        "train: trials reused from an earlier search with the same key: 1",
+        "train: trials reused from an earlier search with the same search key: 1",
         "train: trial 2/4, roc_auc 0.6500 out of fold, 7 rounds, 1.5 s",
         "train: trial 3/4, failed: no such luck, 1.5 s",
         "train: trial 4/4, roc_auc 0.6300 out of fold, 7 rounds, 1.5 s",

@@ -305,7 +305,7 @@ def test_a_bucket_that_is_not_there_is_named(server: Storage) -> None:
 def test_an_object_replaced_since_it_was_listed_is_not_mixed_in(server: Storage, tmp_path: Path) -> None:
     found = sources.listing("gs://shop/clicks").parts
     server.generations["clicks/part-1.csv"] = 2
-    with pytest.raises(click.ClickException, match=r"part-1.csv: replaced or deleted since it was listed"):
+    with pytest.raises(click.ClickException, match=r"part-1.csv: was replaced or deleted after it was listed"):
         sources.fetch(found, tmp_path)
 
 
@@ -334,8 +334,8 @@ def test_an_object_that_changes_after_the_download_ends_the_load_in_one_line_and
         load("gs://shop/clicks", tmp_path)
     base = name.removeprefix("clicks/")
     assert caught.value.message == (
-        f"source gs://shop/clicks: {base} changed while it was read, so nothing is kept: run again when nobody writes "
-        "there"
+        f"source gs://shop/clicks: {base} changed while the source was read, so nothing is kept: try again when "
+        "nobody writes to the source"
     )
     assert not list((tmp_path / "target-0").iterdir())
 

@@ -97,7 +97,7 @@ def test_a_link_of_the_report_opens_a_run_as_the_note_beside_it_says(
     link.click()
     tab.wait_for_timeout(1000)
     assert len(tab.context.pages) == 1
-    assert "report of a training" in frame.evaluate("document.body.innerText")
+    assert "training report" in frame.evaluate("document.body.innerText")
     for how in ({"modifiers": ["ControlOrMeta"]}, {"button": "middle"}):
         with tab.context.expect_page() as opened:
             link.click(**how)

@@ -99,7 +99,10 @@ def kill(workflow: Workflow, asked: tuple[str, ...], victim: str, step: str) -> 
     outcome = workflow.outcome(process, 600)  # all of them write to the same pipe
     wait_for(lambda: not any(alive(pid) for pid in (process.pid, main, working)))
     assert outcome.code == (1 if victim == "step" else -signal.SIGKILL)
-    ended = f"Error: {step} ended without an error message (killed, or out of memory?): run {left[1].info.run_id}"
+    ended = (
+        f"Error: {step} ended without an error message: perhaps it was killed or ran out of memory. Its run is "
+        f"{left[1].info.run_id}"
+    )
     assert outcome.error == ([ended] if victim == "step" else [])
     assert "Traceback" not in outcome.err
     return left

@@ -125,7 +125,7 @@ def test_where_all_are_wrong_the_status_says_so(server: Served) -> None:
         (b" " * (2**20 + 1), {}, 413, "a request may have at most 1048576 bytes"),
         (b"{}", {"Content-Type": "text/plain"}, 415, "Content-Type must be application/json"),
         (b"{}", {"Content-Encoding": "gzip"}, 415, "Content-Encoding is not supported: send the body uncompressed"),
-        (b"{}", {"Host": "evil.example.org"}, 400, "this server answers to 127.0.0.1 and localhost only"),
+        (b"{}", {"Host": "evil.example.org"}, 400, "the Host header must be 127.0.0.1, localhost or [::1]"),
     ],
 )
 def test_a_request_that_cannot_be_read_is_refused_in_one_line(
@@ -226,6 +226,8 @@ def test_the_docs_have_an_example_of_every_address(server: Served) -> None:
     }
     _, page = server.ask("/docs")
     assert all(path in page for path in openapi["paths"])
+    assert "<code>late</code>" in page
+    assert "`" not in page
     example = openapi["paths"]["/events"]["post"]["requestBody"]["content"]["application/json"]["example"]
     status, answer = server.ask("/events", example)
     shown = openapi["paths"]["/events"]["post"]["responses"]["200"]["content"]["application/json"]["example"]

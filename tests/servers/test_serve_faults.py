@@ -68,14 +68,14 @@ def test_it_ends_on_sigterm_after_the_requests_at_work_and_its_run_is_closed(reg
 @pytest.mark.parametrize(
     ("parameters", "line"),
     [
-        ({"env": ""}, "env and ENV are empty: name the environment to serve, with -P env=production"),
+        ({"env": ""}, "no environment given: the parameter env and the variable ENV are empty; name the environment"),
         ({"registry_name": "nobody"}, "no version of nobody holds production: deploy one with"),
         (
             {"shadow": "production"},
-            "shadow=production: the version of this environment already answers; name the other environment",
+            "shadow=production: the server already answers with this environment's version; name the other environment",
         ),
         ({"host": "0.0.0.0"}, "host=0.0.0.0: other machines can reach the server, so a token is needed"),
-        ({"port": "70000"}, "port=70000: must be a whole number from 0 (any) to 65535"),
+        ({"port": "70000"}, "port=70000: must be a whole number from 0 (any free port) to 65535"),
         ({"state": "ftp://x"}, "state=ftp://x: must be a local file, redis://<host>"),
     ],
 )

@@ -62,7 +62,7 @@ def test_a_server_does_not_start_on_a_state_that_is_being_filled(
     filler = begun(redis_server)
     with pytest.raises(click.ClickException, match="not completely filled from past events: wait until"):
         RedisState(redis_server.uri, 90)
-    with pytest.raises(click.ClickException, match="another server is filling it: start this server once that one has"):
+    with pytest.raises(click.ClickException, match="another server is filling this state: start this server once the"):
         RedisFiller.of_empty(redis_server.uri, 90)
     filler.finish()
     RedisState(redis_server.uri, 90).close()
@@ -112,7 +112,7 @@ def test_a_lease_is_renewed_while_nothing_is_written(
     monkeypatch.setattr(filling_redis, "_RENEW_SECONDS", 0.1)
     filler = begun(redis_server)
     time.sleep(1.5)
-    with pytest.raises(click.ClickException, match="another server is filling it"):
+    with pytest.raises(click.ClickException, match="another server is filling this state"):
         RedisFiller.of_empty(redis_server.uri, 90)
     filler.give_up()
     assert client.keys() == []

@@ -35,8 +35,8 @@ def test_a_file_has_one_server_at_a_time(tmp_path: Path) -> None:
         with locked(place), locked(tmp_path / "another"), pytest.raises(click.ClickException) as caught, locked(place):
             pass
         assert caught.value.message == (
-            f"state {place}: another server uses this file: name another file with state=<file>, or let servers share "
-            "a Redis with state=redis://<host>"
+            f"state {place}: another server uses this file: name another file with state=<file>, or let the servers "
+            "share a Redis with state=redis://<host>"
         )
     assert not place.exists()
 

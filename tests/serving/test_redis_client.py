@@ -56,8 +56,8 @@ def test_a_redis_that_evicts_later_is_a_problem_and_the_keys_are_counted(redis_s
         (problem,) = health.ready()["problems"]
     assert health.ready()["problems"] == [problem]
     assert problem == (
-        f"Redis has evicted keys since the server's start ({_evicted(health)}): visitors are lost, and events that "
-        "are sent again may count twice; set maxmemory-policy noeviction"
+        f"keys evicted by Redis since the server's start: {_evicted(health)}. Visitors are lost, and events that are "
+        "sent again may count twice: set maxmemory-policy noeviction"
     )
     assert _evicted(health) >= gone
     state.close()

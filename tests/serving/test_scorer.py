@@ -83,5 +83,5 @@ def test_columns_that_an_answer_does_without_are_named(packaged: packaging.Packa
 def test_a_model_of_another_kind_is_refused() -> None:
     loaded: Any = SimpleNamespace(unwrap_python_model=object)
     other = packaging.Packaged([], lambda frame: frame, loaded=loaded)
-    with pytest.raises(click.ClickException, match="version 7: was not packaged by this workflow"):
+    with pytest.raises(click.ClickException, match="the model was not packaged by this workflow"):
         Scorer(other, "7")

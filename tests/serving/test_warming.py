@@ -278,7 +278,7 @@ def test_a_primary_table_fills_no_state(tmp_path: Path) -> None:
     values = ["a" if column.type == "VARCHAR" else "1" for column in PRIMARY]
     primary = f"{','.join(columns)}\n{','.join(values)}\n"
     (tmp_path / "primary.csv").write_text(primary)
-    with pytest.raises(click.ClickException, match="holds the primary table, but a state is filled from events"):
+    with pytest.raises(click.ClickException, match="holds the primary table, but warm needs the events table"):
         fill(tmp_path / "state", str(tmp_path / "primary.csv"), tmp_path / "scratch")
 
 

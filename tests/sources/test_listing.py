@@ -68,7 +68,7 @@ NO_TABLES = [
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_that_is_not_read_is_an_error_that_names_it(name: str, tmp_path: Path) -> None:
     make(tmp_path, "2019-Oct.csv", name)
-    assert f": {name}: may hold rows, too, but only *.csv, *.csv.gz, *.parquet are read: unpack" in refusal(tmp_path)
+    assert f": {name} may hold rows, but only *.csv, *.csv.gz, *.parquet are read: unpack" in refusal(tmp_path)
     assert name.rpartition("/")[2] in refusal(tmp_path / name)
     assert data(tmp_path / "*.csv") == ["2019-Oct.csv"]  # the way out that the message names
 
@@ -339,4 +339,4 @@ def test_a_table_whose_files_hold_deleted_rows_is_refused(
     source: str, format_: str, marker: str, tmp_path: Path
 ) -> None:
     make(tmp_path, "table/day=1/part.parquet", f"table/{marker}")
-    assert f"a table in the format {format_}" in refusal(tmp_path / source if source else tmp_path)
+    assert f"a table in {format_} format" in refusal(tmp_path / source if source else tmp_path)

@@ -63,7 +63,7 @@ def test_an_output_is_refused_where_the_input_would_read_it(
     (tmp_path / "in/x/linked.csv").symlink_to(tmp_path / "far/a.csv")
     given, target = f"{tmp_path}/{source}", tmp_path.resolve() / output
     if refused:
-        with pytest.raises(click.ClickException, match="lies within the input"):
+        with pytest.raises(click.ClickException, match="is part of the input"):
             sources.refuse_output(given, target)
     else:
         sources.refuse_output(given, target)

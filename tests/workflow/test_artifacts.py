@@ -81,13 +81,13 @@ def test_what_is_fetched_is_checked_where_the_store_is_no_folder_of_this_machine
         before = flip(file, number)
         assert found(run)[0], "nothing is downloaded for a step that is reused"
         with pytest.raises(
-            click.ClickException, match=r"differs from the file that was written.* run the workflow again to recreate"
+            click.ClickException, match=r"has changed since it was written.* run the workflow again to recreate"
         ):
             completed.fetch(uri, tmp_path)
         file.write_bytes(before)
         reused, reason = found(run)
         assert reused is None
-        assert "differs from the file that was written" in str(reason)
+        assert "has changed since it was written" in str(reason)
         mlflow.MlflowClient().set_tag(run.info.run_id, completed.COMPLETE, "true")
     assert completed.fetch(uri, tmp_path).is_dir()
 
@@ -124,11 +124,11 @@ def test_a_file_that_was_added_to_an_output_is_noticed_before_it_is_reused_or_fe
                     patch.setattr(artifacts, "local_folder", lambda uri: None)
                 reason = completed.problem(run)
             assert f"/{name} was not written by run {run.info.run_id[:8]}: somebody has added" in str(reason)
-        with pytest.raises(click.ClickException, match=rf"^{uri}: \S*{name} was not written: somebody has added it"):
+        with pytest.raises(click.ClickException, match=rf"^{uri}: \S*{name} was added later: it is not among"):
             completed.fetch(uri, tmp_path)
         more.unlink()
         marked = mlflow.get_run(run.info.run_id).data.tags
-        assert "was not written" in marked[completed.DAMAGED]
+        assert "was added later" in marked[completed.DAMAGED]
         assert marked[completed.COMPLETE] != "true"
         mlflow.MlflowClient().set_tag(run.info.run_id, completed.COMPLETE, "true")
     assert found(run)[0]
@@ -185,7 +185,7 @@ def test_a_model_to_which_a_file_was_added_answers_nobody(finished: Workflow, tm
     for address in (uri, f"models:/{models.find(uri).model_id}", f"models:/{name}@staging"):
         scored = invoke(predict, model=address, input="sample:500", output=tmp_path / "scored.csv")
         assert (scored.exit_code, (tmp_path / "scored.csv").exists()) == (1, False)
-        assert "artifacts/more.txt was not logged: somebody has added it later" in scored.stderr
+        assert "artifacts/more.txt was added later: it is not among the files that were logged" in scored.stderr
     assert versions.version_gone(deployed) == f"the model of version 1 of {name} is damaged"
     again = invoke(deploy, model=uri, registry_name=name, env="production")
     assert (again.exit_code, "model/artifacts/more.txt was not written by run" in again.stderr) == (1, True)
@@ -206,7 +206,7 @@ def test_a_damaged_model_answers_nobody_and_is_registered_anew(finished: Workflo
         assert versions.version_gone(deployed) == f"the model of version 1 of {name} is damaged", path
         scored = invoke(predict, model=f"models:/{name}@production", input="sample:500", output=tmp_path / "scored.csv")
         assert (scored.exit_code, (tmp_path / "scored.csv").exists()) == (1, False)
-        assert "differs from the file that was logged" in scored.stderr
+        assert "is missing or has changed since it was logged" in scored.stderr
         file.write_bytes(before)
         mlflow.MlflowClient().delete_model_version_tag(name, "1", "model.damaged")
     flip(files_of(train)["model/artifacts/booster.txt"], 1)

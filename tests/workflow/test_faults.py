@@ -39,7 +39,7 @@ def test_a_killed_step_is_not_taken_for_complete_and_a_killed_launcher_stops_its
     outcome = workflow.step_here("train", "-P", "max_evals=1")
     assert outcome.code == 0, outcome.err
     # The killed searches were not for nothing: their first trial is not run again.
-    assert "train: trials reused from an earlier search with the same key: 1" in outcome.out
+    assert "train: trials reused from an earlier search with the same search key: 1" in outcome.out
     assert workflow.runs("train")[0].data.metrics["trials_taken_over"] == 1
 
 

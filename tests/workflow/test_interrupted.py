@@ -38,8 +38,8 @@ def test_an_interrupted_run_says_so_and_what_is_kept(
     run = next(run for run in runs if run.info.status == "KILLED")
     expected = {
         0: "",
-        1: ": 1 finished trial is kept; the next run with the same data, code, metric and seed goes on from there",
-        3: ": 3 finished trials are kept; the next run with the same data, code, metric and seed goes on from there",
+        1: ": 1 finished trial is kept; the next run with the same data, code, metric and seed continues from there",
+        3: ": 3 finished trials are kept; the next run with the same data, code, metric and seed continues from there",
     }[count]
     assert run.data.tags["mlflow.note.content"] == f"**Interrupted**{expected}"
     # Main leaves the line to its step, which has the same terminal.

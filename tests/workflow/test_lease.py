@@ -152,7 +152,7 @@ def test_a_claim_is_taken_over_at_once_where_its_process_has_ended_on_this_machi
     assert claim(open_run(client), "key", never, said.append) is None
     assert said == []
     assert status(client, holder) == "KILLED"
-    assert "its process has ended" in client.get_run(holder.info.run_id).data.tags[CLOSED]
+    assert "the run's process has ended" in client.get_run(holder.info.run_id).data.tags[CLOSED]
 
 
 def test_nobody_computes_while_the_step_of_a_dead_main_goes_on(client: mlflow.MlflowClient, dead_process: str) -> None:

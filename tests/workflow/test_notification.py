@@ -117,7 +117,7 @@ def test_whatever_is_wrong_with_the_address_is_one_line_without_it(
             notify("text", run)
             assert time.monotonic() - started < 3
             out, err = capsys.readouterr()
-            assert (out, err) == ("", f"notification not sent: {problem}; see the variable NOTIFY_URL\n")
+            assert (out, err) == ("", f"notification not sent: {problem}; check the variable NOTIFY_URL\n")
         hangs.set()
 
 
@@ -231,7 +231,7 @@ def test_an_error_before_the_run_opens_is_notified_of_once(
         "the workflow failed: No such option '--nonsense'",
         "train failed: max_evals=0: must be a whole number, 1 or more (run)",
         "the workflow failed: No such option '--nonsense'",
-        "the workflow failed: ENV=prod: must be one of staging, production",
+        "the workflow failed: ENV=prod: must be staging, production or empty",
         f"train failed: {no_run}",
         f"the workflow failed: {no_run}",
     ]

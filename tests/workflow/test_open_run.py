@@ -45,7 +45,7 @@ def test_a_source_whose_path_is_not_utf_8_does_not_blame_the_server(monkeypatch:
     result = invoke(load, source=b"/tmp/caf\xe9".decode(errors="surrogateescape"))
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()
-    assert line.startswith("Error: source=/tmp/caf\\udce9: is not UTF-8 text")
+    assert line.startswith("Error: source=/tmp/caf\\udce9: must be UTF-8 text")
 
 
 def test_only_a_process_of_its_own_takes_its_imports_from_the_collector(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,7 +78,7 @@ def test_a_job_that_waits_for_a_machine_keeps_its_claim_for_who_can_ask(
     jobs.alive["ml/waiting"] = False
     assert watch.claims("key", mine) == [] or not main_ended
     assert status(client, step) == "KILLED"
-    assert client.get_run(step.info.run_id).data.tags[CLOSED] == "KILLED by a later workflow: its Job has ended"
+    assert client.get_run(step.info.run_id).data.tags[CLOSED] == "KILLED by a later workflow: the run's Job has ended"
 
 
 @pytest.mark.parametrize("beat", [None, ELSEWHERE])

@@ -75,7 +75,7 @@ class TestFinding:
             mlflow.MlflowClient().log_text(run_id, "note", name)
         assert find_completed(experiment, "k")[0].info.run_id == run_id
         mlflow.MlflowClient().log_text(run_id, "note", "dataset/note.txt")
-        reason = f"artifact dataset/note.txt was not written by run {run_id[:8]}: somebody has added it later"
+        reason = f"artifact dataset/note.txt was added later: it is not among the artifacts that run {run_id[:8]} wrote"
         assert find_completed(experiment, "k") == (None, reason)
 
     def test_a_further_condition_is_asked(self, experiment: str) -> None:
@@ -120,11 +120,11 @@ class TestFinding:
 BAD = [
     ({"source": "/nowhere/x.csv"}, "source /nowhere/x.csv: no such file or folder"),
     ({"source": "{tmp}/empty"}, "holds no data file"),
-    ({"source": "sample:50000000000"}, "the built-in sample has 1 to 50,000,000 events"),
-    ({"source": "sample:0"}, "the built-in sample has 1 to"),
+    ({"source": "sample:50000000000"}, "the built-in sample can have 1 to 50,000,000 events"),
+    ({"source": "sample:0"}, "the built-in sample can have 1 to"),
     (
         {"source": "http://me:hunter2@shop.example/x.csv"},
-        "source=http://shop.example/x.csv: the address holds a password",
+        "source: the address http://shop.example/x.csv holds a password",
     ),
     ({"source": "/nowhere/\x1b[31mred\n.csv"}, "source /nowhere/\\x1b[31mred .csv: "),
     ({"memory_limit": "\uff11GB"}, "memory_limit=\uff11GB: must be a size"),
@@ -247,8 +247,8 @@ def test_rows_of_a_source_that_changed_after_the_key_was_made_are_not_kept_under
     assert result.exit_code == 1
     (error,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
     assert error == (
-        f"Error: source {source}: a file changed while it was read, so nothing is kept: run again when nobody writes "
-        "there"
+        f"Error: source {source}: a file changed while the source was read, so nothing is kept: try again when "
+        "nobody writes to the source"
     )
     (run,) = mlflow.search_runs(experiment_names=["tests"], output_format="list")
     assert run.info.status == "FAILED"

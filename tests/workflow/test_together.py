@@ -27,7 +27,7 @@ def test_the_one_that_waits_takes_over_when_the_other_is_killed_and_its_trials_t
     said += until(second, "train: trial ")
     second.terminate()
     second.communicate(timeout=120)
-    assert "trials reused from an earlier search with the same key: " in said
+    assert "trials reused from an earlier search with the same search key: " in said
     killed = [
         holder,
         *(run for run in workflow.runs("train") if run.data.tags["mlflow.parentRunId"] == holder.info.run_id),
@@ -36,7 +36,7 @@ def test_the_one_that_waits_takes_over_when_the_other_is_killed_and_its_trials_t
     for run in killed:
         now = workflow.client.get_run(run.info.run_id)
         assert now.info.status == "KILLED"
-        assert "its process has ended" in now.data.tags["lease.closed"]
+        assert "the run's process has ended" in now.data.tags["lease.closed"]
 
 
 def test_what_was_killed_with_its_launcher_is_closed_by_the_next_workflow(workflow: Workflow) -> None:
