@@ -118,8 +118,8 @@ def _doubt(metric: str, score: Score, widening: float) -> str:
         f"; its {worse} end counts as {worst:.4f} because one class has few users" if widening > _NAMED_WIDENING else ""
     )
     return (
-        f"{metric} {score.value:.4f} does not beat the baseline's {score.baseline:.4f} with its whole 95 % interval "
-        f"({score.low:.4f} to {score.high:.4f}{few})"
+        f"{metric} {score.value:.4f}: its 95 % interval ({score.low:.4f} to {score.high:.4f}{few}) "
+        f"is not wholly better than the baseline's {score.baseline:.4f}"
     )
 
 

@@ -117,7 +117,7 @@ def test_whatever_the_metric_roc_auc_must_beat_a_coin_too(metric: str) -> None:
     assert decide(metric, scores, None, widening=1.2).passed
     decision = decide(metric, scores, None, widening=1.3)
     assert not decision.passed
-    assert decision.reason.startswith("roc_auc 0.5500 does not beat the baseline's 0.5000 with its whole 95 % interval")
+    assert decision.reason.startswith("roc_auc 0.5500: its 95 % interval (0.5100 to 0.6000; its lower end counts as")
 
 
 rows_of_users = st.lists(st.integers(1, 30), min_size=1, max_size=60)
