@@ -81,7 +81,7 @@ def main() -> None:
         print(line(f"{others} + `{name}`", measured(data, [*without, name])))
     print(line(f"{others} + all four", measured(data, columns)))
     of_another = measured(shuffled_products(data), columns)
-    print(line(f"{others} + all four, the four with the values of another cart of the same day (control)", of_another))
+    print(line(f"{others} + all four, taken from another cart of the same day (control)", of_another))
     shuffled = np.mean([measured(shuffled_label(data, number), columns) for number in range(SHUFFLES)], axis=0)
     print(line(f"all {len(columns)}, with shuffled training labels (mean of {SHUFFLES} shuffles)", shuffled))
     ordinary = ordinary_carts(data)

@@ -356,7 +356,7 @@ def _refuse_bytes(given: Mapping[str, object]) -> None:
         except UnicodeEncodeError:
             raise click.ClickException(
                 f"{name}={value}: must be UTF-8 text, because MLflow can store nothing else; rename the file or folder "
-                "(in this message, \\udc and two digits stand for a byte that is not UTF-8)"
+                "(in this message, \\udc and two hexadecimal digits stand for a byte that is not UTF-8)"
             ) from None
 
 

@@ -203,9 +203,9 @@ class Prediction:
             parts.append(f"missing values of {', '.join(filled)} are filled in from the model's own product counters")
             if self.later_than is not None:
                 parts.append(
-                    f"the counters end on {self.later_than}{_in_future(self.later_than)}, so they include events after "
-                    f"{self.later_rows:,} of the rows; give these columns their values as of each row's own day, or "
-                    "pass events as input and the events before them as history"
+                    f"the counters end on {self.later_than}{_in_future(self.later_than)}, so for "
+                    f"{self.later_rows:,} of the rows they include later events; supply the missing values as they "
+                    "were on the day of each row, or pass events as input and the events before them as history"
                 )
         return "; ".join(parts) or None
 

@@ -63,7 +63,7 @@ def session_of(asked: str, instead: str) -> Iterator["SparkSession"]:
             builder = builder.config("spark.ui.showConsoleProgress", "false")
     # Only up to the first semicolon: a Spark Connect URL may contain a token behind it.
     named = remote.partition(";")[0] if remote else master
-    where = f"Spark at {named or 'the master that its configuration names'}"
+    where = f"Spark at {named or 'its configured master'}"
     already = SparkSession.getActiveSession()
     if remote and not already:
         _wait_for_server(remote, where)

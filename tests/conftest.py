@@ -80,6 +80,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
+#: Variables of a developer, and one that pytest-xdist sets for its workers: a process of a test would import this
+#: checkout's modules, and would not be preloaded where a test gives it an environment of its own.
+_NOT_OURS = ("ENV", "GOOGLE_APPLICATION_CREDENTIALS", "STORAGE_EMULATOR_HOST", "PYTHONPATH")
+
 #: Where the tests' folders are kept in memory: SQLite waits for the disk at every write, and the suite makes thousands.
 _IN_MEMORY = Path("/dev/shm")
 #: Free bytes that this needs; a whole run leaves 1.2 GB there until it ends.
@@ -95,7 +99,7 @@ def pytest_configure() -> None:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_IN_MEMORY))
     # What a developer has exported must not decide what the tests see.
     for name in list(os.environ):
-        if name.startswith("MLFLOW_") or name in ("ENV", "GOOGLE_APPLICATION_CREDENTIALS", "STORAGE_EMULATOR_HOST"):
+        if name.startswith("MLFLOW_") or name in _NOT_OURS:
             del os.environ[name]
     os.environ["DO_NOT_TRACK"] = "true"  # MLflow's telemetry: each process would try to send some
     os.environ["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]

@@ -76,7 +76,7 @@ CANNOT_RUN = {
     "openssl rand -hex 32 > token && docker compose --profile serve up --wait": "needs Docker",
     "mlflow server": "tools/server.py starts it",
     "mlflow gc": "deletes runs for good",
-    "gcloud storage restore": "needs a bucket of Google's and its command line",
+    "gcloud storage cp": "needs a bucket of Google's and its command line",
     "python -m mlflow.server.auth db upgrade --url <address of the database auth>": (
         "needs a server with a password; `mlflow db upgrade` does the same to the other database"
     ),

@@ -142,7 +142,7 @@ class Backtest:
         few = len(self.periods) - len(self.scored)
         constant = sum(period.constant for period in self.scored)
         reasons = {
-            "with too few buyers or too few non-buyers": few,
+            f"with too few buyers or non-buyers in or before the {self.unit}": few,
             "whose model could not learn and gave every cart the same answer": constant,
             "whose score has an interval with a width of 0": len(self.scored) - constant - len(self.counted),
         }

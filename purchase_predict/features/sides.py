@@ -134,6 +134,6 @@ def note(connection: duckdb.DuckDBPyConnection, test_ratio: float, tested: int, 
     user, rows = one_row(connection, "SELECT user_id, count(*) AS n FROM rows GROUP BY ALL ORDER BY n DESC, 1 LIMIT 1")
     return (
         f"the test set has {share:.1%} of the rows, not {test_ratio:.1%}: no closer split was found, because the rows "
-        "of a session stay together (without event times, also the rows of a user); "
+        "of a session are never divided (without event times, the rows of a user are not divided either); "
         f"user {user} alone has {rows / row_count:.1%} of the rows"
     )

@@ -120,7 +120,7 @@ def submit(
     if unread and of_step.image not in _reported:
         _reported.add(of_step.image)
         print_line(
-            f"{entry_point}: the image's source cannot be checked before the Job starts ({unread}); "
+            f"{entry_point}: the source code in the image cannot be checked before the Job starts ({unread}); "
             "the Job checks it itself"
         )
     run = get_or_create_run(  # type: ignore[no-untyped-call]

@@ -54,15 +54,15 @@ def refuse_unreachable(
     if local_folder(artifacts) and not volumes:
         raise click.ClickException(
             f"a Job cannot reach {artifacts}, where the artifacts of this experiment are: have the tracking server "
-            "serve them (mlflow server --artifacts-destination), or mount a shared disk: add it to the volumes in the "
-            "template, the file that backend_config names with the setting template (docs/deployment.md)"
+            "serve them (mlflow server --artifacts-destination), or mount a shared disk (add it to the volumes in the "
+            "template in backend_config, as docs/deployment.md describes)"
         )
     source = parameters.get("source", "sample")
     shared = source.startswith(CLOUD) or ON_HADOOP.match(source) or SAMPLE.fullmatch(source)
     if entry_point == "load" and not shared and not volumes:
         raise click.ClickException(
             f"source={source} is on this machine, so the Job of load cannot read it: put the data into a bucket "
-            "(gs://), mount a disk that has the data (add it to the volumes in the template, as "
-            "docs/deployment.md describes), or run load on this machine "
+            "(gs://), mount a disk that has the data (add it to the volumes in the template in backend_config, "
+            "as docs/deployment.md describes), or run load on this machine "
             "(backend=process:kubernetes,train:kubernetes,...)"
         )

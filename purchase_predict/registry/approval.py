@@ -73,9 +73,7 @@ def waiting_version(name: str, number: str, env: str) -> Waiting:
     if version is None:
         others = ", ".join(f"{number} ({env})" for number, env in waiting(versions(name))) or "none"
         what = f"{name} has no version {number}" if number else "version is empty"
-        raise click.ClickException(
-            f"{what}: name the version to approve with -P version=<number>; waiting for approval: {others}"
-        )
+        raise click.ClickException(f"{what}: choose a version with -P version=<number>; waiting for approval: {others}")
     envs = [env for _, env in waiting([version])]
     env = env or (envs[0] if len(envs) == 1 else Settings.read().env or "")
     if env not in envs:

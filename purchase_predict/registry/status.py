@@ -93,7 +93,9 @@ class Status:
         """The status in words, one fact per line."""
         made = [f"{self.name} at {self.at.isoformat()}" if self.at else f"{self.name} now"]
         made += [line for environment in self.environments for line in environment.lines(past=self.at is not None)]
-        made += [f"waits: {what}, {why}" for what, why in self.waiting.items()]
+        made += [
+            f"waiting for approval: {what}, {why.removeprefix('for approval ')}" for what, why in self.waiting.items()
+        ]
         for title, facts in (
             ("rolled back", self.rolled_back),
             ("refused", self.refused),
@@ -123,7 +125,7 @@ def status(name: str, envs: Sequence[str], at: datetime | None, experiment_id: s
     """
     if at and at > datetime.now(UTC):
         raise click.ClickException(
-            f"at={at.isoformat()} is in the future: give a past time, or leave at empty to see the present state"
+            f"at={at.isoformat()} is in the future: give a past time, or leave out -P at to see the present state"
         )
     model = registered_model(name)
     present = sorted(versions(name), key=lambda version: -int(version.version))
@@ -236,7 +238,7 @@ def _how(entry: Entry) -> str:
     how = {
         journal.PROMOTED: f"promoted by {by_run}",
         journal.ROLLED_BACK: f"after a rollback by {by_run}",
-        journal.FOUND: f"when {by_run} found it there",
+        journal.FOUND: f"or earlier; first recorded by {by_run}",
     }[entry.action]
     return how + (f": {entry.reason}" if entry.reason else "")
 

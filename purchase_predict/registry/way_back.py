@@ -53,7 +53,7 @@ def version_before(holder: ModelVersion, env: str) -> ModelVersion:
         if version and version.version != holder.version and not rolled_back(version) and not failed(version, env):
             return version
     others = ", ".join(sorted(there.keys() - {str(holder.version)}, key=int))
-    way_out = f"choose one with -P version=<number> ({others})" if others else "it is the only version"
+    way_out = f"choose another version with -P version=<number> ({others})" if others else "it is the only version"
     raise click.ClickException(
         f"{holder.name} version {holder.version} holds {env}; no earlier version can take over: {way_out}"
     )

@@ -57,7 +57,7 @@ def _tradeoff(points: Sequence[Tradeoff]) -> str:
     return chart(
         Curve(np.array([point.codes for point in points]), np.array([point.buyers_kept for point in points])),
         "share of carts that get a code",
-        "buyers without a code",
+        "buyers who get no code",
         reference=[(0, 1), (1, 0)],
         interval=([point.low for point in points], [point.high for point in points]),
     )

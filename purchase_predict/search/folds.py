@@ -48,7 +48,7 @@ def search_folds(rows: LabelledRows, seed: int) -> list[tuple[np.ndarray, np.nda
     folds = forward_folds(rows, 0) or grouped_folds(rows, fold_count(len(rows.y)), seed)
     kind = kind_of_folds(rows, folds)
     if rows.ended is not None and kind != _PLANNED:
-        print_line(f"train: {kind}")
+        print_line(f"train: the search uses {kind}")
     return folds
 
 

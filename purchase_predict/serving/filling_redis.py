@@ -87,8 +87,8 @@ class RedisFiller:
             filler = cls(client, retention_days)
             if not client.set(_LEASE, filler._owner, nx=True, ex=_LEASE_SECONDS):
                 raise click.ClickException(
-                    f"state {shown}: another server is filling this state: start this server once the other server has "
-                    "finished"
+                    f"state {shown}: another server is filling this state: start this server after the other server "
+                    "has finished"
                 )
             return filler if filler._begin(shown) else None
         except (RedisError, OSError) as error:

@@ -58,7 +58,9 @@ def token_of(file: str, host: str) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise click.ClickException(f"token_file {file}: cannot be read: {error}") from error
     if len(token) < _MIN_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
-        raise click.ClickException(f"token_file {file}: must hold one token of {_MIN_TOKEN} characters or more")
+        raise click.ClickException(
+            f"token_file {file}: must hold one token of at least {_MIN_TOKEN} printable ASCII characters without spaces"
+        )
     return token
 
 

@@ -36,7 +36,7 @@ METRICS = {
     ),
     "events_after_answer_total": (
         "counter",
-        "Events that arrived too late: the visitor's cart event of the same or a later time was already answered.",
+        "Events that arrived too late: a simultaneous or later cart event of their visitor was already answered.",
     ),
     "events_earlier_day_total": (
         "counter",
@@ -59,22 +59,25 @@ METRICS = {
         "1 if the version that answers does not hold the alias, or if the alias's holder is unknown.",
     ),
     "registry_age_seconds": ("gauge", "Seconds since the registry last answered."),
-    "shadow_answers_total": ("counter", "Answers that the shadow's version also scored, by version."),
-    "shadow_dropped_total": ("counter", "Answers that the shadow's version was too slow to score."),
-    "shadow_failures_total": ("counter", "Answers that the shadow's version failed to score."),
+    "shadow_answers_total": ("counter", "Carts that the shadow's version also scored, by version."),
+    "shadow_dropped_total": ("counter", "Carts that the shadow's version was too slow to score."),
+    "shadow_failures_total": ("counter", "Carts that the shadow's version failed to score."),
     "shadow_difference_total": (
         "counter",
         "Sum of the absolute differences between the probabilities of the two versions.",
     ),
-    "shadow_disagreements_total": ("counter", "Answers for which the two versions differ in will_buy."),
+    "shadow_disagreements_total": ("counter", "Carts for which the two versions differ in will_buy."),
     "log_rows_total": ("counter", "Answers written to the log."),
     "log_dropped_total": ("counter", "Answers that could not be written to the log."),
     "state_bytes": ("gauge", "Bytes of the state's files; with Redis, all memory that Redis uses."),
-    "state_evicted_keys": ("gauge", "Keys that Redis has evicted since the server's start."),
+    "state_evicted_keys": ("gauge", "Keys that Redis has evicted since the prediction server started."),
     "state_visitors": ("gauge", "Visitors in the state."),
-    "visitors_forgotten_total": ("counter", "Visitors removed after retention_days; always 0 with Redis."),
+    "visitors_forgotten_total": (
+        "counter",
+        "Visitors forgotten after more than retention_days days without an event; always 0 with Redis.",
+    ),
     "state_up": ("gauge", "1 if the state can be read."),
-    "state_writable": ("gauge", "1 if the last request with events could be written to the state."),
+    "state_writable": ("gauge", "1 if the last write of events to the state succeeded."),
 }
 
 

@@ -276,8 +276,8 @@ def holds_something(client: "redis.Redis", shown: str) -> bool:
         return False
     if version != str(VERSION).encode():
         raise click.ClickException(
-            f"state {shown}: is not a state of this version of the server: name another Redis, or another database of "
-            "this Redis, with state=<uri>, and fill that state with warm=<source>"
+            f"state {shown}: was not written by this version of the server: name another Redis, or another database "
+            "of this Redis, with state=<uri>, and fill that state with warm=<source>"
         )
     return True
 

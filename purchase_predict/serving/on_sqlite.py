@@ -97,7 +97,7 @@ class SqliteState:
                 self._connection.executescript(f"BEGIN IMMEDIATE; {TABLES} {INDEXES} COMMIT;")
             elif version != VERSION:
                 raise click.ClickException(
-                    f"state {path}: is not a state of this version of the server: name another file with "
+                    f"state {path}: was not written by this version of the server: name another file with "
                     "state=<file>, and fill that state with warm=<source>"
                 )
         except sqlite3.Error as error:

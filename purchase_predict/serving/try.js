@@ -32,7 +32,7 @@ function moment(text) {
 function pushes(answer) {
   const table = element("table");
   const head = table.insertRow();
-  for (const text of ["column", "value", "log-odds", ""]) head.append(element("th", text, text === "log-odds" ? "number" : ""));
+  for (const text of ["column", "value", "SHAP value", ""]) head.append(element("th", text, text === "SHAP value" ? "number" : ""));
   const entries = Object.entries(answer.contributions).filter(([name]) => name !== "base");
   entries.sort((a, b) => Math.abs(b[1]) - Math.abs(a[1]));
   const largest = Math.max(...entries.map(([, value]) => Math.abs(value)), 1e-9);

@@ -50,7 +50,8 @@ def download(wanted: Wanted, gcp_project: str) -> None:
     (part, _), problem = next(iter(broken.items()))
     more = f"; further objects that failed: {len(broken) - 1}" if len(broken) > 1 else ""
     raise click.ClickException(
-        f"{_uri(part)}: all {ROUNDS} downloads failed, the last one with: {problem}{more}; try again later"
+        f"{_uri(part)}: all {ROUNDS} attempts to download this object failed, the last one with: {problem}{more}; "
+        "try again later"
     )
 
 

@@ -40,7 +40,7 @@ def local_listing(source: str) -> Listing:
         found = dict(_walk(root))
     elif scheme := _OTHER_SCHEME.match(source):  # before a glob, because a query starts with `?`
         raise click.ClickException(
-            f"source {source}: {scheme[0]} is not supported: the source must be sample, a gs:// address, or a local "
+            f"source {source}: {scheme[0]} is not supported: the source must be `sample`, a gs:// address, or a local "
             "file, folder or glob; with engine=spark also an hdfs://, s3a://, abfss://, wasbs:// or viewfs:// address"
         )
     elif is_pattern(str(root)):

@@ -248,7 +248,8 @@ def _limits_explained() -> Iterator[None]:
         # DuckDB's exception is matched by name, because this package does not import DuckDB.
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryException":
             raise click.ClickException(
-                f"there is too little memory ({first_line(error)}): set a larger memory_limit, or leave it empty"
+                f"there is too little memory ({first_line(error)}): set a larger memory_limit "
+                "(empty: a quarter of the machine's memory)"
             ) from error
         raise
 

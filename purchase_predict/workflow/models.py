@@ -63,8 +63,8 @@ class TrainedModel:
         """
         if self.run is None:
             raise click.ClickException(
-                f"{self.uri}: the run that trained this model was deleted, so the model's dataset is not known: name "
-                "the dataset to judge the model on with -P dataset=runs:/<run id of process>/dataset"
+                f"{self.uri}: the run that trained this model was deleted, so the model's dataset is not known. "
+                "Choose the dataset to judge the model on: -P dataset=runs:/<run id of process>/dataset"
             )
         return self.trained_on
 

@@ -51,5 +51,5 @@ def refuse_second_start(run_id: str, begun: str) -> None:
     if run.info.status == "RUNNING" and begun not in run.data.tags:
         return
     del os.environ["MLFLOW_RUN_ID"]  # the error below must not be recorded on that run
-    why = "another pod has started it" if run.info.status == "RUNNING" else f"it is already {run.info.status}"
+    why = "another pod has started it" if run.info.status == "RUNNING" else f"the run is already {run.info.status}"
     raise click.ClickException(f"this pod does not compute run {run_id}: {why}; nothing to do")

@@ -81,8 +81,12 @@ def earlier(search_key: str, experiment_id: str) -> list[dict[str, Any]]:
     for run in runs:
         try:
             trial = tags.json_object(run, _TRIAL)
-        except click.ClickException as error:  # the trial is computed again
-            print_line(f"an earlier trial is ignored: {error.format_message()}", err=True)
+        except click.ClickException:  # the trial is computed again
+            print_line(
+                f"an earlier trial is not reused: the tag {_TRIAL} of its run {run.info.run_id} "
+                "was changed and cannot be read",
+                err=True,
+            )
             continue
         if isinstance(number := trial.get("number"), int):
             by_number.setdefault(number, trial)

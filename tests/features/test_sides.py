@@ -37,8 +37,9 @@ def test_one_user_with_most_rows_does_not_make_the_test_set(ratio: float, tmp_pa
 def test_where_no_split_is_close_the_real_share_and_the_reason_are_said(tmp_path: Path) -> None:
     made = split(shop([600, *[1] * 400], False), tmp_path, 0.5, by_time=False)
     assert made.note == (
-        "the test set has 60.0% of the rows, not 50.0%: no closer split was found, because the rows of a session stay "
-        "together (without event times, also the rows of a user); user 0 alone has 60.0% of the rows"
+        "the test set has 60.0% of the rows, not 50.0%: no closer split was found, because the rows of a session are "
+        "never divided (without event times, the rows of a user are not divided either); user 0 alone has 60.0% of the "
+        "rows"
     ) or made.note.startswith("the test set has 40.0% of the rows, not 50.0%")
 
 

@@ -118,7 +118,7 @@ def test_rows_that_are_filled_in_from_later_counters_get_a_line(of_events: Train
     rows.loc[:9, "event_time"] += pd.Timedelta(days=1)
     rows.to_parquet(tmp_path / "in.parquet")
     line = remarks(of_events, tmp_path, input=f"{tmp_path}/in.parquet")["predict.lacking"]
-    assert f"; the counters end on {last.date()}, so they include events after 40 of the rows; " in line
+    assert f"; the counters end on {last.date()}, so for 40 of the rows they include later events; " in line
     rows.head(10).to_parquet(tmp_path / "in.parquet")
     assert "the counters end" not in remarks(of_events, tmp_path, input=f"{tmp_path}/in.parquet")["predict.lacking"]
 

@@ -58,8 +58,8 @@ def test_a_version_waits_until_somebody_approves_it(models: dict[str, Trained]) 
     command = f"mlflow run . -e approve --env-manager local -P registry_name={name} -P version=1 -P env=production"
     assert f"to approve it: {command}; no version holds production" in standing(run).sentence
     assert f"{name} version 1 did not hold production: it had been waiting for approval since" in standing(run).record
-    (line,) = [line for line in status_lines(name) if line.startswith("waits: ")]
-    assert line.startswith("waits: version 1 for production, for approval since ")
+    (line,) = [line for line in status_lines(name) if line.startswith("waiting for approval: ")]
+    assert line.startswith("waiting for approval: version 1 for production, since ")
 
     result = invoke(approve, registry_name=name, version=1, reason="agreed with marketing")
     assert result.exit_code == 0, result.output
@@ -67,7 +67,7 @@ def test_a_version_waits_until_somebody_approves_it(models: dict[str, Trained]) 
     assert holder
     assert (holder.version, holder.current_stage, waits(name, 1)) == (1, "Production", None)
     said = "\n".join(status_lines(name))
-    assert "waits: " not in said
+    assert "waiting for approval: " not in said
     assert "approved: agreed with marketing; roc_auc " in said
     assert standing(run).outcome == "held production"
 
@@ -129,13 +129,11 @@ def test_the_alias_that_moves_while_it_is_judged_is_looked_at_again(
     [
         (
             {},
-            "version is empty: name the version to approve with -P version=<number>; "
-            "waiting for approval: 1 (production)",
+            "version is empty: choose a version with -P version=<number>; waiting for approval: 1 (production)",
         ),
         (
             {"version": 9},
-            "refusals has no version 9: name the version to approve with -P version=<number>; "
-            "waiting for approval: 1 (",
+            "refusals has no version 9: choose a version with -P version=<number>; waiting for approval: 1 (",
         ),
         ({"version": 2}, "refusals version 2 is not waiting for approval"),
         (

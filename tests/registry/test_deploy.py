@@ -153,7 +153,7 @@ def test_rollback_goes_back_and_the_workflow_does_not_undo_it(models: dict[str, 
 
     nothing = invoke(rollback, registry_name=name, env="production")
     assert nothing.exit_code == 1
-    assert "no earlier version can take over: choose one with -P version=<number> (2)" in nothing.stderr
+    assert "no earlier version can take over: choose another version with -P version=<number> (2)" in nothing.stderr
     assert holders(name)["production"] == 1
 
     forced = invoke(deploy, model=models["good"].uri, registry_name=name, env="production", promote_rolled_back="true")

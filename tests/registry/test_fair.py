@@ -174,7 +174,7 @@ def test_a_model_whose_train_run_was_deleted_for_good_scores_and_can_be_deployed
 
     asked = invoke(deploy, model="models:/orphan@staging", registry_name="orphan", env="production")
     assert asked.exit_code == 1
-    assert "name the dataset to judge the model on with -P dataset=runs:/<run id of process>/dataset" in asked.stderr
+    assert "Choose the dataset to judge the model on: -P dataset=runs:/<run id of process>/dataset" in asked.stderr
     given = {"model": "models:/orphan/1", "dataset": tables["large test"]}
     assert invoke(deploy, **given, registry_name="orphan", env="production").exit_code == 0
     assert invoke(deploy, **given, registry_name="another-name", env="production").exit_code == 0

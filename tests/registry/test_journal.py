@@ -293,7 +293,7 @@ def test_status_names_the_runs_at_work_and_who_decides(shared_store: str) -> Non
     ("given", "message"),
     [
         ({"registry_name": "nobody"}, "there is no registered model nobody"),
-        ({"at": "2999-01-01"}, "at=2999-01-01T00:00:00+00:00 is in the future: give a past time, or leave at empty"),
+        ({"at": "2999-01-01"}, "at=2999-01-01T00:00:00+00:00 is in the future: give a past time, or leave out -P at"),
         ({"at": "yesterday"}, "at=yesterday: must be a date or time, such as 2026-05-03"),
         ({"format": "xml"}, "format=xml"),
     ],

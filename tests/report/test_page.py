@@ -238,7 +238,7 @@ def test_past_weeks_stand_beside_the_constant_answer_and_what_is_left_out_is_sai
     assert shown.backtest.verdict in after
     assert "The model gets better with time" in after
     assert "2 earlier weeks are left out" in after
-    assert after.count("too few buyers or non-buyers to judge") == 1
+    assert after.count("too few buyers or non-buyers in or before this week") == 1
     assert after.count("not counted for the trend: the model gave every cart the same answer") == 1
     assert "26 Aug 2019" in after
     for period in shown.backtest.scored:

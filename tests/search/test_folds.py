@@ -209,7 +209,7 @@ def test_folds_that_are_not_the_planned_ones_are_said(
     assert found.fold_kind.startswith(kind)
     why = f", instead of 3 folds that follow time. The training rows cannot be split by time into {parts} parts that"
     assert why in found.fold_kind
-    assert capsys.readouterr().out == f"train: {found.fold_kind}\n"
+    assert capsys.readouterr().out == f"train: the search uses {found.fold_kind}\n"
     spans = [(fold.start, fold.end) for fold in found.folds]
     if "follow time" in kind:
         assert all(end < start for (_, end), (start, _) in itertools.pairwise(spans))

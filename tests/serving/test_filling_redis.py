@@ -62,7 +62,7 @@ def test_a_server_does_not_start_on_a_state_that_is_being_filled(
     filler = begun(redis_server)
     with pytest.raises(click.ClickException, match="not completely filled from past events: wait until"):
         RedisState(redis_server.uri, 90)
-    with pytest.raises(click.ClickException, match="another server is filling this state: start this server once the"):
+    with pytest.raises(click.ClickException, match="another server is filling this state: start this server after"):
         RedisFiller.of_empty(redis_server.uri, 90)
     filler.finish()
     RedisState(redis_server.uri, 90).close()

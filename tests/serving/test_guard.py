@@ -36,7 +36,7 @@ def test_a_byte_order_mark_is_no_part_of_the_token(encoding: str, tmp_path: Path
 @pytest.mark.parametrize("text", ["", "short", f"{TOKEN}\n{TOKEN}", f"{TOKEN} {TOKEN}", f"{TOKEN}ü"])
 def test_a_file_without_a_good_token_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "token").write_text(text)
-    with pytest.raises(click.ClickException, match="must hold one token of 16 characters or more"):
+    with pytest.raises(click.ClickException, match="must hold one token of at least 16 printable ASCII characters"):
         token_of(str(tmp_path / "token"), "127.0.0.1")
     with pytest.raises(click.ClickException, match="cannot be read"):
         token_of(str(tmp_path / "nothing"), "127.0.0.1")

@@ -210,7 +210,7 @@ def test_a_file_that_is_no_state_is_refused_in_one_line(tmp_path: Path) -> None:
     newer = SqliteState(tmp_path / "newer")
     newer._connection.execute("PRAGMA user_version = 99")
     newer.close()
-    with pytest.raises(click.ClickException, match="is not a state of this version of the server: name another file"):
+    with pytest.raises(click.ClickException, match="was not written by this version of the server: name another file"):
         SqliteState(tmp_path / "newer")
 
 
@@ -224,7 +224,7 @@ def test_a_redis_of_another_version_is_refused_in_one_line(redis_server: RedisSe
         RedisState(redis_server.uri, 90).close()
         change()
         for opens in (RedisState, RedisFiller.of_empty):
-            with pytest.raises(click.ClickException, match="is not a state of this version of the server"):
+            with pytest.raises(click.ClickException, match="was not written by this version of the server"):
                 opens(redis_server.uri, 90)
     client.flushall()
 

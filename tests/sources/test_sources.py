@@ -45,9 +45,9 @@ def test_a_folder_a_file_a_glob_and_a_file_uri_are_sources(folder: Path) -> None
     [
         ("nowhere", "no such file or folder .looked for in"),
         ("/nowhere/at/all", "no such file or folder"),
-        ("ftp://host/clicks", "ftp:// is not supported: the source must be sample, a gs://"),
-        ("https://host/clicks.csv?a=1", "https:// is not supported: the source must be sample, a gs://"),
-        ("HTTPS://host/[ab]*.csv", "HTTPS:// is not supported: the source must be sample, a gs://"),
+        ("ftp://host/clicks", "ftp:// is not supported: the source must be `sample`, a gs://"),
+        ("https://host/clicks.csv?a=1", "https:// is not supported: the source must be `sample`, a gs://"),
+        ("HTTPS://host/[ab]*.csv", "HTTPS:// is not supported: the source must be `sample`, a gs://"),
         ("file:///nowhere/at/all.csv", "no such file or folder"),
         ("gs://", "must be gs://<bucket>/"),
         ("gs://*/clicks", "must be gs://<bucket>/"),

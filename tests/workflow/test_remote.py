@@ -111,7 +111,7 @@ def test_runs_without_a_job_are_not_asked_about(client: mlflow.MlflowClient, job
 
 
 @pytest.mark.parametrize(
-    ("state", "says"), [("KILLED", "it is already KILLED"), ("begun", "another pod has started it")]
+    ("state", "says"), [("KILLED", "the run is already KILLED"), ("begun", "another pod has started it")]
 )
 def test_a_pod_that_comes_too_late_computes_nothing(
     client: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch, state: str, says: str
