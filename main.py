@@ -1,4 +1,4 @@
-"""The workflow: load -> process -> train -> deploy, each step reused where nothing changed.
+"""The workflow: load -> process -> train -> deploy. A step whose step key has not changed is reused.
 
 mlflow run . --env-manager local -P max_evals=1
 mlflow run . --env-manager local -P source=/data/clicks -P dry_run=true

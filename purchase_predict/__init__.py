@@ -1,18 +1,30 @@
-"""The packages and modules behind the steps, from the top down: each imports only those below it.
+"""The packages and modules behind the steps, from the top layer down. Each imports only those below it.
 
-registry      which version may take over an environment; alias and stage moved
-kubernetes    how a step runs as a Kubernetes Job: rendered, submitted, watched, explained
-workflow      what an MLflow run is here: command, step, plan, key, reuse, claim, end; never a table
-report        what people read about a training: page, plots, model card
-training      a search made into a model that answers; prediction: an input scored in one go
-search        hyperparameters: space, trials, folds, suggestions, the final fit
-features      events to the primary table, and that to a train and a test set
-models        the packaged model, and scoring with it
-reading       a source to typed Parquet, with every malformed row accounted for
-sources       where data is: local files, Cloud Storage, the built-in sample
-evaluation    scores with intervals, weaknesses, curves, calibration, drift
-database      DuckDB's connection; spark_session: the user's Spark
-parameters    the parameters of the entry points, in one table
-schema        tables, columns and their types; metrics, settings, errors, mlflow_errors: one table each
-secrets       what may be printed of a URI; telemetry: MLflow's is off; spreadsheets: CSV without live formulas
+serving          scores carts over HTTP
+registry         decides which version may take over an environment, and moves alias and stage
+kubernetes       runs a step as a Kubernetes Job: renders, submits and watches it, and explains its failures
+workflow         manages the MLflow runs: commands, steps, plans, step keys, reuse, claims; touches no table
+report           what people read about a training: page, plots, model card
+training         turns the result of a search into a model
+prediction       scores an input as a batch
+search           finds hyperparameters: space, trials, folds, suggestions, final fit
+features         turns events into the primary table, and splits it into a train and a test set
+models           the packaged model, and scoring with it
+reading          turns a source into typed Parquet, with every malformed row accounted for
+sources          where the data is: local files, Cloud Storage, Hadoop's file systems, the built-in sample
+evaluation       scores with intervals, weaknesses, curves, calibration, drift
+database         DuckDB connections and table digests
+spark_session    a session on the user's Spark cluster
+parameters       the parameters of the entry points
+schema           the source tables: columns and types
+metrics          the metrics: names, labels, directions
+settings         settings from the environment and .env
+errors           messages in one line
+mlflow_errors    what MLflow's error codes mean
+checksums        checksums of files
+secrets          what of a URI or a message may be printed
+telemetry        turns MLflow's telemetry off
+spreadsheets     keeps spreadsheets from running text in CSV files as formulas
+progress         shows the progress of a process
+early_interrupt  records Ctrl-C during the imports
 """

@@ -1,4 +1,4 @@
-"""Checksums of files, and the error for a file that is no longer what was written."""
+"""Checksums of files, and the error for a file that is missing or has changed."""
 
 import hashlib
 import re
@@ -11,20 +11,21 @@ import xxhash
 
 #: Bytes of a file that are read at once.
 _BLOCK_BYTES = 2**20
-#: Python's byte code, complete or half written. Some file systems do not tell upper from lower case.
+#: The name of a file of Python's byte code, complete or half written. Upper and lower case count as equal, because they
+#: are equal on some file systems.
 _BYTE_CODE = re.compile(r"\.pyc(\.\d+)?$", re.IGNORECASE)
 #: MLflow writes the second file beside the first one when it loads a version of a registered model.
 _MODEL, _VERSION = "MLmodel", "registered_model_meta"
 
 
 class Damaged(click.ClickException):
-    """A stored file is missing, or is not what was written."""
+    """A stored file is missing, or has changed since it was written."""
 
 
 def checksum(path: Path) -> str:
     """XXH3 of a file's content, 128 bits as hexadecimal digits.
 
-    It takes a third of SHA-256's time, and guards against chance, not against an attacker.
+    It takes a third of SHA-256's time. It detects accidental changes, not those of an attacker.
 
     Raises:
         OSError: the file cannot be read.
@@ -47,7 +48,7 @@ def crc32(path: Path) -> int:
 
 
 def crc32_below(folder: Path) -> dict[str, int]:
-    """CRC-32 of each file below a folder, by its path in there.
+    """CRC-32 of each file below a folder, by the file's path relative to the folder.
 
     Raises:
         OSError: a file cannot be read.
@@ -56,13 +57,14 @@ def crc32_below(folder: Path) -> dict[str, int]:
 
 
 def difference(place: Path, expected: Mapping[str, str], verb: str, known: Collection[str] = ()) -> str | None:
-    """What is wrong with the first file that is missing, differs or was added; None if there is none.
+    """Describes the first file that is missing, has changed or was added; None if there is no such file.
 
     Args:
         place: a folder, or one file.
-        expected: the checksum of each file, by its path in the folder; empty: nothing is known, so nothing is wrong.
+        expected: the checksum of each file, by its path in the folder.
         verb: what was done with the files, for the text: "written" or "logged".
-        known: paths of further files that belong there, whose checksums are not known.
+        known: paths of further files that belong to the folder, without a known checksum. If both `expected` and
+            `known` are empty, nothing is checked.
     """
     for name, recorded in expected.items():
         file = place if place.is_file() else place / name
@@ -76,18 +78,18 @@ def difference(place: Path, expected: Mapping[str, str], verb: str, known: Colle
 
 
 def is_byte_code(name: str) -> bool:
-    """Whether a file is Python's byte code by its name.
+    """Whether a file is Python's byte code, judged by its name.
 
-    Loading a model can leave it among the model's files; `models/packaging.py` never runs it.
+    Loading a model can leave byte code among the model's files; `models/packaging.py` never runs it.
     """
     return bool(_BYTE_CODE.search(name))
 
 
 def added(present: Iterable[str], known: Collection[str]) -> str | None:
-    """The first file that nobody knows; None if there is none. A reader of the folder would take it for data.
+    """The first path that was not recorded; None if there is none. A reader of the folder would take it for data.
 
     Args:
-        present: paths in a folder. Byte code, and what MLflow adds to a model that it loads, do not matter.
+        present: paths in a folder. Byte code, and the file that MLflow adds to a model that it loads, are ignored.
         known: the paths that were recorded.
     """
     for name in sorted(set(present).difference(known)):

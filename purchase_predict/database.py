@@ -26,10 +26,10 @@ def machine_memory() -> int:
 
 
 def connect(scratch: Path, memory_limit: str = "", threads: int = 0) -> duckdb.DuckDBPyConnection:
-    """A connection to an empty database, with limited memory, whose times are UTC.
+    """Opens an empty in-memory database with limited memory and the time zone UTC.
 
     Args:
-        scratch: the folder for what does not fit in memory.
+        scratch: the folder for data that does not fit in memory.
         memory_limit: such as `2GB` or `512MiB`; empty: a quarter of the machine's memory.
         threads: the number of threads; 0: one for each core.
     """
@@ -71,13 +71,13 @@ def quoted(text: object) -> str:
 
 @dataclass(frozen=True)
 class Sums:
-    """What the digest of a table is made of. The sums of its parts add up to those of the table.
+    """The values that the digest of a table is computed from. The sums of a table's parts add up to those of the table.
 
     Attributes:
         columns: the table's columns, in alphabetical order.
         rows: the number of rows.
         first: the sum of the rows' hashes.
-        second: the sum of the hashes of these hashes, because different rows might have the first sum in common.
+        second: the sum of the hashes of these hashes. Different tables might have equal first sums.
     """
 
     columns: tuple[str, ...]
@@ -86,13 +86,13 @@ class Sums:
     second: int
 
     def __add__(self, other: "Sums") -> "Sums":
-        """The sums of two parts of a table together."""
+        """The sums of two parts of a table, added up."""
         assert self.columns == other.columns
         return Sums(self.columns, self.rows + other.rows, self.first + other.first, self.second + other.second)
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the column names and the sums."""
+        """SHA-256 over the column names, the number of rows and the sums."""
         sums = (self.first, self.second) if self.rows else (None, None)
         return hashlib.sha256(f"{','.join(self.columns)}|{(self.rows, *sums)}".encode()).hexdigest()
 
@@ -100,8 +100,8 @@ class Sums:
 def table_digest(connection: duckdb.DuckDBPyConnection, relation: str) -> str:
     """SHA-256 over column names and row hashes: the same for the same rows, whatever the order of rows and columns.
 
-    A UUID and its text have different hashes. That does no harm to session ids: they are stored as UUIDs exactly if all
-    ids of the table are UUIDs, so the same rows always have the same type.
+    A UUID and its text have different hashes. For session ids this makes no difference: they are stored as UUIDs if and
+    only if all ids of the table are UUIDs, so the same rows always have the same type.
 
     Args:
         relation: the FROM item of the table.
@@ -110,14 +110,14 @@ def table_digest(connection: duckdb.DuckDBPyConnection, relation: str) -> str:
 
 
 def sums_and_count(connection: duckdb.DuckDBPyConnection, relation: str, condition: str) -> tuple[Sums, int]:
-    """Reads a table once for two results.
+    """Computes two results in one pass over a table.
 
     Args:
         relation: the FROM item of the table.
         condition: an SQL condition on a row.
 
     Returns:
-        What `table_digest` is made of, and the number of rows that meet the condition.
+        The values behind `table_digest`, and the number of rows that meet the condition.
     """
     columns = dict(
         sorted((name, type_) for name, type_, *_ in connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall())
@@ -132,8 +132,8 @@ def sums_and_count(connection: duckdb.DuckDBPyConnection, relation: str, conditi
 
 
 def _hashed(column: str, type_: str) -> str:
-    # DuckDB's hash of a UUID stays the same if its halves are swapped, and is the same for all with equal halves. So
-    # its upper half is hashed, too.
+    # DuckDB's hash of a UUID does not change if the UUID's halves are swapped, and all UUIDs with two equal halves have
+    # the same hash. So the upper half is hashed, too.
     return f"{column}, ({column}::UHUGEINT >> 64)::UBIGINT" if type_ == "UUID" else column
 
 

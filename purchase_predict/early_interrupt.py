@@ -1,7 +1,7 @@
 """Ctrl-C while a process imports its modules.
 
-Python drops an exception that a signal raises in a callback of the import machinery: the process would go on as if
-nobody had pressed Ctrl-C. So the signal is noted, and the process ends before it opens its run.
+Python drops an exception that a signal raises in a callback of the import machinery. The process would continue as if
+nobody had pressed Ctrl-C. So the signal is noted, and `workflow.stopping` ends the process before it opens its run.
 """
 
 import signal
@@ -13,7 +13,7 @@ noted = threading.Event()
 
 
 def note() -> None:
-    """Notes Ctrl-C from now on. A SIGINT that the shell has set to be ignored stays ignored."""
+    """Makes Ctrl-C set `noted` and raise KeyboardInterrupt. A SIGINT that the shell ignores stays ignored."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupted)
 

@@ -13,12 +13,12 @@ def first_line(error: BaseException) -> str:
 
 
 def message_of(error: BaseException) -> str:
-    """The message of a user's mistake, or the first line of any other error."""
+    """The message of a user's mistake (a ClickException), or the first line of any other error."""
     return error.format_message() if isinstance(error, click.ClickException) else first_line(error)
 
 
 def some_of(names: Sequence[str], shown: int, separator: str = ", ") -> str:
-    """The first names of a list, and how many follow."""
+    """The first `shown` names of a list, and how many more there are."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return separator.join(names[:shown]) + more
 
@@ -26,7 +26,7 @@ def some_of(names: Sequence[str], shown: int, separator: str = ", ") -> str:
 def printable(text: str) -> str:
     """A text as users read it: one line, without passwords, and without characters that could steer a terminal.
 
-    Such a character stands as its escape sequence (`\\x1b`).
+    Such a character is replaced with its escape sequence (`\\x1b`).
     """
     return _visible(" ".join(without_secrets(text).split()))
 
@@ -38,19 +38,19 @@ def _visible(line: str) -> str:
 
 
 def print_line(text: str, err: bool = False) -> None:
-    """Prints a line, as `printable` has it. Names of files, columns and runs come from outside, so every line needs it.
+    """Prints one line, made safe by `printable`: names of files, columns and runs come from outside the project.
 
     Args:
         text: the line.
-        err: whether it goes to stderr.
+        err: whether to print to stderr instead of stdout.
     """
     click.echo(printable(text), err=err)
 
 
 def print_block(text: str) -> None:
-    """Prints lines, such as an aligned table, as `printable` has them, but with their spaces.
+    """Prints several lines, such as an aligned table. They are made safe as in `printable`, but keep their spaces.
 
     Args:
-        text: the lines; a line that is put together must not hold a line break from outside.
+        text: the lines. Names in them that come from outside the project must not contain line breaks.
     """
     click.echo("\n".join(map(_visible, without_secrets(text).split("\n"))))

@@ -1,4 +1,4 @@
-"""The metrics, each once: its name, how people read it, which way is better, and what LightGBM calls it."""
+"""All metrics in one table: name, label, whether less is better, and LightGBM's name."""
 
 import math
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ class Metric:
 
     Attributes:
         name: as in `-P metric=...` and in MLflow's `test_<name>`.
-        label: as people read it.
+        label: its name in texts for people.
         less_is_better: True for a loss.
         searchable: whether the search may optimise it and the gate may compare by it.
         lightgbm: LightGBM's name; empty where LightGBM has none.
-        early_stopping: the metric by which a fold of a trial stops early; empty: the metric itself.
+        early_stopping: the name of the metric by which a fold of a trial stops early; empty: this metric.
         most: the highest value that it can have; the lowest is 0.
     """
 
@@ -29,7 +29,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Score:
-    """A metric on the test set, its 95 % bootstrap interval, and the same metric of a constant answer."""
+    """A metric on a set of rows, its 95 % bootstrap interval, and its baseline."""
 
     value: float
     low: float

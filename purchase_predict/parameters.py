@@ -1,6 +1,6 @@
-"""The parameters of the entry points, each once: its type, and what it means for the key of a step.
+"""The parameters of all entry points in one table: their types, and whether they are part of the step key.
 
-MLproject has their defaults and descriptions; which entry point takes which is declared there, too.
+MLproject says which entry point has which parameters, with their defaults and descriptions.
 """
 
 import math
@@ -25,7 +25,7 @@ STEPS = ("load", "process", "train", "deploy")
 
 
 class Engine(StrEnum):
-    """What reads the source and makes the features of events."""
+    """The engine that reads the source and computes the features of events."""
 
     DUCKDB = "duckdb"
     SPARK = "spark"
@@ -93,15 +93,15 @@ class Amount(Number):
 
 
 class OneOf(click.Choice[str]):
-    """One of a few names; an enum's where it is given one."""
+    """One of a few names, which are given as strings or as an enum."""
 
     def __init__(self, names: type[StrEnum] | tuple[str, ...], empty: str = "") -> None:
-        """Args: `empty` is what an empty value means; without it, an empty value is refused."""
+        """Args: `empty` says what an empty value means (for the message); without it, empty values are refused."""
         super().__init__([str(name) for name in names])
         self.names, self.empty = names, empty
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The name, as a member of the enum where there is one."""
+        """The name; a member of the enum if the names are an enum."""
         if str(value) not in self.choices and (value or not self.empty):
             hint = f", or empty ({self.empty})" if self.empty else ""
             self.fail(f"must be one of {', '.join(self.choices)}{hint}", param, ctx)
@@ -123,7 +123,7 @@ class Switch(click.Choice[str]):
 
 
 class BackendOfSteps(click.ParamType[dict[str, Backend]]):
-    """Where each step runs: one backend for all, or a list `<step>:<backend>,...`; steps left out run here."""
+    """Where each step runs: one backend for all, or a list `<step>:<backend>,...`; steps left out run locally."""
 
     name = "backend"
 
@@ -144,12 +144,12 @@ class BackendOfSteps(click.ParamType[dict[str, Backend]]):
 
 
 class Moment(click.ParamType[datetime | None]):
-    """A moment in ISO 8601, UTC where it has no time zone; None for an empty value."""
+    """A date or time in ISO 8601, in UTC if it has no time zone; None for an empty value."""
 
     name = "moment"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime | None:
-        """The moment with its time zone."""
+        """The time with its time zone."""
         if not value:
             return None
         try:
@@ -164,7 +164,7 @@ class Moment(click.ParamType[datetime | None]):
 
 
 class Text(click.ParamType[str]):
-    """Text that a regular expression matches from its first to its last character."""
+    """Text that a regular expression matches from its first to its last character, in at most `max_bytes` bytes."""
 
     name = "text"
 
@@ -172,7 +172,7 @@ class Text(click.ParamType[str]):
         self.must_be, self.pattern, self.max_bytes = must_be, re.compile(pattern, re.DOTALL), max_bytes
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The text as it is."""
+        """The text, unchanged."""
         if not self.pattern.fullmatch(str(value)) or len(str(value).encode(errors="replace")) > self.max_bytes:
             self.fail(f"must {self.must_be}", param, ctx)
         return str(value)
@@ -183,13 +183,14 @@ class Text(click.ParamType[str]):
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter, wherever it is declared.
+    """A parameter of one or more entry points.
 
     Attributes:
         type: checks a value and converts it.
-        in_key: whether the value can change a step's result. An input counts by its content, not by where it is.
+        in_key: whether the value is part of the step key. The address of an input is not: the digest of its content is.
         made_by: the step whose output the value names; empty: none.
-        same_trials: whether the value leaves a search's trials unchanged: it only limits them or uses their result.
+        same_trials: whether the search key leaves the value out, because it cannot change a trial: it limits how many
+            trials there are, or is used after them.
     """
 
     type: click.ParamType[Any]
@@ -198,18 +199,19 @@ class Parameter:
     same_trials: bool = False
 
 
-#: Sources that Spark alone reads, by Hadoop's file systems.
+#: Addresses on Hadoop's file systems. Only Spark can read such a source.
 ON_HADOOP = re.compile(r"(hdfs|viewfs|s3a?|abfss?|wasbs?)://")
 
 _URI = Text("be runs:/<run id>/<path>, models:/<name>@<alias>, models:/<name>/<version>, or empty", r".*")
-#: MLflow's database has 256 characters for a registered model's name, and a file store makes a folder of it.
+#: The most bytes of a registered model's name. MLflow's database has room for 256 characters, and its file store names
+#: a folder after the model.
 _NAME_BYTES = 255
 _NAME_RULE = (
     f"be a name of at most {_NAME_BYTES} bytes, without / : @ ? # % \\ or quotes; a name of dots alone is not allowed"
 )
 _NAME = r"(?!\.+$)(?!\s)[^/:@'\"?#%\\\x00-\x1f\x7f]+(?<!\s)"
 _SOME_TEXT = r".*\S.*"
-#: More digits than these could be more bytes than DuckDB can count (2**64).
+#: A size of memory, or empty. The number of digits is limited, because DuckDB cannot count more than 2**64 bytes.
 _SIZE = r"((?!0+(\.0+)? ?[KMGT])([0-9]{1,9}(\.[0-9]+)? ?[KMG]|[0-9]{1,6}(\.[0-9]+)? ?T)i?B)?"
 _STATE = r"((redis|rediss|unix)://.+|(?!.*://).*)"
 
@@ -226,7 +228,7 @@ PARAMETERS = {
     "test_ratio": Parameter(
         Number("more than 0 and less than 1", min=0, max=1, min_open=True, max_open=True),
     ),
-    # The engines agree row for row.
+    # Not in the key, because both engines give the same rows.
     "engine": Parameter(OneOf(Engine), in_key=False),
     "dataset": Parameter(_URI, in_key=False, made_by="process"),
     "max_evals": Parameter(WholeNumber("a whole number, 1 or more", min=1), same_trials=True),
@@ -268,7 +270,8 @@ PARAMETERS = {
     "shadow": Parameter(OneOf(ENVIRONMENTS, empty="none")),
     "answers": Parameter(Text("be a local folder, gs://<bucket>/<folder>, or empty", r"(gs://.+|(?!.*://).*)")),
 }
-#: The inputs of steps, and the step that makes each. The model comes first, because its default dataset depends on it.
+#: The inputs that are another step's output, and the step that makes each. The model comes first, because the default
+#: of `dataset` in deploy is the dataset that the model was trained with.
 MADE_BY = {name: PARAMETERS[name].made_by for name in ("model", "data", "dataset")}
 
 
@@ -277,21 +280,21 @@ def declared(entry_point: str) -> dict[str, dict[str, Any]]:
     return dict(_entry_points()[entry_point]["parameters"])
 
 
-@cache  # a workflow asks for five entry points, and YAML takes its time
+@cache  # a workflow asks for five entry points, and parsing YAML is slow
 def _entry_points() -> dict[str, dict[str, Any]]:
     project = yaml.safe_load((PROJECT / "MLproject").read_text(encoding="utf-8"))
     return dict(project["entry_points"])
 
 
 class _Option(click.Option):
-    """An option whose help shows choices, range and default. `resolve` checks the value, once the run is open."""
+    """An option whose help shows choices, range and default. `resolve` checks its value later, when the run is open."""
 
     def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
         return value
 
 
 def options(entry_point: str) -> list[click.Parameter]:
-    """The command line of an entry point: MLproject's defaults and descriptions, this table's types."""
+    """The click options of an entry point: defaults and descriptions from MLproject, types from `PARAMETERS`."""
     return [
         _Option(
             [f"--{name}", name],
@@ -320,7 +323,8 @@ def resolve(entry_point: str, given: Mapping[str, object]) -> dict[str, Any]:
     """All parameters of `entry_point`, typed and checked: those `given`, and the defaults of the others.
 
     Raises:
-        click.ClickException: a value is wrong, or the entry point has no such parameter.
+        click.ClickException: a value is not allowed, two values contradict each other, or the entry point has no such
+            parameter.
     """
     parameters = declared(entry_point)
     unknown = sorted(set(given) - set(parameters))
@@ -372,10 +376,10 @@ def _refuse_secrets(given: Mapping[str, object]) -> None:
 
 
 def local_path(name: str, value: str) -> Path:
-    """The file or folder of this machine that a parameter names, absolute and without links; it need not exist.
+    """The file or folder of this machine that a parameter names, absolute and with links resolved; it need not exist.
 
     Raises:
-        click.ClickException: it cannot be known: `~` of an unknown user, or links in a circle.
+        click.ClickException: the path cannot be resolved: it has the `~` of an unknown user, or a cycle of links.
     """
     try:
         return Path(value).expanduser().resolve()

@@ -24,20 +24,22 @@ from purchase_predict.progress import phase
 from purchase_predict.reading.load import Loaded, load_source
 from purchase_predict.schema import MOMENT, SCORED_TABLES, SHOP, TABLES, Column
 
-#: With this share of the events in the model's product counters, the input and its history count as all of them.
+#: The input and its history count as complete if they have at least this share of the events that the model's product
+#: counters include.
 COMPLETE_SHARE = 0.99
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What is scored, and how it is read.
+    """The input to score, its history, and how both are read.
 
     Attributes:
-        input: as `load` reads it; the label need not be there.
-        history: events before those of the input, as `load` reads them; empty: none. Their carts are not scored.
+        input: a source in any form that `load` reads; the label may be missing.
+        history: a source of events before those of the input; empty: none. Carts that only the history has are not
+            scored.
         max_reject_ratio: the share of refused rows of each source, 0 to 1, above which nothing is scored.
         gcp_project: the Google Cloud project to use; empty: that of the credentials.
-        memory_limit: what DuckDB may take, such as `2GB`; empty: a quarter of the machine's memory.
+        memory_limit: DuckDB's memory limit, such as `2GB`; empty: a quarter of the machine's memory.
     """
 
     input: str
@@ -50,7 +52,7 @@ class Sources:
         """Reads the input to `scratch/input`, and the history, if there is one, to `scratch/history`.
 
         Raises:
-            click.ClickException: a source cannot be read, or the input takes no history.
+            click.ClickException: a source cannot be read, or a history is given for an input that is a primary table.
         """
         loaded = self._read(self.input, scratch / "input", SCORED_TABLES, record, "")
         if not self.history:
@@ -85,11 +87,12 @@ class Past:
         history: where the earlier events come from; empty: none were given.
         first: the time (UTC) of the input's first event; None if the input has no events.
         loaded: what was read of the history; None if none was given.
-        events_before: how many events of the history came before the input's first one.
-        until: the last day of the model's events, if carts of that day or earlier were scored, and the input and its
-            history lack events that the model's product counters hold; else None.
+        events_before: the number of events of the history before the input's first event.
+        until: the model's last day: the last day (UTC) in its product counters. None unless carts of that day or
+            earlier were scored, and the input and its history have less than COMPLETE_SHARE of the counters' events.
         until_carts: the number of these carts.
-        share: of the events in the model's product counters, how many the input and its history have, 0 to 1.
+        share: the events of the input and its history up to that day, relative to those in the model's product
+            counters. It may be above 1.
     """
 
     history: str
@@ -102,7 +105,7 @@ class Past:
 
     @property
     def lacking(self) -> str | None:
-        """One line, if nothing was known of the visitors' earlier sessions; else None."""
+        """A one-line warning if nothing was known about the visitors' earlier sessions; else None."""
         if self.events_before or self.first is None:
             return None
         if self.history:
@@ -114,7 +117,7 @@ class Past:
 
     @property
     def unknown_products(self) -> str | None:
-        """One line, if carts got their columns about the product from the input alone; else None."""
+        """A one-line warning if product columns were computed without events that the model knows; else None."""
         if self.until is None:
             return None
         sources, fault = ("events", "no earlier events")
@@ -134,14 +137,14 @@ class Prediction:
 
     Attributes:
         loaded: what was read and refused.
-        past: what was known of the time before the input; None for a ready primary table, whose columns hold it.
+        past: what was known about the time before the input; None for a primary table, whose columns include it.
         scored: what was scored.
         seconds: how long the scoring took.
         threshold: the lowest probability at which a cart counts as "will buy"; None: not known.
         reference: the profile of the training rows (`drift.profile`); empty if drift was not measured.
-        shares: of the scored rows, in the bins of the reference (`drift.shares`).
-        later_than: the last day of the model's product counters, if rows of that day or earlier were filled in from
-            them; else None.
+        shares: the share of the scored rows in each bin of the reference (`drift.shares`).
+        later_than: the last day in the model's product counters, if they filled in values of rows of that day or
+            earlier; else None.
         later_rows: the number of these rows.
     """
 
@@ -211,7 +214,7 @@ class Prediction:
 
     @property
     def remarks(self) -> dict[str, str]:
-        """Warnings for the user, one line each, by the tag of the run that keeps the line."""
+        """Warnings for the user, one line each, by the name of the run's tag that keeps the line."""
         lines = {
             "predict.history": self.past.lacking if self.past else None,
             "predict.products": self.past.unknown_products if self.past else None,
@@ -222,11 +225,11 @@ class Prediction:
 
 
 def training_profile(dataset: str, fetch: Callable[[], Path]) -> dict[str, Any] | None:
-    """The profile of the rows that a model was trained on; None, with a line, if they are no longer described.
+    """The profile of a model's training rows (`drift.profile`). If it cannot be read, prints a line and returns None.
 
     Args:
-        dataset: where the description is, for the line; empty: the train run that knew it was deleted.
-        fetch: downloads it.
+        dataset: the URI of the dataset, for the line; empty: not known, because the train run was deleted.
+        fetch: downloads the dataset's description (`dataset.json`).
     """
     if not dataset:
         print_line("predict: drift is not measured, because the run that trained the model was deleted", err=True)
@@ -242,7 +245,7 @@ def training_profile(dataset: str, fetch: Callable[[], Path]) -> dict[str, Any] 
 
 
 def _state_of(model: Model, file: Path) -> Path | None:
-    """Writes what the shop knew at the end of the model's events to a file; None if the model has none."""
+    """Writes the model's product counters to a file and returns its path; None if the model has no counters."""
     if model.counters is None:
         return None
     model.counters.to_parquet(file)
@@ -264,13 +267,13 @@ def predict(
     Args:
         sources: the input, and how it is read.
         target: the file to write, CSV or Parquet by its ending.
-        incomplete: where it is written until it is complete, in the same folder.
-        model: what scores.
-        marks: columns that are the same in every row, such as the model's version.
+        incomplete: the path of the file until it is complete, in the same folder.
+        model: the model that scores.
+        marks: columns with the same value in every row, such as the model's version.
         reference: the profile of the training rows (`drift.profile`); None: drift is not measured.
-        scratch: an empty folder for what does not stay.
-        record: an empty folder for `source.json`, `rejects.csv` if rows were refused, both as `history_*` of a history,
-            `drift.json` and `drift.png`.
+        scratch: an empty folder for temporary files.
+        record: an empty folder for the files to keep: `source.json`, `rejects.csv` if rows were refused, the same two
+            files of a history as `history_*`, and `drift.json` and `drift.png` if drift was measured.
 
     Raises:
         click.ClickException: a source cannot be read, or the target cannot be written.
@@ -302,7 +305,7 @@ def _make_primary(
     history: Loaded | None,
     model: Model,
 ) -> Past | None:
-    """Makes `primary_table` of what `Sources.read` has read to `scratch`; returns what was known of the time before."""
+    """Makes `primary_table` from what `Sources.read` has written to `scratch`; returns what is known about the past."""
     folder, state = scratch / "input" / table, _state_of(model, scratch / "shop.parquet")
     if table != "events":
         primary.make(connection, folder, state)
@@ -322,10 +325,10 @@ def _make_primary(
 def _carts_until_model(
     connection: duckdb.DuckDBPyConnection, events: Path, model: Model
 ) -> tuple[date | None, int, float]:
-    """`until`, `until_carts` and `share` of `Past`, for carts that were made of a folder of events.
+    """`until`, `until_carts` and `share` of `Past`, for the carts from a folder of events.
 
-    The model's product counters are of the end of its events, so they are not used for these carts. The last day counts
-    as a whole, also if the model's events end at noon.
+    The model's product counters are not used for carts up to its last day, because they include later events. The last
+    day counts as a whole, even if the model's events end at noon.
     """
     until = _last_day(model)
     carts = _rows_until(connection, until) if until else 0
@@ -348,7 +351,7 @@ def _filled_later(connection: duckdb.DuckDBPyConnection, model: Model, scored: S
 
 
 def _last_day(model: Model) -> date | None:
-    """The last day of the model's events; None if it has no product counters, or does not use them."""
+    """The last day (UTC) in the model's product counters; None if it has none, or uses no columns about the product."""
     if model.counters is None or model.counters.empty or not set(SHOP) & set(model.columns):
         return None
     return date(1970, 1, 1) + timedelta(days=int(model.counters["day"].max()))
@@ -362,7 +365,7 @@ def _rows_until(connection: duckdb.DuckDBPyConnection, day: date, condition: str
 
 
 def _in_future(day: date) -> str:
-    """Words to put after a model's last day, if it lies in the future."""
+    """A remark to put after a model's last day if that day is in the future; else empty."""
     if day <= datetime.now(UTC).date():
         return ""
     return " (in the future: an event of the training data has a wrong time; correct or remove it, and train again)"

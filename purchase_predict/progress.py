@@ -1,7 +1,7 @@
 """Shows the progress of a process: on a terminal one line that is updated, in a log a line per long phase.
 
 A phase is a named piece of work. Phases may be nested; the innermost one is shown, after the name of the entry point.
-Progress changes no result, so the key of a step does not count this module (see `workflow/source.py`).
+Progress changes no result, so this module is not part of a step key (see `workflow/source.py`).
 """
 
 import atexit
@@ -24,9 +24,10 @@ from purchase_predict import early_interrupt
 _TICK = 0.5
 #: Seconds after which a phase gets a line in a log, and seconds between that line and the next ones.
 _FIRST_LINE, _NEXT_LINE = 10.0, 60.0
-#: Characters of a bar: at most, and at least. Where less fits on the terminal's line, there is none.
+#: The longest and the shortest bar, in characters. If even the shortest one does not fit on the line, there is no bar.
 _BAR, _SHORTEST_BAR = 20, 5
-#: Variable with the path of a file. The file exists while a step shows its own progress; main's line pauses meanwhile.
+#: Environment variable with the path of a file. The file exists while a step that main launched shows its own progress;
+#: main shows none meanwhile.
 TAKEN = "PURCHASE_PREDICT_PROGRESS"
 
 
@@ -36,9 +37,10 @@ class Phase:
     Attributes:
         text: its name, such as `reading`.
         total: the amount of work; 0: not known.
-        unit: of `total`, such as `buckets`; with `MB`, amounts are in bytes and shown in MB.
-        poll: returns the finished amount, if nobody calls `advance`.
-        in_log: whether it also gets lines in a log, if it takes long.
+        unit: of `total`, such as `buckets`. With `MB`, amounts are in bytes and shown in MB; with `%`, they are
+            percentages.
+        poll: returns the finished amount; None: `advance` counts it.
+        in_log: whether the phase also gets lines in a log if it takes long.
         note: further text to show, such as the best score so far.
     """
 
@@ -64,7 +66,7 @@ class Phase:
         full = ", ".join(filter(None, [name, amount, self.note, seconds]))
         if not with_bar or not self.total:
             return full[:width]
-        # Where there is little room, the bar gives way first, then the note, then the seconds.
+        # If the line is too long, the bar is left out first, then the note, then the seconds.
         free = min(_BAR, width - len(full) - len(" []"))
         if free >= _SHORTEST_BAR:
             filled = int(free * done / self.total)
@@ -146,7 +148,7 @@ class _Display:
 
 
 class _Cleared:
-    """A stream of a terminal that empties the line of the display before it writes."""
+    """Replaces stdout or stderr on a terminal: removes the progress line before other text is written."""
 
     def __init__(self, stream: TextIO, display: _Display) -> None:
         self._stream, self._display = stream, display
@@ -203,9 +205,9 @@ def phase(
 
 
 def starting() -> None:
-    """Shows the phase `starting` on a terminal until `name_process`. In a step that main launched, main shows it.
+    """Shows the phase `starting` on a terminal until `name_process` is called. A step that main launched does not.
 
-    Notes Ctrl-C, too: this is the first call of a process, before its slow imports.
+    This is the first call of a process, before its slow imports. So it also begins to note Ctrl-C (`early_interrupt`).
     """
     global _starting
     early_interrupt.note()
@@ -223,12 +225,12 @@ def _started() -> None:
 
 
 def be_silent() -> None:
-    """Shows nothing from now on: for a process on an executor of Spark, whose output is that of the executor."""
+    """Shows no progress from now on. For a process on a Spark executor, whose output is part of the executor's."""
     _display.silent = True
 
 
 def name_process(entry_point: str) -> None:
-    """Sets the entry point's name, the first word of each line. main has none, since its phases name steps."""
+    """Sets the entry point's name, the first word of each line. Lines of main start with the step's name instead."""
     _started()
     _display.name = "" if entry_point == "main" else entry_point
 
@@ -247,10 +249,10 @@ def bar(text: str, total: float, unit: str = "") -> Iterator[Phase | None]:
 
 @contextmanager
 def handed_over(text: str, folder: Path) -> Iterator[None]:
-    """A phase in which another process is launched, which may show its own progress (`taken_over`).
+    """A phase in which this process launches another one, which may show its own progress (`taken_over`).
 
     Args:
-        text: the phase that is shown before and after that.
+        text: the phase's name, shown while the other process shows no progress of its own.
         folder: the other process creates a file in it while it shows its own progress.
     """
     global _mine

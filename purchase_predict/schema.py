@@ -1,11 +1,11 @@
-"""The two tables, their columns, types and rules: each is written here and nowhere else."""
+"""The two source tables: their columns, types and rules."""
 
 from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
 class Type:
-    """A column type: its name in each engine, and the reason given when a value cannot be one."""
+    """A column type: its name in each library, and the reason for which a value of another type is refused."""
 
     arrow: str
     ibis: str
@@ -29,7 +29,7 @@ class Column:
     Attributes:
         type: a key of `TYPES`.
         required: whether every row must have a value.
-        rule: an SQL condition that every value must meet.
+        rule: an SQL condition that every value must meet; None: none.
         reason: what the rule demands, as users read it; None: the type's reason.
         optional: whether a source may lack the column.
     """
@@ -45,8 +45,8 @@ class Column:
 def _not_negative(
     name: str, reason: str = "must be 0 or more", limit: str = "9e18", *, optional: bool = False
 ) -> Column:
-    # `isfinite` is needed for NaN: Parquet's minimum and maximum leave NaN out, and DuckDB skips a comparison that both
-    # of them meet.
+    # `isfinite` refuses NaN. A comparison alone would not: Parquet's minimum and maximum ignore NaN, and DuckDB skips a
+    # comparison that the minimum and the maximum meet.
     rule = f"isfinite({name}) AND {name} >= 0 AND {name} < {limit}"
     return Column(name, "DOUBLE", rule=rule, reason=reason, optional=optional)
 
@@ -107,12 +107,13 @@ LABEL = "purchased"
 #: The columns that identify a row of the primary table: a product in the cart of one user's session.
 KEYS = ("user_id", "user_session", "product_id")
 
-#: The time at which the product was put in the cart; only a primary table made from events has this column.
+#: The moment: the time at which the product was first put in the cart. Of the tables that `load` and `process` write,
+#: only a primary table made from events has this column.
 MOMENT = "event_time"
 
 CATEGORICAL = ("brand", "category", "sub_category")
 
-#: Features of every primary table.
+#: Features of every primary table; `features/expressions.py` describes each with its unit.
 FEATURES = (
     "product_id",
     "brand",
@@ -129,7 +130,7 @@ FEATURES = (
     "num_prev_product_views",
 )
 
-#: Features of a primary table made from events only; a ready one lacks them.
+#: Further features of a primary table that was made from events; `PRIMARY`, a ready table, lacks them.
 BEHAVIOUR = (
     "num_carts_session",
     "cart_value_session",
@@ -142,7 +143,8 @@ BEHAVIOUR = (
     "seconds_since_prev_session",
 )
 
-#: Features about the product over all users, as of the midnight before the row's day (`features/shop.py`).
+#: Features about the product, from the events of all users before the midnight (UTC) that begins the row's day
+#: (`features/shop.py`).
 SHOP = (
     "product_conversion_rate",
     "product_carts_per_view",
@@ -150,18 +152,18 @@ SHOP = (
     "product_relative_price",
 )
 
-#: Those of them that are shares: unknown only before the shop's second day.
+#: The features in `SHOP` that are rates, 0 or more. They are null only if the shop as a whole has nothing to divide by.
 SHOP_RATES = SHOP[:3]
 
-#: A product's rates are smoothed with this many carted pairs and views at the shop's average. With few counts of its
-#: own, a product's rate is nearly the shop's.
+#: Smoothing of a product's rates: this many carted pairs, or views, with the shop's average rate are added to the
+#: product's own. So a product with few counts has nearly the shop's rate.
 SHOP_MIXING = {"pairs": 20, "views": 100}
 
-#: Features that a row may lack: those that are made of events only.
+#: Features that a row may lack, because they can be computed from events only.
 OPTIONAL = BEHAVIOUR + SHOP
 
-#: The tables that can be scored: the label may be missing, and a primary table may have the columns that process made
-#: of events.
+#: The tables that can be scored. The label is not needed, and a primary table may have the columns that `process`
+#: computes from events.
 SCORED_TABLES = {
     "events": EVENTS,
     "primary": (

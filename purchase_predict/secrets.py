@@ -2,25 +2,25 @@
 
 import re
 
-#: A scheme, and the one or two slashes behind it; connection strings of databases may have none.
+#: A scheme and up to two slashes after it; connection strings of databases may have no slash.
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.\-]*:/{0,2}"
-#: User and password with spaces in it, up to the `@`: what follows the colon is no port, and starts without a space.
+#: `<user>:<password>@` with spaces in the password. After the colon there is neither a port nor a space.
 _SPACED_LOGIN = r"""(?<=://)[^\s/@:'"<>]*:(?!\d+(?:[^\w]|$))[^\s@][^\n]{0,200}@(?=[\w\[])"""
-#: A URI in a text, up to a space or a quote. A password may hold a quote, so what stands before an `@` belongs to it.
+#: A URI in a text, up to a space or a quote. Quotes before an `@` belong to the URI, because a password may hold them.
 _URI = re.compile(rf"""{_SCHEME}(?:\S*@|{_SPACED_LOGIN})?[^\s'"<>]*""")
-#: What the name of a secret holds.
+#: A part of a name that marks the name's value as a secret.
 _SECRET_NAME = r"(?:pass|pwd|secret|token|(?:api|access|account|private)[_\-]?key|sig|credential|auth)"
-#: Percent-encoded `&`, `;`, `?`, `#` and space, and `=`; the percent sign may itself be encoded.
+#: Percent-encoded separators (`&`, `;`, `?`, `#`, space) and percent-encoded `=`. The percent sign may be encoded, too.
 _SEPARATOR, _EQUALS = r"%(?:25)*(?:26|3B|3F|23|20)\+*", r"%(?:25)*3D"
-#: The value of a parameter whose name says that it is a secret. In an address any kind of key is one.
+#: A parameter of a URI whose name marks its value as a secret. In a URI, so does every name that ends with `key`.
 _SECRET = re.compile(
     rf"""([?&;#\s]|[?&][\w.\-]+=|{_SEPARATOR}|^)((?:[\w.\-]*{_SECRET_NAME}[\w.\-]*|[\w.\-]*key)=)(?:\{{[^}}]*\}}|[^&;\s'"]*)""",
     re.IGNORECASE,
 )
-#: The same of short names, which are common words elsewhere.
+#: The same for short names. They count only in the query of a URI, because they are common words elsewhere.
 _SHORT_NAME = re.compile(rf"""([?&]|{_SEPARATOR})((?:sas|code|pw|psw|jwt)=)[^&;\s'"]*""", re.IGNORECASE)
-#: The same within a parameter that is a connection string itself (`odbc_connect`). It may end with a brace, so all of
-#: the parameter that follows is left out.
+#: The same for a secret in a connection string that is itself the percent-encoded value of a parameter
+#: (`odbc_connect`). The secret may end with a brace, so the whole rest of the parameter is masked.
 _ENCODED = re.compile(
     rf"""()(?<![\w.\-])([\w.\-]*(?:{_SECRET_NAME}|pw|key)[\w.\-]*{_EQUALS})[^&\s'"]*""", re.IGNORECASE
 )
@@ -30,10 +30,10 @@ _QUERY = re.compile(r"\?[A-Za-z_][\w.\-]*=[^?]*$", re.DOTALL)
 _LOGIN = re.compile(r"(?<=://)[^/?#&]*@")
 #: A connection string without `://`: scheme, user, and password.
 _OPAQUE = re.compile(r"^([A-Za-z][A-Za-z0-9+.\-]*:/?)(?!/)[^/\s]*:.*@", re.DOTALL)
-#: Between the parts of a chained address.
+#: The separator between the parts of a chained address, such as `simplecache::s3://...`.
 _CHAIN = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.\-]*://)")
 _HIDDEN = "***"
-#: Schemes of databases, whose passwords may hold a `/`: `oracle://user/password@host`. No `@` is in their paths.
+#: Schemes of databases. A `/` may stand before the `@` (`oracle://user/password@host`); the paths contain no `@`.
 _DATABASE = re.compile(
     r"(oracle|postgres(ql)?|mysql|mariadb|mssql|rediss?|mongodb|snowflake|db2|amqps?)\b", re.IGNORECASE
 )
@@ -41,14 +41,14 @@ _DATABASE = re.compile(
 _NAMED = re.compile(
     r"""(?<![\w./\\-])([\w.\-]*(?:password|passwd|passphrase|pwd|secret|token|(?:api|access|account|private)[_\-]?key"""
     r"""|authorization)\\?["']?\s*[:=]\s*)"""
-    # Words that follow the name in messages, such as `password: must not be empty`.
+    # Not a secret: words that follow the name in messages, such as `password: must not be empty`.
     r"""(?!(?:a|an|the|is|must|may|can|cannot|not|no|none|null|has|should|expected|missing|invalid|wrong|required|denied"""
     r"""|failed|empty|unknown|true|false)\b)"""
     r"""(?:(?:Basic|Bearer|Digest|Token)\s+)?"""
     r"""(?:\{[^}]*\}|\\".*?(?:\\"|$)|b?"(?:\\.|[^"\\])*(?:"|$)|b?'(?:\\.|[^'\\])*(?:'|$)|[^\s,;&}\])"']+)""",
     re.IGNORECASE,
 )
-#: The value of an `Authorization` header.
+#: A bearer token, as in an `Authorization` header.
 _BEARER = re.compile(r"\b(Bearer\s+)(?!(?:token|auth\w*|error|realm|scheme|is)\b)[\w.~+/\-]+=*", re.IGNORECASE)
 #: Schemes of Azure's storage, whose addresses name the container in the place of a user.
 _WITH_CONTAINER = ("abfs", "wasb")
@@ -57,8 +57,8 @@ _WITH_CONTAINER = ("abfs", "wasb")
 def shown_uri(uri: str) -> str:
     """A URI as it may be printed or stored: without user and password, and without the values of secret parameters.
 
-    Where it is not plain what belongs to the password, such as one with a `/` in it, too much is left out rather than
-    too little. Each part of a chained address (`simplecache::s3://...`) is a URI of its own.
+    If it is unclear where the password ends, for example because of a `/` in it, too much is removed rather than too
+    little. Each part of a chained address (`simplecache::s3://...`) is treated as a URI.
     """
     return "::".join(_shown(part) for part in _CHAIN.split(uri))
 
@@ -89,9 +89,9 @@ def _hide(match: re.Match[str]) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """A text, such as an error of another library, with every URI in it as `shown_uri` has it.
+    """A text, such as an error of another library, with each URI in it replaced by its `shown_uri`.
 
-    Left out are also values after a name such as `password` (`password=`, `password:`, JSON), and bearer tokens.
+    Values after a name such as `password` (`password=`, `password:`, JSON) and bearer tokens are masked, too.
     """
     text = _URI.sub(lambda match: shown_uri(match[0]), text)
     text = _NAMED.sub(lambda match: f"{match[1]}{_HIDDEN}", text)
@@ -99,7 +99,7 @@ def without_secrets(text: str) -> str:
 
 
 def names_a_secret(name: str) -> bool:
-    """Whether a variable's or parameter's name says that its value is a secret; a path of a file with one is none."""
+    """Whether the name of a variable or parameter marks its value as a secret; the path of a secret file is not one."""
     if name == "NOTIFY_URL":  # whoever knows the address can post there
         return True
     return bool(re.search(_SECRET_NAME, name, re.IGNORECASE)) and name != "GOOGLE_APPLICATION_CREDENTIALS"

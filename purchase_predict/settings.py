@@ -1,4 +1,4 @@
-"""Settings from the environment and .env: real environment variables win."""
+"""Settings from environment variables and .env. An environment variable overrides .env."""
 
 import os
 from collections.abc import Mapping, MutableMapping
@@ -13,11 +13,11 @@ from purchase_predict.secrets import shown_uri
 
 #: The checkout's folder.
 PROJECT = Path(__file__).resolve().parent.parent
-#: What a version can be promoted to; both are MLflow aliases and, in capitals, stages.
+#: The environments that a version can be promoted to. Each is an MLflow alias and, with a capital letter, a stage.
 ENVIRONMENTS = ("staging", "production")
 
 _DEFAULT_STORE = "mlflow.db"
-#: What a SQLite database starts with.
+#: The first bytes of a SQLite database.
 _SQLITE = b"SQLite format 3\x00"
 
 
@@ -29,14 +29,16 @@ class Settings:
     tracking_uri: str | None = None
     experiment_name: str | None = None
     credentials: str | None = None
-    #: The server that .env names. A real environment variable overrides it, then `tracking_uri` differs.
+    #: The tracking server in .env. If an environment variable overrides it, `tracking_uri` differs.
     dotenv_tracking_uri: str | None = None
-    #: Where notifications go. A secret: whoever knows the address may write there.
+    #: The URL that notifications are posted to. A secret: whoever knows the URL can post there.
     notify_url: str | None = field(default=None, repr=False)
 
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ, folder: Path = PROJECT) -> "Settings":
-        """Settings of the checkout in `folder`. `MLFLOW_SERVER` is another name of MLFLOW_TRACKING_URI.
+        """Reads the settings from `environ`, and from `.env` in `folder`.
+
+        MLFLOW_SERVER is another name for MLFLOW_TRACKING_URI.
 
         Raises:
             click.ClickException: ENV is neither staging nor production, or .env cannot be read.
@@ -76,7 +78,7 @@ class Settings:
         The user and password of an HTTP server go into variables of their own, since MLflow prints the URI.
 
         Raises:
-            click.ClickException: the server's URI is no address.
+            click.ClickException: the server's URI is not a valid address.
         """
         uri = self.tracking_uri
         if uri and uri.lower().startswith("http"):
@@ -99,7 +101,7 @@ def _parts(uri: str) -> SplitResult:
     """The parts of a server's URI.
 
     Raises:
-        click.ClickException: it is no address; the message shows no password.
+        click.ClickException: the URI is not a valid address; the message shows no password.
     """
     try:
         parts = urlsplit(uri)
@@ -113,10 +115,10 @@ def _parts(uri: str) -> SplitResult:
 
 
 def store_problem(uri: str) -> str | None:
-    """Why a SQLite store cannot be opened, found at once: MLflow would retry for minutes. None if it may be opened.
+    """Why a SQLite store cannot be opened; None if no problem is found. MLflow itself would retry for minutes.
 
     Args:
-        uri: of the tracking store; only `sqlite:///<file>` is looked at.
+        uri: of the tracking store; any other form than `sqlite:///<file>` is not checked.
     """
     if not uri.startswith("sqlite:///") or "?" in uri:
         return None
@@ -139,10 +141,14 @@ def store_problem(uri: str) -> str | None:
 
 
 def server_conflict(settings: Settings, opened_on: str) -> str | None:
-    """What to do if `mlflow run` opened its run before the server's name in .env was read; None if it did not.
+    """An error message if `mlflow run`, which does not read .env, opened its run on another server; else None.
 
-    Then the run is in MLflow's default store, `mlflow.db` in the caller's folder. A run anywhere else was put there by
-    a real environment variable, which overrides .env.
+    Such a run is in MLflow's default store, `mlflow.db` in the caller's folder. A run in any other store is where an
+    environment variable, which overrides .env, has put it.
+
+    Args:
+        settings: the settings, with the tracking server in .env.
+        opened_on: the URI of the store that has the run.
     """
     if not settings.dotenv_tracking_uri:
         return None

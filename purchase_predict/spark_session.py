@@ -35,14 +35,14 @@ _CONNECT_SECONDS = 30
 
 @contextmanager
 def session_of(asked: str, instead: str) -> Iterator["SparkSession"]:
-    """Provides a session of the user's configuration, and stops it after the block unless it existed before.
+    """Provides a session with the user's configuration, and stops it after the block unless it existed before.
 
     Args:
         asked: the user's setting that needs Spark, such as `engine=spark`.
         instead: the setting that works without Spark, such as `engine=duckdb`.
 
     Raises:
-        click.ClickException: PySpark or Java is missing, or Spark cannot be started, reached, or fails.
+        click.ClickException: PySpark or Java is missing, or Spark cannot be started or reached, or fails.
     """
     try:
         from py4j.protocol import Py4JError
@@ -53,7 +53,7 @@ def session_of(asked: str, instead: str) -> Iterator["SparkSession"]:
             f"{asked} needs PySpark, which is not installed here: run pip install 'pyspark>=4.0,<4.1' and install Java "
             f"17 (see docs/scaling.md), or use {instead}"
         ) from error
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # of executors on this machine, or set up alike
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # for executors here, or set up alike
     remote, master = os.environ.get("SPARK_REMOTE"), os.environ.get("SPARK_MASTER")
     builder = SparkSession.builder.appName("purchase-predict")
     if not remote:  # a Spark Connect server, which others may use, has settings of its own
@@ -86,7 +86,7 @@ def session_of(asked: str, instead: str) -> Iterator["SparkSession"]:
 def _interrupts_kept() -> Iterator[None]:
     """Restores this process's handling of Ctrl-C after the block.
 
-    Spark sets a handler of its own, which cancels its jobs. `session_of` does that, too: it stops the session.
+    Spark replaces it with a handler that cancels Spark's jobs. `session_of` cancels them, too, by stopping the session.
     """
     before = signal.getsignal(signal.SIGINT)
     try:
@@ -113,7 +113,7 @@ def settings_of(session: "SparkSession", settings: Mapping[str, str]) -> Iterato
 
 
 def address_of(uri: str) -> str:
-    """A URI as Spark knows it: Hadoop calls the scheme `s3` `s3a`."""
+    """A URI in Spark's form. Hadoop's name for the scheme `s3` is `s3a`."""
     return uri.replace("s3://", "s3a://", 1) if uri.startswith("s3://") else uri
 
 
@@ -122,8 +122,8 @@ def send_package(session: "SparkSession") -> None:
 
     The packages of conda.yaml must be installed there, in the Python that PYSPARK_PYTHON names.
     """
-    # A session that stays open refuses a second file of the same name, and hands the file to new executors: so each
-    # call has a name of its own, and the file stays until this process ends.
+    # A session refuses a second file with the same name, so each call uses a new name. An open session also sends the
+    # file to new executors, so the file stays until this process ends.
     folder = Path(tempfile.mkdtemp(prefix="purchase-predict-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     package = shutil.make_archive(str(folder / folder.name), "zip", _PROJECT, "purchase_predict")
@@ -155,8 +155,10 @@ def _wait_for_server(remote: str, where: str) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """The line of Spark's long message that names the error: that of a Python traceback on an executor, or the first
-    with an error class in brackets, or the last cause; the first line of all if there are none of these.
+    """The line of Spark's long message that names the error.
+
+    For a Python traceback on an executor, this is its error. Otherwise, it is the first line that starts with an error
+    class in brackets; or the last cause, if a "Caused by:" comes earlier; or the first line, if there is neither.
     """
     text = str(error)
     if _TRACEBACK in text:

@@ -1,23 +1,23 @@
-"""Puts an apostrophe before text that a spreadsheet would run as a formula, in the CSV files of this project.
+"""Puts an apostrophe before text in this project's CSV files that a spreadsheet would run as a formula.
 
-Where a comma is the decimal sign, as in German and French, a spreadsheet splits a line at semicolons, and others split
-it at tabs. They then see cells that begin in the middle of a text, and take its line breaks for the ends of lines.
+A spreadsheet may split a line at semicolons (where the comma is the decimal sign, as in German and French) or at tabs.
+Then a cell may begin in the middle of a text, and a line break in the text ends the line.
 """
 
 import re
 
-#: The start of what a spreadsheet takes for a formula, as `=HYPERLINK(...)`; the last four are `=+-@` in full width.
+#: A character that starts a formula, as in `=HYPERLINK(...)`; the last four are `=+-@` in full width.
 _SIGN = "[=+\\-@\uff1d\uff0b\uff0d\uff20]"
-#: What splits cells or lines, apart from the comma. A quote after it does not keep the cell from being a formula.
+#: A character that separates cells or lines, apart from the comma. Quotes after it do not keep a cell from being run.
 _SEPARATOR = "[;\t\r\n]"
-#: Found in each text that `harmless` may change. Python and Arrow (RE2) understand it.
+#: A pattern that is found in every text that `harmless` may change. It is valid in Python and in Arrow (RE2).
 FORMULA = f'^{_SIGN}|^[\t\r\n]|{_SEPARATOR}"*{_SIGN}'
 _CELL = re.compile(f'(^|{_SEPARATOR})("*{_SIGN})')
 _NUMBER = re.compile(r"[+-]?\d+([.,]\d*)?([eE][+-]?\d+)?")
 
 
 def harmless(text: str) -> str:
-    """A text that no spreadsheet runs, whatever it splits lines at. A number stays as it is."""
+    """A text with apostrophes, so that no spreadsheet runs it, wherever it splits lines. A number is left unchanged."""
     if _NUMBER.fullmatch(text) or not re.search(FORMULA, text):
         return text
     guarded = _CELL.sub(r"\1'\2", text)

@@ -85,7 +85,7 @@ class Training:
         }
 
     def sentence(self, metric: str) -> str:
-        """The result in a sentence: a metric on the test rows, with its interval, beside the constant answer's."""
+        """The result in a sentence: a metric on the test rows, with its interval and its baseline."""
         score = self.scores[metric]
         return (
             f"{metric} {score.value:.4f} on {len(self.test)} test rows (95 % interval {score.low:.4f} to "
@@ -94,7 +94,7 @@ class Training:
 
     @property
     def series(self) -> list[dict[str, float]]:
-        """MLflow metrics of the train run at step 0, 1, ...: one step per fold, and per past period of the backtest."""
+        """The train run's MLflow metrics by step: those at step i are of fold i and of period i of the backtest."""
         of_folds: list[dict[str, float]] = [
             {"fold_score": fold.score, "fold_baseline": fold.baseline} for fold in self.found.folds
         ]
@@ -136,7 +136,7 @@ class Dataset:
         return {"train": len(self.train), "test": len(self.test)}
 
     def encoded(self, rows: pd.DataFrame) -> LabelledRows:
-        """Raw rows, of train or test, as the search takes them."""
+        """Encodes raw rows, of train or test, for the search."""
         features, categories = self.description.features, self.description.categories
         return LabelledRows(
             purchase_model.encode(rows, features, categories),
@@ -149,7 +149,7 @@ class Dataset:
 
 
 def _session_ends(rows: pd.DataFrame) -> np.ndarray | None:
-    """When the session of each row put its last product in the cart; None where the rows have no time."""
+    """For each row the last moment of its session, in nanoseconds since 1970 (UTC); None if the rows have no time."""
     if MOMENT not in rows:
         return None
     ended = rows.groupby(["user_id", "user_session"])[MOMENT].transform("max")
@@ -164,17 +164,17 @@ def finish(
     Args:
         found: the result of the search.
         train: the encoded training rows.
-        data: the raw rows.
+        data: the dataset, with the raw rows.
         metric: the metric of the search.
         seed: of the search.
-        with_backtest: whether the model is scored on past weeks, too.
+        with_backtest: whether to make a backtest, too.
     """
     test, description = data.encoded(data.test), data.description
     with phase("correcting the probabilities"):
         measured = calibration.measure(found.searched.y, found.out_of_fold, found.searched.user)
         uncorrected = np.asarray(found.booster.predict(test.x))
     probability = purchase_model.calibrated(uncorrected, measured.correction)
-    # The correction keeps the order of probabilities, so the threshold is corrected like one.
+    # The correction keeps the order of the probabilities. So if the threshold is corrected, too, no decision changes.
     threshold = float(purchase_model.calibrated(np.array([found.threshold]), measured.correction)[0])
     with phase("computing the intervals of the test metrics"):
         scores = evaluate(test.y, probability, test.user, threshold, float(train.y.mean()))
@@ -197,7 +197,7 @@ def finish(
 def _backtest(found: SearchResult, train: LabelledRows, test: LabelledRows, metric: str, seed: int) -> Backtest | None:
     """Scores the final fit's parameters on past weeks; None if the rows have no time.
 
-    A large table is sampled by user, to as many rows as the search uses.
+    A large table is sampled by user to about as many rows as the search uses.
     """
     rows = sample_users(train.followed_by(test), seed)
     if rows.ended is None:

@@ -1,4 +1,4 @@
-"""One click command per entry point of MLproject."""
+"""One click command per entry point of MLproject, except for `main` (`main.py`)."""
 
 import sys
 

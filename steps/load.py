@@ -1,10 +1,10 @@
 """Step `load`: the source's rows as typed Parquet, every malformed row accounted for.
 
-In: a source. Out: `events/bucket=*/*.parquet` or `primary/*.parquet`, `source.json`, `rejects.csv` where rows were
+In: a source. Out: `events/bucket=*/*.parquet` or `primary/*.parquet`, `source.json`, and `rejects.csv` if rows were
 refused.
 
-With `engine=spark` the executors read the source and store the rows among this run's artifacts, without a row in this
-process but the refused ones; both engines give the same rows. The built-in sample is made and read here in any case.
+With `engine=spark`, the executors read the source and store the rows among this run's artifacts. Only refused rows pass
+through this process. Both engines give the same rows. The built-in sample is always made and read in this process.
 
     mlflow run . -e load --env-manager local -P source=data/
 """
@@ -31,7 +31,7 @@ def load(
         run.stored(loaded.table, {name: (file.size, file.checksum) for name, file in files.items()})
     else:
         loaded = load_source(source, outputs, run.folder(), max_reject_ratio, memory_limit, gcp_project)
-    if loaded.source_digest != run.input_digests["source"]:  # the rows would be kept under the key of other content
+    if loaded.source_digest != run.input_digests["source"]:  # the step key names other content than these rows
         raise changed(source, "a file")
     mlflow.log_metrics({"rows": loaded.rows, "rejected_rows": loaded.rejected})
     run.log(outputs)

@@ -1,10 +1,10 @@
 """Entry point `predict`: scores every row of an input with a registered model.
 
-In: a model, and any source that `load` reads: events, or a primary table with or without the label. With events, a
-`history` of earlier ones tells what the visitors did before. Out: `output`, CSV or Parquet by its ending, with the
-keys, `probability`, `will_buy`, `model_version` and this run's `run_id`. The run keeps what was read (`source.json`),
-what was refused (`rejects.csv`), and the drift from the training data (`drift.html`, `drift.json`, `drift.png`,
-`psi_<column>`).
+In: a model, and any source that `load` reads: events, or a primary table with or without the label. For events,
+`history` names a source of earlier events, so that the features include the visitors' past. Out: the file `output`, CSV
+or Parquet by its ending, with the keys, the moment if there is one, `probability`, `will_buy`, `model_version` and this
+run's `run_id`. The run keeps what was read (`source.json`), what was refused (`rejects.csv`), and the drift from the
+training data (`drift.html`, `drift.json`, `drift.png`, metrics `psi_<column>`).
 
     mlflow run . -e predict --env-manager local -P model=models:/purchase_predict@production \
         -P input=/data/carts -P output=/data/scored.parquet

@@ -1,10 +1,10 @@
-"""Step `process`: the table load wrote to a train and a test set, split without leakage.
+"""Step `process`: computes the features, and splits the rows into a train and a test set without leakage.
 
 In: `runs:/<run id>/events` or `/primary` of a load run. Out: `dataset/train.parquet`, `dataset/test.parquet`,
-`dataset/dataset.json` (how split, rows, base rates, features, categories).
+`dataset/dataset.json` (split, row counts, base rates, features, categories).
 
-With `engine=spark`, Spark makes the features of events, from load's artifact to the artifact `primary/*.parquet` of
-this run, without a row in this process; what came out is split by DuckDB in both cases, and both give the same rows.
+With `engine=spark`, the executors compute the features of events: they read load's artifacts and write
+`primary/*.parquet` to this run's artifacts. With either engine DuckDB makes the split, and the rows are the same.
 
     mlflow run . -e process --env-manager local -P data=runs:/<run id>/events
 """

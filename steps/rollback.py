@@ -1,7 +1,7 @@
-"""Entry point `rollback`: moves an environment's alias and stage back to the version before, or to a given one.
+"""Entry point `rollback`: moves an environment's alias and stage back to its previous version, or to a given version.
 
-In: the registered model and the environment. Out: the alias and the stage at the other version, `rollback.json`, and
-the tag `rolled_back.<env>` on the version that lost it, which the workflow does not promote again.
+In: the registered model and the environment. Out: alias and stage moved, `rollback.json`, and the tag
+`rolled_back.<env>` on the old holder, unless the new one is a later version. A tagged version is not promoted again.
 
     mlflow run . -e rollback --env-manager local -P env=production -P reason="coupons for everyone"
 """

@@ -1,8 +1,8 @@
-"""Entry point `serve`: takes a shop's events over HTTP and answers each cart with the version that holds the alias.
+"""Entry point `serve`: takes a shop's events over HTTP and scores each cart event with the environment's version.
 
-In: the registered model and the environment; with `warm`, events of the past. Out: a server at `host` and `port` until
-SIGTERM or Ctrl-C, the state of the visitors in `state`, and with `answers` a log of the answers. docs/serving.md says
-more.
+In: the registered model and the environment; with `warm`, a source of past events. Out: a server at `host` and `port`
+until SIGTERM or Ctrl-C, the state of the visitors in `state`, and with `answers` a log of the answers. See
+docs/serving.md.
 
     mlflow run . -e serve --env-manager local -P env=production -P warm=/data/clicks
 """

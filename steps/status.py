@@ -1,6 +1,6 @@
 """Entry point `status`: which version holds staging and production, since when, by whom and why.
 
-In: the registered model; `at`, to ask about a past moment. Out: lines, or JSON with `format=json`. Nothing is changed.
+In: the registered model; with `at`, a time in the past. Out: text, or JSON with `format=json`. Nothing is changed.
 
     mlflow run . -e status --env-manager local
     mlflow run . -e status --env-manager local -P at=2026-05-03T12:00

@@ -1,7 +1,7 @@
 """Step `train`: search, final fit, and scores on rows that neither has seen.
 
-In: `runs:/<run id>/dataset` of a process run. Out: `model`, `trials.parquet`, `report.html`, `plots/*`, and the metrics
-`test_<metric>`, `test_<metric>_low`, `test_<metric>_high`, `baseline_<metric>`.
+In: `runs:/<run id>/dataset` of a process run. Out: `model`, `report.html`, `plots/*`, `trials.parquet`, `folds.json`,
+`backtest.json` if there is a backtest, and metrics such as `test_<metric>`, `test_<metric>_low`, `baseline_<metric>`.
 
     mlflow run . -e train --env-manager local -P max_evals=50
 """

@@ -77,7 +77,7 @@ CANNOT_RUN = {
     "mlflow server": "tools/server.py starts it",
     "mlflow gc": "deletes runs for good",
     "gcloud storage cp": "needs a bucket of Google's and its command line",
-    "python -m mlflow.server.auth db upgrade --url <address of the database auth>": (
+    "python -m mlflow.server.auth db upgrade --url <address of the database named auth>": (
         "needs a server with a password; `mlflow db upgrade` does the same to the other database"
     ),
     "python -m benchmarks.columns <events>": "takes minutes, and needs real events",

@@ -37,7 +37,7 @@ from tests.documents import (
     is_part,
     units,
 )
-from tests.preloaded.start import commands
+from tests.preloaded.start import program
 from tests.workflow.runner import clean_environ
 from tools.machine import answers, free_port, within
 from tools.server import Server
@@ -126,11 +126,12 @@ def _answer(address: str) -> str:
 
 
 def _with_environment(project: Path) -> None:
-    """Gives the checkout this environment as its .venv, as `make setup` leaves one."""
+    """Gives the checkout this environment as its .venv, as `make setup` leaves one; its Python is preloaded."""
     folder = project / ".venv"
-    folder.mkdir()
-    for name in ("bin", "lib"):
-        (folder / name).symlink_to(Path(sys.prefix) / name)
+    (folder / "bin").mkdir(parents=True)
+    (folder / "lib").symlink_to(Path(sys.prefix) / "lib")
+    for file in (Path(sys.prefix) / "bin").iterdir():
+        (folder / "bin" / file.name).symlink_to(program(file.name) if file.name in ("python", "mlflow") else file)
     shutil.copy(Path(sys.prefix) / "pyvenv.cfg", folder)
     for stamp in (f".python-{sys.version_info.major}.{sys.version_info.minor}", ".ready", ".ready-tests"):
         (folder / stamp).touch()
@@ -159,8 +160,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
         "gs://<bucket>/clicks": "sample:20000",
         "max_evals=50": "max_evals=2",
     }
-    # What starts with `mlflow run` is preloaded; make and the lines that it prints use the environment itself.
-    return Shell(project, f"{commands() or ''}:{project / '.venv' / 'bin'}:{BARE_PATH}".lstrip(":"), places)
+    return Shell(project, f"{project / '.venv' / 'bin'}:{BARE_PATH}", places)
 
 
 @pytest.fixture(scope="module")

@@ -21,19 +21,23 @@ from purchase_predict.metrics import Difference, Score
 
 #: The metrics of a backtest: those that need no threshold.
 METRICS = ("roc_auc", "average_precision", "log_loss")
-#: The most periods, the latest ones. Rows of fewer whole weeks than MIN_WEEKS are divided into tenths instead.
+#: The most weeks that are measured: the latest ones. If there are fewer whole weeks than MIN_WEEKS, the periods are
+#: tenths of the rows instead.
 MAX_PERIODS, MIN_WEEKS = 10, 5
 #: The minimum number of periods that count for a trend.
 MIN_SCORED = 5
-#: For the trend, the narrowest an interval counts, as a share of the median one. The bootstrap interval of few rows may
-#: be too narrow by chance; with this floor no period weighs more than 4 times as much as the median one.
+#: The minimum width of a period's interval in the trend, as a share of the median width. Narrower intervals count as
+#: this wide, because the bootstrap interval of few rows may be too narrow by chance. So no period weighs more than 4
+#: times as much as one with the median width.
 MIN_WIDTH = 0.5
 #: Time limit in seconds: after it no further period is started. The latest periods are measured first.
 MAX_SECONDS = 120.0
 
+#: A week in nanoseconds.
 _WEEK = 7 * 86_400 * 10**9
 
-#: Fits on some rows and predicts others: takes the positions of both, returns the probability of the others.
+#: Fits a model on some rows and predicts other rows. Takes the positions of the rows to fit and of those to predict;
+#: returns the probability of each predicted row, 0 to 1.
 FitAndPredict = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -42,14 +46,14 @@ class Period:
     """A past week, or a tenth of the rows.
 
     Attributes:
-        start: its first moment (UTC).
-        end: the moment at which the next one starts.
-        train_rows: the rows before it, which were trained on.
-        rows: the rows in it.
-        base_rate: the share of them that are purchases, 0 to 1; None without rows.
-        scores: of `METRICS`, by name; empty if a class has an effective number of users below `MIN_USERS` in the
-            period or before it.
-        constant: whether the period's model could not learn: it gave every row the same answer.
+        start: the start of the period (UTC), included.
+        end: the end of the period, excluded; the next period starts here.
+        train_rows: the number of rows before the period, on which its model is trained.
+        rows: the number of rows in the period.
+        base_rate: the share of purchases among the period's rows, 0 to 1; None without rows.
+        scores: the scores in `METRICS`, by name. Empty if a class has an effective number of users below `MIN_USERS`
+            in the period or before it.
+        constant: whether the period's model gave every row the same answer, because it could not learn.
     """
 
     start: datetime
@@ -86,17 +90,17 @@ class Backtest:
 
     @property
     def counted(self) -> list[Period]:
-        """The scored periods that count for the trend: the model has learned, and the score's interval has a width."""
+        """The scored periods that count for the trend: the model could learn, and the interval's width is above 0."""
         return [period for period in self.scored if not period.constant and _width(period.scores[self.metric]) > 0]
 
     @property
     def trend(self) -> Difference | None:
-        """The change per period of the gain over a constant answer; None with few periods that count.
+        """The change per period of the gain over the baseline; None if fewer than `MIN_SCORED` periods count.
 
-        It is the slope of a straight line through the scores, weighted by their intervals, none of which counts as
-        narrower than `MIN_WIDTH`. If the scores scatter more than their intervals suggest, the slope's interval is
-        widened accordingly (Birge, The Calculation of Errors by the Method of Least Squares, 1932). Student's t
-        accounts for the small number of periods.
+        It is the slope of a weighted straight line through the gains. A period's weight is 1 / (standard error)², from
+        the width of its interval, with the floor `MIN_WIDTH`. If the gains scatter more than their intervals suggest,
+        the slope's interval is widened accordingly (Birge, The Calculation of Errors by the Method of Least Squares,
+        1932). Student's t accounts for the small number of periods.
         """
         counted = self.counted
         if len(counted) < MIN_SCORED:
@@ -177,10 +181,11 @@ def backtest(
 
     Args:
         metric: the metric of the trend; one of `METRICS`.
-        ended: when the session of each row ended, in nanoseconds since 1970 (UTC), so that no session is divided.
+        ended: when the session of each row ended, in nanoseconds since 1970 (UTC). Periods are cut by this time, so no
+            session is divided.
         y: labels, 0 or 1.
         users: each row's user.
-        fit_and_predict: fits on the rows before a period and predicts those of the period.
+        fit_and_predict: fits a model on the rows before a period and predicts the rows of the period.
         max_seconds: no further period is started after this many seconds.
     """
     started = time.monotonic()
@@ -204,7 +209,10 @@ def backtest(
 
 
 def _edges(ended: np.ndarray) -> tuple[str, list[int]]:
-    """The unit, and the edges of the periods: whole weeks up to the last midnight, or tenths of the rows."""
+    """The unit, and the edges of the periods in nanoseconds since 1970 (UTC).
+
+    The periods are whole weeks up to the midnight after the last row, or all tenths of the rows but the first.
+    """
     day = _WEEK // 7
     end = (int(ended.max()) // day + 1) * day
     weeks = (end - int(ended.min())) // _WEEK
@@ -220,7 +228,7 @@ def _width(score: Score) -> float:
 
 
 def _rarer_users(y: np.ndarray, users: np.ndarray) -> float:
-    """The effective number of users who bought, or of those who did not, whichever is smaller."""
+    """The effective number of buyers or of other users, whichever is smaller."""
     return min(effective_users(users[y == label].tolist()) for label in (0, 1))
 
 

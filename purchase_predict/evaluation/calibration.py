@@ -29,8 +29,8 @@ def measure(y: np.ndarray, probability: np.ndarray, users: np.ndarray) -> Calibr
     """Fits Platt scaling, and keeps it only if it lowers log loss on users it was not fitted on.
 
     "Lowers" means that the 95 % interval of the gain lies above 0. A correction with a slope of 0 or less is never
-    kept: it would change the ranking. Isotonic regression was tried, too; it makes ties, and scored worse on the test
-    rows of every data set at hand.
+    kept: it would change the ranking. Isotonic regression was tried, too: it gives different rows equal probabilities,
+    and scored worse on the test rows of every data set that was tried.
 
     The final model learns from more rows than the models of the folds, so it may be slightly more confident than the
     out-of-fold predictions measured here.

@@ -6,7 +6,7 @@ import numpy as np
 
 from purchase_predict.evaluation.scores import DISTRIBUTION_BINS
 
-#: Points of the calibration curve; each stands for the same number of rows.
+#: Points of the calibration curve; each is computed from the same number of rows.
 CALIBRATION_POINTS = 10
 #: Thresholds, from 0 to 1, at which precision, recall and F1 are computed.
 THRESHOLDS = np.linspace(0, 1, 101)
@@ -26,7 +26,7 @@ class Curves:
 
     `roc`: true positive rate by false positive rate. `precision_recall`: precision by recall. `calibration`: share of
     purchases by mean predicted probability, one point per tenth of the rows. `by_threshold`: precision, recall and F1
-    by decision threshold, under those names; precision ends where no row is above the threshold.
+    by decision threshold, under those names; the precision curve ends at the last threshold that some row reaches.
     `bought` and `not_bought`: the share of the rows of each class in each of `DISTRIBUTION_BINS` bins of probability.
     """
 

@@ -14,11 +14,12 @@ from purchase_predict.evaluation.stability import WARN_ABOVE, stability
 from purchase_predict.schema import CATEGORICAL
 
 DECILES = [tenth / 10 for tenth in range(1, 10)]
-#: Values of a text column that get a bin of their own, the most frequent ones; all others share one bin.
+#: The number of values of a text column that have their own bin: the most frequent ones. All others share one bin.
 VALUE_BINS = 100
 #: Below this number of rows, the warning also gives the index that is expected by chance.
 CHANCE_ROWS = 1000
 
+#: The bins of each feature and the share of the training rows in each bin, as `profile` returns them.
 Profile = dict[str, dict[str, Any]]
 
 
@@ -31,9 +32,9 @@ def profile(connection: duckdb.DuckDBPyConnection, relation: str, features: Sequ
         features: the columns to describe.
 
     Returns:
-        By feature: `edges` for a number (its distinct deciles, ascending; bin i holds the values above edge i - 1 and
-        up to edge i), or `values` for text (the most frequent first); and `shares`, one per bin, then that of all other
-        values (text only), then that of null. The shares add up to 1.
+        For each feature, a dict with the bins and the shares. A number has `edges`: its distinct deciles, ascending;
+        bin i holds the values above edge i - 1 and up to edge i. Text has `values`, the most frequent first. Both have
+        `shares`: one for each bin, then one for all other values (text only), then one for null. They add up to 1.
     """
     described: Profile = {}
     for name in features:
@@ -43,7 +44,7 @@ def profile(connection: duckdb.DuckDBPyConnection, relation: str, features: Sequ
             described[name] = {"values": [value for (value,) in frequent]}
         else:
             # quantile_disc returns values of the column; an interpolated value could differ in its last digit.
-            # Results are always fetched completely, since an unread rest keeps the connection busy.
+            # Results are always fetched completely, because unread rows keep the connection busy.
             ((deciles,),) = connection.execute(f"SELECT quantile_disc({name}, {DECILES}) FROM {relation}").fetchall()
             # `or 0` turns -0.0 into 0. The two are equal, so which of them is found would depend on the order of rows.
             described[name] = {"edges": sorted({edge or 0 for edge in deciles or []})}
@@ -99,7 +100,7 @@ def shares(
 
 
 def _counting(relation: str, numbers: Mapping[str, Sequence[float]]) -> str:
-    """The query that counts, in one pass: all rows, then per number the rows up to each edge and those not null."""
+    """The query that counts all rows, then for each numeric column the rows up to each edge and those not null."""
     counts = ["count(*)"]
     for name, edges in numbers.items():
         counts += [*(f"count(*) FILTER ({name} <= {edge!r})" for edge in edges), f"count({name})"]
@@ -107,7 +108,7 @@ def _counting(relation: str, numbers: Mapping[str, Sequence[float]]) -> str:
 
 
 def expected_by_chance(rows: int) -> float | None:
-    """The index that chance alone gives, about the number of bins per row; None from CHANCE_ROWS rows on."""
+    """The index to expect by chance alone: about the number of bins / `rows`. None from CHANCE_ROWS rows on."""
     return 10 / rows if rows < CHANCE_ROWS else None
 
 
@@ -135,7 +136,7 @@ def plot(indices: Mapping[str, float], file: Path) -> None:
 
     Args:
         indices: the index of each column.
-        file: where the PNG goes.
+        file: the PNG file to write.
     """
     from matplotlib.figure import Figure  # a Figure without pyplot needs no choice of a backend
 

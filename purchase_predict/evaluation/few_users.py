@@ -1,6 +1,6 @@
 """Results on few users: the minimum number of users, and wider intervals.
 
-`benchmarks/few_buyers.py` measures how often a model without skill passes the gate because of them.
+`benchmarks/few_buyers.py` measures how often a model without skill passes the gate if there are few users.
 """
 
 import math
@@ -30,9 +30,10 @@ def effective_users(users: Iterable[Hashable]) -> float:
 def widening(users: Iterable[Hashable]) -> float:
     """The factor by which an interval from resampling users must be widened for a class with these rows.
 
-    Users count by their share of the variance, as in the degrees of freedom of Satterthwaite (1946): a user with n rows
-    adds n^2. So a few large users may outweigh any number of small ones. If the effective number of users is at least
-    `MIN_USERS`, the factor for `MIN_USERS` equal users was enough in all simulations, within their error.
+    The number of users is counted as in the degrees of freedom of Satterthwaite (1946): by their shares of the
+    variance, to which a user with n rows adds n^2. So a few large users may outweigh any number of small ones. A number
+    below `MIN_USERS` counts as `MIN_USERS`. Its factor was enough in all simulations, within their error, if the
+    effective number of users was at least `MIN_USERS`.
 
     Args:
         users: the user of each row of a class.

@@ -10,9 +10,9 @@ import pandas as pd
 
 from purchase_predict.evaluation.stability import stability, verdict
 
-#: The number of bins of a number. With at most this many distinct values, each value has its own bin.
+#: The number of bins of a numeric column. If it has at most this many distinct values, each value has its own bin.
 BINS = 16
-#: Values of a text column that are shown, the most frequent ones; all others share one bin.
+#: The number of values of a text column that are shown: the most frequent ones. All others share one bin.
 SHOWN_VALUES = 8
 #: A non-negative column gets logarithmic bins if its 95th percentile is more than this many times its median.
 SKEWED = 8
@@ -32,7 +32,7 @@ class ColumnProfile:
     """A column of the dataset.
 
     Attributes:
-        name: the column's.
+        name: the column's name.
         kind: "number" or "text".
         labels: what each bin holds, in the order of the bins.
         train: the column in the training rows.
@@ -71,7 +71,7 @@ def profile(
         features: the columns of `train`.
         categories: the values of each text column in the training rows, the most frequent first; a value's code in
             `train` is its position.
-        reference: what `drift.profile` returned of the training rows.
+        reference: the result of `drift.profile` for the training rows.
     """
     found = []
     for position, name in enumerate(features):
@@ -101,7 +101,7 @@ def _text(
 
     nulls = np.isnan(train)
     sides = side(train[~nulls], nulls, len(values)), side(codes[there], ~there, int(test.nunique()))
-    # Both lists of values have the most frequent first.
+    # A value's code is also its position in the reference: both lists of values have the most frequent first.
     bins = len(reference["values"]) + 1
     of_test = np.bincount(np.where((codes < 0) | (codes >= bins), bins - 1, codes)[there], minlength=bins)
     moved = _stability(reference, of_test, len(test))
@@ -125,7 +125,7 @@ def _number(name: str, train: np.ndarray, test: np.ndarray, reference: Mapping[s
 
 
 def _bins(known: np.ndarray, distinct: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The inner edges of the bins of a number, and what each bin holds. The outer bins are open."""
+    """The inner edges of the bins of a numeric column, and the label of each bin. The outer bins are open."""
     if len(distinct) <= BINS:
         return (distinct[:-1] + distinct[1:]) / 2, tuple(map(written, distinct)) or ("no value",)
     low, middle, common, high = np.quantile(known, [0.01, 0.5, 0.95, 0.99])
@@ -152,12 +152,12 @@ def written(number: float) -> str:
 
 
 def _stability(reference: Mapping[str, Any], counts: np.ndarray, rows: int) -> float:
-    """The index of a column.
+    """The population stability index of a column.
 
-    The bins are those of `drift.shares`, counted by NumPy because train does not use DuckDB.
+    The bins are those of `drift.shares`. They are counted with NumPy, because train does not use DuckDB.
 
     Args:
-        reference: its bins in the training rows.
+        reference: the column's bins and shares in the training rows.
         counts: the number of test rows in each bin, without the bin of nulls.
         rows: the number of all test rows.
     """

@@ -89,13 +89,13 @@ class Group:
         return math.ceil(_TEST_QUANTILES * variance / DETECTED_EFFECT**2)
 
     def given_away(self, money: Money) -> float:
-        """The cost of codes for the group per cart of the shop: codes used by buyers who would have bought anyway."""
+        """The cost of codes for the group's buyers, who would have bought anyway, in currency per cart of the shop."""
         return self.buyers * money.code_cost
 
     def break_even(self, money: Money) -> float | None:
-        """The share of the others, 0 to 1, that must buy because of the code for it to pay.
+        """The share of the group's others, 0 to 1, that must buy because of the code so that the codes pay off.
 
-        None if no share is enough: the code costs as much as a purchase earns, or the group has no others.
+        None if no share is enough, for example if a code costs as much as a purchase earns or the group has no others.
         """
         earned = self.others * (money.margin - money.code_cost)
         needed = self.given_away(money) / earned if earned > 0 else math.inf
@@ -118,7 +118,7 @@ class Choice:
 
 
 def choices(y: np.ndarray, probability: np.ndarray, users: np.ndarray, seed: int = 0) -> list[Choice]:
-    """Whom to give a code, for each of `CODE_SHARES`.
+    """Two ways to choose the carts that get a code, for each of `CODE_SHARES`.
 
     A cut-off cannot separate carts of equal probability, so a group may be somewhat smaller or larger than its share.
 

@@ -11,7 +11,8 @@ from purchase_predict.metrics import METRICS, Compared, Difference, Score, utili
 RESAMPLES = 500
 #: The quantiles of the resampled metric that bound its 95 % interval.
 INTERVAL_QUANTILES = (0.025, 0.975)
-#: Probabilities are clipped to at least this value, because log loss is infinite at 0; also the smallest divisor.
+#: Probabilities are clipped to this value and 1 minus it, because log loss is infinite at 0 and 1. Also the smallest
+#: divisor.
 EPSILON = 1e-15
 #: Bins of the calibration error, all of the same width.
 CALIBRATION_BINS = 10
@@ -75,7 +76,7 @@ class Ranked:
         self.bin = np.clip((ranked * CALIBRATION_BINS).astype(int), 0, CALIBRATION_BINS - 1)
 
     def score(self, metric: str, weights: np.ndarray | None = None) -> float:
-        """One metric; each row counts `weights` times (in the order of the labels given at first), 1 by default."""
+        """One metric. `weights`: how many times each row counts, in the order of `y` in `__init__`; None: once."""
         return self.scores([metric], weights)[metric]
 
     def scores(self, metrics: Sequence[str], weights: np.ndarray | None = None) -> dict[str, float]:
@@ -160,7 +161,7 @@ def evaluate(
     seed: int = 0,
     names: Sequence[str] = tuple(METRICS),
 ) -> dict[str, Score]:
-    """Computes metrics on the test set, with interval and baseline.
+    """Computes metrics on a set of rows, with interval and baseline.
 
     Args:
         y: labels, 0 or 1.
@@ -169,7 +170,7 @@ def evaluate(
         threshold: decision threshold, chosen on out-of-fold predictions and never on these rows.
         train_rate: share of purchases among the training rows, 0 to 1.
         seed: seed of the resampling.
-        names: the metrics; every one that is reported by default.
+        names: the metrics; by default all.
     """
     ranked = Ranked(y, probability, threshold)
     resamples = [ranked.scores(names, weights) for weights in resampled_weights(users, seed)]
@@ -200,7 +201,7 @@ def compare(
         challenger: the challenger's predictions for these rows.
         champion: the champion's predictions for the same rows, in the same order.
         seed: seed of the resampling.
-        names: the metrics; every one that is reported by default.
+        names: the metrics; by default all.
     """
     new, old = (Ranked(y, answers.probability, answers.threshold) for answers in (challenger, champion))
 
@@ -227,7 +228,7 @@ def difference(
 
 
 def as_metrics(scores: Mapping[str, Score], of: str = "test", baseline: str = "baseline") -> dict[str, float]:
-    """The scores by their names in MLflow: `test_<metric>`, `test_<metric>_low`, `_high`, and `baseline_<metric>`."""
+    """The scores by their names in MLflow: `<of>_<metric>`, `<of>_<metric>_low`, `_high`, and `<baseline>_<metric>`."""
     metrics: dict[str, float] = {}
     for name, measured in scores.items():
         metrics |= {

@@ -7,11 +7,12 @@ actual rows (Siddiqi, Credit Risk Scorecards, 2006: 0.1 is a small shift, above 
 import math
 from collections.abc import Sequence
 
-#: The index above which a column is called slightly moved, and the one above which it gets a warning.
+#: A column with an index above the first value has moved slightly; above the second value, it has moved far and gets a
+#: warning.
 SLIGHT_ABOVE, WARN_ABOVE = 0.1, 0.2
-#: The same limits for the pages, by what a column above them is called.
+#: The same limits, by the words for them on the HTML pages: a column above one has moved "slightly" or "far".
 LIMITS = {"slightly": SLIGHT_ABOVE, "far": WARN_ABOVE}
-#: An empty bin counts as this share, because a share of 0 would make the index infinite.
+#: The smallest share of a bin in the index: a share of 0 would make the index infinite.
 EMPTY_BIN_SHARE = 1e-4
 
 

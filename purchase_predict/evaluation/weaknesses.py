@@ -13,7 +13,7 @@ from purchase_predict.metrics import Score
 
 #: The lowest ROC AUC at which a single feature is suspected to be a copy of the label.
 LEAK_ROC_AUC = 0.99
-#: Categories that are slices of their own, the most frequent ones; the others share one slice.
+#: The number of categories that have their own slice: the most frequent ones. All others share one slice.
 CATEGORY_SLICES = 8
 
 
@@ -21,9 +21,9 @@ CATEGORY_SLICES = 8
 class Slice:
     """A part of the test rows, and how well the model ranks the rows in it.
 
-    `by`: the column that the rows are sliced by. `rows`: number of rows. `base_rate`: share of purchases, 0 to 1.
-    `roc_auc`: with its 95 % bootstrap interval; None with few users of a class. `few`: the classes whose effective
-    number of users is below `MIN_USERS`, of "buyers" and "non-buyers".
+    `by`: what the rows are sliced by: "category", "price" or "user". `name`: the values in this slice. `rows`: number
+    of rows. `base_rate`: share of purchases, 0 to 1. `roc_auc`: with its 95 % bootstrap interval; None if `few` is not
+    empty. `few`: the classes ("buyers", "non-buyers") whose effective number of users is below `MIN_USERS`.
     """
 
     by: str
@@ -70,7 +70,7 @@ def _roc_auc(y: np.ndarray, probability: np.ndarray, users: np.ndarray, seed: in
 
 
 def _groups(rows: pd.DataFrame) -> Iterator[tuple[str, list[str], np.ndarray]]:
-    """Yields each way to slice: its name, the names of its groups, and the group's number of each row (-1: none)."""
+    """Yields each way to slice: its name, the names of its groups, and for each row the group's number (-1: none)."""
     if "category" in rows:
         category = rows["category"].astype(object)
         category = category.where(category.notna(), "no category")
@@ -107,7 +107,7 @@ def suspicious(
         _, rank = np.unique(x[:, column], return_inverse=True)  # NaN ranks highest
         values = _rate_elsewhere(rank, y) if name in categorical else rank / max(1, rank.max())
         area = score("roc_auc", y, values)
-        area = max(area, 1 - area)  # low values may stand for a purchase as well as high ones
+        area = max(area, 1 - area)  # purchases may have the low values as well as the high ones
         if area >= LEAK_ROC_AUC:
             found[name] = area
     return found

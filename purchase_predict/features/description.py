@@ -8,7 +8,7 @@ from typing import Any, Self
 import click
 
 NAME = "dataset.json"
-#: The file beside it with the product counters at the end of the events (`on_duckdb.write_state`).
+#: The file beside `dataset.json` with the product counters at the end of the events (`on_duckdb.write_state`).
 STATE_FILE = "shop.parquet"
 
 
@@ -45,11 +45,12 @@ class Description:
     Attributes:
         split: "time" or "user".
         test_ratio: the requested share of rows in the test set, 0 to 1.
-        cut: the first moment of the test set, UTC; None where the split is by user.
-        features: the columns the model sees, in their order.
+        cut: the start of the test period, UTC: sessions with a moment at or after it are in the test set; None if the
+            split is by user.
+        features: the columns that the model sees, in their order.
         categories: the values of each categorical feature in train, the most frequent first.
         profile: the bins of each feature and the share of the training rows in each, as `drift.profile` returns them.
-        events: the number of events in all, without a session, and repeated; empty for a ready primary table.
+        events: the event counts as `on_duckdb.primary_from_events` returns them; empty for a ready primary table.
     """
 
     split: str
@@ -90,7 +91,7 @@ class Description:
         _file(path).write_text(json.dumps(self.as_json(), indent=2) + "\n", encoding="utf-8")
 
     def as_json(self) -> dict[str, Any]:
-        """The description as JSON values; `events` is left out where it is empty."""
+        """The description as JSON values; `events` is left out if it is empty."""
         value = asdict(self)
         return value if self.events else {name: value[name] for name in value if name != "events"}
 
@@ -100,7 +101,7 @@ def _file(path: Path) -> Path:
 
 
 def _check_keys(kind: type, value: Any, file: Path, prefix: str = "") -> None:
-    """Raises unless a JSON value is an object with the fields of a dataclass; `prefix` stands before each key."""
+    """Raises unless a JSON value is an object with the fields of a dataclass; messages put `prefix` before keys."""
     if not isinstance(value, dict):
         raise click.ClickException(f"{file}: {prefix.rstrip('.') or 'the whole file'} must be a JSON object")
     required = [member.name for member in fields(kind) if member.default_factory is MISSING]

@@ -7,7 +7,7 @@ import duckdb
 
 from purchase_predict.database import one_row, quoted
 
-#: The table of the pairs that were put in the cart in the input: only these are scored.
+#: The table of the pairs with a cart event in the input: only these are scored.
 _ASKED = "asked"
 
 
@@ -19,7 +19,7 @@ def joined(connection: duckdb.DuckDBPyConnection, folder: Path, history: Path, t
     Args:
         connection: the database that gets the table of these pairs.
         folder: the events to score, one folder of Parquet files per bucket of users.
-        history: the events before them, likewise; the number of buckets may differ.
+        history: the earlier events, in the same form; the number of buckets may differ.
         target: a folder that does not exist yet.
 
     Returns:
@@ -43,7 +43,7 @@ def joined(connection: duckdb.DuckDBPyConnection, folder: Path, history: Path, t
 
 
 def keep_asked(connection: duckdb.DuckDBPyConnection) -> None:
-    """Removes rows from `primary_table` whose cart is not in the input."""
+    """Removes the rows of `primary_table` whose pair has no cart event in the input."""
     connection.execute(f"DELETE FROM primary_table WHERE (user_id, user_session, product_id) NOT IN (FROM {_ASKED})")
 
 
@@ -54,14 +54,17 @@ def first_time(connection: duckdb.DuckDBPyConnection, folder: Path) -> datetime 
 
 
 def events_before(connection: duckdb.DuckDBPyConnection, folder: Path, time: datetime | None) -> int:
-    """How many events of a folder of buckets came before a time (UTC); None: all of them."""
+    """The number of events in a folder of buckets before a time (UTC); None: the number of all its events."""
     before = f"event_time < TIMESTAMP {quoted(time)}" if time else "true"
     (count,) = one_row(connection, f"SELECT count(*) FROM {_files(folder)} WHERE {before}")
     return int(count)
 
 
 def counted_until(connection: duckdb.DuckDBPyConnection, folder: Path, last: date) -> int:
-    """How many events of a folder of buckets count for the product counters up to a day (UTC); with repetitions."""
+    """The number of events in a folder of buckets, up to and including a day (UTC), that the product counters count.
+
+    Unlike in the counters, repeated events are included.
+    """
     (count,) = one_row(
         connection,
         f"""SELECT count(*) FROM {_files(folder)} WHERE event_time::DATE <= DATE '{last}'

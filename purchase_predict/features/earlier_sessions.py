@@ -5,11 +5,12 @@ a purchase. A *question* is a row of the primary table that needs a count. A fac
 subject if it came at the question's moment or before (`at`) and its session started earlier (`start`). Sessions of a
 user may overlap, so both times are compared.
 
-Columns of both:
+Columns of both facts and questions:
 
-- the keys of the pair that it belongs to
+- the keys of the pair that the event or the row belongs to
 - `of_product` (1: about one product, 0: about all products) and `subject` (the product, or 0)
-- `at`, `start`: the times of the event and of its session
+- `at`: the time of the event, or the moment of the row
+- `start`: the start of the session
 - `views`, `purchases`: what a fact adds to each count; 0 in a question
 - `fact`: 1 in a fact, 0 in a question
 """
@@ -33,11 +34,12 @@ def earlier_sessions(events: ir.Table, visits: ir.Table, pairs: ir.Table) -> ir.
 
     Args:
         events: as `expressions.usable` returns them.
-        visits: the first second of each session, `visit_start`.
+        visits: the time of each session's first view, cart or purchase, `visit_start`.
         pairs: the pairs with their moment `at` and the `start` of their session.
 
     Returns:
-        One row per pair: `num_prev_product_views`, `num_prev_purchases` and `num_prev_product_purchases`.
+        One row per pair: `num_prev_product_views`, `num_prev_purchases` and `num_prev_product_purchases`. A pair for
+        which no fact counts may have no row.
     """
     facts, questions = _facts(events, visits, pairs), _questions(pairs)
     per_user = pairs.group_by("user_id").agg(rows=pairs.count())
@@ -90,7 +92,8 @@ def _facts(events: ir.Table, visits: ir.Table, pairs: ir.Table) -> ir.Table:
     """The facts: first views and purchases of products that the user carted, and all purchases."""
     of_carted_products = events.semi_join(pairs, ["user_id", "product_id"])
     views = of_carted_products.filter(of_carted_products.event_type == "view")
-    first_views = views.group_by(PAIR).agg(at=views.event_time.min())  # counts sessions, so one view each
+    # `num_prev_product_views` counts sessions, so only the first view of each session is a fact.
+    first_views = views.group_by(PAIR).agg(at=views.event_time.min())
 
     def purchases(events: ir.Table) -> ir.Table:
         return events.filter(events.event_type == "purchase").select(*PAIR, at="event_time")

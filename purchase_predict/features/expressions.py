@@ -5,10 +5,11 @@ moment is the pair's first cart event. The same expression runs on DuckDB and on
 column:
 
 - *Point in time.* A feature uses events up to the moment only. Only the label uses later ones.
-- *Ties.* Times have seconds. An event in the second of the moment counts as known. Columns whose description says
-  *before* are the exception: they use earlier seconds only. No result depends on the order of events within a second.
-- *Sessions belong to one user.* A session id that two users share is two sessions. So everything that a row needs
-  belongs to one user, and users may be computed separately.
+- *Ties.* Times are expected in whole seconds. An event in the second of the moment counts as known. Columns whose
+  description says *before* are the exception: they use earlier seconds only. No result depends on the order of events
+  within a second.
+- *Sessions belong to one user.* A session id that two users share is two sessions. So every column except those of
+  `shop` needs the events of one user only, and users can be computed separately.
 
 A removal (`remove_from_cart`) counts for two columns only: `num_removed_session`, and `duration` if it is the session's
 first event.
@@ -26,7 +27,7 @@ from purchase_predict.features.earlier_sessions import earlier_sessions
 from purchase_predict.features.keys import PAIR, SESSION, join
 from purchase_predict.schema import EVENTS, TYPES
 
-#: Columns that are never null. Repeated events are equal in all columns, so also in these.
+#: The columns in which repeated events are compared first (see `alike`). They are never null.
 _ALIKE = ["user_id", "event_time", "product_id"]
 #: The columns that `primary` needs of every event. It needs the other columns of cart events only.
 _USED = ["event_time", "event_type", "product_id", "price", "user_id", "user_session"]
@@ -42,10 +43,10 @@ def sql(dialect: str, table: str, prefix: str) -> str:
 
     Args:
         dialect: Ibis's name of the SQL dialect: "duckdb" or "pyspark".
-        table: made from one bucket of users: one of `STEPS`, "repeated", "primary" or "corrections". Made from the
-            events, primary tables and corrections of all buckets: "totals", "state", "shop_before", "product_days" or
-            "with_shop".
-        prefix: what the name of every table starts with. The table `<prefix>raw` holds the events.
+        table: the name of the table. These are made from one bucket of users: all `STEPS`, "repeated", "primary" and
+            "corrections". These are made from the events, primary tables and corrections of all buckets: "totals",
+            "state", "shop_before", "product_days" and "with_shop".
+        prefix: the prefix of all table names. The table `<prefix>raw` holds the events.
     """
 
     def named(name: str, columns: Iterable[str] | None = None) -> ir.Table:
@@ -85,7 +86,7 @@ def sql(dialect: str, table: str, prefix: str) -> str:
         ),
     }[table]()
     getattr(ibis, dialect)  # loads the backend; Ibis does not know the dialect before
-    # DuckDB's sum of integers is wider than the int64 that Ibis takes it for, so Ibis adds no cast.
+    # DuckDB's sum of integers is wider than int64. Ibis takes it for int64 and adds no cast, so the cast is added here.
     columns = ", ".join(
         f"CAST({name} AS BIGINT) AS {name}" if type_.is_int64() else name for name, type_ in expression.schema().items()
     )
@@ -140,7 +141,8 @@ def primary(events: ir.Table, carts: ir.Table) -> ir.Table:
         column is as of the row's moment, which is `event_time`:
 
     - `price`, `brand`, `category`, `sub_category`: of the cart event itself. The last two are the first two parts of
-      its `category_code`. Of several cart events in the same second, the smallest values, nulls last.
+      its `category_code`. If the pair has several cart events in this second, the one with the smallest values counts
+      (nulls last).
     - `hour`, `minute`, `weekday` (Monday = 0): of the moment, UTC.
     - `duration`: seconds since the session's first event.
     - `num_views_session`, `num_views_product`: views in the session so far, of all products and of this one.
@@ -181,7 +183,7 @@ def _pairs(carts: ir.Table) -> ir.Table:
 
 
 def _last_purchases(events: ir.Table) -> ir.Table:
-    """The last purchase of each pair. If it came at or after the moment, the pair is bought."""
+    """The last purchase of each pair. The pair is bought if this purchase came at or after the moment."""
     bought = events.filter(events.event_type == "purchase")
     return bought.group_by(PAIR).agg(last_purchase=bought.event_time.max())
 

@@ -18,15 +18,15 @@ _PART_EVENTS = 12_500_000
 def primary_from_events(
     connection: duckdb.DuckDBPyConnection, folder: Path, state: Path | None = None
 ) -> dict[str, int]:
-    """Creates the table `primary_table` from events, and the product counters at their end.
+    """Creates the table `primary_table` from events, and two tables of product counters.
 
-    The counters are `shop_totals`, per product and day, and `shop_state`, per product.
+    `shop_totals` has the counters per product and day, `shop_state` those per product at the end of the events.
 
     Args:
         connection: the database. As many buckets are computed at a time as it has threads.
         folder: one folder of Parquet events per bucket of users.
-        state: the `shop_state` of earlier events; None: none. For rows after its last day, it replaces the counters of
-            the events up to that day. Rows of earlier days use the events only.
+        state: the file with the `shop_state` of earlier events; None: there are none. For rows after its last day, it
+            replaces the counters of the events up to that day. Rows of earlier days use the events only.
 
     Returns:
         The number of events: `events` in all, `events_without_session` and `events_repeated`, which are left out.
@@ -124,7 +124,7 @@ def _add_parts(
 
 
 def _events(bucket: Path) -> str:
-    """The FROM item of a bucket's events; a pattern in the path takes several buckets."""
+    """The FROM item of a bucket's events; a glob in the path matches several buckets."""
     return f"read_parquet({quoted(bucket / '*.parquet')}, hive_partitioning=false)"
 
 
@@ -160,13 +160,13 @@ def primary_from_spark(connection: duckdb.DuckDBPyConnection, folder: Path, sess
 
 
 def primary_as_is(connection: duckdb.DuckDBPyConnection, folder: Path) -> dict[str, int]:
-    """Creates the view `primary_table` over the Parquet files of a ready primary table; returns no event counts."""
+    """Creates the view `primary_table` over the Parquet files of a ready primary table; returns an empty dict."""
     connection.execute(f"CREATE VIEW primary_table AS FROM read_parquet({quoted(folder / '*.parquet')})")
     return {}
 
 
 def write_state(connection: duckdb.DuckDBPyConnection, file: Path) -> bool:
-    """Writes `shop_state` as Parquet, sorted by product; False if there is none, as for a ready primary table."""
+    """Writes `shop_state` as Parquet, sorted by product; False if there is no such table (ready primary tables)."""
     if not connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'shop_state'").fetchall():
         return False
     connection.execute(

@@ -26,13 +26,13 @@ _PARTITION_EVENTS = 500_000
 _MIN_PARTITIONS = 4
 #: Tables that are computed after `expressions.STEPS`: `totals`, `shop_before`, `product_days`, `with_shop`, `state`.
 _FURTHER_TABLES = 5
-#: Of the names of all temporary views, which other users of the session may see.
+#: The prefix of all temporary views, because other users of the session may see them.
 _PREFIX = "purchase_predict_"
 
 _SETTINGS = {
     "spark.sql.session.timeZone": "UTC",
-    # Everything that a row needs belongs to one user. With this setting, tables that are partitioned by user are joined
-    # and windowed by user and further columns without a shuffle.
+    # Except for product counters, everything that a row needs belongs to one user. With this setting, tables that are
+    # partitioned by user are joined and windowed by user and further columns without a shuffle.
     "spark.sql.requireAllClusterKeysForCoPartition": "false",
 }
 
@@ -58,17 +58,19 @@ def location(artifact_uri: str) -> str | None:
 
 
 def primary_from_events(source: str, session_type: str, crc32: Mapping[str, int], target: str) -> Written:
-    """Writes the primary table of Parquet events as Parquet.
+    """Computes the primary table from Parquet events, and writes it and `shop_state` as Parquet.
 
     Args:
         source: the folder of the events, as `location` returns it.
         session_type: the type of `user_session`, `UUID` or `VARCHAR`, as in the manifest of load.
-        crc32: of each file of the events, by its path in the folder, as in the manifest of load.
-        target: the folder to write, as `location` returns it.
+        crc32: the CRC-32 of each file of the events, by its path in the folder, as in the manifest of load; empty: the
+            files are not checked.
+        target: the folder to write, as `location` returns it; `shop_state` is written to its folder `STATE`.
 
     Raises:
         Damaged: a file of the events is not what load wrote, or was added.
-        click.ClickException: PySpark or Java is missing, the cluster cannot be reached, or cannot read or write there.
+        click.ClickException: PySpark or Java is missing, or the cluster cannot be reached, read `source` or write
+            `target`.
     """
     with session_of("engine=spark", "engine=duckdb") as session, settings_of(session, _SETTINGS):
         with phase("checking the events on Spark"):
@@ -97,8 +99,8 @@ def primary_from_events(source: str, session_type: str, crc32: Mapping[str, int]
             phase("features on Spark", len(expressions.STEPS) + _FURTHER_TABLES, "tables") as shown,
         ):
             register("raw", raw)
-            # Three columns of all events are shuffled to their user's partition here. Of the other tables, only the
-            # events that are left are shuffled.
+            # Of all events, only three columns are shuffled by user, here for `alike`. The later tables are shuffled
+            # after they are computed, with only the events that remain in them.
             register("by_user_raw", raw.repartition(partitions, "user_id"))
             persist("alike", query("alike", f"{_PREFIX}by_user_"))
             for step in expressions.STEPS[1:]:
@@ -136,7 +138,7 @@ def _first_row(table: "DataFrame") -> tuple[int, ...]:
 
 
 def _check(session: "SparkSession", source: str, crc32: Mapping[str, int]) -> None:
-    """Has the executors compare the files at `source` with what load wrote; they read each once more for it."""
+    """Has the executors compare the files at `source` with the CRC-32 from load. This reads each file once more."""
     files = session.read.format("binaryFile").option("recursiveFileLookup", "true").load(source)
     there = {row[0]: row[1] for row in files.selectExpr("path", "crc32(content)").toLocalIterator()}
     unknown = set(there)
@@ -150,7 +152,7 @@ def _check(session: "SparkSession", source: str, crc32: Mapping[str, int]) -> No
 
 
 def _read(session: "SparkSession", source: str, session_type: str) -> "DataFrame":
-    """The events at `source`. Spark has no type for UUIDs; they are read as bytes, which it joins faster than text."""
+    """The events at `source`. UUIDs are read as bytes: Spark has no type for them, and joins bytes faster than text."""
     types = {column.name: TYPES[column.type].spark for column in EVENTS}
     if session_type == "UUID":
         types["user_session"] = "binary"

@@ -15,7 +15,7 @@ from purchase_predict.features import on_duckdb
 
 @dataclass(frozen=True)
 class Artifact:
-    """A folder in the artifact store: its address there, and what downloads it to this machine."""
+    """A folder in the artifact store: its URI, and a function that downloads it to this machine."""
 
     address: str
     download: Callable[[], Path]
@@ -25,9 +25,9 @@ def make(connection: duckdb.DuckDBPyConnection, folder: Path, state: Path | None
     """Makes `primary_table` on this machine.
 
     Args:
-        connection: where it is made.
+        connection: the database that gets the table.
         folder: the table that load wrote: events, or `primary`, which is taken as it is.
-        state: the product counters before these events (`on_duckdb.write_state`); None: there are none.
+        state: the file with the product counters before these events (`on_duckdb.write_state`); None: there are none.
 
     Returns:
         For events, how many there were and how many were dropped; else an empty dict.
@@ -40,16 +40,16 @@ def make(connection: duckdb.DuckDBPyConnection, folder: Path, state: Path | None
 def make_on_spark(
     connection: duckdb.DuckDBPyConnection, manifest: Mapping[str, Any], events: Artifact, primary: Artifact, copy: Path
 ) -> dict[str, int]:
-    """Makes `primary_table` of events on the cluster, and reads it into DuckDB.
+    """Makes `primary_table` from events on the cluster, and reads it into DuckDB.
 
     The executors read and write in the artifact store if they can reach it. If only MLflow's server can reach the
     store, the files go through this machine's disk, which the cluster must then share.
 
     Args:
-        connection: where `primary_table` is read into.
-        manifest: of load (`source.json`).
+        connection: the database that gets the table.
+        manifest: the manifest of load (`source.json`).
         events: the events of load.
-        primary: where the primary table goes.
+        primary: the folder that gets the primary table.
         copy: a folder of this machine for the primary table, if it cannot go to the artifact store.
 
     Returns:

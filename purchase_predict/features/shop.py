@@ -1,7 +1,7 @@
 """What the shop knows about a product: counters per product and day over all users, and the columns made of them.
 
-A row of the primary table sees the counters as of the midnight (UTC) before its day. Nothing of its own day and nothing
-later is looked at, of no user. The counters add up over users, buckets and files.
+A row of the primary table sees the counters as of the midnight (UTC) at which its day begins: no user's events of this
+day or later count. The counters add up over users, buckets and files.
 
 All counters are whole numbers, so that sums do not depend on the order of rows, and both engines agree to the last bit.
 """
@@ -14,15 +14,17 @@ import ibis.expr.types as ir
 from purchase_predict.features.keys import PAIR, join
 from purchase_predict.schema import SHOP_MIXING
 
-#: The counters of a product and day, with repetitions dropped and events without a session left out: events by type;
-#: pairs of session and product that were put in the cart on this day for the first time; pairs that were bought on this
-#: day for the first time since they were put in the cart; and the sum of the logarithms of the prices of all events but
-#: removals, in millionths, with their number.
+#: The counters of a product and day. Repeated events and events without a session are left out.
+#: - `views`, `carts`, `purchases`: events of each type
+#: - `carted_pairs`: pairs whose moment is on this day
+#: - `bought_pairs`: pairs whose first purchase at or after the moment is on this day
+#: - `log_prices`: the sum of the logarithms of prices, in millionths, over all events except removals
+#: - `priced`: the number of prices in this sum
 COUNTERS = ("views", "carts", "purchases", "carted_pairs", "bought_pairs", "log_prices", "priced")
-#: What names a row of counters: the product and the day, as days since 1970.
+#: The key of a row of counters: the product, and the day as days since 1970.
 PRODUCT_DAY = ["product_id", "day"]
 
-#: Units of a logarithm in the counters.
+#: The counters hold logarithms as whole numbers of millionths.
 _MILLIONTHS = 1_000_000
 _DAY_SECONDS = 86_400
 
@@ -33,16 +35,17 @@ def day_of(time: ir.Value) -> ir.Value:
 
 
 def log_price(price: ir.Value) -> ir.Value:
-    """The natural logarithm of a price in millionths, a whole number; null for a price of 0 or null."""
+    """The natural logarithm of a price, as a whole number of millionths; null if the price is 0 or null."""
     positive = ibis.ifelse(price > 0, price, ibis.null("float64"))
     return (positive.ln() * _MILLIONTHS).round().cast("int64")
 
 
 def corrections(candidates: ir.Table, usable: ir.Table, pairs: ir.Table) -> ir.Table:
-    """What the counters of a bucket's events lack: `totals` adds it, over all users at once.
+    """What `totals` must add to the counts of a bucket's events.
 
-    Finding repetitions among all events would cost more than everything else here. So `totals` counts all events; here
-    the candidates are taken off again, each different one of them is added once, and the pairs are added.
+    Finding repetitions among all events would cost more than everything else here. So `totals` counts all events, of
+    all users at once. The corrections subtract the candidates, add each distinct candidate once, and add the counters
+    of pairs.
 
     Args:
         candidates: the events that may repeat each other (`expressions.sql`).
@@ -58,7 +61,8 @@ def totals(events: ir.Table, corrections: ir.Table) -> ir.Table:
 
     Args:
         events: all events with a session.
-        corrections: of all buckets, as `corrections` returns them; of days on which their product has an event.
+        corrections: those of all buckets, as `corrections` returns them; the product has an event on each of their
+            days.
     """
     counted = _of_events(events, 1)
     both = join(
@@ -68,37 +72,37 @@ def totals(events: ir.Table, corrections: ir.Table) -> ir.Table:
 
 
 def state(days: ir.Table) -> ir.Table:
-    """The counters of each product over all days, with the last of all days: what a model takes along.
+    """The counters of each product over all days, which are packaged with the model. `day` is the last of all days.
 
-    As counters of that day they stand for all days up to it (`as_of_midnight`), for rows of later days.
+    For rows of later days, `as_of_midnight` can use them in place of the counters of each day up to the last.
     """
     summed = _summed(days, ["product_id"])
     return summed.mutate(day=days.day.max().as_scalar()).select(*PRODUCT_DAY, *COUNTERS)
 
 
 def shop_before(days: ir.Table) -> ir.Table:
-    """The counters of all products together before each day, one row per day; their names start with `shop_`."""
+    """The sum of each counter over all products before each day, one row per day; the names start with `shop_`."""
     by_day = _summed(days, ["day"])
     earlier = ibis.window(order_by="day", rows=(None, -1))
     return by_day.select("day", **{f"shop_{name}": by_day[name].sum().over(earlier).fill_null(0) for name in COUNTERS})
 
 
 def as_of_midnight(days: ir.Table, shop: ir.Table, rows: ir.Table) -> ir.Table:
-    """The columns about each product as of the midnight before the days on which it has rows.
+    """The columns about each product, as of the midnight at which a day begins, for each day with rows of the product.
 
     Args:
         days: the counters, one row per product and day; all days of a product, but not necessarily all products.
-        shop: as `shop_before` returns it, of all products.
+        shop: the counters of all products, as `shop_before` returns them.
         rows: rows of the primary table.
 
     Returns:
         One row per product and day:
 
-    - `product_conversion_rate`: the share of the carted pairs that were bought, smoothed with the shop's.
+    - `product_conversion_rate`: the share of the carted pairs that were bought, smoothed with the shop's share.
     - `product_carts_per_view`, `product_purchases_per_view`: carts, and purchases, per view, smoothed in the same way.
-    - `mean_log_price`: of the product's events, in millionths; null where it had none.
+    - `mean_log_price`: the mean logarithm of the prices of the product's events, in millionths; null if there are none.
 
-    The rates are null where the shop itself has nothing before that midnight.
+    A rate is null if the whole shop has no carted pair (conversion) or no view (the others) before that midnight.
     """
     needed = rows.select("product_id", day=day_of(rows.event_time)).distinct()
     known = join(_up_to(days, needed), shop, ["day"])
@@ -119,8 +123,9 @@ def as_of_midnight(days: ir.Table, shop: ir.Table, rows: ir.Table) -> ir.Table:
 def with_shop(rows: ir.Table, product_days: ir.Table) -> ir.Table:
     """Adds the columns about each row's product to the primary table.
 
-    `product_relative_price` is the logarithm of the row's price over the product's own earlier mean (geometric): 0 at
-    the usual price, -0.22 at 80 % of it. It is null where the product had no event before, or the row has no price.
+    `product_relative_price` is the logarithm of the row's price divided by the geometric mean of the product's earlier
+    prices: 0 at the usual price, -0.22 at 80 % of it. It is null if the row has no price above 0, or the product had
+    none before.
     """
     known = rows.mutate(day=day_of(rows.event_time))
     known = join(known, product_days, PRODUCT_DAY)
@@ -173,7 +178,7 @@ def _carted(pairs: ir.Table) -> ir.Table:
 
 
 def _bought(events: ir.Table, pairs: ir.Table) -> ir.Table:
-    """Pairs by the day of their first purchase at or after the moment: before that day nobody knows of it."""
+    """Pairs by the day of their first purchase at or after the moment: before that day, it is not known."""
     purchases = events.filter(events.event_type == "purchase").select(*PAIR, bought="event_time")
     both = pairs.select(*PAIR, "event_time").inner_join(purchases, PAIR)
     both = both.filter(both.bought >= both.event_time)

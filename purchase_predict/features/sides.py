@@ -1,7 +1,7 @@
 """Assigns sessions to train and test: the table `sides`, with one row per session.
 
-A session is never divided, and without moments no user is. If one has very many rows, such as one id for all anonymous
-visitors, the test set can only approximate the requested share.
+All rows of a session are on one side; without moments, all rows of a user are. If a session or user has very many rows,
+such as one id for all anonymous visitors, the test set can only approximate the requested share.
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ import duckdb
 from purchase_predict.database import one_row, quoted
 from purchase_predict.schema import MOMENT
 
-#: The test set's share may differ from the requested one by this much, as a share of the rows, without a note.
+#: The largest difference between the test set's share of the rows and the requested share that needs no note.
 TOLERANCE = 0.02
-#: The most sums of large users that are told apart. In a table with more rows, a sum is exact to 0.005 % of the rows.
+#: The most sums of large users that are distinguished. If there are more rows, a sum is exact to 0.005 % of the rows.
 _MAX_SUMS = 1_000_000
 
 
@@ -45,9 +45,9 @@ def by_time(connection: duckdb.DuckDBPyConnection, test_ratio: float, row_count:
 def by_user(connection: duckdb.DuckDBPyConnection, test_ratio: float, row_count: int) -> None:
     """Creates the table `sides` for `rows` without moments: users in the order of their MD5, until the test is full.
 
-    A user with more rows than the tolerance allows is large, and goes to the test only if that brings its share closer.
-    If the share is then still off by more than the tolerance, the large users of the test are chosen together
-    (`_best_subset`), and the small ones, in their order, fill the rest.
+    A user with more rows than the tolerance is large, and is put in the test only if this brings the test's share
+    closer to the requested one. If the share is then still off by more than the tolerance, the large users of the test
+    are chosen together (`_best_subset`), and the small ones, in their order, fill the rest.
     """
     wanted, most = test_ratio * row_count, TOLERANCE * row_count
     connection.execute(
@@ -75,21 +75,21 @@ def by_user(connection: duckdb.DuckDBPyConnection, test_ratio: float, row_count:
 def _best_subset(sizes: Sequence[int], wanted: float, row_count: int) -> list[int]:
     """The large users of the test: those with which the share comes closest, once the small users fill the rest.
 
-    Every sum that large users can have is computed, as a bit of a number; there are fewer than 1 / TOLERANCE of them.
-    Among equally close sums, the one nearest to the requested share of the large users' rows is taken, so that both
-    sides have small users, too.
+    There are fewer than 1 / TOLERANCE large users. Every sum that their rows can have is computed, as a bit of an
+    integer. Among equally close sums, the one nearest to the requested share of the large users' rows is taken, so that
+    both sides have small users, too.
 
     Args:
         sizes: rows of each large user, in the order of their MD5.
-        wanted: rows of the test.
+        wanted: the requested rows of the test.
         row_count: all rows.
 
     Returns:
-        The places of the chosen ones in `sizes`, ascending.
+        The positions of the chosen users in `sizes`, ascending.
     """
     unit = -(-row_count // _MAX_SUMS)  # rows for one bit
     units = [size // unit for size in sizes]
-    sums = [1]  # the sums of the first users, for each number of them
+    sums = [1]  # at k: the sums that the first k users can have
     for size in units:
         sums.append(sums[-1] | sums[-1] << size)
     total = sum(sizes)
@@ -113,7 +113,7 @@ def _best_subset(sizes: Sequence[int], wanted: float, row_count: int) -> list[in
 
 
 def _place(connection: duckdb.DuckDBPyConnection, users: Sequence[tuple[Any, int]], wanted: float) -> None:
-    """Makes the test of these large users, given with their rows, and small ones in the order of their MD5."""
+    """Fills the test with these large users (each with its rows), then with small ones in the order of their MD5."""
     rest = wanted - sum(rows for _, rows in users)
     connection.execute(
         """UPDATE placed SET test = NOT placed.large AND before < ?::DOUBLE
@@ -127,7 +127,7 @@ def _place(connection: duckdb.DuckDBPyConnection, users: Sequence[tuple[Any, int
 
 
 def note(connection: duckdb.DuckDBPyConnection, test_ratio: float, tested: int, row_count: int) -> str:
-    """One line with the real share of the test set and the reason, if it differs from the requested one; else empty."""
+    """One line with the test set's real share and the reason, if it is off by more than the tolerance; else empty."""
     share = tested / row_count
     if abs(share - test_ratio) <= TOLERANCE:
         return ""

@@ -27,9 +27,9 @@ class Dataset:
     """A train and a test set.
 
     Attributes:
-        description: of both.
-        digest: of both, with their rows.
-        note: one line if the size of the test set differs from the requested one; else empty.
+        description: the description of both sets.
+        digest: the digest of the description, the rows of both sets, and the product counters if there are any.
+        note: one line if the test set's share is off by more than `sides.TOLERANCE`; else empty.
     """
 
     description: Description
@@ -38,7 +38,7 @@ class Dataset:
 
 
 class _Count(NamedTuple):
-    """Of one side: rows, rows that are purchases, distinct users."""
+    """Counts of one side: rows, rows that are purchases, distinct users."""
 
     rows: int
     purchases: int
@@ -50,17 +50,19 @@ def split(connection: duckdb.DuckDBPyConnection, test_ratio: float, target: Path
 
     If the rows come from events, the product counters go to `target/shop.parquet`.
 
-    Rows that repeat a (user_id, user_session, product_id) are dropped first: the one with the smallest values stays.
+    First, repeated rows are dropped: of rows with the same (user_id, user_session, product_id), the one with the
+    smallest values stays.
+
     With moments, the test set is the last `test_ratio` of the rows in time, with all rows of the sessions that reach
-    into that time. Without moments, it is whole users in the order of their MD5, up to `test_ratio` of the rows (users
-    with more rows than the tolerance are chosen so that the share is close). No session is on both sides, so a session
+    into that time. Without moments, it is whole users in the order of their MD5, up to `test_ratio` of the rows; users
+    with more rows than the tolerance are chosen so that the share is close. No session is on both sides, so a session
     or user with very many rows may make the test set larger or smaller than `test_ratio`. The deviation exceeds
     `sides.TOLERANCE` only if no other choice is closer.
 
     Args:
         connection: a database with the table or view `primary_table`.
         test_ratio: the share of the rows for the test set, between 0 and 1.
-        target: the folder for the two files.
+        target: the folder for the files.
 
     Raises:
         click.ClickException: there are no rows, or too few of a class on one of the sides.

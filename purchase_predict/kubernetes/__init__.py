@@ -1,1 +1,1 @@
-"""How does a step run as a Kubernetes Job: rendered, submitted, watched, explained, checked in its container?"""
+"""Runs a step as a Kubernetes Job: builds the manifest, watches the Job, explains failures, and checks the image."""

@@ -1,7 +1,7 @@
 """MLflow's project backend: `mlflow run . -b purchase-predict-kubernetes --backend-config kubernetes.json`.
 
-MLflow finds it by the entry point group `mlflow.project_backend`, after `pip install 'purchase-predict[kubernetes]'`.
-The workflow's own chain submits the same Jobs without it (`launch`).
+MLflow finds the backend by the entry point group `mlflow.project_backend`, after
+`pip install 'purchase-predict[kubernetes]'`. If main launches its steps as Jobs (`launch`), it calls `submit` directly.
 """
 
 import os
@@ -28,11 +28,12 @@ from purchase_predict.kubernetes.plain_secrets import refuse_secret
 from purchase_predict.kubernetes.reach import refuse_unreachable
 from purchase_predict.secrets import shown_uri
 
+#: Name of the backend, for `mlflow run -b`.
 NAME = "purchase-predict-kubernetes"
 
 
 class KubernetesBackend(AbstractBackend):
-    """Runs an entry point as a Job."""
+    """Runs an entry point as a Kubernetes Job."""
 
     def run(
         self,
@@ -44,10 +45,10 @@ class KubernetesBackend(AbstractBackend):
         tracking_uri: str,
         experiment_id: str,
     ) -> "SubmittedJob":
-        """Submits an entry point; MLflow calls it."""
+        """Submits an entry point as a Job. MLflow calls this method."""
         folder = fetch_and_validate_project(project_uri, version, entry_point, params)  # type: ignore[no-untyped-call]
         work_dir = Path(folder)
-        # MLflow adds settings of its own backends; their names are in capitals.
+        # MLflow adds settings for its own backends: those with names in capitals, and `_MLFLOWS`.
         ours = {name: value for name, value in backend_config.items() if not name.isupper() and name not in _MLFLOWS}
         config = Config.of(ours, "backend_config", Path())
         expected = closure.of_project(entry_point, work_dir)
@@ -55,7 +56,7 @@ class KubernetesBackend(AbstractBackend):
             Cluster.connect(config.context), config, entry_point, params, expected, experiment_id,
             project_uri=project_uri, work_dir=work_dir, version=version, env=os.environ.get("ENV"),
         )  # fmt: skip
-        # For a plugin's backend, MLflow waits if called from Python, but its command does not wait.
+        # For a backend from a plugin, MLflow's Python API waits for the run, but the command `mlflow run` does not.
         if click.get_current_context(silent=True) and not backend_config[PROJECT_SYNCHRONOUS]:
             _wait_for(submitted)
         return submitted
@@ -73,7 +74,7 @@ def _wait_for(submitted: "SubmittedJob") -> None:
 
 #: The images with an unreadable label that this process has already reported.
 _reported: set[str] = set()
-#: Settings that MLflow adds to ours.
+#: Settings that MLflow adds to those of the user, with names in small letters.
 _MLFLOWS = ("build_image", "docker_auth")
 
 
@@ -97,18 +98,22 @@ def submit(
 
     Args:
         cluster: the cluster to run on.
-        config: the file `backend_config`.
+        config: the content of the file `backend_config`.
         entry_point: the step.
-        parameters: the given ones; the others have MLproject's defaults.
+        parameters: the given parameters; the others have MLproject's defaults.
         expected: the source files and packages that the image must have.
-        experiment_id: of the run.
+        experiment_id: the run's experiment.
         project_uri: the project, as the user named it.
         work_dir: the checkout.
-        version: of a git project, as the user named it.
+        version: the version of a git project, as the user named it.
         env: value of the variable ENV; None: the image's .env decides.
         key: the step's key, which the run claims; empty: none is claimed.
         tags: further tags of the run.
-        announce: called just before the Job is created, so that whoever is interrupted can delete it.
+        announce: called just before the Job is created, so that a caller that is interrupted can delete the Job.
+
+    Raises:
+        click.ClickException: a parameter or a setting is wrong, the Job could not reach its data, the image has another
+            source, or the cluster refuses the Job or does not answer.
     """
     of_step = config.of_step(entry_point)
     tracking_uri = shown_uri(mlflow.get_tracking_uri())
@@ -142,7 +147,7 @@ def submit(
 
 
 def _refuse_parameters(entry_point: str, given: Mapping[str, str], declared: list[str]) -> None:
-    """Raises for a parameter that the entry point does not have, or whose address holds a secret: a Job shows it."""
+    """Raises if the entry point lacks a given parameter, or if an address holds a secret, which the Job would show."""
     if unknown := sorted(set(given) - set(declared)):
         meant = [close[0] for name in unknown if (close := get_close_matches(name, declared, 1))]
         hint = f" (did you mean {', '.join(meant)}?)" if meant else ""
@@ -168,7 +173,7 @@ class SubmittedJob(SubmittedRun):
         return self._run_id
 
     def wait(self) -> bool:
-        """Waits for its end, and prints the error, which MLflow would not print."""
+        """Waits until the Job has ended, and prints its error, which MLflow would not. Returns whether it succeeded."""
         finished = self.job.wait()
         if not finished and not self.job.told:
             print_line(f"Error: {self.job.problem}", err=True)

@@ -13,7 +13,7 @@ from purchase_predict.settings import PROJECT
 from purchase_predict.workflow.environment import environment
 from purchase_predict.workflow.key import counted_source, differences
 
-#: The container's variable with the source files and packages that the image must have, as JSON.
+#: Environment variable of the container: the source files and packages that the image must have, as JSON.
 EXPECTED = "PURCHASE_PREDICT_EXPECTED"
 #: The parts of a key that the image must match.
 PARTS = ("source", "environment")
@@ -25,7 +25,9 @@ def of_parts(parts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def of_project(entry_point: str, project: Path) -> dict[str, Any]:
-    """The source files that a checkout requires of the image. Packages are left out: the image's may differ from ours.
+    """The source files that a checkout requires of the image.
+
+    Packages are left out, because the image may have other packages than this machine.
 
     Raises:
         click.ClickException: the checkout has no such step.
@@ -70,7 +72,7 @@ def label_difference(entry_point: str, label: Mapping[str, Any], project: Path =
 
 
 def difference(entry_point: str, expected: Mapping[str, Any]) -> str:
-    """What differs between the expected files and packages and those here, in a few words; empty if nothing does."""
+    """What differs between the expected files and packages and those of this process; empty if nothing does."""
     here = of_project(entry_point, PROJECT) | {"environment": environment()}
     return differences({name: value for name, value in here.items() if name in expected}, expected)
 

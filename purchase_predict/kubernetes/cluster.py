@@ -1,7 +1,7 @@
-"""The cluster's API: the few calls that a Job needs, each retried while the API is away.
+"""The cluster's API: the few calls that a Job needs, each retried while the API is away (no answer, or overloaded).
 
 The official client authenticates (kubeconfig, exec plugins, client certificates, a pod's token and its renewal). The
-calls themselves are plain HTTP, because the client's generated classes accept different values in each version
+calls themselves are plain HTTP, because the classes of the client accept other values in some versions than in others
 (docs/upstream.md). The API's JSON does not change within v1.
 """
 
@@ -20,13 +20,13 @@ from purchase_predict.kubernetes.explain import QUOTA_WAY_OUT
 
 #: Seconds between two attempts while the API is away: the first pause, doubled each time up to the longest.
 _PAUSE, _LONGEST_PAUSE = 1.0, 30.0
-#: Seconds after which calls to an API that is away fail.
+#: Seconds for which a call is retried while the API is away; then the call fails.
 _PATIENCE = 600.0
-#: Seconds to connect, and between two pieces of an answer.
+#: Timeouts in seconds: to connect, and between two pieces of an answer.
 _TIMEOUT = (10.0, 120.0)
 #: Errors of a connection or an answer that broke off.
 _BROKEN = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
-#: HTTP statuses of an API, or of a proxy before it, that is overloaded or restarting.
+#: HTTP statuses of an API that is overloaded or restarting, or of the proxy in front of it.
 _RETRIED_STATUSES = {429, 500, 502, 503, 504}
 
 
@@ -48,10 +48,12 @@ class Refused(click.ClickException):
 
 
 class Cluster:
-    """A cluster, used with the rights of this process's user."""
+    """A cluster, used with the rights of this process's user. A call that fails raises click.ClickException,
+    such as `Refused` or `Away`.
+    """
 
     def __init__(self, configuration: Any, patience: float = _PATIENCE) -> None:
-        """Args: `configuration` is the official client's; `patience` the seconds to retry while the API is away."""
+        """Args: `configuration`: from the official client; `patience`: seconds to retry while the API is away."""
         self._configuration, self._patience = configuration, patience
         self._session = requests.Session()
         self._session.auth = self._sign
@@ -66,7 +68,7 @@ class Cluster:
         """The cluster of the kubeconfig; in a pod without one, the pod's own.
 
         Args:
-            context: of the kubeconfig; empty: its current one.
+            context: a context of the kubeconfig; empty: its current context.
             patience: seconds to retry while the API is away.
 
         Raises:
@@ -96,7 +98,7 @@ class Cluster:
 
     @property
     def address(self) -> str:
-        """Where the API is."""
+        """The API's address."""
         return str(self._configuration.host)
 
     def hurry(self, seconds: float) -> None:
@@ -104,14 +106,14 @@ class Cluster:
         self._patience = min(self._patience, seconds)
 
     def create(self, job: dict[str, Any]) -> None:
-        """Creates a Job. Its name belongs to one run, so an existing Job comes from a call whose answer was lost."""
+        """Creates a Job. Each run has its own Job name, so an existing Job comes from a call whose answer was lost."""
         namespace, name = job["metadata"]["namespace"], job["metadata"]["name"]
         for last in (False, False, True):
             try:
                 self._call("POST", _jobs(namespace), {"fieldValidation": "Strict"}, job)
                 return
             except Refused as error:
-                # Status 409 also means that others changed a quota at the same moment, which passes.
+                # Status 409 also means that a quota was changed at the same time. Then the next attempt may succeed.
                 if error.status != 409 or (last and not self.job(namespace, name)):
                     raise
             if self.job(namespace, name):
@@ -123,7 +125,7 @@ class Cluster:
         return self._found(f"{_jobs(namespace)}/{name}")
 
     def delete(self, namespace: str, name: str) -> None:
-        """Deletes a Job, which exists until its pods have ended. A missing Job is no error."""
+        """Deletes a Job. The Job remains until its pods have ended. A missing Job is no error."""
         try:
             self._call("DELETE", f"{_jobs(namespace)}/{name}", {"propagationPolicy": "Foreground"})
         except Refused as error:
@@ -144,7 +146,7 @@ class Cluster:
             return []
 
     def wait_for_change(self, namespace: str, name: str, version: str, seconds: int) -> None:
-        """Returns once a Job differs from its resource version, or after some seconds."""
+        """Returns once a Job has a later resource version than `version`, or after some seconds."""
         parameters = {
             "watch": "true",
             "fieldSelector": f"metadata.name={name}",
@@ -162,7 +164,7 @@ class Cluster:
             time.sleep(_PAUSE)
 
     def log(self, namespace: str, pod: str, container: str, since: str) -> Iterator[tuple[str, str]]:
-        """Time and text of each line that a container writes, until it ends or the connection breaks.
+        """Time and text of each line that a container writes, until the container ends or the connection breaks.
 
         Args:
             since: the time of the last line already read; empty: none.
@@ -172,7 +174,7 @@ class Cluster:
             parameters["sinceTime"] = since
         path = f"/api/v1/namespaces/{namespace}/pods/{pod}/log"
         with self._call("GET", path, parameters, stream=True) as answer:
-            # A carriage return, as in a progress bar, ends no line: only at a line's beginning stands a time.
+            # Only a line feed ends a line. A carriage return, as in a progress bar, does not: no time follows it.
             for line in answer.iter_lines(delimiter=b"\n"):
                 time_, _, text = line.decode("utf-8", "replace").partition(" ")
                 if line and time_ > since:
@@ -236,7 +238,8 @@ class Cluster:
         return Refused(printable(text), answer.status_code, reason)
 
     def _sign(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        # At each call, because the client renews an expiring token. As `auth`, it also prevents the use of ~/.netrc.
+        # The token is read at each call, because the client renews it before it expires. Since the session has an
+        # `auth`, requests does not use ~/.netrc.
         token = self._configuration.auth_settings().get("BearerToken", {}).get("value")
         if token:
             request.headers["Authorization"] = token

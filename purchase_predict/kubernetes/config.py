@@ -31,18 +31,18 @@ class StepConfig:
     """The settings of one step's Job.
 
     Attributes:
-        image: the image of the Dockerfile, `<name>@sha256:<digest>`.
-        namespace: of the Job.
-        service_account: the pod's; empty: the namespace's default.
+        image: the image built by the Dockerfile, as `<name>@sha256:<digest>`.
+        namespace: the Job's namespace.
+        service_account: the pod's service account; empty: the namespace's default.
         tracking_uri: the tracking server's address in the cluster; empty: the one that main uses.
         deadline: seconds after which the cluster ends the Job, even if somebody waits for it.
         patience: seconds that a Job may fail to start (image, secret, quota) before it is deleted.
         keep: seconds that the cluster keeps a Job that has ended.
         resources: requests and limits of the container.
-        node_selector: labels of the nodes that may run it.
+        node_selector: labels of the nodes that may run the pod.
         tolerations: Kubernetes tolerations of the pod.
-        env: further variables, by name.
-        env_from_secrets: variables from secrets: name -> {secret, key}.
+        env: further environment variables of the container, by name.
+        env_from_secrets: environment variables from Secrets, by name: `secret` (its name) and `key` (the key in it).
         template: a partial Job manifest that the other settings are merged into.
     """
 
@@ -68,13 +68,14 @@ class StepConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """A whole file.
+    """The content of a file `backend_config`.
 
     Attributes:
         place: the file's name in messages.
-        context: of the kubeconfig; empty: its current one, or the pod's own service account.
-        folder: relative file names in it start here.
-        values: its content.
+        context: a context of the kubeconfig; empty: its current context, or the service account of the pod that this
+            process runs in.
+        folder: the folder that relative file names in the file start from.
+        values: the content.
     """
 
     place: str
@@ -87,7 +88,8 @@ class Config:
         """Reads a file.
 
         Raises:
-            click.ClickException: it is not there, or is neither JSON nor YAML.
+            click.ClickException: the name is empty, the file cannot be read or is neither JSON nor YAML, or its
+                content is wrong (see `of`).
         """
         if not file:
             raise click.ClickException(
@@ -98,7 +100,11 @@ class Config:
 
     @classmethod
     def of(cls, values: Mapping[str, Any], place: str, folder: Path) -> "Config":
-        """Checks a file's content, except for the values of single steps."""
+        """Checks a file's content. The values of a step are checked later, by `of_step`.
+
+        Raises:
+            click.ClickException: a name at the top is unknown, or `context` or `steps` is of the wrong type.
+        """
         unknown = sorted(set(values) - _KINDS.keys() - set(_TOP_ONLY))
         if unknown:
             names = ", ".join((*_KINDS, *_TOP_ONLY))
@@ -111,14 +117,14 @@ class Config:
         """The settings of a step.
 
         Raises:
-            click.ClickException: a name is unknown, or a value is of the wrong form.
+            click.ClickException: a name is unknown, a value is of the wrong form, or a value holds a secret.
         """
         place = f"{self.place}: steps.{entry_point}"
         own = _typed(self.values.get("steps", {}).get(entry_point) or {}, dict, place)
         if unknown := sorted(set(own) - _KINDS.keys()):
             raise click.ClickException(f"{place}: {', '.join(unknown)} is unknown; allowed: {', '.join(_KINDS)}")
         merged = {name: value for name, value in self.values.items() if name in _KINDS} | own
-        for name in ("env", "env_from_secrets"):  # a step adds to these
+        for name in ("env", "env_from_secrets"):  # a step's variables are added to those at the top
             both = [_typed(part.get(name) or {}, dict, f"{place}.{name}") for part in (self.values, own)]
             merged[name] = both[0] | both[1]
         if isinstance(merged.get("template"), str):
@@ -134,6 +140,7 @@ class Config:
         return StepConfig(**merged)
 
 
+#: The type of each setting of a step.
 _KINDS: dict[str, Any] = {one.name: get_origin(one.type) or one.type for one in fields(StepConfig)}
 
 
@@ -167,7 +174,7 @@ def _check(values: Mapping[str, Any], place: str) -> None:
 
 
 def _check_template(template: Mapping[str, Any], place: str) -> None:
-    """Raises if a part of the template that is read here does not have the form of a Job, or if it holds a secret."""
+    """Raises if the template holds a secret, or if a part that this project reads does not have the form of a Job."""
     pod: Any = template
     for name in ("spec", "template", "spec"):
         pod = pod.get(name, {})
@@ -194,7 +201,7 @@ def _list_of_mappings(part: Mapping[str, Any], name: str, place: str) -> None:
 
 
 def _without_nulls(part: Any) -> Any:
-    """A part of a template without its nulls: to Kubernetes a null is a value that is left out."""
+    """A part of a template without its nulls. To Kubernetes, a null is the same as a value that is left out."""
     if isinstance(part, dict):
         return {name: _without_nulls(value) for name, value in part.items() if value is not None}
     return [_without_nulls(value) for value in part] if isinstance(part, list) else part

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-#: The kubelet's reasons for a container that waits although it has a node, in our words.
+#: Wording in messages for the kubelet's reasons why a container of a pod on a node waits.
 _WAITING = {
     "ImagePullBackOff": "its image cannot be pulled",
     "ErrImagePull": "its image cannot be pulled",
@@ -24,7 +24,7 @@ _SUSPENDED = (
     "from the template in backend_config"
 )
 QUOTA_WAY_OUT = "wait until other Jobs have ended, request less (resources in backend_config), or have the quota raised"
-#: Messages about an object that is missing; one of the groups has its kind.
+#: Messages about a missing object. The group that matched holds the kind of the object.
 _NOT_FOUND = re.compile(
     r'\b(?P<a>secret|configmap|persistentvolumeclaim)s? "[^"]*" not found'
     r"|couldn't find key .* in (?P<b>Secret|ConfigMap) "
@@ -32,17 +32,17 @@ _NOT_FOUND = re.compile(
     re.IGNORECASE,
 )
 _TEMPLATE = "the template in backend_config"
-#: By kind: what it is called, and the setting that names it.
+#: By kind of object: its name in messages, and the setting that refers to the object.
 _OBJECTS = {
     "secret": ("Secret or key", f"env_from_secrets or {_TEMPLATE}"),
     "configmap": ("ConfigMap or key", _TEMPLATE),
     "config": ("ConfigMap or key", _TEMPLATE),
     "persistentvolumeclaim": ("PersistentVolumeClaim", f"volumes in {_TEMPLATE}"),
 }
-#: Events about a pod that its node cannot set up, and events that follow once the pod's volumes are mounted.
+#: Events that say that the node cannot set up the pod, and events that come only after the pod's volumes are mounted.
 _NOT_SET_UP = {"FailedMount", "FailedAttachVolume", "FailedMapVolume", "FailedCreatePodSandBox"}
 _MOUNTED = {"Pulling", "Pulled", "Created", "Started"}
-#: Why the scheduler finds no node: for a lack of room, or because none matches; and why the autoscaler adds none now.
+#: Messages of the scheduler: no node has room; no node matches. Messages of the autoscaler: it adds no node for now.
 _ROOM = re.compile(r"Insufficient|Too many pods")
 _NO_SUCH_NODE = re.compile(r"didn't match Pod's node affinity/selector|had untolerated taint")
 _FOR_NOW = re.compile(r"Insufficient|max node group size reached|backoff|limit", re.IGNORECASE)
@@ -55,11 +55,11 @@ class State:
     Attributes:
         ended: whether it has ended.
         succeeded: whether its command ended with exit code 0.
-        running: whether its container has begun.
+        running: whether its container has started.
         problem: why it failed, or what keeps it from starting; empty: nothing.
         exited: whether its command ended by itself, with an exit code other than 0.
         passing: whether the problem may pass by itself, such as a full cluster.
-        lingers: whether further containers keep the Job, whose command has ended, from ending.
+        lingers: whether its command has ended, but other containers of the pod keep the Job from ending.
     """
 
     ended: bool = False
@@ -95,7 +95,7 @@ def state_of(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], events: 
     if "terminated" in status and _lingers(pod):
         problem = _ended_by_cluster({}, job, pod)
         return replace(State(ended=True, problem=problem) if problem else _exit(pod), lingers=True)
-    if "running" in status or "terminated" in status:  # the Job's own end says more, and follows soon
+    if "running" in status or "terminated" in status:  # if terminated, the Job's own end follows soon and says more
         return State(running=True)
     if problem := _waits(pod):
         return State(problem=problem)
@@ -147,7 +147,7 @@ def _set_up(events: Sequence[Mapping[str, Any]]) -> State:
 
 
 def _missing(message: str) -> str:
-    """The line for a message about an object that does not exist; empty: it is about something else."""
+    """The explanation of a message about an object that does not exist; empty: the message is about something else."""
     if not (found := _NOT_FOUND.search(message)):
         return ""
     kind, setting = _OBJECTS[str(found["a"] or found["b"] or found["c"]).lower()]
@@ -209,7 +209,7 @@ def _ended_by_cluster(condition: Mapping[str, Any], job: Mapping[str, Any], pod:
 
 
 def _exit(pod: Mapping[str, Any] | None) -> State:
-    """The state of a Job whose command ended by itself. Further containers may have failed; they do not count."""
+    """The state of a Job whose command ended by itself. A failure of another container does not count."""
     terminated = _container(pod)["terminated"] if pod else {}
     if terminated.get("exitCode") == 0:
         return State(ended=True, succeeded=True)
@@ -241,7 +241,7 @@ def _not_created(events: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _waits(pod: Mapping[str, Any]) -> str:
-    """Why a container of a pod (the step's or a sidecar) cannot start; empty: none is hindered."""
+    """Why a container of a pod (init container, step or sidecar) cannot start; empty: no container is hindered."""
     status = pod.get("status", {})
     statuses = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
     waiting = [(one.get("state") or {}).get("waiting") or {} for one in statuses]

@@ -1,7 +1,7 @@
-"""Checks an image before a Job starts: reads the label with its source files, which `make image` writes.
+"""Checks an image before its Job starts, by a label with digests of its source files, which `make image` writes.
 
-The container checks again (`start`), with the files themselves. So if the registry cannot be read from here, or the
-image has no label, the only cost of a wrong image is the start of a pod.
+The container checks the files themselves again (`start`). So if the registry cannot be read from here, or the image has
+no label, the only cost of a wrong image is the start of a pod.
 """
 
 import base64
@@ -31,7 +31,7 @@ _TIMEOUT = 10.0
 
 
 class _Refused(Exception):
-    """The registry answers with this status."""
+    """The registry answered with an error; the text is its HTTP status."""
 
 
 @cache
@@ -90,7 +90,7 @@ def _parts(image: str) -> tuple[str, str, str]:
 
 
 class _Registry:
-    """The API of a registry (the distribution specification of OCI), for one name in it."""
+    """The API of a registry (OCI distribution specification), for one image name."""
 
     def __init__(self, host: str, name: str) -> None:
         local = re.fullmatch(r"(localhost|127\.0\.0\.1)(:\d+)?", host)

@@ -1,4 +1,4 @@
-"""A step's Job: created, watched until it ends, deleted, and its failure reported in one line."""
+"""A step's Job: creates it, watches it until it ends, and reports a failure in one line."""
 
 import tempfile
 import time
@@ -24,7 +24,7 @@ from purchase_predict.workflow.completed import ERROR
 IMAGE = "step.image"
 #: The artifact with the pod's log.
 LOG = "job.log"
-#: Seconds between two looks at a Job, while it starts and while it runs. A change of the Job ends the pause.
+#: Seconds between two checks of a Job, while it starts and while it runs. A change of the Job ends the pause.
 _STARTING, _RUNNING = 3, 60
 #: Seconds to wait for the pods of a deleted Job to end.
 _DELETED = 60.0
@@ -34,12 +34,16 @@ class Job:
     """The Job of one run.
 
     Attributes:
-        problem: why it failed; empty: it did not.
+        problem: why the Job failed; empty: it did not.
         told: whether the pod's log has already shown the problem.
     """
 
     def __init__(self, cluster: Cluster, work: Work, config: StepConfig, place: str) -> None:
-        """Args: `place` names the file of `config` in messages."""
+        """Makes the manifest. `place` names the file of `config` in messages.
+
+        Raises:
+            click.ClickException: the template contradicts the workflow, or a secret is missing.
+        """
         self._cluster, self._work, self._config = cluster, work, config
         self._manifest = manifest(work, config, place)
         self._name = str(self._manifest["metadata"]["name"])
@@ -51,7 +55,11 @@ class Job:
         """Creates the Job. If that fails or is interrupted, the Job is deleted and the run is closed.
 
         Args:
-            key: the step's key, which the run then claims, so that others wait for the Job even after main has ended.
+            key: the step's key, which the run claims, so that other workflows wait for the Job even after main has
+                ended; empty: none is claimed.
+
+        Raises:
+            click.ClickException: the cluster refuses the Job, or does not answer.
         """
         client = mlflow.MlflowClient()
         run_id = self._work.run_id
@@ -63,7 +71,7 @@ class Job:
                 client.set_tag(run_id, lease.CLAIM, key)
             self._cluster.create(self._manifest)
         except BaseException as error:
-            # If the API is away, the Job may exist. Its pod then stops, because its run is closed.
+            # If the API is away, the Job may exist and cannot be deleted. Its pod stops, because its run is closed.
             if not isinstance(error, Away):
                 with suppress(click.ClickException):
                     self.cancel()
@@ -76,7 +84,7 @@ class Job:
         """Waits until the Job has ended, and prints its log meanwhile. Returns whether its run is FINISHED.
 
         Raises:
-            click.ClickException: the cluster does not answer, or no longer permits it. The Job continues.
+            click.ClickException: the cluster does not answer, or refuses a call. The Job continues.
         """
         state = self._watch()
         self._log.finish()
@@ -94,7 +102,8 @@ class Job:
         run = client.get_run(self._work.run_id)
         if state.succeeded and run.info.status == "FINISHED":
             return True
-        # The pod's tag and its last line, which is in `state`, may hold a secret that only this process knows.
+        # The error that the pod wrote to the tag, and its last line (in `state`), may hold a secret that only this
+        # process knows.
         recorded = printable(self._log.masked(run.data.tags.get(ERROR, "")))
         reason = recorded or (self._log.error if state.exited else "")
         self.told = bool(reason) and self._log.error == reason
@@ -107,7 +116,10 @@ class Job:
         return False
 
     def cancel(self) -> None:
-        """Deletes the Job, and waits until its pod has ended. Somebody waits for this, so it retries for less long."""
+        """Deletes the Job, and waits up to 60 s until its pod has ended.
+
+        A user waits for this, so from now on calls are retried for at most 60 s while the API is away.
+        """
         self._cluster.hurry(_DELETED)
         self._cluster.delete(self._config.namespace, self._name)
         deadline = time.monotonic() + _DELETED
@@ -149,7 +161,7 @@ def look(cluster: Cluster, job: Mapping[str, Any]) -> tuple[State, list[dict[str
     """The state of a Job that the cluster has just returned, and its pods, the newest last.
 
     Raises:
-        click.ClickException: the cluster does not answer, or does not permit it.
+        click.ClickException: the cluster does not answer, or refuses a call.
     """
     namespace, name = str(job["metadata"]["namespace"]), str(job["metadata"]["name"])
     pods = cluster.pods(namespace, name)

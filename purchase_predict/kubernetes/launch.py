@@ -1,4 +1,4 @@
-"""Launches main's steps as Jobs, and checks whether Jobs of other workflows live."""
+"""Launches main's steps as Jobs, and lets this process check whether Jobs of other workflows live."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 
 def elsewhere(run: Run, parameters: Mapping[str, Any]) -> dict[str, Launch]:
-    """The function that launches each step that main's parameter `backend` sends to the cluster.
+    """The steps that main's parameter `backend` sends to Kubernetes, each with the function that launches it.
 
-    From now on this process also asks the cluster about Jobs of other workflows. It connects only when needed: a
-    workflow that reuses every step needs no cluster.
+    From now on this process also asks the cluster about Jobs of other workflows. It connects to the cluster only when
+    needed: a workflow that reuses every step needs no cluster.
 
     Args:
-        run: main's.
-        parameters: main's, typed.
+        run: main's run.
+        parameters: main's parameters, typed.
 
     Raises:
         click.ClickException: `backend_config` is wrong.
@@ -64,7 +64,7 @@ def _launch(cluster: Cluster, config: Config, plan: Plan, experiment_id: str, ru
     # slow to import, and not needed if every step is reused
     from purchase_predict.kubernetes.backend import SubmittedJob, submit
 
-    announced: list[SubmittedJob] = []  # also if the interruption comes before `submit` has returned
+    announced: list[SubmittedJob] = []  # filled before `submit` returns, in case of an interruption
     try:
         submitted = submit(
             cluster, config, plan.entry_point, {name: written(value) for name, value in plan.values.items()},

@@ -23,11 +23,11 @@ class Log:
     """Reads the log of one pod in its own thread, and continues after the connection breaks.
 
     Attributes:
-        error: the last line that starts with "Error: ", without that; empty: there is none.
+        error: the text after "Error: " in the last line that starts with it; empty: there is none.
     """
 
     def __init__(self, cluster: Cluster, namespace: str, file: Path) -> None:
-        """Args: `file` gets the log's lines. Values of secrets that this process knows are masked."""
+        """Args: `file`: where the log's lines are kept. Secrets that this process knows are masked in them."""
         self._cluster, self._namespace, self._file = cluster, namespace, file
         self._secrets = [value for name in SECRETS if names_a_secret(name) and (value := os.environ.get(name, ""))]
         self._thread: threading.Thread | None = None
@@ -35,13 +35,13 @@ class Log:
         self.error = ""
 
     def follow(self, pod: str, container: str) -> None:
-        """Begins to read the log of a pod, unless it has begun."""
+        """Begins to read the log of a pod. Further calls do nothing."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._read, args=[pod, container], name="log", daemon=True)
             self._thread.start()
 
     def finish(self) -> None:
-        """Reads what is left; call it when the pod has ended."""
+        """Waits up to 20 s for the rest of the log. Call it when the pod has ended."""
         self._ended.set()
         if self._thread:
             self._thread.join(_LAST_LINE)
@@ -58,7 +58,7 @@ class Log:
                         if kept.tell() < _MAX_BYTES:
                             kept.write(masked + "\n")
                             kept.flush()
-                # The container has not begun or is gone, or the connection broke. `Job` finds out which.
+                # The container has not started or is gone, or the connection broke. `Job` finds out which.
                 except (click.ClickException, requests.RequestException):
                     pass
                 if last:

@@ -1,4 +1,4 @@
-"""The manifest of a step's Job: the template of the file, completed by the workflow.
+"""The manifest of a step's Job: the template in `backend_config`, completed by the workflow.
 
 The command is a list of words, which neither a shell nor Kubernetes interprets. The manifest contains no password or
 token: variables with these values refer to a Secret of the cluster.
@@ -23,9 +23,9 @@ from purchase_predict.workflow.remote import IN_JOB
 CONTAINER = "step"
 #: Labels of the Job and its pod: the step, and MLflow's id of the run.
 STEP_LABEL, RUN_LABEL = "purchase-predict/step", "purchase-predict/run"
-#: Annotation of the Job: the seconds that it may fail to start. Other workflows that wait for it read them.
+#: Annotation of the Job: its patience in seconds (`StepConfig.patience`), for other workflows that wait for the Job.
 PATIENCE = "purchase-predict/patience"
-#: Variables that a client needs if the tracking server asks for a password or a token.
+#: Environment variables that a client needs if the tracking server asks for a password or a token.
 SECRETS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
 
@@ -37,11 +37,11 @@ class Work:
         entry_point: the step.
         command: the entry point's command in MLproject, with `{parameter}` in it.
         parameters: the value of each parameter.
-        run_id: MLflow's id of the run that it computes.
+        run_id: MLflow's id of the run that the Job computes.
         experiment_id: that run's experiment.
-        tracking_uri: of the tracking server, without user and password.
+        tracking_uri: the tracking server's URI, without user and password.
         expected: the source files and packages that the image must have.
-        env: value of the variable ENV; None: what the image's .env says.
+        env: value of the variable ENV; None: the image's .env decides.
     """
 
     entry_point: str
@@ -65,12 +65,12 @@ def words(command: str, parameters: Mapping[str, str]) -> list[str]:
 
 
 def literal(word: str) -> str:
-    """A word that Kubernetes leaves as it is: in commands and variables it replaces `$(NAME)`, and `$$` by `$`."""
+    """Escapes a word, because Kubernetes replaces `$(NAME)` by a variable's value and `$$` by `$`."""
     return word.replace("$", "$$")
 
 
 def manifest(work: Work, config: StepConfig, place: str) -> dict[str, Any]:
-    """The Job as the API takes it (batch/v1).
+    """The Job's manifest, as the API accepts it (batch/v1).
 
     Args:
         work: the Job's task.
@@ -149,9 +149,9 @@ def _environment(given: list[dict[str, Any]], work: Work, config: StepConfig, pl
 
 
 def _refuse_missing(found: Mapping[str, Any], entry_point: str, config: StepConfig, place: str) -> None:
-    """Raises if a secret is set here that the Job needs, too, and would not get."""
+    """Raises if a secret that the Job needs is set on this machine, but is not passed to the Job."""
     containers = config.pod.get("containers") or [{}]
-    if containers[0].get("envFrom"):  # only the cluster knows which variables these contain
+    if containers[0].get("envFrom"):  # only the cluster knows which variables it adds
         return
     needed = dict.fromkeys(
         (name for name in SECRETS if os.environ.get(name)), "the tracking server would refuse the Job"

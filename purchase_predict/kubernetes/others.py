@@ -1,4 +1,4 @@
-"""Do the Jobs of other workflows live? One that can never start, or end, is deleted if its own launcher is gone."""
+"""Checks whether Jobs of other workflows live. A Job that cannot start or cannot end is deleted after a while."""
 
 import time
 from collections.abc import Callable
@@ -12,8 +12,8 @@ from purchase_predict.kubernetes.config import StepConfig
 from purchase_predict.kubernetes.job import look
 from purchase_predict.kubernetes.manifest import PATIENCE
 
-#: A launcher deletes a Job that has been hindered for its patience. Others wait longer, so that the launcher comes
-#: first and records the error: this many times the patience.
+#: Other workflows wait for this many times the Job's patience before they delete a Job that cannot start or end. The
+#: launcher waits for the patience once, so it comes first and records the error.
 _LONGER = 2
 #: The problem of a Job whose command has ended.
 _LINGERS = "its command has ended, but another container of its pod has not"
@@ -25,15 +25,15 @@ class Others:
     def __init__(self, cluster: Callable[[], Cluster]) -> None:
         """Args: `cluster` connects when it is first needed."""
         self._cluster = cluster
-        #: By Job: whether its problem may pass, and since when it has been hindered.
+        #: By Job: whether its problem may pass, and since when it has had the problem (`time.monotonic`).
         self._hindered: dict[str, tuple[bool, float]] = {}
         self._said: set[tuple[str, bool]] = set()
 
     def lives(self, job: str) -> bool | None:
-        """Whether a Job may still compute its run; None if the cluster does not know it or is away.
+        """Whether a Job may still compute its run; None if the cluster does not know the Job, or is away.
 
         Args:
-            job: its name, as in `remote.JOB`.
+            job: the Job, as `<namespace>/<name>`.
         """
         cluster = self._cluster()
         namespace, _, name = job.partition("/")

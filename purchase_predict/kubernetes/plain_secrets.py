@@ -1,4 +1,4 @@
-"""Does a setting hold a secret's value? Everybody who may read Jobs could read it there."""
+"""Refuses settings that hold the value of a secret, because everybody who may read Jobs could read it there."""
 
 import re
 from typing import Any
@@ -7,34 +7,40 @@ import click
 
 from purchase_predict.secrets import names_a_secret, shown_uri, without_secrets
 
-#: A reference holds no secret itself: `$(NAME)` of Kubernetes, in commands also those of a shell (`${NAME}`, `$NAME`,
-#: `$(cat file)`), and in annotations those of a template language (`{{ .password }}`).
+#: References, which hold no secret themselves. In a variable: `$(NAME)` of Kubernetes. In any other text, references of
+#: a shell (`${NAME}`, `$NAME`, `$(cat file)`) and of a template language (`{{ .password }}`) also count.
 _VARIABLE = re.compile(r"\$\([A-Za-z_][\w.\-]*\)")
 _REFERENCE = re.compile(r"\$(?:\([^)]*\)|\{[^}]*\}|\w+)|\{\{.*?\}\}")
 _HIDDEN = "***"
-#: A login or a header whose secret is a reference.
+#: A login or a header whose secret is a reference, which was replaced by `_HIDDEN`.
 _REFERRED = re.compile(r"(?:[^\s/@:]+:)?(?<![^\s/:])\*{3}@|\b(?:Basic|Bearer|Digest|Token)\s+(?=\*{3})", re.IGNORECASE)
 _QUOTES = re.compile(r"""[\\"']""")
 
 
 def refuse_secret(name: str, value: str, place: str) -> None:
-    """Raises if a variable's value is a secret, by the variable's name or by the value's form.
+    """Raises if a variable seems to hold a secret, judging by its name or by the form of its value.
 
     Args:
-        name: of the variable.
-        value: it.
-        place: what messages call where it stands.
+        name: the variable's name.
+        value: its value.
+        place: where the variable is set, for the message.
+
+    Raises:
+        click.ClickException: the variable seems to hold a secret.
     """
     if value and (names_a_secret(name) or _holds_secret(value, _VARIABLE)):
         raise _refusal(name, place)
 
 
 def refuse_secrets(part: Any, place: str) -> None:
-    """Raises if any text in a part of a template is a secret: in variables, headers, commands, annotations, ...
+    """Raises if any text in a part of a template (variable, header, command, annotation, ...) seems to hold a secret.
 
     Args:
         part: a mapping, a list or a single value.
-        place: what messages call it; what it contains is called `place.name` or `place[0]`.
+        place: the name of the part in the message; the name of an entry of the part is `place.name` or `place[0]`.
+
+    Raises:
+        click.ClickException: a text seems to hold a secret.
     """
     if isinstance(part, dict):
         if "name" in part and "value" in part:  # a variable or a header
@@ -50,7 +56,7 @@ def refuse_secrets(part: Any, place: str) -> None:
 
 
 def _holds_secret(value: str, reference: re.Pattern[str]) -> bool:
-    """Whether a text would be masked where this project prints it, apart from the references in it."""
+    """Whether this project would mask something in a text before printing it, apart from references."""
     referring = reference.sub(_HIDDEN, value)
     rest = _QUOTES.sub("", referring) if referring != value else value
     rest = _REFERRED.sub("", rest)

@@ -27,15 +27,15 @@ def refuse_unreachable(
     """Raises if the Job could not reach the tracking server, the artifacts or the source.
 
     Args:
-        tracking_uri: the one that main uses.
-        experiment_id: of the run.
+        tracking_uri: the tracking URI that main uses.
+        experiment_id: the run's experiment.
         entry_point: the step.
-        parameters: its parameters.
+        parameters: the step's parameters.
         config: the step's settings in the file.
         place: the file's name in messages.
 
     Raises:
-        click.ClickException: one of them is only on this machine.
+        click.ClickException: one of them can be reached from this machine only.
     """
     uri = config.tracking_uri or tracking_uri
     if "MLFLOW_TRACKING_URI" not in config.env_from_secrets:

@@ -13,18 +13,19 @@ _SIZE = re.compile(r"([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?|[0-9]+\.) ?([KMGTPE]i?
 _GIB = 1024**3
 #: The steps whose SQL engine obeys `memory_limit`.
 BOUNDED = ("load", "process")
-#: A step needs memory beside the engine: Python, Arrow's buffers, and memory that DuckDB does not count. So the Job
+#: A step needs memory besides the engine: Python, Arrow's buffers, and memory that DuckDB does not count. So the Job
 #: requests twice `memory_limit` plus 1 GiB.
 _MEMORY_FACTOR, _MEMORY_MORE = 2, _GIB
-#: The disk holds data that DuckDB spills, the downloaded source, and the tables that the step makes.
+#: The disk holds data that DuckDB spills, the downloaded source, and the tables that the step makes. So the Job
+#: requests 8 times `memory_limit` plus 10 GiB.
 _DISK_FACTOR, _DISK_MORE = 8, 10 * _GIB
 
 
 def size_of(text: str) -> float:
-    """Bytes of a size: Kubernetes's (`512Mi`, `2G`, `64k`, `1e9`) or DuckDB's (`512MiB`, `2 GB`).
+    """Bytes of a size, as Kubernetes writes it (`512Mi`, `2G`, `64k`, `1e9`) or DuckDB (`512MiB`, `2 GB`).
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the text is no size.
     """
     match = _SIZE.fullmatch(text)
     if not match:
@@ -33,7 +34,7 @@ def size_of(text: str) -> float:
 
 
 def merged(*given: Mapping[str, Any]) -> dict[str, Any]:
-    """Several `resources` as one, by kind (`requests`, `limits`) and name; a later one wins. A null says nothing."""
+    """Merges several `resources`, by kind (`requests`, `limits`) and name. A later value wins; a null is ignored."""
     whole: dict[str, Any] = {}
     for kind, part in (item for one in given for item in one.items()):
         if isinstance(part, Mapping):
@@ -44,16 +45,17 @@ def merged(*given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def resources(entry_point: str, given: Mapping[str, Any], memory_limit: str, place: str) -> dict[str, Any]:
-    """The container's `resources`: those of the file, completed by what follows from `memory_limit`.
+    """The container's `resources`: those of the file, and computed values where the file gives none.
 
     Args:
-        entry_point: the step.
+        entry_point: the step; values are computed only for the steps in `BOUNDED`.
         given: the step's resources in the file and its template; empty: none.
-        memory_limit: of the step's parameters, such as `2GB`; empty: none.
-        place: what messages call the file.
+        memory_limit: the step's parameter, such as `2GB`; empty: nothing is computed.
+        place: the file's name in messages.
 
     Raises:
-        click.ClickException: the file gives the container less memory than the SQL engine may take.
+        click.ClickException: the file gives the container no more memory than the SQL engine alone may use, or a size
+            in the file cannot be read.
     """
     if entry_point not in BOUNDED or not memory_limit:
         return dict(given)
@@ -66,13 +68,13 @@ def resources(entry_point: str, given: Mapping[str, Any], memory_limit: str, pla
                 f"memory_limit={memory_limit}, because the SQL engine alone may use that much: raise "
                 f"resources.{kind}.memory, or lower memory_limit"
             )
-    # Memory is also a limit, so that a step that takes more is killed instead of its neighbours on the node.
+    # Memory also gets a limit, so that a step that uses more is killed instead of its neighbours on the node.
     need, disk = wanted * _MEMORY_FACTOR + _MEMORY_MORE, wanted * _DISK_FACTOR + _DISK_MORE
     computed = {
         "requests": {"memory": _mib(need), "ephemeral-storage": _mib(disk)},
         "limits": {"memory": _mib(max(need, memory["requests"] or 0))},
     }
-    # Where the file has a limit below the request, Kubernetes requests that limit.
+    # If the file has a limit below the computed request, the request is left out. Kubernetes then requests the limit.
     for name, request in list(computed["requests"].items()):
         limit = _size(given, "limits", name, entry_point, place)
         if limit is not None and limit < size_of(request):
@@ -81,7 +83,7 @@ def resources(entry_point: str, given: Mapping[str, Any], memory_limit: str, pla
 
 
 def _size(given: Mapping[str, Any], kind: str, name: str, entry_point: str, place: str) -> float | None:
-    """Bytes that the file gives; None: it does not say."""
+    """Bytes that the file gives; None: it gives none."""
     text = str((given.get(kind) or {}).get(name, ""))
     try:
         return size_of(text) if text else None

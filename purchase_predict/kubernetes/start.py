@@ -2,7 +2,8 @@
 
     python -m purchase_predict.kubernetes.start python -m steps.train --dataset=runs:/...
 
-It does not import MLflow, so that an image of another source ends within a second, before the step touches its run.
+It does not import MLflow. So if the image has another source, the Job ends within a second, before the step touches its
+run.
 """
 
 import json

@@ -13,7 +13,7 @@ from purchase_predict.metrics import Compared, Score
 from purchase_predict.models import packaging, scoring
 from purchase_predict.schema import LABEL
 
-#: The key of a session: an id that several users share is one session per user.
+#: The columns that identify a session. A session id that several users share counts as one session for each user.
 _SESSION = ("user_id", "user_session")
 
 
@@ -32,7 +32,7 @@ class ModelFiles:
 
 
 class HeldOutRows:
-    """Labelled rows that were held out of a training. Each model scores them once."""
+    """Labelled rows that were held out of a training. Each model scores them once; its answers are kept."""
 
     def __init__(self, rows: pd.DataFrame, train_rate: float, files: ModelFiles | None = None) -> None:
         """Takes the rows.
@@ -77,7 +77,7 @@ class HeldOutRows:
 
     @property
     def widening(self) -> float:
-        """The factor by which the intervals must be widened, that of the class that needs more."""
+        """The factor by which the intervals must be widened: that of the class that needs the wider interval."""
         return max(map(widening, self._users_of_classes))
 
     @cached_property
@@ -88,7 +88,7 @@ class HeldOutRows:
         """Every metric of the model at `uri`.
 
         Raises:
-            click.ClickException: it cannot be loaded, or it cannot answer these rows.
+            click.ClickException: the model cannot be loaded, or cannot score these rows.
         """
         answers: Answers = self.answers(uri)
         return evaluate(self.y, answers.probability, self.users, answers.threshold, self.train_rate)
@@ -97,7 +97,7 @@ class HeldOutRows:
         """Every metric of two models, both named by URI, and how much better the first one is.
 
         Raises:
-            click.ClickException: one of them cannot be loaded, or it cannot answer these rows.
+            click.ClickException: one of the models cannot be loaded, or cannot score these rows.
         """
         return compare(self.y, self.users, self.answers(challenger), self.answers(champion))
 
@@ -106,7 +106,7 @@ class HeldOutRows:
 
 
 def _sessions(rows: pd.DataFrame) -> pd.MultiIndex:
-    """The session of each row. Ids may be stored as UUIDs, which pandas reads as bytes, or as their text."""
+    """The session of each row. Session ids may be stored as UUIDs, which pandas reads as bytes, or as text."""
 
     def plain(value: object) -> str:
         return value.hex() if isinstance(value, bytes) else str(value).replace("-", "")

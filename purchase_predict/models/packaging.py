@@ -30,8 +30,8 @@ Result = TypeVar("Result")
 #: The packages that the logged model needs for scoring, pinned to the versions installed here.
 REQUIREMENTS = ("mlflow", "lightgbm", "pandas", "numpy")
 
-#: What the file MLmodel of a packaged model names: MLflow's loader of models from code, the end of the path of its code
-#: when it was trained (the second one in early versions of this project), and the artifacts.
+#: Expected entries of the file MLmodel of a packaged model: MLflow's loader of models from code; how the path of the
+#: code ends (the second path comes from early versions of this project); the names of the artifacts.
 _LOADER = "mlflow.pyfunc.loaders.code_model"
 _CODE_PATHS = ("/purchase_predict/models/purchase_model.py", "/purchase_predict/model.py")
 _ARTIFACTS, _OPTIONAL_ARTIFACTS = {"booster", "spec"}, {"shop"}
@@ -90,20 +90,23 @@ def log(
             pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in REQUIREMENTS],
         )
     # After the trees, the file of a single fit lists training parameters, such as the number of threads. No prediction
-    # depends on them. The file of several fits has none.
+    # depends on them. The file of an ensemble of several fits has no such list.
     trees = files["booster"].read_text(encoding="utf-8").partition("\nparameters:")[0]
     return hashlib.sha256((trees + json.dumps(spec, sort_keys=True)).encode() + known).hexdigest()
 
 
 @dataclass(frozen=True)
 class Packaged:
-    """A loaded model: the raw columns that it uses, and the function that scores rows of them.
+    """A loaded model.
 
-    `answer(rows, as_is=False)` is `PurchaseModel.predict` without the column `missing`, and without MLflow's check of
-    the rows against the signature. Rows of our own tables need no check; without it, text columns may be of pandas'
-    categorical type, which is faster.
-    `counters` has the product counters at the end of the model's events. `loaded` is the model as MLflow loads it.
-    `threshold` is the lowest probability at which `will_buy` is 1.
+    Attributes:
+        columns: the raw columns that the model uses.
+        answer: `answer(rows, as_is=False)` scores rows as `PurchaseModel.predict` does, but without the column
+            `missing` and without MLflow's check of the rows against the signature. Rows of our own tables need no
+            check. Without the check, text columns may be of pandas' categorical type, which is faster.
+        counters: the product counters at the end of the model's events; None: it was not trained on events.
+        loaded: the model as MLflow loads it.
+        threshold: the lowest probability at which `will_buy` is 1; None: not known.
     """
 
     columns: list[str]
@@ -114,16 +117,16 @@ class Packaged:
 
 
 def load(uri: str, files: Mapping[str, str] | None = None) -> Packaged:
-    """Loads the model at `uri`, if `log` packaged it. A model of any other form is refused before anything of it runs.
+    """Loads the model at `uri`, if `log` packaged it. Any other model is refused before its code runs.
 
     Args:
         uri: any model URI of MLflow.
         files: the expected checksum of each of the model's files, by its path.
 
     Raises:
-        Damaged: a file is not what was logged, or was added.
-        click.ClickException: the model was not packaged by `log` or cannot be loaded; or, raised by `answer`, it cannot
-            score the rows.
+        Damaged: a file is missing, is not what was logged, or was added.
+        click.ClickException: the model was not packaged by `log`, or cannot be loaded. `answer` raises it if the model
+            cannot score the rows.
     """
     packaged = _call_foreign_code(f"{uri} cannot be loaded", lambda: _load(uri, files or {}))
 
@@ -156,7 +159,7 @@ def _load(uri: str, files: Mapping[str, str]) -> Packaged:
 def _refuse_foreign(place: Path) -> None:
     """Refuses a model that is not of the form that `log` makes, because loading it could run a pickle or other code.
 
-    Only the file MLmodel is read. It tells the form of a model, not its author: the model's own code still runs.
+    Only the file MLmodel is read. It shows the form of a model, not who made it: loading runs the model's own code.
 
     Raises:
         click.ClickException: the model has another form.
@@ -181,8 +184,8 @@ def _refuse_foreign(place: Path) -> None:
 def _remove_byte_code(place: Path) -> None:
     """Removes byte code from a model's copy, so that Python runs the checked source.
 
-    The record of a model's files does not name byte code that was added later, and Python runs byte code that is marked
-    as unchecked even if it has nothing to do with the source.
+    The check of a model's files ignores byte code, which may have been added later. Python runs byte code that is
+    marked as unchecked even if it does not belong to the source.
     """
     for file in place.rglob("*"):
         if is_byte_code(file.name):
@@ -191,7 +194,7 @@ def _remove_byte_code(place: Path) -> None:
 
 @contextmanager
 def no_byte_code() -> Iterator[None]:
-    """Stops Python from writing byte code: loading a model from a local store would leave byte code among its files."""
+    """Stops Python from writing byte code, because loading a model from a local store would add it to the files."""
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         yield
@@ -222,9 +225,9 @@ def _call_foreign_code(problem: str, call: Callable[[], Result]) -> Result:
 def signature(features: Sequence[str]) -> ModelSignature:
     """The model's signature: raw columns as input; `probability`, `will_buy` and `missing` as output.
 
-    Input columns are declared as any type, and the model checks them itself. MLflow's own check is too strict: it
-    refuses integers, which JSON clients send for whole doubles, and text columns of nulls only, which pandas reads as
-    numbers.
+    Input columns are declared as any type, and the model checks them itself. MLflow's own check is too strict. It
+    refuses integers, which JSON clients send for whole doubles. It also refuses text columns with nulls only, which
+    pandas reads as numbers.
     """
     columns: list[ColSpec | TensorSpec] = [ColSpec(AnyType(), name, required=name not in OPTIONAL) for name in features]
     return ModelSignature(

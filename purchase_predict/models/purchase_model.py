@@ -1,7 +1,7 @@
-"""The packaged model in MLflow's models-from-code format: this file, LightGBM's text format and JSON, no pickle.
+"""The packaged model in MLflow's models-from-code format: this file, a LightGBM text file, JSON and Parquet; no pickle.
 
-MLflow runs a copy of this file wherever the model is loaded, also without the project installed. It must not import the
-project. Training uses the same `encode`.
+MLflow runs a copy of this file wherever the model is loaded, even where the project is not installed. So this file must
+not import the project. Training uses the same `encode`.
 """
 
 import json
@@ -21,7 +21,7 @@ from mlflow.types import DataType, Schema
 MULTITHREADED_ROWS = 1000
 #: The columns about the product, as in the project's `schema.py`.
 SHOP = ("product_conversion_rate", "product_carts_per_view", "product_purchases_per_view", "product_relative_price")
-#: Columns in which null is a value where the count beside them is 0: at the first event of a session, and in the first
+#: Columns that are rightly null if the count column given here is 0: at the first event of a session, and in the first
 #: session of a visitor.
 NULL_AT_ZERO = {"seconds_since_prev_event": "num_products_session", "seconds_since_prev_session": "num_prev_sessions"}
 
@@ -55,7 +55,8 @@ def encode(frame: pd.DataFrame, features: Sequence[str], categories: Mapping[str
 
 
 def _codes(values: pd.Series, known: Sequence[str]) -> np.ndarray:
-    # Only the distinct values are looked up; they are far fewer than the rows. A null has position -1, the last one.
+    # Only the distinct values are looked up; they are far fewer than the rows. A null has position -1, which selects
+    # the NaN at the end.
     positions, distinct = pd.factorize(values)
     codes = pd.Index(list(known), dtype=object).get_indexer(pd.Index(distinct, dtype=object)).astype(np.float64)
     codes[codes < 0] = np.nan
@@ -87,7 +88,12 @@ class Shop:
     """
 
     def __init__(self, counters: pd.DataFrame, mixed: Mapping[str, int]) -> None:
-        """Args: counters of each product, sorted by `product_id`; `mixed`: how many `pairs` and `views` are added."""
+        """Computes the rates of each product.
+
+        Args:
+            counters: one row per product, sorted by `product_id`.
+            mixed: how many `pairs` and `views` at the shop's average are added to each product's own (smoothing).
+        """
         self.products = counters["product_id"].to_numpy()
         counts = counters.drop(columns=["product_id", "day"]).astype(float)
         # The last row stands for unknown products.
@@ -104,7 +110,7 @@ class Shop:
         self.mean_log_price = (counts["log_prices"] / counts["priced"].replace(0, np.nan)).to_numpy()
 
     def known(self, frame: pd.DataFrame) -> dict[str, np.ndarray]:
-        """The columns about each row's product, by name."""
+        """The columns about the product of each row, by name: one value per row, NaN if unknown."""
         product = _numbers(frame["product_id"])
         at = np.searchsorted(self.products, np.nan_to_num(product, nan=-1)).clip(max=len(self.products) - 1)
         at = np.where(self.products[at] == product, at, len(self.products)) if len(self.products) else at * 0
@@ -117,11 +123,10 @@ class Shop:
 
 
 def _let_csv_in() -> None:
-    """Lets MLflow's server read CSV for this model, as text: `encode` accepts numbers as text, too.
+    """Lets MLflow's server read CSV for this model. All values arrive as text, which `encode` accepts for numbers, too.
 
-    The signature declares columns of any type, because clients send whole doubles as integers and nulls for text. To
-    read CSV the server asks the signature for pandas types. MLflow has none for "any", so it would refuse every
-    request.
+    To read CSV, the server asks the signature for pandas types. The signature declares columns of any type (see
+    `packaging.signature`), for which MLflow has no pandas type. So the server would refuse every CSV request.
     """
 
     def pandas_types(schema: Schema) -> list[Any]:
@@ -149,23 +154,24 @@ class PurchaseModel(PythonModel):
     ) -> pd.DataFrame:
         """Scores rows: `probability` of a purchase (0 to 1) and the decision `will_buy` (0 or 1), in the same order.
 
-        Each row is answered as if it were alone. A data frame has NaN both where the caller sent null and where the row
-        lacks a column that another row has. So both count as left out: a column about the product is filled in as of
-        the end of the model's events, and each other one is null and named in the row's `missing`.
+        Each row is scored as if it were alone. A data frame has NaN both where the caller sent null and where the row
+        lacks a column that another row has. So both count as left out. If a column about the product is left out, it is
+        filled in as of the end of the model's events. Any other column stays null, and the row's `missing` names it.
 
         Args:
             context: part of MLflow's interface, not used.
-            model_input: raw columns as in the primary table. Columns that are made from events only may be missing.
-            params: `threshold` (0 to 1) replaces the model's own threshold. `as_is` (true or false) is for rows of the
-                project's own tables: null is a value there, and only columns that all rows lack are filled in.
-                `missing` (true or false; the default is true) says whether the result has the column of that name. It
-                takes a tenth of the time of scoring many rows.
+            model_input: raw columns as in the primary table. Columns that exist only in tables made from events may be
+                left out.
+            params: `threshold` (0 to 1) replaces the model's own threshold. `as_is` (default: false) is for rows of the
+                project's own tables, where null is a value: only columns that all rows lack are filled in. `missing`
+                (default: true) says whether the result has the column `missing`. For many rows, this column takes a
+                tenth of the time of scoring.
 
         Returns:
-            `probability`, `will_buy` and `missing`: the columns of the model that the row has no value for, separated
-            by commas. Among them is the relative price of a product that the shop does not know.
-            Not named are an unknown category, and the seconds since an earlier event or session that the row's counts
-            say does not exist (`NULL_AT_ZERO`).
+            `probability`, `will_buy` and `missing`. `missing` names the model's columns that have no value in the row,
+            separated by commas. The relative price is among them if the shop does not know the product. Two kinds of
+            columns are not named: a category with an unknown value, and the seconds since an earlier event or session
+            if the row's counts show that there was none (`NULL_AT_ZERO`).
 
         Raises:
             MlflowException: a value has the wrong type, or the threshold is above 1; a served model then responds with
@@ -208,7 +214,7 @@ class PurchaseModel(PythonModel):
                 encoded[rows, column] = np.where(empty, known[name], encoded[rows, column])
 
     def _missing(self, frame: pd.DataFrame, encoded: np.ndarray) -> np.ndarray:
-        """The names of each row's columns without a value, as `predict` returns them."""
+        """For each row, the names of the columns without a value, as `predict` returns them."""
         features: list[str] = self.spec["features"]
         empty = np.isnan(encoded)
         for column in np.flatnonzero(empty.any(axis=0)):

@@ -41,7 +41,7 @@ class Model(Protocol):
 
     @property
     def answer(self) -> Callable[..., pd.DataFrame]:
-        """Returns `probability` and `will_buy` of each row of a frame, in the same order.
+        """The function that returns `probability` and `will_buy` of each row of a frame, in the same order.
 
         With `as_is=True` a null is a value; otherwise the model fills in product columns that are null, too.
         """
@@ -49,15 +49,15 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Scored:
-    """What was scored.
+    """The result of `score`.
 
     Attributes:
-        rows, will_buy: the number of all rows, and of those with the answer "will buy".
+        rows, will_buy: the number of rows, and of rows with the decision "will buy".
         missing: columns of the model that the rows lacked and that counted as null.
-        filled: columns about the product that were left out, or null in some rows; the model filled them in from its
-            own counters.
-        expected: purchases that the model expects: the sum of the probabilities.
+        expected: the expected number of purchases: the sum of the probabilities.
         spread: rows in each of `scores.DISTRIBUTION_BINS` bins of probability, from 0 to 1.
+        filled: columns about the product that the rows lacked, or that were null in some rows; the model filled them in
+            from its own counters.
     """
 
     rows: int
@@ -99,17 +99,18 @@ def score(
     once it is complete: it is written under another name in the same folder and then renamed.
 
     Args:
-        connection: where `relation` is known.
+        connection: the DuckDB connection that has `relation`.
         relation: a table or view with the columns of the primary table, with or without the label.
         model: the model.
         target: the file to write, `.csv` or `.parquet`; an existing one is replaced.
         incomplete: where the file is written until it is complete, in the same folder.
         marks: columns with the same value in every row, such as the model's version.
-        as_is: whether a null is a value, as in rows that were made from events. Without it, the model fills in product
+        as_is: whether a null is a value, as in rows that were made from events. If false, the model fills in product
             columns that are null, as it does for a request.
 
     Raises:
         OSError: the folder of `target` is not writable.
+        click.ClickException: the model cannot score the rows (`packaging.load`).
     """
     present = [name for name, *_ in connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()]
     keys = [name for name in (*KEYS, MOMENT) if name in present]
@@ -118,7 +119,7 @@ def score(
     selected = ", ".join(
         f"{name}::VARCHAR AS {name}" if name == "user_session" else name for name in dict.fromkeys([*keys, *columns])
     )
-    # Fetched to its end, because DuckDB begins no reader while a result is open.
+    # The result is fetched to its end, because DuckDB does not start a reader while a result is open.
     ((total,),) = connection.execute(f"SELECT count(*) FROM {relation}").fetchall()
     chunks = connection.sql(f"SELECT {selected} FROM {relation}").to_arrow_reader(CHUNK_ROWS)
     rows, buyers, expected, spread = 0, 0, 0.0, np.zeros(DISTRIBUTION_BINS, int)
@@ -205,7 +206,7 @@ def _writer(path: Path, ending: str) -> Iterator[Callable[[pa.Table], None]]:
 def _harmless(table: pa.Table) -> pa.Table:
     """Puts an apostrophe before text that a spreadsheet would treat as a formula, such as `=HYPERLINK(...)`."""
     for number, field in enumerate(table.schema):
-        # Only what came from the source: looking at the marks of each row would double the time that this takes.
+        # Only the keys come from the source. Checking the marks of each row, too, would double the time.
         foreign = field.name in KEYS and pa.types.is_string(field.type)
         if foreign and pc.any(pc.match_substring_regex(table[number], FORMULA)).as_py():
             safe = [text if text is None else harmless(text) for text in table[number].to_pylist()]

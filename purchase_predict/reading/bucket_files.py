@@ -25,7 +25,12 @@ _HASH_FACTOR = 0x9E3779B9
 
 
 def split(rows: pa.Table, bucket_of: str, buckets: int) -> list[pa.Table]:
-    """The rows of each bucket, in their order; `bucket_of` is a column of whole numbers."""
+    """Splits rows into one table per bucket, in their order.
+
+    Args:
+        bucket_of: the name of the user column (whole numbers); null counts as 0.
+        buckets: the number of buckets, at most 256.
+    """
     if buckets == 1:
         return [rows]
     bucket = bucket_numbers(rows[bucket_of].fill_null(0).to_numpy(), buckets)
@@ -43,8 +48,8 @@ def bucket_numbers(users: npt.NDArray[np.int64], buckets: int) -> npt.NDArray[np
 def bucket_sql(user: str, buckets: int) -> str:
     """DuckDB's SQL of `bucket_numbers` for a column of users.
 
-    On a cluster, one machine may read a file in blocks and another machine the next file by SQL: a user must be in the
-    same bucket of both.
+    Both must agree: on a cluster, one task may split the events of a user in Python and another task in SQL, and these
+    events must come into the same bucket.
     """
     return f"(((xor({user}, {user} >> 32) & {2**32 - 1})::UBIGINT * {_HASH_FACTOR} & {2**32 - 1}) >> 16) % {buckets}"
 
@@ -118,7 +123,7 @@ def _writer(path: Path, rows: pa.Table) -> pq.ParquetWriter:
         compression="lz4",
         use_dictionary=dictionaries,
         column_encoding=dict.fromkeys(differences, "DELTA_BINARY_PACKED"),
-        # Readers skip row groups by the minimum and maximum of numbers. For text they are slow to find and not used.
+        # Readers skip row groups by the minimum and maximum of numbers. Those of text are slow to find and not used.
         write_statistics=[field.name for field in rows.schema if pa.types.is_primitive(field.type)],
         store_schema=False,
         write_batch_size=_BATCH_VALUES,

@@ -19,7 +19,7 @@ def line_by_line(reading: Reading, shown: Phase) -> Copied:
 
     Args:
         reading: the source.
-        shown: the progress phase; it advances by the bytes of each file that was split into records.
+        shown: the progress phase; it advances by the size of each file (bytes) that is ready to be scanned.
 
     Raises:
         click.ClickException: a file is damaged and cannot be read to its end.
@@ -56,7 +56,7 @@ def _numbered(reading: Reading, file: File, refused: rejects.RefusedLines) -> Fi
 
 
 def _with_any_text(reading: Reading, file: File) -> File:
-    """A Parquet file whose text can be read, whatever it holds: text that is not UTF-8 would end the scan."""
+    """The Parquet file or, if it has text that is not UTF-8, a readable copy: such text would end the scan."""
     path = parquet_files.with_any_text(file.path, file.part.name, {column.name for column in reading.columns})
     if path == file.path:
         return file
@@ -65,7 +65,7 @@ def _with_any_text(reading: Reading, file: File) -> File:
 
 
 def _broken_rows(reading: Reading, scan: Scan) -> str:
-    """SELECT of the rows that break a rule, in the columns of the table `rejects`: each with its first bad column."""
+    """SELECT of the rows that break a rule, as rows of the table `rejects`: each names its first bad column."""
     columns = reading.columns
     first = " ".join(
         f"WHEN {condition} THEN {number}"

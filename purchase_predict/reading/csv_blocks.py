@@ -52,7 +52,8 @@ def copy(
 
     Args:
         files: the column names of each file, in order. Columns that are not in `types` must be text, and are left out.
-        types: the type of each column, by DuckDB's name (see `schema.TYPES`). An empty value is null.
+        types: the type of each column, by DuckDB's name (see `schema.TYPES`). An empty value is null, but an empty
+            time or UUID raises NotPlain.
         ids: VARCHAR columns with very many distinct values, which get no dictionary.
         as_uuids: whether to store the ids as UUIDs.
         bucket_of: the BIGINT column whose equal values share a bucket.
@@ -141,8 +142,8 @@ def _parsed(block: bytes, columns: Sequence[str], types: Mapping[str, str], ids:
         )
     except pa.ArrowInvalid as error:
         raise NotPlain(str(error)) from error
-    # Arrow skips blank lines. They are rare, so they are counted only if rows are missing. A quoted value with line
-    # breaks is always noticed: the rows that it costs exceed its blank lines.
+    # Arrow skips blank lines. They are rare, so they are counted only if rows are missing. A quoted value with n line
+    # breaks is always noticed: n rows are missing, and at most n - 1 lines within the value are blank.
     if table.num_rows != lines and table.num_rows != lines - plain.blank_lines(block):
         raise NotPlain(f"{lines} lines are {table.num_rows} records")
     return table.select(list(types)).combine_chunks()
@@ -197,10 +198,10 @@ def _times(text: pa.StringArray) -> pa.Array:
 
 
 def _uuids(text: pa.StringArray) -> pa.Array:
-    """UUIDs from text in DuckDB's own spelling: 32 lower-case digits in five groups.
+    """UUIDs from text in DuckDB's own spelling: 32 lower-case hexadecimal digits in five groups.
 
     Raises:
-        NotUuids: a value is no UUID, or is spelled differently, which the UUID type would not keep.
+        NotUuids: a value is no UUID, or is spelled differently; the UUID type would not keep the spelling.
     """
     characters = _characters(text)
     if characters is None or (len(text) and characters.shape[1] != _UUID_LENGTH):

@@ -27,7 +27,7 @@ LONGEST = 2_000_000
 _BLOCK_BYTES = 2**18
 #: The byte order mark of UTF-8.
 BOM = b"\xef\xbb\xbf"
-#: The marks of other encodings. That of UTF-32 may start with that of UTF-16, so it comes first.
+#: The byte order marks of other encodings. UTF-32 comes first, because one of its marks starts with one of UTF-16.
 _OTHER_ENCODINGS = {
     b"\xff\xfe\0\0": "UTF-32",
     b"\0\0\xfe\xff": "UTF-32",
@@ -54,7 +54,7 @@ class Outline:
     Attributes:
         records: lines that are neither the header nor blank.
         plain: whether all readers understand each line in the same way. False if a line has a NUL byte, bytes that are
-            not UTF-8, spaces around quotes, or empty fields beyond the last column, and if line ends are mixed.
+            not UTF-8, spaces around quotes, or empty fields beyond the last column, or if line ends are mixed.
     """
 
     records: int
@@ -78,7 +78,13 @@ class Record:
 
 @dataclass(frozen=True)
 class Refused:
-    """A line that is not a record, and the reason."""
+    """A line that is not a record.
+
+    Attributes:
+        line: its number; the file's first line is 1.
+        text: its bytes, without the line end.
+        reason: why it is refused, for the user.
+    """
 
     line: int
     text: bytes
@@ -148,7 +154,7 @@ def header(path: Path, name: str) -> list[str]:
 
 
 def outline(path: Path, columns: int) -> Outline:
-    """Counts a file's data lines without parsing them, at the speed of the disk.
+    """Counts a file's data lines and checks whether they are plain, without parsing, at the speed of the disk.
 
     Args:
         columns: the number of fields of a record.

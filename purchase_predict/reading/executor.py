@@ -39,17 +39,18 @@ _LEAST_MEMORY = 512
 
 @dataclass(frozen=True)
 class Work:
-    """What every task knows.
+    """What all tasks of one load have in common.
 
     Attributes:
         source: as the user named it.
-        parts: of the source; a task gets the numbers of some.
+        parts: all parts of the source. Each task reads some of them, given by their numbers.
         buckets: the number of buckets that events are spread over by user.
         session_types: as in `Reading`.
         memory_limit: DuckDB's memory limit in a task, such as `2GB`; empty: a quarter of the machine's memory,
-            divided by its cores.
+            divided by its cores, but at least 512 MiB.
         gcp_project: the Google Cloud project to read as; empty: that of the credentials.
-        store: puts the files below a folder to where the rows go. It may be called again with the same files.
+        store: copies the files below a folder to the place where load keeps the rows. It may be called again with the
+            same files.
     """
 
     source: str
@@ -64,12 +65,14 @@ class Work:
 def read_parts(
     work: Work, numbers: Sequence[int], fetched: Mapping[int, Path], scratch: Path
 ) -> Iterator[pa.RecordBatch]:
-    """Reads parts, stores their rows, and yields what was done and the refused rows, as `SCHEMA` has them.
+    """Reads parts, stores their rows, and yields the task's result and the refused rows, in the columns of `SCHEMA`.
+
+    An error for the user (click.ClickException) is returned in the result, not raised.
 
     Args:
-        work: what every task knows.
-        numbers: of the parts to read, in order.
-        fetched: the files of those parts that are here already, by number.
+        work: what all tasks have in common.
+        numbers: the numbers of the parts to read, in order.
+        fetched: local files of parts that are on this machine already, by the part's number.
         scratch: an empty folder.
     """
     memory = max(_LEAST_MEMORY, machine_memory() // 4 // 2**20 // (os.cpu_count() or 1))
@@ -78,7 +81,7 @@ def read_parts(
         try:
             done = _read(work, numbers, _paths(work, numbers, fetched, scratch), connection, scratch)
         except click.ClickException as error:
-            # An error that Spark sees makes it repeat the task. What the user did wrong stays wrong.
+            # Spark repeats a task that raises. This error is the user's mistake, which a repetition would meet again.
             done = TaskResult(numbers, error=error.format_message())
             connection.execute("DELETE FROM rejects")
         row = dict.fromkeys(SCHEMA.names) | {"done": done.written()}
@@ -92,7 +95,7 @@ def _paths(work: Work, numbers: Sequence[int], fetched: Mapping[int, Path], scra
     """The files of the parts on this machine.
 
     Raises:
-        click.ClickException: one is not here, or not the one that was listed.
+        click.ClickException: a file cannot be read on this machine, or differs from the listing.
     """
     for number, path in fetched.items():
         if path.stat().st_size != work.parts[number].size:
@@ -173,7 +176,7 @@ Batches = Iterable[pa.RecordBatch]
 
 
 def of_groups(work: Work, groups: Sequence[Sequence[int]]) -> Callable[[Batches], Batches]:
-    """A function for `mapInArrow`, which reads the groups of parts whose numbers it is given in the column `id`."""
+    """A function for `mapInArrow` that reads groups of parts; the column `id` holds positions in `groups`."""
 
     def read(batches: Batches) -> Batches:
         progress.be_silent()
@@ -186,7 +189,7 @@ def of_groups(work: Work, groups: Sequence[Sequence[int]]) -> Callable[[Batches]
 
 
 def of_contents(work: Work) -> Callable[[Batches], Batches]:
-    """A function for `mapInArrow`, which reads the parts that it is given in the columns `path` and `content`."""
+    """A function for `mapInArrow` that reads parts; each row holds a part's place (`path`) and bytes (`content`)."""
 
     def read(batches: Batches) -> Batches:
         progress.be_silent()

@@ -21,8 +21,8 @@ PATH, ROW = "_part_path", "file_row_number"
 _LINE = "_line"
 _NUMBERS = r'U?(TINY|SMALL|BIG|HUGE)INT|U?INTEGER|FLOAT|DOUBLE|DECIMAL.*|VARCHAR|BLOB|"NULL"'
 _TIMES = r'TIMESTAMP.*|DATE|VARCHAR|BLOB|"NULL"'
-#: DuckDB's types of Parquet columns that can be read as each type of ours. Text may hold any value, and binary may be
-#: text, as old programs write it. Lists, structs and durations are nothing of ours.
+#: For each type of the schema, DuckDB's types of Parquet columns that can be converted to it. A VARCHAR may hold any
+#: value; a BLOB may be text, as old programs write it. Lists, structs and durations cannot be converted to any type.
 _CAN_BE = {
     "BIGINT": re.compile(_NUMBERS),
     "DOUBLE": re.compile(_NUMBERS),
@@ -33,18 +33,18 @@ _CAN_BE = {
 
 @dataclass(frozen=True)
 class File:
-    """A part on this machine.
+    """A part of a source as a file on this machine.
 
     Attributes:
-        number: the part's position in the source.
+        number: the part's position in the source, from 0.
         path: the local file, whose ending names its format.
-        columns: the names in the file, in order.
+        columns: the names of the file's columns, in order.
         types: DuckDB's type of each column, or `DURATION`; VARCHAR for all columns of CSV.
-        partition: columns that the file lacks and the names of its folders give (`event_type=view/`), each with its one
+        partition: columns that are not in the file but in the names of its folders (`event_type=view/`), each with its
             value; None for a null.
-        records: rows of a Parquet file, or records of a numbered CSV file; otherwise not yet known, and 0.
+        records: rows of a Parquet file, or records of a numbered CSV file; 0 for any other file: not counted yet.
         numbered: whether each CSV line starts with the number of the line that it came from (see `careful`).
-        dropped: further columns of the part, which are not read, and which the file at `path` lacks.
+        dropped: columns of the part that are not read and that are missing from its copy at `path`.
     """
 
     number: int
@@ -59,7 +59,7 @@ class File:
 
     @property
     def known(self) -> set[str]:
-        """The names of the columns that it has, or that its folders give."""
+        """The names of the columns in the file or in the names of its folders."""
         return {*self.columns, *dict(self.partition)}
 
     @property
@@ -73,7 +73,7 @@ class Scan:
     """Files that DuckDB reads in one scan.
 
     Attributes:
-        relation: their FROM item in SQL.
+        relation: the files' FROM item in SQL.
         line: SQL of a row's line in its file (Parquet: the row, from 1); NULL where it is not known.
         types: DuckDB's type of each column.
     """
@@ -91,13 +91,14 @@ def open_file(
     path: Path,
     tables: Mapping[str, tuple[Column, ...]],
 ) -> File | None:
-    """Reads the header of a part, or Parquet's metadata; None if the file is empty after unpacking.
+    """Reads a part's CSV header or Parquet metadata; None if the file is empty after unpacking.
 
     Args:
         tables: the columns of each table that the file may hold.
 
     Raises:
-        click.ClickException: it is neither CSV with a header nor Parquet, or has one of the columns twice.
+        click.ClickException: the file cannot be read, is neither CSV with a header nor Parquet, or has one of the
+            columns twice.
     """
     known = {column.name for table in tables.values() for column in table}
     if csv_records.is_empty(path, part.name):
@@ -119,7 +120,7 @@ def _open_parquet(connection: duckdb.DuckDBPyConnection, number: int, part: Part
     with explained(f"{part.name}: not a Parquet file"):
         (records,) = one_row(connection, f"SELECT num_rows FROM parquet_file_metadata({quoted(path)})")
         types = parquet_types(connection, path)
-    # A duration is stored as a whole number, and only Arrow knows that it is one.
+    # Parquet stores a duration as a whole number. Only the Arrow schema says that the column is a duration.
     types |= {field.name: "DURATION" for field in schema if field.name in types and pa.types.is_duration(field.type)}
     partition = partitions.columns_of(part.name, known - set(types))
     dropped = tuple(name for name in schema.names if name not in types)
@@ -130,7 +131,7 @@ def parquet_types(connection: duckdb.DuckDBPyConnection, path: Path) -> dict[str
     """DuckDB's type of each column of a Parquet file.
 
     Raises:
-        duckdb.Error: it is not one.
+        duckdb.Error: the file is not a Parquet file.
     """
     described = connection.execute(f"DESCRIBE FROM {_parquet([path])}").fetchall()
     return {name: type_ for name, type_, *_ in described if name not in (PATH, ROW, parquet_files.NO_COLUMN)}

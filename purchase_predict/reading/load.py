@@ -1,4 +1,4 @@
-"""Reading a source into Parquet, so that every row is either loaded or refused, with file, line and reason.
+"""Reads a source into Parquet. Every row is either loaded, or refused with its file, line and reason.
 
 Three ways are tried, the quickest first (`ways`). In the end, rows read and rows refused must add up to the rows in the
 files.
@@ -26,12 +26,12 @@ from purchase_predict.sources import local, sample, sources
 from purchase_predict.sources.listing import Listing
 from purchase_predict.sources.part import Part
 
-#: Events in a bucket, roughly: the number that a later step holds in memory at once.
+#: Events in a bucket, roughly. In `process`, each thread holds one bucket in memory.
 _BUCKET_ROWS = 1_000_000
 _MAX_BUCKETS = 64
-#: Bytes of an event in a CSV file, and in a gzipped CSV (about 20) or Parquet file (about 30).
+#: Bytes of an event in a CSV file, and in a packed file (gzipped CSV: about 20; Parquet: about 30).
 _CSV_EVENT, _PACKED_EVENT = 130, 20
-#: Ignored columns, and files left out, that a message names.
+#: The most ignored columns, or files left out, that a message names.
 _NAMED = 20
 
 
@@ -41,10 +41,11 @@ class Loaded:
 
     Attributes:
         table: the table's name.
-        rows: rows read; `rejected` are those refused.
-        digest: of the rows read.
-        source_digest: of the source, as it was read (see `sources.fingerprint`). It is not compared: the same rows may
-            come in other files.
+        rows: the number of rows read.
+        rejected: the number of rows refused.
+        digest: the digest of the rows read.
+        source_digest: the fingerprint of the source as it was read (see `sources.fingerprint`). `==` ignores this
+            field, because the same rows may come from other files.
     """
 
     table: str
@@ -74,10 +75,11 @@ def load_source(
         memory_limit: DuckDB's memory, such as `2GB`; empty: a quarter of the machine's memory.
         gcp_project: the Google Cloud project to use; empty: that of the credentials.
         tables: the tables that the source may hold, and the columns to read of each.
-        may_be_empty: whether a source with a header and not one row is loaded, as a table without rows.
+        may_be_empty: whether a source with a header but no rows is loaded as an empty table; otherwise it is an error.
 
     Raises:
-        click.ClickException: the source cannot be read, holds none of the tables, or has too many malformed rows.
+        click.ClickException: the source cannot be read, changed while it was read, holds none of the tables, has no
+            rows, or has too many malformed rows.
     """
     if ON_HADOOP.match(source):
         raise click.ClickException(
@@ -133,7 +135,7 @@ def _opened(
 
 
 def print_left_out(listed: Listing) -> None:
-    """Prints what the source holds beside its data files, and further names of these, if anything."""
+    """Prints what was skipped, if anything: hidden files, files that hold no table, links to files that are read."""
     if listed.left_out:
         named = some_of(listed.left_out, _NAMED)
         print_line(f"load: skipped hidden files and files that hold no table: {named}")
@@ -143,7 +145,7 @@ def print_left_out(listed: Listing) -> None:
 
 
 def ignored(files: Sequence[File], columns: Sequence[Column]) -> list[str]:
-    """The columns of the files, and of the names of their folders, that are not read, each once."""
+    """The columns in the files, or in the names of their folders, that are not read; each once."""
     known = {column.name for column in columns}
     there = (name for file in files for name in (*file.columns, *file.dropped, *partitions.names_in(file.part.name)))
     return list(dict.fromkeys(name for name in there if name not in known))

@@ -1,4 +1,7 @@
-"""`source.json`: what load read, from where, and what it refused or left out; the check that no row is lost."""
+"""`source.json`, the manifest of load: what was read from where, refused and left out.
+
+Also the check that no row is lost.
+"""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -44,7 +47,7 @@ class Account:
 
         Args:
             max_reject_ratio: the share of refused rows, 0 to 1, above which nothing is loaded.
-            frequent: gives the most frequent reasons, if they are needed for the message.
+            frequent: returns the most frequent reasons for refused rows; called only if the message needs them.
 
         Raises:
             click.ClickException: rows would be lost, or too many are malformed.
@@ -60,7 +63,7 @@ class Account:
             raise click.ClickException(rejects.too_many(frequent(), parts, self.rejected, total, max_reject_ratio))
 
     def without_rows(self, frequent: Callable[[], Sequence[rejects.Frequent]]) -> click.ClickException:
-        """The error for a source of which not one row is read: it has none, or all are refused.
+        """The error for a source from which no row was read: it has no rows, or all its rows were refused.
 
         Args:
             frequent: as for `check`.
@@ -78,14 +81,15 @@ def write(
 ) -> None:
     """Writes `target/source.json`.
 
-    It holds the source, the table's digest, the rows of each part, the reasons for refused rows, the files that were
-    left out, links to files that are read by another name, and the CRC-32 of each file that was written.
+    It holds the source, the table's digest, the type of `user_session`, the rows of each part, the reasons for refused
+    rows, the files that were left out, links to files that are read by another name, and the CRC-32 of each file that
+    was written.
 
     Args:
-        account: what came of each part.
-        digest: of the rows read.
+        account: the result of reading.
+        digest: the digest of the rows read.
         reasons: why rows were refused, as `rejects.reasons` returns it.
-        crc32: of each file of the table, by its path in the table's folder.
+        crc32: the CRC-32 of each file of the table, by its path in the table's folder.
         target: the folder to write to.
     """
     refused = account.refused

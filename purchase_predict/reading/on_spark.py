@@ -30,11 +30,11 @@ from purchase_predict.spark_session import send_package, session_of, settings_of
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-#: Bytes of CSV that a task reads, about: a million events.
+#: Bytes of CSV that a task reads, roughly: about 1 million events.
 TASK_BYTES = 128 * 10**6
-#: How many bytes of CSV a byte of gzipped CSV or Parquet stands for, about.
+#: Bytes of CSV that hold as many events as 1 byte of gzipped CSV or Parquet, roughly.
 _PACKED = 6
-#: Tasks of a large source, or up to twice as many. Each writes a file for each bucket.
+#: The number of tasks for a large source; it may become up to twice as many. Each task writes one file per bucket.
 _MAX_TASKS = 64
 
 
@@ -50,22 +50,23 @@ def load_source(
     """Loads a source as `load.load_source` does, except that the executors store the rows.
 
     Args:
-        source: `gs://`, a scheme of `hadoop`, or a file, folder or glob on a disk that all machines share.
+        source: `gs://...`, an address for `hadoop` (`hdfs://`, `s3a://` and the like), or a file, folder or glob on a
+            disk that all machines share.
         target: an empty folder of this machine; gets `source.json`, and `rejects.csv` if rows were refused.
         scratch: an empty folder of this machine for temporary files.
         max_reject_ratio: the share of refused rows, 0 to 1, above which nothing is loaded.
-        store: called on executors: puts the files below a folder to where the rows go. It is sent there, and may be
-            called again with the same files.
+        store: copies the files below a folder to the place where load keeps the rows. It is sent to the executors and
+            called there, perhaps more than once with the same files.
         memory_limit: DuckDB's memory limit in a task, such as `2GB`; empty: a quarter of the machine's memory,
-            divided by its cores.
+            divided by its cores, but at least 512 MiB.
         gcp_project: the Google Cloud project to read as; empty: that of the credentials.
 
     Returns:
         What was loaded, and the files that the executors stored, by their path.
 
     Raises:
-        click.ClickException: Spark cannot be used, the source cannot be read, holds none of the tables, or has too many
-            malformed rows.
+        click.ClickException: Spark cannot be used or lost refused rows; or the source cannot be read, changed while it
+            was read, holds none of the tables, has no rows, or has too many malformed rows.
     """
     with session_of("engine=spark", "engine=duckdb") as session, connect(scratch) as connection:
         send_package(session)
@@ -109,7 +110,8 @@ def _read_and_stored(session: "SparkSession", work: Work) -> Iterator[tuple["Dat
     The refused rows stay on the executors until they are fetched from that table.
 
     Raises:
-        click.ClickException: a task could not read its parts, or two hold different tables.
+        click.ClickException: a task could not read its parts, two parts hold different tables, all parts are empty, or
+            Spark did not read each part exactly once.
     """
     for session_types in (work.session_types, work.session_types[-1:]):
         results = _tasks(session, replace(work, session_types=session_types)).persist()
@@ -118,7 +120,7 @@ def _read_and_stored(session: "SparkSession", work: Work) -> Iterator[tuple["Dat
                 written = results.filter("done IS NOT NULL").select("done").collect()
             tasks = sorted((TaskResult.read(row[0]) for row in written), key=lambda task: task.numbers[0])
             _refuse_wrong_tasks(work, tasks)
-            # Where one task found text among the sessions, those that found UUIDs alone store theirs as text, too.
+            # All tasks must store `user_session` as the same type. If they differ, all run again and store text.
             if len({task.session_type for task in tasks if task.rows}) < 2:
                 yield results, tasks
                 return
@@ -127,7 +129,7 @@ def _read_and_stored(session: "SparkSession", work: Work) -> Iterator[tuple["Dat
 
 
 def _reading_settings(source: str) -> dict[str, str]:
-    """Spark's settings while it reads files of the source itself; empty if the executors open the files."""
+    """The settings for a source whose files Spark reads (`hadoop`); empty if the tasks open the files themselves."""
     if not hadoop.is_address(source):
         return {}
     return {
@@ -151,7 +153,7 @@ def _tasks(session: "SparkSession", work: Work) -> "DataFrame":
 
 
 def _groups(parts: Sequence[Part]) -> list[list[int]]:
-    """The numbers of the parts that each task reads: neighbours of about `TASK_BYTES`, or more in large sources."""
+    """The numbers of the parts that each task reads: neighbours of about `TASK_BYTES` in all, more in large sources."""
     sizes = [part.size * (1 if part.ending == ".csv" else _PACKED) for part in parts]
     wanted = max(TASK_BYTES, sum(sizes) / _MAX_TASKS)
     groups: list[list[int]] = [[]]
@@ -169,7 +171,7 @@ def _refuse_wrong_tasks(work: Work, tasks: Sequence[TaskResult]) -> None:
     for task in tasks:
         if task.error:
             raise click.ClickException(task.error)
-    # If Spark skipped a file, its rows would be missing from both sides of the count of rows.
+    # `Account.check` would not notice a file that Spark skipped: its rows would be missing from both totals.
     if sorted(number for task in tasks for number in task.numbers) != list(range(len(work.parts))):
         raise click.ClickException(
             f"source {work.source}: Spark did not read each of the {len(work.parts)} files exactly once; check whether "
@@ -211,7 +213,7 @@ def _fetch_refused(session: "SparkSession", results: "DataFrame", connection: du
 
 
 def _frequent(results: "DataFrame") -> list[rejects.Frequent]:
-    """As `rejects.frequent`, of refused rows that are on the executors."""
+    """What `rejects.frequent` returns, for refused rows that are still on the executors."""
     from pyspark.sql import functions as spark
 
     reasons = results.filter("done IS NULL").groupBy("column", "reason")

@@ -1,7 +1,7 @@
 """Copies Parquet files that DuckDB would misread, keeping only the columns that are read.
 
 DuckDB ignores case (`PRICE` and `price` are one name), a scan adds columns of its own, and some values end the whole
-scan: times far from ours, and text that is not UTF-8.
+scan: *far* times, which lie outside the years 1 to 9999, and text that is not UTF-8.
 """
 
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -16,18 +16,18 @@ from purchase_predict.errors import first_line
 
 #: Column names that the SQL of this package uses.
 _OURS = {"line", "path", "bucket", "filename", "value", "broken", "unreadable"}
-#: The column of a copy of a file that has none of the known columns: it only keeps the number of rows.
+#: The only column in the copy of a file that has none of the known columns; it keeps the number of rows.
 NO_COLUMN = "_no_column"
-#: Units of a time in a second. Times in nanoseconds are never far from ours.
+#: Units per second of each time unit that can hold far times; nanoseconds cannot.
 _UNITS = {"s": 1, "ms": 10**3, "us": 10**6}
-#: The seconds from 1970 to the years 1 and 10000. DuckDB fails on times far beyond, or ends the whole database.
+#: The first second of the years 1 and 10000, counted from 1970. Times far outside make DuckDB's scan or database fail.
 _FIRST, _END = -62_135_596_800, 253_402_300_800
 
 _Convert = Callable[[pa.Array], pa.Array]
 
 
 def opened(path: Path) -> pq.ParquetFile:
-    """A Parquet file as Arrow reads it. Spark's old times (INT96) are microseconds: as nanoseconds, 9999 is 1816."""
+    """Opens a Parquet file. INT96, Spark's old type of times, is read in microseconds: in nanoseconds, 9999 is 1816."""
     return pq.ParquetFile(path, coerce_int96_timestamp_unit="us")
 
 
@@ -38,13 +38,13 @@ def with_clear_columns(path: Path, name: str, known: Set[str], added: Set[str]) 
         path: a Parquet file.
         name: the file's name for messages.
         known: the columns that are read.
-        added: the columns that DuckDB is told to add to a scan.
+        added: the columns that DuckDB's scan adds.
 
     Returns:
-        The path, and all columns of the original file. In a copy, a time column with a time far from ours is text.
+        The path, and the schema of the original file. In a copy, a time column with a far time is text.
 
     Raises:
-        click.ClickException: it is not a Parquet file, or has a known column twice.
+        click.ClickException: the file is not a Parquet file, or has a known column twice.
     """
     try:
         file = opened(path)
@@ -117,7 +117,7 @@ def _all(test: Callable[[pa.Array], bool], file: pq.ParquetFile, column: str) ->
 
 
 def _has_far_times(file: pq.ParquetFile, column: str) -> bool:
-    """Whether a column has a time before the year 1 or after the year 9999, by its statistics if there are any."""
+    """Whether a column has a time before the year 1 or after the year 9999; read from its statistics if it has any."""
     type_ = file.schema_arrow.field(column).type
     if not pa.types.is_timestamp(type_) or type_.unit not in _UNITS:
         return False
@@ -144,11 +144,11 @@ def _near(times: pa.Array) -> pa.Array:
 
 
 def _are_near(times: pa.Array) -> bool:
-    return bool(pc.all(_near(times)).as_py())  # also without a time
+    return bool(pc.all(_near(times)).as_py())  # true also if there is no time
 
 
 def _times_as_text(times: pa.Array) -> pa.Array:
-    """Times as text: in UTC, or, where they are far from ours, as their number since 1970."""
+    """Times as text: in UTC; a far one as its number of units, such as `253402300800 s since 1970`."""
     near, since_1970, unit = _near(times), times.cast(pa.int64()), times.type.unit
     text = pc.if_else(near, since_1970, None).cast(pa.timestamp(unit)).cast(pa.timestamp("us")).cast(pa.string())
     return pc.if_else(near, text, pc.binary_join_element_wise(since_1970.cast(pa.string()), f"{unit} since 1970", " "))
@@ -158,7 +158,7 @@ def _times_as_text(times: pa.Array) -> pa.Array:
 
 
 def _is_text(type_: pa.DataType) -> bool:
-    if pa.types.is_dictionary(type_):  # Arrow itself refuses such a file, in a line that names it
+    if pa.types.is_dictionary(type_):  # with 64-bit indices, Arrow itself raises if the text is not UTF-8
         type_ = type_.value_type
     return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_))
 

@@ -13,7 +13,7 @@ def columns_of(name: str, missing: Set[str]) -> tuple[tuple[str, str | None], ..
     A column that is in the file and in a folder's name is read from the file.
 
     Args:
-        name: of the file, relative to the source.
+        name: the file's name, relative to the source.
         missing: the columns that the file lacks.
     """
     return tuple((column, value) for column, value in _given_by(name).items() if column in missing)
@@ -23,7 +23,7 @@ def names_in(name: str) -> tuple[str, ...]:
     """All columns that the folder names of a file give.
 
     Args:
-        name: of the file, relative to the source.
+        name: the file's name, relative to the source.
     """
     return tuple(_given_by(name))
 

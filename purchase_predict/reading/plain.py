@@ -24,11 +24,11 @@ class NotPlain(Exception):
 
 
 def check(block: bytes) -> tuple[int, bool]:
-    """Counts the lines of a block of whole lines, and says whether it contains a quote.
+    """The number of lines in a block of whole lines, and whether it contains a quote.
 
     Raises:
-        NotPlain: the block has a byte order mark, a NUL byte, a line that may be too long, different line ends, a
-            possible hexadecimal number, or a quote that neither opens nor closes a value.
+        NotPlain: the block starts with a byte order mark, or has a NUL byte, a line that may be too long, mixed line
+            ends, a possible hexadecimal number, or a quote that neither opens nor closes a value.
     """
     if block.startswith(BOM):
         raise NotPlain("a byte order mark behind the header")  # Arrow would skip it
@@ -63,7 +63,7 @@ def blank_lines(block: bytes) -> int:
 
 
 def _quotes_enclose_values(text: Bytes) -> bool:
-    """Whether quotes open and close values in turn: an opening one follows a separator, a closing one precedes one."""
+    """Whether quotes open and close values in turn: opening right after a separator, closing right before one."""
     around = np.array([_FEED], np.uint8)
     text = np.concatenate([around, text, around])
     opening = True  # whether the next quote must be an opening one

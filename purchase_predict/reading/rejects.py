@@ -34,10 +34,12 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Frequent:
-    """Why many rows were refused: the reason, the rows it was given for, and the first of them.
+    """A frequent reason for refused rows, with the first of these rows as an example.
 
     Attributes:
+        rows: the number of rows refused for this reason.
         column: the broken column; empty: the line is no record.
+        part: the number of the part that the example is in; `line` and `value` are the example's.
     """
 
     rows: int
@@ -127,7 +129,7 @@ def too_many(found: Sequence[Frequent], parts: Sequence[Part], rejected: int, to
 
     Args:
         found: the most frequent reasons.
-        parts: of the source.
+        parts: the parts of the source.
         rejected: the number of refused rows.
         total: the number of all rows.
         allowed: the share of refused rows that is allowed, 0 to 1.
@@ -139,7 +141,7 @@ def too_many(found: Sequence[Frequent], parts: Sequence[Part], rejected: int, to
 
 
 def with_examples(found: Sequence[Frequent], parts: Sequence[Part]) -> str:
-    """The most frequent reasons for messages, each with its number of rows and the first of them."""
+    """The most frequent reasons as text for a message, each with its number of rows and an example."""
     return "; ".join(
         f"{one.column + ' ' if one.column else ''}{one.reason} ({one.rows} row{'' if one.rows == 1 else 's'}, "
         f"the first: {_shortened(one.value)} in {parts[one.part].name} line {one.line})"

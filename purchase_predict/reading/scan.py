@@ -38,7 +38,7 @@ class Reading:
     Attributes:
         table: the table that the files hold; `columns` are its columns.
         buckets: the number of buckets that rows are spread over by user.
-        session_types: the types that `user_session` may be stored as, the first that suits all rows.
+        session_types: the types that `user_session` may be stored as; the first one that fits all rows is used.
         scratch: a folder for temporary files.
     """
 
@@ -65,7 +65,7 @@ class Copied:
         rows: rows written.
         records: records in each file, written or refused, by the file's number.
         session_type: the type of `user_session` in the Parquet files, UUID or VARCHAR.
-        sums: what the table's digest is made of; None if not yet computed.
+        sums: the sums that the table's digest is computed from; None if they are not known yet.
     """
 
     rows: int
@@ -75,12 +75,12 @@ class Copied:
 
 
 def in_one_scan(reading: Reading) -> Copied | None:
-    """Copies all files in one pass; None if any row is malformed or any line doubtful."""
+    """Copies all files in one pass; None if a file cannot be read, a row is malformed or a line is doubtful."""
     texts = [file for file in reading.files if file.is_csv]
     rows: int | None = None
     session_type = ""
     with ThreadPoolExecutor() as pool:
-        # Lines are counted while DuckDB reads; a file that turns out to be doubtful is read again, line by line.
+        # Lines are counted while DuckDB reads. If a file turns out to be doubtful, all files are read line by line.
         counting = [pool.submit(csv_records.outline, file.path, len(file.columns)) for file in texts]
         with suppress(duckdb.Error):
             rows, session_type = copy(reading, reading.files, leave_out_broken=False)
@@ -111,7 +111,7 @@ def copy(reading: Reading, files: Sequence[File], leave_out_broken: bool) -> tup
         try:
             return _copy_as(reading, files, session_type, leave_out_broken), session_type
         except duckdb.InvalidInputException as error:
-            # Another error may quote a file's content and so contain this text. It then occurs with VARCHAR, too.
+            # Another error may contain this text, because it quotes a file's content. It will occur with VARCHAR, too.
             if session_type == "VARCHAR" or _NOT_A_UUID not in str(error):
                 raise
     raise AssertionError("every session id is text")
@@ -127,7 +127,7 @@ def _copy_as(reading: Reading, files: Sequence[File], session_type: str, leave_o
             f"THEN TRY_CAST(user_session AS UUID) ELSE error({quoted(_NOT_A_UUID)}) END AS user_session"
         )
     read = scans(files)
-    # SQL would convert columns of different types into one another, which fails on some values.
+    # UNION ALL would cast raw columns of different types to one type, which fails for some values.
     mixed = {column.name for column in reading.columns if len({scan.types.get(column.name) for scan in read}) > 1}
     union = " UNION ALL ".join(typed(scan, reading.columns, raw_as_text=mixed) for scan in read)
     is_broken = " OR ".join(filter(None, (broken(column, read) for column in reading.columns)))
@@ -166,7 +166,7 @@ def typed(scan: Scan, columns: Sequence[Column], with_place: bool = False, raw_a
     # Optional columns that these files lack.
     values += [f"NULL::{c.type} AS {c.name}, NULL AS {c.name}_raw" for c in columns if c.name not in scan.types]
     place = f"{PATH} AS path, {scan.line} AS line, " if with_place else ""
-    # pandas writes a missing value as NaN, even where the others are text.
+    # pandas may write missing values as NaN: a text column without any value is then a column of floats.
     floats = [column.name for column in here if not column.required and scan.types[column.name] in _FLOATS]
     nulls = ", ".join(f"CASE WHEN NOT isnan({name}) THEN {name} END AS {name}" for name in floats)
     relation = f"(SELECT * REPLACE ({nulls}) FROM {scan.relation})" if floats else scan.relation
@@ -186,12 +186,12 @@ def _value(column: Column, type_: str) -> str:
         if type_ != "VARCHAR":
             return with_offset
         plain = f"{name} LIKE '____-__-__ __:__:__' OR {name} LIKE '____-__-__ __:__:__ UTC'"
-        # DuckDB also takes `epoch`, years before Christ, and offsets of more than a day.
+        # DuckDB alone would also accept `epoch`, years before Christ, and offsets of more than a day.
         is_time = f"regexp_full_match({name}, '{_TIME}')"
         return f"CASE WHEN {plain} THEN TRY_CAST({name} AS TIMESTAMP) WHEN {is_time} THEN {with_offset} END"
     cast = f"TRY_CAST({name} AS {column.type})"
     if column.type == "DOUBLE" and type_ == "VARCHAR":
-        # DuckDB also takes 1_000 and +-1.
+        # DuckDB alone would also accept 1_000 and +-1.
         return f"CASE WHEN NOT contains({name}, '_') AND NOT contains({name}, '+-') THEN {cast} END"
     if column.type == "DOUBLE" or type_.endswith("INT") or type_.endswith("INTEGER"):
         return cast
@@ -208,10 +208,10 @@ def broken(column: Column, read: Sequence[Scan]) -> str:
     """SQL that is true if the row must be refused because of this column; empty if that cannot happen.
 
     Args:
-        read: where the rows come from.
+        read: the scans that the rows come from.
     """
     conditions = [breaks_rule(column)]
-    # Every value can be text, except binary ones.
+    # Every value can be cast to text, except binary values that are not UTF-8.
     may_be_no_text = any(scan.types.get(column.name) == "BLOB" for scan in read)
     if not column.required and (column.type != "VARCHAR" or may_be_no_text):
         conditions.append(
@@ -221,7 +221,7 @@ def broken(column: Column, read: Sequence[Scan]) -> str:
 
 
 def breaks_rule(column: Column) -> str:
-    """SQL that is true where a typed value is missing though required, or breaks its rule; empty without a rule."""
+    """SQL that is true if a required value is null or a value breaks the column's rule; empty if there is neither."""
     conditions = [f"{column.name} IS NULL"] if column.required else []
     if column.rule:
         conditions.append(f"NOT coalesce({column.rule}, true)")

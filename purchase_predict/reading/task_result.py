@@ -24,14 +24,14 @@ class TaskResult:
         numbers: the numbers of its parts, in order.
         error: why its parts could not be read; empty if they were read.
         table: the table that its parts hold; empty: all of them are empty.
-        named: the first part that holds a row or a header, for messages.
+        named: the name of the first part that is not empty, for messages.
         ignored: columns that were not read.
-        records: records in each part that is not empty, read or refused, by its number.
+        records: records in each part that is not empty, read or refused, by the part's number.
         rows: rows read.
-        refused: refused rows of each part that has any, by its number.
+        refused: refused rows of each part that has any, by the part's number.
         session_type: the type of `user_session` in the files, UUID or VARCHAR.
-        sums: what the digest is made of; None without a row.
-        files: what was stored, by path.
+        sums: the sums that the digest is computed from; None if no row was read.
+        files: the stored files, by path, such as `events/bucket=0/part-000000-0.parquet`.
     """
 
     numbers: Sequence[int]

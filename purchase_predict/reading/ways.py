@@ -4,7 +4,7 @@
 2. One scan by DuckDB (`scan`): for CSV, gzipped CSV and Parquet.
 3. Line by line (`careful`): for sources with malformed rows or doubtful lines.
 
-The first two write all rows of the source or step aside, so a clean source never pays for the third.
+The first two either write all rows of the source or give up, so a clean source is never read line by line.
 """
 
 import shutil
@@ -16,7 +16,7 @@ from purchase_predict.reading.scan import Copied, Reading
 
 
 def read(reading: Reading) -> Copied:
-    """Copies the rows in the quickest way that takes the source, and shows how far each way is.
+    """Copies the rows in the quickest way that can read the source, and shows the progress of each way tried.
 
     Refused rows are added to the table `rejects`.
     """
@@ -33,7 +33,7 @@ def read(reading: Reading) -> Copied:
 
 
 def _in_blocks(reading: Reading, shown: Phase) -> Copied | None:
-    """Copies CSV files by Arrow; None if a file is gzipped or Parquet, or anything in it is malformed or doubtful."""
+    """Copies CSV by Arrow; None if a file is gzipped, Parquet or lacks a column, or a line is malformed or doubtful."""
     if any(file.path.suffix != ".csv" or file.partition for file in reading.files):
         return None  # DuckDB unpacks several files at the same time, and adds a partition's column
     if any(column.name not in file.known for file in reading.files for column in reading.columns):

@@ -1,7 +1,8 @@
 """Versions that wait for approval: they have passed the gate, and a person decides whether they take over.
 
-The tag `waits.<env>` records since when, by whose deploy, and by which run. That run names the dataset and the rules,
-so that the version can be judged again when it is approved: the champion may have changed by then.
+The tag `waits.<env>` of a version records since when it has waited, who deployed it, and the id of the deploy run. The
+inputs of that run name the dataset, and its `promotion.json` holds the rules. With both, the version is judged again
+when it is approved, because the champion may have changed by then.
 """
 
 import json
@@ -45,14 +46,14 @@ class Waiting:
 
 
 def ask(version: ModelVersion, env: str, author: Author) -> None:
-    """Tags a version as one that waits for approval."""
+    """Tags a version as waiting for approval. `author` is the user and the run of the deploy."""
     since = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
     text = f"for approval since {since}, deployed by {author.by} (run {author.run_id})"
     tag_version(version, f"{WAITS}.{env}", text)
 
 
 def waiting(present: Sequence[ModelVersion], envs: Sequence[str] = ENVIRONMENTS) -> dict[tuple[str, str], str]:
-    """The versions that wait: since when and by whose deploy, by version number and environment."""
+    """The text of the tag `waits.<env>` of each waiting version, by version number and environment."""
     tags = {(str(version.version), env): version.tags.get(f"{WAITS}.{env}") for version in present for env in envs}
     return {place: text for place, text in tags.items() if text}
 
@@ -62,11 +63,12 @@ def waiting_version(name: str, number: str, env: str) -> Waiting:
 
     Args:
         name: the registered model.
-        number: the version's.
-        env: the environment; empty: the one that the version waits for.
+        number: the version's number.
+        env: the environment; empty: the one that the version waits for, or the setting ENV if it waits for several.
 
     Raises:
-        click.ClickException: there is no such version, it does not wait, or the rules of its deploy cannot be read.
+        click.ClickException: there is no such model or version, the version does not wait for approval in `env`, or the
+            dataset or rules of its deploy cannot be read.
     """
     registered_model(name)
     version = get_version(name, number) if number else None
@@ -88,7 +90,7 @@ def _judged(version: ModelVersion, env: str) -> Waiting:
     uri = str(RunUri(match[1] if match else "-", "promotion.json"))
     try:
         dataset = inputs_of(run_of(uri)).get("dataset") or tags.unreadable(run_of(uri), INPUTS)
-        with scratch_folder() as folder:  # checked, because it holds the rules of the gate
+        with scratch_folder() as folder:  # `fetch` checks the checksum: the file holds the rules of the gate
             facts = json.loads(fetch(uri, folder).read_text(encoding="utf-8"))
     except (click.ClickException, OSError, ValueError) as error:
         model = ModelUri(version.name, version=str(version.version))

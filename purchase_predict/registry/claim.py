@@ -1,8 +1,9 @@
-"""The lock on an environment: one deploy or rollback at a time decides who holds it, from judging to moving.
+"""The lock on an environment: only one deploy, approval or rollback at a time judges versions and moves the alias.
 
-A claim is a tag of the registered model, `claim.<env>.<run id>`. It is valid as long as its run lives (see `lease`), so
-others soon continue after a deploy was killed. A run that is suspended for longer than a dead one is silent loses its
-claim, too. So a move looks whether the claim is still there before it begins and before the alias moves (`holds`).
+A claim is a tag of the registered model, `claim.<env>.<run id>`. It is valid while its run lives (see `lease`), so
+other runs soon continue after a deploy was killed. A run that is suspended until it counts as dead loses its claim,
+too. So each move checks twice whether the claim still exists (`holds`): before it begins, and right before the alias
+moves.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,21 +18,21 @@ from purchase_predict.workflow.collisions import through_collisions
 from purchase_predict.workflow.lease import Watch
 from purchase_predict.workflow.turns import take_turn
 
-#: Seconds between two looks of a deploy that waits for another one.
+#: Seconds between two checks of a run that waits for the claim.
 _POLL_SECONDS = 1.0
 
 
 @contextmanager
 def sole_right(name: str, env: str, mine: Run) -> Iterator[str]:
-    """Holds the claim on an environment of a registered model while the block runs; waits for it first.
+    """Waits for the claim on an environment of a registered model, then holds the claim while the block runs.
 
     Args:
         name: the registered model.
         env: staging or production.
-        mine: this process's run, with its heartbeat.
+        mine: this process's run, which has a heartbeat.
 
     Yields:
-        The claim: the name of its tag, for `holds`.
+        The name of the claim's tag, for `holds`.
     """
     claims = _EnvironmentClaims(name, env, mine)
     try:
@@ -42,7 +43,9 @@ def sole_right(name: str, env: str, mine: Run) -> Iterator[str]:
 
 
 def holds(tags: Mapping[str, str], claim: str) -> bool:
-    """Whether a claim is among the tags of a registered model. An empty claim, of a sole user, always holds."""
+    """Whether a claim is among the tags of a registered model. Always true for an empty claim, which means that nobody
+    else decides about the environment.
+    """
     return not claim or claim in tags
 
 
@@ -50,7 +53,7 @@ def claimants(tags: Mapping[str, str], env: str) -> list[str]:
     """The ids of the runs that hold or wait for the claim on an environment.
 
     Args:
-        tags: of the registered model.
+        tags: the registered model's tags.
         env: staging or production.
     """
     return [tag.removeprefix(_prefix(env)) for tag in tags if tag.startswith(_prefix(env))]

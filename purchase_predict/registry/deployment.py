@@ -1,4 +1,4 @@
-"""Judges a version and moves the environment, while no other deploy or rollback decides about that environment."""
+"""Judges a version and moves the alias and stage of an environment to it, under the claim on that environment."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -17,7 +17,7 @@ from purchase_predict.workflow import models
 from purchase_predict.workflow.completed import digest_of, run_of
 from purchase_predict.workflow.notification import notify
 
-#: Times that a version is judged, if the alias moves or the claim is lost meanwhile.
+#: The most times that a version is judged. It is judged again if the alias moved or the claim was lost meanwhile.
 _ATTEMPTS = 5
 
 
@@ -34,12 +34,12 @@ def decide(
 
     Args:
         version: the challenger.
-        env: staging or production; empty: it is judged, and nothing moves.
+        env: staging or production; empty: the version is only judged, and nothing moves.
         rows: the rows that the models are judged on.
         rules: what the challenger must satisfy.
-        card: makes the version's description, as Markdown.
+        card: makes the version's description, as Markdown, from the judgement.
         mine: the run of deploy or approve.
-        reason: the user's reason, which the journal keeps beside the gate's.
+        reason: the user's reason; the journal stores it in front of the gate's reason.
 
     Raises:
         click.ClickException: the version cannot be judged, or the holder of the environment keeps changing.
@@ -59,8 +59,9 @@ def decide(
                 break
             if promotion.promote(judgement.version, env, judgement.champion, author, claim):
                 break
-        # Somebody without a claim, for example on MLflow's page, has moved the alias, or this process was suspended
-        # and others took it for dead. They may have closed its run, and a closed run has no claim.
+        # Somebody without a claim has moved the alias, for example on MLflow's page, or this process was suspended and
+        # counted as dead. In the second case another process may have closed its run. A closed run cannot hold a
+        # claim, so the run is opened again.
         mlflow.MlflowClient().update_run(mine.info.run_id, "RUNNING")
     else:
         raise click.ClickException(
@@ -74,7 +75,10 @@ def decide(
 
 
 def training_rows(dataset: str, fetch: Callable[[str], Path]) -> Callable[[str], Path | None]:
-    """Makes a function from a model's URI to its training rows; None if it was trained on the same dataset.
+    """Returns a function that fetches the training rows of a model, given the model's URI.
+
+    The function returns the Parquet file, or None if the model was trained on `dataset` itself. It raises
+    click.ClickException if the training rows are no longer known.
 
     Args:
         dataset: `runs:/<run id>/dataset`, whose test rows the models are judged on.
@@ -86,7 +90,7 @@ def training_rows(dataset: str, fetch: Callable[[str], Path]) -> Callable[[str],
         trained_on = models.find(uri).trained_on
         if not trained_on:
             raise click.ClickException(f"{uri}: the training rows of this model are no longer known")
-        # Train and test of one dataset share no session.
+        # The train rows and the test rows of one dataset share no session.
         return None if digest_of(run_of(trained_on)) == own else fetch(f"{trained_on}/train.parquet")
 
     return of

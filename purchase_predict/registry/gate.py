@@ -10,17 +10,17 @@ from purchase_predict.metrics import METRICS, Compared, Score, utility
 
 @dataclass(frozen=True)
 class Contest:
-    """A challenger against the champion on the test rows that neither was trained on.
+    """A challenger compared with the champion on the test rows that neither was trained on.
 
     Attributes:
-        version: the champion's.
+        version: the champion's version number.
         value: the champion's metric.
         gain: how much better the challenger is; above 0 if it is better, also for metrics where less is better.
-        low, high: the 95 % interval of the gain.
+        low, high: the ends of the gain's 95 % interval.
         challenger: the challenger's metric on the same rows; None: the same as on all test rows.
         rows: how many rows the contest used.
         of: how many test rows there are.
-        metrics: every metric of both, for the record.
+        metrics: every metric of both models, for `promotion.json`.
     """
 
     version: int
@@ -34,7 +34,7 @@ class Contest:
     metrics: Mapping[str, Compared] = field(default_factory=dict)
 
 
-#: The widening from which the reason names it; that of 30 users is 1.06.
+#: Widening above which the reason of a decision mentions it: that of 30 users or fewer with equally many rows.
 _NAMED_WIDENING = 1.06
 
 
@@ -57,21 +57,21 @@ def decide(
     tolerance: float = 0.0,
     min_roc_auc: float = 0.0,
 ) -> Decision:
-    """The gate: a challenger must beat the constant answer, be good enough, and be better than the champion.
+    """The gate: a challenger must beat the baseline, reach `min_roc_auc`, and be better than the champion.
 
-    It must beat the constant answer in `metric` and in roc_auc, because only roc_auc has the same expected value for
-    every model without skill. If a few users have most of the rows not bought, a random order of users has an average
-    precision above the share of bought rows.
+    It must beat the baseline both in `metric` and in roc_auc. Only roc_auc has the same expected value for every model
+    without skill. Average precision does not: if a few users have most of the rows not bought, a random order of users
+    has an average precision above the share of bought rows.
 
     Args:
-        metric: what is compared.
-        scores: the challenger's on the test set: those of `metric` and of roc_auc.
-        contest: against the champion on the same rows, or None.
-        no_contest: why there is no contest, for the reason.
+        metric: the metric to compare by.
+        scores: the challenger's scores on the test set, by metric: at least those of `metric` and roc_auc.
+        contest: the comparison with the champion; None: there is none.
+        no_contest: why there is no contest, for the reason of the decision.
         users: the effective number of users of the rarer class in the test rows; None: not counted.
         widening: the factor by which the intervals must be widened for few users, 1 or more.
         tolerance: how much worse than the champion the challenger may be; 0: it must be strictly better.
-        min_roc_auc: the lowest roc_auc that passes, 0 to 1.
+        min_roc_auc: the lowest roc_auc that passes, 0 to 1; 0: any.
     """
     if users is not None and users < MIN_USERS:
         counted = math.floor(users * 10) / 10  # 9.97 is not shown as 10
@@ -107,10 +107,10 @@ def decide(
 
 
 def _doubt(metric: str, score: Score, widening: float) -> str:
-    """Why a metric is not shown to beat the constant answer; empty if it is."""
+    """Why it is not certain that a metric beats the baseline; empty if it is."""
     end = score.high if METRICS[metric].less_is_better else score.low
     worst = score.value + (end - score.value) * widening if widening > 1 else end
-    # `>` and not `not <=`: a metric that is NaN passes nothing.
+    # `>`, and not `not <=`, so that a NaN does not pass.
     if utility(metric, worst) > utility(metric, score.baseline):
         return ""
     worse = "upper" if METRICS[metric].less_is_better else "lower"

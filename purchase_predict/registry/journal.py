@@ -1,10 +1,11 @@
-"""The journal of an environment: every promotion and rollback, in order, in a form that shows later changes.
+"""The journal of an environment: every promotion and rollback, in order. A later change of the journal is detected.
 
 The entries are tags of the registered model, `journal.<env>.<number>`, so they outlive the versions that they name.
-Each entry holds the digest of the one before it. The tag `journal.<env>` holds the number and the digest of the last
-one. So an entry that was changed, inserted or removed is detected.
+Each entry holds the digest of the entry before it. The tag `journal.<env>`, the head, holds the number and the digest
+of the last entry. So an entry that was changed, inserted or removed is detected, unless all digests after it were
+rewritten, too.
 
-A run that appends holds the claim on the environment (`claim.sole_right`).
+A run must hold the claim on the environment (`claim.sole_right`) while it appends an entry.
 """
 
 import hashlib
@@ -22,9 +23,11 @@ from purchase_predict.registry.claim import claimants, holds
 from purchase_predict.workflow.collisions import through_collisions
 
 _JOURNAL = "journal"
-#: Characters of a reason in an entry's JSON, where a character beyond ASCII has 6 or 12. A tag holds 5,000 in all.
+#: The most characters of a reason in an entry's JSON, where a character beyond ASCII takes 6 or 12. A whole tag may
+#: have 5,000.
 _REASON_LENGTH = 3000
 
+#: Values of `Entry.action`.
 PROMOTED, ROLLED_BACK, FOUND = "promoted", "rolled back", "found"
 
 
@@ -35,12 +38,12 @@ class Entry:
     Attributes:
         number: from 1, without a gap.
         at: when (UTC, ISO 8601).
-        action: "promoted"; "rolled back"; or "found", if the alias had been moved in another way before.
+        action: "promoted"; "rolled back"; or "found", if the alias had already been moved without an entry.
         version: the new holder; empty: none.
         previous: the holder before; empty: none.
         by: the user.
-        run_id: of the deploy or rollback.
-        reason: the gate's, or the user's.
+        run_id: id of the run of deploy, approve or rollback.
+        reason: the reason that the user gave, the gate's reason, or both.
         before: the digest of the entry before; empty for the first one.
     """
 
@@ -56,7 +59,7 @@ class Entry:
 
     @property
     def moment(self) -> datetime:
-        """When, with its time zone."""
+        """`at` with its time zone."""
         return datetime.fromisoformat(self.at)
 
     @property
@@ -80,24 +83,28 @@ class Author:
 
     @classmethod
     def of(cls, run: Run, reason: str = "") -> "Author":
-        """The user of a run."""
+        """The author: the user of a run."""
         return cls(run.data.tags.get(MLFLOW_USER, "unknown"), run.info.run_id, reason)
 
 
 def append(name: str, env: str, action: str, version: str, previous: str, author: Author, claim: str = "") -> bool:
-    """Adds an entry, unless it is the last one already. Call it right after the alias was moved.
+    """Adds an entry about a move, unless the last entry records this move already. Call it after the alias was moved.
 
     Args:
         name: the registered model.
         env: staging or production.
-        action: what happened.
+        action: `PROMOTED`, `ROLLED_BACK` or `FOUND`.
         version: the new holder; empty: none.
-        previous: the holder before the move. If the journal's last holder is another one, an entry "found" comes first.
-        author: who moved it.
-        claim: the caller's, from `claim.sole_right`; empty: nobody else appends.
+        previous: the holder before the move. If the journal's last holder is another version, an entry "found" for
+            `previous` is added first. With the action `FOUND`, no other entry is added.
+        author: who moved the alias.
+        claim: the caller's claim, from `claim.sole_right`; empty: nobody else appends.
 
     Returns:
-        False if the claim was lost: whoever has it now has recorded the move already, or does so before any other.
+        False if the claim was lost. Then the run that holds the claim now records the move before any other move.
+
+    Raises:
+        click.ClickException: an entry cannot be read.
     """
     tags = mlflow.MlflowClient().get_registered_model(name).tags
     if not holds(tags, claim):
@@ -113,7 +120,9 @@ def append(name: str, env: str, action: str, version: str, previous: str, author
 
 
 def settle(name: str, env: str, holder: str, author: Author, claim: str = "") -> None:
-    """Records a holder that the journal lacks: somebody moved the alias by hand, or a process was killed."""
+    """Adds an entry "found" if the journal's last holder is not `holder`: the alias was moved by hand, or the process
+    that moved it was killed.
+    """
     append(name, env, FOUND, holder, holder, author, claim)
 
 
@@ -176,9 +185,10 @@ def read(tags: Mapping[str, str], env: str) -> list[Entry]:
 
 
 def recorded(tags: Mapping[str, str], env: str) -> list[Entry]:
-    """The entries, without one that the tag of the last entry does not count.
+    """The entries, without a last one that the head (the tag `journal.<env>`) does not count.
 
-    Its writer was killed before it counted the entry, or somebody forged it. The next entry is written over it.
+    The process that wrote such an entry was killed before it updated the head, or somebody forged the entry. The next
+    entry overwrites it.
     """
     entries = read(tags, env)
     return entries[:-1] if tags.get(_head(env), "0 ").startswith(f"{len(entries) - 1} ") else entries
@@ -190,9 +200,9 @@ def newest(entries: Sequence[Entry]) -> Entry | None:
 
 
 def way_here(entries: Sequence[Entry]) -> list[str]:
-    """The holders that led to the last one, the oldest first: a rollback takes back what came after its target.
+    """The numbers of the holders up to the last one, the oldest first, without holders that were rolled back.
 
-    Versions 1, 2 and 3, then a rollback to 2, give 1 and 2. A moment without a holder is an empty number.
+    Example: versions 1, 2 and 3 and then a rollback to 2 give 1 and 2. An empty number means that there was no holder.
     """
     holders: list[str] = []
     for entry in entries:
@@ -205,7 +215,7 @@ def way_here(entries: Sequence[Entry]) -> list[str]:
 
 
 def holder_at(entries: Sequence[Entry], at: datetime) -> Entry | None:
-    """The last entry at a moment (with a time zone); None if there was none yet."""
+    """The last entry up to a time (with a time zone); None if there was none yet."""
     return newest([entry for entry in entries if entry.moment <= at])
 
 
@@ -213,7 +223,7 @@ def problem(tags: Mapping[str, str], env: str, *, moving: bool = False) -> str |
     """The evidence that the journal was changed, in a sentence; None if its entries are consistent.
 
     Args:
-        tags: of the registered model.
+        tags: the registered model's tags.
         env: staging or production.
         moving: whether a move of the environment was begun and is not completed.
     """
@@ -231,7 +241,8 @@ def problem(tags: Mapping[str, str], env: str, *, moving: bool = False) -> str |
             return f"the journal of {env} was changed: entry {number} is earlier than the entry before it"
         before = entry.digest
     known, _, digest = tags.get(_head(env), "0 ").partition(" ")
-    # A process that is killed between writing the two tags leaves an entry that the head does not count, and its claim.
+    # A process that is killed before it updates the head leaves an entry that the head does not count. It leaves its
+    # claim, too.
     deciding = moving or bool(claimants(tags, env))
     if len(recorded(tags, env)) < len(entries) and not deciding:
         counted = f"{len(entries) - 1} of the {len(entries)} entries"

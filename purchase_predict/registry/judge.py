@@ -1,4 +1,4 @@
-"""Judges a challenger against the champion, on rows that deploy passes in: this package reads no table."""
+"""Judges a challenger against the champion. The caller passes the rows in, because this package reads no table."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,7 +16,7 @@ from purchase_predict.workflow.models import MODEL_SOURCE
 
 
 class Rows(Protocol):
-    """Labelled rows that models, named by URI, are compared on (`models/held_out.py`)."""
+    """Labelled rows on which models are compared; `uri` names a model. Implemented in `models/held_out.py`."""
 
     @property
     def count(self) -> int:
@@ -28,7 +28,7 @@ class Rows(Protocol):
 
     @property
     def widening(self) -> float:
-        """The factor by which the intervals must be widened for few users of a class."""
+        """The factor by which the intervals must be widened because a class has few users, 1 or more."""
 
     def unseen_by(self, uri: str) -> "Rows":
         """The rows of sessions that a model was not trained on."""
@@ -45,8 +45,8 @@ class Rules:
     """What a challenger must satisfy.
 
     Attributes:
-        metric: what is compared.
-        tolerance: how much worse than the champion the challenger may be.
+        metric: the metric to compare by.
+        tolerance: how much worse in `metric` than the champion the challenger may be.
         min_roc_auc: the lowest ROC AUC that passes, 0 to 1.
         promote_rolled_back: whether a version that was rolled back may pass.
         approve: whether a version that passes waits for a person's approval.
@@ -68,9 +68,9 @@ class Judgement:
         env: the environment that it may take over; empty: none.
         rules: what it had to satisfy.
         scores: its metrics.
-        contest: against the champion; None where there was none.
-        decision: the gate's.
-        champion: the version that held the environment when the decision was made.
+        contest: the comparison with the champion; None: there was none.
+        decision: whether the challenger passed, and why.
+        champion: the version that held the environment when the decision was made; None: none did.
     """
 
     version: ModelVersion
@@ -94,7 +94,7 @@ class Judgement:
 
     @property
     def outcome(self) -> str:
-        """What happens, in a few words."""
+        """The outcome, in a few words."""
         if not self.env:
             return "registered but not promoted, because ENV is empty"
         if self.waits:
@@ -103,12 +103,12 @@ class Judgement:
 
     @property
     def verdict(self) -> str:
-        """What happens, and why."""
+        """The outcome, and the reason."""
         return f"{self.outcome} ({self.decision.reason})"
 
     @property
     def numbers(self) -> dict[str, str]:
-        """Both sides' metric and their difference, as tags of the challenger's version."""
+        """The metric of the challenger and of the champion, and the gain, as tags of the challenger's version."""
         metric = self.rules.metric
         numbers = {f"{metric}.challenger": f"{self.scores[metric].value:.6f}"}
         if contest := self.contest:
@@ -118,7 +118,7 @@ class Judgement:
 
     @property
     def tags(self) -> dict[str, str]:
-        """What the deploy run is tagged with."""
+        """The tags of the run that judged."""
         return {
             "deploy.registry_name": self.version.name,
             "deploy.version": str(self.version.version),
@@ -151,12 +151,14 @@ def judge(version: ModelVersion, env: str, rows: Rows, rules: Rules) -> Judgemen
 
     Args:
         version: the challenger.
-        env: staging or production; empty: there is no champion.
-        rows: the test rows; those that a side was trained on are left out.
+        env: staging or production; empty: none, so there is no champion.
+        rows: the test rows. Sessions that the challenger was trained on are left out. For the comparison,
+            sessions that the champion was trained on are left out, too.
         rules: what the challenger must satisfy.
 
     Raises:
-        click.ClickException: the challenger cannot be loaded or cannot predict; its version's tags then record it.
+        click.ClickException: the challenger cannot be loaded or cannot predict, its training rows are not known, or it
+            was trained on too many of the rows. The version's tags then record the reason.
     """
     version = versions.get_version(version.name, version.version) or version  # its tags may have changed
     rows, scores = _own_scores(version, env, rows)
@@ -176,7 +178,7 @@ def judge(version: ModelVersion, env: str, rows: Rows, rules: Rules) -> Judgemen
         decision = Decision(False, why.text)
     note = _change_of_source(version, champion) if champion else ""
     decision = Decision(decision.passed, "; ".join(filter(None, [decision.reason, note])))
-    # A version that holds this environment may have been rolled back in the other one, and holds it all the same.
+    # A rollback in the other environment does not count against a version that already holds this one.
     holds = champion is not None and champion.version == version.version
     reasons = {} if holds or rules.promote_rolled_back else promotion.rolled_back(version)
     if decision.passed and reasons:
@@ -229,7 +231,7 @@ class _Why:
 def _contest(
     champion: ModelVersion | None, version: ModelVersion, env: str, rows: Rows, metric: str
 ) -> tuple[Contest | None, _Why]:
-    """The challenger against the champion, on rows that neither was trained on; where there is no contest, why."""
+    """The challenger compared with the champion, on rows that neither was trained on; or why there is no contest."""
     if champion is None:
         missing = versions.missing_champion(version.name, env) if env else ""
         return None, _Why(
@@ -263,7 +265,7 @@ def _contest(
 
 
 def _fair(rows: Rows, champion: ModelVersion, uri: str, by_hand: str) -> tuple[Rows, str]:
-    """The rows that the champion was not trained on, and why they cannot be used; empty if they can."""
+    """The rows that the champion was not trained on, and the reason why they cannot be used (empty if they can)."""
     who = f"the champion (version {champion.version})"
     try:
         fair = _unseen(rows, uri, who, by_hand)
@@ -279,7 +281,7 @@ def _fair(rows: Rows, champion: ModelVersion, uri: str, by_hand: str) -> tuple[R
 
 
 def _by_hand(version: ModelVersion, env: str) -> str:
-    """The way out if the gate cannot compare. The version has failed the gate, so `allow_failed` is needed."""
+    """What the user can do if the gate cannot compare. The version then fails the gate, so `allow_failed` is needed."""
     rollback = command_line(
         "rollback", registry_name=version.name, version=version.version, env=env, allow_failed="true"
     )

@@ -26,11 +26,11 @@ MODEL_FILES, MODEL_DAMAGED = "model.files", "model.damaged"
 def recorded_files(version: ModelVersion) -> dict[str, str]:
     """The recorded checksum of each file of a version's model, by its path; empty where none is recorded.
 
-    The workflow tags its versions with them. For a version that was registered in another way, the record is that of
-    the run that logged the model.
+    Versions that the workflow registered have the checksums in a tag. For any other version, the record of the run that
+    logged the model is used.
 
     Raises:
-        click.ClickException: the record was changed and cannot be read.
+        click.ClickException: the record is missing from the run, or was changed and cannot be read.
     """
     if recorded := tags.texts(version, MODEL_FILES):
         return recorded
@@ -51,7 +51,7 @@ def logged_files(model_id: str) -> dict[str, str]:
             return {}
         raise
     run = run_if_there(model.source_run_id or "")
-    # A run of something else than this workflow has no record.
+    # A run of another program has no record.
     return artifacts.checksums_below(run, model.name) if run and COMPLETE in run.data.tags else {}
 
 

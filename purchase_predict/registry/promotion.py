@@ -1,11 +1,11 @@
 """Promotion and rollback: records the gate's decision, and moves the alias and the stage.
 
-A move takes several writes, and a process may be killed between any two. So the move as a whole is first written into
-one tag of the new holder (`_Move`). The alias moves next, and every other tag follows. `mend` completes a move whose
-alias has moved, and forgets one whose alias has not.
+A move (a change of an environment's holder) takes several writes, and a process may be killed between any two. So the
+whole move is first written into one tag of the new holder (`_Move`). The alias moves next, and every other tag follows.
+`mend` completes the move if the alias has moved, and drops the move if the alias has not.
 
-A run that lost its claim on the environment (`claim`) moves nothing and records nothing: whoever has the claim now has
-mended what this run began.
+A run that lost its claim on the environment (`claim`) moves nothing and records nothing. The run that holds the claim
+now deals with the unfinished move by `mend`.
 """
 
 import json
@@ -25,6 +25,7 @@ from purchase_predict.registry.versions import champion, champion_number, get_ve
 from purchase_predict.workflow.artifacts import TAG_LENGTH
 from purchase_predict.workflow.models import tag_version, versions
 
+#: Tags `gate` and `gate.<env>`: the verdict, "passed" or "failed"; `gate.reason` and `gate.reason.<env>`: its reason.
 GATE, GATE_REASON = "gate", "gate.reason"
 #: Tag `previous.<env>`: the version that held the environment before.
 PREVIOUS = "previous"
@@ -34,23 +35,24 @@ ROLLED_BACK = "rolled_back"
 BY_HAND = "moved_by_hand"
 #: Tag `waits.<env>`: since when and by whose deploy the version waits for approval.
 WAITS = "waits"
-#: Tag `moving.<env>`: the move that gives the environment to the version (`_Move`); it is removed once all is recorded.
+#: Tag `moving.<env>`: the move that gives the environment to the version (`_Move`); it is removed
+#: once the move is recorded.
 MOVING = "moving"
 
 
 def record(version: ModelVersion, env: str, decision: Decision, description: str, tags: Mapping[str, str]) -> None:
     """Writes the gate's decision to the version, before anything is promoted.
 
-    The verdict belongs to one environment: the tags `gate.<env>` and `gate.reason.<env>`. The tags `gate` and
-    `gate.reason` and the description show the latest verdict. A version that holds an alias is the exception: it keeps
-    them if it fails.
+    The tags `gate.<env>` and `gate.reason.<env>` hold the verdict for one environment. The tags `gate` and
+    `gate.reason`, the further tags and the description show the latest verdict for any environment. They stay unchanged
+    if a version that holds an alias fails.
 
     Args:
         version: the version that was judged.
         env: the environment that it was judged for; empty: none.
-        decision: the gate's.
-        description: the version's, as Markdown.
-        tags: further ones.
+        decision: the gate's decision.
+        description: the version's description, as Markdown.
+        tags: further tags of the version.
     """
     client = mlflow.MlflowClient()
     verdict = {GATE: "passed" if decision.passed else "failed", GATE_REASON: decision.reason}
@@ -66,23 +68,23 @@ def record(version: ModelVersion, env: str, decision: Decision, description: str
 def promote(version: ModelVersion, env: str, before: ModelVersion | None, author: Author, claim: str = "") -> bool:
     """Gives the environment's alias, and its stage where the registry has stages, to a version.
 
-    The tag `previous.<env>` names the holder before, for a rollback; that holder's stage becomes Archived. A tag about
-    a rollback of the version in this environment is removed: the user has decided to promote it again. A rollback in
-    the other environment keeps its tag.
+    The version's tag `previous.<env>` names the earlier holder, for a rollback. The stage of the earlier holder becomes
+    Archived, unless it holds the other alias. The version's tag `rolled_back.<env>` is removed, because the user has
+    decided to promote the version again. A tag about a rollback in the other environment stays.
 
     Args:
         version: the new holder, as read when it was judged.
         env: staging or production.
-        before: the holder that it was judged against.
+        before: the holder that it was judged against; None: there was none.
         author: who promotes it, for the journal.
-        claim: the caller's, from `claim.sole_right`; empty: nobody else decides about the environment.
+        claim: the caller's claim, from `claim.sole_right`; empty: nobody else decides about the environment.
 
     Returns:
-        False if the holder has changed since, the version was rolled back meanwhile, or the claim was lost; then
-        nothing has moved.
+        False if the holder has changed since, the version was rolled back or deleted meanwhile, or the claim was lost;
+        then nothing has moved.
     """
     now, model = get_version(version.name, version.version), registered_model(version.name)
-    # An alias may name a version that does not exist, in a restored registry: then there is no holder.
+    # In a restored registry, the alias may name a version that does not exist. Then there is no holder.
     holder = _number(get_version(version.name, str(model.aliases.get(env, ""))))
     if now is None or holder != _number(before) or rolled_back(now) != rolled_back(version):
         return False
@@ -91,13 +93,13 @@ def promote(version: ModelVersion, env: str, before: ModelVersion | None, author
 
 @dataclass(frozen=True)
 class _Move:
-    """A change of an environment's holder, with all that is to be recorded about it.
+    """A change of an environment's holder, with everything that must be recorded about it.
 
     Attributes:
         action: `journal.PROMOTED` or `journal.ROLLED_BACK`.
         before: the number of the holder before; empty: none.
-        author: who moves it, for the journal.
-        by_hand: of a rollback: when, by whom and why; empty: the gate promotes the version.
+        author: who moves the environment, for the journal.
+        by_hand: when, by whom and why, if a rollback moves the environment; empty: the gate promotes the version.
     """
 
     action: str
@@ -126,15 +128,15 @@ class _Move:
 
     @property
     def text(self) -> str:
-        """The value of the tag."""
+        """The value of the tag `moving.<env>`."""
         author = replace(self.author, reason=self.author.reason[:TAG_LENGTH])
         return json.dumps(asdict(replace(self, author=author)), sort_keys=True)
 
 
 def _move(version: ModelVersion, env: str, move: _Move, claim: str) -> bool:
-    """Moves the alias and records it; False if the claim was lost right before: then nothing has moved.
+    """Moves the alias and records the move. False if the claim was lost meanwhile; then nothing has moved.
 
-    MLflow cannot move an alias on a condition. So the claim is read in the last call before.
+    MLflow has no conditional move of an alias. So the claim is checked in the last call before the move.
     """
     tag = f"{MOVING}.{env}"
     tag_version(version, tag, move.text)
@@ -148,7 +150,10 @@ def _move(version: ModelVersion, env: str, move: _Move, claim: str) -> bool:
 
 
 def _complete(version: ModelVersion, env: str, move: _Move, claim: str) -> None:
-    """Records a move whose alias has moved. Each write may be repeated, because a process may be killed after it."""
+    """Records a move whose alias has moved.
+
+    If the process is killed in between, `mend` calls this again: repeating a write does no harm.
+    """
     client, name = mlflow.MlflowClient(), version.name
     if move.before != _number(version):
         written = [(version, BY_HAND, move.by_hand)]
@@ -169,7 +174,7 @@ def _complete(version: ModelVersion, env: str, move: _Move, claim: str) -> None:
 
 
 def no_longer_waits(version: ModelVersion, env: str) -> None:
-    """Removes the tag of a version that waits for approval, if there is one."""
+    """Removes the tag `waits.<env>` of a version, if it has the tag."""
     if f"{WAITS}.{env}" in version.tags:
         mlflow.MlflowClient().delete_model_version_tag(version.name, version.version, f"{WAITS}.{env}")
 
@@ -181,15 +186,15 @@ def _number(version: ModelVersion | None) -> str:
 def mend(name: str, env: str, author: Author, claim: str = "") -> None:
     """Repairs what a killed deploy or rollback left half done, and records moves by hand in the journal.
 
-    Call it while `claim.sole_right` is held. If the holder has the tag `rolled_back.<env>` of its own environment, a
-    rollback was killed before it moved the alias, in a version of this project that wrote the tag first; the tag is
-    then removed.
+    Call it while `claim.sole_right` is held. A tag `rolled_back.<env>` on the version that holds this environment is
+    removed: an earlier release of this project wrote the tag before it moved the alias, and may have been killed in
+    between.
 
     Args:
         name: the registered model.
         env: staging or production.
         author: the caller, for the journal.
-        claim: the caller's, as in `promote`.
+        claim: the caller's claim, as in `promote`.
 
     Raises:
         click.ClickException: the journal, or the tag of a move that was not completed, cannot be read.
@@ -198,7 +203,7 @@ def mend(name: str, env: str, author: Author, claim: str = "") -> None:
         if move := _Move.read(version, env):
             if _number(version) == champion_number(name, env):
                 _complete(version, env, move, claim)
-            else:  # the alias did not move, or somebody has moved it on
+            else:  # the alias did not move, or somebody has moved it again
                 mlflow.MlflowClient().delete_model_version_tag(name, version.version, f"{MOVING}.{env}")
     holder = champion(name, env)
     journal.settle(name, env, _number(holder), author, claim)
@@ -210,7 +215,7 @@ def mend(name: str, env: str, author: Author, claim: str = "") -> None:
 
 
 def rolled_back(version: ModelVersion) -> dict[str, str]:
-    """The tags that say when, by whom and why the version was rolled back; empty where it was not."""
+    """The version's tags `rolled_back.<env>`: when, by whom and why it was rolled back; empty: it was not."""
     return {tag: reason for tag, reason in version.tags.items() if tag.startswith(f"{ROLLED_BACK}.")}
 
 
@@ -226,17 +231,18 @@ def roll_back(
 ) -> bool:
     """Moves the environment from `holder` to `target`.
 
-    The target's tag `moved_by_hand.<env>` records when, by whom and why.
+    The target's tag `moved_by_hand.<env>` records when, by whom and why. So does the tag `rolled_back.<env>` of
+    `holder`, if `blame` is set.
 
     Args:
         holder: the version that holds the environment.
         target: the version that is to hold it.
         env: staging or production.
         record: when, by whom and why.
-        author: who moves it, for the journal.
-        claim: the caller's, as in `promote`.
-        blame: whether to tag `holder` as rolled back, so that the workflow does not promote it again. Otherwise
-            `holder` becomes the target's previous version.
+        author: who moves the environment, for the journal.
+        claim: the caller's claim, as in `promote`.
+        blame: whether to tag `holder` as rolled back, so that the workflow does not promote it again. Otherwise the
+            move counts as a promotion: the journal records one, and the target's tag `previous.<env>` names `holder`.
 
     Returns:
         False if another version holds the environment by now, or the claim was lost; then nothing has moved.

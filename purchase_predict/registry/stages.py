@@ -30,7 +30,7 @@ def settle_stages(name: str) -> None:
     """Moves the stages until they agree with the aliases; does nothing in a registry without stages.
 
     Raises:
-        click.ClickException: they keep changing.
+        click.ClickException: the stages keep changing.
     """
     # If somebody moves an alias meanwhile, this repeats until the stages agree.
     for _ in range(ATTEMPTS):

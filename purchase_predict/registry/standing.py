@@ -1,4 +1,4 @@
-"""What a deployed version holds in the registry now, which may differ from what its deploy run decided."""
+"""Whether a deployed version holds its environment now: another version may have been promoted since its deploy."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,14 +16,15 @@ from purchase_predict.workflow.hints import command_line
 
 @dataclass(frozen=True)
 class Standing:
-    """What a version holds now.
+    """Whether a version holds its environment, in words for several places.
 
     Attributes:
         version: its number.
-        outcome: what it holds, in a few words that stay true later: "held staging".
-        sentence: the same in a sentence of the present tense, for the terminal.
-        record: the same in the past tense with the time, for a page that is read later.
-        serve: the URI of the model to serve; empty where there is none.
+        outcome: a few words in the past tense, which stay true: "held staging".
+        sentence: a sentence in the present tense, for the terminal.
+        record: the sentence in the past tense and with the time, for a page that is read later.
+        serve: the URI of the model to serve: the environment's alias, or the version if it has no environment; empty
+            if no version holds the alias.
     """
 
     version: str
@@ -35,7 +36,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class _Verbs:
-    """The verbs of the sentence."""
+    """The verbs of the sentence, in one tense."""
 
     be: str
     hold: str
@@ -49,13 +50,13 @@ _THEN = _Verbs("was", "held", "did not hold", "had been waiting", "named")
 
 
 def standing(deployed: Run) -> Standing:
-    """Reads from the registry what the version of a deploy run holds now.
+    """Reads from the registry whether the version of a deploy run holds its environment now.
 
     Args:
         deployed: a completed run of deploy.
 
     Raises:
-        click.ClickException: its tags no longer name the version.
+        click.ClickException: the run's tags no longer name the version, or the registered model is gone.
     """
     name, number = (tags.required(deployed, tag) for tag in ("deploy.registry_name", "deploy.version"))
     env = deployed.data.tags.get("deploy.env", "")
@@ -85,7 +86,17 @@ def _waits(version: ModelVersion, env: str) -> str:
 def _sentence(
     name: str, number: str, env: str, holder: str, version: ModelVersion | None, missing: bool, verbs: _Verbs
 ) -> str:
-    """What a version holds; `version` is None if it holds the environment, or is gone; `missing`: the holder is."""
+    """The sentence of `Standing`, in the tense of the verbs.
+
+    Args:
+        name: the registered model.
+        number: the version's number.
+        env: its environment; empty: none.
+        holder: the number that the environment's alias names; empty: none.
+        version: the version; None if it holds the environment or is gone.
+        missing: whether the alias names a version that does not exist.
+        verbs: the verbs.
+    """
     ours = f"{name} version {number}"
     if not env:
         return f"{ours} {verbs.be} registered but not promoted, because ENV {verbs.be} empty"

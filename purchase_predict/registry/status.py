@@ -1,4 +1,8 @@
-"""Which version each environment has, now or at a past moment; refused and rolled back versions; runs in progress."""
+"""The status of a registered model: which version holds each environment, now or at a past time.
+
+The present status also has the versions that wait for approval, were refused or were rolled back, and the runs in
+progress.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,22 +23,22 @@ from purchase_predict.registry.versions import registered_model
 from purchase_predict.workflow.experiments import shared_with
 from purchase_predict.workflow.models import versions
 
-#: Refused versions that are listed, the newest ones.
+#: At most this many refusals are listed, those of the newest versions.
 _REFUSED = 5
 
 
 @dataclass(frozen=True)
 class Environment:
-    """An environment at a moment.
+    """An environment, now or at a past time.
 
     Attributes:
         env: staging or production.
-        version: the version that holds it; empty: none, or for a past moment not known (`doubt`).
-        entry: the journal's last entry at that moment; None: there was none.
-        problem: the evidence that the journal was changed; empty: its entries are consistent.
-        claimed_by: the runs that hold or wait for the claim; empty for a past moment.
+        version: the number of the version that holds it; empty: none, or, for a past time, not known (see `doubt`).
+        entry: the journal's last entry up to that time; None: there was none, or the journal has a problem.
+        problem: the evidence that the journal was changed or removed; empty: none.
+        claimed_by: ids of the runs that hold or wait for the claim; empty for a past time.
         missing: whether the alias names a version that does not exist, as in a restored registry.
-        doubt: what the journal does not know about the holder at that moment; empty: nothing.
+        doubt: what the journal does not know about the holder at that time; empty: nothing.
     """
 
     env: str
@@ -46,7 +50,7 @@ class Environment:
     doubt: str = ""
 
     def lines(self, *, past: bool) -> Iterator[str]:
-        """The environment in words, at a past moment or now."""
+        """The environment in words. `past`: whether its time is in the past."""
         held, entry = _named(self.version), self.entry
         if self.doubt and (past or entry):
             yield f"{self.env}: {'not known' if past else held}; {self.doubt}"
@@ -68,17 +72,16 @@ class Environment:
 
 @dataclass(frozen=True)
 class Status:
-    """The environments of a registered model at a moment.
+    """The status of a registered model, now or at a past time. For a past time, the last four attributes are empty.
 
     Attributes:
-        name: of the registered model.
-        at: the moment; None: now.
+        name: the registered model.
+        at: the past time; None: now.
         environments: one or both.
-        waiting: since when and by whose deploy versions wait for approval, by version and environment; empty for a past
-            moment.
-        rolled_back: when, by whom and why versions were rolled back, by version; empty for a past moment.
-        refused: why the newest refused versions failed the gate, by version and environment; likewise.
-        open_runs: the step and user of each run in progress, by run id; likewise.
+        waiting: for each version that waits for approval, and its environment: since when, and who deployed it.
+        rolled_back: for each version that was rolled back: when, by whom and why.
+        refused: for each of the newest refused versions, and its environment: why it failed the gate.
+        open_runs: for each run in progress: its step and its user.
     """
 
     name: str
@@ -115,9 +118,9 @@ def status(name: str, envs: Sequence[str], at: datetime | None, experiment_id: s
     Args:
         name: the registered model.
         envs: the environments.
-        at: a past moment, with a time zone; None: now.
-        experiment_id: where runs in progress are looked for.
-        mine: the run that asks; it is not listed.
+        at: a past time, with a time zone; None: now.
+        experiment_id: the experiment whose runs in progress are listed.
+        mine: id of the run that asks, which is not listed.
 
     Raises:
         click.ClickException: there is no such model, `at` is in the future, or `at` is given and the journal was
@@ -146,13 +149,13 @@ def status(name: str, envs: Sequence[str], at: datetime | None, experiment_id: s
 
 
 def past(model: RegisteredModel, present: Sequence[ModelVersion], env: str, at: datetime) -> Environment:
-    """An environment at a past moment.
+    """An environment at a past time.
 
     Args:
         model: the registered model as it is now.
         present: its versions now.
         env: staging or production.
-        at: the moment, with a time zone.
+        at: the past time, with a time zone.
 
     Raises:
         click.ClickException: the journal was changed.
@@ -171,10 +174,10 @@ def _moving(present: Sequence[ModelVersion], env: str) -> bool:
 
 
 def _doubt(entry: Entry | None, after: Entry | None, now: str, present: Sequence[ModelVersion], env: str) -> str:
-    """What the journal does not know about the time between an entry and the one after it.
+    """What the journal does not know about the time between an entry and the next one; empty: nothing.
 
     Args:
-        entry: the entry; None: the time before the first one.
+        entry: the entry; None: the time before the first entry.
         after: the next entry; None: there is none.
         now: the number of the version that the alias names now.
         present: the versions now.
@@ -206,7 +209,7 @@ def _doubt(entry: Entry | None, after: Entry | None, now: str, present: Sequence
 
 
 def _without_journal(model: RegisteredModel, present: Sequence[ModelVersion], env: str) -> str:
-    """A warning if versions were promoted and the journal has no entry; else empty."""
+    """A warning if a version was promoted but the journal has no entry; else empty."""
     if any(tag.startswith(f"journal.{env}") for tag in model.tags):
         return ""
     promoted = [v.version for v in present if _promoted(v, env, str(model.aliases.get(env, "")))]
@@ -219,11 +222,12 @@ def _without_journal(model: RegisteredModel, present: Sequence[ModelVersion], en
 
 
 def _promoted(version: ModelVersion, env: str, holder: str) -> bool:
-    """Whether the tags of a version show that a deploy or rollback gave or took the environment."""
+    """Whether a deploy or rollback has given a version the environment or taken it away, by the version's tags."""
     moved = (promotion.PREVIOUS, promotion.BY_HAND, promotion.ROLLED_BACK)
     if any(f"{tag}.{env}" in version.tags for tag in moved):
         return True
-    # The first holder has no version before it. One that waits for approval was moved by hand.
+    # The first holder has none of these tags, so its verdict counts. A holder that still waits for approval got the
+    # alias by hand.
     passed = version.tags.get(f"{promotion.GATE}.{env}") == "passed" and f"{promotion.WAITS}.{env}" not in version.tags
     return passed and str(version.version) == holder
 
@@ -233,7 +237,7 @@ def _named(number: str) -> str:
 
 
 def _how(entry: Entry) -> str:
-    """How a version came to hold the environment: by whose promotion or rollback, and why."""
+    """Who gave a version the environment, how and why."""
     by_run = f"{entry.by} (run {entry.run_id})"
     how = {
         journal.PROMOTED: f"promoted by {by_run}",
@@ -260,7 +264,8 @@ def _at_work(experiment_id: str, mine: str) -> dict[str, str]:
 def _rolled_back(present: Sequence[ModelVersion], aliases: Mapping[str, str], envs: Sequence[str]) -> dict[str, str]:
     found = {}
     for version in present:
-        # A holder of the environment is not rolled back there: its promotion was killed before it removed the tag.
+        # A version that holds the environment is not listed as rolled back there. If it still has the tag, its
+        # promotion was killed before it removed the tag.
         left = [env for env in envs if str(aliases.get(env, "")) != str(version.version)]
         marks = promotion.rolled_back(version)
         if reasons := [marks[tag] for env in left if (tag := f"{promotion.ROLLED_BACK}.{env}") in marks]:

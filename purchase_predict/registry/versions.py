@@ -1,4 +1,4 @@
-"""Versions of the registered model: made once per model, found again, and addressed."""
+"""Versions of a registered model: creates one for each model, finds existing ones, and gives their URIs."""
 
 import json
 
@@ -45,8 +45,8 @@ def ensure_version(name: str, model: TrainedModel) -> ModelVersion:
         model: the model.
 
     Raises:
-        click.ClickException: MLflow knows no logged model, a file of it is damaged, or the new version did not become
-            READY.
+        click.ClickException: the model's run has logged no model, a file of the model is damaged, or the new version
+            did not become READY.
     """
     for present in _same_model(name, model.digest):
         if not files_problem(present):
@@ -63,7 +63,8 @@ def ensure_version(name: str, model: TrainedModel) -> ModelVersion:
         if not mlflow_errors.is_there_already(error):
             raise
     version = _create_version(name, model)
-    # Another deploy may have registered the same model meanwhile. Both keep the oldest version and delete their own.
+    # Another deploy may have registered the same model meanwhile. The oldest version stays; a deploy that created a
+    # later one deletes it.
     oldest = find_version(name, model.digest)
     if oldest and int(oldest.version) < int(version.version):
         client.delete_model_version(name, version.version)
@@ -80,7 +81,7 @@ def _tell_logged_model(model: TrainedModel, version: ModelVersion) -> None:
         known = json.loads(artifacts.logged_model(model.model_id).tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
     except ValueError:
         known = None
-    known = known if isinstance(known, list) else []  # MLflow's page shows a tag that was changed as no version
+    known = known if isinstance(known, list) else []  # a tag that was changed by hand counts as empty
     mine = {"name": version.name, "version": str(version.version)}
     if mine not in known:
         tag = {MLFLOW_MODEL_VERSIONS: json.dumps([*known, mine])}
@@ -137,7 +138,7 @@ def get_version(name: str, version: int | str) -> ModelVersion | None:
 
 
 def version_gone(deployed: Run) -> str | None:
-    """Why a deploy run cannot be reused: its version is gone, damaged, or another model. None if it can."""
+    """Why a deploy run cannot be reused: its version is gone, is damaged, or holds another model. None: it can."""
     try:
         name, number = (tags.required(deployed, tag) for tag in ("deploy.registry_name", "deploy.version"))
         digest = digest_of(deployed)
@@ -165,7 +166,7 @@ def files_of(uri: str) -> dict[str, str]:
 
 
 def champion(name: str, env: str) -> ModelVersion | None:
-    """The version that holds the environment's alias, or None.
+    """The version that holds the environment's alias; None: none does, or the alias names a missing version.
 
     Raises:
         click.ClickException: there is no registered model `name`.
@@ -175,7 +176,7 @@ def champion(name: str, env: str) -> ModelVersion | None:
 
 
 def champion_number(name: str, env: str) -> str:
-    """The number of the version that holds the environment's alias; empty if none does.
+    """The number of the version that the environment's alias names; empty if the alias is not set.
 
     Raises:
         click.ClickException: there is no registered model `name`.
@@ -184,9 +185,12 @@ def champion_number(name: str, env: str) -> str:
 
 
 def missing_champion(name: str, env: str) -> str:
-    """The number that the environment's alias names although there is no such version, as in a restored registry.
+    """The number of a version that the environment's alias names but that does not exist, as in a restored registry.
 
-    Empty if the alias names a version that exists, or none. The error is that of `champion_number`.
+    Empty if the alias is not set, or names a version that exists.
+
+    Raises:
+        click.ClickException: there is no registered model `name`.
     """
     number = champion_number(name, env)
     return "" if not number or get_version(name, number) else number
@@ -196,7 +200,7 @@ def registered_model(name: str) -> RegisteredModel:
     """The registered model with its aliases and tags.
 
     Raises:
-        click.ClickException: there is none of this name.
+        click.ClickException: there is no registered model `name`.
     """
     try:
         return mlflow.MlflowClient().get_registered_model(name)
@@ -210,14 +214,14 @@ def registered_model(name: str) -> RegisteredModel:
 
 
 def uri(version: ModelVersion) -> str:
-    """The URI by which a version's users load it."""
+    """The URI by which users load a version: `models:/<name>/<number>`."""
     return str(ModelUri(version.name, version=str(version.version)))
 
 
 def pinned(model: str) -> tuple[str, str]:
     """The model's URI with its current version number in place of an alias or stage, and that number.
 
-    A URI of a run's model is returned as it is, with an empty number.
+    A URI that names no registered model is returned unchanged, with an empty number.
 
     Raises:
         click.ClickException: there is no such version.
@@ -230,7 +234,7 @@ def pinned(model: str) -> tuple[str, str]:
 
 
 def _description(name: str) -> str:
-    """The description of a registered model that deploy makes."""
+    """The description of a registered model that deploy creates."""
     return (
         "Will this visitor, who has just put this product in the cart, buy it in this session? The model returns the "
         "`probability` of a purchase and `will_buy` (0 or 1).\n\n"

@@ -1,4 +1,4 @@
-"""Chooses the version that a rollback goes to."""
+"""Chooses the version that a rollback gives the environment to."""
 
 from collections.abc import Iterator, Mapping
 
@@ -17,11 +17,12 @@ def way_back(name: str, env: str, number: str, *, allow_failed: bool) -> tuple[M
     Args:
         name: the registered model.
         env: staging or production.
-        number: the version to go to; empty: the one before.
-        allow_failed: whether that version may have failed the gate of this environment.
+        number: the number of the version to move to; empty: that of `version_before`.
+        allow_failed: whether the version `number` may have failed the gate of this environment.
 
     Raises:
-        click.ClickException: there is no such version, or it may not hold the environment.
+        click.ClickException: no version holds the environment, or there is no version to move to: it does not exist,
+            holds the environment already, or failed the gate.
     """
     holder = champion(name, env)
     if holder is None:
@@ -42,7 +43,9 @@ def way_back(name: str, env: str, number: str, *, allow_failed: bool) -> tuple[M
 
 
 def version_before(holder: ModelVersion, env: str) -> ModelVersion:
-    """The last version that held the environment before `holder`, and was neither rolled back nor failed its gate.
+    """The last version that held the environment before `holder` and is fit to hold it again.
+
+    A version is not fit if it was deleted, was rolled back (in any environment), or failed the gate of this one.
 
     Raises:
         click.ClickException: there is none.
@@ -62,8 +65,8 @@ def version_before(holder: ModelVersion, env: str) -> ModelVersion:
 def _earlier_holders(holder: ModelVersion, env: str, there: Mapping[str, ModelVersion]) -> Iterator[str]:
     """The numbers of the holders before `holder`, the last one first, from the journal and then from the tags.
 
-    The journal also knows holders that were deleted or held the environment twice. The tags `previous.<env>` know the
-    holders from before the journal began, and are all there is if the journal was changed.
+    The journal also names holders that were deleted or that held the environment twice. The tags `previous.<env>` name
+    holders from before the journal began. If the journal was changed, only the tags are used.
     """
     tags = registered_model(holder.name).tags
     known = [] if journal.problem(tags, env) else journal.way_here(journal.recorded(tags, env))

@@ -25,7 +25,7 @@ from purchase_predict.search.space import SPACE
 from purchase_predict.search.trial import trials_frame
 from purchase_predict.training import Training
 
-#: Rows whose SHAP values are computed.
+#: Maximum number of test rows whose SHAP values are computed.
 EXPLAINED_ROWS = 2000
 
 
@@ -33,19 +33,30 @@ EXPLAINED_ROWS = 2000
 class Contents:
     """The values that page and plots show, measured on the test rows unless stated otherwise.
 
-    `metric`: the metric of the search. `threshold`: the decision threshold, a probability.
-    `expected`: purchases that the model expects among the test rows: the sum of their probabilities.
-    `confusion`: the test rows by the model's answer and by what happened.
-    `calibration`: the correction of the probabilities, measured out of fold. `calibration_error_before`: the
-    calibration error without that correction.
-    `choices`: whom to give a code. `money`: what a purchase and a code are worth, or None.
-    `suspicious`: ROC AUC of each feature that looks like the label, on the training rows.
-    `contributions` and `feature_ranks`: what the function `contributions` returns.
-    `folds`: the out-of-fold score on each fold, of the mean of the model's trials.
-    `fold_kind`: what the folds are. `backtest`: the model's metrics in past weeks, or None.
-    `trials`: one row per trial, as `search.trial.trials_frame` makes them.
-    `members`: for each fit that the model is the mean of, its trial, its boosting rounds and its parameters.
-    `columns`: each feature's profile in train and test. `description`: the content of dataset.json.
+    Attributes:
+        metric: the metric of the search.
+        scores: the metrics by name.
+        threshold: the decision threshold, a probability.
+        expected: the purchases that the model expects: the sum of the probabilities.
+        confusion: the rows by the model's answer and by the label.
+        calibration: the correction of the probabilities, measured out of fold.
+        calibration_error_before: the calibration error without this correction.
+        curves: ROC, precision and recall, calibration, and the spread of the probabilities.
+        slices: parts of the rows, the weakest first.
+        tradeoff: the buyers who get no promo code, at each share of carts with a code.
+        choices: which carts get a code, for each share of carts with a code.
+        money: what a purchase and a code are worth; None: not given.
+        suspicious: on the training rows, the ROC AUC of each feature that looks like the label.
+        contributions: the SHAP values, from the function `contributions`.
+        feature_ranks: the ranks of the feature values, from the same function.
+        folds: the out-of-fold score on each fold. The predictions are the mean over the trials that the model combines.
+        fold_kind: a description of the folds.
+        backtest: the model's metrics in past periods; None: not measured.
+        trials: one row per trial, from `search.trial.trials_frame`.
+        members: the fits whose mean is the model: the trial, the boosting rounds and the parameters of each.
+        columns: the profile of each feature in the training and in the test rows.
+        description: the content of dataset.json.
+        origin: where the model comes from.
     """
 
     metric: str
@@ -89,7 +100,7 @@ class Contents:
 
 
 def gather(training: Training, metric: str, money: Money | None, origin: Origin) -> Contents:
-    """Collects the values that the report shows; computes those that training did not.
+    """Collects the values that the report shows, and computes those that the training does not hold.
 
     Args:
         training: the finished training.
@@ -130,7 +141,7 @@ def gather(training: Training, metric: str, money: Money | None, origin: Origin)
 
 
 def _shown(member: Member) -> dict[str, float]:
-    """The number of a member's trial, its boosting rounds, and the parameters of the search space as it used them."""
+    """A member's trial (counted from 1), its boosting rounds, and its values of the parameters of the search space."""
     of_search = {name: member.params[name] for name in SPACE}
     return {"trial": member.trial + 1, "boosting rounds": member.rounds, **of_search}
 
@@ -143,9 +154,9 @@ def contributions(
     Args:
         booster: the model.
         x: encoded rows, rows by features.
-        features: the columns of `x`.
+        features: the names of the columns of `x`.
         categorical: the features whose values are codes without an order.
-        seed: seed of the choice of rows.
+        seed: the seed for the choice of rows.
 
     Returns:
         The contributions in log-odds, and the rank of each feature value among the rows (0 to 1; NaN for a null and

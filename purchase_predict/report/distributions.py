@@ -8,22 +8,23 @@ import pandas as pd
 
 from purchase_predict.report.drawing import SERIES, UNIT_TICKS, Scale, axes, points, svg, vertical
 
-#: Carts in the drawing of contributions; more dots would hide each other.
+#: Maximum number of carts in the drawing of contributions; more dots would hide each other.
 SWARM_CARTS = 120
+#: Sizes in that drawing, in SVG units.
 SWARM_WIDTH, SWARM_LABEL_WIDTH, SWARM_ROW_HEIGHT = 380, 200, 26
 SWARM_DOT_RADIUS = 2.2
-#: Dots of one feature are spread up and down by at most this much, so that equal values do not cover each other.
+#: Dots of one feature are moved up or down by at most this many SVG units, so that equal values do not hide each other.
 SWARM_SPREAD = 8
-#: Characters of a feature's name that fit into its label.
+#: Maximum number of characters of a feature's name in its label.
 SWARM_LABEL_LENGTH = 26
 #: Shades of the dots, from low to high feature values (`rank0` to `rank4` in layout.css).
 SHADES = 5
-#: Size of a small drawing in a table, and the gap between its bars.
+#: Size of a small drawing in a table, and the gap between its bars, in SVG units.
 SMALL_WIDTH, SMALL_HEIGHT, SMALL_GAP = 180, 44, 2
 
 
 def overlaid(groups: Sequence[np.ndarray], x_label: str, y_label: str, mark: float | None) -> str:
-    """Histograms over the same bins from 0 to 1, one over the other, and a dashed vertical line.
+    """Histograms that overlap, over the same bins from 0 to 1, and a dashed vertical line.
 
     Args:
         groups: for each group, the share of its rows in each bin; at most as many groups as there are `SERIES`.
@@ -43,7 +44,7 @@ def overlaid(groups: Sequence[np.ndarray], x_label: str, y_label: str, mark: flo
 
 
 def beside(labels: Sequence[str], expected: Sequence[float], actual: Sequence[float], names: tuple[str, str]) -> str:
-    """A small drawing without text: a bar per bin for the expected shares, and a line over it for the actual ones.
+    """A small drawing without text: in each bin a bar for the expected share and a line for the actual share.
 
     Hovering over a bin shows its label and both shares.
 

@@ -1,4 +1,7 @@
-"""SVG drawings on axes. Every text is escaped here, so the templates insert a drawing unchanged."""
+"""SVG drawings on axes. The templates insert a drawing unchanged, because labels are escaped here.
+
+The texts of ticks are numbers and dates, and are not escaped.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,11 +21,12 @@ DOT_RADIUS = 3.5
 CURVE_POINTS = 200
 #: Maximum number of names below a drawing of intervals; more would overlap.
 INTERVAL_LABELS = 6
-#: Classes of layout.css for lines and areas that share a drawing.
+#: CSS classes (layout.css) of the first, second and third line or area in a drawing.
 SERIES = ("first", "second", "third")
 #: Approximate number of ticks of an axis.
 TICKS = 4
-#: Decimals of a step between ticks; smaller numbers are written with 3 significant digits.
+#: If the first digit of the step between ticks is beyond this decimal place, the texts of the ticks have 3 significant
+#: digits.
 MAX_DIGITS = 4
 
 #: Ticks of an axis from 0 to 1.
@@ -37,7 +41,7 @@ def chart(
     dots: bool = False,
     interval: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> str:
-    """A curve on axes from 0 to 1, beside a dashed reference line.
+    """A curve on axes from 0 to 1, and a dashed reference line.
 
     Args:
         curve: the points.
@@ -59,7 +63,7 @@ def chart(
 
 
 def lines(curves: Mapping[str, Curve], x_label: str, y_label: str, mark: float) -> str:
-    """Several curves on axes from 0 to 1, one class of `SERIES` each, and a dashed vertical line.
+    """Up to 3 curves on axes from 0 to 1, each with a class of `SERIES`, and a dashed vertical line.
 
     Args:
         curves: the points of each curve, by its name.
@@ -82,7 +86,7 @@ def scatter(
     whole: bool = False,
     most: float = math.inf,
 ) -> str:
-    """Points on axes that fit their values; an axis with one distinct value extends beyond it.
+    """Points on axes that fit the values. An axis with only one distinct value extends beyond this value.
 
     Args:
         x: one value per point.
@@ -102,10 +106,10 @@ def scatter(
 
 
 def intervals(names: Sequence[str], scores: Sequence[Score], x_label: str, y_label: str, most: float = math.inf) -> str:
-    """One dot with its interval per name, in the order of the names, and a dashed line at the baseline.
+    """For each name, in the order of the names: a dot with its interval, and a short dashed line at its baseline.
 
     Args:
-        names: what stands below each dot.
+        names: the text below each dot; of more than `INTERVAL_LABELS` names only some are shown.
         scores: one score per name, 0 or more.
         x_label: what the names are.
         y_label: what the scores are.
@@ -128,7 +132,11 @@ def intervals(names: Sequence[str], scores: Sequence[Score], x_label: str, y_lab
 
 
 class Scale:
-    """An axis from `low` to `high`. `ticks` are at round numbers: the position as a share of the axis, and the text."""
+    """An axis from `low` to `high`.
+
+    `ticks` are at multiples of `step`; each is its position, as a share of the axis, and its text. With `whole`, only
+    whole numbers have a tick.
+    """
 
     def __init__(self, low: float, high: float, step: float, whole: bool = False) -> None:
         self.low, self.high = low, high
@@ -143,7 +151,7 @@ class Scale:
     def around(
         cls, values: np.ndarray, least: float = -math.inf, most: float = math.inf, whole: bool = False
     ) -> "Scale":
-        """The scale that fits some values, with a small margin, within `least` and `most`."""
+        """The scale that fits some values, within `least` and `most`, with a small margin unless `whole`."""
         low, high = float(np.min(values)), float(np.max(values))
         if high <= low:
             half = 0.5 if whole or not 0 <= low <= 1 else 0.05
@@ -171,7 +179,7 @@ def _readable(low: float, high: float, least: float, most: float) -> tuple[float
 
 
 def round_step(step: float) -> float:
-    """The smallest number from `step` on that is 1, 2, 2.5 or 5 times a power of ten."""
+    """The smallest number, `step` or more, that is 1, 2, 2.5 or 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(step))
     return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= step * (1 - 1e-9))
 
@@ -192,7 +200,7 @@ def y_at(share: float) -> float:
 
 
 def points(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) -> str:
-    """The points of a line, each coordinate a share of its axis."""
+    """The value of the attribute `points` of an SVG line; each given coordinate is a share of its axis."""
     return " ".join(f"{x_at(float(a)):.1f},{y_at(float(b)):.1f}" for a, b in zip(x, y, strict=True))
 
 
@@ -214,7 +222,7 @@ def _dots(x: np.ndarray, y: np.ndarray) -> str:
 
 
 def axes(x_label: str, y_label: str, x_ticks: Sequence[tuple[float, str]], y_ticks: Sequence[tuple[float, str]]) -> str:
-    """Grid lines, ticks (each a share of the axis and its text) and the labels of both axes."""
+    """The grid lines, ticks and labels of both axes. A tick is its position, as a share of the axis, and its text."""
     grid = "".join(
         f'<line class="grid" x1="{x_at(0)}" x2="{x_at(1)}" y1="{y_at(share):.1f}" y2="{y_at(share):.1f}"/>'
         f'<text x="{MARGIN_LEFT - 6}" y="{y_at(share) + 4:.1f}" text-anchor="end">{text}</text>'
@@ -230,5 +238,5 @@ def axes(x_label: str, y_label: str, x_ticks: Sequence[tuple[float, str]], y_tic
 
 
 def svg(inside: str, label: str, width: int = WIDTH, height: int = HEIGHT) -> str:
-    """The drawing with a label for screen readers."""
+    """The SVG element around the content of a drawing, with a label for screen readers."""
     return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">{inside}</svg>'

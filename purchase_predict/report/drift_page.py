@@ -1,4 +1,4 @@
-"""The page of a prediction: what to expect of the scored carts, and how far they are from the training rows."""
+"""The page of a prediction: the purchases to expect, and how far the scored carts have moved from the training rows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from purchase_predict.secrets import shown_uri
 
 #: The file's name among the artifacts.
 NAME = "drift.html"
-#: Values of a text column that are drawn; all others share a bar.
+#: Maximum number of values of a text column with a bar of their own; all other values share a bar.
 SHOWN_VALUES = 10
 #: Facts about a prediction that the page shows.
 _FACTS = ("model", "train run", "input", "history", "output")
@@ -28,14 +28,14 @@ _FACTS = ("model", "train run", "input", "history", "output")
 
 @dataclass(frozen=True)
 class Moved:
-    """A column of the scored carts beside the training rows.
+    """A column of the scored carts, compared with the training rows.
 
     Attributes:
         name: the column's name.
         index: its population stability index, 0 or more.
-        most: what moved most: a value or a range, and its shares before and now.
-        drawing: the training rows and the scored carts, bin by bin.
-        first, last: labels of the drawing's first bin, and of its last one before the bin of missing values.
+        most: a text about the bin that moved most: its label, and its shares in training and now.
+        drawing: an SVG drawing of the training rows and the scored carts, bin by bin.
+        first, last: the labels of the drawing's first bin, and of the last bin before that of missing values.
     """
 
     name: str

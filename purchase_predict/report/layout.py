@@ -1,6 +1,6 @@
 """Renders the pages from the templates of this folder, with the style of `layout.css`.
 
-A page is one HTML file with styles and drawings inside, without scripts and outside requests.
+A page is one HTML file that contains its styles and drawings. It has no scripts and loads nothing from elsewhere.
 """
 
 from pathlib import Path
@@ -10,9 +10,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from purchase_predict.metrics import METRICS
 
-#: How a metric is written in pages and plots: as on the terminal and on MLflow's page, so that one finds it again.
+#: Format of a metric in pages and plots: the same as on the terminal and on MLflow's page, so that readers recognise
+#: the number.
 METRIC = "{:.4f}"
-#: How a threshold and any other limit of probabilities is written.
+#: Format of a threshold, or of another limit of probabilities.
 PROBABILITY = "{:.3f}"
 
 
@@ -22,6 +23,9 @@ def render(template: str, **values: Any) -> str:
     Args:
         template: a file of this folder; it extends `layout.html.jinja`.
         values: the template's variables.
+
+    Raises:
+        jinja2.UndefinedError: the template uses a variable that is not among the values.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),

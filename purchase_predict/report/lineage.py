@@ -14,8 +14,8 @@ class Step:
 
     Attributes:
         name: the step's name.
-        what: what it did.
-        run_id: its run; empty: none.
+        what: what it did, such as `ran` or `reused`.
+        run_id: the id of its run; empty: none.
         link: the address of the run on MLflow's page; empty: none.
         needs_ui: whether that address works only while `mlflow ui` runs.
     """
@@ -36,8 +36,8 @@ class Origin:
         made: when the train run was started (UTC); None: not known.
         source: what load read, as the user named it, without passwords; empty: not known.
         commit: the git commit of the code; empty: not known.
-        uncommitted: whether the code had changes that are in no commit.
-        rows_read: rows of the source that load read; None: not known, the run of load was deleted.
+        uncommitted: whether the code had uncommitted changes.
+        rows_read: rows of the source that load read; None: not known, because the run of load was deleted.
         rows_refused: rows of the source that load refused.
         reasons: the number of refused rows by reason, the most frequent first.
     """
@@ -57,5 +57,5 @@ class Origin:
         return bool(_SYNTHETIC.fullmatch(self.source))
 
     def step(self, name: str) -> Step:
-        """The step with this name; a step without a run if it is not known."""
+        """The step with this name. If it is not known: a step of this name without a run."""
         return next((step for step in self.steps if step.name == name), Step(name, ""))

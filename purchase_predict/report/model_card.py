@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from purchase_predict.features.description import Description
 from purchase_predict.metrics import Score
 
+#: The question that the model answers, the first line of the card.
 QUESTION = "Will this visitor, who has just put this product in the cart, buy it in this session?"
 
 
@@ -20,7 +21,7 @@ def card(
         scores: the metrics on the test set.
         verdict: the gate's decision with the reason.
         dataset: the content of `dataset.json`.
-        runs: by step, the id of the run that made the model, or a link to it.
+        runs: the links of the card, by name: to the report, the dataset, the model, and the runs of the steps.
     """
     rows, rates = dataset.rows, dataset.base_rate
     table = "\n".join(

@@ -1,7 +1,7 @@
-"""The page of the report of a training.
+"""The report page of a training.
 
-`page.html.jinja` and the parts that it includes are its templates, `layout.css` is its style. This module computes the
-values that the templates show.
+The page's templates are `page.html.jinja` and the files that it includes; its style is `layout.css`. This module
+computes the values that the templates show.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,9 +24,9 @@ from purchase_predict.report.distributions import beside, overlaid, swarm
 from purchase_predict.report.drawing import chart, intervals, lines, scatter
 from purchase_predict.search.trial import best_so_far, spans_decades, tried_parameters
 
-#: The share of carts with a code that the page's sentences use as an example.
+#: The share of carts with a code, 0 to 1, in the examples of the page; one of `promo_codes.CODE_SHARES`.
 EXAMPLE_SHARE = 0.2
-#: Features in the table and the drawing of contributions, the strongest ones.
+#: The number of features in the table and the drawing of contributions: the strongest ones.
 SHOWN_FEATURES = 10
 
 
@@ -132,7 +132,7 @@ def _search(trials: pd.DataFrame, metric: str) -> dict[str, Any]:
 
 
 def _search_drawings(finished: pd.DataFrame, parameters: Sequence[str], metric: str) -> Iterator[tuple[str, str]]:
-    """Captions and drawings: the scores over the trial's number, then over each parameter."""
+    """Pairs of caption and drawing: the scores by number of the trial, then by value of each parameter."""
     scores, numbers = (finished[name].astype(float).to_numpy() for name in ("score", "number"))
     best, label, most = best_so_far(scores, metric), METRICS[metric].label, METRICS[metric].most
     yield (

@@ -25,11 +25,11 @@ UNIT = (-0.02, 1.02)
 def model(
     curves: Curves, scores: Mapping[str, Score], threshold: float, importance: Mapping[str, float], folder: Path
 ) -> None:
-    """Draws precision over recall, ROC, calibration and feature importance, one PNG each.
+    """Draws precision over recall, ROC curve, calibration and feature importance, one PNG file each.
 
     Args:
         curves: the model's curves on the test rows.
-        scores: its metrics on the same rows.
+        scores: the model's metrics on the same rows.
         threshold: the decision threshold, a probability.
         importance: the mean absolute SHAP value of each feature, in log-odds.
         folder: the folder to write to.
@@ -78,7 +78,7 @@ def search(trials: pd.DataFrame, metric: str, folder: Path) -> None:
 
     Args:
         trials: one row per trial, as `search.trial.trials_frame` makes them; at least one has finished.
-        metric: the metric of `score`.
+        metric: the metric of the column `score`.
         folder: the folder to write to.
     """
     finished, pruned, failed = (trials[trials["state"] == state] for state in ("finished", "pruned", "failed"))

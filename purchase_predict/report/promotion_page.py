@@ -1,4 +1,4 @@
-"""The record of a deploy, as JSON and as a page: the gate's decision, and the challenger beside the champion."""
+"""The record of the gate's decision, as JSON and as a page, with the metrics of challenger and champion."""
 
 import json
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ def write(facts: Mapping[str, Any], scores: Mapping[str, Score], train: Step, fo
     """Writes `promotion.json` and `promotion.html`; returns the folder.
 
     Args:
-        facts: the content of promotion.json; `approval` (`by`, `reason`) is there if a person approved the version.
+        facts: the content of promotion.json. If a person approved the version, it includes `approval` (`by`, `reason`).
         scores: the challenger's metrics on the test rows.
         train: the step that made the challenger.
         folder: an empty folder; it is made if it does not exist.

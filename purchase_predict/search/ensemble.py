@@ -46,8 +46,9 @@ def fit(
         dataset: the rows to fit, constructed.
         at_once: how many members are fitted at the same time.
         on_round: called after each boosting round, by any thread.
-        stopped: whether a member stops after this many rounds. A member that stops before its first round is left out,
-            and so are the ones after it; the first member has at least one round.
+        stopped: returns whether a member stops, from the member and the number of its finished rounds. A member that
+            stops before its first round is left out, and so are all members after it. The first member always has at
+            least one round.
     """
     creation_lock, given_up = threading.Lock(), threading.Event()
 
@@ -70,10 +71,10 @@ def fit(
         with ThreadPoolExecutor(at_once) as pool:
             futures = [pool.submit(fitted, member) for member in members]
             try:
-                # A signal is raised in this thread. Without the event, the pool would wait for all fits to complete.
+                # A signal raises in this thread. Without the event, the pool would wait for all fits to complete.
                 ended, _ = wait(futures, return_when=FIRST_EXCEPTION)
                 for future in ended:
-                    future.result()  # raises what it raised
+                    future.result()  # raises the exception of the fit
                 boosters = [future.result() for future in futures]
             except BaseException:
                 given_up.set()
@@ -89,9 +90,9 @@ def fit(
 def mean_of(boosters: Sequence[lightgbm.Booster]) -> lightgbm.Booster:
     """One booster whose output in log-odds is the mean of the outputs of several.
 
-    It has the trees of all of them, with their outputs divided by the number of boosters. LightGBM cannot divide a
-    model, so this edits its model text, and leaves out the training parameters, which belong to one fit. The result
-    holds no training rows, also if there is only one booster.
+    It has the trees of all boosters, with the trees' outputs divided by the number of boosters. LightGBM cannot divide
+    a model, so the model text is edited. The training parameters are left out, because each fit has its own. The result
+    holds no training rows, even if there is only one booster.
     """
     if len(boosters) == 1:
         return lightgbm.Booster(model_str=boosters[0].model_to_string())
@@ -125,7 +126,7 @@ def mean_probability(probabilities: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def wall_time(seconds: Sequence[float], at_once: int) -> float:
-    """The wall time of several fits in seconds, from the seconds of each; each one starts when a place is free."""
+    """The wall time in seconds of fits that take `seconds` each, if at most `at_once` of them run at the same time."""
     ends = [0.0] * at_once
     for one in seconds:
         ends[ends.index(min(ends))] += one

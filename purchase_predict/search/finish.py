@@ -19,17 +19,17 @@ from purchase_predict.search.trial import LabelledRows, Trial, best_first, best_
 #: The final fit uses half the learning rate and twice the rounds. That scored 0.001 to 0.002 better on the real primary
 #: table, and as well or better on the other data sets. A third of the rate scored no better than half.
 FINAL_RATE_DIVISOR = 2
-#: The highest number of trials whose fits become the model, as their mean. Compared with the best trial alone, the mean
-#: of 3 scored 0.001 to 0.005 better on the real primary table (3 seeds), 0.001 worse to 0.003 better on the sample
-#: (4 seeds), and 0.002 worse to 0.001 better on the real events (3 seeds).
+#: The most trials whose fits are averaged into the model. Compared with the best trial alone, the mean of 3 scored
+#: 0.001 to 0.005 better on the real primary table (3 seeds), 0.001 worse to 0.003 better on the sample (4 seeds), and
+#: 0.002 worse to 0.001 better on the real events (3 seeds).
 MAX_MEMBERS = 3
 #: Boosting rounds that are timed to estimate the final fit's duration, if there is a deadline.
 TIMED_ROUNDS = 5
-#: One trial in this many is a leader: one of the best trials, which are scored again on other folds.
+#: There is one leader for this many trials. The leaders are the best trials; they are scored again on other folds.
 TRIALS_PER_LEADER = 10
 #: The highest number of leaders.
 MAX_LEADERS = 10
-#: Further splits into folds that each leader is scored on.
+#: The number of further splits into folds that each leader is scored on.
 CONFIRMATION_SPLITS = 2
 #: Rows per LightGBM thread of the final fit. One thread takes 19 s for 1,000 rounds on 280,000 rows. Two threads took
 #: 0.6 times as long with a core each, but 3 to 8 times as long where another process used one of the cores, because
@@ -42,9 +42,9 @@ _ROUNDS_EXPONENT = 1 / 3
 def ranked(trials: Sequence[Trial], objective: Objective, rows: LabelledRows, deadline: float) -> list[Trial]:
     """The finished trials, sorted. First come the leaders, by their score on folds that the search did not use.
 
-    Part of the best trial's lead is luck with the folds it was chosen on. Searches of 150 trials on the real
-    events, with 4 seeds, had a mean test ROC AUC of 0.682 when chosen on the search's folds, and 0.684 to 0.686 when
-    chosen on other ones.
+    Part of the best trial's lead is luck with the folds that it was chosen on. In searches of 150 trials on the real
+    events, with 4 seeds, the mean test ROC AUC was 0.682 if the best trial was chosen on the search's folds, and 0.684
+    to 0.686 if it was chosen on other folds.
 
     Args:
         trials: of the search.
@@ -54,8 +54,8 @@ def ranked(trials: Sequence[Trial], objective: Objective, rows: LabelledRows, de
             final fit.
 
     Returns:
-        The leaders that were scored again, sorted by the new scores, then the other trials, sorted by loss. A leader
-        that is behind the best one on the other folds is left out.
+        The leaders that were scored again, the best first, then the other trials, sorted by loss. A leader that is
+        behind the best leader on the other folds is left out.
     """
     searched, seed = objective.rows, objective.seed
     finished, leaders = best_first(trials), leading_trials(trials, len(searched.y))
@@ -83,7 +83,7 @@ def ranked(trials: Sequence[Trial], objective: Objective, rows: LabelledRows, de
 
 
 def members_of(trials: Sequence[Trial], objective: Objective) -> list[Trial]:
-    """The trials whose fits become the model: the first, and others that are not behind it, at most MAX_MEMBERS.
+    """The trials whose fits become the model: the first and others that are not behind it, at most MAX_MEMBERS in all.
 
     Args:
         trials: finished trials, as `ranked` sorts them.
@@ -102,7 +102,7 @@ def members_of(trials: Sequence[Trial], objective: Objective) -> list[Trial]:
 
 
 def has_time_to_run_again(trial: Trial, objective: Objective, rows: LabelledRows, deadline: float) -> bool:
-    """Whether a trial and then the final fit can end before the deadline, in seconds on the monotonic clock."""
+    """Whether a trial and then the final fit can end before `deadline`, which is in seconds on the monotonic clock."""
     fit_seconds = FINAL_RATE_DIVISOR * _final_fit_seconds(trial, objective, rows)
     return time.monotonic() + trial.seconds + fit_seconds <= deadline
 
@@ -130,23 +130,24 @@ def final_fit(
 ) -> tuple[lightgbm.Booster, list[Member]]:
     """Fits the parameters of the chosen trials on all rows; the mean of the fits is the model.
 
-    Without a deadline all of them are fitted, with the learning rate divided by FINAL_RATE_DIVISOR and the rounds
-    multiplied by it. With a deadline, only as many of the first trials are fitted as can finish at their own learning
-    rate, at least one. Time left over lowers the rate, down to 1 / FINAL_RATE_DIVISOR of it. A single fit that lacks
-    time gets a higher rate, up to FINAL_RATE_DIVISOR times its own. If the deadline passes anyway, a fit stops, but not
-    before half its rounds, and no further fit is started.
+    Without a deadline, all chosen trials are fitted, with their learning rate divided by FINAL_RATE_DIVISOR and their
+    rounds multiplied by it. With a deadline, as many trials are fitted as can finish at their own learning rate: the
+    first ones, at least one. If time is left over, the rate is lower, down to 1 / FINAL_RATE_DIVISOR of the trial's. If
+    the time is too short even for a single fit, its rate is higher, up to FINAL_RATE_DIVISOR times the trial's. A lower
+    rate has more rounds, a higher rate fewer. If the deadline passes anyway, no further fit is started, and a running
+    fit stops, but not before half its rounds.
 
-    Two fits at their own rate take as long as one at half the rate. They scored 0.0004 to 0.0024 better on the real
-    primary table, and 0.001 worse to 0.001 better on the sample.
+    Two fits at their own rate take as long as one fit at half the rate. The two scored 0.0004 to 0.0024 better on the
+    real primary table, and 0.001 worse to 0.001 better on the sample.
 
     Args:
         chosen: the trials, the best first.
         objective: of the search.
         rows: all rows to train on.
-        deadline: seconds on the monotonic clock.
+        deadline: seconds on the monotonic clock; infinity: none.
 
     Returns:
-        The model, and the fits that it is the mean of.
+        The model, and the fits that it is the mean of, with the rounds that they had.
     """
     dataset = lightgbm_dataset(rows).construct()
     threads = _final_fit_threads(len(rows.y))
@@ -178,7 +179,7 @@ def final_fit(
 
 
 def _fit_in_time(planned: Sequence[Member], dataset: lightgbm.Dataset, deadline: float) -> tuple[int, float]:
-    """How many of the members there is time to fit until the deadline, and the divisor of their learning rate."""
+    """The number of members that can be fitted before the deadline, and the divisor of their learning rates."""
     if deadline == math.inf:
         return len(planned), FINAL_RATE_DIVISOR
     seconds = [_seconds_per_round(member, dataset) * member.rounds for member in planned]
@@ -202,12 +203,12 @@ def _at_once(members: Sequence[Member]) -> int:
 
 
 def fit_like(members: Sequence[Member], rows: LabelledRows, of_rows: int) -> lightgbm.Booster:
-    """Fits rows with the parameters of the final fit, and its rounds scaled to the number of rows.
+    """Fits a model like the final one on other rows, with the number of rounds scaled to the number of rows.
 
     Args:
-        members: the fits that the model is the mean of.
+        members: the fits that the final model is the mean of.
         rows: the rows to train on.
-        of_rows: how many rows the final fit was trained on.
+        of_rows: the number of rows that the final model was trained on.
     """
     factor = (len(rows.y) / of_rows) ** _ROUNDS_EXPONENT
     refits = [
@@ -218,10 +219,10 @@ def fit_like(members: Sequence[Member], rows: LabelledRows, of_rows: int) -> lig
 
 
 def remaining_seconds(trials: Sequence[Trial], objective: Objective, rows: LabelledRows) -> float:
-    """Estimates how long one more trial and the end of the search take together.
+    """Estimates the seconds that one more trial and the end of the search take together.
 
     Args:
-        trials: those that have ended, at least one. The next trial is assumed to take as long as the longest of them.
+        trials: the trials so far, at least one. The next trial is assumed to take as long as the longest of them.
         objective: of the search.
         rows: the rows of the final fit.
     """
@@ -231,18 +232,19 @@ def remaining_seconds(trials: Sequence[Trial], objective: Objective, rows: Label
         return trial
     leaders = leading_trials(trials, len(objective.rows.y))
     confirmation = CONFIRMATION_SPLITS * sum(leader.seconds for leader in leaders)
-    # Until all starting points are tried, the next one gains more than a lower learning rate in the final fit.
+    # Until all starting points are tried, the next starting point gains more than a lower learning rate in the final
+    # fit does, so only the time for the shortest final fit is reserved.
     divisor = 1 / FINAL_RATE_DIVISOR if len(trials) < len(STARTING_POINTS) else FINAL_RATE_DIVISOR
-    # Trials that were read from their runs have no predictions: the chosen ones must be run again.
+    # Trials that were read from their MLflow runs have no predictions. Those that become the model must run again.
     rerun_seconds = math.fsum(one.seconds for one in best_first(trials)[:MAX_MEMBERS] if one.out_of_fold is None)
     return trial + confirmation + rerun_seconds + divisor * _final_fit_seconds(best, objective, rows)
 
 
 def _final_fit_seconds(best: Trial, objective: Objective, rows: LabelledRows) -> float:
-    """Estimates how long a final fit takes at the trial's own learning rate."""
+    """Estimates the seconds that a fit of the trial on all rows takes at the trial's own learning rate."""
     # Share of a fold's time that is spent on boosting rather than on evaluation. Measured: 0.6 to 0.8.
     boosting_share = 0.75
-    # The fixed time of a boosting round, expressed in rows of equal time. Measured: 20,000 to 50,000.
+    # The fixed time of a boosting round, as the number of rows that take this time. Measured: 20,000 to 50,000.
     fixed_rows = 30_000
     # A trial fits its folds, one per core at a time, and each of them runs PATIENCE rounds past its best.
     folds = len(objective.folds)

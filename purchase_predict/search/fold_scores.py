@@ -1,4 +1,4 @@
-"""The out-of-fold score on each fold of the search, of the mean of the model's trials."""
+"""The out-of-fold score on each fold of the search. The predictions are the mean of those of the model's trials."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,12 +17,12 @@ class FoldScore:
     Attributes:
         start: the end of the first session among the validation rows (UTC, ISO 8601); empty if the folds do not
             follow time.
-        end: the end of the last session among them.
+        end: the end of the last session among the validation rows, likewise.
         train_rows: the number of training rows.
         rows: the number of validation rows.
         base_rate: the share of purchases among the validation rows, 0 to 1.
-        score: the metric of the search.
-        baseline: the same metric of a constant answer.
+        score: the metric of the search on the validation rows; F1 is at the threshold that is best for this fold.
+        baseline: the baseline of the same metric.
     """
 
     start: str
@@ -35,12 +35,12 @@ class FoldScore:
 
 
 def fold_scores(rows: LabelledRows, folds: Folds, out_of_fold: np.ndarray, metric: str) -> list[FoldScore]:
-    """Scores each fold by itself, in the order of time.
+    """Scores each fold by itself. Folds that follow time are sorted by time.
 
     Args:
         rows: the rows that were searched on.
         folds: for each fold the positions of its training rows and of its validation rows.
-        out_of_fold: the predicted probability of each validation row, 0 to 1.
+        out_of_fold: the out-of-fold probability of each of `rows`, 0 to 1; not used where no fold validates on the row.
         metric: the metric of the search.
     """
 

@@ -1,4 +1,4 @@
-"""Folds of the training rows: forward in time where the rows have one, else grouped by user.
+"""Cross-validation folds of the training rows: forward in time if the rows have times, else grouped by user.
 
 Random folds validate a model on days that it was trained on, so they overrate a column that identifies the day. For
 columns that do not change over time, both kinds of folds rank models alike.
@@ -15,10 +15,10 @@ from purchase_predict.search.trial import LabelledRows
 #: For each fold the positions of the rows to train on, and of those to validate on.
 Folds = Sequence[tuple[np.ndarray, np.ndarray]]
 
-#: Cross-validation folds of a table with fewer than MANY_ROWS rows.
+#: The number of folds grouped by user, for a table with fewer than MANY_ROWS rows.
 FOLDS = 4
-#: Folds from MANY_ROWS rows on. Six searches of 30 s on 50,000 rows of the real primary table made 42 trials with
-#: 2 folds (median test ROC AUC 0.8593) and 26 with 4 (0.8585).
+#: The number of folds grouped by user, from MANY_ROWS rows on. Six searches of 30 s on 50,000 rows of the real primary
+#: table made 42 trials with 2 folds (median test ROC AUC 0.8593) and 26 trials with 4 folds (0.8585).
 FOLDS_FOR_MANY_ROWS = 2
 #: From this many rows on, half of the rows are enough to train a fold. On 25,000 rows, searches with fewer than 4 folds
 #: ended up to 0.006 lower, because their scores were too noisy.
@@ -26,7 +26,7 @@ MANY_ROWS = 40_000
 
 
 def has_many_rows(count: int) -> bool:
-    """Whether a table has so many rows that fewer folds are used and the best trials are not scored again."""
+    """Whether a table has so many rows that there are fewer folds by user and the best trials are not scored again."""
     return count >= MANY_ROWS
 
 
@@ -34,16 +34,16 @@ def has_many_rows(count: int) -> bool:
 #: the out-of-fold score underrates the final model: searches of the real events with 3 seeds scored 0.683 to 0.685 with
 #: a history of 0.4, and 0.711 to 0.713 with 0.6. On the test rows they scored 0.709 to 0.714.
 FORWARD_FOLDS, _HISTORY = 3, 0.6
-#: The cuts of each further split into forward folds are moved by this share of the rows.
+#: The share of the rows by which the first cut of a further split into forward folds is moved, back or forward.
 _SHIFT = 0.05
-#: What `kind_of_folds` calls the folds of rows with a time, unless their classes forbid it.
+#: What `kind_of_folds` returns for rows with times, unless a part would lack one of the classes.
 _PLANNED = f"{FORWARD_FOLDS} folds that follow time"
 
 
 def search_folds(rows: LabelledRows, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """The folds of a search, as `forward_folds` or `grouped_folds` returns them.
 
-    If the rows have a time but not the planned folds, a printed line says what the folds are and why.
+    If the rows have times but the planned folds are not possible, a printed line says which folds are used and why.
     """
     folds = forward_folds(rows, 0) or grouped_folds(rows, fold_count(len(rows.y)), seed)
     kind = kind_of_folds(rows, folds)
@@ -58,7 +58,7 @@ def confirmation_folds(rows: LabelledRows, seed: int, split: int) -> list[tuple[
 
 
 def forward_folds(rows: LabelledRows, split: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Splits the rows by rolling origin: a fold trains on all rows before a moment and validates on the block after it.
+    """Splits the rows by rolling origin: a fold trains on all rows before a cut and validates on the block after it.
 
     The blocks follow each other and end with the last row. No session is on both sides, but a returning user may be, as
     in production. The latest fold comes first: it resembles the future most, and pruning looks at the first folds.
@@ -69,7 +69,7 @@ def forward_folds(rows: LabelledRows, split: int) -> list[tuple[np.ndarray, np.n
 
     Returns:
         For each fold the positions of the rows to train on, and of those to validate on: 3 folds, or 2 if 3 are not
-        possible. Empty if the rows have no time, or if 2 are not possible either.
+        possible. Empty if the rows have no times, or if 2 folds are not possible either.
     """
     if rows.ended is None:
         return []
@@ -86,10 +86,12 @@ def forward_folds(rows: LabelledRows, split: int) -> list[tuple[np.ndarray, np.n
 
 
 def _cuts(ended: np.ndarray, y: np.ndarray, shares: np.ndarray) -> list[int]:
-    """The moments at which the rows are cut, each as near to its planned place as both classes in each part allow.
+    """The times at which the rows are cut, in nanoseconds since 1970 (UTC).
+
+    Each cut is as near to its planned place as possible, so that each part between cuts has both classes.
 
     Args:
-        ended: when the session of each row ended.
+        ended: when the session of each row ended, in nanoseconds since 1970 (UTC).
         y: labels, 0 or 1.
         shares: the planned share of the rows before each cut, 0 to 1.
 
@@ -97,7 +99,7 @@ def _cuts(ended: np.ndarray, y: np.ndarray, shares: np.ndarray) -> list[int]:
         The cuts in the order of time. Empty if no cuts leave both classes in each part.
     """
     moments, number = np.unique(ended, return_inverse=True)
-    # Rows of each class before each moment, and at last all of them.
+    # For each class, the number of rows before each distinct time; the last number counts all rows of the class.
     before = [np.append(0, np.cumsum(np.bincount(number, y == label))) for label in (0, 1)]
     planned = np.searchsorted(moments, np.sort(ended)[(shares * len(y)).astype(int)])
     # From the end backwards: the latest place of each cut with both classes in the part after it.
@@ -122,7 +124,7 @@ def follows_time(rows: LabelledRows, folds: Folds) -> bool:
 
 
 def kind_of_folds(rows: LabelledRows, folds: Folds) -> str:
-    """What the folds of a search are and, if rows with a time do not have the planned folds, why."""
+    """What the folds of a search are and, if rows with times do not have the planned folds, why."""
     forward = follows_time(rows, folds)
     kind = f"{len(folds)} folds that {'follow time' if forward else 'are grouped by user'}"
     if rows.ended is None or kind == _PLANNED:

@@ -25,9 +25,9 @@ PRUNE_MARGIN = 0.01
 _MAX_ROUNDS = 1000
 #: Early-stopping patience of a fold, in boosting rounds.
 PATIENCE = 30
-#: Early-stopping patience of a fold that is behind the best trial's by PRUNE_MARGIN, in boosting rounds. With 15, a
-#: trial of the real primary table took 0.55 s instead of 0.69 s. With 7 it took 0.43 s, but every
-#: second fold of the points as good as the best was stopped on a plateau.
+#: Early-stopping patience, in boosting rounds, of a fold that is behind the same fold of the best trial by more than
+#: PRUNE_MARGIN. With 15, a trial of the real primary table took 0.55 s instead of 0.69 s. With 7 it took 0.43 s, but
+#: among the points as good as the best one, every second fold was stopped on a plateau.
 PATIENCE_BEHIND = 15
 #: Boosting rounds between two evaluations of a fold. Evaluating each round, and predicting again at the end, took two
 #: thirds of the time of a fold of the real primary table.
@@ -39,7 +39,7 @@ ROW_WISE_FEATURE_FRACTION = 0.7
 
 
 def available_cores() -> int:
-    """The number of cores that this process may use; in a container it may be less than the machine has."""
+    """The number of cores that this process may use. In a container, the machine may have more."""
     return int(joblib.cpu_count())
 
 
@@ -52,7 +52,7 @@ class Objective:
         folds: for each fold the positions of its training rows and of its validation rows.
         metric: the metric to optimise.
         seed: of the search.
-        threads: folds that are fitted at the same time.
+        threads: the number of folds that are fitted at the same time.
         binned: the folds' rows as LightGBM bins them, filled at the first trial and shared by all. Binning took a third
             of the time of a short fit.
     """
@@ -86,7 +86,7 @@ class Objective:
             return replace(trial, seconds=time.monotonic() - started, error=f"{type(error).__name__}: {error}"[:500])
 
     def _evaluate(self, trial: Trial, best: Trial | None) -> Trial:
-        """The trial, finished or pruned."""
+        """Fits the folds; returns the trial, finished or pruned. Raises ValueError if the score is not finite."""
         y = self.rows.y
         out_of_fold = np.full(len(y), np.nan)
         numbers = range(len(self.folds))
@@ -115,12 +115,12 @@ class Objective:
         )
 
     def behind_below(self, best_utility: float, metric: str, positions: np.ndarray) -> float:
-        """The utility below which a trial is behind the best one, by more than PRUNE_MARGIN of its gain.
+        """The utility below which a trial is behind the best one: by more than PRUNE_MARGIN of the best trial's gain.
 
         Args:
-            best_utility: the best trial's on these rows.
-            metric: of both utilities.
-            positions: the rows that both were scored on.
+            best_utility: the utility of the best trial on the rows at `positions`.
+            metric: the metric of both utilities.
+            positions: the positions of the rows that both trials were scored on.
         """
         y = self.rows.y
         baseline = metrics.utility(metric, scores.baselines(float(y.mean()), y[positions])[metric])
@@ -129,7 +129,7 @@ class Objective:
     def _fit_folds(
         self, params: dict[str, Any], numbers: Sequence[int], out_of_fold: np.ndarray, best: Trial | None
     ) -> tuple[list[int], list[float]]:
-        """Fits these folds and fills in their out-of-fold predictions; returns rounds and utility of each fold."""
+        """Fits the folds with these numbers and fills in `out_of_fold`; returns rounds and utility of each fold."""
 
         def fit(number: int) -> FoldFit:
             train, validation = self.binned[number]
@@ -189,7 +189,7 @@ def fit_fold(
     latest: list[np.ndarray] = []
 
     def capture(predictions: np.ndarray, dataset: lightgbm.Dataset) -> tuple[str, float, bool]:
-        """Keeps the predictions that LightGBM evaluates; the value that it must return is not used."""
+        """Keeps the predictions that LightGBM passes in. LightGBM requires a return value; it is not used."""
         latest[:] = [predictions]
         return "captured", 0.0, True
 

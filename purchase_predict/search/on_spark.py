@@ -1,7 +1,7 @@
 """Runs trials on the user's Spark cluster with hyperopt's SparkTrials; each trial is one task on an executor.
 
 SparkTrials accepts neither earlier trials nor starting points, so `search` makes the suggestions. A batch is one call
-of `fmin`, which "suggests" the trials of the batch in their order.
+of `fmin`, whose suggestion algorithm (`_in_order`) only numbers the trials of the batch.
 """
 
 import os
@@ -60,7 +60,7 @@ def cluster(parallelism: int) -> Iterator[tuple[Runner, int]]:
 
 
 class _Batch:
-    """A batch of trials on the cluster. SparkTrials polls every second; `on_trial` is called at the next poll."""
+    """A batch of trials on the cluster. SparkTrials polls every second; only then is `on_trial` called."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class _Batch:
         self.error: Exception | None = None
 
     def run(self) -> list[Trial]:
-        """Runs the batch; raises what `on_trial` raised."""
+        """Runs the batch and returns its trials. If `on_trial` raised an exception, raises it."""
         numbers, shared = list(self.points), self.shared
 
         def evaluate(suggestion: dict[str, int]) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class _Batch:
         return [self.ended[number] for number in self.points]
 
     def _poll(self, spark_trials: hyperopt.Trials, *_: Any) -> tuple[bool, list[Any]]:
-        """Collects the trials that ended; called in a thread of SparkTrials, which hangs if this raises."""
+        """Collects the trials that have ended. SparkTrials calls it in a thread and hangs if it raises."""
         try:
             self._collect(spark_trials)
         except Exception as error:

@@ -43,7 +43,7 @@ class SearchResult:
         threshold: the decision threshold with the best F1 on `out_of_fold`.
         searched: the rows that the trials were validated on.
         folds: the score of `out_of_fold` on each fold.
-        fold_kind: what the folds are, and if they are not the planned ones, why.
+        fold_kind: what the folds are and, if they are not the planned ones, why (`folds.kind_of_folds`).
     """
 
     trials: list[Trial]
@@ -59,7 +59,7 @@ class SearchResult:
 
     @property
     def params(self) -> dict[str, Any]:
-        """What the train run logs as MLflow parameters: those of the best trial, and the trials of the members."""
+        """The train run's MLflow parameters: those of the best trial, and the members' trial numbers, from 1."""
         trials = ", ".join(str(member.trial + 1) for member in self.members)
         return {f"best_{name}": value for name, value in self.best.params.items()} | {"model_trials": trials}
 
@@ -102,8 +102,8 @@ def search(
         seed: the same seed and rows give the same model, whatever the number of cores.
         on_trial: called with each new trial when it ends.
         earlier: trials of an interrupted search with the same rows, metric and seed; they are not run again.
-        max_seconds: time limit in seconds for the search and the final fit. A trial that would overrun is not started,
-            though the first batch always runs; the final fit is shortened if needed, but never below half its rounds.
+        max_seconds: time limit in seconds for the search and the final fit. After the first batch, a batch is started
+            only if there is time for one more trial. The final fit is shortened if needed (see `final_fit`).
         run_batch: runs a batch of trials.
         parallelism: trials per batch.
 
@@ -163,10 +163,12 @@ def _finished(
 
 
 def _out_of_fold(trial: Trial, trials: Sequence[Trial], objective: Objective, parallelism: int) -> np.ndarray:
-    """A trial's prediction of each row. A trial that was read from its run is run again, under the same pruning.
+    """The out-of-fold probability of each row from a trial.
+
+    A trial that was read from its MLflow run has none. It is run again, with pruning against the same best trial.
 
     Raises:
-        click.ClickException: it fails this time.
+        click.ClickException: the trial does not finish this time.
     """
     if trial.out_of_fold is None:
         trial = objective(trial.number, trial.point, best_of(trials[: trial.number - trial.number % parallelism]))

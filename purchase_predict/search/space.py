@@ -6,12 +6,13 @@ from typing import Any
 
 from hyperopt import hp
 
-#: The upper bound of `max_depth`, in levels. It stands for LightGBM's "unlimited".
+#: The upper bound of `max_depth`, in levels. A point with this value gets LightGBM's "unlimited" (-1).
 _UNLIMITED_DEPTH = 16
-#: The lower bound of both penalties stands for LightGBM's "none" (0), which a log scale cannot hold.
+#: The lower bound of both penalties. A point with this value gets no penalty: 0, which a log scale cannot represent.
 _NO_PENALTY = 1e-8
 #: The space lies around LightGBM's defaults, mostly on a log scale. Lower learning rates are left to the final fit.
-#: Bagging fractions below 0.6 are left out: of the 15 best random points (5 on each of three data sets), 1 had one.
+#: Bagging fractions below 0.6 are left out: only 1 of the 15 best random points (5 on each of three data sets) had such
+#: a fraction.
 SPACE = {
     "learning_rate": hp.loguniform("learning_rate", math.log(0.06), math.log(0.2)),
     "num_leaves": hp.qloguniform("num_leaves", math.log(4), math.log(128), 1),
@@ -24,7 +25,8 @@ SPACE = {
     "cat_smooth": hp.loguniform("cat_smooth", math.log(1), math.log(100)),
 }
 _INTEGERS = ("num_leaves", "max_depth", "min_child_samples")
-#: LightGBM's defaults as a point of the space. They are the first trial, so no search ends below them.
+#: LightGBM's defaults as a point of the space. They are the first trial, so every search compares its other points with
+#: them.
 DEFAULTS = {
     "learning_rate": 0.1,
     "num_leaves": 31.0,
@@ -52,7 +54,7 @@ def lightgbm_params(point: Mapping[str, float]) -> dict[str, Any]:
         point: a value for each parameter of `SPACE`, all of them floats.
 
     Returns:
-        The parameters with integers as `int`, and with the bounds that stand for "unlimited" and "none" replaced.
+        The parameters, with integers as `int`, and with LightGBM's values for "unlimited" (-1) and "none" (0).
     """
     params: dict[str, Any] = {name: round(value) if name in _INTEGERS else value for name, value in point.items()}
     if params["max_depth"] >= _UNLIMITED_DEPTH:

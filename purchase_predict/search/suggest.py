@@ -16,7 +16,8 @@ def next_point(earlier: Sequence[Trial], number: int, seed: int) -> dict[str, fl
     Args:
         earlier: the trials that TPE learns from.
         number: the trial's number, from 0.
-        seed: of the search. With the number it seeds TPE, so that a suggestion depends on nothing else.
+        seed: of the search. TPE is seeded with this seed and the number, so a suggestion depends only on both of them
+            and on the earlier trials.
 
     Returns:
         A value for each parameter of `SPACE`.

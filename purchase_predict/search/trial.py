@@ -36,7 +36,7 @@ class LabelledRows:
         return replace(self, x=self.x[chosen], y=self.y[chosen], user=self.user[chosen], ended=ended)
 
     def followed_by(self, later: "LabelledRows") -> "LabelledRows":
-        """These rows and then others with the same columns, which have a time if these do."""
+        """These rows, followed by others with the same columns. The result has times only if both have them."""
         ended = None
         if self.ended is not None and later.ended is not None:
             ended = np.concatenate([self.ended, later.ended])
@@ -53,15 +53,15 @@ class Trial:
         state: "finished", "pruned" (it trailed the best trial after the first folds) or "failed".
         point: a value for each parameter of the search space.
         params: the same point as LightGBM's parameters.
-        loss: what TPE learns from, less is better: minus the utility of the score. A pruned trial has the best trial's
-            loss plus the utility by which it trailed; a failed one has None.
+        loss: the value that TPE minimises: minus the utility of the score. A pruned trial has the best trial's loss
+            plus the utility by which it trailed; a failed trial has None.
         score: the metric of the out-of-fold predictions of all folds together; None unless finished.
         rounds: boosting rounds, the mean over the folds.
         seconds: wall time.
         error: the kind and text of the exception of a failed trial.
         first_folds_score: the metric of the first folds together. Pruning compares it with the best trial's.
-        fold_utilities: for each fold the best utility (more is better) of its early-stopping metric. A later trial gets
-            less patience in a fold while it is behind the best trial's utility.
+        fold_utilities: for each fold the best utility (more is better) of its early-stopping metric. If this is the
+            best trial, a later trial gets less patience in a fold while the fold's utility is behind this one.
         out_of_fold: the probability of each row, predicted by a fold that did not train on it; NaN for a row that no
             fold validates on; None if the trial was read from its run.
     """
@@ -81,7 +81,7 @@ class Trial:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The trial without its predictions, as JSON values: `Trial(**facts)` makes it again."""
+        """The trial without its predictions, as JSON values: `Trial(**facts)` restores it."""
         return {member.name: getattr(self, member.name) for member in fields(self) if member.name != "out_of_fold"}
 
 
@@ -132,6 +132,9 @@ def tried_parameters(trials: pd.DataFrame) -> list[str]:
 
 
 def spans_decades(name: str, values: np.ndarray) -> bool:
-    """Whether a parameter's values call for a log scale; never those of `max_depth`, where -1 means no limit."""
+    """Whether a parameter's values need a log scale: their largest is more than 20 times their smallest above 0.
+
+    `max_depth` never does, because its value -1 means no limit.
+    """
     positive = values[values > 0]
     return name != "max_depth" and len(positive) > 0 and bool(positive.max() > 20 * positive.min())

@@ -1,21 +1,25 @@
-"""Counts events: updates the records with each event, and makes a pair's row at its first cart event.
+"""Counts events: updates the records with each event, and makes the row of a pair at its first cart event.
 
-The rows equal those of `features/expressions.py` if a visitor's events arrive in the order of their times, and events
-of the same time together. An event that breaks this order is counted for all later rows, but existing rows do not
-change. So a row equals what `process` makes of the events that have arrived, except for these cases:
+A row has the columns of `features/expressions.py`. A visitor's events should arrive in the order of their times, and
+events of the same time in one request. An event that breaks this order is counted for all later rows, but existing rows
+do not change. So a row equals the row that the step `process` makes of the events that have arrived, except in these
+cases:
 
-- *Late*: an event's time is before the visitor's newest event. The row of a late cart event uses all events that have
-  arrived, also later ones.
-- *After the answer*: its time is at or before the moment of an existing row. `process` would use it for that row.
-- *Of an earlier day*: its day is before the newest day that has a row. The columns about the product in the rows of
-  later days lack it, because they use all events of earlier days, also those of other visitors.
-- *Row of an old day*: the row's day is no longer among the newest `shop_days.KEPT_DAYS`, so its columns about the
+- *Late*: an event is older than the visitor's newest event. The row of a late cart event uses all events that have
+  arrived, including later ones.
+- *After the answer*: an event's time is at or before the moment of an existing row of its visitor. `process` would use
+  the event for this row.
+- *Of an earlier day*: an event's day is before the newest day that has a row of any visitor. The columns about the
+  product use the events of all visitors on earlier days. So the existing rows of later days lack this event.
+- *Row of an old day*: the row's day is no longer among the newest `shop_days.KEPT_DAYS` days, so its columns about the
   product may include later days.
-- *Overlap*: a session continues after `records.TALLY_SESSIONS` later ones of the same visitor. Some of the views and
-  purchases in those are then counted as earlier ones. Or a late event has moved the start of a session to before the
-  row's session: its views and purchases until then are not counted as earlier ones.
+- *Overlap*: the columns about earlier sessions may be wrong, for one of two reasons. First, a session continues after
+  the visitor has started `records.TALLY_SESSIONS` later ones: its own views and purchases, and those of later sessions,
+  may then be counted. Second, a late event has moved the start of another session to before the row's session: the
+  views and purchases that were counted for this other session before the move are not counted for the row.
 
-Each case is counted in `Counts` and shown in /metrics. A row that is late, of an old day or an overlap is marked.
+Each case is counted in `Counts` and shown in /metrics. `Pair.late` marks a row that is late, of an old day or an
+overlap.
 """
 
 from collections.abc import Sequence
@@ -31,7 +35,14 @@ from purchase_predict.serving.state import Batch, PairKey
 
 @dataclass
 class Counts:
-    """Counts of events, and of events and rows that may differ from `process`."""
+    """Numbers of events, and numbers for the cases that the module's docstring lists.
+
+    Attributes:
+        counted: new events.
+        repeated: events that were already counted, by an earlier request or by this one.
+        late, after_answer, earlier_day: new events in each of these three cases.
+        late_carts, old_day_rows, overlaps: new rows of late cart events, of old days, and with an overlap.
+    """
 
     counted: int = 0
     repeated: int = 0
@@ -48,8 +59,10 @@ class Advanced:
     """The result of counting events.
 
     Attributes:
-        carts: the pair of each cart event, with its row, by the position of the event.
-        too_old: the positions of events that are older than the retention; they were not counted.
+        carts: the pair of each cart event that is not too old, by the event's position in the request. The pair has a
+            row.
+        too_old: the positions of events that are older than the retention. These events were not counted.
+        counts: the numbers of events and rows.
     """
 
     carts: dict[int, Pair] = field(default_factory=dict)
@@ -61,10 +74,10 @@ def advance(batch: Batch, events: Sequence[Event], retention_days: int) -> Advan
     """Counts events, in the order of their times.
 
     Args:
-        batch: the records of the events; they are changed.
-        events: in any order.
-        retention_days: days that the state reaches back from its newest day. Older events are not counted, because the
-            state no longer knows whether they were counted before.
+        batch: the records of the events. They are changed.
+        events: the events of a request, in any order.
+        retention_days: days that the state reaches back from the newest day of the state and of `events`. Older events
+            are not counted, because the state no longer knows whether they were counted before.
     """
     done = Advanced()
     newest = max([batch.newest_day, *(event.day for event in events)])
@@ -102,7 +115,7 @@ def _unseen(batch: Batch, events: Sequence[Event]) -> list[Event]:
 
 
 def _count_together(batch: Batch, events: list[Event], done: Advanced, answered: dict[int, int]) -> None:
-    """Counts events of one time, then makes the rows of the pairs that they put in the cart."""
+    """Counts events of the same time, then makes the rows of the pairs that these events put in the cart."""
     carts: dict[PairKey, list[Event]] = {}
     for event in events:
         visitor = batch.visitors[event.user]
@@ -119,7 +132,7 @@ def _count_together(batch: Batch, events: list[Event], done: Advanced, answered:
     for key, of_pair in carts.items():
         done.counts.late_carts += batch.pairs[key].late
         _make_row(batch, key, columns.first_of(of_pair), done)
-    for event in events:  # a purchase at the time of the first cart event counts as after it
+    for event in events:  # a purchase at the time of the pair's first cart event counts as a later one
         if event.kind == "purchase":
             _count_purchase(batch, event)
         pair = batch.pairs[event.user, event.session, event.product]
@@ -130,7 +143,7 @@ def _count_together(batch: Batch, events: list[Event], done: Advanced, answered:
 
 
 def _count(batch: Batch, event: Event) -> None:
-    """Updates the records with an event, except for the pair's row, purchase, and place in the cart."""
+    """Updates the records with an event, except for the pair's row, its purchase, and whether it is in the cart."""
     visitor, session = batch.visitors[event.user], batch.sessions[event.user, event.session]
     pair = batch.pairs[event.user, event.session, event.product]
     time, kind = event.time, event.kind
@@ -183,7 +196,7 @@ def _count_product(session: Session, pair: Pair, time: int, now: bool) -> None:
         session.products_now += now
         pair.act = time
     elif time < pair.act:
-        if pair.act == session.newest and not now:  # its first event was at the newest time, and is now before it
+        if pair.act == session.newest and not now:  # until now, its first event was at the newest time
             session.products_now -= 1
             session.products += 1
         pair.act = time
@@ -193,7 +206,7 @@ def _make_row(batch: Batch, key: PairKey, cart: Event, done: Advanced) -> None:
     visitor, session = batch.visitors[cart.user], batch.sessions[cart.user, cart.session]
     pair, product = batch.pairs[key], batch.products[cart.user, cart.product]
     start = session.visit
-    assert start is not None  # the cart event is a visit
+    assert start is not None  # the cart event has set `visit`
     session.place(visitor.sessions)
     pair.row = columns.row(cart, visitor, session, pair, product)
     columns.add_shop(pair.row, batch.product_days[cart.product], batch.shop_days, cart.day)

@@ -2,9 +2,9 @@
 
     <answers>/day=2026-11-29/120000-<process>-<random>.parquet
 
-A row has the answer and its time, the columns that were scored, and the shadow's answer. It can be joined with the
-output of `predict`, or with later events, by `user_id`, `user_session` and `product_id`. A file appears only once it is
-complete (`unfinished`).
+A row of a file has an answer and its time, the columns that were scored, and the shadow's answer (`shadow`). Rows can
+be joined with the output of `predict`, or with later events, by `user_id`, `user_session` and `product_id`. A file
+appears only once it is complete (`unfinished`).
 """
 
 import contextlib
@@ -36,20 +36,21 @@ from purchase_predict.sources.part import CLOUD
 if TYPE_CHECKING:
     from google.cloud import storage
 
-#: Waiting answers are written after this many seconds, or earlier at this many rows.
+#: Queued answers are written after this many seconds, or earlier if there are this many.
 _FLUSH_SECONDS, _FLUSH_ROWS = 60.0, 20_000
-#: Maximum number of waiting answers. Further ones are dropped and counted, so the log never delays a request.
+#: Maximum number of queued answers. Further answers are dropped and counted, so the log never delays a request.
 _WAITING_ROWS = 100_000
-#: Seconds that `close` gives the log for the answers that still wait.
+#: Maximum seconds that `end` waits for a thread to take the queued answers and end.
 CLOSE_SECONDS = 10.0
 
-#: The object that a server creates in a bucket when it starts.
+#: Name of the object that a server creates in a bucket when it starts, to check that the bucket can be written.
 _MARKER = "answers-of-purchase-predict"
 
 #: The content type of a file in a bucket.
 _TYPE = "application/octet-stream"
 
 _TIME = pa.timestamp("us", tz="UTC")
+#: The columns of a file. `event_time` is the pair's moment, in UTC and without a zone.
 SCHEMA = pa.schema(
     [("answered_at", _TIME), ("user_id", pa.int64()), ("user_session", pa.string()), ("product_id", pa.int64())]
     + [("event_time", pa.timestamp("us")), ("late", pa.bool_())]
@@ -61,7 +62,13 @@ SCHEMA = pa.schema(
 
 @dataclass
 class Answer:
-    """A row of the log. Times are in microseconds since 1970; `row` is in the order of `COLUMNS`."""
+    """A row of the log. Times are in microseconds since 1970.
+
+    Attributes:
+        row: the columns that were scored, in the order of `COLUMNS`.
+        probability, will_buy: None if no version held the alias; `version` is then empty.
+        shadow: the shadow's probability, will_buy and version; None: no answer of the shadow.
+    """
 
     answered_at: int
     user: int
@@ -77,7 +84,10 @@ class Answer:
 
 
 def end(thread: threading.Thread, waiting: "queue.Queue[Answer | None]") -> None:
-    """Tells a thread to end once it has taken the waiting answers, and waits for that up to `CLOSE_SECONDS`."""
+    """Ends a thread after it has taken the answers in its queue. Waits for at most `CLOSE_SECONDS`.
+
+    The last entry put into the queue is None. The thread ends when it takes None.
+    """
     until = time.monotonic() + CLOSE_SECONDS
     with contextlib.suppress(queue.Full):
         waiting.put(None, timeout=CLOSE_SECONDS)
@@ -85,18 +95,18 @@ def end(thread: threading.Thread, waiting: "queue.Queue[Answer | None]") -> None
 
 
 class AnswerLog:
-    """Writes answers in a thread of its own."""
+    """Writes answers to the log, in a background thread."""
 
     def __init__(self, place: str, retention_days: int, meters: Meters) -> None:
-        """Checks that the log can be written.
+        """Checks that the log can be written, and starts the thread.
 
         Args:
             place: a folder, or `gs://<bucket>/<folder>`.
-            retention_days: days that are kept in a local folder. A bucket needs a lifecycle rule for that.
+            retention_days: days for which a local folder keeps answers. In a bucket, a lifecycle rule must remove them.
             meters: count the rows that are written or dropped.
 
         Raises:
-            click.ClickException: the folder or bucket cannot be written.
+            click.ClickException: the folder or bucket cannot be written, or `place` is not valid.
         """
         self._meters, self._days = meters, retention_days
         self._queue: queue.Queue[Answer | None] = queue.Queue(_WAITING_ROWS)
@@ -121,7 +131,7 @@ class AnswerLog:
             self._meters.add("log_dropped_total")
 
     def close(self) -> None:
-        """Writes the waiting answers and ends the thread; waits for that up to 10 s."""
+        """Writes the queued answers and ends the thread. Waits for this for at most `CLOSE_SECONDS`."""
         end(self._thread, self._queue)
 
     def _write_on(self) -> None:
@@ -142,7 +152,7 @@ class AnswerLog:
                 self._write(rows)
             try:
                 self._forget()
-            except OSError as error:  # such as a folder that cannot be listed now: the log goes on
+            except OSError as error:  # for example, the folder cannot be listed: the log continues
                 logging.getLogger(__name__).warning("old answers were not removed: %s", type(error).__name__)
 
     def _write(self, rows: list[Answer]) -> None:
@@ -156,7 +166,7 @@ class AnswerLog:
                 pq.write_table(_table(of_day), content, compression="zstd")
                 self._put(name, content.getvalue().to_pybytes())
                 self._meters.add("log_rows_total", len(of_day))
-            except Exception as error:  # such as a full disk or a bucket that refuses: the server goes on answering
+            except Exception as error:  # for example, a full disk or a refused upload: the server continues
                 self._meters.add("log_dropped_total", len(of_day))
                 logging.getLogger(__name__).warning("answers were not logged: %s", type(error).__name__)
 
@@ -180,11 +190,11 @@ class AnswerLog:
 
 
 def _uploader(place: str) -> Callable[[str, bytes], None]:
-    """Makes a function that uploads an object under a name below `place`. An object appears once it is complete.
+    """Returns a function that uploads content under a name below `place`. An object appears only once it is complete.
 
-    An empty object is uploaded first, so that a bucket that cannot be written is an error at the start.
+    An empty object is uploaded first: if the bucket cannot be written, the server fails at its start.
     """
-    from google.api_core.exceptions import PreconditionFailed  # it takes 0.5 s to import, and most logs are local
+    from google.api_core.exceptions import PreconditionFailed  # this import takes 0.5 s; most logs are local
 
     bucket_name, _, folder = place.removeprefix(CLOUD).partition("/")
     if not bucket_name:

@@ -22,16 +22,16 @@ from purchase_predict.serving.state import Busy, Unavailable
 
 #: Maximum number of events in a request.
 MAX_EVENTS = 1000
-#: Digits of a whole number that are read: more than any field may have.
+#: Maximum digits of a whole number that are parsed. No valid field has that many.
 _MOST_DIGITS = 400
-#: The status that metrics show for a client that went away before its request had arrived; nobody gets it.
+#: The status in the metrics if a client disconnects before its whole request has arrived. No client receives it.
 _CLIENT_GONE = 499
 
 Result = TypeVar("Result")
 
 
 class _Wrong(Exception):
-    """An invalid request: the HTTP status to return, and an error text that quotes nothing of the request."""
+    """An invalid request, with the HTTP status to return and an error text that quotes nothing of the request."""
 
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(detail)
@@ -46,11 +46,11 @@ def build(
     Args:
         service: counts events and scores carts.
         health: readiness and metrics.
-        quick: runs calls that wait for the state.
-        slow: runs calls that may take long, so that events do not wait for them.
-        probes: runs readiness and metrics, so that they do not wait for requests that wait for the state.
-        at_once: the most events of a request that are counted in the event loop itself, 0: none. A thread would take
-            longer to start than a local state takes to answer.
+        quick: runs the calls of /events, which wait for the state.
+        slow: runs calls that may take long, so that /events does not wait for these calls.
+        probes: runs /ready and /metrics, so that they do not queue behind requests that wait for the state.
+        at_once: a request with at most this many events is counted in the event loop itself; 0: every request uses
+            `quick`. Passing a request to a thread would take longer than a local state takes to answer.
     """
     app = FastAPI(
         title="purchase-predict", version="1", description=documents.DESCRIPTION, docs_url=None, redoc_url=None
@@ -98,7 +98,7 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(MlflowException)
     async def of_mlflow(_: Request, error: Exception) -> Response:
         assert isinstance(error, MlflowException)
-        # MLflow's text may quote half a surrogate pair, which JSON can contain and UTF-8 cannot.
+        # MLflow's text may quote half a surrogate pair. JSON can contain it as an escape sequence, UTF-8 cannot.
         return Response(error.serialize_as_json(), error.get_http_status_code(), media_type="application/json")
 
 
@@ -108,7 +108,7 @@ def _add_events(app: FastAPI, service: Service, quick: Executor, slow: Executor,
         raw = await _events(request)
         counted = None
         if len(raw) <= at_once:
-            with contextlib.suppress(Busy):  # another thread or process uses the state: the event loop does not wait
+            with contextlib.suppress(Busy):  # if another thread or process uses the state, `quick` waits for it
                 counted = service.count(raw, wait=False)
         if counted is None:
             counted = await _in(quick, lambda: service.count(raw))
@@ -164,7 +164,7 @@ def _add_pages(app: FastAPI, slow: Executor) -> None:
 
 
 async def _events(request: Request) -> Sequence[object]:
-    """The raw events of a request's body: one event, a list of events, or an object with the list `events`."""
+    """Reads the raw events from a request's body: one event, a list of events, or an object with the list `events`."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise _Wrong(415, "Content-Type must be application/json")
@@ -184,7 +184,11 @@ async def _events(request: Request) -> Sequence[object]:
 
 
 def _whole(digits: str) -> float:
-    """A whole number of JSON. Python refuses to read thousands of digits; as infinity, only its event is refused."""
+    """Parses a whole number in JSON; more than `_MOST_DIGITS` digits become infinity.
+
+    Only the event with such a number is then refused. Otherwise the whole request would be refused, because Python does
+    not parse thousands of digits.
+    """
     return int(digits) if len(digits) <= _MOST_DIGITS else math.inf
 
 

@@ -1,4 +1,4 @@
-"""A circuit breaker before a store: while the store hangs, calls fail at once instead of queueing behind each other."""
+"""A circuit breaker for a store: while the store hangs, calls fail at once instead of queueing behind each other."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -7,21 +7,21 @@ from purchase_predict.serving.events import Event
 from purchase_predict.serving.records import Pair
 from purchase_predict.serving.state import Batch, Result, Size, State, Unavailable
 
-#: A call that fails after this many seconds or more has waited for a store that hangs; the stores wait 2 s.
+#: If a call fails after this many seconds or more, the store hangs. The stores' own timeout is 2 s.
 _HANGING_SECONDS = 1.0
-#: Seconds for which further calls fail at once. The next ones then try the store again.
+#: Seconds for which further calls fail at once. Calls after this time try the store again.
 _OPEN_SECONDS = 1.0
 
 
 class CircuitBreaker:
-    """A store that gives up early; see `state.State`.
+    """A store whose calls fail at once while the store behind it hangs; see `state.State`.
 
-    Few threads wait for the store. If each call waited for its own timeout, a request would wait for those of all
-    requests before it.
+    Only a few threads call the store. If each call waited until its timeout, a request would also wait for the timeouts
+    of all requests before it.
     """
 
     def __init__(self, state: State) -> None:
-        """Args: `state` is the store."""
+        """Args: `state` is the store behind the circuit breaker."""
         self._state = state
         self._open_until, self._problem = 0.0, ""
 
@@ -36,7 +36,7 @@ class CircuitBreaker:
         return self._called(lambda: self._state.carts(session, most))
 
     def forget(self, retention_days: int, removed: Callable[[int], None]) -> None:
-        """See `state.State.forget`. It has a thread of its own, so it may wait."""
+        """See `state.State.forget`. Its thread serves no requests, so it may wait for the store."""
         self._state.forget(retention_days, removed)
 
     def size(self) -> Size:
@@ -55,7 +55,7 @@ class CircuitBreaker:
             return call()
         except Unavailable as error:
             now = time.monotonic()
-            # Without a cause the store has answered each time: other servers keep changing the same visitors.
+            # An error without a cause is no hang: Redis has answered, but other servers keep changing these visitors.
             if error.__cause__ and now - started >= _HANGING_SECONDS:
                 self._open_until, self._problem = now + _OPEN_SECONDS, str(error)
             raise

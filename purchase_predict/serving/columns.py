@@ -1,4 +1,4 @@
-"""Makes a row of the primary table from the records: the columns of `features/expressions.py` as of the moment."""
+"""Makes a pair's row from the records: the columns of `features/expressions.py` as of the moment."""
 
 from typing import Any
 
@@ -14,14 +14,22 @@ _SECOND = 1_000_000
 
 
 def first_of(carts: list[Event]) -> Event:
-    """The cart event that a row uses if a pair has several at its moment: the smallest values, nulls last."""
+    """Chooses the cart event for a pair's row from the pair's cart events at the moment.
+
+    It is the event with the smallest price, brand, category code and category id, compared in this order; nulls last.
+    """
     return min(
         carts, key=lambda cart: [*map(_nulls_last, (cart.price, cart.brand, cart.category_code, cart.category_id))]
     )
 
 
 def row(cart: Event, visitor: Visitor, session: Session, pair: Pair, product: Product) -> list[Any]:
-    """A pair's columns except the shop's (`add_shop`). The records must include all events up to the moment."""
+    """Makes a pair's row; the columns `schema.SHOP` stay None until `add_shop` fills them in.
+
+    Args:
+        cart: the pair's first cart event.
+        visitor, session, pair, product: the records; they include all events up to the moment.
+    """
     time = as_time(cart.time)
     start = session.visit if session.visit is not None else cart.time
     category, sub_category = _categories(cart.category_code)
@@ -53,7 +61,7 @@ def row(cart: Event, visitor: Visitor, session: Session, pair: Pair, product: Pr
 
 
 def add_shop(row: list[Any], product: Days, shop: Days, day: int) -> None:
-    """Fills in the columns about the shop."""
+    """Fills in the columns `schema.SHOP` of a row; see `shop_days.columns` for the other arguments."""
     row[-len(SHOP) :] = shop_days.columns(product, shop, day, row[COLUMNS.index("price")])
 
 
@@ -75,7 +83,7 @@ def _categories(code: str | None) -> tuple[str | None, str | None]:
 
 
 def _seconds(since: int | None, until: int) -> int | None:
-    """The difference of two times, each without its fraction of a second; 0 if `since` is later (a late event)."""
+    """Seconds between two times, each truncated to whole seconds; 0 if `since` is later, as after a late event."""
     return None if since is None else max(0, until // _SECOND - since // _SECOND)
 
 

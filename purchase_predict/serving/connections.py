@@ -1,4 +1,7 @@
-"""Limits of the server's connections. uvicorn closes an idle connection only after its first request."""
+"""Limits the number of connections, and the time of a connection until its first request.
+
+uvicorn itself closes an idle connection only after its first request.
+"""
 
 import asyncio
 import resource
@@ -12,12 +15,12 @@ from purchase_predict.serving.meters import Meters
 MAX_CONNECTIONS = 5000
 #: Seconds that a new connection has for the headers of its first request.
 SILENT_SECONDS = 10.0
-#: Files that the server itself may have open beside its connections.
+#: Maximum number of files that the server has open in addition to its connections.
 _OTHER_FILES = 256
 
 
 def protocol(meters: Meters) -> type[HttpToolsProtocol]:
-    """uvicorn's protocol for HTTP, with these limits."""
+    """Returns uvicorn's HTTP protocol with these limits; `meters` counts the refused connections."""
 
     class Connection(HttpToolsProtocol):
         """A client's connection."""

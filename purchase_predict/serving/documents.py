@@ -1,4 +1,7 @@
-"""The text of the server's own documentation: summary, example and responses of each endpoint."""
+"""The text of the server's own documentation: summary, example and responses of each endpoint.
+
+`EVENTS`, `TRY` and the further constants for endpoints hold keyword arguments of FastAPI's route decorators (`app`).
+"""
 
 from typing import Any
 
@@ -139,8 +142,9 @@ CARTS = _route(
     "Show the cart of a session",
     "Lists the products that are now in the cart of a session. The current model scores each product. It uses the "
     "columns as they were when the product was put in the cart. With `why=true`, each answer also has the contribution "
-    f"of each column (its SHAP value in log-odds). The response has at most {MAX_CARTS} pairs of a user and a product. "
-    "If the session id has more pairs, `complete` is false.",
+    "of each column (its SHAP value in log-odds). Several visitors may share a session id: the cart then "
+    f"holds the products of all of them. The server reads at most {MAX_CARTS} products of a session id. If there are "
+    "more, `complete` is false.",
     {
         200: _answer(
             "The cart; empty if nothing is in it.",

@@ -20,7 +20,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d(?:\.\d{1,6})?)(?: ?(?:UTC|Z)|([+-]\d\d:?\d\d))?")
 _INT64 = 2**63
-#: Null in JSON and in CSV; `load` treats both alike.
+#: Values that count as null: null in JSON, and the empty text, which is null in CSV. `load` treats both alike.
 _EMPTY = (None, "")
 _NAMES = tuple(column.name for column in EVENTS)
 _REASONS = {column.name: column.reason or TYPES[column.type].reason for column in EVENTS}
@@ -47,10 +47,10 @@ class Event(NamedTuple):
 
     @property
     def digest(self) -> int:
-        """A signed 64-bit hash of all columns but user and time; the key of a seen event has these beside it.
+        """A signed 64-bit hash of all columns except user and time; `state.SeenKey` adds these two.
 
-        It is the lower half of the MD5 of a text that differs if any of these columns differs.
-        `summaries.SEEN_EVENTS` computes the same in SQL.
+        The hash is the lower half of the MD5 of a text. The text differs if any of the hashed columns differs.
+        `summaries.SEEN_EVENTS` computes the same hash in SQL.
         """
         code, brand = self.category_code, self.brand
         text = (
@@ -62,13 +62,19 @@ class Event(NamedTuple):
 
 
 class Refused(Exception):
-    """An event that breaks a rule: the field, the first 100 characters of its value, and what the field must be."""
+    """An event breaks a rule.
+
+    Attributes:
+        field: the name of the field.
+        value: the first 100 characters of the field's value.
+        reason: what the field must be.
+    """
 
     def __init__(self, field: str, value: object, reason: str) -> None:
         super().__init__(f"{field}: {reason}")
         try:
             shown = value if isinstance(value, str) else repr(value)
-        except RecursionError:  # nested nearly as deep as JSON may be
+        except RecursionError:  # `repr` fails on a value that is nested very deeply
             shown = type(value).__name__
         self.field, self.value, self.reason = field, shown[:100].encode(errors="replace").decode(), reason
 
@@ -81,7 +87,7 @@ def parse(raw: object, now: datetime) -> Event:
         now: the server's time, UTC.
 
     Raises:
-        Refused: a field is wrong.
+        Refused: a field is wrong, or `raw` is not an object.
     """
     if not isinstance(raw, Mapping):
         raise Refused("event", type(raw).__name__, "must be an object with the columns of the events table")
@@ -105,12 +111,12 @@ def parse(raw: object, now: datetime) -> Event:
 
 
 def microseconds(time: datetime) -> int:
-    """A UTC time as microseconds since 1970, exactly; a time without a zone is UTC."""
+    """A time in microseconds since 1970 (UTC), without rounding. A time without a zone counts as UTC."""
     return ((time if time.tzinfo else time.replace(tzinfo=UTC)) - _EPOCH) // _MICROSECOND
 
 
 def as_time(time: int) -> datetime:
-    """The UTC time of microseconds since 1970."""
+    """The UTC time that is this many microseconds after the start of 1970."""
     return _EPOCH + timedelta(microseconds=time)
 
 

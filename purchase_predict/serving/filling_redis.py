@@ -1,8 +1,9 @@
-"""Fills an empty state in Redis. No server uses a state while it has the key `on_redis.FILLING`.
+"""Fills an empty state in Redis. While the state has the key `on_redis.FILLING`, no server uses it.
 
-Its value is a random name, the filling's owner. The owner checks it in each transaction, so nothing is written by a
-server that was cut off while another one began to fill. The key stays if the owner is killed, because what it has
-written is no state. A second key, the owner's lease, expires then, and the next server with `warm` begins anew.
+The value of this key is the random name of its owner, the server that fills the state. In each transaction, the owner
+checks that the key still has this name. So if a server loses its connection and another server begins to fill the
+state, the first one writes nothing more. If the owner is killed, the key stays, because the state is incomplete. A
+second key, the owner's lease, then expires, and the next server with `warm` starts the filling again.
 """
 
 import contextlib
@@ -33,17 +34,18 @@ from purchase_predict.serving.state import VERSION
 
 #: The key of the owner's lease, the seconds after which it expires, and the seconds between two renewals.
 _LEASE, _LEASE_SECONDS, _RENEW_SECONDS = f"{PREFIX}lease", 60, 10
-#: Keys removed in one transaction.
+#: Maximum number of keys removed in one transaction.
 _KEYS = 1000
 
-#: Renews the lease, also one that has expired, unless another server has it.
+#: Lua script: renews the lease of the owner ARGV[1] for ARGV[2] seconds, even after it has expired, unless another
+#: server has the lease.
 _RENEW = """
     local owner = redis.call('GET', KEYS[1])
     if not owner or owner == ARGV[1] then
         redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
     end
 """
-#: Sets the seconds after which a key expires to ARGV[1], unless it expires later.
+#: Lua script: sets a key to expire after ARGV[1] seconds, unless it already expires later.
 _EXPIRE_LATER = """
     if redis.call('TTL', KEYS[1]) < tonumber(ARGV[1]) then
         redis.call('EXPIRE', KEYS[1], ARGV[1])
@@ -52,10 +54,10 @@ _EXPIRE_LATER = """
 
 
 class RedisFiller:
-    """See `warming.Filler`."""
+    """Fills a state in Redis; see `warming.Filler`."""
 
     def __init__(self, client: "redis.Redis", retention_days: int) -> None:
-        """Args: `client` is connected to an empty state."""
+        """Args: `client` is connected to a Redis with an empty state."""
         self._redis, self._expires = client, expires_after(retention_days)
         self._retention_days = retention_days
         self._owner = uuid.uuid4().hex.encode()
@@ -74,10 +76,11 @@ class RedisFiller:
 
     @classmethod
     def of_empty(cls, uri: str, retention_days: int) -> Self | None:
-        """The filler of an empty state; None if the state is not empty.
+        """Returns the filler of an empty state; None if the state is not empty.
 
         Raises:
-            click.ClickException: Redis cannot be used or evicts, or another server is filling this state.
+            click.ClickException: Redis cannot be used or evicts keys, another server is filling this state, or another
+                version of the server has written the state.
         """
         shown = shown_uri(uri)
         client = client_of(uri)
@@ -95,12 +98,12 @@ class RedisFiller:
             raise click.ClickException(f"state {shown}: Redis cannot be used: {error}") from error
 
     def _begin(self, shown: str) -> bool:
-        """Keeps servers from the state and empties it; False if it turns out to hold something."""
+        """Sets `FILLING`, then removes the remains of an interrupted filling; False if the state is not empty."""
         with self._redis.pipeline() as pipe:
             pipe.get(FILLING)
             pipe.set(FILLING, self._owner)
             interrupted, _ = pipe.execute()
-        # A server may have written until now.
+        # Until `FILLING` was set, a server may have written to the state.
         if not interrupted and holds_something(self._redis, shown):
             self._redis.delete(FILLING, _LEASE)
             return False
@@ -111,8 +114,9 @@ class RedisFiller:
     def put(self, table: str, rows: Sequence[Sequence[Any]]) -> None:
         """See `warming.Filler.put`.
 
-        The last column of a row is the age of its events in days. A key expires as if it had been written so many days
-        ago. A visitor who is kept may have sessions older than the retention: these expire with the oldest visitors.
+        The last column of a row is its age in days (`summaries`). The row's key expires as if it had been written that
+        many days ago. A visitor who is kept may have sessions older than the retention: these sessions expire with the
+        oldest visitors.
         """
 
         def write(pipe: Any) -> None:
@@ -122,7 +126,7 @@ class RedisFiller:
                 key = _put_row(pipe, table, row, seconds)
                 lives[key] = max(seconds, lives.get(key, seconds))
             for key, seconds in lives.items():
-                # Users who share a session id share a key: it stays as long as the last of them needs it.
+                # Users who share a session id share its `carts` key. The key stays until the last user's pairs expire.
                 pipe.eval(_EXPIRE_LATER, 1, key, seconds)
 
         self._as_owner(write)
@@ -151,9 +155,9 @@ class RedisFiller:
             self._as_owner(lambda pipe: pipe.delete(FILLING, _LEASE))
 
     def _keep_lease(self) -> None:
-        """Renews the lease, also while the source is read and nothing is written."""
+        """Renews the lease until the filling ends. Nothing is written while the source is read."""
         while not self._ended.wait(_RENEW_SECONDS):
-            with contextlib.suppress(RedisError):  # try again
+            with contextlib.suppress(RedisError):  # tried again after `_RENEW_SECONDS`
                 self._redis.eval(_RENEW, 1, _LEASE, self._owner, _LEASE_SECONDS)
 
     def _stop_renewing(self) -> None:
@@ -166,7 +170,7 @@ class RedisFiller:
             self._as_owner(lambda pipe, some=some: pipe.unlink(*some))  # type: ignore[misc]
 
     def _as_owner(self, write: Callable[[Any], object]) -> None:
-        """Lets `write` add commands to a transaction, and runs it if the filling still belongs to this server.
+        """Runs the commands that `write` adds as one transaction, if this server is still the filling's owner.
 
         Raises:
             OSError: Redis cannot be written, or another server has begun to fill the state.
@@ -185,18 +189,25 @@ class RedisFiller:
             raise OSError(f"Redis: {error}") from error
 
 
-#: The keys that say who fills the state.
+#: The keys of the filling itself. `_remove_all` keeps them.
 _OWN = (FILLING, _LEASE)
 
 
 def _put_days(pipe: Any, rows: Iterable[Sequence[Any]]) -> None:
-    """Writes counters: product or "all", day, counters."""
+    """Writes the shop's counters. A row has the product or "all", the day, and the counters."""
     for product, day, *counts in rows:
         pipe.hset(f"{PREFIX}days:{product}", mapping={f"{day}:{number}": count for number, count in enumerate(counts)})
 
 
 def _put_row(pipe: Any, table: str, row: Sequence[Any], seconds: int) -> str:
-    """Writes a row of a table of records, without its age; returns its key, which lives so many seconds at least."""
+    """Writes a row of a table of records; returns its key. The caller sets the time after which the key expires.
+
+    Args:
+        pipe: the transaction.
+        table: a key of `RedisFiller.columns`.
+        row: these columns, without the age.
+        seconds: the time after which a pair in `carts` expires.
+    """
     if table == "visitor_records":
         key = f"{PREFIX}visitor:{row[0]}"
         pipe.set(key, row[1])

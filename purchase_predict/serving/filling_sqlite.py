@@ -1,4 +1,4 @@
-"""Fills a new SQLite file of the state, which gets its name only once it is complete."""
+"""Fills a state in a new SQLite file. The file gets its final name only once it is complete."""
 
 import os
 import sqlite3
@@ -24,14 +24,14 @@ _INSERT = {
 
 
 class SqliteFiller:
-    """See `warming.Filler`."""
+    """Fills a state in a SQLite file; see `warming.Filler`."""
 
     def __init__(self, path: Path) -> None:
-        """Args: `path` is the file to make; it does not exist or holds an empty state, and `place.locked` keeps it."""
+        """Args: `path` is the state's file. It does not exist or holds an empty state. `place.locked` has locked it."""
         self._path, self._part = path, path.with_name(f"{path.name}.filling")
-        self._part.unlink(missing_ok=True)  # what a killed filling left
+        self._part.unlink(missing_ok=True)  # the file of a killed filling
         self._connection = sqlite3.connect(self._part, isolation_level=None, check_same_thread=False)
-        # No journal: nobody reads the file before it is complete, and an incomplete file is made again.
+        # No journal is needed: nobody reads the file before it is complete, and an incomplete file is filled again.
         self._connection.executescript(
             f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -262144; {TABLES} BEGIN;"
         )
@@ -43,7 +43,7 @@ class SqliteFiller:
             "visitor_records": f"visitor, {int(time.time() // 86_400)} - age AS touched, record",
             "seen_events": "visitor, time, digest",
         }
-        # The order of the tables' keys, so that each bucket is written page by page.
+        # The order of each table's key, so that SQLite writes the rows of a bucket page by page.
         self.orders = {
             "session_records": "ORDER BY id",
             "pair_records": "ORDER BY id, product",
@@ -55,15 +55,15 @@ class SqliteFiller:
 
     @classmethod
     def of_empty(cls, path: Path) -> Self | None:
-        """The filler of a file that does not exist or holds an empty state; None if the state is not empty.
+        """Returns the filler of a file that does not exist or holds an empty state; None if the state is not empty.
 
         Raises:
-            click.ClickException: the file cannot be read or made.
+            click.ClickException: the file cannot be read or created.
         """
         try:
             if path.exists() and path.stat().st_size:
                 with sqlite3.connect(path) as connection:
-                    # Events that remove from the cart make a visitor, but change no counter of the shop.
+                    # Both tables are checked: a removal from the cart adds a visitor, but no counter of the shop.
                     if connection.execute("SELECT 1 FROM shop_days UNION ALL SELECT 1 FROM visitors").fetchone():
                         return None
             return cls(path)

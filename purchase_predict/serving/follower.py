@@ -1,4 +1,4 @@
-"""Follows an environment's alias: loads the version that holds it beside the current one, then switches to it."""
+"""Follows an environment's alias: when it moves, loads the new version while the old one answers, then switches."""
 
 import logging
 import threading
@@ -22,19 +22,21 @@ from purchase_predict.serving.scorer import Scorer
 POLL_SECONDS = 2.0
 #: Maximum seconds until a version that did not load is tried again.
 _RETRY_SECONDS = 30.0
+#: The value of `Follower._failed` while no version has failed to load.
 _NONE_FAILED = ("", None), 0, 0.0
 
 
 class Follower:
-    """The model version of an environment that answers now.
+    """Keeps the model version of an environment loaded, and replaces it when the alias moves.
 
     Attributes:
-        scorer: the loaded version; None while no version holds the alias.
-        since: when it took over, in seconds since 1970.
-        problem: one line on why the loaded version is not known to be the alias's holder; empty if it is.
-        failures, loads: how many times loading a version failed, and succeeded.
-        registry_seen: when the registry answered last, in seconds since 1970.
-        problem_seen: called with each new problem, and with an empty text once it is over.
+        name, env: the registered model, and the environment.
+        scorer: the loaded version; None while no version holds the alias, or none has been loaded yet.
+        since: the time at which the loaded version took over, in seconds since 1970.
+        problem: one line that says why the loaded version may not be the one that holds the alias; empty if it is.
+        failures, loads: the numbers of failed and of successful attempts to load a version.
+        registry_seen: the time at which the registry answered last, in seconds since 1970.
+        problem_seen: called with each new problem, and with an empty text once the problem is over.
     """
 
     def __init__(self, name: str, env: str) -> None:
@@ -45,22 +47,22 @@ class Follower:
         self.problem = ""
         self.failures = self.loads = 0
         self._current: tuple[str, object] | None = None
-        #: The version that did not load, how many attempts have failed, and when the next one is due.
+        #: The version that did not load, the number of failed attempts, and the time of the next one (monotonic clock).
         self._failed: tuple[tuple[str, object], int, float] = _NONE_FAILED
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._keep_following, name=f"follows {env}", daemon=True)
 
     def start(self) -> None:
-        """Loads the holder of the alias, if there is one, and follows the alias from then on in a thread."""
+        """Loads the version that holds the alias, if any, then follows the alias in a background thread."""
         self.look()
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread. A load in progress is not waited for."""
+        """Ends the thread, without waiting for a load in progress."""
         self._stopped.set()
 
     def look(self) -> None:
-        """Checks the registry once, and changes the version if the alias has moved."""
+        """Checks the registry once, and loads another version if the alias has moved."""
         try:
             version = self._holder()
         except Exception as error:  # whatever is wrong with the tracking server, the current version stays
@@ -116,10 +118,11 @@ class Follower:
 
 
 def _seconds_to_next(attempts: int, error: Exception) -> float:
-    """Seconds until a version is tried again after a number of failed attempts.
+    """Seconds until the next attempt to load a version, after a number of failed attempts.
 
-    A single failed request must not delay a rollback, so the second attempt is made at the next check. A version that
-    is damaged, or was not packaged by this workflow, does not change within seconds.
+    A single failed request must not delay a rollback, so the second attempt is made at the next check. After that, the
+    delay grows to `_RETRY_SECONDS`. This delay applies at once if the version is damaged, or was not packaged by this
+    workflow, because such an error does not go away within seconds.
     """
     lasting = isinstance(error, click.ClickException) and isinstance(error.__cause__, click.ClickException | None)
     return _RETRY_SECONDS if lasting else min(_RETRY_SECONDS, POLL_SECONDS * (2 ** (attempts - 1) - 1))

@@ -1,4 +1,4 @@
-"""Access control: checks each request's token, Host header, size and pace, and how many requests there are at once."""
+"""Access control: checks each request's token, Host header, size and pace, and limits the requests in progress."""
 
 import asyncio
 import base64
@@ -16,19 +16,20 @@ from purchase_predict.parameters import local_path
 from purchase_predict.serving import token_file
 from purchase_predict.serving.meters import Meters
 
+#: Names and addresses at which only programs on the same machine reach the server.
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 #: Maximum bytes of a request's body; `MAX_BYTES` is for /invocations, `MAX_EVENT_BYTES` for all other paths.
 MAX_EVENT_BYTES, MAX_BYTES = 2**20, 8 * 2**20
-#: Maximum bytes of the bodies of all requests in progress together. A request that would exceed it gets a 503. A body
-#: is held until its request is answered, and as JSON that is parsed it may take 20 times its bytes.
+#: Maximum total bytes of the bodies of all requests in progress. A request that would exceed this total gets a 503. A
+#: body stays in memory until its request is answered. When it is parsed as JSON, it may take 20 times its bytes.
 MAX_BYTES_IN_PROGRESS = 64 * 2**20
 #: Maximum bytes of a refused body that are read before the response.
 _DRAINED_BYTES = 32 * 2**20
 #: Seconds that each further part of a body may take to arrive.
 BODY_SECONDS = 30.0
-#: Maximum number of requests at once. A further one gets a 503.
+#: Maximum number of requests in progress. A further request gets a 503.
 MAX_REQUESTS = 500
-#: Paths without that limit: a server that is busy is alive, and its metrics say why it is busy.
+#: Paths that `MAX_REQUESTS` does not limit: a busy server is alive, and its metrics show why it is busy.
 PROBES = ("/health", "/ready", "/metrics")
 _TOO_MANY_BYTES = "the bodies of the requests in progress are too large in total: try again"
 #: Minimum number of characters of a token: shorter ones can be guessed.
@@ -65,7 +66,7 @@ def token_of(file: str, host: str) -> str:
 
 
 class BodyRefused(Exception):
-    """The request's body exceeds the limit, or does not arrive: the HTTP status to return, and an error text."""
+    """A request's body exceeds a limit or does not arrive. The exception has the HTTP status and an error text."""
 
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(detail)
@@ -105,7 +106,7 @@ class Guard:
                 await self._limited(scope, receive, noting, headers)
         finally:
             self._running -= not probe
-            # Metrics have the route's pattern: a path may contain a session id. Paths without a route are `other`.
+            # Metrics use the route's pattern, because a path may contain a session id. Without a route, it is `other`.
             route = getattr(scope.get("route"), "path_format", "other")
             self._meters.request(str(route), status, time.perf_counter() - started)
 
@@ -116,7 +117,8 @@ class Guard:
             if not _has_token(headers.get("authorization", ""), self._token):
                 return 401, "a token is needed: Authorization: Bearer <token>"
         elif self._names:
-            # DNS rebinding: a foreign site can point its name to this machine, and the browser then lets its page in.
+            # DNS rebinding: a foreign site can point its name to this machine. The browser then lets the site's page
+            # send requests to this server.
             name = headers.get("host", "").rsplit(":", 1)[0] if "]" not in headers.get("host", "") else "[::1]"
             if name not in self._names:
                 return 400, "the Host header must be 127.0.0.1, localhost or [::1]"
@@ -158,7 +160,7 @@ class Guard:
         except BodyRefused as error:
             await _answer(send, error.status, error.detail)
         except Exception as error:
-            # The text of an error may quote the request, so the log has its type and place only.
+            # The error's text may quote the request, so only the error's type and place are logged.
             place = error.__traceback__
             while place and place.tb_next:
                 place = place.tb_next
@@ -170,7 +172,7 @@ class Guard:
             self._bytes -= received
 
     def _too_many_bytes(self, more: int) -> bool:
-        """Whether the bodies in progress and further bytes exceed the limit; if so, it is counted."""
+        """Whether `more` bytes would exceed `MAX_BYTES_IN_PROGRESS`. If so, the refusal is counted."""
         exceeded = self._bytes + more > MAX_BYTES_IN_PROGRESS
         if exceeded:
             self._meters.add("bodies_refused_total")
@@ -178,7 +180,7 @@ class Guard:
 
 
 def _has_token(authorization: str, token: bytes) -> bool:
-    """Whether the header has the token, as a bearer token or, for browsers, as any user's password."""
+    """Whether the Authorization header has the token: as a bearer token or, from browsers, as any user's password."""
     scheme, _, given = authorization.partition(" ")
     value = given.strip().encode("utf-8", "replace")
     if scheme.lower() == "basic":
@@ -192,10 +194,10 @@ def _has_token(authorization: str, token: bytes) -> bool:
 
 
 async def _part(receive: Receive) -> Message:
-    """The next part of a body.
+    """Receives the next part of a body.
 
     Raises:
-        BodyRefused: it does not arrive in time.
+        BodyRefused: no part arrives within `BODY_SECONDS`.
     """
     try:
         async with asyncio.timeout(BODY_SECONDS):
@@ -205,7 +207,7 @@ async def _part(receive: Receive) -> Message:
 
 
 async def _drain(receive: Receive) -> None:
-    """Reads and discards a body. Otherwise a client that is still sending gets a broken connection, no response."""
+    """Reads and discards a body. Otherwise a client that is still sending gets a broken connection, not a response."""
     received, more = 0, True
     with contextlib.suppress(BodyRefused):
         while more and received < _DRAINED_BYTES:

@@ -19,9 +19,9 @@ class Health:
     def ready(self) -> dict[str, Any]:
         """The content of /ready: whether model and state are available, which version answers, and all problems.
 
-        A state that can be read but not written, as on a full disk, is a problem. The server stays ready, because only
-        a further request shows whether writing works again. It also stays ready if Redis evicts keys: most visitors are
-        still known.
+        If the state can be read but not written, as on a full disk, this is a problem, but the server stays ready: only
+        a further request can show whether writing works again. The server also stays ready if Redis evicts keys,
+        because most visitors are still known.
         """
         size, wrong = self._size()
         follower = self.service.follower

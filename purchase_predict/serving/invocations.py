@@ -1,4 +1,4 @@
-"""Scores ready columns in MLflow's protocol, with the functions of `mlflow models serve`."""
+"""Scores precomputed columns in MLflow's protocol (/invocations), with the functions of `mlflow models serve`."""
 
 import logging
 import threading
@@ -10,12 +10,15 @@ from starlette.responses import Response
 
 from purchase_predict.serving.scorer import Scorer
 
-#: Whether this thread answers a request.
+#: The attribute `now` is true while this thread answers a request.
 _answering = threading.local()
 
 
 def _quotes_no_request(record: logging.LogRecord) -> bool:
-    """Whether a record may be logged. What MLflow logs about a request quotes it, such as the names of its columns."""
+    """Whether a log record may be written: not while its thread answers a request.
+
+    MLflow's log records about a request quote it, for example the names of its columns.
+    """
     return not getattr(_answering, "now", False)
 
 
@@ -24,15 +27,18 @@ for _handler in logging.getLogger("mlflow").handlers:
 
 
 def invoke(scorer: Scorer, body: bytes, content_type: str) -> Response:
-    """Scores rows as JSON (records or split) or CSV.
+    """Scores the rows of a body, which is JSON (`dataframe_records` or `dataframe_split`) or CSV.
 
     Args:
         scorer: the version that answers.
         body: the request's body.
-        content_type: its media type.
+        content_type: the body's media type.
+
+    Returns:
+        The response with the predictions. For Parquet, a response with status 415.
 
     Raises:
-        MlflowException: the rows cannot be read or scored; it has the HTTP status of the response.
+        MlflowException: the rows cannot be read or scored. The exception has the HTTP status of the response.
     """
     model = scorer.loaded
     assert model is not None

@@ -5,14 +5,15 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
 
 _PREFIX = "purchase_predict_"
-#: The quantiles of the durations, in percent: whole numbers, so that a rank is exact.
+#: The quantiles of the request durations, in percent: whole numbers, so that a rank is exact (`Meters.text`).
 _QUANTILES = (50, 90, 99)
-#: Newest requests of a route from which its quantiles are computed.
+#: A route's quantiles are computed from this many of its newest requests.
 _WINDOW = 1000
 
+#: Name and value of each label.
 Labels = tuple[tuple[str, str], ...]
 
-#: Each metric's type and help text.
+#: Type and help text of each metric, by its name without the prefix.
 METRICS = {
     "requests_total": ("counter", "Requests answered, by route and status."),
     "errors_total": ("counter", "Requests that ended with a status of 500 or more, by route."),
@@ -29,10 +30,13 @@ METRICS = {
     "events_total": ("counter", "Events counted."),
     "events_repeated_total": ("counter", "Repeated events: the same event was counted before."),
     "events_refused_total": ("counter", "Events refused because a field is invalid or the event is too old."),
-    "events_late_total": ("counter", "Events older than their visitor's newest event."),
+    "events_late_total": (
+        "counter",
+        "Late events: when they arrived, a newer event of the same visitor had already arrived.",
+    ),
     "carts_late_total": (
         "counter",
-        "Cart events older than their visitor's newest event: their answers also use later events.",
+        "Late cart events: a newer event of the same visitor had already arrived. Their answers also use later events.",
     ),
     "events_after_answer_total": (
         "counter",
@@ -44,7 +48,8 @@ METRICS = {
     ),
     "rows_old_day_total": (
         "counter",
-        "Answers to carts older than the newest 3 days: their columns about the product may include later events.",
+        "Answers to carts from a day 3 or more days before the day of the newest event (of any visitor): their columns "
+        "about the product may include later events.",
     ),
     "rows_overlapping_total": (
         "counter",
@@ -90,12 +95,15 @@ class Meters:
         self._seconds: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_WINDOW))
 
     def add(self, name: str, amount: float = 1, **labels: str) -> None:
-        """Adds to a counter."""
+        """Adds to the counter of `METRICS` with this name and these labels."""
         with self._lock:
             self._counts[name, tuple(labels.items())] += amount
 
     def request(self, route: str, status: int, seconds: float) -> None:
-        """Counts a request. `route` is the route's pattern, because a path may contain a session id."""
+        """Counts an answered request and its duration.
+
+        `route` is the route's pattern, because a path may contain a session id.
+        """
         with self._lock:
             self._counts["requests_total", (("route", route), ("status", str(status)))] += 1
             self._counts["errors_total", (("route", route),)] += status >= 500
@@ -104,15 +112,15 @@ class Meters:
             self._counts["request_seconds_count", (("route", route),)] += 1
 
     def value(self, name: str, **labels: str) -> float:
-        """The value of a counter."""
+        """The value of a counter; 0 if nothing was added to it."""
         with self._lock:
             return self._counts.get((name, tuple(labels.items())), 0.0)
 
     def text(self, gauges: Iterable[tuple[str, Mapping[str, str], float]]) -> str:
         """All metrics in Prometheus's text format.
 
-        A quantile q of n durations is the nearest rank: the shortest duration that at least q x n of them do not
-        exceed, number ceil(q x n) in their order. So with few requests the 0.99 quantile is the longest duration.
+        Quantiles follow the nearest-rank method: quantile q of n durations is number ceil(q x n) in ascending order. So
+        with fewer than 100 requests, the 0.99 quantile is the longest duration.
 
         Args:
             gauges: name, labels and current value of each gauge.

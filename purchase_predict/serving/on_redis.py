@@ -2,25 +2,24 @@
 
 A request reads the records of its visitors, changes them and writes them in one transaction. Redis watches the
 visitors' keys: if another server changes one of them meanwhile, the transaction fails and the request starts again. The
-shop's counters need no watching, because servers only add to them. The digests of the events counted are written in the
-same transaction, so a request that is sent again after a broken connection counts once.
+shop's counters are not watched, because servers only add to them. The digests of the counted events are written in the
+same transaction. So a request that is sent again after a broken connection counts only once.
 
 Keys, all with the prefix `purchase-predict:`
 
 - `visitor:<user>`: the visitor's record. `products:<user>`: a hash of the records of the visitor's products.
 - `session:<user>:<session>`: a hash of the session's record (field "") and its pairs' records (field: product).
-- `carts:<session>`: the pairs of a session id that have a row, as `<user>:<product>`, by the time (seconds since 1970)
-  at which they expire. Any number of visitors may share a session id.
-- `seen:<user>:<day>`: the set of the events counted, as time and digest.
-- `days:<product>`, `days:all`: a hash of counters, by `<day>:<counter>`.
-- `filling`: there while the state is filled from past events, and after a filling was killed; see `filling_redis`. No
-  server reads or writes such a state: it lacks visitors, and the filling overwrites what others write.
-
+- `carts:<session>`: a sorted set of the pairs that have a row in a session with this id, as `<user>:<product>`. A
+  pair's score is the time at which it expires, in seconds since 1970. Any number of visitors may share a session id.
+- `seen:<user>:<day>`: the set of the counted events of a day, as time and digest.
+- `days:<product>`, `days:all`: a hash of the counters of a product or of all products, by `<day>:<counter>`.
+- `filling`, `lease`: `filling` exists while the state is filled from past events, and after a filling was killed; see
+  `filling_redis`. No server reads or writes such a state: it lacks visitors, and the filling would overwrite the keys
+  that a server writes. `lease` exists while a server fills the state. It expires 60 s after its last renewal.
 - `version`: the version of the records and of these keys.
 
-All keys but `days:`, `filling` and `version` expire `retention_days` + 2 days after they were last written. `warm`
-takes the newest day of its source for today: a key that it makes expires as if its own newest event had been written on
-its day.
+The other keys, except `days:`, expire `retention_days` + 2 days after they were last written. `warm` treats the newest
+day of its source as today: a key that `warm` makes expires as if its events had been counted on their own days.
 """
 
 import struct
@@ -43,10 +42,10 @@ from purchase_predict.serving.shop_days import COUNTERS, EARLIER, Days
 from purchase_predict.serving.state import VERSION, Batch, Result, SeenKey, Size, Unavailable, keys_of
 
 PREFIX = "purchase-predict:"
-#: The key of a state that is not completely filled; its value is the filling that may write.
+#: The key of a state that is not completely filled. Its value is the name of its owner, the only server that may write.
 FILLING = f"{PREFIX}filling"
 VERSION_KEY = f"{PREFIX}version"
-#: Seconds to wait for Redis to answer.
+#: Seconds to wait for an answer of Redis.
 _TIMEOUT_SECONDS = 2.0
 #: Maximum attempts of a request if other servers change the same visitors, and if the connection breaks.
 _ATTEMPTS, _CONNECTIONS = 50, 2
@@ -55,7 +54,7 @@ _INCOMPLETE = (
     "not completely filled from past events: wait until the server that fills the state has finished; if that server "
     "was killed, start a server with warm=<source>"
 )
-#: Adds all counters of days before ARGV[1] to the counters of the day ARGV[2], atomically.
+#: Lua script: moves all counters of days before ARGV[1] to the counters of the day ARGV[2], atomically.
 _FOLD = """
     local fields = redis.call('HGETALL', KEYS[1])
     for i = 1, #fields, 2 do
@@ -79,7 +78,8 @@ class RedisState:
             retention_days: days after which a visitor without events is forgotten.
 
         Raises:
-            click.ClickException: Redis cannot be reached, or evicts, or the state is not completely filled.
+            click.ClickException: Redis cannot be used or evicts keys, the state is not completely filled, or another
+                version of the server has written the state.
         """
         self._shown = shown_uri(uri)
         self._expires = expires_after(retention_days)
@@ -101,14 +101,14 @@ class RedisState:
 
     @property
     def survives_restart(self) -> bool:
-        """Whether Redis writes its changes to an append-only file; True if it does not tell."""
+        """Whether Redis writes its changes to an append-only file; True if this is not known."""
         try:
             return bool(self._redis.info("persistence").get("aof_enabled", True))
         except RedisError:
             return True
 
     def change(self, events: Sequence[Event], work: Callable[[Batch], Result], *, wait: bool = True) -> Result:
-        """See `state.State.change`. It always waits for Redis."""
+        """See `state.State.change`. Always waits for Redis, so `wait` has no effect."""
         broken = 0
         for _ in range(_ATTEMPTS):
             try:
@@ -116,7 +116,7 @@ class RedisState:
             except WatchError:
                 continue
             except redis.ConnectionError as error:
-                # Try again, because Redis may have restarted. Events that were written already count once.
+                # Try again, because Redis may have restarted. Events that are already written are not counted again.
                 broken += 1
                 if broken >= _CONNECTIONS:
                     raise Unavailable(f"the state at {self._shown} cannot be reached") from error
@@ -233,10 +233,10 @@ class RedisState:
         ]
 
     def forget(self, retention_days: int, removed: Callable[[int], None]) -> None:
-        """See `state.State.forget`: Redis does it by itself, as the keys expire, and does not say how many."""
+        """See `state.State.forget`. Does nothing: keys expire in Redis, which does not report the visitors removed."""
 
     def size(self) -> Size:
-        """See `state.State.size`: all of Redis's memory, other databases and applications included.
+        """See `state.State.size`. The bytes are all memory of Redis, also of other databases and applications.
 
         The keys of the state alone could be measured only one by one.
         """
@@ -257,19 +257,19 @@ class RedisState:
 
 
 def expires_after(retention_days: int) -> int:
-    """Seconds after which a key expires: as long as an event may arrive again, the state must know that it counted it.
+    """Seconds after which a key expires.
 
-    An event may be some days ahead of the clock, and counts until the last day of the retention after its own has
-    ended.
+    The state must remember a counted event as long as the event would be accepted again. An event may be `FUTURE_DAYS`
+    ahead of the clock. It is accepted until the end of the day that is `retention_days` after its own day.
     """
     return (FUTURE_DAYS + retention_days + 1) * DAY_SECONDS
 
 
 def holds_something(client: "redis.Redis", shown: str) -> bool:
-    """Whether there are counters or visitors: events that remove from the cart change no counter of the shop.
+    """Whether the state has counters or visitors. A removal from the cart adds a visitor, but no counter of the shop.
 
     Raises:
-        click.ClickException: another version of the server has written them.
+        click.ClickException: another version of the server has written the state.
     """
     version, counters = client.get(VERSION_KEY), client.exists(f"{PREFIX}days:all")
     if not counters and next(client.scan_iter(f"{PREFIX}visitor:*", count=1000), None) is None:
@@ -283,7 +283,7 @@ def holds_something(client: "redis.Redis", shown: str) -> bool:
 
 
 def put_in_cart(pipe: Any, session: str, user: int, product: int, seconds: int) -> None:
-    """Adds a pair to the carts of its session id for so many seconds, and removes those that have expired."""
+    """Adds a pair to the carts of its session id until `seconds` from now, and removes pairs that have expired."""
     now = int(time.time())
     pipe.zadd(f"{PREFIX}carts:{session}", {f"{user}:{product}": now + seconds})
     pipe.zremrangebyscore(f"{PREFIX}carts:{session}", "-inf", now)

@@ -1,8 +1,8 @@
 """The state in a SQLite file beside the server.
 
-One transaction per request, in WAL mode. A commit reaches the operating system before the request is answered, so it
-survives the end of the process, even by kill -9. It reaches the disk at the next checkpoint, or when the operating
-system writes its cache back (Linux: after about 30 s). Only a power failure before that can lose it.
+Each request is one transaction, in WAL mode. A commit reaches the operating system before the request is answered, so
+it survives the end of the process, even by kill -9. The commit reaches the disk at the next checkpoint, or when the
+operating system writes its cache back (Linux: after about 30 s). Only a power failure before that can lose the commit.
 """
 
 import sqlite3
@@ -20,7 +20,7 @@ from purchase_predict.serving.records import Pair, Product, Session, Visitor
 from purchase_predict.serving.shop_days import COUNTERS, EARLIER, Days
 from purchase_predict.serving.state import VERSION, Batch, Busy, Result, Size, Unavailable, keys_of
 
-#: Seconds between two checks of the size of the write-ahead log, in a thread of its own.
+#: Seconds between two checks of the size of the write-ahead log. A background thread makes these checks.
 _CHECKPOINT_SECONDS = 0.5
 #: A checkpoint moves the write-ahead log into the database once the log has more bytes than this.
 _CHECKPOINT_BYTES = 32 * 2**20
@@ -33,8 +33,9 @@ _CHUNK = 50
 
 _COUNTER_NAMES = tuple(f"c{number}" for number in range(COUNTERS))
 _COUNTER_COLUMNS = ", ".join(f"{name} INTEGER NOT NULL" for name in _COUNTER_NAMES)
-#: `touched` is the day on which a visitor's last event arrived, by the server's clock. `warm` takes the newest day of
-#: its source for today. `carts` has the pairs that have a row, because visitors may share a session id.
+#: `touched` is the day on which a visitor's last event arrived, by the server's clock, as days since 1970. `warm`
+#: treats the newest day of its source as today. `carts` lists the pairs that have a row, by session id, because several
+#: visitors may share a session id.
 TABLES = f"""
     CREATE TABLE visitors (user INTEGER PRIMARY KEY, touched INTEGER NOT NULL, record TEXT NOT NULL);
     CREATE TABLE sessions (
@@ -58,7 +59,7 @@ TABLES = f"""
     CREATE TABLE shop_days (day INTEGER PRIMARY KEY, {_COUNTER_COLUMNS});
     PRAGMA user_version = {VERSION};
 """
-#: Made after `warm` has filled the tables, which is faster than updating them row by row.
+#: `warm` makes the indexes after it has filled the tables: this is faster than updating the indexes with each row.
 INDEXES = """
     CREATE INDEX visitors_by_day ON visitors (touched);
     CREATE UNIQUE INDEX sessions_by_name ON sessions (session, user);
@@ -76,10 +77,10 @@ class SqliteState:
     """The state in one file; see `state.State`."""
 
     def __init__(self, path: Path | str) -> None:
-        """Opens the file; makes it if it does not exist.
+        """Opens the file, or creates it if it does not exist.
 
         Raises:
-            click.ClickException: it cannot be opened, or is not a state of this version.
+            click.ClickException: the file cannot be opened, or its state does not have the version `VERSION`.
         """
         self.path = path
         self._lock = threading.Lock()
@@ -87,7 +88,7 @@ class SqliteState:
         self._counted: tuple[float, int] = (-_COUNT_SECONDS, 0)
         try:
             self._connection = self._connect()
-            # Reads with a connection and a lock of their own do not make events wait.
+            # A second connection and lock, so that reads do not make events wait.
             in_memory = str(path) == ":memory:"
             self._reader = self._connection if in_memory else self._connect()
             self._reading = self._lock if in_memory else threading.Lock()
@@ -135,7 +136,11 @@ class SqliteState:
         return result
 
     def _begin(self, wait: bool) -> None:
-        """Begins a transaction that writes. Another process, such as a backup, may have locked the file."""
+        """Begins a transaction that writes.
+
+        Raises:
+            Busy: another process, such as a backup, has locked the file, and `wait` is false.
+        """
         if wait:
             self._connection.execute("BEGIN IMMEDIATE")
             return
@@ -143,7 +148,7 @@ class SqliteState:
         try:
             self._connection.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:  # the higher bits say in which way
+            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:  # the higher bits give the detail
                 raise Busy from error
             raise
         finally:
@@ -266,7 +271,8 @@ class SqliteState:
 
     def forget(self, retention_days: int, removed: Callable[[int], None]) -> None:
         """See `state.State.forget`. Uses small transactions, so that requests wait only briefly."""
-        # As in Redis (`expires_after`): an event may be ahead of the clock, and could count again so many days longer.
+        # An event may be `FUTURE_DAYS` ahead of the clock. So it could count again until `retention_days` +
+        # `FUTURE_DAYS` days after its arrival; see also `on_redis.expires_after`.
         oldest = int(time.time() // 86_400) - retention_days - FUTURE_DAYS
         while not self._closed.is_set():
             with self._lock, self._transaction() as ask:
@@ -283,7 +289,7 @@ class SqliteState:
         self._forget_seen(retention_days)
 
     def _forget_seen(self, retention_days: int) -> None:
-        """Removes the other visitors' seen events that `advance` would refuse as too old anyway."""
+        """Removes old seen events of the other visitors. `advance` would refuse such events as too old anyway."""
         (newest,) = self._connection.execute("SELECT max(day) FROM shop_days").fetchone()
         if newest is None:
             return
@@ -319,7 +325,10 @@ class SqliteState:
             self._reader.close()
 
     def _keep_checkpointing(self) -> None:
-        """Makes checkpoints of the write-ahead log. The slow part, which waits for the disk, delays no request."""
+        """Makes checkpoints of the write-ahead log.
+
+        The slow part, which waits for the disk, holds no lock, so it delays no request.
+        """
         connection: sqlite3.Connection | None = None
         log = Path(f"{self.path}-wal")
         while not self._closed.wait(_CHECKPOINT_SECONDS):
@@ -327,9 +336,9 @@ class SqliteState:
                 if log.exists() and log.stat().st_size > _CHECKPOINT_BYTES:
                     connection = connection or self._connect()
                     connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
-                    with self._lock:  # while writes go on, the log would never be emptied
+                    with self._lock:  # without the lock, writes would keep the log from being emptied
                         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            except (sqlite3.Error, OSError):  # such as a full disk; requests fail, too, and report it
+            except (sqlite3.Error, OSError):  # for example, a full disk: requests then fail, too, and report it
                 continue
         if connection:
             connection.close()

@@ -1,6 +1,7 @@
 """The server's two pages: one to try a cart, one that documents the endpoints. They load nothing from other hosts.
 
-`try.html.jinja` and `docs.html.jinja` are their templates, `page.css` is their style, `try.js` the first one's script.
+Their templates are `try.html.jinja` and `docs.html.jinja`. Both pages use the style `page.css`; only the first page has
+a script, `try.js`.
 """
 
 import base64
@@ -18,7 +19,7 @@ from purchase_predict.schema import EVENTS
 from purchase_predict.sources import sample
 
 _FOLDER = Path(__file__).parent
-#: Number of visits of the built-in sample that can be replayed, and of the events that they are picked from.
+#: Number of visits that can be replayed, and number of events of the built-in sample from which they are picked.
 _VISITS, _EVENTS = 8, 2_000
 
 
@@ -28,7 +29,8 @@ def _text(name: str) -> str:
 
 _SCRIPT = _text("try.js")
 _SCRIPT_DIGEST = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
-#: The browser runs no script but `try.js`, and sends requests to this server only.
+#: HTTP headers of both pages. With them, the browser runs no script but `try.js`, and sends requests only to this
+#: server.
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; "
@@ -60,7 +62,7 @@ def docs_page(openapi: dict[str, Any]) -> str:
 
 @functools.cache
 def visits() -> list[list[dict[str, Any]]]:
-    """Visits of the built-in sample with a cart event, as lists of raw events."""
+    """Visits (sessions) from the built-in sample: lists of raw events, each with at least one cart event."""
     table = sample.events(_EVENTS)
     by_session: dict[str, list[dict[str, Any]]] = {}
     for row in table.to_pylist():
@@ -84,7 +86,7 @@ def _environment() -> Environment:
 
 
 def _code(text: str) -> Markup:
-    """A description as HTML: what stands between backticks is set as code."""
+    """Converts a description to HTML; text between backticks becomes code."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 

@@ -1,4 +1,4 @@
-"""Where the state is: the address of a Redis, or a file, which a server locks so that no second one uses it."""
+"""The location of the state: a Redis URI or a file. A server locks the file, so that no second server uses it."""
 
 import contextlib
 import fcntl
@@ -22,7 +22,7 @@ def place_of(state: str, registry_name: str, env: str) -> str | Path:
     """The location of the state: a Redis URI unchanged, or the absolute path of a file.
 
     Args:
-        state: the parameter; empty: the default file of the registered model and the environment.
+        state: the parameter `state`; empty: the default file of the registered model and the environment.
         registry_name: the registered model.
         env: the environment.
     """
@@ -32,24 +32,24 @@ def place_of(state: str, registry_name: str, env: str) -> str | Path:
 
 
 def _default_file(registry_name: str, env: str) -> Path:
-    """Each model and environment has its own file, outside the project's folder, which may be a temporary clone."""
+    """The file of this model and environment. It lies outside the project's folder, which may be a temporary clone."""
     home = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
     return Path(home) / "purchase-predict" / f"{quote(registry_name, safe=' ')}-{env}.sqlite"
 
 
 @contextlib.contextmanager
 def locked(place: str | Path) -> Iterator[None]:
-    """Keeps other servers from a file of the state while the block runs; a Redis is shared, so nothing is locked.
+    """Locks the state's file against other servers while the block runs. A Redis is shared, so nothing is locked.
 
-    The lock is on a file beside the state, because filling replaces the state's file. The operating system removes the
-    lock when the process ends, however it ends. The file stays: if it were removed, two servers could each lock a file
-    of that name.
+    The lock is on a second file beside the state's file, because filling replaces the state's file. The operating
+    system removes the lock when the process ends, in whatever way. The second file is never removed: otherwise two
+    servers could each lock a file of that name.
 
     Args:
         place: as `place_of` returns it.
 
     Raises:
-        click.ClickException: another server uses the file, or its folder or lock cannot be made.
+        click.ClickException: another server uses the file, its folder cannot be created, or it cannot be locked.
     """
     if isinstance(place, str):
         yield
@@ -73,10 +73,12 @@ def locked(place: str | Path) -> Iterator[None]:
 
 
 def open_state(place: str | Path, retention_days: int) -> State:
-    """Opens the state at a location that `place_of` returned; `locked` has made its folder.
+    """Opens the state at a location that `place_of` returned; `locked` has created the folder of a file.
+
+    A line on stderr warns if Redis would lose the state when it restarts.
 
     Raises:
-        click.ClickException: it cannot be opened.
+        click.ClickException: the state cannot be opened.
     """
     if isinstance(place, Path):
         return SqliteState(place)

@@ -7,11 +7,12 @@ since 1970 (UTC).
 import json
 from typing import Any, Self
 
-#: The newest starts in a tally, which have counts of their own. With this many later starts in it, a session's sum over
-#: earlier sessions may be too high; such answers are marked and counted (`advance.Counts.overlaps`).
+#: Number of newest session starts in a tally that have their own counts. If a tally has this many starts after a
+#: session's own, the session's sum over earlier sessions may be too high. The answer is then marked (`Pair.late`) and
+#: counted (`advance.Counts.overlaps`).
 TALLY_SESSIONS = 32
 
-#: The fields of each record, in the order of its list; `summaries` uses the same order.
+#: The fields of each record, in the order of its JSON list. `summaries` uses the same order.
 _VISITOR = ("clock", "answered", "sessions", "purchases", "moved_to", "moved_from")
 _SESSION = (
     *("first", "visit", "rank", "prev_start", "views", "newest"),
@@ -25,17 +26,23 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_cir
 
 
 class Tally:
-    """The number of facts, such as purchases, in each session of a visitor, to be summed over earlier sessions.
+    """Counts facts, such as purchases, for each session of a visitor, and sums the counts over earlier sessions.
 
-    A session is identified by its start; sessions that start together share a count. Sessions may overlap, so a sum
-    covers the earlier starts, not all facts so far. The newest starts have counts of their own, older ones share one
-    sum.
+    A session is identified by its start (`Session.visit`); sessions with the same start share a count. Sessions may
+    overlap, so a sum covers the sessions with an earlier start, not all facts so far. The newest `TALLY_SESSIONS`
+    starts have their own counts; older starts share one sum.
     """
 
     __slots__ = ("counts", "folded", "folded_start")
 
     def __init__(self, folded: int = 0, folded_start: int = -1, counts: list[list[int]] | None = None) -> None:
-        """Args: `counts` are pairs of start and count; `folded` is the sum of the starts up to `folded_start`."""
+        """Makes a tally.
+
+        Args:
+            folded: the sum of the counts of all starts up to `folded_start`.
+            folded_start: the newest start in this sum; -1: none.
+            counts: a list [start, count] for each later start, in the order of the starts.
+        """
         self.folded, self.folded_start, self.counts = folded, folded_start, counts or []
 
     def add(self, start: int) -> None:
@@ -54,7 +61,7 @@ class Tally:
             self.folded += count
 
     def move(self, before: int, start: int) -> None:
-        """Moves one fact to an earlier start. One that is in the sum stays there."""
+        """Moves one fact from the start `before` to an earlier start. A fact in the sum stays there."""
         for entry in self.counts:
             if entry[0] == before:
                 entry[1] -= 1
@@ -64,11 +71,11 @@ class Tally:
                 return
 
     def before(self, start: int) -> int:
-        """The number of facts in sessions with an earlier start; too high if `knows` is false for the start."""
+        """The number of facts in sessions with an earlier start; may be too high if `knows(start)` is false."""
         return self.folded + sum(count for own, count in self.counts if own < start)
 
     def newest_before(self, start: int) -> int | None:
-        """The newest earlier start with a fact, None if there is none; needs `knows`."""
+        """The newest earlier start with a fact; None if there is none. Correct only if `knows(start)` is true."""
         return max((own for own, _ in self.counts if own < start), default=self.folded_start if self.folded else None)
 
     def knows(self, start: int) -> bool:
@@ -76,12 +83,16 @@ class Tally:
         return start > self.folded_start
 
     def pack(self) -> list[Any]:
-        """The tally as a list."""
+        """The arguments of `Tally` as a list; empty if nothing was counted."""
         return [self.folded, self.folded_start, self.counts] if self.counts or self.folded else []
 
 
 class Record:
-    """A record whose `__slots__` are numbers, texts, flags, lists of them, or tallies (named in `tallies`)."""
+    """The base class of the records. Each field in `__slots__` is a value that JSON can hold, or a tally.
+
+    Attributes:
+        tallies: the names of the fields that are tallies.
+    """
 
     __slots__: tuple[str, ...] = ()
     tallies: frozenset[str] = frozenset()
@@ -94,7 +105,7 @@ class Record:
 
     @classmethod
     def unpack(cls, text: str | bytes) -> Self:
-        """The record from a text that `pack` returned."""
+        """Makes the record from a text that `pack` returned."""
         record = cls.__new__(cls)
         for name, value in zip(cls.__slots__, json.loads(text), strict=True):
             setattr(record, name, Tally(*value) if name in cls.tallies else value)
@@ -107,11 +118,12 @@ class Visitor(Record):
     Attributes:
         clock: the time of the newest event; -1: none yet.
         answered: the newest moment for which a row was made; -1: none yet.
-        sessions: the number of sessions by their start.
-        purchases: the number of purchases, by session.
-        moved_to, moved_from: the earliest start to which, and the newest one from which, a late event has moved a
-            session; -1: none. Facts of that session stay in tallies under its start at their arrival, so sums over
-            earlier sessions may lack them for starts after `moved_to`, up to `moved_from`.
+        sessions: the number of sessions, by start.
+        purchases: the number of purchases, by start of the session.
+        moved_to, moved_from: a late event can move the start of a session to an earlier time. `moved_to` is the
+            earliest new start, `moved_from` the newest old start; -1: none was moved. Facts counted before the move
+            stay under the old start in their tallies. So sums over earlier sessions may lack these facts for starts
+            after `moved_to`, up to `moved_from`.
     """
 
     __slots__ = _VISITOR
@@ -123,7 +135,7 @@ class Visitor(Record):
         self.moved_to = self.moved_from = -1
 
     def start_session(self, start: int, before: int | None) -> None:
-        """Counts a session that starts, or that starts earlier than before because of a late event."""
+        """Counts a new session if `before` is None; otherwise moves its start from `before`, due to a late event."""
         if before is None:
             self.sessions.add(start)
             return
@@ -132,26 +144,30 @@ class Visitor(Record):
         self.sessions.move(before, start)
 
     def knows(self, start: int) -> bool:
-        """Whether the order of sessions before this start, and sums of facts that `Tally.knows`, are exact."""
+        """Whether columns about earlier sessions are exact for a session with this start.
+
+        Each tally that such a column sums must know the start, too (`Tally.knows`).
+        """
         if not self.sessions.knows(start) or self.moved_to < start <= self.moved_from:
             return False
-        # `folded_start` may be the start of a session that has moved.
+        # `folded_start` may be the old start of a session that has moved. `newest_before` must not return this start.
         stale = 0 <= self.moved_to <= self.sessions.folded_start
         return not stale or any(own < start for own, _ in self.sessions.counts)
 
 
 class Session(Record):
-    """A session: counts of its events, separate for those before its newest time and those at it.
+    """A session: counts of its events. Events before its newest time and events at this time are counted separately.
 
     Attributes:
         first: the time of its first event; -1: none yet.
-        visit: the time of its first view, cart or purchase; None: none yet.
-        rank, prev_start: the number of the visitor's sessions that started before it, and the newest of their starts
-            (None: none), when the visitor's tally of sessions knew them last.
+        visit: its start, the time of its first view, cart or purchase; None: none yet.
+        rank, prev_start: the number of the visitor's sessions that started earlier, and the newest start of these
+            sessions (None: there is none). Both are as of the last call of `place` at which the tally knew them.
         views: the number of views so far.
-        newest: the time of its newest event.
-        carts, removed, purchases, cents, products: counts before `newest`; the counts at `newest` end in `_now`.
-            `cents` is the sum of the carts' prices, `products` the number of products viewed, carted or bought.
+        newest: the time of its newest event; -1: none yet.
+        carts, removed, purchases, cents, products: counts before `newest`. The counts at `newest` have the same names
+            with `_now`. `cents` is the sum of the cart events' prices in hundredths, `products` the number of different
+            products viewed, carted or bought.
         act: the time of the last view, cart or purchase before `newest`; None: none.
         act_now: whether there is a view, cart or purchase at `newest`.
     """
@@ -169,7 +185,7 @@ class Session(Record):
         self.carts_now = self.removed_now = self.purchases_now = self.cents_now = self.products_now = 0
 
     def place(self, sessions: Tally) -> None:
-        """Updates `rank` and `prev_start` from the visitor's tally of sessions, if that knows them."""
+        """Updates `rank` and `prev_start` from the visitor's tally of sessions, if this tally is exact for `visit`."""
         if self.visit is not None and sessions.knows(self.visit):
             self.rank, self.prev_start = sessions.before(self.visit), sessions.newest_before(self.visit)
 
@@ -190,14 +206,14 @@ class Pair(Record):
     """A product in a session.
 
     Attributes:
-        views: the number of views so far.
+        views: the number of its views in the session so far.
         act: the time of its first view, cart or purchase; None: none yet.
         purchase: the time of its last purchase that was counted before the first cart event; None: none.
         moment: the time of its first cart event; None: none yet.
         bought: whether it was bought at or after the moment.
-        in_cart: whether it is in the cart now, by its newest cart event, removal or purchase.
-        decided: the time of that event; -1: none yet.
-        row: its columns at the moment, in the order of `columns.COLUMNS`; None: not in the cart yet.
+        in_cart: whether it is in the cart now. Its newest cart event, removal or purchase decides.
+        decided: the time of this newest event; -1: none yet.
+        row: its columns at the moment, in the order of `columns.COLUMNS`; None: no cart event yet.
         late: whether the row may differ from `process`: its cart event was late or of an old day, or its sums over
             earlier sessions are not exact.
     """
@@ -216,7 +232,12 @@ class Pair(Record):
 
 
 class Product(Record):
-    """A product of a visitor: which sessions viewed it, and its purchases by session."""
+    """A product of a visitor.
+
+    Attributes:
+        views: the sessions in which it was viewed; each counts once.
+        purchases: the number of its purchases, by start of the session.
+    """
 
     __slots__ = _PRODUCT
     tallies = frozenset({"views", "purchases"})

@@ -1,7 +1,7 @@
-"""Connects to a Redis, and refuses one that evicts: that removes keys when its memory is full.
+"""Connects to a Redis, and refuses a Redis that evicts keys, that is, removes keys when its memory is full.
 
-An evicted key is a visitor, a session or a product's counters that the state lacks from then on, or a set of seen
-events, which then count twice.
+After an eviction, the state lacks a visitor, a session or a product's counters; or it lacks a set of seen events, which
+then count twice if they are sent again.
 """
 
 import os
@@ -20,10 +20,16 @@ _KEEPS = "noeviction"
 
 
 def client_of(uri: str, **options: Any) -> "redis.Redis":
-    """A client of the Redis at an address. User and password are in REDIS_USERNAME and REDIS_PASSWORD, if needed.
+    """Connects to a Redis.
+
+    The environment variables REDIS_USERNAME and REDIS_PASSWORD hold the user and the password, if Redis needs them.
+
+    Args:
+        uri: the URI of the Redis.
+        options: further arguments of `redis.Redis.from_url`.
 
     Raises:
-        click.ClickException: Redis cannot be reached, or evicts.
+        click.ClickException: Redis cannot be used, or evicts keys.
     """
     login = {"username": os.environ.get("REDIS_USERNAME"), "password": os.environ.get("REDIS_PASSWORD")}
     try:
@@ -40,24 +46,28 @@ def client_of(uri: str, **options: Any) -> "redis.Redis":
 
 
 def _evicting(memory: Mapping[str, Any]) -> str:
-    """The settings by which Redis evicts, of INFO's section `memory`; empty if it does not, or does not tell."""
+    """The settings by which Redis evicts keys; empty if it evicts none, or if its settings are not known.
+
+    Args:
+        memory: the section `memory` of Redis's INFO.
+    """
     limit, policy = int(memory.get("maxmemory", 0)), str(memory.get("maxmemory_policy", _KEEPS))
     return f"maxmemory {limit}, maxmemory-policy {policy}" if limit > 0 and policy != _KEEPS else ""
 
 
 class Evictions:
-    """Keys that Redis has evicted since the server's start, for any reason; safe to use from several threads."""
+    """Counts the keys that Redis has evicted since the server's start; safe to use from several threads."""
 
     def __init__(self, stats: Mapping[str, Any]) -> None:
-        """Args: `stats` is INFO's section `stats` at the start."""
+        """Args: `stats` is the section `stats` of Redis's INFO at the server's start."""
         self._lock = threading.Lock()
         self._last, self._evicted = _evicted(stats), 0
 
     def seen(self, memory: Mapping[str, Any], stats: Mapping[str, Any]) -> tuple[int, str]:
-        """The number of keys evicted so far, and what is wrong in one line; empty: nothing.
+        """Returns the number of keys evicted so far, and the problem in one line (empty: no problem).
 
         Args:
-            memory, stats: sections of INFO. A Redis that restarts counts from 0 again.
+            memory, stats: sections of Redis's INFO now. A Redis that restarts counts from 0 again.
         """
         with self._lock:
             now = _evicted(stats)

@@ -11,15 +11,17 @@ from purchase_predict.models.packaging import Packaged
 from purchase_predict.models.purchase_model import calibrated
 from purchase_predict.serving.columns import COLUMNS
 
-#: Columns whose null is a value: there was no earlier event or session.
+#: Columns in which null is a value: it says that there was no earlier event or session.
 _NULL_IS_NONE = ("seconds_since_prev_event", "seconds_since_prev_session")
 
 
 class Scorer:
-    """A loaded version. It scores an empty row first, so that its first answer takes no longer than later ones.
+    """A loaded model version.
+
+    The constructor scores an empty row, so that the first answer takes no longer than later ones.
 
     Attributes:
-        version: the version's number; empty for a model that is no version.
+        version: the version's number; empty for a model that is not registered.
         loaded: the model as MLflow loads it, for /invocations.
         features: the model's columns, in the booster's order.
         lacks: the model's columns that no row of the state has.
@@ -37,7 +39,8 @@ class Scorer:
         self._correction = model.spec["calibration"]
         categories: dict[str, list[str]] = model.spec["categories"]
         codes = {name: {text: float(code) for code, text in enumerate(values)} for name, values in categories.items()}
-        #: For each feature that rows have: its position in the model's input and in a row, and its categories' codes.
+        #: For each feature that rows have: its position in the model's input, its position in a row, and the codes of
+        #: its categories (None: not categorical).
         self._places = [
             (number, COLUMNS.index(name), codes.get(name))
             for number, name in enumerate(self.features)
@@ -46,8 +49,8 @@ class Scorer:
         self.score([[None] * len(COLUMNS)])
 
     def score(self, rows: Sequence[Sequence[Any]]) -> list[tuple[float, int]]:
-        """The probability of a purchase (0 to 1) and the decision (0 or 1) of each row; a row's order is `COLUMNS`."""
-        # One thread: starting others takes longer than scoring a few rows.
+        """The probability of a purchase (0 to 1) and `will_buy` (0 or 1) for each row, a list in `COLUMNS` order."""
+        # One thread: starting further threads takes longer than scoring a few rows.
         raw = np.asarray(self._booster.predict(self._encoded(rows), num_threads=1))
         probability = calibrated(raw, self._correction)
         return [(float(value), int(value >= self._threshold)) for value in probability]
@@ -55,16 +58,16 @@ class Scorer:
     def contributions(self, rows: Sequence[Sequence[Any]]) -> list[dict[str, float]]:
         """Each feature's SHAP value for each row, in log-odds, and `base`, the mean log-odds.
 
-        They come from LightGBM's `pred_contrib`, before Platt scaling.
+        The values come from LightGBM's `pred_contrib`, before Platt scaling.
         """
         values = np.asarray(self._booster.predict(self._encoded(rows), num_threads=1, pred_contrib=True))
         return [dict(zip([*self.features, "base"], map(float, of_row), strict=True)) for of_row in values]
 
     def missing(self, row: Sequence[Any]) -> list[str]:
-        """The model's columns that an answer has to do without.
+        """The model's columns that have no value in a row.
 
-        They are the ones that no row has, and the ones that are null in this row: the event does not have them, or they
-        are about a product of which no earlier day is known.
+        No row has the columns in `lacks`. Another column is null in this row because the cart event has no value for
+        it, or because the column is about the product and the shop's counters have no earlier day.
         """
         null = {name for name, value in zip(COLUMNS, row, strict=True) if value is None and name not in _NULL_IS_NONE}
         return [*self.lacks, *(name for name in self.features if name in null)]

@@ -30,8 +30,8 @@ from purchase_predict.serving.shadow import Shadow
 from purchase_predict.serving.state import State
 from purchase_predict.workflow.hints import command_line
 
-#: Seconds that requests in progress get to finish: less than `stopping.GRACE_SECONDS`, after which a process whose
-#: launcher has died exits by itself.
+#: Seconds that requests in progress get to finish. This must be less than `stopping.GRACE_SECONDS`: after that time, a
+#: process whose launcher has died exits by itself.
 _GRACE_SECONDS = 10
 #: Threads that wait for Redis. SQLite has one writer, so one thread is enough.
 _REDIS_THREADS = 8
@@ -65,7 +65,8 @@ def serve(settings: Settings, state: State, started: Callable[[str], None]) -> N
         started: called once requests are accepted, with the version and the address in one line.
 
     Raises:
-        click.ClickException: the server cannot be started: no version holds the alias, or the port is taken.
+        click.ClickException: the server cannot be started. Causes are invalid settings, a missing or invalid token, a
+            port that is taken, an alias without a version that loads, and a log that cannot be written.
     """
     if settings.shadow == settings.env:
         raise click.ClickException(
@@ -75,7 +76,7 @@ def serve(settings: Settings, state: State, started: Callable[[str], None]) -> N
     token = guard.token_of(settings.token_file, settings.host)
     listening = _listen(settings.host, settings.port)
     sys.setswitchinterval(_SWITCH_SECONDS)
-    warnings.simplefilter("ignore")  # pandas' warnings quote names of columns, which are content of a request
+    warnings.simplefilter("ignore")  # pandas' warnings quote column names from requests
     meters = Meters()
     with contextlib.ExitStack() as stack:
         stack.callback(state.close)
@@ -111,8 +112,8 @@ def serve(settings: Settings, state: State, started: Callable[[str], None]) -> N
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family, type_, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        # asyncio sets TCP_NODELAY only if the socket's protocol is named. Without it, the second part of a response
-        # waits 40 ms for the acknowledgement of the first.
+        # asyncio sets TCP_NODELAY only if the socket's protocol is IPPROTO_TCP. Without TCP_NODELAY, the second part of
+        # a response waits 40 ms for the acknowledgement of the first part.
         listening = socket.socket(family, type_, socket.IPPROTO_TCP)
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -178,7 +179,7 @@ def _run(app: guard.Guard, listening: socket.socket, meters: Meters, started: Ca
         log_level="warning",
         server_header=False,
         timeout_graceful_shutdown=_GRACE_SECONDS,
-        timeout_keep_alive=65,  # longer than usual load balancers keep a connection, so that they close it first
+        timeout_keep_alive=65,  # seconds; longer than most load balancers keep an idle connection: they close it first
     )
     _Uvicorn(config, started).run(sockets=[listening])
 
@@ -204,12 +205,12 @@ def _forgetting(state: State, retention_days: int, meters: Meters) -> Iterator[N
 
 
 def _forget(state: State, retention_days: int, meters: Meters) -> None:
-    """Removes old visitors from the state once, and reports how many, also if it fails on its way."""
+    """Removes old visitors from the state once. Prints how many were removed, even if the removal fails midway."""
     name = "visitors_forgotten_total"
     before = meters.value(name)
     try:
         state.forget(retention_days, lambda visitors: meters.add(name, visitors))
-    except Exception as error:  # such as a full disk; requests fail, too, and report it
+    except Exception as error:  # for example, a full disk: requests then fail, too, and report it
         logging.getLogger(__name__).warning("old visitors were not removed from the state: %s", type(error).__name__)
     if visitors := int(meters.value(name) - before):
         print_line(

@@ -1,4 +1,4 @@
-"""The server's work behind HTTP: counts events, and scores each cart event."""
+"""The work of the HTTP endpoints: counts events, and scores each cart event."""
 
 import time
 from collections.abc import Sequence
@@ -18,8 +18,9 @@ from purchase_predict.serving.state import Batch, State, Unavailable
 
 #: Retention in days for a try-out: its events may be of any age.
 _ANY_AGE = 10**6
-#: Maximum number of pairs that an answer about a session shows.
+#: Maximum number of pairs in the response of /carts.
 MAX_CARTS = 1000
+#: For each metric, the attribute of `advance.Counts` that is added to it.
 _METERS = {
     "events_total": "counted",
     "events_repeated_total": "repeated",
@@ -66,8 +67,8 @@ class Service:
             reason of each), and `answers`.
 
         Raises:
-            Unavailable: the state cannot be written; the events may be sent again.
-            Busy: the state is in use; nothing was counted.
+            Unavailable: the state cannot be read or written. The events may be sent again.
+            Busy: the state is in use, and `wait` is false. Nothing was counted.
         """
         positions, events, refused = _parsed(raw)
         done = self._written(events, wait) if events else Advanced()
@@ -93,9 +94,12 @@ class Service:
         return done
 
     def try_out(self, raw: Sequence[object]) -> dict[str, Any]:
-        """Like `count`, but keeps nothing. Events may be of any age, and repeated ones count again.
+        """Like `count`, but keeps nothing. Events may be of any age, and events that were counted before count again.
 
         Answers have the columns and SHAP values, but no `late`.
+
+        Raises:
+            Unavailable: the state cannot be used.
         """
         positions, events, refused = _parsed(raw)
 
@@ -113,15 +117,16 @@ class Service:
         return {"events": done.counts.counted, "repeated": done.counts.repeated, "refused": refused, "answers": answers}
 
     def cart(self, session: str, why: bool = False) -> dict[str, Any]:
-        """The products now in a session's cart, each scored by the current version with the columns of its moment.
+        """The products now in a session's cart. The current version scores each of them, by its columns at its moment.
 
         Args:
             session: the session's id.
             why: whether each answer has SHAP values.
 
         Returns:
-            `carts`, the answers, and `complete`: false if the id has more than `MAX_CARTS` pairs of a user and a
-            product, as an id such as `undefined` may have that many visitors share; the others are left out.
+            `user_session` (the id), `carts` (the answers), and `complete`. `complete` is false if the id has more than
+            `MAX_CARTS` pairs of a user and a product; further pairs are left out. An id such as `undefined`, which many
+            visitors share, may have that many.
 
         Raises:
             Unavailable: the state cannot be read.
@@ -178,7 +183,7 @@ class Service:
         return answers
 
     def _of_pairs(self, found: Sequence[tuple[int, str, Pair]], why: bool) -> list[dict[str, Any]]:
-        """The answer to each pair (user, session, pair) that was put in the cart."""
+        """The answers for pairs that were put in the cart. Each entry of `found` is a user, a session id and a pair."""
         scorer = self.follower.scorer
         rows = [pair.row or [] for _, _, pair in found]
         scored: Sequence[tuple[float | None, int | None]] = [(None, None)] * len(rows)
@@ -219,7 +224,7 @@ class Service:
 
 
 def _parsed(raw: Sequence[object]) -> tuple[list[int], list[Event], list[dict[str, Any]]]:
-    """Checks raw events: returns the positions of the valid ones, the valid events, and why the others are refused."""
+    """Checks raw events. Returns the positions of the valid events, these events, and the refusals of the others."""
     now = datetime.now(UTC)
     positions, events, refused = [], [], []
     for position, value in enumerate(raw):

@@ -10,14 +10,14 @@ from purchase_predict.serving.follower import Follower
 from purchase_predict.serving.meters import Meters
 from purchase_predict.serving.scorer import Scorer
 
-#: Maximum number of answers that wait for the shadow. Further ones are logged without its answer, and counted.
+#: Maximum number of answers that wait for the shadow. Further ones are counted, and logged without the shadow's answer.
 _WAITING = 1000
 
 
 class Shadow:
-    """Scores each cart with the shadow's version in a thread of its own, then passes the answer on to the log.
+    """Scores each cart with the shadow's version in a background thread, then passes the answer on to the log.
 
-    Every answer reaches the log: without the shadow's answer if the shadow is too slow, fails, or has no version.
+    The log gets every answer. If the shadow is too slow, fails, or has no version, `Answer.shadow` is None.
     """
 
     def __init__(self, follower: Follower, log: AnswerLog | None, meters: Meters) -> None:
@@ -28,14 +28,14 @@ class Shadow:
         self._thread.start()
 
     def add(self, answer: Answer) -> None:
-        """Queues an answer for the shadow. If the queue is full, it is logged without the shadow's answer."""
+        """Queues an answer for the shadow. If the queue is full, the answer is logged without the shadow's answer."""
         try:
             self._queue.put_nowait(answer)
         except queue.Full:
             self._drop(answer)
 
     def close(self) -> None:
-        """Scores the waiting carts and ends the thread. Answers that still wait after 10 s are logged as they are."""
+        """Scores the queued carts and ends the thread. After `CLOSE_SECONDS`, the rest is logged without scoring."""
         end(self._thread, self._queue)
         with contextlib.suppress(queue.Empty):
             while True:
@@ -47,9 +47,9 @@ class Shadow:
             if scorer := self.follower.scorer:
                 try:
                     self._score(answer, scorer)
-                except Exception as error:  # whatever is wrong with a version, the log gets every answer
+                except Exception as error:  # the log gets every answer, whatever error the version has
                     self._meters.add("shadow_failures_total")
-                    if scorer is not self._failed:  # one line per version; its text could hold a request's content
+                    if scorer is not self._failed:  # one line per version; an error's text may quote a request
                         self._failed = scorer
                         name = type(error).__name__
                         logging.getLogger(__name__).warning("shadow: version %s fails: %s", scorer.version, name)

@@ -7,17 +7,20 @@ from purchase_predict.schema import SHOP_MIXING
 
 #: Positions of the counters, in the order of `features.shop.COUNTERS`.
 VIEWS, CARTS, PURCHASES, CARTED_PAIRS, BOUGHT_PAIRS, LOG_PRICES, PRICED = range(7)
+#: Number of counters.
 COUNTERS = 7
-#: The day under which all days before the newest `KEPT_DAYS` are summed.
+#: In place of a day: the key of the counters summed over all days before the newest `KEPT_DAYS` days.
 EARLIER = -1
-#: The newest days, which have counters of their own. A row is exact if its day is one of them.
+#: Number of newest days that have their own counters. A row's `schema.SHOP` columns are exact if its day is one of
+#: them.
 KEPT_DAYS = 3
 
+#: The counters by day. A day is a number of days since 1970 (UTC), or `EARLIER`.
 Days = dict[int, list[int]]
 
 
 def add(days: Days, day: int, counts: Mapping[int, int]) -> None:
-    """Adds to the counters of a day."""
+    """Adds to the counters of a day; `counts` has the amount for each counter's position."""
     counters = days.setdefault(day, [0] * COUNTERS)
     for counter, count in counts.items():
         counters[counter] += count
@@ -29,12 +32,12 @@ def too_old(days: Mapping[int, Sequence[int]], newest: int) -> list[int]:
 
 
 def millionths_of_log(price: float | None) -> int | None:
-    """The natural logarithm of a price in millionths; None for a price of 0 or None."""
+    """The natural logarithm of a price, as a whole number of millionths; None if the price is 0 or None."""
     return round(math.log(price) * 1_000_000) if price else None
 
 
 def columns(product: Days, shop: Days, day: int, price: float | None) -> list[float | None]:
-    """The columns `schema.SHOP` of a row as of the midnight before its day.
+    """The columns `schema.SHOP` of a row, from the days before its own day. A column that is not known is None.
 
     Args:
         product: the counters of the row's product, by day.

@@ -1,4 +1,7 @@
-"""The interface of a store: it reads the records of some events, lets them be changed, and writes all or nothing."""
+"""The interface of a store of the state.
+
+A store reads the records of some events, lets the caller change these records, and writes all of them or none.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +17,11 @@ VERSION = 2
 
 Result = TypeVar("Result")
 
+#: User and session id.
 SessionKey = tuple[int, str]
+#: User, session id and product.
 PairKey = tuple[int, str, int]
+#: User and product.
 ProductKey = tuple[int, int]
 #: User, time and digest of an event.
 SeenKey = tuple[int, int, int]
@@ -24,8 +30,8 @@ SeenKey = tuple[int, int, int]
 class Unavailable(Exception):
     """The store cannot read or write now; `str()` is one line without content of the request.
 
-    The request can be sent again. Usually nothing of it was written; if a late reply of Redis hides that it was, its
-    events still count once.
+    The request can be sent again. Usually nothing of it was written. If Redis has written it but replied too late, its
+    events still count only once.
     """
 
 
@@ -38,10 +44,10 @@ class Batch:
     """The records of some events, read together and written together.
 
     Attributes:
-        visitors, sessions, pairs, products: the records by key; a record that the store lacks is a new one.
-        seen: the events of the request that the state has counted before.
+        visitors, sessions, pairs, products: the records by key; if the store lacks a record, it is a new one.
+        seen: the keys of the events that the state has counted before.
         product_days, shop_days: the shop's counters by day, of each product and of all products together.
-        counted: the events that are counted now; their records are written, and they count as seen afterwards.
+        counted: the events that are counted now. The store writes their records, and adds the events to the seen ones.
         added: counters to add, by product (None: all products) and day.
     """
 
@@ -57,21 +63,22 @@ class Batch:
 
     @property
     def newest_day(self) -> int:
-        """The newest day of any event, as days since 1970; -1 where there is none."""
+        """The newest day with a view, cart or purchase, as days since 1970; -1 if there is none."""
         return max(self.shop_days, default=-1)
 
     @property
     def newest_row_day(self) -> int:
-        """The newest day of any row, as days since 1970; -1 where there is none.
+        """The newest day of any row, as days since 1970; -1 if there is none.
 
-        If rows are known only from days that are no longer kept apart, it is the newest of these days.
+        If all rows are of days that are summed under `shop_days.EARLIER`, the result is the newest day that can be
+        among these days.
         """
         folded = self.newest_day - shop_days.KEPT_DAYS
         rows = (day for day, counts in self.shop_days.items() if counts[shop_days.CARTED_PAIRS])
         return max((folded if day == shop_days.EARLIER else day for day in rows), default=-1)
 
     def count_for_shop(self, product: int, day: int, counts: dict[int, int]) -> None:
-        """Adds to the counters of a product and of the shop."""
+        """Adds to a day's counters, of a product and of all products; `counts` is as in `shop_days.add`."""
         for subject, days in ((product, self.product_days[product]), (None, self.shop_days)):
             shop_days.add(days, day, counts)
             total = self.added.setdefault((subject, day), {})
@@ -85,9 +92,9 @@ class Size:
 
     Attributes:
         bytes: the size in bytes.
-        visitors: the number of visitors; None: too costly to count.
-        evicted: the keys that the store has removed by itself since the server's start, because its memory was full.
-        problem: why the state lacks something, or may soon, in one line; empty: it is complete.
+        visitors: the number of visitors; None: it is too costly to count.
+        evicted: the number of keys that the store has removed since the server's start because its memory was full.
+        problem: one line that says why the state lacks records, or may soon lack some; empty: the state is complete.
     """
 
     bytes: int
@@ -100,12 +107,13 @@ class State(Protocol):
     """A store of the state. Its methods may be called from several threads."""
 
     def change(self, events: Sequence[Event], work: Callable[[Batch], Result], *, wait: bool = True) -> Result:
-        """Reads the records of the events, calls `work`, which changes them, and writes them in one transaction.
+        """Reads the records of the events, lets `work` change them, and writes them, all in one transaction.
 
-        No other request changes these visitors meanwhile. `work` may be called again, with a new batch.
+        No other request changes these visitors meanwhile. `work` may be called several times, each time with a new
+        batch.
 
         Args:
-            events: what `work` is about.
+            events: the events whose records are read.
             work: changes the records.
             wait: whether to wait while another thread or process uses a local store.
 
@@ -118,22 +126,29 @@ class State(Protocol):
         """
 
     def carts(self, session: str, most: int) -> list[tuple[int, int, Pair]]:
-        """The session's pairs that were put in the cart: user, product, pair. A session id may have several users.
+        """The pairs of a session id that were put in the cart, each as user, product and pair.
+
+        Several users may share a session id.
 
         Args:
-            session: the session's id.
-            most: the number of pairs after which the others are left out. No more than these are read.
+            session: the session id.
+            most: the maximum number of pairs. Further pairs are neither read nor returned.
 
         Raises:
             Unavailable: the store cannot be read.
         """
 
     def forget(self, retention_days: int, removed: Callable[[int], None]) -> None:
-        """Removes visitors without events for `retention_days` and `FUTURE_DAYS`, and seen events as old.
+        """Removes visitors whose last event arrived more than `retention_days` + `FUTURE_DAYS` days ago.
+
+        Also removes seen events that are more than `retention_days` days older than the newest event.
 
         Args:
-            retention_days: days without an event.
-            removed: called with a number of visitors once they are removed; may be called several times.
+            retention_days: the retention in days.
+            removed: called with the number of visitors removed by each transaction.
+
+        Raises:
+            sqlite3.Error: the SQLite file cannot be changed.
         """
 
     def size(self) -> Size:
@@ -148,7 +163,7 @@ class State(Protocol):
 
 
 def keys_of(events: Iterable[Event]) -> tuple[set[int], set[SessionKey], set[PairKey], set[ProductKey], set[int]]:
-    """The keys of the records of events: visitors, sessions, pairs, products of visitors, products."""
+    """The keys that events need: of visitors, of sessions, of pairs, of each visitor's products, and of products."""
     events = list(events)
     return (
         {event.user for event in events},

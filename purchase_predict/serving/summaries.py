@@ -1,13 +1,18 @@
-"""SQL that makes the records of many visitors at once: the same as `advance` after counting their events in order.
+"""SQL that makes the records of many visitors at once.
+
+The records equal those that `advance` makes if it counts the same events in the order of their times.
 
 The tables of a bucket of users:
 
 - `known`: the events with a session, without repetitions, of the visitors who are kept.
-- `pairs`, `starts`, `clocks`: facts of pairs, sessions and visitors, for the tables below.
-- `session_records`, `pair_records`, `product_records`, `visitor_records`: the record as JSON text, its keys, and
-  `age`: the days between its newest event and the newest day of the source.
-- `carts`: the keys of the pairs that have a row, and their `age`.
-- `seen_events`: the keys of the events that count as seen, and their `age`.
+- `pairs`, `starts`, `clocks`: facts about pairs, sessions and visitors, for the tables below.
+- `session_records`, `pair_records`, `product_records`, `visitor_records`: the record as JSON text, its keys, and `age`.
+- `carts`: the keys of the pairs that have a row, and `age`.
+- `seen_events`: the keys of the events that count as seen, and `age`.
+
+`age` is the number of days from the newest event to the newest day of the source: of the session for `session_records`,
+`pair_records` and `carts`, of the visitor for `product_records` and `visitor_records`. For `seen_events`, it is counted
+from the event itself.
 """
 
 from purchase_predict.schema import CATEGORICAL
@@ -17,7 +22,7 @@ from purchase_predict.serving.records import TALLY_SESSIONS
 
 _ACT = "kind <> 'remove_from_cart'"
 
-#: `{bucket}` is the FROM item of the events. A visitor is kept if the newest event is at the time `{oldest}` or later.
+#: `{bucket}` is the FROM item of the events. A visitor is kept if their newest event is not older than `{oldest}`.
 KNOWN = """
     WITH events AS (
         SELECT DISTINCT user_id AS visitor, user_session::VARCHAR AS session, epoch_us(event_time) AS time,
@@ -27,7 +32,7 @@ KNOWN = """
     FROM events SEMI JOIN (SELECT visitor FROM events GROUP BY visitor HAVING max(time) >= {oldest}) USING (visitor)
 """
 
-#: One row per pair, with the facts that all records use.
+#: One row per pair, with the facts that the records use.
 PAIRS = f"""
     WITH moments AS (
         SELECT visitor, session, product, min(time) FILTER (kind = 'cart') AS moment,
@@ -43,7 +48,7 @@ PAIRS = f"""
     FROM known JOIN moments USING (visitor, session, product) GROUP BY ALL
 """
 
-#: The start of each session, its rank among its visitor's sessions (`place`), and the start before it.
+#: The start of each session (`visit`), its rank among the visitor's sessions (`place`, from 0), and the previous start.
 STARTS = f"""
     WITH visits AS (SELECT visitor, session, min(time) FILTER ({_ACT}) AS visit FROM known GROUP BY ALL),
     ranked AS (
@@ -60,7 +65,7 @@ CLOCKS = "SELECT visitor, max(time) AS clock FROM known GROUP BY visitor"
 
 def _age(time: str) -> str:
     """SQL of the column `age`: the days from a time to the source's newest day, `{newest_day}`; 0 or more."""
-    # The newest day has a view, cart or purchase; an event of another kind may be later.
+    # `{newest_day}` is the newest day with a view, cart or purchase. A removal from the cart may be later.
     return f"greatest({{newest_day}} - {time} // {DAY_MICROSECONDS}, 0) AS age"
 
 
@@ -75,8 +80,13 @@ def _row() -> str:
 
 
 def _tally(table: str, keys: str) -> str:
-    """SELECT of the column `tally`, one per value of the keys, from a table with the keys, `visit` and `count`."""
-    # The newest starts have counts of their own, older ones share one sum.
+    """SQL of a SELECT of the keys and `tally`, the JSON list of a `Tally`, with one row per value of the keys.
+
+    Args:
+        table: SQL of a SELECT of the keys, `visit` (a session's start) and `count`.
+        keys: the names of the key columns.
+    """
+    # The newest starts have their own counts; older starts share one sum.
     pairs = "string_agg('[' || visit || ',' || count || ']', ',' ORDER BY visit) FILTER (kept)"
     return f"""
         SELECT {keys}, '[' || coalesce(sum(count) FILTER (NOT kept), 0) || ',' ||
@@ -87,10 +97,12 @@ def _tally(table: str, keys: str) -> str:
         ) GROUP BY {keys}"""
 
 
+#: Counts by session start. `{count}` is an expression over `pairs`.
 _OF_PAIRS = (
     "SELECT visitor, product, visit, {count} AS count FROM pairs JOIN starts USING (visitor, session) WHERE {count} > 0"
 )
 
+#: `{offset}` is the number of sessions in the buckets before this one.
 SESSION_RECORDS = f"""
     WITH ends AS (SELECT visitor, session, max(time) AS newest FROM known GROUP BY ALL),
     events AS (

@@ -1,8 +1,9 @@
-"""Writes whole files into a folder that others read meanwhile, and removes what a killed process left there.
+"""Writes files that others see only once they are complete, and removes the unfinished files of killed processes.
 
-A file has a name that readers do not match, `.<random>.unfinished`, until it is complete: globs such as `*.parquet` and
-`*/*.parquet` lack it, and readers of whole folders leave out names that begin with a point. Its process locks it. The
-operating system removes the lock when the process ends, so what is not locked was left by a process that was killed.
+Until a file is complete, its name is `.<random>.unfinished`. Globs such as `*.parquet` and `*/*.parquet` do not match
+this name, and readers of whole folders skip names that begin with a dot. The process that writes the file locks it. The
+operating system removes the lock when the process ends. So an unfinished file without a lock was left by a process that
+was killed.
 """
 
 import contextlib
@@ -18,12 +19,12 @@ def write(folder: Path, target: Path, content: bytes) -> None:
     """Writes a file that appears under its name only once it is complete.
 
     Args:
-        folder: where it is until then; on the same file system as `target`.
-        target: the file to make; its folder exists.
-        content: what it holds.
+        folder: the folder of the unfinished file; on the same file system as `target`.
+        target: the path of the complete file; its folder exists.
+        content: the file's content.
 
     Raises:
-        OSError: it cannot be written; nothing is left of it.
+        OSError: the file cannot be written. The unfinished file is removed.
     """
     part, file = _begun(folder)
     with file:
@@ -37,11 +38,11 @@ def write(folder: Path, target: Path, content: bytes) -> None:
 
 
 def _begun(folder: Path) -> tuple[Path, IO[bytes]]:
-    """A new unfinished file, open and locked."""
+    """Creates an unfinished file; returns its path and the file, open and locked."""
     while True:
         part = folder / f".{uuid.uuid4().hex}{_ENDING}"
         file = part.open("xb")
-        with contextlib.suppress(OSError):  # on a file system without locks, nobody takes the file for left behind
+        with contextlib.suppress(OSError):  # on a file system without locks, `remove_left` removes nothing
             fcntl.flock(file, fcntl.LOCK_EX)
         if part.exists():
             return part, file

@@ -21,7 +21,7 @@ from purchase_predict.serving.filling_redis import RedisFiller
 from purchase_predict.serving.filling_sqlite import SqliteFiller
 from purchase_predict.serving.shop_days import EARLIER, KEPT_DAYS
 
-#: Rows in one batch from DuckDB to the store.
+#: Maximum number of rows that are passed from DuckDB to the store at once.
 _ROWS = 20_000
 #: The tables of records, in the order in which they are made.
 _RECORDS = {
@@ -35,29 +35,44 @@ _RECORDS = {
 
 
 class Filler(Protocol):
-    """Fills an empty state, which cannot be used before `finish`."""
+    """Fills an empty state, which cannot be used before `finish`.
 
-    #: For each table of records, the columns that the store needs, in its order.
+    All methods but `give_up` raise `sqlite3.Error` or `OSError` if the store cannot be written.
+    """
+
+    #: For each table of records (`summaries`), the columns that the store needs, in the store's order.
     columns: dict[str, str]
     #: For each table of records, the ORDER BY clause with which the store is filled fastest; empty: any order.
     orders: dict[str, str]
 
     def put(self, table: str, rows: Sequence[Sequence[Any]]) -> None:
-        """Writes rows of a table of records."""
+        """Writes rows of a table of records. A row has the values of `columns[table]`."""
 
     def put_days(self, rows: Sequence[Sequence[int]], shop: Sequence[Sequence[int]]) -> None:
-        """Writes the shop's counters: product, day, counters in `rows`; day, counters of all products in `shop`."""
+        """Writes the shop's counters.
+
+        Args:
+            rows: product, day and counters.
+            shop: day and counters of all products together.
+        """
 
     def finish(self) -> None:
         """Completes the state and makes it usable."""
 
     def give_up(self) -> None:
-        """Removes what was written."""
+        """Removes everything that was written."""
 
 
 @dataclass(frozen=True)
 class Filled:
-    """The result of filling a state; `seconds` includes reading the source."""
+    """The result of filling a state.
+
+    Attributes:
+        events: the number of events read, without the refused rows.
+        visitors: the number of visitors in the state.
+        refused: the number of refused rows.
+        seconds: the duration, including reading the source.
+    """
 
     events: int
     visitors: int
@@ -66,7 +81,7 @@ class Filled:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What the run logs as MLflow metrics."""
+        """The MLflow metrics that the run logs."""
         return {
             "warm_events": self.events,
             "warm_visitors": self.visitors,
@@ -93,13 +108,14 @@ def fill(
         filler: the filler of an empty state.
         source: as `load` reads it.
         scratch: an empty folder.
-        retention_days: visitors whose newest event is more than this many days before the newest day are left out.
+        retention_days: a visitor is left out if their newest event is more than this many days before the newest day.
         max_reject_ratio: the share of refused rows, 0 to 1, above which nothing is filled.
         gcp_project: the Google Cloud project to use; empty: the project of the credentials.
         memory_limit: DuckDB's memory limit, such as `2GB`; empty: a quarter of the machine's memory.
 
     Raises:
-        click.ClickException: the source cannot be read, or holds no events; or the state cannot be written.
+        click.ClickException: the source cannot be read, holds no events or has too many malformed rows; or the state
+            cannot be written.
     """
     started = time.monotonic()
     folder, working = scratch / "input", scratch / "reading"
@@ -129,7 +145,7 @@ def fill(
 def _fill_buckets(
     connection: duckdb.DuckDBPyConnection, filler: Filler, buckets: list[Path], newest: int, retention_days: int
 ) -> int:
-    """Makes each bucket's records while the previous bucket's are written; returns the number of visitors."""
+    """Makes each bucket's records while those of the previous bucket are written; returns the number of visitors."""
     visitors = offset = 0
     with ThreadPoolExecutor(1) as pool:
         cursors = [connection.cursor() for _ in buckets]
@@ -148,7 +164,15 @@ def _fill_buckets(
 
 
 def _make(cursor: duckdb.DuckDBPyConnection, bucket: Path, newest: int, retention_days: int, offset: int) -> int:
-    """Makes the tables of records of a bucket; returns the number of sessions."""
+    """Makes the tables of records of a bucket; returns the number of sessions.
+
+    Args:
+        cursor: holds the tables.
+        bucket: the folder with the bucket's events.
+        newest: the newest day of the source, as days since 1970.
+        retention_days: as in `fill`.
+        offset: the number of sessions in the buckets before this one.
+    """
     places = {"{oldest}": (newest - retention_days) * DAY_MICROSECONDS, "{newest_day}": newest, "{offset}": offset}
     source = f"read_parquet({quoted(bucket / '*.parquet')}, hive_partitioning=false)"
     cursor.execute(f"CREATE TEMP TABLE known AS {summaries.KNOWN.format(bucket=source, oldest=places['{oldest}'])}")
@@ -179,9 +203,9 @@ def _rows(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[list[An
 
 
 def filler_of(place: str | Path, retention_days: int) -> Filler | None:
-    """The filler of the state at a place, which is a Redis URI or a file; None if the state is not empty.
+    """The filler of the state at a location that `place.place_of` returned; None if the state is not empty.
 
     Raises:
-        click.ClickException: the place cannot be used.
+        click.ClickException: Redis or the file cannot be used.
     """
     return RedisFiller.of_empty(place, retention_days) if isinstance(place, str) else SqliteFiller.of_empty(place)

@@ -22,11 +22,12 @@ ROUNDS = 4
 #: Seconds before the second attempt, doubled before each further one.
 PAUSE = 1.0
 
+#: Parts to download, each with the local path that it gets.
 Wanted = Sequence[tuple[Part, Path]]
 
 
 def download(wanted: Wanted, gcp_project: str) -> None:
-    """Downloads each part to its path, and repeats those that arrive broken, up to `ROUNDS` times.
+    """Downloads each part to its path. Each part that fails or arrives broken is tried again, `ROUNDS` times in all.
 
     A download gets a temporary name. It is renamed once its size and crc32c equal those of the listing.
 
@@ -35,7 +36,8 @@ def download(wanted: Wanted, gcp_project: str) -> None:
         gcp_project: the Google Cloud project to use; empty: that of the credentials.
 
     Raises:
-        click.ClickException: an object may not be read, has changed since it was listed, or is broken every time.
+        click.ClickException: access to an object is denied, an object has changed since it was listed, or all attempts
+            failed.
     """
     waiting = list(wanted)
     broken: dict[tuple[Part, Path], str] = {}

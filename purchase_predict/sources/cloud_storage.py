@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PATIENCE = 60.0
 #: Objects that are downloaded at the same time.
 WORKERS = 8
-#: Seconds to connect, and between two packets.
+#: Timeouts in seconds: to connect, and between two packets.
 TIMEOUT = (10, 60)
 #: The role that contains each permission.
 _ROLES = {
@@ -139,8 +139,8 @@ def listing(source: str, gcp_project: str) -> Listing:
     An existing object or folder of exactly this name wins over a glob.
 
     Raises:
-        click.ClickException: the bucket is missing or may not be listed, the server does not answer, or there is a
-            table in a format that is not read.
+        click.ClickException: the bucket is missing or may not be listed, the server does not answer, there is no data
+            file, or there is a table in a format that is not read.
     """
     bucket, _, key = source.removeprefix(CLOUD).partition("/")
     if not bucket or is_pattern(bucket):
@@ -155,13 +155,13 @@ def listing(source: str, gcp_project: str) -> Listing:
         # The delimiter keeps the content of neighbours such as `key-2/` out of the listing.
         found = {found_name: blob for found_name, blob in objects.at(name).items() if found_name == name}
         folder = name[: name.rfind("/") + 1]
-        kind_of = kind_if_shown if found else kind  # a hidden object that is named itself is read
+        kind_of = kind_if_shown if found else kind  # a hidden object is read if the source names it
     if not found:
         folder = f"{name}/" if name else ""
         found = objects.below(folder)
     if not found and is_pattern(name):
         folder, found, folders = _matching(name, objects)
-    # An object whose name ends with a slash stands for a folder.
+    # An object whose name ends with a slash is a placeholder for a folder.
     named = {name.removeprefix(folder): blob for name, blob in found.items() if not name.endswith("/")}
     # A hidden folder is not entered, as on a disk.
     names = sorted_out(source, {hidden_folder(name) or name for name in named} | folders, kind_of)
@@ -170,16 +170,16 @@ def listing(source: str, gcp_project: str) -> Listing:
 
 
 class _Objects:
-    """The objects of a bucket, by name, as they are listed for one source. It remembers what lies below a folder."""
+    """Lists objects of a bucket for one source, and remembers which objects lie below the folders listed by `below`."""
 
     def __init__(self, source: str, bucket: str, project: str) -> None:
         self._source, self._bucket, self._project = source, bucket, project
         self._below: dict[str, Collection[str]] = {}
-        #: Format and folder of the tables below each of these folders.
+        #: For each folder in `_below`: the format and folder of each table in it.
         self._tables: dict[str, set[tuple[str, str]]] = {}
 
     def at(self, name: str) -> dict[str, Any]:
-        """The objects whose names start like this, without those in a folder such as `name-2/`."""
+        """The objects whose names start with `name`, without those in a folder such as `name-2/`."""
         return dict(self._listed(name, "/"))
 
     def below(self, folder: str) -> dict[str, Any]:
@@ -189,9 +189,9 @@ class _Objects:
         return found
 
     def format_in(self, place: str) -> str | None:
-        """The format of the table whose log lies in `<bucket>/<folder>/`.
+        """The format of the table whose log lies in a folder (`<bucket>/<folder>/`); None if there is no log.
 
-        Only a folder above those that were listed costs requests: three.
+        A folder inside one that `below` has listed costs no request; any other folder costs up to 3.
         """
         folder = place.removeprefix(f"{self._bucket}/")
         for known, names in self._below.items():
@@ -200,7 +200,7 @@ class _Objects:
                     self._tables[known] = set(filter(None, map(table_format, names)))
                 return next((format_ for format_ in FORMATS if (format_, folder) in self._tables[known]), None)
         for log in LOGS:
-            # Iceberg's log lies in `metadata/` itself. Other people's folders of that name may be large.
+            # Iceberg's log lies directly in `metadata/`. Deeper folders are not listed: other data may have large ones.
             for name, _ in self._listed(folder + log, "/" if log == "metadata/" else None):
                 if found := table_format(name.removeprefix(folder)):
                     return found[0]
@@ -222,7 +222,12 @@ def _part(bucket: str, name: str, blob: Any) -> Part:
 
 
 def _matching(text: str, objects: "_Objects") -> tuple[str, dict[str, Any], set[str]]:
-    """The longest literal folder of a glob, and the objects and the folders (relative to the first) that it matches."""
+    """Matches a glob against the names in a bucket.
+
+    Returns:
+        The longest literal folder of the glob; the objects that match, by full name; and the folders that match, with
+        names relative to the literal folder.
+    """
     plain = re.split(r"[*?\[]", text)[0]
     below = objects.below(plain[: plain.rfind("/") + 1])
     folder = literal_folder(text, lambda place: any(name.startswith(place + "/") for name in below))

@@ -1,7 +1,7 @@
-"""Sources on file systems that Spark alone reaches, with credentials of its own: hdfs://, s3a:// and the like.
+"""Sources on file systems that only Spark can reach, with its own credentials: hdfs://, s3a:// and the like.
 
-Spark lists them. A file is identified by its name, size and time of modification: these file systems record no more
-about a file.
+Spark lists the files. A file is identified by its name, size and time of modification: these file systems record no
+more about a file.
 """
 
 import re
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 _LONGEST = 2**31 - 1
 #: Scheme and host of an address.
 _HOST = re.compile(r"[a-z0-9]+://[^/]*")
-#: What lies beside or above the files of a table in a format that is not read. Spark's listing hides the first two, and
-#: the others may lie above the folder that is listed.
+#: The logs of tables in formats that are not read. A log lies beside or above the table's files. The logs are looked up
+#: one by one: Spark's listing hides the first two, and the others may lie above the folder that is listed.
 _LOGS = {
     "_delta_log": "Delta Lake",
     ".hoodie": "Apache Hudi",
@@ -33,12 +33,12 @@ _LOGS = {
     "metadata/version-hint.text": "Apache Iceberg",
 }
 
-#: A file as Spark lists it: its path below the host, and its address, size in bytes, and time of modification.
+#: Files as Spark lists them: address, size in bytes and time of modification (microseconds), by path below the host.
 _Found = dict[str, tuple[str, int, int]]
 
 
 def is_address(source: str) -> bool:
-    """Whether a source is on a file system that Spark alone reaches."""
+    """Whether a source is on a file system that only Spark can reach."""
     return ON_HADOOP.match(source) is not None
 
 
@@ -48,7 +48,8 @@ def listing(source: str) -> Listing:
     An existing file or folder of exactly this name wins over a glob.
 
     Raises:
-        click.ClickException: Spark cannot be used, there is nothing, or there is a table in a format that is not read.
+        click.ClickException: Spark cannot be used, there is no data file, or there is a table in a format that is not
+            read.
     """
     root = address_of(source).rstrip("/")
     host = _HOST.match(root)
@@ -84,7 +85,7 @@ def contents(session: "SparkSession", parts: Sequence[Part]) -> "DataFrame":
     """A table of the parts: columns `path` (the part's place) and `content`. No row passes through the driver.
 
     Raises:
-        click.ClickException: a part is too long for it.
+        click.ClickException: a part has 2 GiB or more.
     """
     for part in parts:
         if part.size > _LONGEST:
@@ -97,7 +98,7 @@ def contents(session: "SparkSession", parts: Sequence[Part]) -> "DataFrame":
 
 def _reader(session: "SparkSession", globs: bool) -> "DataFrameReader":
     reader = session.read.format("binaryFile").option("recursiveFileLookup", "true")
-    return reader.option("__globPaths__", str(globs).lower())  # without it a name with `*` or `[` is a glob
+    return reader.option("__globPaths__", str(globs).lower())  # by default, Spark takes `*` or `[` in a name for a glob
 
 
 def _files(session: "SparkSession", address: str) -> _Found:
@@ -108,12 +109,12 @@ def _files(session: "SparkSession", address: str) -> _Found:
 
 
 def _exists(session: "SparkSession", glob: str) -> bool:
-    """Whether something is there by a name, even a hidden one, whose files Spark does not list."""
+    """Whether a glob matches a file or folder, even a hidden one, whose files Spark does not list."""
     return _rows(lambda: _reader(session, True).load(glob).select("path")) is not None
 
 
 def _rows(table: Callable[[], "DataFrame"]) -> Sequence["Row"] | None:
-    """The rows of a table; None if it is made of a path that does not exist."""
+    """The rows of a table; None if the table reads a path that does not exist."""
     from pyspark.errors import AnalysisException
 
     try:
@@ -125,7 +126,7 @@ def _rows(table: Callable[[], "DataFrame"]) -> Sequence["Row"] | None:
 
 
 def _refuse_formats(session: "SparkSession", source: str, host: str, folder: str, names: Sequence[str]) -> None:
-    """Raises if Parquet files belong to a table of a format that is not read, whose log lies beside or above them."""
+    """Raises if the log of a table in a format that is not read lies beside or above the Parquet files."""
     depth = max(name.count("/") for name in names if name.lower().endswith(".parquet"))
     segments = folder.split("/")
     above = ["/".join(segments[:count]) for count in range(1, len(segments) + 1)]

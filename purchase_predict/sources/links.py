@@ -1,4 +1,4 @@
-"""Names of one and the same file in a source: links, whose rows would otherwise be read several times."""
+"""Links: further names of a file in a source. Each file is read by one name only, so that no row is read twice."""
 
 import os
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Linked:
-    """A name in a source that is not read, because it leads to a file that is read by another name."""
+    """A name in a source that is not read, because the same file is read by another name."""
 
     name: str
     read_as: str
@@ -18,14 +18,14 @@ class Linked:
 
 
 def one_name_each(found: Mapping[str, Path]) -> tuple[list[str], tuple[Linked, ...]]:
-    """One name of each file, in order, and the further names.
+    """Chooses one name for each file. Returns these names in order, and the further names.
 
-    Device and inode tell which names are one file. The name of the file itself is read rather than that of a symbolic
-    link. Hard links are all names of the file itself, so the first of them is read.
+    Names with the same device and inode are one file. The name of the file itself is read rather than that of a
+    symbolic link. Hard links are all names of the file itself, so the first of them is read.
 
     Args:
-        found: the path of each name, which ends with the name. A path that cannot be looked up is a file of its own,
-            which its reader reports.
+        found: the path of each name; the path ends with the name. A path that cannot be looked up counts as a separate
+            file; the error is reported when the file is read.
     """
     names: dict[object, list[str]] = {}
     for name in sorted(found):

@@ -48,10 +48,10 @@ def sorted_out(source: str, names: Iterable[str], kind_of: Callable[[str], Kind]
     Args:
         source: as the user named it, for messages.
         names: of files, and of folders that were not entered (with a slash at their end), relative to the source.
-        kind_of: what a file is, by its name.
+        kind_of: returns the kind of a file, given its name.
 
     Raises:
-        click.ClickException: there is a table in a format that is not read, or no data file.
+        click.ClickException: there is a file or table in a format that is not read, or no data file.
     """
     data, tables, others = [], [], set()
     for name in sorted(names):
@@ -80,13 +80,15 @@ def sorted_out(source: str, names: Iterable[str], kind_of: Callable[[str], Kind]
 
 
 def refuse_tables(source: str, files: Iterable[str], format_in: Callable[[str], str | None]) -> None:
-    """Raises if a Parquet file belongs to a table of a format that is not read, whose log lies beside or above it.
+    """Raises if a Parquet file belongs to a table in a format that is not read.
+
+    Such a table has a log beside or above its files.
 
     Args:
         source: as the user named it, for messages.
         files: the full names of the files to read: absolute paths, or buckets with object names.
-        format_in: the format of the table whose log lies in a folder (with a slash at its end), if there is one. It is
-            called once for each folder.
+        format_in: returns the table format whose log lies in a folder (with a slash at its end); None if there is no
+            log. It is called once for each folder.
 
     Raises:
         click.ClickException: a file belongs to such a table.
@@ -99,12 +101,15 @@ def refuse_tables(source: str, files: Iterable[str], format_in: Callable[[str], 
 
 
 def refuse_format(source: str, format_: str, folder: str) -> NoReturn:
-    """Refuses a table whose files hold more rows than the table does.
+    """Refuses a table in a format that is not read: its files also hold rows that were deleted from the table.
 
     Args:
         source: as the user named it.
         format_: the table's format.
-        folder: the table's, relative to the source; empty: the source itself, or a folder above it.
+        folder: the table's folder, relative to the source; empty: the source itself, or a folder above it.
+
+    Raises:
+        click.ClickException: always.
     """
     where = f"{folder} in the source is" if folder else "is, or belongs to,"
     raise click.ClickException(

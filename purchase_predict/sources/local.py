@@ -20,7 +20,7 @@ from purchase_predict.sources.names import LOGS, Kind, is_hidden, kind, kind_if_
 from purchase_predict.sources.part import Part
 from purchase_predict.sources.pattern import Pattern, is_pattern, literal_folder, matched
 
-#: The start of an address that is not a local file's.
+#: The start of an address other than `file://`.
 _OTHER_SCHEME = re.compile(r"(?!file://)[A-Za-z][A-Za-z0-9+.\-]*://")
 
 
@@ -31,14 +31,15 @@ def local_listing(source: str) -> Listing:
     wins over a glob.
 
     Raises:
-        click.ClickException: there is nothing, a file cannot be read, or there is a table in a format that is not read.
+        click.ClickException: there is no data file, a file cannot be read, or there is a table in a format that is not
+            read.
     """
     root, kind_of = _place(source), kind
     if root.is_file():
-        found, kind_of = {root.name: root}, kind_if_shown  # a hidden file that is named itself is read
+        found, kind_of = {root.name: root}, kind_if_shown  # a hidden file is read if the source names it
     elif root.is_dir():
         found = dict(_walk(root))
-    elif scheme := _OTHER_SCHEME.match(source):  # before a glob, because a query starts with `?`
+    elif scheme := _OTHER_SCHEME.match(source):  # checked before globs: `?` also starts an address's query
         raise click.ClickException(
             f"source {source}: {scheme[0]} is not supported: the source must be `sample`, a gs:// address, or a local "
             "file, folder or glob; with engine=spark also an hdfs://, s3a://, abfss://, wasbs:// or viewfs:// address"
@@ -61,8 +62,8 @@ def _place(source: str) -> Path:
     """The path that a source names, whether or not something is there.
 
     Raises:
-        click.ClickException: it cannot be looked up: a folder above may not be entered, the name is too long, links
-            lead in a circle, or `~user` is nobody.
+        click.ClickException: the path cannot be looked up: a folder above may not be entered, the name is too long,
+            links lead in a circle, or the user in `~user` does not exist or has no home folder.
     """
     place = url2pathname(urlsplit(source).path) if source.startswith("file://") else source
     try:
@@ -80,7 +81,7 @@ def _place(source: str) -> Path:
 
 
 def reads(source: str, file: Path) -> bool:
-    """Whether the next listing of a source will read a file that is written now, with its missing folders.
+    """Whether the next listing of a source would include a file that is about to be written, with its missing folders.
 
     Args:
         source: a local file, folder or glob.
@@ -144,7 +145,7 @@ def local_part(path: Path, name: str) -> Part:
 
 
 def content_checksum(path: Path) -> str:
-    """The checksum of a file as `Part` has it.
+    """A file's checksum in the form of `Part.checksum`.
 
     Raises:
         OSError: the file cannot be read.
@@ -186,14 +187,15 @@ def _walk(
 
     Args:
         folder: where to look.
-        pattern: a glob that the names must match; None: all do.
-        entered: gets the name (with a slash at its end; empty: the first), device and inode of each folder entered.
+        pattern: a glob. Names that do not match it may still be yielded, so the caller must check them. None: all
+            names are wanted.
+        entered: gets device and inode of each folder entered, by its name (with a slash at its end; empty: `folder`).
 
     Raises:
         click.ClickException: a folder cannot be read, or a link leads nowhere.
     """
-    # A list of folders in place of recursion: people's folders may be nested deeper than Python's stack. With each
-    # folder, device and inode of those above it.
+    # A list of folders in place of recursion, because folders may be nested deeper than Python's stack. Each item has
+    # the device and inode of all folders above it.
     waiting: list[tuple[str, Path, frozenset[tuple[int, int]]]] = [("", folder, frozenset())]
     while waiting:
         prefix, folder, above = waiting.pop()
@@ -223,7 +225,7 @@ def _walk(
 
 
 def _is_folder(path: Path) -> bool:
-    """Whether a path leads to a folder; False, too, if it cannot be looked up, where `Path.is_dir` may raise."""
+    """Whether a path leads to a folder; also False if it cannot be looked up (`Path.is_dir` may raise then)."""
     with suppress(OSError):
         return path.is_dir()
     return False
@@ -233,14 +235,14 @@ def _status(name: str, path: Path) -> os.stat_result:
     """The status of a file or folder.
 
     Raises:
-        click.ClickException: it cannot be read, whatever its name, because it may be a link to a folder; or it may hold
-            rows by its name, and is not a regular file.
+        click.ClickException: it cannot be looked up; or it is neither a regular file nor a folder, but has a name of a
+            file that may hold rows. A lookup that fails is an error for any name, because it may be a link to a folder.
     """
     try:
         status = path.stat()
     except OSError as error:
         what = "cannot be read"
-        with suppress(OSError):  # it is no link
+        with suppress(OSError):  # raised if it is no link
             what = f"is a link to {path.readlink()}, which cannot be read"
         raise click.ClickException(f"{name}: {what}: {error.strerror}: {path}") from error
     odd = not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode))
@@ -253,13 +255,13 @@ def _status(name: str, path: Path) -> os.stat_result:
 
 
 def _format_in(folder: str) -> str | None:
-    """The format of the table whose log lies in a folder."""
+    """The format of the table whose log lies in a folder; None if there is no log."""
     for log in LOGS:
         try:
             inside = [path.name for path in Path(folder + log).iterdir()]
         except (FileNotFoundError, NotADirectoryError):
             continue
-        except OSError:  # it is there; what is in it may not be listed
+        except OSError:  # the log is there, but may not be listed
             inside = []
         for name in ("", *inside):
             if found := table_format(log + name):

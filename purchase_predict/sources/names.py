@@ -1,4 +1,4 @@
-"""Classifies files by name: data file, something that may be a table in a format that is not read, or no table.
+"""Classifies files by name: a data file, a file that may hold a table but is not read, or a file without a table.
 
 A name that is unknown here counts as a table, because leaving out a table would lose rows.
 """
@@ -17,8 +17,8 @@ _NO_TABLE = re.compile(
     r"|asc|checksum|crc(32c)?|md5(sums?)?|sha\d+(sums?)?|sig"
     "|avsc|ddl|done|keep|lnk|log|manifest|ok|ready|schema|success|url|xsd"
 )
-#: Names of files without an ending, or with one of `_TEXT`, that hold no table. `_ABOUT` may follow other words
-#: (`events_schema.json`); something else may follow each of them (`LICENSE-MIT`), but no further ending.
+#: Names of files that hold no table; the files have no ending, or one of `_TEXT`. Other words may come before a name in
+#: `_ABOUT` (`events_schema.json`). Any of the names may have more text after it (`LICENSE-MIT`), but no further ending.
 _ABOUT = r"(checksums?|licen[cs]es?|manifest|md5(sums?)?|readme|schema|sha\d+(sums?)?)"
 _DOCUMENT = re.compile(
     rf".*\.{_ABOUT}|(([^.]*[^a-z.])?{_ABOUT}"
@@ -34,14 +34,16 @@ _BOOKKEEPING = re.compile(
     r"_SUCCESS|_metadata|_common_metadata|_started_\d+|_committed_\d+|.+_\$folder\$|\..*\.crc|\.DS_Store|Thumbs\.db"
     r"|desktop\.ini|\.gitkeep|\.gitignore"
 )
-#: The folders in which table formats keep their log. Their Parquet files also hold rows that were deleted.
+#: The folders in which table formats keep their log. The Parquet files of such tables also hold deleted rows.
 LOGS = ("_delta_log/", ".hoodie/", "metadata/")
-#: The formats, and the name of something in such a folder. `metadata/` is a log only if it holds one of these files.
+#: Each table format with the names in its log; group 1 is the table's folder. `metadata/` is a log only if it holds one
+#: of the files named here.
 _FORMATS = (
     ("Delta Lake", re.compile(r"((?:.*?/)??)_delta_log/")),
     ("Apache Hudi", re.compile(r"((?:.*?/)??)\.hoodie/")),
     ("Apache Iceberg", re.compile(r"((?:.*?/)??)metadata/(?:[^/]*\.metadata\.json(?:\.gz)?|version-hint\.text)")),
 )
+#: The names of the table formats.
 FORMATS = tuple(format_ for format_, _ in _FORMATS)
 
 
@@ -94,7 +96,10 @@ def hidden_folder(name: str) -> str:
 
 
 def table_format(name: str) -> tuple[str, str] | None:
-    """The table format that a file or folder (with a slash at its end) belongs to, and the folder of the table."""
+    """The table format whose log a name belongs to, and the folder of the table; None if the name is in no log.
+
+    The name of a folder has a slash at its end.
+    """
     if not any(log in name for log in LOGS):  # most names; a regular expression takes longer
         return None
     for format_, marker in _FORMATS:

@@ -6,6 +6,7 @@ from typing import Any
 
 from purchase_predict.sources.names import ENDINGS
 
+#: The start of an address in Cloud Storage.
 CLOUD = "gs://"
 
 
@@ -16,12 +17,13 @@ class Part:
     Attributes:
         name: its name relative to the source, for lists and errors; never used as a path to write to.
         size: bytes.
-        checksum: of the content, with the method in front: `xxh3_128:<hex>` or `crc32c:<base64>`; if the store records
-            none, the time of the last change: `modified:<microseconds>`.
+        checksum: the checksum of the content, with the method in front: `xxh3_128:<hex>` or `crc32c:<base64>`. If the
+            store records no checksum, the time of the last change: `modified:<microseconds>`.
         place: the path of a local file, bucket and object name in Cloud Storage, or an address that Spark reads.
-        generation: Cloud Storage's version number of the content; None for a local file.
-        gzipped: whether Cloud Storage keeps it compressed although its name does not end in `.gz`.
-        state: size, times and inode of a local file. Every write changes it, even one that restores the old content.
+        generation: Cloud Storage's version number of the content; None elsewhere.
+        gzipped: whether Cloud Storage stores the object as gzip although its name does not end in `.gz`.
+        state: size, times and inode of a local file; empty elsewhere. Every write to the file changes it, even if the
+            content becomes the same.
     """
 
     name: str

@@ -32,7 +32,7 @@ class Pattern:
     def _reached(self, name: str) -> set[int]:
         """The positions in the glob that may follow a name: several, because `**` takes any number of folders.
 
-        Positions take no recursion and no second try, whatever the depth of the folders and the number of `**`.
+        All positions are tracked at once, so that neither deep folders nor many `**` need recursion or backtracking.
         """
         reached = self._without_folders({0})
         for segment in name.split("/"):
@@ -46,7 +46,7 @@ class Pattern:
         return reached
 
     def _without_folders(self, reached: set[int]) -> set[int]:
-        """The positions, and those that follow if `**` takes no folder there; at the end it takes at least a name."""
+        """Adds the positions that follow if a `**` takes no folder. A `**` at the end takes at least one name."""
         reached = set(reached)
         for at, segment in enumerate(self._segments[:-1]):
             if at in reached and segment == "**":
@@ -55,7 +55,7 @@ class Pattern:
 
 
 def matched(pattern: Pattern, names: Iterable[str]) -> set[str]:
-    """The names that a glob matches, and the folders that it matches and whose content it does not match.
+    """The names that a glob matches, and, for each other name, the folders above it that the glob matches.
 
     A folder has a slash at its end.
     """

@@ -48,13 +48,13 @@ def _logistic(x: np.ndarray) -> np.ndarray:
 
 
 def events(count: int) -> pa.Table:
-    """The first `count` events of the shop, in time order; the same `count` gives the same bytes.
+    """The first `count` events of a shop, in time order. Equal counts give the same bytes, other counts another shop.
 
     In a visit, one or two products are viewed repeatedly, may be put in the cart, and may be bought. A purchase is more
     likely if the visitor is keen (such a visitor also looks and comes more often) and if the product is cheap for its
     category. Category, brand and hour matter, too.
     """
-    visits = max(20, int(count / 4.2))  # a visit makes about 4.5 events: slightly too many, cut off at `count`
+    visits = max(20, int(count / 4.2))  # a visit makes about 4.5 events, so slightly too many are made, then cut off
     while (table := _shop(count, visits)).num_rows < count:
         visits += visits // 5  # few visits may by chance make fewer events
     return table
@@ -66,7 +66,7 @@ class _Catalogue(NamedTuple):
     category: np.ndarray
     brand: np.ndarray
     price: np.ndarray
-    #: Log of the price over the usual price of the category.
+    #: Log of the product's price divided by the usual price of its category.
     dearness: np.ndarray
     appeal: np.ndarray
 
@@ -91,7 +91,7 @@ class _Clicks(NamedTuple):
 
 
 def _shop(count: int, visits: int) -> pa.Table:
-    """The first `count` events of this number of visits, or fewer if they make fewer."""
+    """The first `count` events of a shop with this number of visits; fewer if the visits make fewer."""
     rng = np.random.default_rng([_SEED, count])
     products, users = max(50, visits // 12), max(10, visits // 3)
     catalogue = _catalogue(rng, products)
@@ -111,7 +111,7 @@ def _shop(count: int, visits: int) -> pa.Table:
 
 
 def _catalogue(rng: np.random.Generator, products: int) -> _Catalogue:
-    # By position, so that categories and brands have the same shares among events as among products.
+    # Products without category or brand are chosen by position: so their share of events is their share of products.
     rank = np.arange(products)
     category = np.where(rank % 10 % 3 == 1, -1, rng.integers(0, len(_CATEGORIES), products))
     brand = np.where(rank % 20 % 7 == 3, -1, _heavy_tail(rng, products, len(_BRANDS), 0.9))

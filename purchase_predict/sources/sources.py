@@ -1,7 +1,7 @@
-"""The kinds of source behind one interface: local files, Cloud Storage, what Spark alone reaches, and the sample.
+"""One interface to all kinds of source: local files, Cloud Storage, file systems only Spark can reach, the sample.
 
-In a folder, the data files are those with a data ending, in name order. What else is there is named, or is an error if
-it may be a table (`names`).
+In a folder, the data files are those with a data ending, in name order. `names` decides which other files are left out,
+and which are an error because they may hold a table.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from purchase_predict.sources.local import local_listing, reads
 from purchase_predict.sources.part import CLOUD, Part
 
 SAMPLE = re.compile(r"sample(?::(?P<events>[0-9]{1,15}))?")
-#: Events of the source `sample`, and the most that `sample:<events>` may have: they are made in memory.
+#: Events of the source `sample`, and the most events of `sample:<events>`, because they are made in memory.
 SAMPLE_EVENTS, _MOST_EVENTS = 200_000, 50_000_000
 
 
@@ -27,7 +27,7 @@ def sample_events(source: str) -> int | None:
     """The number of events if `source` is the built-in sample (`sample` or `sample:<events>`), else None.
 
     Raises:
-        click.ClickException: it would have too many.
+        click.ClickException: the number is not between 1 and 50,000,000.
     """
     match = SAMPLE.fullmatch(source)
     if match is None:
@@ -39,13 +39,14 @@ def sample_events(source: str) -> int | None:
 
 
 def listing(source: str, gcp_project: str = "") -> Listing:
-    """What is at a file, folder or glob; files in `gs://`, `hdfs://` and the like are listed, not read.
+    """Lists a file, folder or glob. Local files are read for their checksum; files in `gs://`, `hdfs://` etc. are not.
 
     Args:
         gcp_project: the Google Cloud project to use; empty: that of the credentials.
 
     Raises:
-        click.ClickException: the source is missing, holds no data file or a table that is not read, or may not be read.
+        click.ClickException: the source is missing, cannot be read, has no data file, or has a table in a format that
+            is not read.
     """
     if source.startswith(CLOUD):
         from purchase_predict.sources import cloud_storage
@@ -59,7 +60,7 @@ def listing(source: str, gcp_project: str = "") -> Listing:
 
 
 def check_unchanged(source: str, before: Listing, gcp_project: str = "") -> None:
-    """Lists a source again, after its parts were read.
+    """Checks that a source has not changed while its parts were read, by listing it again.
 
     Raises:
         click.ClickException: a part was added, removed or written to, so that what was read may be neither the old nor
@@ -72,14 +73,14 @@ def check_unchanged(source: str, before: Listing, gcp_project: str = "") -> None
 
 
 def refuse_output(source: str, output: Path) -> None:
-    """Raises if a file that is written would be, or become, a part of the source that it is made from.
+    """Refuses an output file that is part of the source that it is computed from, or would become part of it.
 
     Args:
-        source: what is read.
-        output: the local file that is written, absolute.
+        source: the source that is read.
+        output: the absolute path of the local file to be written.
 
     Raises:
-        click.ClickException: it would.
+        click.ClickException: the output is, or would become, part of the source.
     """
     if (
         not source.startswith(CLOUD)
@@ -101,9 +102,9 @@ def changed(source: str, what: str) -> click.ClickException:
 
 
 def fingerprint(source: str, gcp_project: str = "") -> str:
-    """SHA-256 of the source's content: the parts' names, sizes and checksums, whatever the folder's own place.
+    """SHA-256 of the names, sizes and checksums of a source's parts (`Part.described`), wherever the source is.
 
-    Local files are hashed; Cloud Storage already knows its checksums, so only the listing is read.
+    Local files are hashed; Cloud Storage records the checksums, so only the listing is read.
     """
     events = sample_events(source)
     return sample_digest(events) if events is not None else content_digest(listing(source, gcp_project))

@@ -1,1 +1,1 @@
-"""What an MLflow run is here: opened, keyed, completed, found again, waited for; never a table."""
+"""Manages the MLflow runs of the entry points: opening, step keys, reuse, claims and end. It reads no table."""

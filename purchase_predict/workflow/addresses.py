@@ -1,4 +1,4 @@
-"""Where a run, a model and a version are: their URIs, and their pages on the tracking server."""
+"""The URIs of runs, models and versions, and the links to their pages on the tracking server."""
 
 import re
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import mlflow
 
 from purchase_predict.secrets import shown_uri
 
-#: Where `mlflow ui` serves: the pages of a store without a server.
+#: The default address of `mlflow ui`, which shows the pages of a store without a server.
 UI = "http://127.0.0.1:5000"
 
 
@@ -29,9 +29,9 @@ class ModelUri:
 
     Attributes:
         name: the registered model.
-        version: the version's number; empty where it is found in another way.
-        alias: the alias that the version holds.
-        stage: the stage that the version is in, or `latest`: `models:/<name>/Production`.
+        version: the version's number; empty if the URI has an alias, a stage or `latest` instead.
+        alias: the alias that the version holds; empty: none is given.
+        stage: the stage that the version is in, such as `Production`, or `latest`; empty: none is given.
     """
 
     name: str
@@ -45,7 +45,7 @@ class ModelUri:
 
 @dataclass(frozen=True)
 class LoggedModelUri:
-    """`models:/m-<id>`: a model as a run logged it, registered or not."""
+    """`models:/m-<id>`: a model that a run logged, registered or not."""
 
     model_id: str
 
@@ -54,7 +54,7 @@ class LoggedModelUri:
 
 
 def parse(uri: str) -> RunUri | ModelUri | LoggedModelUri | None:
-    """What a URI names, or None where it is of no form that the workflow knows."""
+    """Parses a URI; returns None if the workflow does not know its form."""
     if match := re.fullmatch(r"runs:/([^/]+)/(.+)", uri):
         return RunUri(*match.groups())
     if match := re.fullmatch(r"models:/(m-[0-9a-f]{32})", uri):
@@ -64,41 +64,45 @@ def parse(uri: str) -> RunUri | ModelUri | LoggedModelUri | None:
     return None
 
 
-#: MLflow's page has two modes. Without this, an address opens the one for agents, with other menus and columns.
+#: Query of every link. MLflow's web page has a mode for machine learning and one for agents, with other menus and
+#: columns. Without this query, a link opens the mode for agents.
 _MODE = "?workflowType=machine_learning"
 
 
 def runs_page(experiment_id: str) -> str:
-    """The table of an experiment's runs, relative to MLflow's page, under whatever name its server is reached."""
+    """The link to the table of an experiment's runs.
+
+    This link and the following ones are relative to MLflow's page, so they work under every address of its server.
+    """
     return f"#/experiments/{experiment_id}/runs{_MODE}"
 
 
 def page(experiment_id: str, run_id: str) -> str:
-    """A run's page, relative to MLflow's page."""
+    """The link to a run's page, relative to MLflow's page."""
     return f"#/experiments/{experiment_id}/runs/{run_id}{_MODE}"
 
 
 def artifact_page(experiment_id: str, run_id: str, path: str) -> str:
-    """The page of a run's artifact, relative to MLflow's page."""
+    """The link to the page of a run's artifact, relative to MLflow's page."""
     return f"#/experiments/{experiment_id}/runs/{run_id}/artifacts/{path}{_MODE}"
 
 
 def model_page(experiment_id: str, model_id: str) -> str:
-    """The page of a logged model, relative to MLflow's page."""
+    """The link to the page of a logged model, relative to MLflow's page."""
     return f"#/experiments/{experiment_id}/models/{model_id}{_MODE}"
 
 
 def version_page(name: str, version: str) -> str:
-    """The page of a version of a registered model, relative to MLflow's page."""
+    """The link to the page of a version of a registered model, relative to MLflow's page."""
     return f"#/models/{quote(name, safe='')}/versions/{version}{_MODE}"
 
 
 def server() -> str:
-    """The address of the tracking server, without a login; empty for a store without a server."""
+    """The address of the tracking server, without user and password; empty for a store without a server."""
     tracking = shown_uri(mlflow.get_tracking_uri()).rstrip("/")
     return tracking if tracking.startswith("http") else ""
 
 
 def link(experiment_id: str, run_id: str) -> str:
-    """The run's page as a whole address, on the tracking server or where `mlflow ui` serves."""
+    """The full address of a run's page: on the tracking server, or, without a server, on `mlflow ui`."""
     return f"{server() or UI}/{page(experiment_id, run_id)}"

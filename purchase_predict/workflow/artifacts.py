@@ -23,10 +23,11 @@ from purchase_predict.workflow import tags
 from purchase_predict.workflow.addresses import RunUri
 from purchase_predict.workflow.storing import local_folder
 
-#: Tag of a step's run: its artifacts, each with size and checksum, as JSON cut into pieces. MLflow's page hides tags
-#: whose names start with `mlflow.`; earlier runs have the second name.
+#: Start of the names of the tags `<name>.0`, `<name>.1`, ... of a step's run. Together they are the record of its
+#: artifacts: a JSON object with the size in bytes and the checksum of each file. Runs of an earlier version of this
+#: project use the second name. MLflow's page hides tags whose names start with `mlflow.`.
 ARTIFACTS, _ARTIFACTS_BEFORE = "mlflow.purchase_predict.artifacts", "step.artifacts"
-#: The longest value of a tag, in characters. MLflow allows 8,000.
+#: Longer texts are cut, or divided among several tags, at this number of characters. MLflow allows 8,000 in a tag.
 TAG_LENGTH = 5000
 #: Attempts to download an artifact before it counts as damaged.
 _ATTEMPTS = 2
@@ -34,21 +35,21 @@ _ATTEMPTS = 2
 
 @dataclass(frozen=True)
 class Stored:
-    """Bytes and checksum of an artifact file; the checksum is empty in runs of version 0.1 of this project."""
+    """Size in bytes and checksum of an artifact file; the checksum is empty in runs of version 0.1 of this project."""
 
     size: int
     checksum: str = ""
 
 
 def listed(run_id: str, roots: list[str] | None = None) -> dict[str, int]:
-    """Path and bytes of each artifact file of a run.
+    """The size in bytes of each artifact file of a run, by its path.
 
     Args:
-        run_id: the run.
-        roots: the files and folders at the root to list; None: all.
+        run_id: the id of the run.
+        roots: the files, folders and models at the root to list; None: all files and folders, but no models.
     """
     client = mlflow.MlflowClient()
-    # MLflow does not list a model at its run's root, but lists its files when asked by the model's name.
+    # MLflow does not list a model at the root of its run, but it lists the model's files for the model's name.
     top = {entry.path: entry for entry in client.list_artifacts(run_id)}
     sizes: dict[str, int] = {}
     for name in roots if roots is not None else top:
@@ -69,9 +70,9 @@ def as_tags(run: Run, sizes: Mapping[str, int], known: Mapping[str, str]) -> dic
     """The record of a run's artifacts, as tags.
 
     Args:
-        run: the step's.
-        sizes: path and bytes of each artifact file.
-        known: checksums of the files that this process wrote or fetched. The other files are read from the store.
+        run: the run of the step.
+        sizes: the size in bytes of each artifact file, by its path.
+        known: the checksums that are already known, by path. The other files are read from the store.
     """
     checksums = dict(known) | _checksums(run, [path for path in sizes if path not in known])
     record = {path: [size, checksums[path]] for path, size in sizes.items()}
@@ -100,7 +101,7 @@ def _checksums(run: Run, paths: Sequence[str]) -> dict[str, str]:
 
 
 def recorded(run: Run) -> dict[str, Stored]:
-    """The artifacts that a completed run wrote; every version of this project has recorded them.
+    """The record of the artifacts that a completed run wrote, by path. Runs of every version of this project have one.
 
     Raises:
         click.ClickException: the record is missing, or is not what the step wrote.
@@ -109,7 +110,7 @@ def recorded(run: Run) -> dict[str, Stored]:
     prefix = _ARTIFACTS_BEFORE if f"{_ARTIFACTS_BEFORE}.0" in written else ARTIFACTS
     count = sum(name.startswith(f"{prefix}.") for name in written)
     text = "".join(tags.required(run, f"{prefix}.{number}") for number in range(max(count, 1)))
-    # The text lacks its end if the last pieces are missing, so it is no JSON then.
+    # If the last tags are missing, the text is cut off and is not valid JSON.
     record = tags.parsed(run, f"{prefix}.*", text)
     return {path: _stored(entry) or tags.unreadable(run, f"{prefix}.*") for path, entry in record.items()}
 
@@ -121,7 +122,7 @@ def _stored(entry: Any) -> Stored | None:
 
 
 def _below(record: Mapping[str, Stored], path: str) -> dict[str, Stored]:
-    """The files of one artifact in a record, by their paths in the folder `path`, or by the file's own name."""
+    """The files of one artifact in a record, by path in the folder `path`. If `path` is a file: that file by name."""
     return {
         name.removeprefix(path).lstrip("/") or Path(path).name: stored
         for name, stored in record.items()
@@ -130,7 +131,9 @@ def _below(record: Mapping[str, Stored], path: str) -> dict[str, Stored]:
 
 
 def checksums_below(run: Run, path: str) -> dict[str, str]:
-    """The checksum of each file of a run's artifact, by its path in the folder `path`, or by the file's own name.
+    """The recorded checksum of each file of a run's artifact, by path in the folder `path`.
+
+    If `path` is a file, its checksum by its name. Files without a recorded checksum are left out.
 
     Raises:
         click.ClickException: the record of the run's artifacts is missing, or is not what the step wrote.
@@ -139,12 +142,12 @@ def checksums_below(run: Run, path: str) -> dict[str, str]:
 
 
 def problem(run: Run, output: str) -> str | None:
-    """The first problem with the artifacts of a completed run; None if all are as they were written.
+    """The first problem with the artifacts of a completed run; None if all are unchanged.
 
     Args:
-        run: the step's.
-        output: the artifact that the next step takes. Nothing may be added to it, because its reader takes every file.
-            Elsewhere files may be added, such as a person's notes.
+        run: the run of the step.
+        output: the path of the artifact that the next step takes. No file may be added there, because the next step
+            reads every file in it. Files may be added elsewhere, such as a person's notes.
 
     Raises:
         click.ClickException: the record of the artifacts is missing, or is not what the step wrote.
@@ -175,14 +178,14 @@ def fetch(run: Run, path: str, folder: Path) -> Path:
     Args:
         run: the run that wrote it.
         path: a file or folder among its artifacts.
-        folder: where it is put.
+        folder: an existing folder. The artifact gets a new folder in it.
 
     Returns:
         The downloaded file or folder.
 
     Raises:
         Damaged: a file is missing, is not what was written, or was added.
-        click.ClickException: it cannot be downloaded, or the run has no record of it.
+        click.ClickException: the artifact cannot be downloaded, or the run has no record of it.
     """
     uri = str(RunUri(run.info.run_id, path))
     known = _below(recorded(run), path)
@@ -218,9 +221,10 @@ class _Places:
         self._run = run
 
     def listed(self, names: Sequence[str]) -> dict[str, int]:
-        """Path and bytes of each artifact file below the names; folders of this machine are listed without MLflow.
+        """The size in bytes of each artifact file in the given files and folders at the root, by its path.
 
-        MLflow reads the run from the store for each folder, which takes longer than all the rest of a check.
+        A store on this machine is listed without MLflow. MLflow would read the run from the store for each folder,
+        which takes longer than the rest of a check.
         """
         if local_folder(self._run.info.artifact_uri) is None:
             return listed(self._run.info.run_id, list(names))
@@ -235,22 +239,22 @@ class _Places:
         return sizes
 
     def file(self, path: str) -> Path | None:
-        """The file of an artifact; None where the store is no folder of this machine."""
+        """The local file of an artifact; None if the file is missing or the store is not on this machine."""
         name, _, below = path.partition("/")
         place = self._place(name)
         return place / below if place and (place / below).is_file() else None
 
     def _place(self, name: str) -> Path | None:
-        """The folder or file of an artifact at the root; None where it is not on this machine.
+        """The local folder or file of an artifact at the root; None if it is missing or not on this machine.
 
-        A link counts as nothing: MLflow downloads no folder that was moved elsewhere and linked.
+        A symbolic link counts as missing: if a folder was moved and replaced by a link, MLflow does not download it.
         """
         root = local_folder(self._run.info.artifact_uri)
         if root is None:
             return None
         if (root / name).exists() and not (root / name).is_symlink():
             return root / name
-        # A model is stored outside the run's folder, and is found by the name it was logged under.
+        # A model is stored outside the run's folder, so it is found by the name under which it was logged.
         return local_folder(self.models[name].artifact_location) if name in self.models else None
 
     @cached_property
@@ -262,7 +266,7 @@ class _Places:
         return {model.name: model for model in (logged_model(output.model_id) for output in outputs)}
 
 
-@cache  # its location never changes, and a rerun asks for it twice: for the train run and for the version
+@cache  # a model's location never changes; a rerun asks for it twice: for the train run and for the version
 def logged_model(model_id: str) -> LoggedModel:
-    """A model as MLflow knows it."""
+    """A logged model, as MLflow described it when this process first asked."""
     return mlflow.MlflowClient().get_logged_model(model_id)

@@ -1,4 +1,4 @@
-"""The chain: each step reused or launched under main's run."""
+"""The chain of the steps: reuses or launches each step under main's run."""
 
 import os
 import re
@@ -30,13 +30,21 @@ from purchase_predict.workflow.completed import (
 from purchase_predict.workflow.plan import Fingerprint, Plan
 from purchase_predict.workflow.stopping import MAIN_PROCESS, closing, orphaned
 
-#: Runs a planned step on another machine and returns its completed run. The text is the run's name.
+#: A function that runs a planned step on another machine, under a given run name, and returns the completed run.
 Launch = Callable[[Plan, str], Run]
 
 
 @dataclass(frozen=True)
 class Done:
-    """A step of the chain: its run (None if a dry run only planned it), why it was not reused, and its seconds."""
+    """What the chain did with a step.
+
+    Attributes:
+        step: the name of the step.
+        run: its completed run; None if a dry run only planned the step.
+        reused: whether the run is reused: it was completed before, or by another workflow meanwhile.
+        reason: why there was no run to reuse before the wait for other workflows; empty if there was one.
+        seconds: wall time, including the wait for other workflows.
+    """
 
     step: str
     run: Run | None
@@ -46,12 +54,12 @@ class Done:
 
     @property
     def uri(self) -> str:
-        """The URI of its output, which the next step takes; empty if it did not run."""
+        """The URI of the step's output, which the next step takes; empty if a dry run only planned the step."""
         return output_uri(self.run) if self.run else ""
 
 
 class Chain:
-    """Runs the steps one after the other under the active run, each reused where nothing changed."""
+    """Runs the steps one after the other under the active run, and reuses each step for which nothing has changed."""
 
     def __init__(
         self,
@@ -64,11 +72,11 @@ class Chain:
         """Makes a chain that has not run a step yet.
 
         Args:
-            run: main's.
-            parameters: main's, typed. Each step gets those that it declares.
+            run: main's run.
+            parameters: main's parameters, typed. Each step gets those that it declares.
             fingerprint: the function that computes a source's content digest.
-            still_valid: by step, a further check of a completed run; it returns what is wrong, or None.
-            elsewhere: launches the steps that run on another machine, by step.
+            still_valid: by step, a further check of a completed run: a function that returns what is wrong, or None.
+            elsewhere: for each step that runs on another machine, the function that launches it.
         """
         self.run, self.elsewhere = run, elsewhere or {}
         self.parameters = parameters
@@ -118,7 +126,7 @@ class Chain:
         return {f"reused.{done.step}": done.run.info.run_id for done in self.done if done.reused and done.run}
 
     def _find(self, plan: Plan) -> tuple[Run | None, str]:
-        """A completed run to reuse; where there is none, why."""
+        """A completed run to reuse and an empty text; or None and the reason why there is no such run."""
         if self.forces(plan.entry_point):
             return None, f"force={self.forced[0]}" if self.parameters["reuse"] else "reuse=false"
         found, problem = self._completed(plan)
@@ -144,7 +152,7 @@ class Chain:
         )
 
     def _launch(self, plan: Plan) -> Run:
-        if self.reused:  # also done at the end, which a failing step would prevent
+        if self.reused:  # main sets these tags again at its end, but a failing step prevents that
             mlflow.set_tags(self.reused)
         try:
             return self.elsewhere.get(plan.entry_point, self._launch_here)(plan, plan.entry_point)
@@ -158,7 +166,7 @@ class Chain:
         import mlflow.projects  # slow to import, and not needed if every step is reused
 
         os.environ[MAIN_PROCESS] = processes.process_name(os.getpid())
-        # The step's `python` must be this one, even if its environment is not activated.
+        # The step must use the same `python` as this process, even if the virtual environment is not activated.
         folder = str(Path(sys.executable).parent)
         if os.environ.get("PATH", "").split(os.pathsep)[0] != folder:
             os.environ["PATH"] = folder + os.pathsep + os.environ.get("PATH", "")
@@ -178,8 +186,9 @@ class Chain:
         return mlflow.MlflowClient().get_run(submitted.run_id)
 
     def _close_interrupted(self) -> None:
-        # MLflow's launcher marks an interrupted step FAILED, even if the step marked itself KILLED. All children are
-        # checked, because the newest by start time may be wrong after a clock change. Completed runs stay as they are.
+        # MLflow's launcher marks an interrupted step FAILED, even if the step marked itself KILLED. After a clock
+        # change, the child with the newest start time may be another step. So all children that are not complete
+        # become KILLED.
         client = mlflow.MlflowClient()
         children = client.search_runs(
             [self.run.info.experiment_id], f"tags.{MLFLOW_PARENT_RUN_ID} = '{self.run.info.run_id}'"

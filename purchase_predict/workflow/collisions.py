@@ -8,14 +8,18 @@ from mlflow.exceptions import MlflowException
 
 from purchase_predict.mlflow_errors import is_collision
 
-#: Attempts of a write.
+#: Maximum number of attempts to write.
 ATTEMPTS = 20
 
 _Written = TypeVar("_Written")
 
 
 def through_collisions(write: Callable[[], _Written]) -> _Written:
-    """Writes; after a collision waits a moment and writes again, up to `ATTEMPTS` times."""
+    """Calls `write`. After a collision it waits (0.1 s, then 0.1 s longer each time) and calls `write` again.
+
+    Raises:
+        MlflowException: the write failed for another reason, or collided `ATTEMPTS` times.
+    """
     for attempt in range(ATTEMPTS - 1):
         try:
             return write()

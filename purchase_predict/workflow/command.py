@@ -40,17 +40,17 @@ from purchase_predict.workflow.stopping import (
     stop_with_launcher,
 )
 
-#: Set once this process has posted its failure, or has left that to main: each failure is posted once.
+#: Set once this process has posted its failure to the webhook, or has left this to main. So a failure is posted once.
 _notified = threading.Event()
 
 
 class _OneLineErrors(click.Command):
-    """Ends a user's mistake with one line on stderr and exit code 1; the run's tag `error` has the same text."""
+    """Reports a user's mistake in one line on stderr, with exit code 1; the run's tag `error` has the same text."""
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
-        if not args and not kwargs:  # a process of its own: the collector need not look through what is imported
+        if not args and not kwargs:  # run as a program: the garbage collector then skips all imported modules
             gc.freeze()
-            atexit.register(gc.unfreeze)  # at the end it takes modules apart; some of C++ report what they find left
+            atexit.register(gc.unfreeze)  # otherwise some C++ modules report, at exit, objects that are left
         kwargs["standalone_mode"] = False
         _notified.clear()
         try:
@@ -59,7 +59,7 @@ class _OneLineErrors(click.Command):
             sys.exit(1)
         except click.ClickException as error:
             self._fail(error.format_message())
-        except click.Abort as abort:  # click turns a KeyboardInterrupt into it
+        except click.Abort as abort:  # click raises it in place of a KeyboardInterrupt
             code = 128 + (signal.SIGTERM if isinstance(abort.__cause__, Stopped) else signal.SIGINT)
             exit_at_last(code)
             sys.exit(code)
@@ -77,18 +77,18 @@ class _OneLineErrors(click.Command):
         print_line(f"Error: {message}", err=True)
         _notify_of_failure(self.name or "", message)
         run_id = os.environ.get("MLFLOW_RUN_ID")
-        if run_id:  # opened by `mlflow run`, and not yet active if the command line was wrong
+        if run_id:  # `mlflow run` has opened this run; it is not active yet if the command line was wrong
             _record_failure(run_id, self.name or "", message)
         sys.exit(1)
 
 
 def _as_message(error: BaseException) -> str:
-    """An error that is no user's mistake, in one line."""
+    """An error that is not a user's mistake, as one line: its class and the first line of its text."""
     return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _record_failure(run_id: str, entry_point: str, message: str) -> None:
-    """Writes an error to its run. The store may be what is wrong, and must not hide the error."""
+    """Records an error on its run. If this fails, only the debug log says so: the user must see the first error."""
     try:
         descriptions.record_failure(run_id, message)
         names.give_to_failed(run_id, entry_point)
@@ -97,7 +97,7 @@ def _record_failure(run_id: str, entry_point: str, message: str) -> None:
 
 
 def _end_run(status: str) -> None:
-    """Ends the active run, for whatever reason it ends: a store that is away must not hide that reason."""
+    """Ends the active run. If this fails, only the debug log says so: the user must see why the run ends."""
     try:
         mlflow.end_run(status)
     except Exception:
@@ -105,19 +105,22 @@ def _end_run(status: str) -> None:
 
 
 def _notify_of_failure(entry_point: str, message: str, run: Run | None = None) -> None:
-    """Notifies of a failure, once. Main does so for its steps; `status` never does, since its user sees the error.
+    """Posts a failure to the webhook, at most once per process.
+
+    A step that main launched posts nothing, because main posts the failure. `status` posts nothing, because its user
+    sees the error.
 
     Args:
-        entry_point: what has failed.
+        entry_point: the entry point that failed.
         message: the error, in one line.
-        run: the run that it happened in; None: none could be opened.
+        run: the run that failed; None: no run could be opened.
     """
     if _notified.is_set():
         return
     _notified.set()
     if run:
         below_main = MLFLOW_PARENT_RUN_ID in run.data.tags
-    else:  # main leaves its mark in its own environment, too
+    else:  # main sets MAIN_PROCESS in its own environment, too
         below_main = entry_point != "main" and (MAIN_PROCESS in os.environ or remote.IN_JOB in os.environ)
     if not below_main and entry_point != "status":
         notify(f"{'the workflow' if entry_point == 'main' else entry_point} failed: {message}", run)
@@ -126,8 +129,8 @@ def _notify_of_failure(entry_point: str, message: str, run: Run | None = None) -
 def command(entry_point: str) -> Callable[[Callable[..., None]], click.Command]:
     """Makes the click command of an entry point from `function(run, **parameters)`, with MLproject's parameters.
 
-    The run that the launcher opened, or a new one, is active while the function runs. It ends as the function does:
-    FINISHED, FAILED with the message in the tag `error`, or KILLED.
+    While the function runs, the run that the launcher opened is active, or else a new run. The run ends as FINISHED; as
+    FAILED after an error, with the message in the tag `error`; or as KILLED after an interruption.
     """
 
     def decorate(function: Callable[..., None]) -> click.Command:
@@ -183,11 +186,11 @@ def _open_run(entry_point: str) -> Iterator[Run]:
         opened.append(run.info.run_id)
     except (click.ClickException, RequestException):
         raise
-    except KeyboardInterrupt:  # the run may be open by now, and MLflow would end it as FINISHED
+    except KeyboardInterrupt:  # the run may be open already, and MLflow would end it as FINISHED
         closing.set()
         _end_run("KILLED")
         raise
-    except Exception as error:  # of MLflow, or of what it opens a database with: a driver is missing, ...
+    except Exception as error:  # an error of MLflow or of a database driver, such as a missing driver
         what_to_do = ": install the driver of this database" if isinstance(error, ImportError) else ""
         raise click.ClickException(
             f"tracking server {server}: no run can be opened: {first_line(error)}{what_to_do}"
@@ -203,7 +206,7 @@ def _open_run(entry_point: str) -> Iterator[Run]:
     except KeyboardInterrupt:
         closing.set()
         _end_run("KILLED")
-        if entry_point != "serve":  # a server is meant to be ended like this
+        if entry_point != "serve":  # an interruption is the normal way to end a server
             _record_interruption(run, entry_point)
         raise
     except BaseException as error:
@@ -213,7 +216,7 @@ def _open_run(entry_point: str) -> Iterator[Run]:
 
 
 def _close_failed(run: Run, entry_point: str, message: str) -> None:
-    """Notifies of a failure first, because MLflow retries for minutes to write to a server that is away."""
+    """Closes a failed run. The failure is posted first: if the server is away, MLflow retries a write for minutes."""
     closing.set()
     _notify_of_failure(entry_point, message, run)
     _record_failure(run.info.run_id, entry_point, message)
@@ -221,10 +224,13 @@ def _close_failed(run: Run, entry_point: str, message: str) -> None:
 
 
 def _record_interruption(run: Run, entry_point: str) -> None:
-    """Says on the terminal and in the run's description what an interrupted run leaves. Main leaves it to its step."""
+    """Writes to an interrupted run's description how many trials are kept. Prints the same, unless the run is main's.
+
+    For a run of main, its interrupted step prints the sentence.
+    """
     try:
         sentence = descriptions.record_interruption(run)
-    except (MlflowException, RequestException):  # the run is closed; the server may be away
+    except (MlflowException, RequestException):  # the run is closed already; the server may be away
         logging.getLogger(__name__).debug("the interruption could not be recorded", exc_info=True)
         return
     if entry_point != "main":
@@ -283,4 +289,4 @@ def _holds(store: Path, run_id: str) -> bool:
 
 
 class StepFailed(click.ClickException):
-    """A step ended with an error that it has already printed: main records it and prints nothing."""
+    """A step ended with an error that it has already printed. Main records the error and prints nothing."""

@@ -21,7 +21,7 @@ KEY, DIGEST, COMPLETE = "step.key", "step.digest", "step.complete"
 KEY_PARTS = "mlflow.purchase_predict.key_parts"
 #: Tag of a step's run: the artifact path of its output.
 OUTPUT = "step.output"
-#: Tag of a step's run: the URI of each of its inputs, as JSON; earlier runs have the second name.
+#: Tag of a step's run: the URI of each of its inputs, as JSON. Runs of an earlier version use the second name.
 INPUTS, _INPUTS_BEFORE = "mlflow.purchase_predict.inputs", "step.inputs"
 #: Value of COMPLETE on a run with a damaged artifact, and the tag that names the damage.
 _NO_LONGER, DAMAGED = "damaged", "step.damaged"
@@ -29,7 +29,7 @@ _NO_LONGER, DAMAGED = "damaged", "step.damaged"
 SEARCH_KEY = "search.key"
 #: Tag of a failed run: the one line that the user saw.
 ERROR = "error"
-#: Completed runs of a key that are checked for reuse, the newest first.
+#: Maximum number of completed runs with one step key that are checked for reuse, the newest first.
 _CANDIDATES = 10
 
 
@@ -62,7 +62,7 @@ def run_of(uri: str) -> Run:
 
 
 def inputs_of(run: Run) -> dict[str, str]:
-    """The URI of each input of a step's run that another step made.
+    """The URI of each input that a step's run took from another step, by the input's name.
 
     Raises:
         click.ClickException: the tag that holds them was changed.
@@ -71,7 +71,7 @@ def inputs_of(run: Run) -> dict[str, str]:
 
 
 def output_uri(run: Run) -> str:
-    """`runs:/<run id>/<path>` of what a completed step made.
+    """The URI of a completed step's output, `runs:/<run id>/<path>`.
 
     Raises:
         click.ClickException: the tag that names it is missing.
@@ -80,7 +80,7 @@ def output_uri(run: Run) -> str:
 
 
 def digest_of(run: Run) -> str:
-    """The content digest of what a completed step made.
+    """The content digest of a completed step's output.
 
     Raises:
         click.ClickException: the tag that holds it is missing.
@@ -89,7 +89,7 @@ def digest_of(run: Run) -> str:
 
 
 def problem(run: Run) -> str | None:
-    """Why a completed run cannot be reused: what is wrong with its artifacts or with its tags; None if nothing is."""
+    """Why a completed run cannot be reused: a problem with its artifacts or its tags; None if there is no problem."""
     try:
         digest_of(run)
         inputs_of(run)
@@ -122,12 +122,16 @@ def newest_completed(experiment_id: str, entry_point: str) -> Run | None:
 def find_completed(
     experiment_id: str, key: str, still_valid: Callable[[Run], str | None] = lambda run: None
 ) -> tuple[Run | None, str | None]:
-    """The newest run with this key whose artifacts all exist; if there is none, why the newest one cannot be reused.
+    """Finds the newest completed run with this key that can be reused.
 
     Args:
         experiment_id: the experiment to search, together with the one it shares runs with (see `experiments`).
         key: the key of a step.
         still_valid: a further check; it returns what is wrong with a run, or None.
+
+    Returns:
+        The run, and None. If there is no such run: None, and why the newest completed run with this key cannot be
+        reused. If no completed run has this key: None and None.
     """
     reason = None
     for run in _search(experiment_id, f"tags.\"{KEY}\" = '{key}'", _CANDIDATES):
@@ -147,16 +151,16 @@ def _damage(experiment_id: str, key: str) -> str | None:
 
 
 def fetch(uri: str, folder: Path) -> Path:
-    """Downloads what a completed step wrote to `runs:/<run id>/<path>`, and checks it.
+    """Downloads an artifact that a completed step wrote, and checks it; returns the downloaded file or folder.
 
-    A run with a damaged artifact is marked as no longer complete, so the next workflow runs its step again.
+    If the artifact is damaged, its run is marked as no longer complete, so the next workflow runs the step again.
 
     Args:
-        uri: the artifact.
-        folder: where it is put.
+        uri: `runs:/<run id>/<path>`.
+        folder: an existing folder. The artifact gets a new folder in it.
 
     Raises:
-        click.ClickException: it cannot be downloaded, or is damaged.
+        click.ClickException: the artifact cannot be downloaded, or is damaged.
     """
     run, named = run_of(uri), addresses.parse(uri)
     assert isinstance(named, addresses.RunUri)

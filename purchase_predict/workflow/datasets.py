@@ -35,13 +35,13 @@ class DescribedTable(MetaDataset):
 
 
 def log_input(name: str, digest: str, rows: int, context: str) -> DescribedTable:
-    """Records on the active run that it read this table, and returns its description.
+    """Records on the active run that it read a table, and returns the description of the table.
 
     Args:
         name: where the table is: a source, or `runs:/<run id>/<path>`.
-        digest: SHA-256 of its content, hexadecimal; MLflow keeps the first 36 digits.
-        rows: how many rows it has.
-        context: what it was read for, as `training`.
+        digest: SHA-256 of the table's content, hexadecimal; MLflow keeps the first 36 digits.
+        rows: the number of rows.
+        context: what the table was read for, such as `training`.
     """
     try:
         with warnings.catch_warnings():
@@ -57,12 +57,12 @@ def log_input(name: str, digest: str, rows: int, context: str) -> DescribedTable
 
 
 def log_sides(dataset: str, digest: str, rows: Mapping[str, int]) -> dict[str, DescribedTable]:
-    """Records on the active run that it read both sides of a dataset, and returns their descriptions.
+    """Records on the active run that it read the train and the test set of a dataset; returns their descriptions.
 
     Args:
         dataset: `runs:/<run id>/dataset` of a process run.
-        digest: the digest of its content.
-        rows: how many rows `train` and `test` have.
+        digest: the digest of the dataset's content.
+        rows: the number of rows of `train` and of `test`.
     """
     contexts = {"train": "training", "test": "testing"}
     return {
@@ -73,14 +73,15 @@ def log_sides(dataset: str, digest: str, rows: Mapping[str, int]) -> dict[str, D
 def log_metrics(
     metrics: Mapping[str, float], series: Sequence[Mapping[str, float]], sides: Mapping[str, DescribedTable]
 ) -> None:
-    """Logs metrics on the active run, each with its side of the dataset: `test_*` and `baseline_*` with the test set.
+    """Logs metrics on the active run, each with the dataset that it belongs to: the training set or the test set.
 
-    MLflow's page of a logged model lists the datasets of its metrics.
+    Metrics named `test_*` and `baseline_*` belong to the test set, all others to the training set. MLflow's page of a
+    logged model lists the datasets of its metrics.
 
     Args:
-        metrics: by name.
-        series: further ones, at step 0, 1, ..., without a side.
-        sides: what `log_sides` returned.
+        metrics: the metrics by name.
+        series: further metrics by name, for step 0, 1, ...; they are logged without a dataset.
+        sides: the descriptions that `log_sides` returned.
     """
     of_test = {name: value for name, value in metrics.items() if name.startswith(("test_", "baseline_"))}
     of_train = {name: value for name, value in metrics.items() if name not in of_test}

@@ -1,4 +1,4 @@
-"""The description of a run and of a model on MLflow's pages, in Markdown: the outcome, and links to it."""
+"""The descriptions of runs and models on MLflow's pages, in Markdown: the outcome, and links to what belongs to it."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -13,6 +13,7 @@ from purchase_predict.workflow.completed import ERROR
 from purchase_predict.workflow.models import run_if_there
 from purchase_predict.workflow.trials import finished_below
 
+#: Path of the report among the artifacts of a train run.
 REPORT = "report.html"
 
 
@@ -20,12 +21,12 @@ def of_step(run: Run, summary: str, source: str, inputs: Mapping[str, str], outp
     """The description of a step's run.
 
     Args:
-        run: the step's, with the models that it logged.
-        summary: what it did, in a sentence.
-        source: where its data comes from; empty: it is not known.
-        inputs: the URI of each input that another step made.
+        run: the run of the step, read after the step logged its models.
+        summary: what the step did, in a sentence.
+        source: where the data comes from; empty: not known.
+        inputs: the URI of each input that another step made, by the input's name.
         output: the path of the artifact that the next step takes.
-        files: the paths of its artifacts.
+        files: the paths of the run's artifacts.
     """
     experiment_id, run_id = run.info.experiment_id, run.info.run_id
     links = [f"[{name}]({_page_of(experiment_id, uri)})" for name, uri in inputs.items()]
@@ -52,7 +53,7 @@ def of_failure(message: str) -> str:
 
 
 def record_interruption(run: Run) -> str:
-    """Writes to a run's description that it was interrupted, and what the next run can use; returns that sentence.
+    """Writes to a run's description that it was interrupted, and how many trials are kept; returns this as a sentence.
 
     Args:
         run: a run of this process that Ctrl-C or a signal has ended.
@@ -66,13 +67,13 @@ def record_interruption(run: Run) -> str:
 
 
 def describe(run: Run, sentence: str, files: Iterable[str], uris: Mapping[str, str]) -> None:
-    """Writes the description of a run that is no step of the workflow: of `predict`, `rollback` and `approve`.
+    """Writes the description of a run of `predict`, `rollback` or `approve`, which are not steps of the workflow.
 
     Args:
         run: the run.
-        sentence: what it did.
+        sentence: what the run did.
         files: the paths of the artifacts to link to.
-        uris: further links: what a URI names, by the link's text.
+        uris: the URIs of further links, by the text of the link.
     """
     experiment_id, run_id = run.info.experiment_id, run.info.run_id
     links = [f"- [{file}]({artifact_page(experiment_id, run_id, file)})" for file in files]
@@ -87,12 +88,12 @@ def record_failure(run_id: str, message: str) -> None:
 
 
 def links_of_model(train: Run | None, dataset: str, deploy: Run) -> dict[str, str]:
-    """What a version's description links to: the report, the dataset, the model, and the runs that made it.
+    """The links in a version's description, as Markdown by name: report, model, train run, dataset and deploy run.
 
     Args:
         train: the train run; None: it was deleted for good.
         dataset: `runs:/<run id>/dataset` that the version was judged on.
-        deploy: the deploy run.
+        deploy: the run of deploy, or of approve.
     """
     links = {}
     experiment_id = deploy.info.experiment_id
@@ -110,7 +111,7 @@ def links_of_model(train: Run | None, dataset: str, deploy: Run) -> dict[str, st
 
 
 def describe_models(run: Run, text: str) -> None:
-    """Gives the models that a run logged a description: MLflow shows it on the model's own page."""
+    """Writes a text as the description of each model that a run logged. MLflow shows it on the model's page."""
     client = mlflow.MlflowClient()
     for model in run.outputs.model_outputs if run.outputs else []:
         client.set_logged_model_tags(model.model_id, {MLFLOW_RUN_NOTE: text})
@@ -120,8 +121,8 @@ def of_steps(steps: Sequence[tuple[str, str, Run]], sentence: str = "") -> str:
     """The description of main's run: the outcome, links to dataset, report, model and version, and the steps.
 
     Args:
-        steps: name, whether it ran or was reused, and run of each step.
-        sentence: the outcome; empty: none yet.
+        steps: for each step, its name, the word `ran` or `reused`, and its run.
+        sentence: the outcome; empty: there is none yet.
     """
     links, table = [], ["| step | | run |", "|---|---|---|"]
     for step, what, run in steps:
@@ -145,7 +146,7 @@ def _version_page(run: Run) -> str:
 
 
 def _page_of(experiment_id: str, uri: str) -> str:
-    """The page of what a URI names. For an artifact of another experiment, MLflow finds the run by its id."""
+    """The link to the page of what a URI names. A run may be in another experiment: MLflow finds it by its own id."""
     named = parse(uri)
     if isinstance(named, RunUri):
         if named.path != "model":

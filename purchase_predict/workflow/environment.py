@@ -1,4 +1,4 @@
-"""The Python version and packages of this process, for a step's key."""
+"""The versions of Python and of the installed packages, for the step key."""
 
 import functools
 import hashlib
@@ -13,11 +13,11 @@ from purchase_predict.settings import PROJECT
 
 @functools.cache
 def environment() -> dict[str, str]:
-    """What a step's key holds of the environment.
+    """The part of a step key that describes the environment.
 
     Returns:
-        `python`: its minor version, as 3.11. Each package that pyproject.toml pins, by name: its installed version, or
-        `none`. `lock`: a digest of the installed versions of all packages that requirements.lock lists.
+        `python`: Python's minor version, such as 3.11. The name of each package that pyproject.toml pins: the installed
+        version, or `none`. `lock`: a digest of the installed versions of all packages that requirements.lock lists.
     """
     versions = _installed_versions()
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -34,7 +34,7 @@ def _locked_digest(lock: str, versions: dict[str, str]) -> str:
     found = []
     for name, marker in re.findall(r"^([\w.-]+)==[^\s;]+( ;)?", lock, re.MULTILINE):
         version = _version(name, versions)
-        # A package with a marker is only for some systems, so it is skipped where it is not installed.
+        # A package with a marker is needed on some systems only, so it is skipped if it is not installed.
         if version != "none" or not marker:
             found.append(f"{name}=={version}")
     return hashlib.sha256("\n".join(sorted(found)).encode()).hexdigest()[:16]
@@ -51,7 +51,7 @@ def _version(name: str, versions: dict[str, str]) -> str:
 
 
 def _installed_versions() -> dict[str, str]:
-    """Versions from the names of pip's `.dist-info` folders. Reading 115 metadata files would take 0.17 s per step."""
+    """Reads versions from the names of pip's `.dist-info` folders: 115 metadata files would take 0.17 s per step."""
     versions: dict[str, str] = {}
     for folder in sys.path:
         for entry in sorted(Path(folder).glob("*.dist-info")):

@@ -19,11 +19,11 @@ _DEFAULT_ID = "0"
 
 
 def shared_with(experiment_id: str) -> list[str]:
-    """The ids of the experiments in which a run of this experiment looks for others; its own comes first."""
+    """The ids of the experiments whose runs a run of this experiment may reuse or wait for; its own comes first."""
     return list(_shared_with(experiment_id, mlflow.get_tracking_uri()))
 
 
-@cache  # a process asks several times; keyed by the server, because tests use several
+@cache  # a process asks several times; the server is part of the key, because tests use several servers
 def _shared_with(experiment_id: str, _tracking_uri: str) -> tuple[str, ...]:
     client = mlflow.MlflowClient()
     if experiment_id == _DEFAULT_ID:
@@ -32,7 +32,7 @@ def _shared_with(experiment_id: str, _tracking_uri: str) -> tuple[str, ...]:
         except MlflowException as error:
             if not mlflow_errors.is_forbidden(error):
                 raise
-            other = None  # on a server with passwords it may be somebody else's
+            other = None  # on a server with passwords, the experiment may belong to another user
         alive = other is not None and other.lifecycle_stage == "active"
         return (experiment_id, other.experiment_id) if other and alive else (experiment_id,)
     if client.get_experiment(experiment_id).name == PROJECT_EXPERIMENT:

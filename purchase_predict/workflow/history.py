@@ -1,4 +1,4 @@
-"""Where a train run comes from, for its report: source, commit, and the runs that led to it."""
+"""The origin of a trained model, for its report: the source, the commit, and the runs of the steps."""
 
 import json
 from datetime import UTC, datetime
@@ -51,14 +51,14 @@ def _reasons(load: Run) -> dict[str, int]:
         with scratch_folder() as folder:
             manifest = fetch(str(addresses.RunUri(load.info.run_id, "source.json")), folder)
             refused = json.loads(manifest.read_text(encoding="utf-8")).get("refused", [])
-    except (click.ClickException, ValueError) as error:  # a report lacks the reasons; a training is not lost for them
+    except (click.ClickException, ValueError) as error:  # the report then lacks the reasons; train continues
         print_line(f"the report lacks the reasons for refused rows: {message_of(error)}", err=True)
         return {}
     return {f"{each['column']} {each['reason']}".strip(): int(each["rows"]) for each in refused}
 
 
 def train_step(run: Run | None) -> Step:
-    """A finished train run, for a page that links to it; None: it was deleted."""
+    """The step `train` as a page shows it, with a link to the finished train run; None: the run was deleted."""
     if run is None:
         return Step("train", "deleted")
     return _step("train", "ran", run.info.experiment_id, run.info.run_id)

@@ -1,4 +1,4 @@
-"""The key of a step: what can change its result, as one digest."""
+"""The step key: a digest of everything that can change a step's result."""
 
 import hashlib
 import json
@@ -12,11 +12,12 @@ from purchase_predict.settings import PROJECT
 from purchase_predict.workflow.environment import environment
 from purchase_predict.workflow.source import source_closure
 
-#: Goes up when the parts of a key change their meaning. 2: source files count by their syntax tree.
+#: Version of the key's format. Increase it when a part of the key changes its meaning. Since format 2, a source file is
+#: compared by its syntax tree.
 KEY_FORMAT = 2
-#: The parts of a key that are objects, with a value for each name.
+#: The parts of a key that are mappings from names to values.
 GROUPS = ("parameters", "environment", "inputs", "source")
-#: The most differences that a reason names.
+#: Maximum number of differences that a reason names.
 _NAMED_DIFFERENCES = 3
 #: Source files that only use a search's result (report, backtest). They cannot change its trials, so the search key
 #: leaves them out.
@@ -33,18 +34,18 @@ _LOOKS = {"deploy": ("purchase_predict/report/layout", "purchase_predict/report/
 
 
 def counted_source(entry_point: str, project: Path = PROJECT) -> dict[str, str]:
-    """The files that the key of a step counts, each with a digest of its meaning."""
+    """The source files that count for the key of a step, each with a digest (see `source`)."""
     closure = source_closure(entry_point, project)
     return {name: digest for name, digest in closure.items() if not name.startswith(_LOOKS.get(entry_point, ()))}
 
 
 def key_parts(entry_point: str, values: Mapping[str, Any], inputs: Mapping[str, str]) -> dict[str, Any]:
-    """What the key of a step is made of.
+    """The parts from which the key of a step is computed.
 
     Args:
         entry_point: the step.
         values: all its parameters, typed (`parameters.resolve`).
-        inputs: the content digest of each of its inputs.
+        inputs: the content digest of each of its inputs, by the input's name.
     """
     return {
         "format": KEY_FORMAT,
@@ -63,7 +64,7 @@ def key_of(parts: Mapping[str, Any]) -> str:
 
 
 def search_key_of(parts: Mapping[str, Any]) -> str:
-    """The key of a step without the parameters and source files that cannot change the trials of a search."""
+    """The search key: the step key without the parameters and source files that cannot change the trials."""
     values = {name: value for name, value in parts["parameters"].items() if not PARAMETERS[name].same_trials}
     source = {name: digest for name, digest in parts["source"].items() if not name.startswith(_AFTER_SEARCH)}
     return key_of({**parts, "parameters": values, "source": source})

@@ -1,13 +1,14 @@
 """The heartbeat of each run, the claim on the key of a step, and the closing of runs whose process died.
 
 Workflows that share a tracking server see each other only through the tags of their runs. A claim (see `turns`) lives
-as long as its run is RUNNING and its heartbeat changes. Each observer counts its own looks at the heartbeat, so the
-clocks of two machines are never compared. The end of a process on this machine is noticed at once. So is the end
-of a Job, by a process that can ask its cluster. A live Job keeps its claim even while it waits for a machine.
+as long as its run is RUNNING and the heartbeat of the run changes. Each observer counts its own looks at the heartbeat,
+so the clocks of two machines are never compared. The end of a process on this machine is noticed at once. The end of a
+Job is noticed at once by a process that can ask the Job's cluster. A live Job keeps its claim even while it waits for a
+machine.
 
-A suspended process may be taken for dead by mistake. For a step that only costs a second computation: a model is
-registered only once, and only completed runs are reused. A deploy or rollback that lost its claim on an environment
-that way does not move it.
+A suspended process may be taken for dead by mistake. If it computes a step, the only cost is a second computation: a
+model is registered only once, and only completed runs are reused. If it is a deploy or a rollback, it loses its claim
+on the environment, and does not move the alias.
 """
 
 import itertools
@@ -31,19 +32,20 @@ from purchase_predict.workflow.experiments import shared_with
 from purchase_predict.workflow.processes import ended_here, process_name
 from purchase_predict.workflow.turns import take_turn
 
+#: Tags of a run: its last heartbeat; the step key that it claims; why another process closed it.
 HEARTBEAT, CLAIM, CLOSED = "lease.heartbeat", "lease.key", "lease.closed"
 
 #: Seconds between two heartbeats. Each is one small write.
 _BEAT_SECONDS = 5.0
-#: A run counts as dead after this many seconds without a heartbeat: a loaded machine or a restarting server may miss
-#: several. It must exceed the time that a step may run on after its launcher died
-#: (`stopping.GRACE_SECONDS`).
+#: A run counts as dead after this many seconds without a heartbeat. A live run may miss several heartbeats, if its
+#: machine is busy or the server restarts. The value must exceed the time for which a step may continue after its
+#: launcher has died (`stopping.GRACE_SECONDS`).
 _LEASE_SECONDS = 30.0
-#: Seconds after which a run of `mlflow run` counts as never started, if it has no heartbeat.
+#: Seconds after which a run that `mlflow run` opened counts as never started, if it has no heartbeat.
 _START_SECONDS = 15.0
 #: Seconds between two looks of a workflow that waits for another one's step.
 _POLL_SECONDS = 2.0
-#: The most RUNNING runs of an experiment that are read.
+#: Maximum number of RUNNING runs that one query reads.
 _RUNNING_RUNS = 1000
 
 
@@ -55,8 +57,8 @@ def heartbeat(run: Run, *, sweep: bool) -> Iterator[None]:
     """Writes the heartbeat of this process's run while the block runs.
 
     Args:
-        run: the run that this process works for.
-        sweep: also close the runs of its experiment whose process died.
+        run: this process's run.
+        sweep: whether to close the runs of dead processes, too (`Watch.sweep`).
     """
     client = mlflow.MlflowClient()
     finished = threading.Event()
@@ -90,17 +92,19 @@ class Watch:
     """Finds the runs whose process died, by regular looks at their heartbeats, and closes them."""
 
     def __init__(self, client: mlflow.MlflowClient, seconds: float) -> None:
-        """Args: `seconds` is the time between two looks. Looks are counted, not seconds: an outage closes no run."""
+        """Args: `seconds` is the time between two looks. Looks are counted, not time: an outage closes no run."""
         self._client = client
         self._needed = math.ceil(_LEASE_SECONDS / seconds)
         self._seen: dict[str, tuple[list[str | None], int]] = {}
 
     def died(self, family: Sequence[Run]) -> str | None:
-        """Why a run and its children count as dead; None while one of them lives. Call it once per look.
+        """Why a run and its children count as dead; None while one of them lives. Each call counts as one look.
+
+        The children count, too, because a step may continue for some seconds after main has died. In this time no
+        other workflow may compute the step.
 
         Args:
-            family: a RUNNING run, then its RUNNING children. A step may run on for some seconds after main died, and
-                no other workflow may compute the same meanwhile.
+            family: a RUNNING run, then its RUNNING children.
         """
         run_id = family[0].info.run_id
         jobs = [remote.job_lives(run) for run in family]
@@ -111,19 +115,22 @@ class Watch:
         before, looks = self._seen.get(run_id, ([], 0))
         looks = looks + 1 if beats == before else 0
         self._seen[run_id] = beats, looks
-        # A child without a heartbeat has not reached our code yet, or is a trial, which has no process of its own.
+        # A child without a heartbeat has not reached this project's code yet, or it is a trial, which has no process.
         begun = beats[0] or jobs[0] is False
         if begun and all(_ended(run, job) for run, job in zip(family, jobs, strict=True)):
             return "the run's process has ended" if jobs[0] is None else "the run's Job has ended"
         return f"no heartbeat for {_LEASE_SECONDS:.0f} s" if looks >= self._needed else None
 
     def sweep(self, mine: Run) -> None:
-        """Closes as KILLED the runs of this experiment that killed processes left RUNNING.
+        """Closes as KILLED the runs that killed processes left RUNNING, in the experiments of `shared_with`.
 
         A run without a heartbeat may belong to another program, or its process may not have started yet. It is closed
-        in two cases only: its parent is a run of this workflow that has ended, or `mlflow run` opened it for this
-        project and never reached our code, for example because uv or conda is missing. If its process starts later
-        after all, it opens the run again.
+        in two cases only. Either its parent is a run of this project that has ended. Or `mlflow run` opened the run for
+        this project and never reached the project's code, for example because uv or conda is missing. If the process of
+        a closed run starts later, it opens the run again.
+
+        Args:
+            mine: this process's run, which stays open.
         """
         condition = "attributes.status = 'RUNNING'"
         running = {run.info.run_id: run for run in self._search(mine.info.experiment_id, condition)}
@@ -146,7 +153,7 @@ class Watch:
                 self.close([run], "the run's process never started")
 
     def close(self, family: Sequence[Run], reason: str) -> None:
-        """Closes runs as KILLED, except a run with a new heartbeat since the last look."""
+        """Closes the runs of a family as KILLED, except a run with a new heartbeat since the last look."""
         for run in reversed(family):
             now = self._client.get_run(run.info.run_id)
             if now.info.status == "RUNNING" and now.data.tags.get(HEARTBEAT) == run.data.tags.get(HEARTBEAT):
@@ -154,14 +161,14 @@ class Watch:
                 self._client.set_terminated(run.info.run_id, "KILLED")
 
     def claims(self, key: str, mine: Run) -> list[Run]:
-        """The live claims of other runs on a key. Dead ones are closed."""
+        """The other live runs that claim a key. Dead runs that claim it are closed."""
         experiment = mine.info.experiment_id
         alive = []
-        judged: dict[str, str | None] = {}  # why a run is dead; main and its step may both claim the key
+        judged: dict[str, str | None] = {}  # why a run is dead, or None; main and its step may both claim the key
         for run in self._search(experiment, f"tags.\"{CLAIM}\" = '{key}' and attributes.status = 'RUNNING'"):
             if run.info.run_id == mine.info.run_id:
                 continue
-            job_has_ended = remote.job_lives(run) is False  # then nothing waits, and the step is judged alone
+            job_has_ended = remote.job_lives(run) is False  # then main's heartbeat no longer counts
             head = run if job_has_ended else self._waiting_main(run) or run
             run_id = head.info.run_id
             if run_id not in judged:
@@ -175,9 +182,10 @@ class Watch:
         return alive
 
     def _waiting_main(self, run: Run) -> Run | None:
-        """The RUNNING main of a step that runs as a Job: the Job may wait for a machine, and main's heartbeat goes on.
+        """The RUNNING main of a step that runs as a Job; None for any other run.
 
-        None for any other run. A parent without a heartbeat belongs to another program.
+        While the Job waits for a machine, only main sends heartbeats. A parent without a heartbeat belongs to another
+        program.
         """
         parent = _parent(run) if remote.JOB in run.data.tags else None
         if not parent:
@@ -193,9 +201,9 @@ class Watch:
 
 
 def _ended(run: Run, job_lives: bool | None) -> bool:
-    """Whether the process of a run is known to have ended, or the run has none."""
+    """Whether the process of a run is known to have ended, or the run has no process."""
     beat = run.data.tags.get(HEARTBEAT)
-    if remote.JOB in run.data.tags:  # without a heartbeat, it may wait for a machine
+    if remote.JOB in run.data.tags:  # a Job without a heartbeat may be waiting for a machine
         return job_lives is False or bool(beat and ended_here(beat))
     return beat is None or ended_here(beat)
 
@@ -206,7 +214,10 @@ def _parent(run: Run) -> str | None:
 
 
 def _never_started(run: Run, mine: Run) -> bool:
-    """Whether `mlflow run` opened a run for this project a while ago, and its process has not begun."""
+    """Whether a run without a heartbeat counts as never started.
+
+    This is so if `mlflow run` opened it for this project more than `_START_SECONDS` ago.
+    """
     tags = run.data.tags
     ours = tags.get(MLFLOW_SOURCE_TYPE) == "PROJECT" and tags.get(MLFLOW_SOURCE_NAME) in (
         mine.data.tags.get(MLFLOW_SOURCE_NAME),
@@ -248,16 +259,17 @@ def claim(
         say: called with one line for each run that is waited for.
 
     Returns:
-        The completed run if another workflow has made one meanwhile; this run then holds no claim.
+        None if this run now holds the claim. If another workflow has completed the key meanwhile: the completed run;
+        this run then holds no claim.
     """
     return take_turn(run, _KeyClaims(run, key), "computes the same step", _POLL_SECONDS, completed, say)
 
 
 def announce(run: Run, key: str) -> None:
-    """Tags the run with the key that it is about to compute."""
+    """Claims a key for a run without waiting for other runs."""
     mlflow.MlflowClient().set_tag(run.info.run_id, CLAIM, key)
 
 
 def release(run: Run) -> None:
-    """Removes the claim. A claim also ends when its run ends."""
+    """Removes the claim of a run. A claim also ends when its run ends."""
     mlflow.MlflowClient().delete_tag(run.info.run_id, CLAIM)

@@ -18,7 +18,7 @@ from purchase_predict.workflow.completed import DIGEST, digest_of, inputs_of, ou
 
 #: Tags of a version: the digest of its model, the URI of the dataset that it was trained with, and that data's source.
 MODEL_DIGEST, MODEL_DATASET, MODEL_SOURCE = "model.digest", "model.dataset", "model.source"
-#: Names the version with the highest number, where a URI could name a stage.
+#: In the place of a stage in a URI, this word names the version with the highest number.
 _LATEST = "latest"
 #: The highest number that a version can have.
 _LAST_VERSION = 2**31 - 1
@@ -29,11 +29,11 @@ class TrainedModel:
     """A model, found by its URI.
 
     Attributes:
-        uri: as it was given.
-        digest: of everything that determines a prediction.
-        model_id: MLflow's id of the logged model; empty where MLflow knows none.
-        run: the train run that logged it; None where the run was deleted for good.
-        version: the version of a registered model, where the URI names one.
+        uri: the URI as it was given.
+        digest: the digest of everything that determines a prediction.
+        model_id: MLflow's id of the logged model; empty if MLflow knows none.
+        run: the train run that logged the model; None if the run was deleted for good.
+        version: the version of the registered model; None if the URI does not name a version.
     """
 
     uri: str
@@ -44,7 +44,7 @@ class TrainedModel:
 
     @property
     def address(self) -> str:
-        """The URI to load it from: its own id, because a server searches for minutes under the run's path."""
+        """The URI to load the model from: by version or id, because MLflow searches for minutes below a run's path."""
         if self.version:
             return str(ModelUri(self.version.name, version=str(self.version.version)))
         return str(LoggedModelUri(self.model_id)) if self.model_id else self.uri
@@ -56,10 +56,10 @@ class TrainedModel:
 
     @property
     def dataset(self) -> str:
-        """The URI of the dataset that it was trained with.
+        """The URI of the dataset that the model was trained with.
 
         Raises:
-            click.ClickException: the run that knew it is gone.
+            click.ClickException: the train run was deleted, and only this run names the dataset.
         """
         if self.run is None:
             raise click.ClickException(
@@ -70,19 +70,19 @@ class TrainedModel:
 
     @property
     def trained_on(self) -> str:
-        """The URI of the dataset that it was trained with; empty if neither the run nor the version's tag names it."""
+        """The URI of the dataset that the model was trained with; empty if neither the run nor the version has it."""
         if self.run:
             return inputs_of(self.run).get("dataset", "")
         return str(self.version.tags.get(MODEL_DATASET, "")) if self.version else ""
 
     @property
     def links(self) -> dict[str, str]:
-        """The URI of the report of its training, by the text of a link to it; empty if the run was deleted."""
+        """The URI of the training's report, by the text of a link to it; empty if the run was deleted."""
         return {"the report of its training": str(RunUri(self.run_id, "report.html"))} if self.run else {}
 
     @property
     def source(self) -> str:
-        """The source of its data, as the run of `process` recorded it; empty where it is not known."""
+        """The source of the training data, as the run of `process` recorded it; empty if it is not known."""
         try:
             inputs = run_of(self.trained_on).inputs
         except click.ClickException:
@@ -170,7 +170,7 @@ def versions(name: str) -> list[ModelVersion]:
 
 
 def tag_version(version: ModelVersion, key: str, value: str) -> None:
-    """Writes a tag of a version, again after a collision with another process that writes the same tag."""
+    """Writes a tag of a version. If another process writes the same tag at the same time, it is written again."""
     client = mlflow.MlflowClient()
     through_collisions(lambda: client.set_model_version_tag(version.name, version.version, key, value))
 
@@ -185,7 +185,7 @@ def _run_of_logged(named: LoggedModelUri) -> str:
 
 
 def run_if_there(run_id: str) -> Run | None:
-    """A run by its id; None where it was deleted for good, or the id is empty."""
+    """A run by its id; None if it was deleted for good, or if the id is empty."""
     try:
         return mlflow.MlflowClient().get_run(run_id) if run_id else None
     except MlflowException as error:

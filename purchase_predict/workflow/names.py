@@ -13,7 +13,7 @@ from purchase_predict.parameters import STEPS
 from purchase_predict.settings import Settings
 from purchase_predict.workflow.completed import run_of
 
-#: Tag of a step's run: the source that its data comes from, and the start of the name of a dry run.
+#: SOURCE is the tag of a step's run that holds the source of its data. DRY_RUN is how the name of a dry run begins.
 SOURCE, DRY_RUN = "step.source", "dry run: "
 #: The longest source in a name, in characters.
 _LENGTH = 60
@@ -25,9 +25,9 @@ def name_of(entry_point: str, values: Mapping[str, Any], source: str = "") -> st
     """The name of a run.
 
     Args:
-        entry_point: what it runs.
-        values: its parameters, typed.
-        source: where the data of a step comes from; empty: it is not known.
+        entry_point: the entry point that it runs.
+        values: the parameters, typed.
+        source: where the data of a step comes from; empty: not known.
     """
     if entry_point == "main":
         trials = values["max_evals"]
@@ -61,20 +61,20 @@ def source_of(values: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
 
 
 def give(run: Run, entry_point: str, name: str) -> None:
-    """Names a run, unless its user has named it (`mlflow run --run-name`)."""
+    """Names a run, unless the user has named it (`mlflow run --run-name`)."""
     if given(run.info.run_name or "", entry_point):
         mlflow.MlflowClient().update_run(run.info.run_id, name=name[:_COLUMN])
 
 
 def give_to_failed(run_id: str, entry_point: str) -> None:
-    """Names a run that failed before it had a name of its own, for example because a parameter was wrong."""
+    """Names a run that failed before it was named, for example because a parameter was wrong."""
     run = mlflow.MlflowClient().get_run(run_id)
-    if (run.info.run_name or "") != entry_point:  # main has named its step
+    if (run.info.run_name or "") != entry_point:  # an equal name was given by main and stays
         give(run, entry_point, f"{entry_point}: failed at the start")
 
 
 def given(name: str, entry_point: str) -> bool:
-    """Whether a name is not the user's: MLflow made it up (`vaunted-calf-622`), or main named the step."""
+    """Whether the user has not chosen a name: MLflow made it up (`vaunted-calf-622`), or main named its step."""
     words = name.split("-")
     made_up = (
         len(words) == 3

@@ -18,21 +18,21 @@ from purchase_predict.errors import print_line, printable
 from purchase_predict.settings import Settings
 from purchase_predict.workflow import addresses
 
-#: Seconds that a run waits for an answer, at most.
+#: Maximum number of seconds that a run waits for an answer.
 _TIMEOUT = 3.0
-#: Characters of a text, at most.
+#: Maximum number of characters of a posted text, without the link.
 _LENGTH = 2000
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect, which would pass the text, and with some servers the address, to another server."""
+    """Refuses redirects: they would send the text, and with some servers the secret address, to another server."""
 
     def redirect_request(self, *_: object) -> None:
         """Returns None, so that the redirect ends as an error."""
 
 
 class Posted(click.ClickException):
-    """An error of a run that has posted already what came of it."""
+    """An error of a run that has already posted its outcome, so the error is not posted, too."""
 
 
 def notify(text: str, run: Run | None = None) -> None:
@@ -43,11 +43,12 @@ def notify(text: str, run: Run | None = None) -> None:
 
     Args:
         text: what happened, in a sentence.
-        run: the run that it happened in; None: none could be opened, or `mlflow run` opened it and it never began.
+        run: the run in which it happened; None: no run could be opened, or the run that `mlflow run` opened did not
+            become active.
     """
     try:
         address = Settings.read().notify_url
-    except click.ClickException:  # wrong settings may be what the text is about
+    except click.ClickException:  # the text may be about wrong settings
         address = os.environ.get("NOTIFY_URL")
     if not address:
         return
@@ -75,7 +76,7 @@ def _post(address: str, body: bytes) -> str:
             return ""
     except urllib.error.HTTPError as error:
         return f"the address answered {error.code}"
-    except (OSError, ValueError, http.client.HTTPException) as error:  # the text of some of them quotes the address
+    except (OSError, ValueError, http.client.HTTPException) as error:  # some of these errors quote the address
         reason = getattr(error, "reason", None) or error
         if isinstance(reason, TimeoutError):
             return _no_answer()

@@ -14,8 +14,8 @@ from purchase_predict.workflow import models, tags
 from purchase_predict.workflow.completed import KEY_PARTS, digest_of, newest_completed, output_uri, run_of
 from purchase_predict.workflow.key import GROUPS, differences, key_of, key_parts, search_key_of
 
-#: Computes a source's content digest from its name and a Google Cloud project: `sources.fingerprint`. It is passed in,
-#: so that only the steps that read a source depend on that code.
+#: The function `sources.fingerprint`: computes a source's content digest from its name and a Google Cloud project. It
+#: is passed as an argument, so that only the steps that read a source depend on its code.
 Fingerprint = Callable[[str, str], str]
 
 
@@ -25,8 +25,8 @@ class Plan:
 
     Attributes:
         entry_point: the step.
-        values: all its parameters, typed, with no empty input left.
-        parts: what its key is made of.
+        values: all parameters of the step, typed; every input has a value.
+        parts: the parts of the step's key (`key.key_parts`).
     """
 
     entry_point: str
@@ -37,13 +37,13 @@ class Plan:
     def make(
         cls, entry_point: str, given: Mapping[str, object], experiment_id: str, fingerprint: Fingerprint | None = None
     ) -> "Plan":
-        """Makes the plan of a step, the same in main's process and in the step's own.
+        """Makes the plan of a step. Main and the process of the step make the same plan.
 
         Args:
             entry_point: the step.
-            given: parameters; MLproject's defaults stand for the others. An empty input stands for the newest completed
-                run of the step that makes it, in this experiment.
-            experiment_id: where completed runs are looked for.
+            given: parameters; the others get MLproject's defaults. An empty input gets the output of the newest
+                completed run of the step that makes it.
+            experiment_id: the experiment to search for completed runs, together with the one it shares runs with.
             fingerprint: the function that computes a source's content digest; needed by a step that reads a source.
 
         Raises:
@@ -59,7 +59,7 @@ class Plan:
 
     @cached_property
     def search_key(self) -> str:
-        """The key under which the trials of a search are the same."""
+        """The search key: trials of searches with the same search key are the same."""
         return search_key_of(self.parts)
 
     @property
@@ -73,7 +73,7 @@ class Plan:
         return {name: value for name, value in self.values.items() if name in MADE_BY}
 
     def differs_from(self, earlier: Run | None) -> str:
-        """In a few words, why a run of this step cannot be reused."""
+        """Why this step cannot reuse its newest completed run, in a few words; `earlier` is this run, or None."""
         if earlier is None:
             return "no completed run yet"
         try:
@@ -86,7 +86,7 @@ class Plan:
 
 
 def input_digests(values: Mapping[str, Any], fingerprint: Fingerprint | None) -> dict[str, str]:
-    """The content digest of each input among a step's parameters."""
+    """The content digest of each input among the parameters of a step, by the input's name."""
     digests = {}
     for name, value in values.items():
         if name == "source":
@@ -114,9 +114,13 @@ def _output(name: str, uri: str) -> Run:
 
 
 def with_inputs(values: Mapping[str, Any], experiment_id: str) -> dict[str, Any]:
-    """The parameters of a step: an empty input becomes the newest one available, an empty env the value of ENV.
+    """Fills in the empty inputs among a step's parameters, and an empty `env` with the value of ENV.
 
-    deploy judges a model on the dataset that it was trained with, unless another one is given.
+    An empty input gets the output of the newest completed run of the step that makes it. There is one exception: if a
+    model is given, an empty dataset becomes the dataset that the model was trained with.
+
+    Raises:
+        click.ClickException: there is no such run, or the model's dataset is not known.
     """
     filled = dict(values)
     for name, maker in MADE_BY.items():

@@ -11,7 +11,7 @@ def process_name(pid: int) -> str:
     """A name that no other process ever has: `<machine> <process id> <start>`.
 
     Raises:
-        psutil.NoSuchProcess: there is none with this id.
+        psutil.NoSuchProcess: there is no process with this id.
     """
     return f"{_machine()} {pid} {_start(psutil.Process(pid))}"
 
@@ -38,7 +38,10 @@ def ended_here(name: str) -> bool:
 
 
 def _machine() -> str:
-    """The boot's id and the process namespace on Linux (containers have their own); elsewhere the host name."""
+    """A name of this machine: on Linux the boot id and the PID namespace, else the host name.
+
+    Each container has its own PID namespace.
+    """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{Path('/proc/self/ns/pid').stat().st_ino}"
@@ -47,8 +50,8 @@ def _machine() -> str:
 
 
 def _start(process: psutil.Process) -> str:
-    """When a process started, in seconds; a clock change does not alter it.
+    """When a process started, in seconds; on Linux counted from the boot, so a clock change does not alter the value.
 
-    Linux counts from the boot. psutil adds the boot time by the current clock, so it is subtracted here.
+    psutil adds the boot time by the current clock, so this time is subtracted again.
     """
     return f"{process.create_time() - (psutil.boot_time() if psutil.LINUX else 0):.2f}"

@@ -1,8 +1,8 @@
 """A step that runs on another machine as a Job of a cluster: how its run is marked, and whether the Job still lives.
 
-A Job outlives the process that launched it. A process that can reach the cluster asks it whether the Job lives; any
-other process relies on heartbeats. This package does not know clusters: `kubernetes` passes in the function to ask
-(`observe`).
+A Job outlives the process that launched it. A process that can reach the cluster asks the cluster whether the Job
+lives; any other process relies on heartbeats. This package does not know clusters: the package `kubernetes` passes in
+the function that asks (`observe`).
 """
 
 import os
@@ -16,19 +16,19 @@ from mlflow.entities import Run
 JOB = "step.job"
 #: Environment variable with the name of the Job that a step runs in.
 IN_JOB = "PURCHASE_PREDICT_JOB"
-#: Whether the Job of this name lives; None: the cluster does not know it, or does not answer.
+#: A function that returns whether the Job of a name lives; None: the cluster does not know the Job, or does not answer.
 Observer = Callable[[str], bool | None]
 
 _observers: list[Observer] = []
 
 
 def observe(observer: Observer) -> None:
-    """Makes `observer` the function that this process asks about other runs' Jobs; it replaces an earlier one."""
+    """Sets the function that this process asks about the Jobs of other runs; it replaces an earlier function."""
     _observers[:] = [observer]
 
 
 def job_lives(run: Run) -> bool | None:
-    """Whether the Job of a run lives; None if the run has none or this process cannot ask the cluster."""
+    """Whether the Job of a run lives; None if the run has no Job, or this process or the cluster does not know."""
     job = run.data.tags.get(JOB)
     return _observers[0](job) if job and _observers else None
 
@@ -39,8 +39,8 @@ def refuse_second_start(run_id: str, begun: str) -> None:
     A Job may wait so long for a machine or an image that its run is closed, and a cluster may start a second pod.
 
     Args:
-        run_id: the run that the Job is for.
-        begun: the tag that a run gets when its process starts.
+        run_id: the id of the run that the Job computes.
+        begun: the name of the tag that a run gets when its process starts.
 
     Raises:
         click.ClickException: this process must not compute the run.

@@ -1,8 +1,8 @@
 """Scratch folders: removed when their process ends, or by the next workflow if the process was killed.
 
-All temporary files of a process are in one folder, including those of MLflow and other libraries. A file in it names
-the owner, so that another process can tell whether the owner still runs. An incomplete file that has to be beside the
-complete one has its owner in its name.
+All temporary files of a process are in one folder, including those of MLflow and other libraries. The file `.owner` in
+this folder names the process, so that other processes can tell whether it still runs. An output file is written in its
+final folder; while it is incomplete, its name contains the name of the process.
 """
 
 import glob
@@ -17,15 +17,16 @@ from urllib.parse import quote, unquote
 
 from purchase_predict.workflow.processes import ended_here, process_name
 
+#: Start of the names of all scratch folders.
 _PREFIX = "purchase-predict-"
 #: The file in a process's folder with the name of the process.
 _OWNER = ".owner"
-#: An empty folder without the name of its process is removed after this many seconds: the process was killed between
-#: making the folder and writing the name, which takes far less.
+#: An empty folder without the file `_OWNER` is removed after this many seconds. A process writes this file at once, so
+#: the process was killed before it could write the file.
 _UNNAMED_SECONDS = 3600
 
-#: The end of the name of an incomplete file, and how many characters of the complete file's name it starts with: with
-#: the owner, the name must fit in 255 bytes.
+#: The name of an incomplete file: the first `_NAME_START` characters of the complete file's name, then the name of the
+#: process, then `_INCOMPLETE`. File systems limit the whole name to 255 bytes.
 _INCOMPLETE, _NAME_START = ".partial", 40
 
 #: The folders of this process.
@@ -60,27 +61,27 @@ def remove_all() -> None:
 
 
 def remove_orphans() -> None:
-    """Removes the folders of processes of this machine that were killed."""
+    """Removes the scratch folders of this machine whose process was killed."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         owner = folder / _OWNER
-        with suppress(OSError, ValueError):  # another user's, no folder of ours, or removed meanwhile
+        with suppress(OSError, ValueError):  # of another user, not a scratch folder, or removed meanwhile
             name = owner.read_text() if owner.exists() else ""
             if name and ended_here(name):
                 shutil.rmtree(folder, ignore_errors=True)
             elif not name and time.time() - folder.stat().st_mtime > _UNNAMED_SECONDS:
                 owner.unlink(missing_ok=True)
-                folder.rmdir()  # fails if there is anything else in it
+                folder.rmdir()  # fails if the folder holds anything else
 
 
 def incomplete(target: Path) -> Path:
-    """The path beside `target` where this process writes it until it is complete.
+    """The path, in the folder of `target`, at which this process writes the file until it is complete.
 
-    Removes the incomplete files of `target` that processes of this machine left when they were killed.
+    Removes the incomplete files of `target` that killed processes of this machine left.
     """
     start = f".{target.name[:_NAME_START]}."
     with suppress(OSError):  # a folder that cannot be read
         for file in list(target.parent.glob(f"{glob.escape(start)}*{_INCOMPLETE}")):
             if ended_here(unquote(file.name.removeprefix(start).removesuffix(_INCOMPLETE))):
-                with suppress(OSError):  # another user's, or removed meanwhile
+                with suppress(OSError):  # of another user, or removed meanwhile
                     file.unlink()
     return target.with_name(f"{start}{quote(process_name(os.getpid()), safe='')}{_INCOMPLETE}")

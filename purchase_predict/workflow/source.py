@@ -1,9 +1,9 @@
-"""The source code that a step depends on: its closure of imports, each file with a digest of its meaning.
+"""The source code that a step depends on: its file and the project's modules that it imports, each with a digest.
 
-A Python file counts by its syntax tree without docstrings: a comment, a sentence or a reformatted line changes nothing.
-Of the package `workflow/` only `step.py` counts: the rest of it touches no table, which the import contracts ensure.
-Modules that it imports from other packages do count. `progress.py` does not count: it shows progress and returns
-nothing.
+The digest of a Python file is that of its syntax tree without docstrings. So edits to comments, docstrings or
+formatting do not change it. Of the package `workflow/` only `step.py` and `__init__.py` count: the other modules touch
+no table, which the import contracts ensure. But modules of other packages that `workflow/` imports do count.
+`progress.py` does not count: it shows progress and returns nothing.
 """
 
 import ast
@@ -27,11 +27,11 @@ _IMPORTERS = {"import_module", "__import__", "run_module", "find_spec"}
 def source_closure(entry_point: str, project: Path = PROJECT) -> dict[str, str]:
     """The files that a step's code consists of, each with a digest.
 
-    These are the step's file, the project's modules that it imports, directly or not and by whatever form of import,
-    and the other files (templates, styles) in the folders of those modules.
+    These are the step's file, the project's modules that it imports (directly or indirectly, by any form of import),
+    and the other files (templates, styles) in the folders of these modules.
 
     Raises:
-        click.ClickException: a file cannot be parsed, or it imports a module by a name that is computed at run time.
+        click.ClickException: a file cannot be parsed, or it imports a module whose name is computed at run time.
     """
     found: dict[str, str] = {}
     top = {path.name.partition(".")[0] for path in project.iterdir()}
@@ -43,7 +43,7 @@ def source_closure(entry_point: str, project: Path = PROJECT) -> dict[str, str]:
             continue
         found[name], modules = _parsed((project / name).read_bytes(), name, _counts(name))
         for module in modules - asked:
-            if module.partition(".")[0] in top:  # most modules are other people's, and are not looked up on the disk
+            if module.partition(".")[0] in top:  # other modules are not this project's
                 waiting += _files_of(module, project)
         asked |= modules
     counted = {name: digest for name, digest in found.items() if _counts(name)}
@@ -58,9 +58,9 @@ def _counts(name: str) -> bool:
     return not name.startswith(_WORKFLOW) or name.removeprefix(_WORKFLOW) in _COUNTED_OF_WORKFLOW
 
 
-@functools.cache  # four steps share most files; keyed by the text, since a file may change
+@functools.cache  # the steps share most files; the text is part of the key, because a file may change
 def _parsed(text: bytes, name: str, counts: bool) -> tuple[str, frozenset[str]]:
-    """The digest of a Python file if it counts, and every imported name that may be a module."""
+    """The digest of a Python file (empty if it does not count), and every imported name that may be a module."""
     try:
         tree = ast.parse(text, name)
     except (SyntaxError, ValueError) as error:
@@ -72,9 +72,9 @@ def _parsed(text: bytes, name: str, counts: bool) -> tuple[str, frozenset[str]]:
 
 
 def _meaning(node: ast.AST, imports: list[ast.AST]) -> list[object]:
-    """A syntax tree as lists, without docstrings; it collects the nodes that may import a module.
+    """A syntax tree as nested lists, without docstrings. Appends the nodes that may import a module to `imports`.
 
-    One walk for both, and lists that `repr` writes, take less time than `ast.walk` and `ast.dump`.
+    One pass that does both, and `repr` of the lists, take less time than `ast.walk` and `ast.dump`.
     """
     if isinstance(node, (ast.Import, ast.ImportFrom, ast.Call)):
         imports.append(node)

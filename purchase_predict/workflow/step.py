@@ -1,8 +1,8 @@
-"""The run of a step: tagged with its key, given to the step's function, and marked complete at the end.
+"""The run of a step: it is tagged with the step key, passed to the step's function, and marked complete at the end.
 
-The key of a step is the SHA-256 of all that can change its result: entry point, parameters, content of its inputs,
-source files, installed packages. A run can be reused if it has the same key, is FINISHED, has the completion tag
-(written last), and still has all its artifacts.
+The step key is the SHA-256 of everything that can change the result: entry point, parameters, content of the inputs,
+source files, Python's minor version, installed packages. A run can be reused if it has the same key, is FINISHED, has
+the completion tag (written last), and still has all its artifacts.
 """
 
 import functools
@@ -43,11 +43,11 @@ class StepRun:
     """The run of a step while the step works.
 
     Attributes:
-        run: MLflow's.
+        run: MLflow's run.
         scratch: a folder that is removed at the end.
-        search_key: the key under which the trials of a search are the same.
-        input_digests: the content digest of each input, as the key counts it.
-        checksums: of the artifacts that were logged by `log`.
+        search_key: the search key of the step.
+        input_digests: the content digest of each input, by its name, as in the step key.
+        checksums: the checksum of each artifact that `log` or `stored` added, by its path.
     """
 
     run: Run
@@ -70,7 +70,7 @@ class StepRun:
         """Downloads the artifact at `runs:/<run id>/<path>` into the scratch folder, and checks it.
 
         Raises:
-            click.ClickException: it cannot be downloaded, or differs from what its step wrote.
+            click.ClickException: the artifact cannot be downloaded, or differs from what its step wrote.
         """
         return fetch(uri, self.folder())
 
@@ -93,18 +93,18 @@ class StepRun:
             mlflow.log_artifacts(str(folder), path or None)
 
     def store(self) -> ArtifactStore:
-        """What puts files among the artifacts of this run on other machines; `stored` must follow."""
+        """The artifact store of this run, to which other machines can write. Call `stored` when they have finished."""
         return ArtifactStore.of(str(mlflow.get_artifact_uri()), mlflow.get_tracking_uri())
 
     def stored(self, path: str, files: Mapping[str, tuple[int, str]]) -> None:
-        """Takes over what other machines have put among the artifacts of this run, once it has arrived.
+        """Checks that the files that other machines stored are among this run's artifacts, and notes their checksums.
 
         Args:
             path: the folder among the artifacts.
-            files: bytes and checksum of each file, by its path.
+            files: size in bytes and checksum of each file, by its path among the artifacts.
 
         Raises:
-            click.ClickException: a file is not there, or another one is.
+            click.ClickException: a file is missing or has another size, or the folder has a further file.
         """
         sizes = {name: size for name, (size, _) in files.items()}
         self.store().check(sizes, artifacts.listed(self.run_id, [path]))
@@ -120,9 +120,9 @@ class Output:
     """What a step made.
 
     Attributes:
-        path: of the artifact that the next step takes.
-        digest: of its content.
-        summary: what was done, in a sentence: printed at the end, and the first line of the run's description.
+        path: the path of the artifact that the next step takes.
+        digest: the digest of the output's content.
+        summary: what was done, in a sentence. It is printed at the end, and is the first line of the run's description.
     """
 
     path: str
@@ -133,8 +133,8 @@ class Output:
 def step(entry_point: str, fingerprint: Fingerprint | None = None) -> Callable[[Callable[..., Output]], click.Command]:
     """Makes the click command of a step from `function(run: StepRun, **parameters) -> Output`.
 
-    An empty input stands for the newest completed run of the step that makes it. The run is tagged with its key
-    first, and with its completion last.
+    An empty input gets the output of the newest completed run of the step that makes it. The first tags of the run
+    include its key; the last tag marks it as complete.
 
     Args:
         entry_point: the step.
@@ -147,7 +147,7 @@ def step(entry_point: str, fingerprint: Fingerprint | None = None) -> Callable[[
         def run_step(run: Run, **values: Any) -> None:
             plan = Plan.make(entry_point, values, run.info.experiment_id, fingerprint)
             source = shown_uri(names.source_of(plan.values, plan.inputs))
-            # Main claims the keys of its steps. A step that runs alone claims its own and waits for nobody.
+            # Main claims the keys of its steps. A step that runs alone claims its own and waits for no run.
             claim = {} if MLFLOW_PARENT_RUN_ID in run.data.tags else {lease.CLAIM: plan.key}
             mlflow.set_tags(
                 {
@@ -171,7 +171,7 @@ def step(entry_point: str, fingerprint: Fingerprint | None = None) -> Callable[[
             text = descriptions.of_step(written, output.summary, source, plan.inputs, output.path, sizes)
             descriptions.describe_models(written, text)
             mlflow.set_tags({DIGEST: output.digest, OUTPUT: output.path, MLFLOW_RUN_NOTE: text} | record)
-            mlflow.set_tag(COMPLETE, "true")  # last: without it nothing of this run is reused
+            mlflow.set_tag(COMPLETE, "true")  # last, because without this tag the run is not reused
             print_line(f"{entry_point}: {output.summary}")
             if MLFLOW_PARENT_RUN_ID not in run.data.tags:
                 print_block(summary.of_step_alone(written, output.path))

@@ -1,4 +1,7 @@
-"""A process of the workflow ends with the one that launched it, and leaves nothing behind."""
+"""Stops a process on Ctrl-C, on SIGTERM, and when the process that launched it has died.
+
+The process then closes its run and removes its temporary files. If it hangs, it exits by itself after a time limit.
+"""
 
 import logging
 import os
@@ -24,33 +27,46 @@ _REPEAT_SECONDS = 3
 #: After this many seconds from the first SIGTERM, the process exits by itself; after Ctrl-C, only if no run is being
 #: closed.
 GRACE_SECONDS = 15
-#: After this many seconds from Ctrl-C, the process exits by itself even while a run is being closed. Longer than the
-#: pod of a deleted Job may take to end (60 s) and to hand over its log (20 s), and than a step's own end.
+#: After this many seconds from Ctrl-C, the process exits by itself even while a run is being closed. In this time a
+#: step can end, or the pod of a deleted Job can end (60 s) and its log can be read to the end (20 s).
 _CLOSING_SECONDS = 120
-#: Limit in seconds for closing its run before that exit, because the server may be away. Together with the grace period
-#: it must be less than `lease._LEASE_SECONDS`.
+#: Time limit in seconds for closing the run before the process exits by itself, because the server may be away. The sum
+#: of this limit and GRACE_SECONDS must be less than `lease._LEASE_SECONDS`.
 _CLOSE_SECONDS = 8
-#: Environment variable with the name of main's process: main may die before the step begins to watch its parent.
+#: Environment variable with the name of main's process (`processes.process_name`). A step needs it because main may die
+#: before the step begins to watch its parent process.
 MAIN_PROCESS = "PURCHASE_PREDICT_MAIN"
 
 
 class Stopped(KeyboardInterrupt):
-    """SIGTERM, or the launching process has died. MLflow's launcher cancels its children on a KeyboardInterrupt."""
+    """Raised on SIGTERM, and when the launching process has died.
+
+    It is a KeyboardInterrupt, because MLflow's launcher cancels its child process only on a KeyboardInterrupt.
+    """
 
 
-#: Set while a run is being closed; further signals are then ignored.
+#: Set once this process begins to close its run after an error or an interruption. From then on SIGTERM raises
+#: nothing; Ctrl-C still raises KeyboardInterrupt.
 closing = threading.Event()
-#: Set if this process stops because its launcher died. Jobs on a cluster then continue, since nobody cancelled them.
+#: Set if this process stops because its launcher has died. Its Jobs on a cluster then continue: no user cancelled them.
 orphaned = threading.Event()
-#: The run that this process has opened, or none.
+#: The id of the run that this process has opened; empty: it has opened none.
 opened: list[str] = []
 
 
 class _Request:
-    """A request to stop this process: its kind, its deadline, and the handlers of its signals.
+    """A request to stop this process, and the handlers of SIGINT and SIGTERM.
 
-    The request is repeated by SIGTERM, also after Ctrl-C: so SIGINT is always a key that the user has pressed, which
-    also interrupts the closing of a run. A repetition raises nothing while a run is being closed.
+    The request is repeated by SIGTERM, even after Ctrl-C. So each SIGINT comes from the user, and may interrupt the
+    closing of a run. A SIGTERM raises nothing while a run is being closed.
+
+    Attributes:
+        asked: set once the process is to stop.
+        finished: set once the work of the process has ended.
+        by_user: whether the request is a Ctrl-C.
+        repeating: whether the next SIGTERM is a repetition.
+        arrived: whether the last SIGTERM found that the interruption was being handled already.
+        since: when the request came, in seconds of the monotonic clock.
     """
 
     def __init__(self) -> None:
@@ -73,7 +89,7 @@ class _Request:
             raise KeyboardInterrupt if self.by_user else Stopped
 
     def repeat(self) -> None:
-        """Repeats the request until this process ends its work; returns early if it does so in time."""
+        """Sends SIGTERM to this process every `_REPEAT_SECONDS` until its work ends or the time limit is reached."""
         while time.monotonic() - self.since < self._limit():
             if self.finished.wait(_REPEAT_SECONDS):
                 return
@@ -86,7 +102,7 @@ class _Request:
         return signal.SIGINT if self.by_user else signal.SIGTERM
 
     def note(self, by_user: bool) -> None:
-        """Notes that this process is to stop. SIGTERM after Ctrl-C takes its place."""
+        """Records the request. A later SIGTERM replaces a Ctrl-C; any other later request changes nothing."""
         if not self.asked.is_set() or (self.by_user and not by_user):
             self.by_user, self.since = by_user, time.monotonic()
             self.asked.set()
@@ -95,7 +111,7 @@ class _Request:
         return _CLOSING_SECONDS if self.by_user and (self.arrived or closing.is_set()) else GRACE_SECONDS
 
 
-#: The request of this process, once it has been inside `stop_with_launcher`.
+#: The request object of the last `stop_with_launcher`; empty before the first call.
 _current: list[_Request] = []
 
 
@@ -104,9 +120,9 @@ def _asked() -> _Request | None:
 
 
 def _is_being_handled() -> bool:
-    """Whether the interrupted code runs because a KeyboardInterrupt has arrived: in an `except`, `finally` or `with`.
+    """Whether a KeyboardInterrupt has arrived and is being handled, in an `except`, a `finally` or the end of a `with`.
 
-    MLflow's launcher waits there for its child to end, before this package knows of the interruption.
+    For example, MLflow's launcher waits in its `except` for its child to end, before this package gets the exception.
     """
     error = sys.exc_info()[1]
     while error and not isinstance(error, KeyboardInterrupt):
@@ -118,10 +134,10 @@ def _is_being_handled() -> bool:
 def stop_with_launcher() -> Iterator[None]:
     """Raises KeyboardInterrupt on Ctrl-C, and Stopped on SIGTERM and when the process that launched this one has died.
 
-    Python drops an exception that a signal raises in a destructor or in a callback of native code, and some libraries
-    catch every exception. So the request is repeated until the exception has arrived. Native code may block signals
-    altogether: after the grace period the process closes its run as KILLED and exits. A SIGINT that the shell has set
-    to be ignored stays ignored.
+    Python drops an exception that a signal handler raises in a destructor or in a callback of native code, and some
+    libraries catch every exception. So the request is repeated until the exception has arrived. Native code may keep
+    the handlers from running at all. Then the process closes its run as KILLED and exits after the grace period. If the
+    shell has set SIGINT to be ignored, it stays ignored.
     """
     request = _Request()
     closing.clear()
@@ -142,7 +158,7 @@ def stop_with_launcher() -> Iterator[None]:
                 return
             if launcher_died():
                 orphaned.set()
-                request.note(by_user=False)  # native code may keep the handler from doing so
+                request.note(by_user=False)  # here, too, because native code may keep the handler from running
                 os.kill(os.getpid(), signal.SIGTERM)
                 break
         request.repeat()
@@ -159,16 +175,17 @@ def stop_with_launcher() -> Iterator[None]:
         yield
     finally:
         request.finished.set()
-        watcher.join(_WATCH_SECONDS)  # a repetition that comes later would kill the process
+        watcher.join(_WATCH_SECONDS)  # once the old handlers are back, a SIGTERM would kill the process
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 @contextmanager
 def errors_of_an_interruption() -> Iterator[None]:
-    """Raises KeyboardInterrupt instead of an error that follows a request to stop.
+    """Raises KeyboardInterrupt or Stopped in place of an error that follows a request to stop.
 
-    Some libraries make an error of their own of it, such as DuckDB's `Query interrupted`: the run was not the failure.
+    Some libraries turn the interruption into an error of their own, such as DuckDB's `Query interrupted`. The run must
+    not count as failed because of such an error.
     """
     try:
         yield
@@ -196,12 +213,12 @@ def _end_from_within(run_id: str | None, code: int) -> NoReturn:
 
 
 def exit_at_last(code: int) -> None:
-    """Ends a process that a signal has stopped with this exit code, if it is still there after the grace period.
+    """After a signal, makes sure that this process exits: with `code`, if it still runs after the grace period.
 
-    Python waits for its threads at exit. If the signal arrived while a thread pool was starting a thread, nobody tells
-    that thread to end.
+    Python waits for its threads at exit. If the signal arrived while a thread pool was starting a thread, that thread
+    is never told to end.
     """
-    if not _asked():  # the program itself has raised the interruption
+    if not _asked():  # no signal: the program itself raised the interruption
         return
 
     def leave() -> None:
@@ -212,7 +229,7 @@ def exit_at_last(code: int) -> None:
 
 
 def _launchers() -> tuple[int, ...]:
-    """The parent's process id; where the parent is the shell that activated an environment, its parent's too."""
+    """The process id of the parent. If the parent is a shell (which activates an environment), also its parent's id."""
     parent = os.getppid()
     try:
         shell = psutil.Process(parent)

@@ -1,4 +1,4 @@
-"""Where the machines of a cluster put the files of a run, without a detour over the machine that runs the step."""
+"""The artifact store of a run, to which the machines of a cluster write directly, not through the step's machine."""
 
 import os
 import shutil
@@ -15,11 +15,12 @@ from purchase_predict.workflow.scratch import incomplete
 
 @dataclass(frozen=True)
 class ArtifactStore:
-    """The artifacts of a run, as any machine reaches them. It is sent to executors, and imports MLflow there if needed.
+    """The artifact store of a run. The object is sent to Spark's executors; a call puts files into the store.
 
     Attributes:
-        uri: of the run's artifacts.
-        tracking_uri: of the server that hands artifacts out itself, if it does (`mlflow-artifacts:`).
+        uri: the URI of the run's artifacts.
+        tracking_uri: the URI of the tracking server, which is needed if the server passes artifacts on itself
+            (`mlflow-artifacts:`).
     """
 
     uri: str
@@ -27,13 +28,14 @@ class ArtifactStore:
 
     @classmethod
     def of(cls, uri: str, tracking_uri: str) -> "ArtifactStore":
-        """The store at a URI of artifacts; a relative path is made absolute, for other machines have other folders."""
+        """The store at an artifact URI. A relative path becomes absolute, because executors run in other folders."""
         folder = local_folder(uri)
         return cls(str(folder.absolute()) if folder else uri, tracking_uri)
 
     def __call__(self, folder: Path) -> None:
-        """Puts each file below a folder among the artifacts, under its path in the folder. A file of a killed attempt
-        is written again.
+        """Puts each file below a folder among the artifacts, under its path in the folder.
+
+        It replaces a file that an earlier attempt left.
         """
         root = local_folder(self.uri)
         if root is not None:
@@ -46,11 +48,11 @@ class ArtifactStore:
         repository.log_artifacts(str(folder))  # type: ignore[no-untyped-call]
 
     def check(self, expected: Mapping[str, int], there: Mapping[str, int]) -> None:
-        """Compares what executors say that they stored with what is there.
+        """Compares the files that executors report as stored with the files in the store.
 
         Args:
-            expected: bytes of each file that was stored, by its path among the artifacts.
-            there: bytes of each file that is there.
+            expected: the size in bytes of each reported file, by its path among the artifacts.
+            there: the size in bytes of each file in the store, by its path.
 
         Raises:
             click.ClickException: they differ.
@@ -70,15 +72,17 @@ class ArtifactStore:
 
 
 def local_folder(uri: str) -> Path | None:
-    """The folder of this machine that an artifact URI means; None if it means none."""
+    """The folder of this machine that an artifact URI names; None if the URI names another kind of store."""
     if uri.startswith("file:"):
         return Path(url2pathname(urlsplit(uri).path))
     return None if "://" in uri or uri.startswith("mlflow-artifacts:") else Path(uri)
 
 
 def _put(file: Path, place: Path, beside: Path) -> None:
-    """Copies a file, so that it appears under its name only once it is complete. An attempt that was killed may have
-    left an incomplete copy in the folder `beside`; a later attempt on the same machine removes it.
+    """Copies a file so that it appears at `place` only once it is complete.
+
+    The incomplete copy is in the folder `beside`. A killed attempt may leave it there; a later attempt on the same
+    machine removes it.
     """
     place.parent.mkdir(parents=True, exist_ok=True)
     copy = incomplete(beside / file.name)

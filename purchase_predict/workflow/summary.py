@@ -1,4 +1,4 @@
-"""The lines at the end. Main prints steps, metrics and version; a step alone prints its run, output and metrics."""
+"""The lines that main, or a step that runs alone, prints at its end, and the record of the outcome on main's run."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ from purchase_predict.workflow import addresses, descriptions
 from purchase_predict.workflow.chain import Chain, Done
 from purchase_predict.workflow.storing import local_folder
 
-#: PATH of the caller's shell. `make` passes it in CALLERS_PATH, because it puts .venv's programs first in PATH.
+#: PATH of the caller's shell. `make` passes it in CALLERS_PATH, because `make` puts .venv's programs first in PATH.
 _CALLERS_PATH = os.environ.get("CALLERS_PATH") or os.environ.get("PATH", "")
 
 
@@ -33,7 +33,7 @@ def _what(done: Done) -> str:
 
 
 def steps_table(steps: Sequence[Done]) -> str:
-    """One line per step: ran or reused, the run, seconds, and why it could not be reused."""
+    """One line per step: whether it ran or was reused, its run, its seconds, and why it could not be reused."""
     rows = [("step", "", "run", "seconds", "why")]
     for done in steps:
         run_id = done.run.info.run_id if done.run else "-"
@@ -45,12 +45,12 @@ def record(chain: Chain, train: Run, sentence: str, version: str, outcome: str) 
     """Records the outcome on main's run, so that workflows can be compared and sorted on MLflow's page.
 
     Args:
-        chain: the workflow that has ended.
-        train: the run of train, whose test metrics main's run gets, too.
-        sentence: what the version held when the run ended, for the description.
-        version: the version's number. It is a metric, because MLflow sorts tags as texts (10 before 9); and a tag, too,
-            which stands beside the outcome.
-        outcome: what the version held when the run ended, in a few words.
+        chain: the chain, whose steps have all ended.
+        train: the run of train. Main's run gets the same test metrics.
+        sentence: the outcome in a sentence, for the description.
+        version: the version's number. It becomes a metric, because MLflow sorts tags as texts (10 before 9), and also a
+            tag, which MLflow shows beside the tag `outcome`.
+        outcome: which alias the version held when the run ended, in a few words.
     """
     steps = [(done.step, _what(done), done.run) for done in chain.done if done.run]
     written = chain.reused | {MLFLOW_RUN_NOTE: descriptions.of_steps(steps, sentence)}
@@ -73,7 +73,7 @@ def record_dry_run(chain: Chain) -> None:
 
 
 def metrics_table(train: Run, metric: str = "") -> str:
-    """The test metrics of a train run beside those of a constant answer; `metric` is marked as the optimised one."""
+    """The test metrics of a train run beside those of the baseline. `metric` is marked as the optimised one."""
     numbers = train.data.metrics
     rows = [("test metric", "model", "95 % interval", "baseline")]
     for name in SEARCHABLE:
@@ -93,7 +93,7 @@ def of_step_alone(run: Run, output: str) -> str:
     """The run and output of a step that was started alone; for train also the metrics and the report.
 
     Args:
-        run: the step's.
+        run: the run of the step.
         output: the path of the artifact that the next step takes.
     """
     lines = [f"run:    {run.info.run_id}", f"made:   {addresses.RunUri(run.info.run_id, output)}"]
@@ -112,12 +112,14 @@ def report_of(train: Run) -> str:
 
 
 def what_came_out(train: Run, metric: str, standing: str, serve: str) -> str:
-    """The test metrics beside those of a constant answer, the version's standing, and the commands to open and serve.
+    """The result of a workflow: the test metrics, the version's standing, the report, and the next commands.
+
+    The commands open MLflow's page and serve the model.
 
     Args:
         train: the run of train.
-        metric: what was searched.
-        standing: what the registry says of the version now.
+        metric: the metric that the search optimised.
+        standing: which alias the version holds now, in a sentence.
         serve: the URI of the model to serve; empty: there is none.
     """
     tracking = shown_uri(mlflow.get_tracking_uri())

@@ -1,4 +1,4 @@
-"""Tags of runs and versions, for readers that need them: one that is missing or was changed by hand is one line."""
+"""Reads tags of runs and versions. A tag that is missing or was changed by hand gives an error of one line."""
 
 import json
 from typing import Any, NoReturn
@@ -28,7 +28,7 @@ def json_object(of: Run | ModelVersion, tag: str) -> dict[str, Any]:
 
 
 def texts(of: Run | ModelVersion, tag: str) -> dict[str, str]:
-    """The JSON object of texts in a tag; empty if the tag is missing.
+    """The JSON object in a tag whose values are all texts; empty if the tag is missing.
 
     Raises:
         click.ClickException: the tag holds anything else.
@@ -38,15 +38,15 @@ def texts(of: Run | ModelVersion, tag: str) -> dict[str, str]:
 
 
 def parsed(of: Run | ModelVersion, tag: str, text: str) -> dict[str, Any]:
-    """A text as a JSON object.
+    """Parses the value of a tag as a JSON object.
 
     Args:
-        of: whose tag it is, for the error.
-        tag: the tag, for the error.
-        text: its value.
+        of: the run or version that has the tag, for the error.
+        tag: the name of the tag, for the error.
+        text: the value.
 
     Raises:
-        click.ClickException: the text is no JSON object.
+        click.ClickException: the value is not a JSON object.
     """
     try:
         found = json.loads(text)

@@ -19,16 +19,16 @@ from purchase_predict.workflow import tags
 from purchase_predict.workflow.completed import SEARCH_KEY
 from purchase_predict.workflow.experiments import shared_with
 
-#: The tag that holds a trial as JSON. MLflow's page hides it because of how its name starts.
+#: Tag that holds a trial as JSON. MLflow's page hides tags whose names start with `mlflow.`.
 _TRIAL = "mlflow.purchase_predict.trial"
-#: The most runs that are read.
+#: Maximum number of runs that one query reads.
 _MAX_RUNS = 10_000
 #: Values of a trial that are also logged as MLflow metrics of its run.
 _METRICS = ("score", "first_folds_score", "rounds", "seconds")
 
 
 def record(trial: Mapping[str, Any], search_key: str, parent: Run) -> None:
-    """Records a trial as a run below `parent`, in one batch, so that a run holds the whole trial or nothing."""
+    """Records a trial as a run below `parent`. It is written in one batch, so a run holds all of it or nothing."""
     client = mlflow.MlflowClient()
     now = int(time.time() * 1000)
     started = now - int(trial["seconds"] * 1000)
@@ -53,7 +53,7 @@ def recorder(search_key: str, parent: Run) -> Callable[[Mapping[str, Any]], None
 
 
 def finished_below(run: Run) -> int:
-    """The number of trials that a run of train, or of a workflow, has recorded."""
+    """The number of trials recorded below a run of train, or below the steps of a run of main."""
     client, experiments = mlflow.MlflowClient(), [run.info.experiment_id]
 
     def below(run_id: str, condition: str = "") -> list[Run]:
@@ -69,7 +69,7 @@ def earlier(search_key: str, experiment_id: str) -> list[dict[str, Any]]:
     """Reads the trials that were recorded with this search key, in the experiment and the one it shares runs with.
 
     Returns:
-        Trials 0, 1, 2, ... up to the first missing number. If several have the same number, the oldest one.
+        The trials 0, 1, 2, ... up to the first missing number. Of several trials with the same number: the oldest.
     """
     runs = mlflow.MlflowClient().search_runs(
         shared_with(experiment_id),

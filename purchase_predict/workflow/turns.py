@@ -29,7 +29,7 @@ class Claims(Protocol):
         """Takes this run's claim back."""
 
     def others(self) -> list[Run]:
-        """The other runs with a claim whose process lives."""
+        """The other live runs that have a claim."""
 
 
 def take_turn(
@@ -45,13 +45,14 @@ def take_turn(
     Args:
         mine: this process's run.
         claims: the claims on the resource.
-        doing: what a holder of the claim does, for the line that names the run that is waited for.
+        doing: what the other run is doing, such as "computes the same step", for the printed line.
         seconds: the time between two looks.
         made: returns the wanted result if another run has made it meanwhile, else None.
         say: called with one line for each run that is waited for.
 
     Returns:
-        The result that another run has made meanwhile; this run then holds no claim.
+        None if this run now holds the claim. If another run has made the result meanwhile: the result; this run then
+        holds no claim.
     """
     named: set[str] = set()
     claims.announce()
@@ -60,7 +61,7 @@ def take_turn(
         first = min(others, key=_order)
         run_id = first.info.run_id
         if announced and _order(first) < _order(mine):
-            claims.withdraw()  # before the line is printed, so that whoever reads it finds no claim of this run
+            claims.withdraw()  # before the line is printed: its readers then find no claim of this run
             announced = False
         if run_id not in named:
             named.add(run_id)

@@ -1,7 +1,7 @@
-"""The uncommitted changes of the checkout, kept with main's run.
+"""Records the uncommitted changes of the checkout on main's run.
 
-MLflow itself records the commit (`mlflow.source.git.commit`). The tag `mlflow.source.git.dirty` says whether there were
-uncommitted changes, and an artifact holds them.
+MLflow itself records the commit (`mlflow.source.git.commit`). This module sets the tag `mlflow.source.git.dirty`, which
+says whether there were uncommitted changes, and writes the changes to an artifact.
 """
 
 import logging
@@ -18,38 +18,40 @@ from mlflow.utils.mlflow_tags import MLFLOW_GIT_DIRTY
 
 from purchase_predict.settings import PROJECT
 
+#: Path of the artifact with the uncommitted changes.
 UNCOMMITTED = "source/uncommitted.diff"
 
-#: The most bytes of changes that are kept: enough for edits by hand, too few for data added by mistake.
+#: Maximum size of the names and of the differences, in bytes each: enough for edits by hand, too small for data files.
 _MAX_BYTES = 1_000_000
-#: The most bytes of names of files.
+#: Maximum size in bytes of the list of all file names. In a larger repository nothing is recorded.
 _MAX_NAMES = 100_000_000
-#: Words that say what is in a file, in any case; a word ends at a sign, a digit or a capital letter.
+#: Words in a file's name that suggest a secret, compared in lower case. `_WORD` divides a name into words: a word ends
+#: before a digit, a sign, or a capital letter that follows a small one.
 _SECRET_WORD = re.compile(
     r".*(passw|passphrase|secret|credential|htpasswd|keystore|keyring|token)[a-z]*|[a-z]*keys?|apikey[a-z]*|o?auth|creds?"
     r"|pwd|pass|pgpass|netrc|jwt|bearer|vault|wallet|kubeconfig|gcp|gcloud|serviceaccount|env(rc)?|dotenv"
 )
 _WORD = re.compile(r"[A-Z]*[a-z]+|[A-Z]+")
-#: Endings of keys, of stores of keys and passwords, and of encrypted files.
+#: Endings of files with keys, of stores of keys and passwords, and of encrypted files.
 _SECRET_ENDING = re.compile(
     r"pem|key|p8|p12|pfx|ppk|der|jks|jceks|keytab|kdbx?|asc|gpg|pgp|age|ovpn|tfvars|tfstate|rdp|htpasswd|pgpass", re.I
 )
-#: Settings of programs that keep a password or token in them, and the folders of such programs.
+#: Names of settings files in which programs keep passwords or tokens, and of the folders of such programs.
 _SECRET_FILE = re.compile(
     r"[._]netrc|\.(npmrc|yarnrc(\.yml)?|pypirc|condarc|dockercfg|boto|s3cfg|my\.cnf|databrickscfg|mc|htaccess)"
     r"|pip\.conf|rclone\.conf|\.?\w*_history|service.?account.*|id_\w+.*",
     re.I,
 )
 _SECRET_FOLDER = re.compile(r"\.(ssh|gnupg|aws|azure|kube|docker|gcloud|oci|password-store)|secrets?|credentials", re.I)
-#: Code holds no secret by its name: `secrets.py` handles them.
+#: Endings of code. The name of a code file suggests no secret: `secrets.py` handles secrets, but holds none.
 _CODE = (".py", ".pyi")
-#: Seconds that the end of the run waits for the recording, at most.
+#: Maximum number of seconds that main waits at its end for the recording.
 _MAX_WAIT = 10
 
 
 @contextmanager
 def recorded(run_id: str) -> Iterator[None]:
-    """Records the checkout's uncommitted changes in the run, in a thread beside the block."""
+    """Records the checkout's uncommitted changes on a run, in a thread that runs beside the block."""
     client = mlflow.MlflowClient()
 
     def record() -> None:
@@ -73,16 +75,18 @@ def recorded(run_id: str) -> Iterator[None]:
 def uncommitted(project: Path) -> str | None:
     """The uncommitted changes of the project's folder: the names (`git status`), then the differences (`git diff`).
 
-    Added, renamed and untracked files may hold secrets, so only their names are kept. The same holds for a file that
-    took the place of a link, and for files whose name suggests a secret (`suggests_secrets`).
+    Differences are kept only for modified files. Added, renamed and untracked files, and a file that replaced a link,
+    may hold secrets, so only their names are kept. The same applies to files whose name suggests a secret
+    (`suggests_secrets`).
 
     Returns:
-        "" if everything is committed; None without git, a repository or a commit, or in one with millions of files.
+        An empty text if everything is committed. None if there is no git, no repository or no commit, or if the
+        repository has millions of files.
     """
     status = _git(project, "status", "--porcelain", "--", ".")
     if not status:
         return status
-    # Of all files, because one may change between this call and the next.
+    # The names of all files, because a file may change between this call and `git diff`.
     names = _git(project, "ls-files", "-z", "--", ".", most=_MAX_NAMES)
     if names is None or len(names) >= _MAX_NAMES:
         return None
@@ -112,7 +116,10 @@ def suggests_secrets(path: str) -> bool:
 
 
 def _git(folder: Path, *arguments: str, most: int = _MAX_BYTES) -> str | None:
-    """What a command of git prints, up to a number of bytes; None if it fails. Odd bytes stand as surrogates."""
+    """The output of a git command, cut after `most` bytes; None if the command fails.
+
+    Bytes that cannot be decoded become surrogate characters.
+    """
     try:
         with subprocess.Popen(
             ["git", *arguments],

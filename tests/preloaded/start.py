@@ -18,6 +18,9 @@ from tests.preloaded.process import shown_name
 HERE = Path(__file__).resolve().parent
 REAL_PYTHON = sys.executable
 _FOLDER = "preloaded-"
+#: joblib and scikit-learn set these variables when they are imported, here and in the preloaded Python, too. So they do
+#: not make a difference between two environments.
+_SET_AT_IMPORT = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
 
 
 @functools.cache
@@ -38,7 +41,7 @@ def commands(at_start: tuple[tuple[str, str], ...] = ()) -> Path | None:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=HERE.parent.parent,
-        env=os.environ | dict(at_start),
+        env={name: value for name, value in os.environ.items() if name not in _SET_AT_IMPORT} | dict(at_start),
     )
     atexit.register(_stop, server)
     assert server.stdout
