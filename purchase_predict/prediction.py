@@ -313,19 +313,17 @@ def _make_primary(
     first = earlier_events.first_time(connection, folder)
     if history is None:
         primary.make(connection, folder, state)
-        return Past(source, first, None, 0, *_carts_until_model(connection, folder, model))
+        return Past(source, first, None, 0, *_carts_until_model(connection, model))
     before = earlier_events.events_before(connection, scratch / "history" / "events", first)
     with phase("joining the events with their history"):
         both = earlier_events.joined(connection, folder, scratch / "history" / "events", scratch / "both")
     primary.make(connection, both, state)
     earlier_events.keep_asked(connection)
-    return Past(source, first, history, before, *_carts_until_model(connection, both, model))
+    return Past(source, first, history, before, *_carts_until_model(connection, model))
 
 
-def _carts_until_model(
-    connection: duckdb.DuckDBPyConnection, events: Path, model: Model
-) -> tuple[date | None, int, float]:
-    """`until`, `until_carts` and `share` of `Past`, for the carts from a folder of events.
+def _carts_until_model(connection: duckdb.DuckDBPyConnection, model: Model) -> tuple[date | None, int, float]:
+    """`until`, `until_carts` and `share` of `Past`, for the carts of `primary_table`.
 
     The model's product counters are not used for carts up to its last day, because they include later events. The last
     day counts as a whole, even if the model's events end at noon.
@@ -335,7 +333,7 @@ def _carts_until_model(
     if until is None or model.counters is None or not carts:
         return None, 0, 0.0
     known = int(model.counters[["views", "carts", "purchases"]].to_numpy().sum())
-    share = earlier_events.counted_until(connection, events, until) / max(known, 1)
+    share = one_row(connection, "SELECT events FROM shop_known")[0] / max(known, 1)
     return (until, carts, share) if share < COMPLETE_SHARE else (None, 0, share)
 
 

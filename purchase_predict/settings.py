@@ -97,6 +97,21 @@ class Settings:
                 environ[name] = value
 
 
+def named_environment(env: str) -> str:
+    """The environment of an entry point that cannot work without one: `env`, or if it is empty, the variable ENV.
+
+    Raises:
+        click.ClickException: both are empty.
+    """
+    env = env or Settings.read().env or ""
+    if not env:
+        raise click.ClickException(
+            "no environment given: the parameter env and the variable ENV are empty; add -P env=staging or "
+            "-P env=production"
+        )
+    return env
+
+
 def _parts(uri: str) -> SplitResult:
     """The parts of a server's URI.
 

@@ -18,7 +18,7 @@ from purchase_predict.registry import model_files, promotion, versions
 from purchase_predict.registry.claim import sole_right
 from purchase_predict.registry.journal import Author
 from purchase_predict.registry.way_back import way_back
-from purchase_predict.settings import Settings
+from purchase_predict.settings import named_environment
 from purchase_predict.workflow import descriptions
 from purchase_predict.workflow.command import command
 from purchase_predict.workflow.notification import notify
@@ -27,12 +27,7 @@ from purchase_predict.workflow.notification import notify
 @command("rollback")
 def rollback(run: Run, registry_name: str, env: str, version: str, reason: str, allow_failed: bool) -> None:
     """Move an environment back to its previous version, or to a version that you name."""
-    env = env or Settings.read().env or ""
-    if not env:
-        raise click.ClickException(
-            "no environment given: the parameter env and the variable ENV are empty; add -P env=staging or "
-            "-P env=production"
-        )
+    env = named_environment(env)
     versions.champion(registry_name, env)  # fails if the model does not exist, before a claim is set on it
     with sole_right(registry_name, env, run) as claim:
         promotion.mend(registry_name, env, Author.of(run), claim)

@@ -13,11 +13,11 @@ import click
 import mlflow
 from mlflow.entities import Run
 
-from purchase_predict import settings
 from purchase_predict.errors import print_line
 from purchase_predict.secrets import shown_uri
 from purchase_predict.serving import guard, server, warming
 from purchase_predict.serving.place import locked, open_state, place_of
+from purchase_predict.settings import named_environment
 from purchase_predict.workflow.command import command
 from purchase_predict.workflow.scratch import scratch_folder
 
@@ -27,12 +27,7 @@ def serve(
     run: Run, warm: str, state: str, env: str, max_reject_ratio: float, gcp_project: str, memory_limit: str, **rest: str
 ) -> None:
     """Start a server that takes events over HTTP and answers each cart event with a prediction."""
-    env = env or settings.Settings.read().env or ""
-    if not env:
-        raise click.ClickException(
-            "no environment given: the parameter env and the variable ENV are empty; name the environment to serve, "
-            "for example with -P env=production"
-        )
+    env = named_environment(env)
     # The server asks the registry every 2 s anyway, so a request fails soon instead of being retried for minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")

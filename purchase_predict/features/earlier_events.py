@@ -1,6 +1,6 @@
 """Joins the events to score with earlier ones, so that the features of a cart include its visitor's past."""
 
-from datetime import date, datetime
+from datetime import datetime
 from pathlib import Path
 
 import duckdb
@@ -57,19 +57,6 @@ def events_before(connection: duckdb.DuckDBPyConnection, folder: Path, time: dat
     """The number of events in a folder of buckets before a time (UTC); None: the number of all its events."""
     before = f"event_time < TIMESTAMP {quoted(time)}" if time else "true"
     (count,) = one_row(connection, f"SELECT count(*) FROM {_files(folder)} WHERE {before}")
-    return int(count)
-
-
-def counted_until(connection: duckdb.DuckDBPyConnection, folder: Path, last: date) -> int:
-    """The number of events in a folder of buckets, up to and including a day (UTC), that the product counters count.
-
-    Unlike in the counters, repeated events are included.
-    """
-    (count,) = one_row(
-        connection,
-        f"""SELECT count(*) FROM {_files(folder)} WHERE event_time::DATE <= DATE '{last}'
-            AND event_type != 'remove_from_cart' AND user_session IS NOT NULL""",
-    )
     return int(count)
 
 

@@ -20,7 +20,9 @@ def primary_from_events(
 ) -> dict[str, int]:
     """Creates the table `primary_table` from events, and two tables of product counters.
 
-    `shop_totals` has the counters per product and day, `shop_state` those per product at the end of the events.
+    `shop_totals` has the counters per product and day, `shop_state` those per product at the end of the events. If
+    `state` is given, the table `shop_known` has one number, `events`: how many of these events the counters in `state`
+    can include (those up to its last day that product counters count).
 
     Args:
         connection: the database. As many buckets are computed at a time as it has threads.
@@ -87,6 +89,8 @@ def _add_shop(connection: duckdb.DuckDBPyConnection, parts: int, state: Path | N
         # The state covers all days up to its last one, so the events' counters of these days would count twice.
         earlier = f"read_parquet({quoted(state)})"
         (last,) = one_row(connection, f"SELECT coalesce(max(day), -1) FROM {earlier}")
+        events = f"SELECT coalesce(sum(views + carts + purchases), 0)::BIGINT FROM shop_totals WHERE day <= {last}"
+        connection.execute(f"CREATE TABLE shop_known AS SELECT ({events}) AS events")
         connection.execute(f"DELETE FROM shop_totals WHERE day <= {last}")
         connection.execute(f"INSERT INTO shop_totals BY NAME FROM {earlier}")
         connection.execute(f"DELETE FROM shop_product_days WHERE day > {last}")

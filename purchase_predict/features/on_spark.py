@@ -69,8 +69,7 @@ def primary_from_events(source: str, session_type: str, crc32: Mapping[str, int]
 
     Raises:
         Damaged: a file of the events is not what load wrote, or was added.
-        click.ClickException: PySpark or Java is missing, or the cluster cannot be reached, read `source` or write
-            `target`.
+        click.ClickException: PySpark or Java is missing, or the cluster cannot be reached, or cannot use the folders.
     """
     with session_of("engine=spark", "engine=duckdb") as session, settings_of(session, _SETTINGS):
         with phase("checking the events on Spark"):

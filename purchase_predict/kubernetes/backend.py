@@ -121,13 +121,7 @@ def submit(
     _refuse_parameters(entry_point, parameters, list(declared.parameters))
     values = {name: str(parameters.get(name, one.default)) for name, one in declared.parameters.items()}
     refuse_unreachable(tracking_uri, experiment_id, entry_point, values, of_step, config.place)
-    unread = image.refuse_other_source(of_step.image, entry_point, work_dir)
-    if unread and of_step.image not in _reported:
-        _reported.add(of_step.image)
-        print_line(
-            f"{entry_point}: the source code in the image cannot be checked before the Job starts ({unread}); "
-            "the Job checks it itself"
-        )
+    _refuse_other_source(of_step.image, entry_point, work_dir)
     run = get_or_create_run(  # type: ignore[no-untyped-call]
         None, project_uri, experiment_id, str(work_dir), version, entry_point, parameters
     )
@@ -144,6 +138,17 @@ def submit(
     announce(submitted)
     job.submit(key)
     return submitted
+
+
+def _refuse_other_source(name: str, entry_point: str, work_dir: Path) -> None:
+    """Raises if an image has another source than the checkout. Prints a line if this cannot be checked here."""
+    unread = image.refuse_other_source(name, entry_point, work_dir)
+    if unread and name not in _reported:
+        _reported.add(name)
+        print_line(
+            f"{entry_point}: the source code in the image cannot be checked before the Job starts ({unread}); "
+            "the Job checks it itself"
+        )
 
 
 def _refuse_parameters(entry_point: str, given: Mapping[str, str], declared: list[str]) -> None:

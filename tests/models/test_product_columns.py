@@ -1,5 +1,6 @@
 """The columns about the product that `predict` takes from the input, from its history, or from the model's counters."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -137,6 +138,11 @@ def test_a_history_that_lacks_a_part_of_the_models_events_gets_a_line(of_events:
     assert "computed from the input's events and its history alone. These have only" in short["predict.products"]
     assert remarks(of_events, tmp_path, input=f"{tmp_path}/in.parquet", history=f"{tmp_path}/all.parquet") == {}
     assert remarks(of_events, tmp_path, input=f"{tmp_path}/all.parquet") == {}
+    # Events that are in the input and in the history count once.
+    (half := events[events["event_time"] >= events["event_time"].median()]).to_parquet(tmp_path / "half.parquet")
+    twice = remarks(of_events, tmp_path, input=f"{tmp_path}/half.parquet", history=f"{tmp_path}/half.parquet")
+    assert len(half) * 2 >= len(events)
+    assert re.search("These have only (49|50|51)% of the events", twice["predict.products"])
 
 
 def test_a_training_event_with_a_time_in_the_future_gets_a_line(of_events: Trained, tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_status_says_what_the_journal_does_not_know(shared_store: str) -> None:
     promotion.mend("doubtful", "production", ME)
     assert answer() == "production: not known; the journal begins at <time>, and version 1 held production then"
     moment = datetime.now(UTC)
-    assert answer().startswith("production: version 1 since <time>, when ")
+    assert answer().startswith("production: version 1 since <time>, or earlier; first recorded by ")
     client.set_registered_model_alias("doubtful", "production", "2")
     start = "production: not known; version 1 held production from <time>; between then and "
     end = "; the journal does not say when"

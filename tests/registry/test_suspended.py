@@ -141,7 +141,7 @@ def test_a_rollback_that_was_taken_for_dead_ends_in_one_line(
         outcomes.add(result.exit_code)
         if result.exit_code:
             assert len(result.stderr.splitlines()) == 1
-            assert "another run or person has meanwhile decided which version of" in result.stderr
+            assert "another run or person has meanwhile moved staging of" in result.stderr
             assert held == ["1", "2", "3"]
         else:  # suspended before it had a claim, or after the alias had moved
             assert held in (["1", "2", "1", "3"], ["1", "2", "3", "1"])

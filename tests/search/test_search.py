@@ -339,7 +339,7 @@ def test_a_table_with_many_rows_has_fewer_folds(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_fewer_users_than_folds_is_an_error() -> None:
-    with pytest.raises(click.ClickException, match="3 user"):
+    with pytest.raises(click.ClickException, match="users in the training rows: 3; the search needs at least 4 users"):
         search.search(table(60, 3), 1, "roc_auc", 1)
 
 

@@ -68,7 +68,7 @@ def test_it_ends_on_sigterm_after_the_requests_at_work_and_its_run_is_closed(reg
 @pytest.mark.parametrize(
     ("parameters", "line"),
     [
-        ({"env": ""}, "no environment given: the parameter env and the variable ENV are empty; name the environment"),
+        ({"env": ""}, "no environment given: the parameter env and the variable ENV are empty; add -P env=staging"),
         ({"registry_name": "nobody"}, "no version of nobody holds production: deploy one with"),
         (
             {"shadow": "production"},

@@ -123,7 +123,7 @@ def test_a_killed_filling_is_no_state_and_is_begun_anew(client: "redis.Redis", r
     first.put("visitor_records", [(1, "[]", 0)])
     first._stop_renewing()  # as at a kill
     client.delete(LEASE)  # as it expires
-    with pytest.raises(click.ClickException, match="if that server was killed, start one with warm=<source>"):
+    with pytest.raises(click.ClickException, match="if that server was killed, start a server with warm=<source>"):
         RedisState(redis_server.uri, 90)
     second = begun(redis_server)
     assert set(client.keys()) == {FILLING.encode(), LEASE.encode()}

@@ -123,7 +123,8 @@ def test_a_file_that_was_added_to_an_output_is_noticed_before_it_is_reused_or_fe
                 if not local:
                     patch.setattr(artifacts, "local_folder", lambda uri: None)
                 reason = completed.problem(run)
-            assert f"/{name} was not written by run {run.info.run_id[:8]}: somebody has added" in str(reason)
+            wrote = f"it is not among the artifacts that run {run.info.run_id[:8]} wrote"
+            assert f"/{name} was added later: {wrote}" in str(reason)
         with pytest.raises(click.ClickException, match=rf"^{uri}: \S*{name} was added later: it is not among"):
             completed.fetch(uri, tmp_path)
         more.unlink()
@@ -172,7 +173,7 @@ def test_the_next_workflow_repairs_an_output_to_which_a_file_was_added(finished:
     shutil.copy(events, events.with_name("data_1.parquet"))
     repaired = finished.main_here(*arguments)
     assert repaired.steps == {"load": "ran", **dict.fromkeys(STEPS[1:], "reused")}
-    assert "data_1.parquet was not written by run" in repaired.reason("load")
+    assert "data_1.parquet was added later" in repaired.reason("load")
 
 
 def test_a_model_to_which_a_file_was_added_answers_nobody(finished: Workflow, tmp_path: Path) -> None:
@@ -188,7 +189,7 @@ def test_a_model_to_which_a_file_was_added_answers_nobody(finished: Workflow, tm
         assert "artifacts/more.txt was added later: it is not among the files that were logged" in scored.stderr
     assert versions.version_gone(deployed) == f"the model of version 1 of {name} is damaged"
     again = invoke(deploy, model=uri, registry_name=name, env="production")
-    assert (again.exit_code, "model/artifacts/more.txt was not written by run" in again.stderr) == (1, True)
+    assert (again.exit_code, "model/artifacts/more.txt was added later" in again.stderr) == (1, True)
     more.unlink()
 
 
