@@ -101,6 +101,8 @@ def pytest_configure() -> None:
     for name in list(os.environ):
         if name.startswith("MLFLOW_") or name in _NOT_OURS:
             del os.environ[name]
+    # Idle threads of LightGBM sleep at once. With all cores busy, they would only take time from other processes.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ["DO_NOT_TRACK"] = "true"  # MLflow's telemetry: each process would try to send some
     os.environ["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]
 

@@ -63,7 +63,7 @@ class Shell:
     ran: set[str] = field(default_factory=set)
 
     def environ(self, **more: str) -> dict[str, str]:
-        names = ("HOME", "LANG", "TMPDIR", "DO_NOT_TRACK")
+        names = ("HOME", "LANG", "TMPDIR", "DO_NOT_TRACK", "OMP_WAIT_POLICY")
         kept = {name: value for name, value in clean_environ().items() if name in names}
         return {**kept, "PATH": self.path, "MLFLOW_PORT": str(free_port()), **more}
 

@@ -78,7 +78,7 @@ class Description:
         file = _file(path)
         try:
             value = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise click.ClickException(f"{file} is not JSON: {error}") from error
         _check_keys(cls, value, file)
         parts = {"rows": Rows, "users": Users, "base_rate": BaseRate}

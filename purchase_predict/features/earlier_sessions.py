@@ -73,8 +73,8 @@ def _counted_by_running_sums(questions: ir.Table, facts: ir.Table) -> ir.Table:
     up the facts with a 0; each question with a 1 gets the sum so far. The work is n log n.
     """
     both = questions.union(facts)
-    # Ties: in the same second, a fact comes before a question in `at` (it is known at the moment), but after it in
-    # `start` (a session that started in the same second is not earlier).
+    # Ties: at the same time, a fact comes before a question in `at` (it is known at the moment), but after it in
+    # `start` (a session that started at the same time is not earlier).
     by_at = ibis.window(group_by=_SUBJECT, order_by=[both["at"], both.fact.desc()])
     numbered = both.mutate(nth=ibis.row_number().over(by_at), last=both.count().over(group_by=_SUBJECT) - 1)
     # The bits of a row number: a user has fewer than 2^40 facts and questions. Spark can only shift by 32-bit integers.

@@ -5,9 +5,9 @@ moment is the pair's first cart event. The same expression runs on DuckDB and on
 column:
 
 - *Point in time.* A feature uses events up to the moment only. Only the label uses later ones.
-- *Ties.* Times are expected in whole seconds. An event in the second of the moment counts as known. Columns whose
-  description says *before* are the exception: they use earlier seconds only. No result depends on the order of events
-  within a second.
+- *Ties.* An event at the moment counts as known. Columns whose description says *before* are the exception: they use
+  earlier events only. No result depends on the order of events of the same time. Times may have fractions of a second:
+  they are compared to the microsecond. In columns in seconds, the fractions of both times are cut off first.
 - *Sessions belong to one user.* A session id that two users share is two sessions. So every column except those of
   `shop` needs the events of one user only, and users can be computed separately.
 
@@ -98,7 +98,7 @@ def _with_session(events: ir.Table) -> ir.Table:
 
 
 def alike(events: ir.Table) -> ir.Table:
-    """The combinations of user, second and product that several events share; usually few.
+    """The combinations of user, time and product that several events share; usually few.
 
     Repeated events are equal in all nine columns. Comparing three columns first leaves few events, the candidates, to
     compare in all columns. Events without a session are not excluded here, because that needs a fourth column.
@@ -141,7 +141,7 @@ def primary(events: ir.Table, carts: ir.Table) -> ir.Table:
         column is as of the row's moment, which is `event_time`:
 
     - `price`, `brand`, `category`, `sub_category`: of the cart event itself. The last two are the first two parts of
-      its `category_code`. If the pair has several cart events in this second, the one with the smallest values counts
+      its `category_code`. If the pair has several cart events at this time, the one with the smallest values counts
       (nulls last).
     - `hour`, `minute`, `weekday` (Monday = 0): of the moment, UTC.
     - `duration`: seconds since the session's first event.
@@ -189,7 +189,7 @@ def _last_purchases(events: ir.Table) -> ir.Table:
 
 
 def _timeline(events: ir.Table) -> ir.Table:
-    """One row per session and second with events: counts up to and including that second, or before it."""
+    """One row per session and time with events: counts up to and including that time, or before it."""
     kind = events.event_type
     is_act = kind != "remove_from_cart"  # an act is a view, a cart or a purchase
     nth = ibis.row_number().over(group_by=[*PAIR, is_act], order_by="event_time")
@@ -239,7 +239,7 @@ def _visits(events: ir.Table) -> ir.Table:
 
 
 def _previous_sessions(visits: ir.Table) -> ir.Table:
-    """For each second in which a user's session started: the number of earlier sessions, and the last one's start."""
+    """For each time at which a user's session started: the number of earlier sessions, and the last one's start."""
     by_start: dict[str, Any] = {"group_by": "user_id", "order_by": "visit_start"}
     ranked = visits.select(
         "user_id",
@@ -248,7 +248,7 @@ def _previous_sessions(visits: ir.Table) -> ir.Table:
         prev_start=visits.visit_start.lag().over(**by_start),
         nth=ibis.row_number().over(**by_start),
     )
-    # One row per second: the first of the sessions that started in it, whose position equals its rank.
+    # One row per time: the first of the sessions that started at it, whose position equals its rank.
     return ranked.filter(ranked.nth == ranked.num_prev_sessions).drop("nth")
 
 

@@ -3,8 +3,9 @@
 JSON or YAML. Values at the top apply to every step; values under `steps.<step>` override them for that step.
 """
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_origin
@@ -14,7 +15,7 @@ import yaml
 
 from purchase_predict.errors import first_line
 from purchase_predict.kubernetes.plain_secrets import refuse_secret, refuse_secrets
-from purchase_predict.parameters import written
+from purchase_predict.parameters import STEPS, written
 from purchase_predict.secrets import shown_uri
 
 _IMAGE = r"[^@\s]+@sha256:[0-9a-f]{64}"
@@ -22,6 +23,10 @@ _IMAGE = r"[^@\s]+@sha256:[0-9a-f]{64}"
 _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 #: Names that are allowed at the top of the file only.
 _TOP_ONLY = ("context", "steps")
+#: Names that are allowed under `steps`: the entry points of MLproject, which is not installed with the package.
+ENTRY_POINTS = ("main", *STEPS, "approve", "rollback", "status", "predict", "serve")
+#: Kubernetes' names in the resources of a container.
+_RESOURCES = ("requests", "limits", "claims")
 #: The types of the values, as the errors name them.
 _TYPES = {str: "text", int: "a whole number", dict: "a mapping", list: "a list"}
 
@@ -100,35 +105,36 @@ class Config:
 
     @classmethod
     def of(cls, values: Mapping[str, Any], place: str, folder: Path) -> "Config":
-        """Checks a file's content. The values of a step are checked later, by `of_step`.
+        """Checks a file's names, also those under `steps`. The values of a step are checked later, by `of_step`.
 
         Raises:
-            click.ClickException: a name at the top is unknown, or `context` or `steps` is of the wrong type.
+            click.ClickException: a setting or a step is unknown, or `context`, `steps` or an entry of `steps` is of
+                the wrong type.
         """
-        unknown = sorted(set(values) - _KINDS.keys() - set(_TOP_ONLY))
-        if unknown:
-            names = ", ".join((*_KINDS, *_TOP_ONLY))
-            raise click.ClickException(f"{place}: {', '.join(unknown)} is unknown; allowed: {names}")
+        _refuse_unknown(values, (*_KINDS, *_TOP_ONLY), place)
         for name, kind in (("context", str), ("steps", dict)):
             _typed(values.get(name, kind()), kind, f"{place}: {name}")
+        steps = values.get("steps", {})
+        _refuse_unknown(steps, ENTRY_POINTS, f"{place}: steps")
+        for step in steps:
+            of_step = f"{place}: steps.{step}"
+            _refuse_unknown(_part(steps, step, of_step), _KINDS, of_step)
         return cls(place, values.get("context", ""), folder, values)
 
     def of_step(self, entry_point: str) -> StepConfig:
         """The settings of a step.
 
         Raises:
-            click.ClickException: a name is unknown, a value is of the wrong form, or a value holds a secret.
+            click.ClickException: a value is of the wrong form, or holds a secret.
         """
         place = f"{self.place}: steps.{entry_point}"
-        own = _typed(self.values.get("steps", {}).get(entry_point) or {}, dict, place)
-        if unknown := sorted(set(own) - _KINDS.keys()):
-            raise click.ClickException(f"{place}: {', '.join(unknown)} is unknown; allowed: {', '.join(_KINDS)}")
+        own = _part(self.values.get("steps", {}), entry_point, place)
         merged = {name: value for name, value in self.values.items() if name in _KINDS} | own
         for name in ("env", "env_from_secrets"):  # a step's variables are added to those at the top
-            both = [_typed(part.get(name) or {}, dict, f"{place}.{name}") for part in (self.values, own)]
-            merged[name] = both[0] | both[1]
+            merged[name] = _part(self.values, name, f"{self.place}: {name}") | _part(own, name, f"{place}.{name}")
         if isinstance(merged.get("template"), str):
             merged["template"] = _mapping(self.folder / merged["template"])
+        _refuse_beyond_json({name: value for name, value in merged.items() if name != "env"}, place)
         if isinstance(merged.get("template"), dict):
             merged["template"] = _without_nulls(merged["template"])
         for name, kind in _KINDS.items():
@@ -155,7 +161,12 @@ def _check(values: Mapping[str, Any], place: str) -> None:
         if values.get(name, 1) < 1:
             raise click.ClickException(f"{place}.{name}={values[name]}: must be 1 second or more")
     _check_resources(values.get("resources", {}), f"{place}.resources")
+    for name in (*values["env"], *values["env_from_secrets"]):
+        if not isinstance(name, str) or not re.fullmatch(_VARIABLE, name):
+            raise click.ClickException(f"{place}: {name} is not a valid name of an environment variable")
     for name, value in values["env"].items():
+        if isinstance(value, (dict, list)):
+            raise click.ClickException(f"{place}.env.{name}: must be text, a number, or true or false")
         refuse_secret(name, str(value), f"{place}.env")
     if (uri := values.get("tracking_uri", "")) != shown_uri(uri):
         raise click.ClickException(
@@ -163,14 +174,23 @@ def _check(values: Mapping[str, Any], place: str) -> None:
             "to the Job with env_from_secrets, as MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
     for name, source in values["env_from_secrets"].items():
-        if not isinstance(source, dict) or set(source) != {"secret", "key"}:
+        known = isinstance(source, dict) and set(source) == {"secret", "key"}
+        if not known or not all(isinstance(text, str) for text in source.values()):
             raise click.ClickException(
                 f"{place}.env_from_secrets.{name}: must have two entries, secret (the name of the Secret) and key (the "
-                "key in that Secret)"
+                "key in that Secret), both as text"
             )
-    wrong = [name for name in (*values["env"], *values["env_from_secrets"]) if not re.fullmatch(_VARIABLE, str(name))]
-    if wrong:
-        raise click.ClickException(f"{place}: {wrong[0]} is not a valid name of an environment variable")
+
+
+def _refuse_beyond_json(values: Mapping[str, Any], place: str) -> None:
+    """Raises for a value that the cluster's API cannot take: YAML has dates, and references from a part to itself."""
+    for name, value in values.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise click.ClickException(
+                f"{place}.{name}: holds a value that JSON does not have (put dates into quotes): {first_line(error)}"
+            ) from error
 
 
 def _check_template(template: Mapping[str, Any], place: str) -> None:
@@ -184,14 +204,14 @@ def _check_template(template: Mapping[str, Any], place: str) -> None:
         _list_of_mappings(pod, kind, place)
         for container in pod.get(kind, []):
             _list_of_mappings(container, "env", place)
-            _check_resources(container.get("resources") or {}, f"{place}: template: resources")
+            _check_resources(container.get("resources", {}), f"{place}: template: resources")
     refuse_secrets(template, f"{place}: template")
 
 
 def _check_resources(resources: Any, place: str) -> None:
-    for kind, part in _typed(resources, dict, place).items():
-        if kind in ("requests", "limits"):
-            _typed(part or {}, dict, f"{place}.{kind}")
+    _refuse_unknown(_typed(resources, dict, place), _RESOURCES, place)
+    for kind in ("requests", "limits"):
+        _part(resources, kind, f"{place}.{kind}")
 
 
 def _list_of_mappings(part: Mapping[str, Any], name: str, place: str) -> None:
@@ -212,7 +232,7 @@ def _mapping(file: Path) -> dict[str, Any]:
         read = yaml.safe_load(file.read_text(encoding="utf-8"))  # JSON is YAML, too
     except (OSError, UnicodeDecodeError) as error:
         raise click.ClickException(f"backend_config {file}: cannot be read: {first_line(error)}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that does not exist
         raise click.ClickException(f"backend_config {file} is neither JSON nor YAML: {first_line(error)}") from error
     found: dict[str, Any] = _typed(read, dict, f"backend_config {file}")
     return found
@@ -222,3 +242,15 @@ def _typed(value: Any, kind: type, place: str) -> Any:
     if not isinstance(value, kind) or isinstance(value, bool):
         raise click.ClickException(f"{place}: must be {_TYPES[kind]}, not {value!r}")
     return value
+
+
+def _part(whole: Mapping[Any, Any], name: str, place: str) -> dict[Any, Any]:
+    """The mapping `name` in a mapping; empty if it is missing or null. `place` names it in messages."""
+    part = whole.get(name)
+    found: dict[Any, Any] = {} if part is None else _typed(part, dict, place)
+    return found
+
+
+def _refuse_unknown(names: Iterable[object], allowed: Collection[str], place: str) -> None:
+    if unknown := sorted({str(name) for name in names} - set(allowed)):
+        raise click.ClickException(f"{place}: {', '.join(unknown)} is unknown; allowed: {', '.join(allowed)}")

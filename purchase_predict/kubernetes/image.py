@@ -28,6 +28,8 @@ _TYPES = (
 _DOCKER = Path.home() / ".docker/config.json"
 _HUB, _HUB_LOGIN = "registry-1.docker.io", "https://index.docker.io/v1/"
 _TIMEOUT = 10.0
+#: Errors of JSON that is none, is nested too deeply, or holds other values than expected.
+_UNREADABLE = (ValueError, RecursionError, LookupError, TypeError, AttributeError)
 
 
 class _Refused(Exception):
@@ -53,7 +55,7 @@ def _label(image: str) -> tuple[dict[str, Any], str]:
         return {}, f"{host} answers {error}"
     except (requests.ConnectionError, requests.Timeout):
         return {}, f"{host} does not answer"
-    except (requests.RequestException, ValueError, KeyError, IndexError, TypeError) as error:
+    except (requests.RequestException, *_UNREADABLE) as error:
         return {}, printable(f"{host} returned an unreadable answer: {type(error).__name__} {first_line(error)}")
 
 
@@ -147,7 +149,7 @@ def _docker_login(host: str) -> str:
         )
         found = json.loads(asked.stdout)
         return base64.b64encode(f"{found['Username']}:{found['Secret']}".encode()).decode()
-    except (OSError, ValueError, KeyError, subprocess.SubprocessError):
+    except (OSError, subprocess.SubprocessError, *_UNREADABLE):
         return ""
 
 

@@ -1,8 +1,10 @@
 """Checks whether Jobs of other workflows live. A Job that cannot start or cannot end is deleted after a while."""
 
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import Any
 
 import click
 
@@ -38,7 +40,7 @@ class Others:
         cluster = self._cluster()
         namespace, _, name = job.partition("/")
         try:
-            found = cluster.job(namespace, name)
+            found = cluster.job(namespace, name) if name else None
             if found is None:
                 return None
             state, _ = look(cluster, found)
@@ -49,9 +51,7 @@ class Others:
         if not state.problem and not state.lingers:
             self._hindered.pop(job, None)
             return True
-        annotations = found["metadata"].get("annotations") or {}
-        patience = _LONGER * float(annotations.get(PATIENCE, StepConfig.patience))
-        if not self._hindered_for(job, state.passing, patience):
+        if not self._hindered_for(job, state.passing, _LONGER * _patience(found)):
             return True
         if (job, state.passing) not in self._said:
             self._said.add((job, state.passing))
@@ -70,3 +70,9 @@ class Others:
             since = now
         self._hindered[job] = passing, since
         return now - since >= seconds
+
+
+def _patience(job: Mapping[str, Any]) -> float:
+    """The patience of a Job in seconds, from its annotation; the default if the annotation is missing or was edited."""
+    text = str((job["metadata"].get("annotations") or {}).get(PATIENCE, ""))
+    return float(text) if re.fullmatch(r"[1-9][0-9]*", text) else StepConfig.patience

@@ -15,6 +15,7 @@ import click
 from mlflow.entities.model_registry import ModelVersion
 
 from purchase_predict.errors import message_of
+from purchase_predict.parameters import typed
 from purchase_predict.registry.journal import Author
 from purchase_predict.registry.judge import Rules
 from purchase_predict.registry.promotion import WAITS
@@ -26,6 +27,9 @@ from purchase_predict.workflow.completed import INPUTS, fetch, inputs_of, run_of
 from purchase_predict.workflow.hints import command_line
 from purchase_predict.workflow.models import tag_version, versions
 from purchase_predict.workflow.scratch import scratch_folder
+
+#: The fields of promotion.json that hold the rules of the deploy, in the order of `Rules`.
+_RULES = ("metric", "tolerance", "min_roc_auc", "promote_rolled_back")
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,8 @@ def ask(version: ModelVersion, env: str, author: Author) -> None:
 
 def waiting(present: Sequence[ModelVersion], envs: Sequence[str] = ENVIRONMENTS) -> dict[tuple[str, str], str]:
     """The text of the tag `waits.<env>` of each waiting version, by version number and environment."""
-    tags = {(str(version.version), env): version.tags.get(f"{WAITS}.{env}") for version in present for env in envs}
-    return {place: text for place, text in tags.items() if text}
+    texts = {(str(version.version), env): version.tags.get(f"{WAITS}.{env}") for version in present for env in envs}
+    return {place: text for place, text in texts.items() if text}
 
 
 def waiting_version(name: str, number: str, env: str) -> Waiting:
@@ -86,18 +90,20 @@ def waiting_version(name: str, number: str, env: str) -> Waiting:
 
 
 def _judged(version: ModelVersion, env: str) -> Waiting:
-    match = re.search(r"\(run (\w+)\)", version.tags[f"{WAITS}.{env}"])
+    # The last run is that of the deploy. The user's name stands before it, and may contain "(run ...)", too.
+    match = re.search(r".*\(run (\w+)\)", version.tags[f"{WAITS}.{env}"], re.DOTALL)
     uri = str(RunUri(match[1] if match else "-", "promotion.json"))
     try:
         dataset = inputs_of(run_of(uri)).get("dataset") or tags.unreadable(run_of(uri), INPUTS)
         with scratch_folder() as folder:  # `fetch` checks the checksum: the file holds the rules of the gate
             facts = json.loads(fetch(uri, folder).read_text(encoding="utf-8"))
-    except (click.ClickException, OSError, ValueError) as error:
+        rules = Rules(*(typed(name, facts[name]) for name in _RULES))
+    except (click.ClickException, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        why = f"promotion.json lacks {error}" if isinstance(error, KeyError) else message_of(error)
         model = ModelUri(version.name, version=str(version.version))
         again = command_line("deploy", model=model, registry_name=version.name, env=env, approve="true")
         raise click.ClickException(
             f"{version.name} version {version.version} cannot be judged again, because the dataset or the rules of its "
-            f"deploy cannot be read ({message_of(error)}); deploy it again: {again}"
+            f"deploy cannot be read ({why}); deploy it again: {again}"
         ) from error
-    rules = Rules(facts["metric"], facts["tolerance"], facts["min_roc_auc"], facts["promote_rolled_back"])
     return Waiting(version, env, dataset, rules)

@@ -11,8 +11,9 @@ A run must hold the claim on the environment (`claim.sole_right`) while it appen
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
+from typing import Any
 
 import click
 import mlflow
@@ -28,7 +29,7 @@ _JOURNAL = "journal"
 _REASON_LENGTH = 3000
 
 #: Values of `Entry.action`.
-PROMOTED, ROLLED_BACK, FOUND = "promoted", "rolled back", "found"
+_ACTIONS = PROMOTED, ROLLED_BACK, FOUND = "promoted", "rolled back", "found"
 
 
 @dataclass(frozen=True)
@@ -175,13 +176,18 @@ def read(tags: Mapping[str, str], env: str) -> list[Entry]:
         if key.startswith(f"{_JOURNAL}.{env}."):
             try:
                 entries.append(entry := Entry(**json.loads(tags[key])))
-                if entry.moment.tzinfo is None:
-                    raise ValueError(entry.at)
-            except (ValueError, TypeError):
+                if not well_typed(entry) or entry.action not in _ACTIONS or entry.moment.tzinfo is None:
+                    raise ValueError(entry)
+            except (ValueError, TypeError, RecursionError):
                 raise click.ClickException(
                     f"the journal of {env} was changed: the registered model's tag {key} cannot be read; restore it"
                 ) from None
     return entries
+
+
+def well_typed(record: Any) -> bool:
+    """Whether each field of a dataclass has a value of its type. JSON that was changed by hand may hold any value."""
+    return all(type(getattr(record, one.name)) is one.type for one in fields(record))
 
 
 def recorded(tags: Mapping[str, str], env: str) -> list[Entry]:
@@ -245,10 +251,10 @@ def problem(tags: Mapping[str, str], env: str, *, moving: bool = False) -> str |
     # claim, too.
     deciding = moving or bool(claimants(tags, env))
     if len(recorded(tags, env)) < len(entries) and not deciding:
-        counted = f"{len(entries) - 1} of the {len(entries)} entries"
-        return f"the journal of {env} was changed: the tag {_head(env)} counts only {counted}"
-    fits = known.isdigit() and len(entries) in (int(known), int(known) + 1)
-    if not fits or (int(known) and entries[int(known) - 1].digest != digest):
+        some = f"{len(entries) - 1} of the {len(entries)} entries"
+        return f"the journal of {env} was changed: the tag {_head(env)} counts only {some}"
+    counted = {str(count): count for count in (len(entries) - 1, len(entries)) if count >= 0}.get(known)
+    if counted is None or (counted and entries[counted - 1].digest != digest):
         return f"the journal of {env} was changed: its last entry does not match the tag {_head(env)}"
     return None
 

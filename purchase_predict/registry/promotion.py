@@ -38,14 +38,17 @@ WAITS = "waits"
 #: Tag `moving.<env>`: the move that gives the environment to the version (`_Move`); it is removed
 #: once the move is recorded.
 MOVING = "moving"
+#: Values of `_Move.action`.
+_ACTIONS = (journal.PROMOTED, journal.ROLLED_BACK)
 
 
 def record(version: ModelVersion, env: str, decision: Decision, description: str, tags: Mapping[str, str]) -> None:
     """Writes the gate's decision to the version, before anything is promoted.
 
-    The tags `gate.<env>` and `gate.reason.<env>` hold the verdict for one environment. The tags `gate` and
-    `gate.reason`, the further tags and the description show the latest verdict for any environment. They stay unchanged
-    if a version that holds an alias fails.
+    The tags `gate.<env>` and `gate.reason.<env>` hold the verdict for one environment. They stay unchanged if the
+    version that holds this environment fails when it is judged again, perhaps on other rows or by other rules: a
+    version that holds an environment is not refused there. The tags `gate` and `gate.reason`, the further tags and the
+    description show the latest verdict for any environment. They stay unchanged if a version that holds an alias fails.
 
     Args:
         version: the version that was judged.
@@ -56,9 +59,12 @@ def record(version: ModelVersion, env: str, decision: Decision, description: str
     """
     client = mlflow.MlflowClient()
     verdict = {GATE: "passed" if decision.passed else "failed", GATE_REASON: decision.reason}
-    written = {f"{key}.{env}": value for key, value in verdict.items()} if env else {}
-    holders = client.get_registered_model(version.name).aliases.values()
-    if decision.passed or str(version.version) not in map(str, holders):
+    aliases = client.get_registered_model(version.name).aliases
+    held = [alias for alias, number in aliases.items() if str(number) == str(version.version)]
+    written = {}
+    if env and (decision.passed or env not in held):
+        written = {f"{key}.{env}": value for key, value in verdict.items()}
+    if decision.passed or not held:
         client.update_model_version(version.name, version.version, description)
         written |= {**tags, **verdict}
     for key, value in written.items():
@@ -119,8 +125,11 @@ class _Move:
             return None
         try:
             facts = json.loads(version.tags[tag])
-            return cls(**(facts | {"author": Author(**facts["author"])}))
-        except (ValueError, TypeError, KeyError):
+            move = cls(**(facts | {"author": Author(**facts["author"])}))
+            if not all(map(journal.well_typed, (move, move.author))) or move.action not in _ACTIONS:
+                raise ValueError(move)
+            return move
+        except (ValueError, TypeError, KeyError, RecursionError):
             raise click.ClickException(
                 f"{version.name} version {version.version}: its tag {tag} was changed and cannot be read: delete "
                 "the tag"

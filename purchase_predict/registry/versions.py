@@ -75,18 +75,19 @@ def ensure_version(name: str, model: TrainedModel) -> ModelVersion:
 
 def _tell_logged_model(model: TrainedModel, version: ModelVersion) -> None:
     """Tags the logged model with its version. Otherwise MLflow's page of the model shows it as not registered."""
-    if not model.model_id:
-        return
-    try:
-        known = json.loads(artifacts.logged_model(model.model_id).tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
-    except ValueError:
-        known = None
-    known = known if isinstance(known, list) else []  # a tag that was changed by hand counts as empty
-    mine = {"name": version.name, "version": str(version.version)}
-    if mine not in known:
-        tag = {MLFLOW_MODEL_VERSIONS: json.dumps([*known, mine])}
-        # A deploy to the other environment may register the same model at the same time.
-        through_collisions(lambda: mlflow.MlflowClient().set_logged_model_tags(model.model_id, tag))
+    client, mine = mlflow.MlflowClient(), {"name": version.name, "version": str(version.version)}
+
+    def add() -> None:  # reads the tag each time, because another deploy may register the same model meanwhile
+        try:
+            known = json.loads(client.get_logged_model(model.model_id).tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
+        except (ValueError, RecursionError):
+            known = None
+        known = known if isinstance(known, list) else []  # a tag that was changed by hand counts as empty
+        if mine not in known:
+            client.set_logged_model_tags(model.model_id, {MLFLOW_MODEL_VERSIONS: json.dumps([*known, mine])})
+
+    if model.model_id:
+        through_collisions(add)
 
 
 def _create_version(name: str, model: TrainedModel) -> ModelVersion:

@@ -1,7 +1,4 @@
-"""SVG drawings on axes. The templates insert a drawing unchanged, because labels are escaped here.
-
-The texts of ticks are numbers and dates, and are not escaped.
-"""
+"""SVG drawings on axes. The templates insert a drawing unchanged, because labels and ticks are escaped here."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -225,11 +222,12 @@ def axes(x_label: str, y_label: str, x_ticks: Sequence[tuple[float, str]], y_tic
     """The grid lines, ticks and labels of both axes. A tick is its position, as a share of the axis, and its text."""
     grid = "".join(
         f'<line class="grid" x1="{x_at(0)}" x2="{x_at(1)}" y1="{y_at(share):.1f}" y2="{y_at(share):.1f}"/>'
-        f'<text x="{MARGIN_LEFT - 6}" y="{y_at(share) + 4:.1f}" text-anchor="end">{text}</text>'
+        f'<text x="{MARGIN_LEFT - 6}" y="{y_at(share) + 4:.1f}" text-anchor="end">{escape(text)}</text>'
         for share, text in y_ticks
     )
     grid += "".join(
-        f'<text x="{x_at(share):.1f}" y="{y_at(0) + 19}" text-anchor="middle">{text}</text>' for share, text in x_ticks
+        f'<text x="{x_at(share):.1f}" y="{y_at(0) + 19}" text-anchor="middle">{escape(text)}</text>'
+        for share, text in x_ticks
     )
     return (
         f'{grid}<text x="{x_at(0.5)}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>'

@@ -9,7 +9,7 @@ cases:
   arrived, including later ones.
 - *After the answer*: an event's time is at or before the moment of an existing row of its visitor. `process` would use
   the event for this row.
-- *Of an earlier day*: an event's day is before the newest day that has a row of any visitor. The columns about the
+- *Of an earlier day*: an event's day is before the newest day with a cart event of any visitor. The columns about the
   product use the events of all visitors on earlier days. So the existing rows of later days lack this event.
 - *Row of an old day*: the row's day is no longer among the newest `shop_days.KEPT_DAYS` days, so its columns about the
   product may include later days.
@@ -20,6 +20,8 @@ cases:
 
 Each case is counted in `Counts` and shown in /metrics. `Pair.late` marks a row that is late, of an old day or an
 overlap.
+
+The shop's counters do not depend on the order of arrival: they equal those that `process` makes of the same events.
 """
 
 from collections.abc import Sequence
@@ -28,9 +30,12 @@ from itertools import groupby
 from operator import attrgetter
 
 from purchase_predict.serving import columns, shop_days
-from purchase_predict.serving.events import DAY_MICROSECONDS, Event
+from purchase_predict.serving.events import Event
 from purchase_predict.serving.records import Pair, Session
 from purchase_predict.serving.state import Batch, PairKey
+
+#: The counters of pairs, in the order of `Pair.shop_days`.
+_PAIR_COUNTERS = shop_days.CARTED_PAIRS, shop_days.BOUGHT_PAIRS
 
 
 @dataclass
@@ -89,8 +94,8 @@ def advance(batch: Batch, events: Sequence[Event], retention_days: int) -> Advan
             usable.append(event)
     fresh = _unseen(batch, usable)
     done.counts.counted, done.counts.repeated = len(fresh), len(usable) - len(fresh)
-    newest_row = batch.newest_row_day
-    done.counts.earlier_day = sum(event.day < newest_row and event.kind != "remove_from_cart" for event in fresh)
+    newest_cart = batch.newest_cart_day
+    done.counts.earlier_day = sum(event.day < newest_cart and event.kind != "remove_from_cart" for event in fresh)
     answered = {user: visitor.answered for user, visitor in batch.visitors.items()}
     for _, same_time in groupby(sorted(fresh, key=attrgetter("time")), key=attrgetter("time")):
         _count_together(batch, list(same_time), done, answered)
@@ -132,9 +137,7 @@ def _count_together(batch: Batch, events: list[Event], done: Advanced, answered:
     for key, of_pair in carts.items():
         done.counts.late_carts += batch.pairs[key].late
         _make_row(batch, key, columns.first_of(of_pair), done)
-    for event in events:  # a purchase at the time of the pair's first cart event counts as a later one
-        if event.kind == "purchase":
-            _count_purchase(batch, event)
+    for event in events:
         pair = batch.pairs[event.user, event.session, event.product]
         if event.kind != "view" and event.time >= pair.decided:
             # Among events of the same time, a removal or a purchase wins, whatever their order.
@@ -143,7 +146,7 @@ def _count_together(batch: Batch, events: list[Event], done: Advanced, answered:
 
 
 def _count(batch: Batch, event: Event) -> None:
-    """Updates the records with an event, except for the pair's row, its purchase, and whether it is in the cart."""
+    """Updates the records with an event, except for the pair's row, and whether it is in the cart."""
     visitor, session = batch.visitors[event.user], batch.sessions[event.user, event.session]
     pair = batch.pairs[event.user, event.session, event.product]
     time, kind = event.time, event.kind
@@ -170,6 +173,8 @@ def _count(batch: Batch, event: Event) -> None:
     if (log := shop_days.millionths_of_log(event.price)) is not None:
         counts |= {shop_days.LOG_PRICES: log, shop_days.PRICED: 1}
     batch.count_for_shop(event.product, event.day, counts)
+    if kind != "view":
+        _count_pair(batch, event, pair)
     product = batch.products[event.user, event.product]
     if kind == "view":
         session.views += 1
@@ -202,6 +207,23 @@ def _count_product(session: Session, pair: Pair, time: int, now: bool) -> None:
         pair.act = time
 
 
+def _count_pair(batch: Batch, event: Event, pair: Pair) -> None:
+    """Counts a cart event's or a purchase's pair as carted and as bought for the shop, each on one day.
+
+    A late event may move either count to an earlier day.
+    """
+    before = pair.shop_days
+    if event.kind == "cart":
+        pair.first_cart = event.time if pair.first_cart is None else min(event.time, pair.first_cart)
+    else:
+        pair.add_purchase(event.time)
+    for counter, old, new in zip(_PAIR_COUNTERS, before, pair.shop_days, strict=True):
+        if old != new:
+            for day, count in ((old, -1), (new, 1)):
+                if day is not None:
+                    batch.count_for_shop(event.product, day, {counter: count})
+
+
 def _make_row(batch: Batch, key: PairKey, cart: Event, done: Advanced) -> None:
     visitor, session = batch.visitors[cart.user], batch.sessions[cart.user, cart.session]
     pair, product = batch.pairs[key], batch.products[cart.user, cart.product]
@@ -219,18 +241,3 @@ def _make_row(batch: Batch, key: PairKey, cart: Event, done: Advanced) -> None:
     if not all(known.knows(start) for known in (visitor, *tallies)):
         done.counts.overlaps += 1
         pair.late = True
-    counts = {shop_days.CARTED_PAIRS: 1}
-    batch.count_for_shop(cart.product, cart.day, counts)
-    if pair.purchase is not None and pair.purchase >= cart.time:
-        # An earlier request counted a purchase at the moment or, if the cart event is late, after it.
-        pair.bought = True
-        batch.count_for_shop(cart.product, pair.purchase // DAY_MICROSECONDS, {shop_days.BOUGHT_PAIRS: 1})
-
-
-def _count_purchase(batch: Batch, event: Event) -> None:
-    pair = batch.pairs[event.user, event.session, event.product]
-    if pair.moment is None:
-        pair.purchase = event.time if pair.purchase is None else max(pair.purchase, event.time)
-    elif not pair.bought and event.time >= pair.moment:
-        pair.bought = True
-        batch.count_for_shop(event.product, event.day, {shop_days.BOUGHT_PAIRS: 1})

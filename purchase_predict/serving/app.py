@@ -17,11 +17,9 @@ from purchase_predict.serving import documents, pages
 from purchase_predict.serving.guard import BodyRefused
 from purchase_predict.serving.health import Health
 from purchase_predict.serving.invocations import invoke
-from purchase_predict.serving.service import Service
+from purchase_predict.serving.service import MAX_EVENTS, Service
 from purchase_predict.serving.state import Busy, Unavailable
 
-#: Maximum number of events in a request.
-MAX_EVENTS = 1000
 #: Maximum digits of a whole number that are parsed. No valid field has that many.
 _MOST_DIGITS = 400
 #: The status in the metrics if a client disconnects before its whole request has arrived. No client receives it.

@@ -6,7 +6,9 @@
 from typing import Any
 
 from purchase_predict.schema import EVENT_TYPES
-from purchase_predict.serving.service import MAX_CARTS
+from purchase_predict.serving import guard
+from purchase_predict.serving.events import MAX_TEXT
+from purchase_predict.serving.service import MAX_CARTS, MAX_EVENTS
 
 DESCRIPTION = (
     "A visitor has just put a product in the cart: will they buy it in this session? Send the shop's events. The "
@@ -52,7 +54,7 @@ _ROW = {
     "num_prev_product_views": 0,
 }
 _INTEGER: dict[str, Any] = {"anyOf": [{"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}, {"type": "null"}]}
-_TEXT = {"anyOf": [{"type": "string", "maxLength": 500}, {"type": "null"}]}
+_TEXT = {"anyOf": [{"type": "string", "maxLength": MAX_TEXT}, {"type": "null"}]}
 _EVENT = {
     "type": "object",
     "required": ["event_time", "event_type", "product_id", "user_id", "user_session"],
@@ -69,14 +71,14 @@ _EVENT = {
         "brand": _TEXT,
         "price": {"anyOf": [{"type": "number", "minimum": 0, "exclusiveMaximum": 1e12}, {"type": "null"}]},
         "user_id": _INTEGER["anyOf"][0],
-        "user_session": {"type": "string", "minLength": 1, "maxLength": 500},
+        "user_session": {"type": "string", "minLength": 1, "maxLength": MAX_TEXT},
     },
 }
 _EVENTS_BODY = {
     "required": True,
     "content": {
         "application/json": {
-            "schema": {"anyOf": [_EVENT, {"type": "array", "items": _EVENT, "minItems": 1, "maxItems": 1000}]},
+            "schema": {"anyOf": [_EVENT, {"type": "array", "items": _EVENT, "minItems": 1, "maxItems": MAX_EVENTS}]},
             "example": [_VIEW, _CART],
         }
     },
@@ -94,15 +96,32 @@ _REFUSED = {
     "value": "-1",
     "reason": "must be a price, 0 or more",
 }
+_HOST = "A server without a token refuses a `Host` header other than 127.0.0.1, localhost and [::1]."
+_TOO_LARGE = f"The body is larger than {guard.MAX_EVENT_BYTES // 2**20} MiB"
+_BODIES = "The request has a body, and the bodies of all requests in progress are too large in total."
+#: The responses of `guard` to any request. A route that returns such a status for a further reason has its own text.
+_ANY_ROUTE = {
+    400: _answer(_HOST, {"detail": guard.WRONG_HOST}),
+    401: _answer("The server has a token, and the request does not.", {"detail": guard.NO_TOKEN}),
+    413: _answer(f"{_TOO_LARGE}."),
+    500: _answer("The server failed.", {"detail": guard.FAILED}),
+    503: _answer("The server is too busy. Send the request again."),
+}
+_SLOW_BODY = {408: _answer(f"No part of the body arrived for {guard.BODY_SECONDS:.0f} s.")}
 _ERRORS = {
-    400: _answer("The body is not JSON.", {"detail": "the body is not JSON"}),
+    **_SLOW_BODY,
+    400: _answer(f"The body is not JSON. {_HOST}", {"detail": "the body is not JSON"}),
     413: _answer(
-        "The body is larger than 1 MiB, or has more than 1,000 events.",
-        {"detail": "a request may have at most 1000 events"},
+        f"{_TOO_LARGE}, or has more than {MAX_EVENTS:,} events.",
+        {"detail": f"a request may have at most {MAX_EVENTS} events"},
     ),
-    415: _answer("The Content-Type is not application/json.", {"detail": "Content-Type must be application/json"}),
+    415: _answer(
+        "The Content-Type is not application/json, or the body is compressed (Content-Encoding).",
+        {"detail": "Content-Type must be application/json"},
+    ),
     422: _answer(
-        "No event is valid. For each event, `refused` gives the invalid field, its value and the reason.",
+        "No event is valid: for each event, `refused` gives the invalid field, its value and the reason. Or the body "
+        "is neither an event nor a list of events: `detail` says so.",
         {"events": 0, "repeated": 0, "refused": [_REFUSED], "answers": []},
     ),
     503: _answer("The server cannot write its state, or is too busy. Send the request again; no event counts twice."),
@@ -111,13 +130,14 @@ _ERRORS = {
 
 def _route(summary: str, description: str, responses: dict[int, Any], body: Any = None) -> dict[str, Any]:
     extra = {"openapi_extra": {"requestBody": body}} if body else {}
-    return {"summary": summary, "description": description, "responses": responses, "response_model": None, **extra}
+    all_ = dict(sorted({**_ANY_ROUTE, **responses}.items()))
+    return {"summary": summary, "description": description, "responses": all_, "response_model": None, **extra}
 
 
 EVENTS = _route(
     "Count events and score carts",
     "Send one event or a list of events. The events may come from different visitors. If a visitor has several events "
-    "in the same second, send them in one request: an answer uses only events that have arrived. An event counts once, "
+    "at the same time, send them in one request: an answer uses only events that have arrived. An event counts once, "
     "even if it is sent several times. A cart event that is sent again is answered again. Invalid events are refused; "
     "the other events are counted. `late` is true if the model's columns may include events from after the cart event, "
     "or may be wrong about earlier sessions. `missing` lists the model's columns that have no value, such as the price "
@@ -154,8 +174,8 @@ CARTS = _route(
                 "carts": [{k: v for k, v in _ANSWER.items() if k not in ("event", "late")} | {"columns": _ROW}],
             },
         ),
-        422: _answer("`why` is neither true nor false."),
-        503: _answer("The server cannot read its state."),
+        422: _answer("`why` is neither true nor false, or the session id is not valid text."),
+        503: _answer("The server cannot read its state, or is too busy. Send the request again."),
     },
 )
 _PREDICTIONS = {"predictions": [{"probability": 0.4127, "will_buy": 1, "missing": ""}]}
@@ -165,9 +185,10 @@ INVOCATIONS = _route(
     "`dataframe_records`, `dataframe_split` or CSV. The predictions are the same as those of `mlflow models serve`.",
     {
         200: _answer("One prediction per row.", _PREDICTIONS),
-        400: _answer("A column is missing, or a value is of the wrong type."),
-        413: _answer("The body is larger than 8 MiB."),
-        415: _answer("The Content-Type is neither JSON nor CSV."),
+        **_SLOW_BODY,
+        400: _answer(f"A column is missing, a value is of the wrong type, or the body cannot be read. {_HOST}"),
+        413: _answer(f"The body is larger than {guard.MAX_BYTES // 2**20} MiB."),
+        415: _answer("The Content-Type is neither JSON nor CSV, or its charset is not UTF-8."),
         503: _answer("No version holds the alias, or the server is too busy."),
     },
     {
@@ -178,7 +199,11 @@ INVOCATIONS = _route(
         },
     },
 )
-HEALTH = _route("Liveness", "Returns 200 while the process is alive.", {200: _answer("Alive.", {"status": "alive"})})
+HEALTH = _route(
+    "Liveness",
+    "Returns 200 while the process is alive.",
+    {200: _answer("Alive.", {"status": "alive"}), 503: _answer(_BODIES)},
+)
 READY = _route(
     "Readiness",
     "Returns 200 if the server has a model and can read its state. `problems` lists all problems, "
@@ -188,11 +213,14 @@ READY = _route(
             "Ready.",
             {"ready": True, "model": "purchase_predict", "env": "production", "model_version": "3", "problems": []},
         ),
-        503: _answer("No version holds the alias, or the server cannot read its state."),
+        503: _answer(f"No version holds the alias, or the server cannot read its state. Or: {_BODIES}"),
     },
 )
 METRICS = _route(
     "Metrics",
     "Returns all metrics in Prometheus's text format.",
-    {200: {"description": "All metrics.", "content": {"text/plain": {"schema": {"type": "string"}}}}},
+    {
+        200: {"description": "All metrics.", "content": {"text/plain": {"schema": {"type": "string"}}}},
+        503: _answer(_BODIES),
+    },
 )

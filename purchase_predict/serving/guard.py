@@ -31,6 +31,10 @@ BODY_SECONDS = 30.0
 MAX_REQUESTS = 500
 #: Paths that `MAX_REQUESTS` does not limit: a busy server is alive, and its metrics show why it is busy.
 PROBES = ("/health", "/ready", "/metrics")
+#: The detail of a response with the status 401, 400 and 500.
+NO_TOKEN = "a token is needed: Authorization: Bearer <token>"
+WRONG_HOST = "the Host header must be 127.0.0.1, localhost or [::1]"
+FAILED = "the server failed; its log says where"
 _TOO_MANY_BYTES = "the bodies of the requests in progress are too large in total: try again"
 #: Minimum number of characters of a token: shorter ones can be guessed.
 _MIN_TOKEN = 16
@@ -115,13 +119,13 @@ class Guard:
             return 503, f"{MAX_REQUESTS} requests are in progress: try again"
         if self._token:
             if not _has_token(headers.get("authorization", ""), self._token):
-                return 401, "a token is needed: Authorization: Bearer <token>"
+                return 401, NO_TOKEN
         elif self._names:
             # DNS rebinding: a foreign site can point its name to this machine. The browser then lets the site's page
             # send requests to this server.
             name = headers.get("host", "").rsplit(":", 1)[0] if "]" not in headers.get("host", "") else "[::1]"
             if name not in self._names:
-                return 400, "the Host header must be 127.0.0.1, localhost or [::1]"
+                return 400, WRONG_HOST
         return None
 
     async def _limited(self, scope: Scope, receive: Receive, send: Send, headers: Mapping[str, str]) -> None:
@@ -167,7 +171,7 @@ class Guard:
             where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else "unknown"
             logging.getLogger(__name__).error("a request failed: %s at %s", type(error).__name__, where)
             if not begun:
-                await _answer(send, 500, "the server failed; its log says where")
+                await _answer(send, 500, FAILED)
         finally:
             self._bytes -= received
 

@@ -5,17 +5,18 @@ it survives the end of the process, even by kill -9. The commit reaches the disk
 operating system writes its cache back (Linux: after about 30 s). Only a power failure before that can lose the commit.
 """
 
+import contextlib
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from purchase_predict.serving import shop_days
-from purchase_predict.serving.events import FUTURE_DAYS, Event
+from purchase_predict.serving.events import DAY_MICROSECONDS, FUTURE_DAYS, Event
 from purchase_predict.serving.records import Pair, Product, Session, Visitor
 from purchase_predict.serving.shop_days import COUNTERS, EARLIER, Days
 from purchase_predict.serving.state import VERSION, Batch, Busy, Result, Size, Unavailable, keys_of
@@ -73,6 +74,10 @@ _ADD_PRODUCT = "INSERT INTO product_days (product, day, " + _ADD.format(keys="?,
 _ADD_SHOP = "INSERT INTO shop_days (day, " + _ADD.format(keys="?")[1:]
 
 
+class _Closed(Exception):
+    """The state is closed."""
+
+
 class SqliteState:
     """The state in one file; see `state.State`."""
 
@@ -120,15 +125,10 @@ class SqliteState:
             raise Busy
         try:
             self._begin(wait)
-            try:
+            with self._committed():
                 session_ids, batch = self._read(events)
                 result = work(batch)
                 self._write(batch, session_ids)
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
         except sqlite3.Error as error:
             raise Unavailable(f"the state cannot be written: {error}") from error
         finally:
@@ -153,6 +153,17 @@ class SqliteState:
             raise
         finally:
             self._connection.execute(f"PRAGMA busy_timeout = {1000 * _BUSY_SECONDS}")
+
+    @contextlib.contextmanager
+    def _committed(self) -> Iterator[None]:
+        """Commits the transaction at the end of the block; if the block or the commit fails, rolls it back."""
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:  # after an I/O error, SQLite may have rolled back already
+                self._connection.execute("ROLLBACK")
+            raise
 
     def _read(self, events: Sequence[Event]) -> tuple[dict[tuple[int, str], int], Batch]:
         visitors, sessions, pairs, products, shop_products = keys_of(events)
@@ -274,8 +285,13 @@ class SqliteState:
         # An event may be `FUTURE_DAYS` ahead of the clock. So it could count again until `retention_days` +
         # `FUTURE_DAYS` days after its arrival; see also `on_redis.expires_after`.
         oldest = int(time.time() // 86_400) - retention_days - FUTURE_DAYS
-        while not self._closed.is_set():
-            with self._lock, self._transaction() as ask:
+        with contextlib.suppress(_Closed):
+            self._forget_visitors(oldest, removed)
+            self._forget_seen(retention_days)
+
+    def _forget_visitors(self, oldest: int, removed: Callable[[int], None]) -> None:
+        while True:
+            with self._transaction() as ask:
                 users = ask("SELECT user FROM visitors WHERE touched < ? LIMIT ?", (oldest, _CHUNK)).fetchall()
                 for (user,) in users:
                     own = "SELECT session, user FROM sessions WHERE user = ?"
@@ -285,17 +301,17 @@ class SqliteState:
                         ask(f"DELETE FROM {table} WHERE user = ?", (user,))
             removed(len(users))
             if len(users) < _CHUNK:
-                break
-        self._forget_seen(retention_days)
+                return
 
     def _forget_seen(self, retention_days: int) -> None:
         """Removes old seen events of the other visitors. `advance` would refuse such events as too old anyway."""
-        (newest,) = self._connection.execute("SELECT max(day) FROM shop_days").fetchone()
-        if newest is None:
-            return
-        oldest, first = (newest - retention_days) * 86_400 * 1_000_000, -(2**63)
-        while not self._closed.is_set():
-            with self._lock, self._transaction() as ask:
+        first = -(2**63)
+        while True:
+            with self._transaction() as ask:
+                (newest,) = ask("SELECT max(day) FROM shop_days").fetchone()
+                if newest is None:
+                    return
+                oldest = (newest - retention_days) * DAY_MICROSECONDS
                 query = "SELECT user FROM visitors WHERE user >= ? ORDER BY user LIMIT 1 OFFSET ?"
                 (last,) = ask(query, (first, _CHUNK)).fetchone() or (None,)
                 until = 2**63 - 1 if last is None else last
@@ -304,8 +320,19 @@ class SqliteState:
                 return
             first = last
 
-    def _transaction(self) -> "_Transaction":
-        return _Transaction(self._connection)
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[Callable[..., sqlite3.Cursor]]:
+        """A transaction that no request interrupts: committed at the end of the block, rolled back by an exception.
+
+        Raises:
+            _Closed: the state is closed.
+        """
+        with self._lock:
+            if self._closed.is_set():
+                raise _Closed
+            self._begin(wait=True)
+            with self._committed():
+                yield self._connection.execute
 
     def size(self) -> Size:
         """See `state.State.size`."""
@@ -342,20 +369,6 @@ class SqliteState:
                 continue
         if connection:
             connection.close()
-
-
-class _Transaction:
-    """A transaction: committed at the end of the block, rolled back by an exception."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-
-    def __enter__(self) -> Callable[..., sqlite3.Cursor]:
-        self._connection.execute("BEGIN IMMEDIATE")
-        return self._connection.execute
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self._connection.execute("ROLLBACK" if kind else "COMMIT")
 
 
 def _days(rows: Iterable[Sequence[int]], day: int) -> Days:

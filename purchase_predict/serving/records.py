@@ -7,10 +7,16 @@ since 1970 (UTC).
 import json
 from typing import Any, Self
 
+from purchase_predict.serving.events import DAY_MICROSECONDS
+from purchase_predict.serving.shop_days import KEPT_DAYS
+
 #: Number of newest session starts in a tally that have their own counts. If a tally has this many starts after a
 #: session's own, the session's sum over earlier sessions may be too high. The answer is then marked (`Pair.late`) and
 #: counted (`advance.Counts.overlaps`).
 TALLY_SESSIONS = 32
+#: Maximum number of days in `Pair.purchases`. Days that are left out are older than the shop's newest
+#: `shop_days.KEPT_DAYS` days. The shop's counters of such days are summed, so which of them it is does not matter.
+PURCHASE_DAYS = KEPT_DAYS + 1
 
 #: The fields of each record, in the order of its JSON list. `summaries` uses the same order.
 _VISITOR = ("clock", "answered", "sessions", "purchases", "moved_to", "moved_from")
@@ -19,7 +25,7 @@ _SESSION = (
     *("carts", "removed", "purchases", "cents", "products", "act"),
     *("carts_now", "removed_now", "purchases_now", "cents_now", "products_now", "act_now"),
 )
-_PAIR = ("views", "act", "purchase", "moment", "bought", "in_cart", "decided", "row", "late")
+_PAIR = ("views", "act", "first_cart", "purchases", "moment", "in_cart", "decided", "row", "late")
 _PRODUCT = ("views", "purchases")
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False)
@@ -208,9 +214,10 @@ class Pair(Record):
     Attributes:
         views: the number of its views in the session so far.
         act: the time of its first view, cart or purchase; None: none yet.
-        purchase: the time of its last purchase that was counted before the first cart event; None: none.
-        moment: the time of its first cart event; None: none yet.
-        bought: whether it was bought at or after the moment.
+        first_cart: the time of its first cart event; None: none yet.
+        purchases: the time of the last purchase of each day, for the newest `PURCHASE_DAYS` days with a purchase.
+        moment: the time of the cart event for which the row was made; None: no cart event yet. It is after `first_cart`
+            if an earlier cart event has arrived later.
         in_cart: whether it is in the cart now. Its newest cart event, removal or purchase decides.
         decided: the time of this newest event; -1: none yet.
         row: its columns at the moment, in the order of `columns.COLUMNS`; None: no cart event yet.
@@ -223,12 +230,29 @@ class Pair(Record):
     def __init__(self) -> None:
         self.views = 0
         self.act: int | None = None
-        self.purchase: int | None = None
+        self.first_cart: int | None = None
+        self.purchases: list[int] = []
         self.moment: int | None = None
-        self.bought = self.in_cart = False
+        self.in_cart = False
         self.decided = -1
         self.row: list[Any] | None = None
         self.late = False
+
+    def add_purchase(self, time: int) -> None:
+        """Notes a purchase in `purchases`."""
+        last = {own // DAY_MICROSECONDS: own for own in sorted([*self.purchases, time])}
+        self.purchases = sorted(last.values())[-PURCHASE_DAYS:]
+
+    @property
+    def shop_days(self) -> tuple[int | None, int | None]:
+        """The days on which the shop counts the pair as carted and as bought, as days since 1970; None: not counted.
+
+        As in `features/shop.py`, it is bought on the day of its first purchase at or after its first cart event.
+        """
+        if self.first_cart is None:
+            return None, None
+        bought = [time // DAY_MICROSECONDS for time in self.purchases if time >= self.first_cart]
+        return self.first_cart // DAY_MICROSECONDS, min(bought, default=None)
 
 
 class Product(Record):

@@ -61,25 +61,25 @@ def serve(settings: Settings, state: State, started: Callable[[str], None]) -> N
 
     Args:
         settings: the parameters.
-        state: the store of the visitors' state; it is closed at the end.
+        state: the store of the visitors' state; it is closed at the end, even if the server cannot be started.
         started: called once requests are accepted, with the version and the address in one line.
 
     Raises:
         click.ClickException: the server cannot be started. Causes are invalid settings, a missing or invalid token, a
             port that is taken, an alias without a version that loads, and a log that cannot be written.
     """
-    if settings.shadow == settings.env:
-        raise click.ClickException(
-            f"shadow={settings.shadow}: the server already answers with this environment's version; name the other "
-            "environment, or leave shadow empty"
-        )
-    token = guard.token_of(settings.token_file, settings.host)
-    listening = _listen(settings.host, settings.port)
-    sys.setswitchinterval(_SWITCH_SECONDS)
-    warnings.simplefilter("ignore")  # pandas' warnings quote column names from requests
-    meters = Meters()
     with contextlib.ExitStack() as stack:
         stack.callback(state.close)
+        if settings.shadow == settings.env:
+            raise click.ClickException(
+                f"shadow={settings.shadow}: the server already answers with this environment's version; name the other "
+                "environment, or leave shadow empty"
+            )
+        token = guard.token_of(settings.token_file, settings.host)
+        listening = stack.enter_context(_listen(settings.host, settings.port))
+        sys.setswitchinterval(_SWITCH_SECONDS)
+        warnings.simplefilter("ignore")  # pandas' warnings quote column names from requests
+        meters = Meters()
         follower = _followed(settings.registry_name, settings.env, stack)
         if follower.scorer is None:
             command = command_line("main", registry_name=settings.registry_name, env=settings.env)

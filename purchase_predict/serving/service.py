@@ -18,7 +18,10 @@ from purchase_predict.serving.state import Batch, State, Unavailable
 
 #: Retention in days for a try-out: its events may be of any age.
 _ANY_AGE = 10**6
-#: Maximum number of pairs in the response of /carts.
+#: Maximum number of events in a request.
+MAX_EVENTS = 1000
+#: Maximum number of products of a session id that /carts reads. A product that several visitors put in the cart counts
+#: once for each of them.
 MAX_CARTS = 1000
 #: For each metric, the attribute of `advance.Counts` that is added to it.
 _METERS = {
@@ -124,9 +127,9 @@ class Service:
             why: whether each answer has SHAP values.
 
         Returns:
-            `user_session` (the id), `carts` (the answers), and `complete`. `complete` is false if the id has more than
-            `MAX_CARTS` pairs of a user and a product; further pairs are left out. An id such as `undefined`, which many
-            visitors share, may have that many.
+            `user_session` (the id), `carts` (the answers), and `complete`. Several visitors may share a session id:
+            `carts` then holds the products of all of them. At most `MAX_CARTS` products of an id are read. If there are
+            more, as for an id like `undefined`, `complete` is false.
 
         Raises:
             Unavailable: the state cannot be read.

@@ -13,7 +13,7 @@ from purchase_predict.serving.records import Pair, Product, Session, Visitor
 from purchase_predict.serving.shop_days import Days
 
 #: The version of the records and of both stores' layout. A state of another version is refused.
-VERSION = 2
+VERSION = 3
 
 Result = TypeVar("Result")
 
@@ -67,15 +67,15 @@ class Batch:
         return max(self.shop_days, default=-1)
 
     @property
-    def newest_row_day(self) -> int:
-        """The newest day of any row, as days since 1970; -1 if there is none.
+    def newest_cart_day(self) -> int:
+        """The newest day with a cart event, as days since 1970; -1 if there is none. No row is of a later day.
 
-        If all rows are of days that are summed under `shop_days.EARLIER`, the result is the newest day that can be
-        among these days.
+        If all cart events are of days that are summed under `shop_days.EARLIER`, the result is the newest day that can
+        be among these days.
         """
         folded = self.newest_day - shop_days.KEPT_DAYS
-        rows = (day for day, counts in self.shop_days.items() if counts[shop_days.CARTED_PAIRS])
-        return max((folded if day == shop_days.EARLIER else day for day in rows), default=-1)
+        carts = (day for day, counts in self.shop_days.items() if counts[shop_days.CARTS])
+        return max((folded if day == shop_days.EARLIER else day for day in carts), default=-1)
 
     def count_for_shop(self, product: int, day: int, counts: dict[int, int]) -> None:
         """Adds to a day's counters, of a product and of all products; `counts` is as in `shop_days.add`."""

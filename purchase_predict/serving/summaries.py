@@ -18,7 +18,7 @@ from the event itself.
 from purchase_predict.schema import CATEGORICAL
 from purchase_predict.serving.columns import COLUMNS
 from purchase_predict.serving.events import DAY_MICROSECONDS
-from purchase_predict.serving.records import TALLY_SESSIONS
+from purchase_predict.serving.records import PURCHASE_DAYS, TALLY_SESSIONS
 
 _ACT = "kind <> 'remove_from_cart'"
 
@@ -32,20 +32,27 @@ KNOWN = """
     FROM events SEMI JOIN (SELECT visitor FROM events GROUP BY visitor HAVING max(time) >= {oldest}) USING (visitor)
 """
 
-#: One row per pair, with the facts that the records use.
+#: One row per pair, with the facts that the records use. `bought` is the JSON list `Pair.purchases`.
 PAIRS = f"""
     WITH moments AS (
         SELECT visitor, session, product, min(time) FILTER (kind = 'cart') AS moment,
             max(time) FILTER (kind <> 'view') AS decided
         FROM known GROUP BY ALL
+    ),
+    bought AS (
+        SELECT visitor, session, product, to_json(list_sort(max(last, {PURCHASE_DAYS}))) AS bought
+        FROM (
+            SELECT visitor, session, product, max(time) AS last
+            FROM known WHERE kind = 'purchase' GROUP BY visitor, session, product, time // {DAY_MICROSECONDS}
+        ) GROUP BY ALL
     )
     SELECT visitor, session, product, any_value(moment) AS moment, coalesce(any_value(decided), -1) AS decided,
         count(*) FILTER (kind = 'view') AS views, min(time) FILTER ({_ACT}) AS act,
-        max(time) FILTER (kind = 'purchase' AND (moment IS NULL OR time < moment)) AS purchase,
-        coalesce(bool_or(kind = 'purchase' AND time >= moment), false) AS bought,
+        coalesce(any_value(bought), '[]') AS bought,
         coalesce(bool_and(kind = 'cart') FILTER (kind <> 'view' AND time = decided), false) AS in_cart,
         count(*) FILTER (kind = 'purchase') AS purchases
-    FROM known JOIN moments USING (visitor, session, product) GROUP BY ALL
+    FROM known JOIN moments USING (visitor, session, product) LEFT JOIN bought USING (visitor, session, product)
+    GROUP BY ALL
 """
 
 #: The start of each session (`visit`), its rank among the visitor's sessions (`place`, from 0), and the previous start.
@@ -139,7 +146,7 @@ SESSION_RECORDS = f"""
 #: Needs `session_records`, and the primary table as `primary_table`.
 PAIR_RECORDS = f"""
     SELECT id, visitor, pairs.session, product, {
-    _json("views", "act", "purchase", "moment", "bought", "in_cart", "decided", "row_", "false")
+    _json("views", "act", "moment", "bought", "moment", "in_cart", "decided", "row_", "false")
 } AS record, moment IS NOT NULL AS carted, age
     FROM pairs JOIN session_records USING (visitor, session) LEFT JOIN (
         SELECT user_id AS visitor, user_session::VARCHAR AS session, product_id AS product, {

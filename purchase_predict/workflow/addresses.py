@@ -97,6 +97,11 @@ def version_page(name: str, version: str) -> str:
     return f"#/models/{quote(name, safe='')}/versions/{version}{_MODE}"
 
 
+def registry_page(name: str = "") -> str:
+    """The link to the page of a registered model, relative to MLflow's page; without a name, to the list of all."""
+    return f"#/models{'/' if name else ''}{quote(name, safe='')}{_MODE}"
+
+
 def server() -> str:
     """The address of the tracking server, without user and password; empty for a store without a server."""
     tracking = shown_uri(mlflow.get_tracking_uri()).rstrip("/")

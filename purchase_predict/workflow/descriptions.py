@@ -7,7 +7,16 @@ from mlflow.entities import Run, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from purchase_predict.errors import printable
-from purchase_predict.workflow.addresses import ModelUri, RunUri, artifact_page, model_page, page, parse, version_page
+from purchase_predict.workflow.addresses import (
+    ModelUri,
+    RunUri,
+    artifact_page,
+    model_page,
+    page,
+    parse,
+    registry_page,
+    version_page,
+)
 from purchase_predict.workflow.artifacts import TAG_LENGTH
 from purchase_predict.workflow.completed import ERROR
 from purchase_predict.workflow.models import run_if_there
@@ -158,5 +167,5 @@ def _page_of(experiment_id: str, uri: str) -> str:
             return model_page(run.info.experiment_id, models[-1].model_id)
         return page(experiment_id, named.run_id)
     if isinstance(named, ModelUri):
-        return version_page(named.name, named.version) if named.version else f"#/models/{named.name}"
-    return model_page(experiment_id, named.model_id) if named else "#/models"
+        return version_page(named.name, named.version) if named.version else registry_page(named.name)
+    return model_page(experiment_id, named.model_id) if named else registry_page()

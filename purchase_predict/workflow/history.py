@@ -50,11 +50,11 @@ def _reasons(load: Run) -> dict[str, int]:
     try:
         with scratch_folder() as folder:
             manifest = fetch(str(addresses.RunUri(load.info.run_id, "source.json")), folder)
-            refused = json.loads(manifest.read_text(encoding="utf-8")).get("refused", [])
-    except (click.ClickException, ValueError) as error:  # the report then lacks the reasons; train continues
+            refused = dict(json.loads(manifest.read_text(encoding="utf-8"))).get("refused", [])
+        return {f"{each['column']} {each['reason']}".strip(): int(each["rows"]) for each in refused}
+    except (click.ClickException, ValueError, TypeError, KeyError, RecursionError) as error:  # train continues
         print_line(f"the report lacks the reasons for refused rows: {message_of(error)}", err=True)
         return {}
-    return {f"{each['column']} {each['reason']}".strip(): int(each["rows"]) for each in refused}
 
 
 def train_step(run: Run | None) -> Step:

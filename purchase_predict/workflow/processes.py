@@ -23,6 +23,8 @@ def ended_here(name: str) -> bool:
         return False
     try:
         pid, start = process.split()[:2]
+        if int(pid) < 1:  # to the system call, a group of processes
+            return False
         os.kill(int(pid), 0)
     except ProcessLookupError:
         return True

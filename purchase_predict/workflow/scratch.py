@@ -6,6 +6,7 @@ final folder; while it is incomplete, its name contains the name of the process.
 """
 
 import glob
+import hashlib
 import os
 import shutil
 import tempfile
@@ -26,8 +27,9 @@ _OWNER = ".owner"
 _UNNAMED_SECONDS = 3600
 
 #: The name of an incomplete file: the first `_NAME_START` characters of the complete file's name, then the name of the
-#: process, then `_INCOMPLETE`. File systems limit the whole name to 255 bytes.
-_INCOMPLETE, _NAME_START = ".partial", 40
+#: process and `_DIGEST` characters of a digest of the complete file's name, then `_INCOMPLETE`. File systems limit the
+#: whole name to 255 bytes.
+_INCOMPLETE, _NAME_START, _DIGEST = ".partial", 40, 6
 
 #: The folders of this process.
 _folders: list[str] = []
@@ -84,4 +86,6 @@ def incomplete(target: Path) -> Path:
             if ended_here(unquote(file.name.removeprefix(start).removesuffix(_INCOMPLETE))):
                 with suppress(OSError):  # of another user, or removed meanwhile
                     file.unlink()
-    return target.with_name(f"{start}{quote(process_name(os.getpid()), safe='')}{_INCOMPLETE}")
+    # The digest is a further word after the name of the process, which `ended_here` ignores.
+    digest = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:_DIGEST]
+    return target.with_name(f"{start}{quote(f'{process_name(os.getpid())} {digest}', safe='')}{_INCOMPLETE}")

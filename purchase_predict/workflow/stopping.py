@@ -205,9 +205,9 @@ def _end_from_within(run_id: str | None, code: int) -> NoReturn:
                 time.sleep(_WATCH_SECONDS)
 
     if run_id:
-        closing = threading.Thread(target=close, args=[run_id], daemon=True)
-        closing.start()
-        closing.join(_CLOSE_SECONDS)
+        closer = threading.Thread(target=close, args=[run_id], daemon=True)
+        closer.start()
+        closer.join(_CLOSE_SECONDS)
     scratch.remove_all()
     os._exit(code)
 

@@ -32,8 +32,8 @@ def record(trial: Mapping[str, Any], search_key: str, parent: Run) -> None:
     client = mlflow.MlflowClient()
     now = int(time.time() * 1000)
     started = now - int(trial["seconds"] * 1000)
-    tags = {MLFLOW_PARENT_RUN_ID: parent.info.run_id, MLFLOW_USER: parent.data.tags.get(MLFLOW_USER, "")}
-    run = client.create_run(parent.info.experiment_id, started, tags, run_name=f"trial {trial['number'] + 1}")
+    at_start = {MLFLOW_PARENT_RUN_ID: parent.info.run_id, MLFLOW_USER: parent.data.tags.get(MLFLOW_USER, "")}
+    run = client.create_run(parent.info.experiment_id, started, at_start, run_name=f"trial {trial['number'] + 1}")
     client.log_batch(
         run.info.run_id,
         metrics=[Metric(name, trial[name], now, 0) for name in _METRICS if trial[name] is not None],

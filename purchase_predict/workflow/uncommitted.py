@@ -88,7 +88,7 @@ def uncommitted(project: Path) -> str | None:
         return status
     # The names of all files, because a file may change between this call and `git diff`.
     names = _git(project, "ls-files", "-z", "--", ".", most=_MAX_NAMES)
-    if names is None or len(names) >= _MAX_NAMES:
+    if names is None or len(os.fsencode(names)) > _MAX_NAMES:  # a list that was cut is longer, by the note at its end
         return None
     secret = [name for name in names.split("\0") if suggests_secrets(name)]
     differences = _git(

@@ -17,11 +17,12 @@ from purchase_predict.schema import EVENTS, KEYS
 from tests.features.reference import Event
 
 MIDNIGHT = datetime(2019, 10, 7)  # a Monday's
-#: Few seconds and few ids around midnight, so that ties, repetitions, shared ids and overlapping sessions are frequent.
+#: Few times and few ids around midnight, so that ties, repetitions, shared ids and overlapping sessions are frequent.
 VALUES: dict[str, list[Any]] = {
     "event_time": [
         *(MIDNIGHT + timedelta(seconds=seconds) for seconds in range(-6, 7)),
         *(MIDNIGHT + timedelta(days=days, seconds=seconds) for days in (-3, -1, 1) for seconds in (-1, 0, 1)),
+        *(MIDNIGHT + timedelta(microseconds=number) for number in (-1, 1, 500_000, 500_001, 1_000_001)),
     ],
     "event_type": ["view", "view", "cart", "cart", "remove_from_cart", "purchase"],
     "product_id": [1, 2, 3],

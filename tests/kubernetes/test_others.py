@@ -6,8 +6,8 @@ import pytest
 
 from purchase_predict.kubernetes.cluster import Cluster
 from purchase_predict.kubernetes.config import Config
-from purchase_predict.kubernetes.manifest import manifest
-from purchase_predict.kubernetes.others import Others
+from purchase_predict.kubernetes.manifest import PATIENCE, manifest
+from purchase_predict.kubernetes.others import Others, _patience
 from tests.kubernetes import standin
 from tests.kubernetes.files import config, work
 from tests.workflow.processes import wait_for
@@ -62,3 +62,15 @@ def test_a_job_whose_launcher_is_more_patient_is_given_its_time(empty_cluster: s
     others, job = Others(lambda: cluster), submitted(cluster, patience=600)
     with pytest.raises(AssertionError):
         wait_for(lambda: others.lives(job) is False, 3)
+
+
+@pytest.mark.parametrize("annotation", ["soon", "", "-5", "nan", "inf", "1_0", "²"])
+def test_a_patience_that_was_edited_counts_as_the_default(empty_cluster: standin.Cluster, annotation: str) -> None:
+    empty_cluster.troubles["load"] = "ImagePullBackOff"
+    cluster = Cluster.connect()
+    others, job = Others(lambda: cluster), submitted(cluster)
+    (created,) = empty_cluster.jobs.values()
+    created["metadata"]["annotations"][PATIENCE] = annotation
+    assert others.lives(job) is True
+    assert _patience(created) == 60
+    assert others.lives("ml") is None, "the name of no Job"

@@ -1,5 +1,6 @@
 """A version that waits for approval, approved or refused."""
 
+import json
 import re
 import uuid
 from collections.abc import Callable
@@ -180,6 +181,46 @@ def test_rules_that_are_gone_or_changed_promote_nothing_and_get_a_way_out(
 
     again = deployed(name, models["weak"])  # the way out: the damaged run is not reused
     assert again.info.run_id != run.info.run_id
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        *((None, f"promotion.json lacks '{field}'") for field in ("metric", "tolerance", "promote_rolled_back")),
+        ('{"metric": "beauty"}', "metric=beauty: must be "),
+        ("[1]", "list indices must be integers"),
+        ("[" * 5000, "maximum recursion depth exceeded"),
+    ],
+)
+def test_rules_that_no_deploy_wrote_are_one_line_with_a_way_out(
+    text: str | None, why: str, models: dict[str, Trained]
+) -> None:
+    name = f"other-rules-{uuid.uuid4().hex}"
+    run = deployed(name, models["weak"])
+    file = Path(urlparse(run.info.artifact_uri).path) / "promotion.json"
+    if text is None:
+        facts = json.loads(file.read_text())
+        del facts[why.split("'")[1]]
+        text = json.dumps(facts)
+    file.write_text(text)
+    registered.complete(run.info.run_id, run.data.tags)  # its record, too
+    completed._completed.clear()
+    result = invoke(approve, registry_name=name, version=1)
+    assert result.exit_code == 1
+    assert f"deploy cannot be read ({why}" in result.stderr
+    assert way_out(name) in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert versions.champion(name, "production") is None
+
+
+def test_the_run_of_a_waiting_version_is_read_after_the_users_name(models: dict[str, Trained]) -> None:
+    name, key = "odd-user", "waits.production"
+    deployed(name, models["weak"])
+    text = str(waits(name, 1)).replace(", deployed by ", ", deployed by anna (run deadbeef) ")
+    mlflow.MlflowClient().set_model_version_tag(name, "1", key, text)
+    result = invoke(approve, registry_name=name, version=1)
+    assert result.exit_code == 0, result.output
+    assert versions.champion_number(name, "production") == "1"
 
 
 def way_out(name: str) -> str:

@@ -1,5 +1,6 @@
 """Tags that two deploys write at the same moment: the store refuses one write, which is then made again."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,10 @@ from typing import Any
 import mlflow
 import pytest
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from purchase_predict.registry import versions
+from purchase_predict.workflow import models
 from steps.approve import approve
 from steps.deploy import deploy
 from tests import registered
@@ -52,3 +55,35 @@ def test_a_write_that_collides_is_made_again(
     holder = versions.champion(name, "staging")
     assert holder is not None
     assert str(holder.version) == "1"
+
+
+@pytest.mark.parametrize("when", ["between two deploys", "while the tag is written"])
+def test_the_versions_of_a_model_that_another_deploy_records_are_kept(
+    shared_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    trained = registered.train(registered.process(registered.carts(300), tmp_path), tmp_path, 2)
+    client, model = mlflow.MlflowClient(), models.find(trained.uri)
+    other = {"name": "of another deploy", "version": "1"}
+    name = f"known {when}"
+
+    def known() -> list[dict[str, str]]:
+        found: list[dict[str, str]] = json.loads(client.get_logged_model(model.model_id).tags[MLFLOW_MODEL_VERSIONS])
+        return found
+
+    write = mlflow.MlflowClient.set_logged_model_tags
+
+    def collide(client: mlflow.MlflowClient, model_id: str, tags: dict[str, str]) -> None:
+        monkeypatch.undo()
+        write(client, model_id, {MLFLOW_MODEL_VERSIONS: json.dumps([*known(), other])})
+        raise MlflowException("(sqlite3.IntegrityError) UNIQUE constraint failed")
+
+    versions.ensure_version(f"{name}, first", model)
+    if when == "between two deploys":
+        write(client, model.model_id, {MLFLOW_MODEL_VERSIONS: json.dumps([*known(), other])})
+    else:
+        monkeypatch.setattr(mlflow.MlflowClient, "set_logged_model_tags", collide)
+    versions.ensure_version(f"{name}, second", model)
+    assert sorted(entry["name"] for entry in known()) == [f"{name}, first", f"{name}, second", "of another deploy"]
+    write(client, model.model_id, {MLFLOW_MODEL_VERSIONS: "[" * 4900})
+    versions.ensure_version(f"{name}, second", model)
+    assert known() == [{"name": f"{name}, second", "version": "1"}]

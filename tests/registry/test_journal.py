@@ -16,7 +16,7 @@ from hypothesis import settings
 
 from purchase_predict.registry import journal, promotion, versions
 from purchase_predict.registry.claim import sole_right
-from purchase_predict.registry.journal import Author
+from purchase_predict.registry.journal import Author, Entry
 from purchase_predict.registry.status import past
 from steps.status import status
 from tests.registered import empty_versions, invoke
@@ -334,3 +334,33 @@ def test_a_time_that_cannot_be_read_is_noticed(at: object, shared_store: str) ->
     wrong = journal.problem({**known, "journal.staging.000001": json.dumps(entry, sort_keys=True)}, "staging")
     assert wrong
     assert "tag journal.staging.000001 cannot be read" in wrong
+
+
+#: An entry with its head, as `append` writes them.
+ONE = Entry(1, "2026-05-03T12:00:00+00:00", "promoted", "1", "", "anna", "0123", "because", "")
+WHOLE = {"journal.staging.000001": ONE.text, "journal.staging": f"1 {ONE.digest}"}
+
+
+@pytest.mark.parametrize("count", ["²", "-1", "01", "\N{FULLWIDTH DIGIT ONE}", "9" * 4500, "x", ""])
+@pytest.mark.parametrize("entries", [WHOLE, {}])
+def test_a_head_that_was_changed_is_noticed(count: str, entries: dict[str, str]) -> None:
+    assert journal.problem(WHOLE, "staging") is None
+    changed = journal.problem({**entries, "journal.staging": f"{count} {ONE.digest}"}, "staging")
+    assert changed == "the journal of staging was changed: its last entry does not match the tag journal.staging"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 4900,
+        *(json.dumps({**json.loads(ONE.text), **change}) for change in ({"number": "1"}, {"number": True})),
+        *(json.dumps({**json.loads(ONE.text), **change}) for change in ({"version": 1}, {"by": ["anna"]})),
+        json.dumps({**json.loads(ONE.text), "action": "moved"}),
+    ],
+)
+def test_an_entry_with_json_that_no_deploy_wrote_is_noticed(text: str) -> None:
+    known = {**WHOLE, "journal.staging.000001": text}
+    for read in (journal.read, journal.recorded):
+        with pytest.raises(click.ClickException, match=r"tag journal\.staging\.000001 cannot be read; restore it"):
+            read(known, "staging")
+    assert "cannot be read" in str(journal.problem(known, "staging"))

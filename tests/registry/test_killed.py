@@ -1,6 +1,7 @@
 """A promotion or a rollback that is killed before any of its writes: afterwards it has happened, or it has not."""
 
 import itertools
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -252,7 +253,18 @@ def test_a_rolled_back_tag_of_an_earlier_version_of_the_project_is_mended(shared
     assert not promotion.rolled_back(now(one))
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", "no JSON", '{"author": 1}', '{"author": {}, "other": 1}'])
+#: A move to version 1 as a promotion writes it.
+MOVE = {"action": "promoted", "before": "", "author": {"by": "anna", "run_id": "0123", "reason": ""}, "by_hand": ""}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{}", "[]", "no JSON", '{"author": 1}', '{"author": {}, "other": 1}', "[" * 4900),
+        *(json.dumps(MOVE | change) for change in ({"action": "moved"}, {"before": 1}, {"by_hand": None})),
+        json.dumps(MOVE | {"author": {"by": ["anna"], "run_id": "0123"}}),
+    ],
+)
 def test_a_move_that_cannot_be_read_stops_in_one_line(text: str, shared_store: str) -> None:
     name = "unreadable"
     if not mlflow.search_registered_models(filter_string=f"name = '{name}'"):

@@ -6,8 +6,10 @@ import pytest
 
 from purchase_predict.registry import journal, promotion, versions
 from purchase_predict.registry.journal import Author
+from purchase_predict.registry.status import status
 from purchase_predict.registry.way_back import version_before
 from tests.registered import empty_versions
+from tests.registry.decisions import Rows, deploy
 
 ME = Author("anna", "0123", "because")
 #: Moves of staging: a number is promoted, `<` is a rollback, `<1` one to version 1, `=1` a move by hand, `-1` deletes.
@@ -94,3 +96,23 @@ def test_holders_from_before_the_journal_are_known_by_their_tags(shared_store: s
     assert found("older") == "2"
     entries = journal.read(client.get_registered_model("older").tags, "staging")
     assert journal.way_here(entries) == ["3"]
+
+
+def test_a_holder_that_fails_when_it_is_judged_again_is_not_refused_where_it_holds(shared_store: str) -> None:
+    name = "judged again"
+    one, two, three = empty_versions(name, 3)
+    quality = {"1": 0.7, "2": 0.8, "3": 0.6}
+    assert deploy(one, Rows(quality)).promoted
+    assert not deploy(one, Rows(quality | {"1": 0.5})).promoted, "it is no better than the baseline on these rows"
+    holder = versions.champion(name, "staging")
+    assert holder
+    assert holder.version == one.version
+    assert (holder.tags["gate.staging"], holder.tags["gate"]) == ("passed", "passed")
+    assert "beats the baseline" in holder.tags["gate.reason.staging"]
+    assert status(name, ["staging"], None, "1", "").refused == {}
+    assert deploy(two, Rows(quality)).promoted
+    assert found(name) == "1"
+    assert not deploy(three, Rows(quality)).promoted
+    assert list(status(name, ["staging"], None, "1", "").refused) == ["version 3 for staging"]
+    assert not deploy(one, Rows(quality)).promoted, "version 2 is better"
+    assert found(name) == "", "it no longer held staging when it was refused"

@@ -1,9 +1,11 @@
+from xml.etree import ElementTree
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from purchase_predict.report.drawing import Scale, round_step
+from purchase_predict.report.drawing import Scale, axes, round_step, svg
 
 
 @given(
@@ -38,3 +40,9 @@ def test_a_step_is_round_and_hardly_larger(step: float) -> None:
     found = round_step(step)
     assert step * (1 - 1e-9) <= found <= 2.5 * step
     assert float(f"{found:.1e}"[:3]) in (1, 2, 2.5, 5)
+
+
+def test_every_text_in_a_drawing_is_escaped() -> None:
+    drawn = axes("<x>", "a & b", [(0.5, "<tick>")], [(0.5, "c & d")])
+    texts = [one.text for one in ElementTree.fromstring(svg(drawn, '"<all>"')).iter("text")]
+    assert texts == ["c & d", "<tick>", "<x>", "a & b"]

@@ -46,7 +46,7 @@ def test_columns_about_products_that_lack_a_history_are_not_blamed_on_the_data()
     assert "history=" in text
     assert "train on newer data" not in text
     both = replace(shown, reference=known | shown.reference, shares=shares | shown.shares, past=within)
-    assert "whether the other columns are still filled" in drift_page.render(both, FACTS)
+    assert "whether your data still record the other columns" in drift_page.render(both, FACTS)
     assert "moved because" not in drift_page.render(shown, FACTS)
 
 

@@ -1,6 +1,10 @@
-"""A visitor's events in any order: a row is what `process` makes of the events that have arrived, or it is marked."""
+"""A visitor's events in any order: a row is what `process` makes of the events that have arrived, or it is marked.
+
+In the end, the shop's counters are those that `process` makes of all events.
+"""
 
 import random
+from datetime import datetime, timedelta
 from typing import Any
 from unittest import mock
 
@@ -9,16 +13,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from purchase_predict.schema import SHOP
-from purchase_predict.serving import records
+from purchase_predict.serving import records, shop_days
 from purchase_predict.serving.advance import Counts
 from purchase_predict.serving.columns import COLUMNS
 from purchase_predict.serving.events import Event
 from purchase_predict.serving.on_sqlite import SqliteState
 from purchase_predict.serving.records import Pair
-from purchase_predict.serving.state import State
+from purchase_predict.serving.state import Batch, State
 from tests.conftest import examples
 from tests.features import reference
 from tests.features.shops import SHOPS, VALUES
+from tests.serving.conftest import OpenState
 from tests.serving.visits import arriving, as_loaded, counted, event, expected
 
 PROPERTY = settings(deadline=None, max_examples=examples(400), suppress_health_check=list(HealthCheck))
@@ -32,7 +37,7 @@ def row_of(pair: Pair) -> dict[str, Any]:
 
 
 def check(events: list[reference.Event], draw: random.Random) -> int:
-    """Sends events in any order, and compares each new row; returns the number of rows without a mark."""
+    """Sends events in any order, and compares each new row, then the counters; returns the number of unmarked rows."""
     events = [event for event in as_loaded(events) if event.user_session is not None]
     draw.shuffle(events)
     state, rows, unmarked, counts = SqliteState(":memory:"), set[Any](), 0, Counts()
@@ -51,8 +56,41 @@ def check(events: list[reference.Event], draw: random.Random) -> int:
                 unmarked += 1
         counts.counted += done.counts.counted
         counts.repeated += done.counts.repeated
+    assert counters(state) == counters_of_process(events)
     state.close()
     return unmarked
+
+
+#: The products of the shops; None: all of them.
+SUBJECTS = (*VALUES["product_id"], None)
+#: The counters by subject and day: before this day, over all earlier days.
+Counters = dict[tuple[int | None, int], list[int]]
+
+
+def counters(state: State) -> Counters:
+    """The counters of a state as rows of the newest days, and of the day after them, read them."""
+    batch = state.change([event(0, "view", product=product) for product in VALUES["product_id"]], lambda batch: batch)
+    days = {**batch.product_days, None: batch.shop_days}
+    kept = range(batch.newest_day - shop_days.KEPT_DAYS + 1, batch.newest_day + 2)
+    return {(subject, day): shop_days._before(days[subject], day) for subject in SUBJECTS for day in kept}
+
+
+def counters_of_process(events: list[reference.Event]) -> Counters:
+    acts = [event for event in set(events) if event.event_type != "remove_from_cart"]
+    newest = max((day_of(event) for event in acts), default=-1)
+    made: Counters = {}
+    for subject in SUBJECTS:
+        for day in range(newest - shop_days.KEPT_DAYS + 1, newest + 2):
+            known = [e for e in acts if day_of(e) < day and subject in (e.product_id, None)]
+            counted_ = reference._counters(known)
+            logs = [log for log in map(reference._log, known) if log is not None]
+            names = ("view", "cart", "purchase", "carted", "bought")
+            made[subject, day] = [*(counted_[name] for name in names), sum(logs), len(logs)]
+    return made
+
+
+def day_of(event: reference.Event) -> int:
+    return (event.event_time - datetime(1970, 1, 1)) // timedelta(days=1)
 
 
 def key_of(event: Event) -> tuple[int, str, int]:
@@ -124,3 +162,59 @@ def test_a_late_event_that_moves_a_start_marks_only_rows_of_sessions_that_starte
     assert purchases == 0  # `process` counts 1
     for session, wanted in ("0", [0, None, 0, 0]), ("a", [1, 5 * HOUR, 0, 1]), ("c", [3, 3 * HOUR, 1, 3]):
         assert answered(state, event(13 * HOUR, "cart", session=session)) == (False, wanted)
+
+
+def test_events_of_one_second_are_in_the_order_of_their_fractions(state: SqliteState) -> None:
+    counted(state, [event(1.5, "view", session="b"), event(1.9, "view", session="a")])
+    counted(state, [event(1.2, "view", session="a")])
+    assert answered(state, event(5, "cart", session="a")) == (False, [0, None, 0, 0])
+    for seconds, product in ((6.500001, 2), (6.5, 3)):
+        counted(state, [event(seconds, "cart", session="a", product=product)])
+    pair = counted(state, [event(6.500001, "cart", session="a", product=4)]).carts[0]
+    assert (pair.late, row_of(pair)["num_carts_session"]) == (False, 2)
+
+
+# ---- the shop's counters -----------------------------------------------------------------------------------------
+
+DAY = 24 * HOUR
+
+
+def pair_counts(state: State) -> dict[int, list[int]]:
+    """The numbers of carted and of bought pairs on each day after midnight; -1: all earlier days."""
+
+    def numbers(batch: Batch) -> dict[int, list[int]]:
+        midnight, kept = event(0, "view").day, slice(shop_days.CARTED_PAIRS, shop_days.BOUGHT_PAIRS + 1)
+        assert batch.product_days[1] == batch.shop_days
+        return {max(day - midnight, -1): counts[kept] for day, counts in batch.shop_days.items() if any(counts[kept])}
+
+    return state.change([event(0, "view")], numbers)
+
+
+def test_a_pair_is_counted_on_the_days_of_its_first_cart_event_and_its_first_purchase_after_it(
+    open_state: OpenState,
+) -> None:
+    """In whatever order they arrive; the answered row stays as it is."""
+    state = open_state()
+    counted(state, [event(2 * DAY + HOUR, "purchase"), event(2 * DAY, "purchase"), event(DAY, "purchase")])
+    assert pair_counts(state) == {}
+    first = counted(state, [event(DAY + HOUR, "cart")]).carts[0]
+    assert pair_counts(state) == {1: [1, 0], 2: [0, 1]}
+    counted(state, [event(DAY + 2 * HOUR, "purchase")])  # late
+    assert pair_counts(state) == {1: [1, 1]}
+    again = counted(state, [event(HOUR, "cart")]).carts[0]
+    assert (again.moment, again.row) == (first.moment, first.row)
+    assert pair_counts(state) == {0: [1, 0], 1: [0, 1]}
+    counted(state, [event(0, "purchase"), event(HOUR, "purchase")])
+    assert pair_counts(state) == {0: [1, 1]}
+    counted(state, [event(9 * DAY, "purchase")])
+    assert pair_counts(state) == {-1: [1, 1]}
+    counted(state, [event(day * DAY, kind) for day in (7, 8, 6) for kind in ("purchase", "cart")])
+    assert pair_counts(state) == {-1: [1, 1]}
+
+
+def test_an_event_of_a_day_before_a_row_is_counted_even_if_an_earlier_cart_event_of_the_pair_came_later(
+    state: SqliteState,
+) -> None:
+    counted(state, [event(2 * DAY, "cart")])
+    counted(state, [event(0, "cart")])
+    assert counted(state, [event(DAY, "view", user=2)]).counts.earlier_day == 1

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -118,6 +119,9 @@ def test_load_refuses_the_same_values(tmp_path: Path) -> None:
     times = [
         "2019-10-07 12:30:05 UTC",
         "2019-10-07T12:30:05Z",
+        "2019-10-07 12:30:05.5 UTC",
+        "2019-10-07 12:30:05.999999 UTC",
+        "2019-10-07 14:30:05.000001+02:00",
         "2019-02-30 12:00:00 UTC",
         "1969-12-31 23:59:59 UTC",
         "noon",
@@ -149,6 +153,9 @@ def test_load_refuses_the_same_values(tmp_path: Path) -> None:
             continue
     assert loaded.rows == len(taken)
     assert loaded.rejected == len(rows) - len(taken)
+    table = pq.read_table(tmp_path / "target/events", partitioning=None)
+    times_ = [microseconds(time) for time in table["event_time"].to_pylist()]
+    assert sorted(times_) == sorted(event.time for event in taken)
 
 
 ANY_EVENT = st.builds(

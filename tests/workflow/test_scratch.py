@@ -4,10 +4,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
 from purchase_predict.workflow import scratch
+from purchase_predict.workflow.processes import process_name
 from tests.conftest import PROJECT
 
 WORKING = """
@@ -79,3 +81,35 @@ def test_a_folder_whose_process_was_killed_before_it_wrote_its_name_is_removed_l
     scratch.remove_orphans()
     left = {path.name.removeprefix("purchase-predict-") for path in tmp_path.iterdir()}
     assert left == {"just-begun", "of-another-program", "file"}
+
+
+def test_targets_whose_names_begin_alike_have_incomplete_files_of_their_own(tmp_path: Path) -> None:
+    start = "\N{GRINNING FACE}" * 40
+    targets = [tmp_path / f"{start}{end}" for end in ("", "a.parquet", "b.parquet")]
+    files = [scratch.incomplete(target) for target in targets]
+    assert len(set(files)) == len(targets)
+    assert [scratch.incomplete(target) for target in targets] == files
+    for file in files:
+        assert file.parent == tmp_path
+        file.write_text("rows")  # the file system takes the name
+
+
+def test_incomplete_files_of_killed_processes_are_removed_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / f"{'x' * 40}.parquet"
+    mine = scratch.incomplete(target)
+    mine.write_text("rows")
+    with subprocess.Popen(["sleep", "60"]) as killed:
+        name = process_name(killed.pid)
+        with monkeypatch.context() as patch:
+            patch.setattr(scratch, "process_name", lambda pid: name)
+            left = scratch.incomplete(target)
+        left.write_text("rows")
+        before = tmp_path / f".{'x' * 40}.{quote(name, safe='')}.partial"  # without a digest
+        before.write_text("rows")
+        scratch.incomplete(target)
+        assert set(tmp_path.iterdir()) == {mine, left, before}, "the process still runs"
+        killed.kill()
+    assert scratch.incomplete(target) == mine
+    assert set(tmp_path.iterdir()) == {mine}

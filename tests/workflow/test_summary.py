@@ -52,6 +52,21 @@ def test_the_description_of_a_step_links_to_what_it_took_and_made() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("uri", "link"),
+    [
+        ("models:/shop model@production", f"#/models/shop%20model{MODE}"),
+        ("models:/shop model/latest", f"#/models/shop%20model{MODE}"),
+        ("models:/shop model/3", f"#/models/shop%20model/versions/3{MODE}"),
+        (f"models:/m-{'0' * 32}", f"#/experiments/7/models/m-{'0' * 32}{MODE}"),
+        ("gs://elsewhere/model", f"#/models{MODE}"),
+    ],
+)
+def test_every_link_opens_the_pages_for_machine_learning(uri: str, link: str) -> None:
+    text = descriptions.of_step(run("bb"), "", "", {"model": uri}, "promotion.json", [])
+    assert f"- made from: [model]({link})" in text.splitlines()
+
+
 def test_a_failure_is_described_without_secrets() -> None:
     text = descriptions.of_failure("source https://me:secret@shop.example/x: not found")
     assert text == "**Failed**: source https://shop.example/x: not found"

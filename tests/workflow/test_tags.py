@@ -80,7 +80,7 @@ def test_a_key_that_cannot_be_compared_is_a_reason_to_run(experiment: str, value
 
 def test_a_heartbeat_that_was_changed_is_no_ended_process() -> None:
     machine = process_name(os.getpid()).partition(" ")[0]
-    for beat in ("x", machine, f"{machine} x y", f"{machine} {10**30} 1"):
+    for beat in ("x", machine, *(f"{machine} {pid} 1" for pid in ("x", 10**30, "9" * 4900, "²", 0, -1, -(10**6)))):
         assert not ended_here(beat)
 
 

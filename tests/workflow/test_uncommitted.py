@@ -162,6 +162,23 @@ def test_differences_of_any_size_are_cut(project: Path) -> None:
     assert found.endswith("[cut after 1000000 bytes]\n")
 
 
+def test_a_list_of_names_that_was_cut_is_noticed_though_its_names_have_fewer_characters_than_bytes(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(30):
+        (project / f"{number:02d}{'é' * 100}").write_text("")
+    (project / "zz-token.txt").write_text("old hunter2\n")
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
+    subprocess.run([*git, "add", "-f", "."], cwd=project, check=True)
+    subprocess.run([*git, "commit", "-qm", "names"], cwd=project, check=True)
+    (project / "zz-token.txt").write_text("new hunter3\n")
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=project, check=True, capture_output=True).stdout
+    for most, known in ((len(names) - 20, False), (len(names), True)):
+        monkeypatch.setattr(recording, "_MAX_NAMES", most)
+        found = uncommitted(project)
+        assert found == (" M zz-token.txt\n\n" if known else None)
+
+
 def test_only_the_project_counts_where_it_is_a_folder_of_a_repository(project: Path) -> None:
     (project / "README.md").write_text("edited")
     (project / "steps" / "load.py").write_text("edited")
