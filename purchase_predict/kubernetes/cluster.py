@@ -168,6 +168,9 @@ class Cluster:
 
         Args:
             since: the time of the last line already read; empty: none.
+
+        Raises:
+            requests.RequestException: the connection broke.
         """
         parameters = {"container": container, "follow": "true", "timestamps": "true"}
         if since:

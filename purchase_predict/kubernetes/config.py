@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from datetime import date
 from pathlib import Path
 from typing import Any, get_origin
 
@@ -165,7 +166,7 @@ def _check(values: Mapping[str, Any], place: str) -> None:
         if not isinstance(name, str) or not re.fullmatch(_VARIABLE, name):
             raise click.ClickException(f"{place}: {name} is not a valid name of an environment variable")
     for name, value in values["env"].items():
-        if isinstance(value, (dict, list)):
+        if not isinstance(value, str | int | float | date | None):
             raise click.ClickException(f"{place}.env.{name}: must be text, a number, or true or false")
         refuse_secret(name, str(value), f"{place}.env")
     if (uri := values.get("tracking_uri", "")) != shown_uri(uri):
@@ -240,7 +241,9 @@ def _mapping(file: Path) -> dict[str, Any]:
 
 def _typed(value: Any, kind: type, place: str) -> Any:
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise click.ClickException(f"{place}: must be {_TYPES[kind]}, not {value!r}")
+        # A list or a mapping may hold secrets, which no pattern could find in all its forms.
+        found = _TYPES[type(value)] if isinstance(value, (list, dict)) else repr(value)
+        raise click.ClickException(f"{place}: must be {_TYPES[kind]}, not {found}")
     return value
 
 

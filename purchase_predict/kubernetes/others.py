@@ -15,7 +15,7 @@ from purchase_predict.kubernetes.job import look
 from purchase_predict.kubernetes.manifest import PATIENCE
 
 #: Other workflows wait for this many times the Job's patience before they delete a Job that cannot start or end. The
-#: launcher waits for the patience once, so it comes first and records the error.
+#: launcher waits for the patience once (not at all if the command has ended), so it comes first and records the error.
 _LONGER = 2
 #: The problem of a Job whose command has ended.
 _LINGERS = "its command has ended, but another container of its pod has not"
@@ -73,6 +73,6 @@ class Others:
 
 
 def _patience(job: Mapping[str, Any]) -> float:
-    """The patience of a Job in seconds, from its annotation; the default if the annotation is missing or was edited."""
+    """The patience of a Job in seconds, from its annotation; the default if this is no whole number above 0."""
     text = str((job["metadata"].get("annotations") or {}).get(PATIENCE, ""))
     return float(text) if re.fullmatch(r"[1-9][0-9]*", text) else StepConfig.patience

@@ -110,7 +110,10 @@ class Shop:
         self.mean_log_price = (counts["log_prices"] / counts["priced"].replace(0, np.nan)).to_numpy()
 
     def known(self, frame: pd.DataFrame) -> dict[str, np.ndarray]:
-        """The columns about the product of each row, by name: one value per row, NaN if unknown."""
+        """The columns about the product of each row, by name: one value per row.
+
+        An unknown product has the shop's average rates, and NaN as its relative price.
+        """
         product = _numbers(frame["product_id"])
         at = np.searchsorted(self.products, np.nan_to_num(product, nan=-1)).clip(max=len(self.products) - 1)
         at = np.where(self.products[at] == product, at, len(self.products)) if len(self.products) else at * 0

@@ -158,7 +158,7 @@ def _times_as_text(times: pa.Array) -> pa.Array:
 
 
 def _is_text(type_: pa.DataType) -> bool:
-    if pa.types.is_dictionary(type_):  # with 64-bit indices, Arrow itself raises if the text is not UTF-8
+    if pa.types.is_dictionary(type_):  # except with 32-bit indices, Arrow itself raises if the text is not UTF-8
         type_ = type_.value_type
     return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_))
 

@@ -128,7 +128,7 @@ def status(name: str, envs: Sequence[str], at: datetime | None, experiment_id: s
     """
     if at and at > datetime.now(UTC):
         raise click.ClickException(
-            f"at={at.isoformat()} is in the future: give a past time, or leave out -P at to see the present state"
+            f"at={at.isoformat()} is in the future: give a past time, or leave out -P at=... to see the present state"
         )
     model = registered_model(name)
     present = sorted(versions(name), key=lambda version: -int(version.version))
@@ -144,7 +144,7 @@ def status(name: str, envs: Sequence[str], at: datetime | None, experiment_id: s
         doubt = "" if problem else _doubt(last, None, number, present, env)
         now.append(Environment(env, number, last, problem, claimants(model.tags, env), missing, doubt))
     waits = {f"version {number} for {env}": text for (number, env), text in waiting(present, envs).items()}
-    out, refused = _rolled_back(present, model.aliases, envs), _refused(present, envs)
+    out, refused = _rolled_back(present, model.aliases, envs), _refused(present, envs, model.aliases)
     return Status(name, None, now, waits, out, refused, _at_work(experiment_id, mine))
 
 
@@ -273,13 +273,13 @@ def _rolled_back(present: Sequence[ModelVersion], aliases: Mapping[str, str], en
     return found
 
 
-def _refused(present: Sequence[ModelVersion], envs: Sequence[str]) -> dict[str, str]:
-    found = {
+def _refused(present: Sequence[ModelVersion], envs: Sequence[str], aliases: Mapping[str, object]) -> dict[str, str]:
+    found = {  # without a version that holds the environment all the same: somebody rolled back to it
         f"version {version.version} for {env}": version.tags.get(
             f"{promotion.GATE_REASON}.{env}", "no reason on record"
         )
         for version in present
         for env in envs
-        if version.tags.get(f"{promotion.GATE}.{env}") == "failed"
+        if version.tags.get(f"{promotion.GATE}.{env}") == "failed" and str(aliases.get(env, "")) != str(version.version)
     }
     return dict(list(found.items())[:_REFUSED])

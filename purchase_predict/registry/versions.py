@@ -1,5 +1,6 @@
 """Versions of a registered model: creates one for each model, finds existing ones, and gives their URIs."""
 
+import functools
 import json
 
 import click
@@ -35,6 +36,8 @@ from purchase_predict.workflow.models import (
 
 #: Seconds to wait for a new version to become READY.
 _READY_SECONDS = 300
+#: The most times that the tag of a logged model is written while other deploys overwrite it.
+_TAG_WRITES = 10
 
 
 def ensure_version(name: str, model: TrainedModel) -> ModelVersion:
@@ -50,7 +53,7 @@ def ensure_version(name: str, model: TrainedModel) -> ModelVersion:
     """
     for present in _same_model(name, model.digest):
         if not files_problem(present):
-            _tell_logged_model(model, present)
+            _tell_logged_model(model)
             return present
     if not model.model_id:
         raise click.ClickException(f"{model.uri}: its run has logged no model")
@@ -69,25 +72,31 @@ def ensure_version(name: str, model: TrainedModel) -> ModelVersion:
     if oldest and int(oldest.version) < int(version.version):
         client.delete_model_version(name, version.version)
         version = oldest
-    _tell_logged_model(model, version)
+    _tell_logged_model(model)
     return version
 
 
-def _tell_logged_model(model: TrainedModel, version: ModelVersion) -> None:
-    """Tags the logged model with its version. Otherwise MLflow's page of the model shows it as not registered."""
-    client, mine = mlflow.MlflowClient(), {"name": version.name, "version": str(version.version)}
+def _tell_logged_model(model: TrainedModel) -> None:
+    """Tags the logged model with its versions. Otherwise MLflow's page of the model shows it as not registered.
 
-    def add() -> None:  # reads the tag each time, because another deploy may register the same model meanwhile
+    Another deploy may register the same model under another name and write the tag at the same time. So the tag is read
+    again after it was written, until it lists every version.
+    """
+    if not model.model_id:
+        return
+    client = mlflow.MlflowClient()
+    for _ in range(_TAG_WRITES):
         try:
             known = json.loads(client.get_logged_model(model.model_id).tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
         except (ValueError, RecursionError):
             known = None
         known = known if isinstance(known, list) else []  # a tag that was changed by hand counts as empty
-        if mine not in known:
-            client.set_logged_model_tags(model.model_id, {MLFLOW_MODEL_VERSIONS: json.dumps([*known, mine])})
-
-    if model.model_id:
-        through_collisions(add)
+        registered = client.search_model_versions(f"source_path = 'models:/{model.model_id}'")
+        entries = [{"name": version.name, "version": str(version.version)} for version in registered]
+        if not (missing := [entry for entry in entries if entry not in known]):
+            return
+        tag = {MLFLOW_MODEL_VERSIONS: json.dumps([*known, *missing])}
+        through_collisions(functools.partial(client.set_logged_model_tags, model.model_id, tag))
 
 
 def _create_version(name: str, model: TrainedModel) -> ModelVersion:

@@ -60,7 +60,7 @@ def cluster(parallelism: int) -> Iterator[tuple[Runner, int]]:
 
 
 class _Batch:
-    """A batch of trials on the cluster. SparkTrials polls every second; only then is `on_trial` called."""
+    """A batch of trials on the cluster. SparkTrials polls every second; `on_trial` is called then, and at the end."""
 
     def __init__(
         self,

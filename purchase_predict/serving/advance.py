@@ -10,7 +10,7 @@ cases:
 - *After the answer*: an event's time is at or before the moment of an existing row of its visitor. `process` would use
   the event for this row.
 - *Of an earlier day*: an event's day is before the newest day with a cart event of any visitor. The columns about the
-  product use the events of all visitors on earlier days. So the existing rows of later days lack this event.
+  product use the events of all visitors on earlier days. So existing rows of later days may lack this event.
 - *Row of an old day*: the row's day is no longer among the newest `shop_days.KEPT_DAYS` days, so its columns about the
   product may include later days.
 - *Overlap*: the columns about earlier sessions may be wrong, for one of two reasons. First, a session continues after
@@ -64,8 +64,8 @@ class Advanced:
     """The result of counting events.
 
     Attributes:
-        carts: the pair of each cart event that is not too old, by the event's position in the request. The pair has a
-            row.
+        carts: the pair of each cart event that is not too old, by the event's position in the `events` given to
+            `advance`. The pair has a row.
         too_old: the positions of events that are older than the retention. These events were not counted.
         counts: the numbers of events and rows.
     """
@@ -80,7 +80,7 @@ def advance(batch: Batch, events: Sequence[Event], retention_days: int) -> Advan
 
     Args:
         batch: the records of the events. They are changed.
-        events: the events of a request, in any order.
+        events: the valid events of a request, in any order.
         retention_days: days that the state reaches back from the newest day of the state and of `events`. Older events
             are not counted, because the state no longer knows whether they were counted before.
     """

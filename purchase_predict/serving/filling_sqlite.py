@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import click
 
-from purchase_predict.serving.on_sqlite import INDEXES, TABLES
+from purchase_predict.serving.on_sqlite import INDEXES, TABLES, refuse_other_version
 from purchase_predict.serving.shop_days import COUNTERS
 
 _COUNTER_MARKS = ", ".join("?" * COUNTERS)
@@ -63,6 +63,7 @@ class SqliteFiller:
         try:
             if path.exists() and path.stat().st_size:
                 with sqlite3.connect(path) as connection:
+                    refuse_other_version(path, connection)
                     # Both tables are checked: a removal from the cart adds a visitor, but no counter of the shop.
                     if connection.execute("SELECT 1 FROM shop_days UNION ALL SELECT 1 FROM visitors").fetchone():
                         return None

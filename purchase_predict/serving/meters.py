@@ -36,7 +36,7 @@ METRICS = {
     ),
     "carts_late_total": (
         "counter",
-        "Late cart events: a newer event of the same visitor had already arrived. Their answers also use later events.",
+        "Carts whose cart event was late: their answers also use the newer events that had already arrived.",
     ),
     "events_after_answer_total": (
         "counter",

@@ -18,8 +18,9 @@ Keys, all with the prefix `purchase-predict:`
   that a server writes. `lease` exists while a server fills the state. It expires 60 s after its last renewal.
 - `version`: the version of the records and of these keys.
 
-The other keys, except `days:`, expire `retention_days` + 2 days after they were last written. `warm` treats the newest
-day of its source as today: a key that `warm` makes expires as if its events had been counted on their own days.
+All keys except `days:`, `filling`, `lease` and `version` expire `retention_days` + 2 days after they were last written.
+`warm` treats the newest day of its source as today: a key that `warm` makes expires as if its events had been counted
+on their own days.
 """
 
 import struct

@@ -97,15 +97,8 @@ class SqliteState:
             in_memory = str(path) == ":memory:"
             self._reader = self._connection if in_memory else self._connect()
             self._reading = self._lock if in_memory else threading.Lock()
-            (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-            tables = self._connection.execute("SELECT name FROM sqlite_master").fetchall()
-            if not tables:
+            if not refuse_other_version(path, self._connection):
                 self._connection.executescript(f"BEGIN IMMEDIATE; {TABLES} {INDEXES} COMMIT;")
-            elif version != VERSION:
-                raise click.ClickException(
-                    f"state {path}: was not written by this version of the server: name another file with "
-                    "state=<file>, and fill that state with warm=<source>"
-                )
         except sqlite3.Error as error:
             raise click.ClickException(f"state {path}: cannot be opened: {error}") from error
         if not in_memory:
@@ -369,6 +362,18 @@ class SqliteState:
                 continue
         if connection:
             connection.close()
+
+
+def refuse_other_version(path: str | Path, connection: sqlite3.Connection) -> bool:
+    """Raises if a file's state does not have the version `VERSION`; returns whether the file has tables."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    tables = connection.execute("SELECT name FROM sqlite_master").fetchall()
+    if tables and version != VERSION:
+        raise click.ClickException(
+            f"state {path}: was not written by this version of the server: name another file with state=<file>, and "
+            "fill that state with warm=<source>"
+        )
+    return bool(tables)
 
 
 def _days(rows: Iterable[Sequence[int]], day: int) -> Days:

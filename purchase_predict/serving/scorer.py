@@ -67,7 +67,8 @@ class Scorer:
         """The model's columns that have no value in a row.
 
         No row has the columns in `lacks`. Another column is null in this row because the cart event has no value for
-        it, or because the column is about the product and the shop's counters have no earlier day.
+        it, or because the column is about the product and the counters of earlier days give it no value
+        (`shop_days.columns`).
         """
         null = {name for name, value in zip(COLUMNS, row, strict=True) if value is None and name not in _NULL_IS_NONE}
         return [*self.lacks, *(name for name in self.features if name in null)]

@@ -42,7 +42,8 @@ class Done:
         step: the name of the step.
         run: its completed run; None if a dry run only planned the step.
         reused: whether the run is reused: it was completed before, or by another workflow meanwhile.
-        reason: why there was no run to reuse before the wait for other workflows; empty if there was one.
+        reason: why there was no run to reuse at first, or that another workflow has run the step meanwhile; empty if
+            there was a run to reuse at first.
         seconds: wall time, including the wait for other workflows.
     """
 

@@ -131,7 +131,8 @@ def find_completed(
 
     Returns:
         The run, and None. If there is no such run: None, and why the newest completed run with this key cannot be
-        reused. If no completed run has this key: None and None.
+        reused. If no completed run has this key: None, and the recorded damage of a run with this key (None if there is
+        none).
     """
     reason = None
     for run in _search(experiment_id, f"tags.\"{KEY}\" = '{key}'", _CANDIDATES):

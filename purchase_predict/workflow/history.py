@@ -52,8 +52,9 @@ def _reasons(load: Run) -> dict[str, int]:
             manifest = fetch(str(addresses.RunUri(load.info.run_id, "source.json")), folder)
             refused = dict(json.loads(manifest.read_text(encoding="utf-8"))).get("refused", [])
         return {f"{each['column']} {each['reason']}".strip(): int(each["rows"]) for each in refused}
-    except (click.ClickException, ValueError, TypeError, KeyError, RecursionError) as error:  # train continues
-        print_line(f"the report lacks the reasons for refused rows: {message_of(error)}", err=True)
+    except (click.ClickException, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        why = message_of(error) if isinstance(error, click.ClickException) else "source.json is not what load wrote"
+        print_line(f"the report lacks the reasons for refused rows: {why}", err=True)  # train continues
         return {}
 
 

@@ -59,7 +59,7 @@ class TrainedModel:
         """The URI of the dataset that the model was trained with.
 
         Raises:
-            click.ClickException: the train run was deleted, and only this run names the dataset.
+            click.ClickException: the train run was deleted.
         """
         if self.run is None:
             raise click.ClickException(

@@ -116,8 +116,8 @@ def _output(name: str, uri: str) -> Run:
 def with_inputs(values: Mapping[str, Any], experiment_id: str) -> dict[str, Any]:
     """Fills in the empty inputs among a step's parameters, and an empty `env` with the value of ENV.
 
-    An empty input gets the output of the newest completed run of the step that makes it. There is one exception: if a
-    model is given, an empty dataset becomes the dataset that the model was trained with.
+    An empty input gets the output of the newest completed run of the step that makes it. There is one exception: if the
+    step has a model, given or filled in, an empty dataset becomes the dataset that the model was trained with.
 
     Raises:
         click.ClickException: there is no such run, or the model's dataset is not known.

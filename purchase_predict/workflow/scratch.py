@@ -78,7 +78,8 @@ def remove_orphans() -> None:
 def incomplete(target: Path) -> Path:
     """The path, in the folder of `target`, at which this process writes the file until it is complete.
 
-    Removes the incomplete files of `target` that killed processes of this machine left.
+    Removes the incomplete files that killed processes of this machine left for `target`, or for a file in its folder
+    whose name begins with the same characters.
     """
     start = f".{target.name[:_NAME_START]}."
     with suppress(OSError):  # a folder that cannot be read

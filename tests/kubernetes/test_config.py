@@ -50,15 +50,22 @@ def test_json_and_yaml_say_the_same_and_a_template_may_be_a_file_beside(tmp_path
         (config(steps={"load": {2: 5, "x": 1}}), "f: steps.load: 2, x is unknown; allowed: image, "),
         *(
             (config(steps={"train": entry}), f"f: steps.train: must be a mapping, not {entry!r}")
-            for entry in ([], "", 0, False, "deadline")
+            for entry in ("", 0, False, "deadline")
         ),
-        *((config(env=entry), f"f: env: must be a mapping, not {entry!r}") for entry in ([], "", 0, "A=1")),
-        (config(steps={"train": {"env": []}}), "f: steps.train.env: must be a mapping, not []"),
+        *((config(env=entry), f"f: env: must be a mapping, not {entry!r}") for entry in ("", 0, "A=1")),
+        *(
+            (config(**{name: [{"name": "DB", "value": "planted"}]}), f"f: {name}: must be a mapping, not a list")
+            for name in ("env", "env_from_secrets", "steps")
+        ),
+        (config(steps={"train": []}), "f: steps.train: must be a mapping, not a list"),
+        (config(resources=["planted"]), "resources: must be a mapping, not a list"),
+        (config(steps={"train": {"env": []}}), "f: steps.train.env: must be a mapping, not a list"),
+        (config(env={"A": b"planted"}), "env.A: must be text, a number, or true or false"),
         (config(env={1: "x"}), "1 is not a valid name of an environment variable"),
         (config(env={"A": ["planted"]}), "env.A: must be text, a number, or true or false"),
         (config(env_from_secrets={"A": {"secret": "s", "key": None}}), "env_from_secrets.A: must have two entries, "),
         (config(resources={"request": {"cpu": "4"}}), "resources: request is unknown; allowed: requests, limits, "),
-        (config(resources={"limits": []}), "resources.limits: must be a mapping, not []"),
+        (config(resources={"limits": []}), "resources.limits: must be a mapping, not a list"),
         (
             config(template={"spec": {"template": {"spec": {"containers": [{"resources": {"limit": {}}}]}}}}),
             "template: resources: limit is unknown; allowed: requests, limits, ",

@@ -104,7 +104,7 @@ def test_an_image_of_another_source_is_refused_before_a_job_is_submitted(
         ({}, LOGIN, "the image has no label purchase-predict.source, which `make image` writes"),
         ({image.LABEL: ""}, LOGIN, "the image has no label"),
         ({image.LABEL: "e30="}, LOGIN, "returned an unreadable answer: KeyError 'source'"),
-        ({image.LABEL: base64.b64encode(b"[" * 5000).decode()}, LOGIN, "an unreadable answer: RecursionError"),
+        ({image.LABEL: base64.b64encode(b"[" * 100_000).decode()}, LOGIN, "an unreadable answer: RecursionError"),
         ({image.LABEL: written()}, "other", "answers 403 Forbidden"),
     ],
 )
@@ -118,7 +118,7 @@ def test_a_label_that_cannot_be_read_is_said_and_holds_nothing_up(
     assert "planted" not in unread
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"auths": []}', '{"auths": {"127.0.0.1": 1}}', "[" * 5000])
+@pytest.mark.parametrize("text", ["{", "[]", '{"auths": []}', '{"auths": {"127.0.0.1": 1}}', "[" * 100_000])
 def test_logins_of_docker_that_cannot_be_read_count_as_none(
     text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

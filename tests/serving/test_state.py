@@ -13,6 +13,7 @@ import redis
 from purchase_predict.serving import on_sqlite, server, shop_days
 from purchase_predict.serving.events import FUTURE_DAYS
 from purchase_predict.serving.filling_redis import RedisFiller
+from purchase_predict.serving.filling_sqlite import SqliteFiller
 from purchase_predict.serving.meters import Meters
 from purchase_predict.serving.on_redis import VERSION_KEY, RedisState
 from purchase_predict.serving.on_sqlite import SqliteState
@@ -210,8 +211,9 @@ def test_a_file_that_is_no_state_is_refused_in_one_line(tmp_path: Path) -> None:
     newer = SqliteState(tmp_path / "newer")
     newer._connection.execute("PRAGMA user_version = 99")
     newer.close()
-    with pytest.raises(click.ClickException, match="was not written by this version of the server: name another file"):
-        SqliteState(tmp_path / "newer")
+    for opens in (SqliteState, SqliteFiller.of_empty):
+        with pytest.raises(click.ClickException, match="was not written by this version of the server: name another"):
+            opens(tmp_path / "newer")
 
 
 def test_a_redis_of_another_version_is_refused_in_one_line(redis_server: RedisServer) -> None:

@@ -111,7 +111,13 @@ def test_reasons_that_are_not_what_load_wrote_are_not_in_the_report(
         assert client.get_run(load).data.tags[COMPLETE] == "damaged"
 
 
-@pytest.mark.parametrize("text", ["5", '{"refused": 1}', '{"refused": [1]}', '{"refused": [{"rows": 1}]}', "[" * 5000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("5", '{"refused": 1}', '{"refused": [1]}', '{"refused": [{"rows": 1}]}', "[" * 100_000),
+        '{"refused": [{"column": "price", "reason": "wrong", "rows": Infinity}]}',
+    ],
+)
 def test_reasons_in_a_form_that_load_never_wrote_are_not_in_the_report(
     text: str, client: mlflow.MlflowClient, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -121,7 +127,8 @@ def test_reasons_in_a_form_that_load_never_wrote_are_not_in_the_report(
     registered.complete(load, {OUTPUT: "source.json"})
     process = run(client, **{COMPLETE: "true", INPUTS: json.dumps({"data": f"runs:/{load}/events"})})
     assert history.origin(run(client), f"runs:/{process}/dataset").reasons == {}
-    assert "the report lacks the reasons for refused rows: " in capsys.readouterr().err
+    why = "source.json is not what load wrote"
+    assert f"the report lacks the reasons for refused rows: {why}" in capsys.readouterr().err
 
 
 def test_the_origin_without_the_run_of_load(client: mlflow.MlflowClient) -> None:
