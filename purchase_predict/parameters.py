@@ -7,6 +7,7 @@ import math
 import re
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -382,7 +383,10 @@ def local_path(name: str, value: str) -> Path:
         click.ClickException: the path cannot be resolved: it has the `~` of an unknown user, or a cycle of links.
     """
     try:
-        return Path(value).expanduser().resolve()
+        path = Path(value).expanduser().resolve()
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            path.stat()  # from Python 3.13 on, `resolve` does not notice a cycle
+        return path
     except (OSError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise click.ClickException(f"{name}={value}: cannot be resolved to a path on this machine: {reason}") from error
