@@ -22,7 +22,7 @@ settings         settings from the environment and .env
 errors           messages in one line
 mlflow_errors    what MLflow's error codes mean
 checksums        checksums of files
-secrets          what of a URI or a message may be printed
+secrets          removes passwords and tokens from URIs and messages
 telemetry        turns MLflow's telemetry off
 spreadsheets     keeps spreadsheets from running text in CSV files as formulas
 progress         shows the progress of a process

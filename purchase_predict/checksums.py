@@ -14,7 +14,7 @@ _BLOCK_BYTES = 2**20
 #: The name of a file of Python's byte code, complete or half written. Upper and lower case count as equal, because they
 #: are equal on some file systems.
 _BYTE_CODE = re.compile(r"\.pyc(\.\d+)?$", re.IGNORECASE)
-#: MLflow writes the second file beside the first one when it loads a version of a registered model.
+#: MLflow's description of a model, and the file that MLflow writes beside it when it loads a registered version.
 _MODEL, _VERSION = "MLmodel", "registered_model_meta"
 
 
@@ -25,7 +25,7 @@ class Damaged(click.ClickException):
 def checksum(path: Path) -> str:
     """XXH3 of a file's content, 128 bits as hexadecimal digits.
 
-    It takes a third of SHA-256's time. It detects accidental changes, not those of an attacker.
+    XXH3 takes a third of SHA-256's time. It detects accidental changes, but not changes by an attacker.
 
     Raises:
         OSError: the file cannot be read.
@@ -86,7 +86,9 @@ def is_byte_code(name: str) -> bool:
 
 
 def added(present: Iterable[str], known: Collection[str]) -> str | None:
-    """The first path that was not recorded; None if there is none. A reader of the folder would take it for data.
+    """The first path, in alphabetical order, that was not recorded; None if all were recorded.
+
+    Such a file was added later. A reader of the folder would take it for data.
 
     Args:
         present: paths in a folder. Byte code, and the file that MLflow adds to a model that it loads, are ignored.

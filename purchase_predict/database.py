@@ -104,7 +104,8 @@ def table_digest(connection: duckdb.DuckDBPyConnection, relation: str) -> str:
     only if all ids of the table are UUIDs, so the same rows always have the same type.
 
     Args:
-        relation: the FROM item of the table.
+        connection: the DuckDB connection that runs the query.
+        relation: the table, as SQL to stand after FROM.
     """
     return sums_and_count(connection, relation, "false")[0].digest
 
@@ -113,7 +114,8 @@ def sums_and_count(connection: duckdb.DuckDBPyConnection, relation: str, conditi
     """Computes two results in one pass over a table.
 
     Args:
-        relation: the FROM item of the table.
+        connection: the DuckDB connection that runs the query.
+        relation: the table, as SQL to stand after FROM.
         condition: an SQL condition on a row.
 
     Returns:
@@ -138,7 +140,7 @@ def _hashed(column: str, type_: str) -> str:
 
 
 def one_row(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[Any, ...]:
-    """The first row of a query that returns at least one."""
+    """The first row of a query that returns at least one row."""
     row = connection.execute(sql).fetchone()
     assert row is not None
     return row

@@ -10,12 +10,12 @@ class Metric:
 
     Attributes:
         name: as in `-P metric=...` and in MLflow's `test_<name>`.
-        label: its name in texts for people.
+        label: the metric's name in texts for people.
         less_is_better: True for a loss.
         searchable: whether the search may optimise it and the gate may compare by it.
-        lightgbm: LightGBM's name; empty where LightGBM has none.
+        lightgbm: LightGBM's name of the metric; empty: LightGBM does not have it.
         early_stopping: the name of the metric by which a fold of a trial stops early; empty: this metric.
-        most: the highest value that it can have; the lowest is 0.
+        most: the highest possible value; the lowest is 0.
     """
 
     name: str

@@ -188,10 +188,10 @@ class Parameter:
 
     Attributes:
         type: checks a value and converts it.
-        in_key: whether the value is part of the step key. The address of an input is not: the digest of its content is.
+        in_key: whether the value is part of the step key. An input's address is not; the digest of its content is.
         made_by: the step whose output the value names; empty: none.
-        same_trials: whether the search key leaves the value out, because it cannot change a trial: it limits how many
-            trials there are, or is used after them.
+        same_trials: whether the search key leaves the value out. Such a value cannot change a trial: it limits the
+            number of trials, or is used after the trials.
     """
 
     type: click.ParamType[Any]
@@ -216,6 +216,7 @@ _SOME_TEXT = r".*\S.*"
 _SIZE = r"((?!0+(\.0+)? ?[KMGT])([0-9]{1,9}(\.[0-9]+)? ?[KMG]|[0-9]{1,6}(\.[0-9]+)? ?T)i?B)?"
 _STATE = r"((redis|rediss|unix)://.+|(?!.*://).*)"
 
+#: All parameters, by name.
 PARAMETERS = {
     "source": Parameter(
         Text("name the data: sample, a gs:// address, a file, a folder or a glob", _SOME_TEXT), in_key=False

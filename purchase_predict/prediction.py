@@ -88,11 +88,11 @@ class Past:
         first: the time (UTC) of the input's first event; None if the input has no events.
         loaded: what was read of the history; None if none was given.
         events_before: the number of events of the history before the input's first event.
-        until: the model's last day: the last day (UTC) in its product counters. None unless carts of that day or
-            earlier were scored, and the input and its history have less than COMPLETE_SHARE of the counters' events.
-        until_carts: the number of these carts.
-        share: the events of the input and its history up to that day, relative to those in the model's product
-            counters. It may be above 1.
+        until: the last day (UTC) in the model's product counters, if carts of that day or earlier were scored and
+            `share` is below COMPLETE_SHARE; else None.
+        until_carts: the number of scored carts of that day or earlier; 0 if `until` is None.
+        share: the number of events of the input and its history up to the counters' last day, divided by the number of
+            events in the counters. It may be above 1. It is 0 if no cart of that day or earlier was scored.
     """
 
     history: str
@@ -145,7 +145,7 @@ class Prediction:
         shares: the share of the scored rows in each bin of the reference (`drift.shares`).
         later_than: the last day in the model's product counters, if they filled in values of rows of that day or
             earlier; else None.
-        later_rows: the number of these rows.
+        later_rows: the number of rows, of that day or earlier, that have such values.
     """
 
     loaded: Loaded
@@ -325,8 +325,8 @@ def _make_primary(
 def _carts_until_model(connection: duckdb.DuckDBPyConnection, model: Model) -> tuple[date | None, int, float]:
     """`until`, `until_carts` and `share` of `Past`, for the carts of `primary_table`.
 
-    The model's product counters are not used for carts up to its last day, because they include later events. The last
-    day counts as a whole, even if the model's events end at noon.
+    The model's product counters are not used for carts up to the counters' last day, because the counters include
+    events after these carts. The last day counts as a whole, even if the model's events end at noon.
     """
     until = _last_day(model)
     carts = _rows_until(connection, until) if until else 0

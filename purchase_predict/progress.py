@@ -1,4 +1,4 @@
-"""Shows the progress of a process: on a terminal one line that is updated, in a log a line per long phase.
+"""Shows the progress of a process: on a terminal in one line that is updated, in a log in lines about long phases.
 
 A phase is a named piece of work. Phases may be nested; the innermost one is shown, after the name of the entry point.
 Progress changes no result, so this module is not part of a step key (see `workflow/source.py`).
@@ -22,7 +22,7 @@ from purchase_predict import early_interrupt
 
 #: Seconds between two updates of the line on a terminal.
 _TICK = 0.5
-#: Seconds after which a phase gets a line in a log, and seconds between that line and the next ones.
+#: Seconds after which a phase gets its first line in a log, and seconds between any two lines after that.
 _FIRST_LINE, _NEXT_LINE = 10.0, 60.0
 #: The longest and the shortest bar, in characters. If even the shortest one does not fit on the line, there is no bar.
 _BAR, _SHORTEST_BAR = 20, 5
@@ -35,10 +35,10 @@ class Phase:
     """A named piece of work.
 
     Attributes:
-        text: its name, such as `reading`.
+        text: the phase's name, such as `reading`.
         total: the amount of work; 0: not known.
-        unit: of `total`, such as `buckets`. With `MB`, amounts are in bytes and shown in MB; with `%`, they are
-            percentages.
+        unit: the unit of `total`, such as `buckets`. With `MB`, amounts are in bytes and shown in MB; with `%`, they
+            are percentages.
         poll: returns the finished amount; None: `advance` counts it.
         in_log: whether the phase also gets lines in a log if it takes long.
         note: further text to show, such as the best score so far.
@@ -179,6 +179,7 @@ def _width() -> int:
     return shutil.get_terminal_size().columns - 1
 
 
+#: The file that a launched process creates while it shows its own progress; None: no process is launched.
 _mine: Path | None = None
 
 
@@ -205,9 +206,10 @@ def phase(
 
 
 def starting() -> None:
-    """Shows the phase `starting` on a terminal until `name_process` is called. A step that main launched does not.
+    """Shows the phase `starting` on a terminal until `name_process` is called; not in a step that main launched.
 
-    This is the first call of a process, before its slow imports. So it also begins to note Ctrl-C (`early_interrupt`).
+    A process calls this function first, before its slow imports. So the function also makes Ctrl-C be recorded
+    (`early_interrupt.note`).
     """
     global _starting
     early_interrupt.note()

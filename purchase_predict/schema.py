@@ -27,6 +27,7 @@ class Column:
     """A column of a source table.
 
     Attributes:
+        name: the column's name.
         type: a key of `TYPES`.
         required: whether every row must have a value.
         rule: an SQL condition that every value must meet; None: none.
@@ -45,8 +46,8 @@ class Column:
 def _not_negative(
     name: str, reason: str = "must be 0 or more", limit: str = "9e18", *, optional: bool = False
 ) -> Column:
-    # `isfinite` refuses NaN. A comparison alone would not: Parquet's minimum and maximum ignore NaN, and DuckDB skips a
-    # comparison that the minimum and the maximum meet.
+    # `isfinite` refuses NaN. The comparisons alone would not: the minimum and maximum that Parquet stores for a column
+    # ignore NaN, and DuckDB skips a comparison that both of them meet.
     rule = f"isfinite({name}) AND {name} >= 0 AND {name} < {limit}"
     return Column(name, "DOUBLE", rule=rule, reason=reason, optional=optional)
 
@@ -80,7 +81,8 @@ EVENTS = (
     Column("user_session", "VARCHAR", required=True),
 )
 
-#: A ready feature table: one row per product put in the cart. Counts are doubles because Spark writes them as `1.0`.
+#: A ready feature table: one row per product put in the cart in a session. Counts are doubles, because Spark writes
+#: them as `1.0`.
 PRIMARY = (
     Column("product_id", "BIGINT", required=True),
     Column("brand", "VARCHAR"),
@@ -100,8 +102,10 @@ PRIMARY = (
     _not_negative("num_prev_product_views"),
 )
 
+#: The columns of each table that `load` reads.
 TABLES = {"events": EVENTS, "primary": PRIMARY}
 
+#: The label: 1 if the product was bought in the session at or after the moment, else 0.
 LABEL = "purchased"
 
 #: The columns that identify a row of the primary table: a product in the cart of one user's session.
@@ -111,6 +115,7 @@ KEYS = ("user_id", "user_session", "product_id")
 #: only a primary table made from events has this column.
 MOMENT = "event_time"
 
+#: The features that are text. All other features are numbers.
 CATEGORICAL = ("brand", "category", "sub_category")
 
 #: Features of every primary table; `features/expressions.py` describes each with its unit.

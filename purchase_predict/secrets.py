@@ -17,9 +17,9 @@ _SECRET = re.compile(
     rf"""([?&;#\s]|[?&][\w.\-]+=|{_SEPARATOR}|^)((?:[\w.\-]*{_SECRET_NAME}[\w.\-]*|[\w.\-]*key)=)(?:\{{[^}}]*\}}|[^&;\s'"]*)""",
     re.IGNORECASE,
 )
-#: The same for short names. They count only in the query of a URI, because they are common words elsewhere.
+#: The same as `_SECRET`, for short names. They count only in the query of a URI: elsewhere they are common words.
 _SHORT_NAME = re.compile(rf"""([?&]|{_SEPARATOR})((?:sas|code|pw|psw|jwt)=)[^&;\s'"]*""", re.IGNORECASE)
-#: The same for a secret in a connection string that is itself the percent-encoded value of a parameter
+#: The same as `_SECRET`, for a secret in a connection string that is itself the percent-encoded value of a parameter
 #: (`odbc_connect`). The secret may end with a brace, so the whole rest of the parameter is masked.
 _ENCODED = re.compile(
     rf"""()(?<![\w.\-])([\w.\-]*(?:{_SECRET_NAME}|pw|key)[\w.\-]*{_EQUALS})[^&\s'"]*""", re.IGNORECASE

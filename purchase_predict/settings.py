@@ -23,11 +23,13 @@ _SQLITE = b"SQLite format 3\x00"
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings; None for one that is not set."""
+    """The settings. A setting without a value is None."""
 
+    #: The environment to promote to, one of ENVIRONMENTS.
     env: str | None = None
     tracking_uri: str | None = None
     experiment_name: str | None = None
+    #: The path of the file with the credentials for Google Cloud.
     credentials: str | None = None
     #: The tracking server in .env. If an environment variable overrides it, `tracking_uri` differs.
     dotenv_tracking_uri: str | None = None
@@ -75,7 +77,8 @@ class Settings:
     def export(self, environ: MutableMapping[str, str] = os.environ) -> None:
         """Puts the settings into the environment, where MLflow, Google's libraries and the steps look for them.
 
-        The user and password of an HTTP server go into variables of their own, since MLflow prints the URI.
+        MLflow prints the tracking URI, so the user and password of an HTTP server are taken out of it and put into
+        MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
 
         Raises:
             click.ClickException: the server's URI is not a valid address.
@@ -133,7 +136,7 @@ def store_problem(uri: str) -> str | None:
     """Why a SQLite store cannot be opened; None if no problem is found. MLflow itself would retry for minutes.
 
     Args:
-        uri: of the tracking store; any other form than `sqlite:///<file>` is not checked.
+        uri: the URI of the tracking store; only the form `sqlite:///<file>` is checked.
     """
     if not uri.startswith("sqlite:///") or "?" in uri:
         return None
@@ -158,8 +161,8 @@ def store_problem(uri: str) -> str | None:
 def server_conflict(settings: Settings, opened_on: str) -> str | None:
     """An error message if `mlflow run`, which does not read .env, opened its run on another server; else None.
 
-    Such a run is in MLflow's default store, `mlflow.db` in the caller's folder. A run in any other store is where an
-    environment variable, which overrides .env, has put it.
+    Such a run is in MLflow's default store, `mlflow.db` in the caller's folder. If a run is in another store, an
+    environment variable has named that store. The variable overrides .env, so there is no conflict.
 
     Args:
         settings: the settings, with the tracking server in .env.

@@ -53,7 +53,7 @@ def session_of(asked: str, instead: str) -> Iterator["SparkSession"]:
             f"{asked} needs PySpark, which is not installed here: run pip install 'pyspark>=4.0,<4.1' and install Java "
             f"17 (see docs/scaling.md), or use {instead}"
         ) from error
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # for executors here, or set up alike
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # for executors with Python at the same path
     remote, master = os.environ.get("SPARK_REMOTE"), os.environ.get("SPARK_MASTER")
     builder = SparkSession.builder.appName("purchase-predict")
     if not remote:  # a Spark Connect server, which others may use, has settings of its own
@@ -98,7 +98,7 @@ def _interrupts_kept() -> Iterator[None]:
 
 @contextmanager
 def settings_of(session: "SparkSession", settings: Mapping[str, str]) -> Iterator[None]:
-    """Applies settings to the session and restores its own afterwards, because others may use it."""
+    """Applies settings to the session during the block, then restores the old ones: others may use the session."""
     before = {name: session.conf.get(name, None) for name in settings}
     for name, value in settings.items():
         session.conf.set(name, value)
@@ -120,7 +120,7 @@ def address_of(uri: str) -> str:
 def send_package(session: "SparkSession") -> None:
     """Sends the project's code to the executors.
 
-    The packages of conda.yaml must be installed there, in the Python that PYSPARK_PYTHON names.
+    The packages of conda.yaml must be installed on the executors, in the Python that PYSPARK_PYTHON names.
     """
     # A session refuses a second file with the same name, so each call uses a new name. An open session also sends the
     # file to new executors, so the file stays until this process ends.
@@ -157,8 +157,9 @@ def _wait_for_server(remote: str, where: str) -> None:
 def _reason(error: Exception) -> str:
     """The line of Spark's long message that names the error.
 
-    For a Python traceback on an executor, this is its error. Otherwise, it is the first line that starts with an error
-    class in brackets; or the last cause, if a "Caused by:" comes earlier; or the first line, if there is neither.
+    For a Python traceback on an executor, this is the traceback's error. Otherwise, it is among the lines that start
+    with "[" (an error class) or with "Caused by:". If the first of these lines has an error class, it is that line; if
+    it has "Caused by:", it is the last of these lines. Without such lines, it is the first line of the message.
     """
     text = str(error)
     if _TRACEBACK in text:

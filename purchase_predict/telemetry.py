@@ -1,4 +1,4 @@
-"""Turns MLflow's telemetry off: MLflow would contact a host of its own. Import this module before MLflow.
+"""Turns MLflow's telemetry off: without this module, MLflow would contact a host of its own. Import it before MLflow.
 
 To turn it on, set `MLFLOW_DISABLE_TELEMETRY=false`.
 """

@@ -34,9 +34,9 @@ class Training:
         calibration: the correction of the probabilities, measured out of fold.
         threshold: the lowest probability at which the model answers "will buy", 0 to 1.
         uncorrected: the booster's own probability of each test row, 0 to 1.
-        probability: the same after the correction, 0 to 1.
+        probability: the corrected probability of each test row, 0 to 1.
         scores: the metrics of `probability`.
-        description: of the train and the test set.
+        description: the description of the train and the test set (`dataset.json`).
         shop: the file with the product counters at the end of the events, or None.
         backtest: the model's metrics in past weeks; None: not measured, or the rows have no time.
     """
@@ -94,7 +94,7 @@ class Training:
 
     @property
     def series(self) -> list[dict[str, float]]:
-        """The train run's MLflow metrics by step: those at step i are of fold i and of period i of the backtest."""
+        """The train run's MLflow metrics by step: step i has the metrics of fold i and of the backtest's period i."""
         of_folds: list[dict[str, float]] = [
             {"fold_score": fold.score, "fold_baseline": fold.baseline} for fold in self.found.folds
         ]
@@ -108,12 +108,12 @@ class Training:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset that process made.
+    """A dataset that the step `process` made.
 
     Attributes:
-        description: of both sides.
+        description: the description of both sides, train and test.
         train: the raw training rows, with label and `user_id`.
-        test: the raw test rows, likewise.
+        test: the raw test rows, with the same columns.
         shop: the file with the product counters at the end of the events; None: the rows do not come from events.
     """
 
@@ -166,7 +166,7 @@ def finish(
         train: the encoded training rows.
         data: the dataset, with the raw rows.
         metric: the metric of the search.
-        seed: of the search.
+        seed: the seed of the search.
         with_backtest: whether to make a backtest, too.
     """
     test, description = data.encoded(data.test), data.description

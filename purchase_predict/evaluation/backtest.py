@@ -53,7 +53,7 @@ class Period:
         base_rate: the share of purchases among the period's rows, 0 to 1; None without rows.
         scores: the scores in `METRICS`, by name. Empty if a class has an effective number of users below `MIN_USERS`
             in the period or before it.
-        constant: whether the period's model gave every row the same answer, because it could not learn.
+        constant: whether the period's model gave every row the same probability, because it could not learn.
     """
 
     start: datetime

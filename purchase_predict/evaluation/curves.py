@@ -26,7 +26,8 @@ class Curves:
 
     `roc`: true positive rate by false positive rate. `precision_recall`: precision by recall. `calibration`: share of
     purchases by mean predicted probability, one point per tenth of the rows. `by_threshold`: precision, recall and F1
-    by decision threshold, under those names; the precision curve ends at the last threshold that some row reaches.
+    by decision threshold, with the keys "precision", "recall" and "F1"; the precision curve ends at the highest
+    threshold that a row reaches.
     `bought` and `not_bought`: the share of the rows of each class in each of `DISTRIBUTION_BINS` bins of probability.
     """
 
@@ -53,7 +54,7 @@ def curves(y: np.ndarray, probability: np.ndarray) -> Curves:
 
     Args:
         y: labels, 0 or 1.
-        probability: the predicted probability of a purchase of each row, 0 to 1.
+        probability: each row's predicted probability of a purchase, 0 to 1.
     """
     from sklearn.calibration import calibration_curve
     from sklearn.metrics import precision_recall_curve, roc_curve

@@ -13,6 +13,7 @@ import duckdb
 from purchase_predict.evaluation.stability import WARN_ABOVE, stability
 from purchase_predict.schema import CATEGORICAL
 
+#: The quantiles of the training rows that separate the bins of a number.
 DECILES = [tenth / 10 for tenth in range(1, 10)]
 #: The number of values of a text column that have their own bin: the most frequent ones. All others share one bin.
 VALUE_BINS = 100
@@ -27,7 +28,7 @@ def profile(connection: duckdb.DuckDBPyConnection, relation: str, features: Sequ
     """Describes the training rows: the bins of each feature, and the share of the rows in each bin.
 
     Args:
-        connection: where `relation` is known.
+        connection: the DuckDB connection that runs the queries.
         relation: the training rows, as SQL to stand after FROM; at least one row.
         features: the columns to describe.
 
@@ -71,9 +72,9 @@ def shares(
     """The share of the rows in each bin of each column; empty if there are no rows.
 
     Args:
-        connection: where `relation` is known.
-        relation: the rows, as SQL to stand after FROM. Columns that they lack are left out of the result.
-        bins: the `profile` of the training rows.
+        connection: the DuckDB connection that runs the queries.
+        relation: the rows, as SQL to stand after FROM.
+        bins: the `profile` of the training rows. Columns that `relation` lacks are left out of the result.
     """
     columns = {name for name, *_ in connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()}
     bins = {name: described for name, described in bins.items() if name in columns}
@@ -108,12 +109,12 @@ def _counting(relation: str, numbers: Mapping[str, Sequence[float]]) -> str:
 
 
 def expected_by_chance(rows: int) -> float | None:
-    """The index to expect by chance alone: about the number of bins / `rows`. None from CHANCE_ROWS rows on."""
+    """The index to expect by chance alone: about 10 / `rows`, as for 10 bins. None from CHANCE_ROWS rows on."""
     return 10 / rows if rows < CHANCE_ROWS else None
 
 
 def warning(indices: Mapping[str, float], rows: int) -> str | None:
-    """One line that names the columns with an index above `WARN_ABOVE`, the largest first; None if there are none.
+    """One line that names the columns with an index above `WARN_ABOVE`, the largest first; None: no such column.
 
     Args:
         indices: the index of each column.

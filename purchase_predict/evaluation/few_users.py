@@ -15,10 +15,10 @@ NORMAL = 1.959964
 
 
 def effective_users(users: Iterable[Hashable]) -> float:
-    """The effective number of users (Kish, Survey Sampling, 1965): (sum of n)^2 / sum of n^2, with n rows of each user.
+    """The effective number of users (Kish, Survey Sampling, 1965): (sum of n)^2 / sum of n^2, for users with n rows.
 
-    It is their number if all have equally many rows, and less if a few users have most of the rows, such as a reseller
-    or an id that many share.
+    If all users have equally many rows, it is the number of users. It is lower if a few users have most of the rows,
+    such as a reseller or an id that many people share.
 
     Args:
         users: the user of each row of a class.
@@ -30,10 +30,10 @@ def effective_users(users: Iterable[Hashable]) -> float:
 def widening(users: Iterable[Hashable]) -> float:
     """The factor by which an interval from resampling users must be widened for a class with these rows.
 
-    The number of users is counted as in the degrees of freedom of Satterthwaite (1946): by their shares of the
-    variance, to which a user with n rows adds n^2. So a few large users may outweigh any number of small ones. A number
-    below `MIN_USERS` counts as `MIN_USERS`. Its factor was enough in all simulations, within their error, if the
-    effective number of users was at least `MIN_USERS`.
+    The users are counted by their shares of the variance, as in the degrees of freedom of Satterthwaite (1946). A user
+    with n rows adds n^2 to the variance, so a few large users may outweigh any number of small ones. A count below
+    `MIN_USERS` is raised to `MIN_USERS`. In all simulations with an effective number of users of at least `MIN_USERS`,
+    the resulting factor was large enough, within the simulations' error.
 
     Args:
         users: the user of each row of a class.

@@ -20,7 +20,13 @@ SKEWED = 8
 
 @dataclass(frozen=True)
 class Side:
-    """A column on one side of the split: the shares (0 to 1) of its nulls and bins, and its distinct values."""
+    """A column in the training rows or in the test rows.
+
+    Attributes:
+        nulls: the share of the rows that are null, 0 to 1.
+        distinct: the number of distinct values, without null.
+        shares: the share of the rows in each bin, 0 to 1.
+    """
 
     nulls: float
     distinct: int

@@ -26,8 +26,8 @@ class Tradeoff:
     """The effect of promo codes for the carts least likely to be bought. All values are shares, 0 to 1.
 
     `codes`: share of carts that get a code. `buyers_kept`: share of buyers who get no code and pay the full price;
-    codes drawn at random would keep 1 - codes. `low` and `high`: its 95 % bootstrap interval. `others_reached`: share
-    of non-buyers who get a code.
+    with codes drawn at random it would be 1 - `codes`. `low` and `high`: the 95 % bootstrap interval of `buyers_kept`.
+    `others_reached`: share of non-buyers who get a code.
     """
 
     codes: float
@@ -42,8 +42,8 @@ class Money:
     """What a purchase and a code are worth, in the shop's currency.
 
     Attributes:
-        margin: earned on a purchase without a code.
-        code_cost: what a code takes from the margin of a purchase that it is used for.
+        margin: what the shop earns on a purchase without a code.
+        code_cost: how much less the shop earns on a purchase with a code.
     """
 
     margin: float
@@ -52,11 +52,11 @@ class Money:
 
 @dataclass(frozen=True)
 class Group:
-    """Carts within a range of probabilities. Buyers and others are those of the test rows, as shares of all carts.
+    """Carts within a range of probabilities. The shares are relative to all carts of the test rows.
 
     Attributes:
         above: the lower bound of the probabilities in the group, included, 0 to 1.
-        below: their upper bound, excluded, 0 to 1.
+        below: the upper bound of the probabilities, excluded, 0 to 1.
         buyers: carts of the group that were bought without a code, 0 to 1.
         buyers_low, buyers_high: the 95 % bootstrap interval of `buyers`.
         others: carts of the group that were not bought, 0 to 1.
@@ -93,9 +93,10 @@ class Group:
         return self.buyers * money.code_cost
 
     def break_even(self, money: Money) -> float | None:
-        """The share of the group's others, 0 to 1, that must buy because of the code so that the codes pay off.
+        """The share of the group's non-buyers, 0 to 1, that must buy because of the code so that the codes pay off.
 
-        None if no share is enough, for example if a code costs as much as a purchase earns or the group has no others.
+        None if no share is enough, for example if a code costs as much as a purchase earns or the group has no
+        non-buyers.
         """
         earned = self.others * (money.margin - money.code_cost)
         needed = self.given_away(money) / earned if earned > 0 else math.inf

@@ -11,8 +11,8 @@ from purchase_predict.metrics import METRICS, Compared, Difference, Score, utili
 RESAMPLES = 500
 #: The quantiles of the resampled metric that bound its 95 % interval.
 INTERVAL_QUANTILES = (0.025, 0.975)
-#: Probabilities are clipped to this value and 1 minus it, because log loss is infinite at 0 and 1. Also the smallest
-#: divisor.
+#: Probabilities are clipped to the range from this value to 1 minus this value, because log loss may be infinite at 0
+#: and 1. Divisors are raised to this value, so that no division is by 0.
 EPSILON = 1e-15
 #: Bins of the calibration error, all of the same width.
 CALIBRATION_BINS = 10
@@ -35,8 +35,11 @@ def score(metric: str, y: np.ndarray, probability: np.ndarray, threshold: float 
         metric: a name from `metrics.METRICS`.
         y: labels, 0 or 1.
         probability: predicted probabilities, 0 to 1.
-        threshold: decision threshold of f1, precision and recall. Without one, f1 is that of the best threshold, and
-            precision and recall use 0.5.
+        threshold: decision threshold of f1, precision and recall. If it is None, f1 uses the threshold with the
+            highest F1, and precision and recall use 0.5.
+
+    Returns:
+        The metric. roc_auc and average_precision are NaN if all rows belong to one class.
     """
     if metric == "f1" and threshold is None:
         threshold = best_threshold(y, probability)
@@ -116,8 +119,9 @@ def baselines(train_rate: float, y: np.ndarray) -> dict[str, float]:
     """The metrics of a constant prediction, by name.
 
     The constant depends on the metric. roc_auc and average_precision: any probability. f1, precision and recall: "will
-    buy" for every row. All others: the base rate of the training rows. At the threshold 0.5 that base rate means "will
-    buy" for every row or for none; the precision of none counts as 0.
+    buy" for every row. All others: the base rate of the training rows. For the metrics that end in `_at_half`, a base
+    rate of 0.5 or more means "will buy" for every row. A lower base rate means "will buy" for no row: these metrics are
+    then 0.
 
     Args:
         train_rate: share of purchases among the training rows, 0 to 1.

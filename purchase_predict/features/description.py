@@ -45,8 +45,8 @@ class Description:
     Attributes:
         split: "time" or "user".
         test_ratio: the requested share of rows in the test set, 0 to 1.
-        cut: the start of the test period, UTC: sessions with a moment at or after it are in the test set; None if the
-            split is by user.
+        cut: the start of the test period, UTC: sessions with a moment at or after this time are in the test set; None
+            if the split is by user.
         features: the columns that the model sees, in their order.
         categories: the values of each categorical feature in train, the most frequent first.
         profile: the bins of each feature and the share of the training rows in each, as `drift.profile` returns them.

@@ -1,4 +1,4 @@
-"""Joins the events to score with earlier ones, so that the features of a cart include its visitor's past."""
+"""Combines the events to score with earlier events, so that the features of a cart include its visitor's past."""
 
 from datetime import datetime
 from pathlib import Path
@@ -7,7 +7,7 @@ import duckdb
 
 from purchase_predict.database import one_row, quoted
 
-#: The table of the pairs with a cart event in the input: only these are scored.
+#: The name of a table with the pairs to score: those with a cart event in the input.
 _ASKED = "asked"
 
 
@@ -17,7 +17,7 @@ def joined(connection: duckdb.DuckDBPyConnection, folder: Path, history: Path, t
     An event that is in both folders counts once, like any repetition.
 
     Args:
-        connection: the database that gets the table of these pairs.
+        connection: the database that gets the table of the pairs to score.
         folder: the events to score, one folder of Parquet files per bucket of users.
         history: the earlier events, in the same form; the number of buckets may differ.
         target: a folder that does not exist yet.
@@ -54,7 +54,7 @@ def first_time(connection: duckdb.DuckDBPyConnection, folder: Path) -> datetime 
 
 
 def events_before(connection: duckdb.DuckDBPyConnection, folder: Path, time: datetime | None) -> int:
-    """The number of events in a folder of buckets before a time (UTC); None: the number of all its events."""
+    """The number of events in a folder of buckets before a time (UTC). If the time is None, all events count."""
     before = f"event_time < TIMESTAMP {quoted(time)}" if time else "true"
     (count,) = one_row(connection, f"SELECT count(*) FROM {_files(folder)} WHERE {before}")
     return int(count)

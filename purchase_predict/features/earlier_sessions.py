@@ -1,9 +1,9 @@
 """Counts over a user's earlier sessions: views and purchases, of the row's product or of all products.
 
 The counts come from comparing two kinds of rows. A *fact* is an event to count: a session's first view of a product, or
-a purchase. A *question* is a row of the primary table that needs a count. A fact counts for a question of the same
-subject if it came at the question's moment or before (`at`) and its session started earlier (`start`). Sessions of a
-user may overlap, so both times are compared.
+a purchase. A *question* is a row of the primary table that needs a count. Facts count only for questions of the same
+user and subject. Such a fact counts if it is not later than the question's moment (`at`), and if the fact's session
+started before the question's session (`start`). Sessions of a user may overlap, so both times are compared.
 
 Columns of both facts and questions:
 
@@ -34,7 +34,7 @@ def earlier_sessions(events: ir.Table, visits: ir.Table, pairs: ir.Table) -> ir.
 
     Args:
         events: as `expressions.usable` returns them.
-        visits: the time of each session's first view, cart or purchase, `visit_start`.
+        visits: one row per session: its key, and `visit_start`, the time of its first view, cart or purchase.
         pairs: the pairs with their moment `at` and the `start` of their session.
 
     Returns:
@@ -57,7 +57,7 @@ def earlier_sessions(events: ir.Table, visits: ir.Table, pairs: ir.Table) -> ir.
 
 
 def _counted_by_join(questions: ir.Table, facts: ir.Table) -> ir.Table:
-    """Each question with each fact that counts for it: at most MAX_JOINED_PAIRS rows per fact and kind of subject."""
+    """One row for each question and each fact that counts for it: at most MAX_JOINED_PAIRS rows per fact."""
     facts = facts.rename(fact_at="at", fact_start="start").drop("user_session", "product_id")
     both = questions.select(*_COLUMNS).inner_join(facts, _SUBJECT)
     both = both.filter((both.fact_start < both.start) & (both.fact_at <= both["at"]))
@@ -65,19 +65,21 @@ def _counted_by_join(questions: ir.Table, facts: ir.Table) -> ir.Table:
 
 
 def _counted_by_running_sums(questions: ir.Table, facts: ir.Table) -> ir.Table:
-    """Parts of each question's counts; their sum is the count of facts earlier in both `at` and `start`.
+    """Rows with parts of each question's counts. A question's parts add up to its count of facts.
 
     This is two-dimensional dominance counting. The n facts and questions of a subject are numbered in the order of
-    `at`. For two numbers, m is smaller than k exactly if m has a 0 and k a 1 at their highest differing bit. So for
-    each bit, rows that agree in all higher bits form a group. In each group, a running sum in the order of `start` adds
-    up the facts with a 0; each question with a 1 gets the sum so far. The work is n log n.
+    `at`. A number m is smaller than a number k exactly if m has a 0 and k has a 1 at their highest differing bit.
+
+    The rows are grouped for each bit: rows that agree in all higher bits form a group. In each group, only the facts
+    with a 0 and the questions with a 1 at this bit are kept, so all its facts come before all its questions in `at`.
+    Then each question gets the running sum of the facts before it in the order of `start`. The work is n log n.
     """
     both = questions.union(facts)
-    # Ties: at the same time, a fact comes before a question in `at` (it is known at the moment), but after it in
-    # `start` (a session that started at the same time is not earlier).
+    # Ties: in the order of `at`, a fact comes before a question of the same time, because an event at the moment is
+    # known. In the order of `start`, a fact comes after: a session with the same start is not earlier.
     by_at = ibis.window(group_by=_SUBJECT, order_by=[both["at"], both.fact.desc()])
     numbered = both.mutate(nth=ibis.row_number().over(by_at), last=both.count().over(group_by=_SUBJECT) - 1)
-    # The bits of a row number: a user has fewer than 2^40 facts and questions. Spark can only shift by 32-bit integers.
+    # 40 bits per row number: a user has fewer than 2^40 facts and questions. Spark can only shift by 32-bit integers.
     first, end = (ibis.literal(number, "int32") for number in (0, 40))
     bits = ibis.range(first, end).unnest().name("digit").as_table()
     split = numbered.join(bits, (numbered["last"] >> bits.digit) > 0)
@@ -114,7 +116,7 @@ def _questions(pairs: ir.Table) -> ir.Table:
 
 
 def _about(table: ir.Table, of_product: bool, views: int = 0, purchases: int = 0) -> ir.Table:
-    """Adds the subject (each row's own product, or all products) and what a row adds to each count."""
+    """Adds the subject (each row's own product, or all products), and how much each row adds to each count."""
     subject = table.product_id if of_product else _integer(0)
     return table.mutate(
         of_product=_integer(of_product), subject=subject, views=_integer(views), purchases=_integer(purchases)

@@ -1,18 +1,18 @@
-"""Makes the primary table from events: what was known at the moment a product entered the cart, as Ibis expressions.
+"""The Ibis expressions that make the primary table from events.
 
 The table has one row per pair, that is per (user_id, user_session, product_id) that was put in the cart. The row's
-moment is the pair's first cart event. The same expression runs on DuckDB and on Spark. Three rules hold for every
-column:
+moment is the time of the pair's first cart event. The same expressions run on DuckDB and on Spark. Three rules hold for
+every column:
 
-- *Point in time.* A feature uses events up to the moment only. Only the label uses later ones.
+- *Point in time.* A feature uses events up to the moment only. Only the label uses later events.
 - *Ties.* An event at the moment counts as known. Columns whose description says *before* are the exception: they use
-  earlier events only. No result depends on the order of events of the same time. Times may have fractions of a second:
-  they are compared to the microsecond. In columns in seconds, the fractions of both times are cut off first.
-- *Sessions belong to one user.* A session id that two users share is two sessions. So every column except those of
-  `shop` needs the events of one user only, and users can be computed separately.
+  earlier events only. No result depends on the order of events of the same time. Times are compared to the microsecond.
+  A column in seconds is a difference of two times, from which the fractions of a second are first cut off.
+- *Sessions belong to one user.* If two users share a session id, each has a separate session. So every column except
+  those of `shop` needs the events of one user only, and users can be computed separately.
 
-A removal (`remove_from_cart`) counts for two columns only: `num_removed_session`, and `duration` if it is the session's
-first event.
+A removal (`remove_from_cart`) counts for two columns only: `num_removed_session`, and `duration` if the removal is the
+session's first event.
 """
 
 import functools
@@ -29,7 +29,7 @@ from purchase_predict.schema import EVENTS, TYPES
 
 #: The columns in which repeated events are compared first (see `alike`). They are never null.
 _ALIKE = ["user_id", "event_time", "product_id"]
-#: The columns that `primary` needs of every event. It needs the other columns of cart events only.
+#: The columns that `primary` needs of every event. Only of cart events, it needs the other columns, too.
 _USED = ["event_time", "event_type", "product_id", "price", "user_id", "user_session"]
 
 #: The tables that `primary` needs, in the order in which they are made. They are stored, because they are scanned
@@ -39,13 +39,13 @@ STEPS = ("alike", "candidates", "carts", "usable")
 
 @functools.cache
 def sql(dialect: str, table: str, prefix: str) -> str:
-    """The query that makes one table of this module from the ones before it.
+    """The SQL query that makes one table from the tables that were made before it.
 
     Args:
         dialect: Ibis's name of the SQL dialect: "duckdb" or "pyspark".
-        table: the name of the table. These are made from one bucket of users: all `STEPS`, "repeated", "primary" and
-            "corrections". These are made from the events, primary tables and corrections of all buckets: "totals",
-            "state", "shop_before", "product_days" and "with_shop".
+        table: the name of the table. The tables in `STEPS`, "repeated", "primary" and "corrections" are made from one
+            bucket of users. "totals", "state", "shop_before", "product_days" and "with_shop" are made from the events,
+            primary tables and corrections of all buckets.
         prefix: the prefix of all table names. The table `<prefix>raw` holds the events.
     """
 
@@ -85,8 +85,9 @@ def sql(dialect: str, table: str, prefix: str) -> str:
             made("primary", primary(usable_, carts)), made("product_days", product_days())
         ),
     }[table]()
-    getattr(ibis, dialect)  # loads the backend; Ibis does not know the dialect before
-    # DuckDB's sum of integers is wider than int64. Ibis takes it for int64 and adds no cast, so the cast is added here.
+    getattr(ibis, dialect)  # loads the backend; before, Ibis does not know the dialect
+    # In DuckDB, a sum of integers has a wider type than int64. Ibis takes the sum for int64 and adds no cast,
+    # so the cast is added here.
     columns = ", ".join(
         f"CAST({name} AS BIGINT) AS {name}" if type_.is_int64() else name for name, type_ in expression.schema().items()
     )
@@ -108,13 +109,13 @@ def alike(events: ir.Table) -> ir.Table:
 
 
 def repeated(candidates: ir.Table) -> ir.Table:
-    """The number of events with a session that repeat another one: one row with the column `repeated`."""
+    """The number of events with a session that repeat another event: one row with the column `repeated`."""
     counted = candidates.group_by(candidates.columns).agg(events=candidates.count())
     return counted.agg(repeated=(counted.events - 1).sum().fill_null(0))
 
 
 def usable(events: ir.Table, alike: ir.Table, candidates: ir.Table, carts: ir.Table) -> ir.Table:
-    """The events that `primary` uses, without repetitions, in the columns that it uses.
+    """The events that `primary` uses, without repetitions, in the columns `_USED`.
 
     These events have a session, and their user put a product in the cart. Events after the user's last cart event are
     left out, except purchases, which the label needs.
@@ -140,14 +141,14 @@ def primary(events: ir.Table, carts: ir.Table) -> ir.Table:
         One row per pair. Durations are in seconds, prices in the shop's currency, `num_*` columns are counts. Each
         column is as of the row's moment, which is `event_time`:
 
-    - `price`, `brand`, `category`, `sub_category`: of the cart event itself. The last two are the first two parts of
-      its `category_code`. If the pair has several cart events at this time, the one with the smallest values counts
-      (nulls last).
+    - `price`, `brand`, `category`, `sub_category`: of the cart event itself. `category` and `sub_category` are the
+      first two parts of its `category_code`. If the pair has several cart events at the moment, the event with the
+      smallest values counts (nulls last).
     - `hour`, `minute`, `weekday` (Monday = 0): of the moment, UTC.
     - `duration`: seconds since the session's first event.
     - `num_views_session`, `num_views_product`: views in the session so far, of all products and of this one.
-    - `num_prev_sessions`: the user's sessions whose first view, cart or purchase came before this session's.
-    - `num_prev_product_views`: how many of those sessions viewed the product.
+    - `num_prev_sessions`: the user's sessions whose first view, cart or purchase came before that of this session.
+    - `num_prev_product_views`: in how many of these earlier sessions the user viewed the product.
     - `num_carts_session`, `num_removed_session`, `num_purchases_session`: carts, removals and purchases in the session,
       before the moment.
     - `cart_value_session`: sum of the prices put in the cart in the session, before the moment, to the cent.
@@ -189,7 +190,7 @@ def _last_purchases(events: ir.Table) -> ir.Table:
 
 
 def _timeline(events: ir.Table) -> ir.Table:
-    """One row per session and time with events: counts up to and including that time, or before it."""
+    """One row per session and time of its events. The counts are up to and including this time, or before it."""
     kind = events.event_type
     is_act = kind != "remove_from_cart"  # an act is a view, a cart or a purchase
     nth = ibis.row_number().over(group_by=[*PAIR, is_act], order_by="event_time")
@@ -225,7 +226,7 @@ def _timeline(events: ir.Table) -> ir.Table:
 
 
 def _product_views(events: ir.Table, pairs: ir.Table) -> ir.Table:
-    """The views of each pair's product in its session up to the moment."""
+    """The number of views of each pair's product in the pair's session, up to the moment."""
     views = events.filter(events.event_type == "view").select(*PAIR, seen="event_time")
     both = pairs.select(*PAIR, "event_time").inner_join(views, PAIR)
     both = both.filter(both.seen <= both.event_time)
@@ -233,13 +234,13 @@ def _product_views(events: ir.Table, pairs: ir.Table) -> ir.Table:
 
 
 def _visits(events: ir.Table) -> ir.Table:
-    """The first view, cart or purchase of each session."""
+    """The time of the first view, cart or purchase of each session."""
     acts = events.filter(events.event_type != "remove_from_cart")
     return acts.group_by(SESSION).agg(visit_start=acts.event_time.min())
 
 
 def _previous_sessions(visits: ir.Table) -> ir.Table:
-    """For each time at which a user's session started: the number of earlier sessions, and the last one's start."""
+    """For each user and start of a session: the number of earlier sessions, and the start of the latest of them."""
     by_start: dict[str, Any] = {"group_by": "user_id", "order_by": "visit_start"}
     ranked = visits.select(
         "user_id",
@@ -248,12 +249,12 @@ def _previous_sessions(visits: ir.Table) -> ir.Table:
         prev_start=visits.visit_start.lag().over(**by_start),
         nth=ibis.row_number().over(**by_start),
     )
-    # One row per time: the first of the sessions that started at it, whose position equals its rank.
+    # One row per start: of the sessions that started at the same time, only the first has a position equal to its rank.
     return ranked.filter(ranked.nth == ranked.num_prev_sessions).drop("nth")
 
 
 def _columns(rows: ir.Table) -> ir.Table:
-    """The columns of the primary table from those that the joins have added."""
+    """The columns of the primary table, computed from the columns that the joins have added."""
     moment = rows.event_time
     code = rows.category_code
 
@@ -263,7 +264,7 @@ def _columns(rows: ir.Table) -> ir.Table:
     def count(name: str) -> ir.Value:
         return rows[name].fill_null(0).cast("int64")
 
-    # By position, because `split` takes a regular expression on Spark.
+    # The code is cut at the positions of its dots, because `split` takes a regular expression on Spark.
     dot = code.find(".")
     rest = code.substr(dot + 1)
     second = rest.find(".")

@@ -1,7 +1,8 @@
-"""The keys of a session and of a pair, and the join that adds columns by them."""
+"""The key columns of sessions and pairs, and a join that adds columns by keys."""
 
 import ibis.expr.types as ir
 
+#: A session id alone is not a key, because two users may share one.
 SESSION = ["user_id", "user_session"]
 #: A pair is a product in a session.
 PAIR = [*SESSION, "product_id"]

@@ -8,10 +8,10 @@ import duckdb
 from purchase_predict.database import one_row, quoted
 from purchase_predict.progress import phase
 
-#: The folder of `shop_state` beside the files of a primary table that Spark wrote.
+#: The name of the folder with `shop_state`, inside the folder of a primary table that Spark wrote.
 STATE = "shop"
-#: Product counters are added up in parts of about this many events, because all at once would need the most memory of
-#: the step.
+#: Product counters are added up in parts of about this many events, because all at once would need more memory than
+#: the rest of the step.
 _PART_EVENTS = 12_500_000
 
 
@@ -20,15 +20,15 @@ def primary_from_events(
 ) -> dict[str, int]:
     """Creates the table `primary_table` from events, and two tables of product counters.
 
-    `shop_totals` has the counters per product and day, `shop_state` those per product at the end of the events. If
-    `state` is given, the table `shop_known` has one number, `events`: how many of these events the counters in `state`
-    can include (those up to its last day that product counters count).
+    `shop_totals` has the counters per product and day, `shop_state` the counters per product at the end of the events.
+    If `state` is given, a table `shop_known` is created, too. Its only value, `events`, is the number of events that
+    the counters in `state` may already include: those that product counters count, up to the last day of `state`.
 
     Args:
         connection: the database. As many buckets are computed at a time as it has threads.
         folder: one folder of Parquet events per bucket of users.
-        state: the file with the `shop_state` of earlier events; None: there are none. For rows after its last day, it
-            replaces the counters of the events up to that day. Rows of earlier days use the events only.
+        state: the file with the `shop_state` of earlier events; None: there are none. For rows after the last day of
+            `state`, its counters replace the counters of the events up to that day. Other rows use the events only.
 
     Returns:
         The number of events: `events` in all, `events_without_session` and `events_repeated`, which are left out.
@@ -42,7 +42,7 @@ def primary_from_events(
     connection.execute(f"SET threads = {threads // workers}")
     cursors = [connection.cursor() for _ in buckets]
     with ThreadPoolExecutor(1) as compiler, ThreadPoolExecutor(workers) as pool:
-        # Ibis compiles the SQL of the last table while the first ones are computed.
+        # Ibis compiles the SQL of the later tables while the first tables are computed.
         names = [*expressions.STEPS, "repeated", "primary", "corrections"]
         sql = {name: compiler.submit(expressions.sql, "duckdb", name, "bucket_") for name in names}
         futures = [
@@ -153,7 +153,7 @@ def _primary_of_bucket(
 
 
 def primary_from_spark(connection: duckdb.DuckDBPyConnection, folder: Path, session_type: str) -> None:
-    """Creates `primary_table` and `shop_state` from Spark's Parquet files, with the same types as made by DuckDB."""
+    """Creates `primary_table` and `shop_state` from Spark's Parquet files, with the types that DuckDB gives."""
     connection.execute(
         f"CREATE OR REPLACE TABLE shop_state AS FROM read_parquet({quoted(folder / STATE / '*.parquet')})"
     )
@@ -170,7 +170,7 @@ def primary_as_is(connection: duckdb.DuckDBPyConnection, folder: Path) -> dict[s
 
 
 def write_state(connection: duckdb.DuckDBPyConnection, file: Path) -> bool:
-    """Writes `shop_state` as Parquet, sorted by product; False if there is no such table (ready primary tables)."""
+    """Writes `shop_state` as Parquet, sorted by product. False if this table does not exist (ready primary tables)."""
     if not connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'shop_state'").fetchall():
         return False
     connection.execute(

@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 #: URI schemes of artifact stores that Spark reads and writes without MLflow's server.
 _DIRECT_SCHEMES = {"file", "gs", "hdfs", "s3", "s3a", "abfss", "wasbs", "dbfs", "viewfs"}
 
-#: Events per partition, about.
+#: The approximate number of events per partition.
 _PARTITION_EVENTS = 500_000
 #: The lowest number of partitions. Spark's default of 200 cost minutes on small inputs.
 _MIN_PARTITIONS = 4
-#: Tables that are computed after `expressions.STEPS`: `totals`, `shop_before`, `product_days`, `with_shop`, `state`.
+#: The number of tables that are stored after `expressions.STEPS`:
+#: `totals`, `shop_before`, `product_days`, `with_shop`, `state`.
 _FURTHER_TABLES = 5
 #: The prefix of all temporary views, because other users of the session may see them.
 _PREFIX = "purchase_predict_"
@@ -68,7 +69,7 @@ def primary_from_events(source: str, session_type: str, crc32: Mapping[str, int]
         target: the folder to write, as `location` returns it; `shop_state` is written to its folder `STATE`.
 
     Raises:
-        Damaged: a file of the events is not what load wrote, or was added.
+        Damaged: a file of the events is missing, has changed since load wrote it, or was added later.
         click.ClickException: PySpark or Java is missing, or the cluster cannot be reached, or cannot use the folders.
     """
     with session_of("engine=spark", "engine=duckdb") as session, settings_of(session, _SETTINGS):
@@ -85,7 +86,7 @@ def primary_from_events(source: str, session_type: str, crc32: Mapping[str, int]
 
         def persist(table: str, rows: "DataFrame") -> None:
             register(table, rows.persist())
-            rows.count()  # computes it, so that Spark knows its size and broadcasts small tables in joins
+            rows.count()  # computes the table, so that Spark knows its size and broadcasts small tables in joins
             shown.advance()
 
         def query(table: str, prefix: str = _PREFIX) -> "DataFrame":
@@ -121,7 +122,7 @@ def primary_from_events(source: str, session_type: str, crc32: Mapping[str, int]
 
 @contextmanager
 def _released(session: "SparkSession", tables: Mapping[str, "DataFrame"]) -> Iterator[None]:
-    """Drops the tables afterwards, the last first, because Spark Connect needs a table's sources to unpersist it."""
+    """After the block, drops the tables, last first: to unpersist a table, Spark Connect needs the table's sources."""
     try:
         yield
     finally:
@@ -137,7 +138,7 @@ def _first_row(table: "DataFrame") -> tuple[int, ...]:
 
 
 def _check(session: "SparkSession", source: str, crc32: Mapping[str, int]) -> None:
-    """Has the executors compare the files at `source` with the CRC-32 from load. This reads each file once more."""
+    """Compares the CRC-32 of the files at `source`, which the executors compute from each file, with that from load."""
     files = session.read.format("binaryFile").option("recursiveFileLookup", "true").load(source)
     there = {row[0]: row[1] for row in files.selectExpr("path", "crc32(content)").toLocalIterator()}
     unknown = set(there)

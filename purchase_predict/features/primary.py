@@ -26,11 +26,11 @@ def make(connection: duckdb.DuckDBPyConnection, folder: Path, state: Path | None
 
     Args:
         connection: the database that gets the table.
-        folder: the table that load wrote: events, or `primary`, which is taken as it is.
+        folder: the folder that load wrote: events, or a ready primary table (a folder `primary`), used unchanged.
         state: the file with the product counters before these events (`on_duckdb.write_state`); None: there are none.
 
     Returns:
-        For events, how many there were and how many were dropped; else an empty dict.
+        The event counts as `on_duckdb.primary_from_events` returns them; for a ready primary table, an empty dict.
     """
     if folder.name == "primary":
         return on_duckdb.primary_as_is(connection, folder)
@@ -50,13 +50,13 @@ def make_on_spark(
         manifest: the manifest of load (`source.json`).
         events: the events of load.
         primary: the folder that gets the primary table.
-        copy: a folder of this machine for the primary table, if it cannot go to the artifact store.
+        copy: a folder of this machine that gets the primary table if the executors cannot reach the artifact store.
 
     Returns:
-        How many events there were and how many were dropped.
+        The event counts as `on_duckdb.primary_from_events` returns them.
 
     Raises:
-        Damaged: a file of the events is not what load wrote.
+        Damaged: a file of the events is missing, has changed since load wrote it, or was added later.
         click.ClickException: Spark cannot be used, or its executors wrote to another disk.
     """
     from purchase_predict.features import on_spark  # needs Ibis, which a ready primary table does not need

@@ -1,7 +1,7 @@
-"""What the shop knows about a product: counters per product and day over all users, and the columns made of them.
+"""What the shop knows about a product: counters per product and day over all users, and the columns made from these.
 
-A row of the primary table sees the counters as of the midnight (UTC) at which its day begins: no user's events of this
-day or later count. The counters add up over users, buckets and files.
+A row of the primary table uses the counters as of the midnight (UTC) at which its day begins: no user's events of this
+day or later count. Counters of different users, buckets or files can be added up.
 
 All counters are whole numbers, so that sums do not depend on the order of rows, and both engines agree to the last bit.
 """
@@ -35,7 +35,7 @@ def day_of(time: ir.Value) -> ir.Value:
 
 
 def log_price(price: ir.Value) -> ir.Value:
-    """The natural logarithm of a price, as a whole number of millionths; null if the price is 0 or null."""
+    """The natural logarithm of a price, as a whole number of millionths; null unless the price is above 0."""
     positive = ibis.ifelse(price > 0, price, ibis.null("float64"))
     return (positive.ln() * _MILLIONTHS).round().cast("int64")
 
@@ -43,13 +43,13 @@ def log_price(price: ir.Value) -> ir.Value:
 def corrections(candidates: ir.Table, usable: ir.Table, pairs: ir.Table) -> ir.Table:
     """What `totals` must add to the counts of a bucket's events.
 
-    Finding repetitions among all events would cost more than everything else here. So `totals` counts all events, of
+    Finding repetitions among all events would cost more than all else in this module. So `totals` counts all events, of
     all users at once. The corrections subtract the candidates, add each distinct candidate once, and add the counters
     of pairs.
 
     Args:
         candidates: the events that may repeat each other (`expressions.sql`).
-        usable: the events that rows need, without repetitions: all purchases of carted pairs are among them.
+        usable: the events that rows need, without repetitions. They include all purchases of carted pairs.
         pairs: the first cart event of each pair.
     """
     repeated = _of_events(candidates, -1).union(_of_events(candidates.distinct(), 1))
@@ -61,8 +61,7 @@ def totals(events: ir.Table, corrections: ir.Table) -> ir.Table:
 
     Args:
         events: all events with a session.
-        corrections: those of all buckets, as `corrections` returns them; the product has an event on each of their
-            days.
+        corrections: the corrections of all buckets. For each row, `events` has an event of the product on the day.
     """
     counted = _of_events(events, 1)
     both = join(
@@ -72,9 +71,9 @@ def totals(events: ir.Table, corrections: ir.Table) -> ir.Table:
 
 
 def state(days: ir.Table) -> ir.Table:
-    """The counters of each product over all days, which are packaged with the model. `day` is the last of all days.
+    """The counters of each product, summed over all days. In every row, `day` is the last day of the whole table.
 
-    For rows of later days, `as_of_midnight` can use them in place of the counters of each day up to the last.
+    The sums are packaged with the model. For rows of later days, `as_of_midnight` can use them in place of `days`.
     """
     summed = _summed(days, ["product_id"])
     return summed.mutate(day=days.day.max().as_scalar()).select(*PRODUCT_DAY, *COUNTERS)
@@ -124,8 +123,8 @@ def with_shop(rows: ir.Table, product_days: ir.Table) -> ir.Table:
     """Adds the columns about each row's product to the primary table.
 
     `product_relative_price` is the logarithm of the row's price divided by the geometric mean of the product's earlier
-    prices: 0 at the usual price, -0.22 at 80 % of it. It is null if the row has no price above 0, or the product had
-    none before.
+    prices: 0 at the usual price, -0.22 at 80 % of it. It is null if the row has no price above 0, or the product had no
+    such price before.
     """
     known = rows.mutate(day=day_of(rows.event_time))
     known = join(known, product_days, PRODUCT_DAY)
@@ -142,8 +141,8 @@ def _summed(counters: ir.Table, keys: list[str]) -> ir.Table:
 def _up_to(days: ir.Table, needed: ir.Table) -> ir.Table:
     """Each counter's sum over the product's days before each needed day.
 
-    Running sums over all days would cost most of the time here. So the days are first added up to the next needed day
-    of their product, and the running sums are made over the needed days alone.
+    Running sums over all days would take most of the time. So the counters of each day are first added to the next
+    needed day of their product. Then running sums are made over the needed days alone.
     """
     by_product: dict[str, Any] = {"group_by": "product_id", "order_by": "day"}
     marked = join(days, needed.mutate(needed_day=needed.day), PRODUCT_DAY)
@@ -178,7 +177,7 @@ def _carted(pairs: ir.Table) -> ir.Table:
 
 
 def _bought(events: ir.Table, pairs: ir.Table) -> ir.Table:
-    """Pairs by the day of their first purchase at or after the moment: before that day, it is not known."""
+    """Pairs counted on the day of their first purchase at or after the moment: earlier, the purchase is not known."""
     purchases = events.filter(events.event_type == "purchase").select(*PAIR, bought="event_time")
     both = pairs.select(*PAIR, "event_time").inner_join(purchases, PAIR)
     both = both.filter(both.bought >= both.event_time)

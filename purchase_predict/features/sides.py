@@ -1,7 +1,8 @@
 """Assigns sessions to train and test: the table `sides`, with one row per session.
 
-All rows of a session are on one side; without moments, all rows of a user are. If a session or user has very many rows,
-such as one id for all anonymous visitors, the test set can only approximate the requested share.
+All rows of a session are on one side. If the rows have no moments, all rows of a user are on one side. If a session or
+user has very many rows, such as one id for all anonymous visitors, the test set can only approximate the requested
+share.
 """
 
 from collections.abc import Sequence
@@ -12,9 +13,10 @@ import duckdb
 from purchase_predict.database import one_row, quoted
 from purchase_predict.schema import MOMENT
 
-#: The largest difference between the test set's share of the rows and the requested share that needs no note.
+#: The largest difference between the real and the requested share of the test set for which `note` returns no line.
 TOLERANCE = 0.02
-#: The most sums of large users that are distinguished. If there are more rows, a sum is exact to 0.005 % of the rows.
+#: The largest number of different sums of large users' rows (see `_best_subset`). If there are more rows than this, the
+#: sums are rounded: they are exact to 0.005 % of the rows.
 _MAX_SUMS = 1_000_000
 
 
@@ -22,7 +24,7 @@ def by_time(connection: duckdb.DuckDBPyConnection, test_ratio: float, row_count:
     """Creates the table `sides` for `rows` with moments. Returns the test set's start.
 
     A session that reaches into the time of the test belongs to the test set as a whole. If long sessions make the test
-    set too large, it starts later: at the time that brings its share closest to the requested one.
+    set too large, the test set starts later: at the time that brings its share closest to the requested share.
     """
     offset = min(row_count - 1, int(row_count * (1 - test_ratio)))
     (cut,) = one_row(connection, f"SELECT {MOMENT} FROM rows ORDER BY {MOMENT} LIMIT 1 OFFSET {offset}")
@@ -46,8 +48,8 @@ def by_user(connection: duckdb.DuckDBPyConnection, test_ratio: float, row_count:
     """Creates the table `sides` for `rows` without moments: users in the order of their MD5, until the test is full.
 
     A user with more rows than the tolerance is large, and is put in the test only if this brings the test's share
-    closer to the requested one. If the share is then still off by more than the tolerance, the large users of the test
-    are chosen together (`_best_subset`), and the small ones, in their order, fill the rest.
+    closer to the requested share. If the share is then still off by more than the tolerance, the large users of the
+    test are chosen together (`_best_subset`), and small users, in MD5 order, fill the rest.
     """
     wanted, most = test_ratio * row_count, TOLERANCE * row_count
     connection.execute(
@@ -73,11 +75,11 @@ def by_user(connection: duckdb.DuckDBPyConnection, test_ratio: float, row_count:
 
 
 def _best_subset(sizes: Sequence[int], wanted: float, row_count: int) -> list[int]:
-    """The large users of the test: those with which the share comes closest, once the small users fill the rest.
+    """Chooses the large users of the test so that the share comes closest once small users have filled the rest.
 
-    There are fewer than 1 / TOLERANCE large users. Every sum that their rows can have is computed, as a bit of an
-    integer. Among equally close sums, the one nearest to the requested share of the large users' rows is taken, so that
-    both sides have small users, too.
+    There are fewer than 1 / TOLERANCE large users. Every sum that the rows of some of them can have is computed, and
+    kept as a bit of an integer: bit n is 1 if n units are a possible sum. Among equally close sums, the one nearest to
+    the requested share of the large users' rows is taken, so that both sides have small users, too.
 
     Args:
         sizes: rows of each large user, in the order of their MD5.
@@ -87,9 +89,9 @@ def _best_subset(sizes: Sequence[int], wanted: float, row_count: int) -> list[in
     Returns:
         The positions of the chosen users in `sizes`, ascending.
     """
-    unit = -(-row_count // _MAX_SUMS)  # rows for one bit
+    unit = -(-row_count // _MAX_SUMS)  # rows per unit
     units = [size // unit for size in sizes]
-    sums = [1]  # at k: the sums that the first k users can have
+    sums = [1]  # at k: the sums of any of the first k users
     for size in units:
         sums.append(sums[-1] | sums[-1] << size)
     total = sum(sizes)
@@ -127,7 +129,7 @@ def _place(connection: duckdb.DuckDBPyConnection, users: Sequence[tuple[Any, int
 
 
 def note(connection: duckdb.DuckDBPyConnection, test_ratio: float, tested: int, row_count: int) -> str:
-    """One line with the test set's real share and the reason, if it is off by more than the tolerance; else empty."""
+    """One line with the test set's share and the reason if it is off by more than the tolerance; else an empty text."""
     share = tested / row_count
     if abs(share - test_ratio) <= TOLERANCE:
         return ""

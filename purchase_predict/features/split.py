@@ -48,15 +48,15 @@ class _Count(NamedTuple):
 def split(connection: duckdb.DuckDBPyConnection, test_ratio: float, target: Path) -> Dataset:
     """Splits `primary_table` into `target/train.parquet` and `target/test.parquet`, and describes both.
 
-    If the rows come from events, the product counters go to `target/shop.parquet`.
+    If the rows come from events, the product counters are written to `target/shop.parquet`.
 
     First, repeated rows are dropped: of rows with the same (user_id, user_session, product_id), the one with the
     smallest values stays.
 
     With moments, the test set is the last `test_ratio` of the rows in time, with all rows of the sessions that reach
-    into that time. Without moments, it is whole users in the order of their MD5, up to `test_ratio` of the rows; users
-    with more rows than the tolerance are chosen so that the share is close. No session is on both sides, so a session
-    or user with very many rows may make the test set larger or smaller than `test_ratio`. The deviation exceeds
+    into that time. Without moments, the test set is filled with whole users in the order of their MD5. Users with more
+    rows than the tolerance are chosen so that the share is close to `test_ratio`. No session is on both sides, so a
+    session or user with very many rows may make the test set larger or smaller than `test_ratio`. The deviation exceeds
     `sides.TOLERANCE` only if no other choice is closer.
 
     Args:
@@ -141,7 +141,7 @@ def _write(connection: duckdb.DuckDBPyConnection, target: Path, by_time: bool) -
 
 
 def _require_enough(counts: Mapping[str, _Count], row_count: int) -> None:
-    """Raises unless both classes have rows, and enough of them on each side."""
+    """Raises unless each side has at least `MIN_ROWS_PER_CLASS` rows of each class."""
     bought = sum(count.purchases for count in counts.values())
     not_bought = sum(count.rows - count.purchases for count in counts.values())
     if row_count >= 4 * MIN_ROWS_PER_CLASS and not (bought and not_bought):

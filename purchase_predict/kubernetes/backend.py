@@ -1,7 +1,7 @@
 """MLflow's project backend: `mlflow run . -b purchase-predict-kubernetes --backend-config kubernetes.json`.
 
-MLflow finds the backend by the entry point group `mlflow.project_backend`, after
-`pip install 'purchase-predict[kubernetes]'`. If main launches its steps as Jobs (`launch`), it calls `submit` directly.
+After `pip install 'purchase-predict[kubernetes]'`, MLflow finds the backend in the Python entry point group
+`mlflow.project_backend`. When main launches its steps as Jobs, `launch.py` calls `submit` directly.
 """
 
 import os
@@ -45,10 +45,16 @@ class KubernetesBackend(AbstractBackend):
         tracking_uri: str,
         experiment_id: str,
     ) -> "SubmittedJob":
-        """Submits an entry point as a Job. MLflow calls this method."""
+        """Submits an entry point as a Job. MLflow calls this method.
+
+        Under the command `mlflow run`, this method also waits for the Job, and exits with code 1 if the Job fails.
+
+        Raises:
+            click.ClickException: see `Config.of`, `closure.of_project`, `Cluster.connect` and `submit`.
+        """
         folder = fetch_and_validate_project(project_uri, version, entry_point, params)  # type: ignore[no-untyped-call]
         work_dir = Path(folder)
-        # MLflow adds settings for its own backends: those with names in capitals, and `_MLFLOWS`.
+        # MLflow adds settings for its own backends. Their names are in capitals or in `_MLFLOWS`.
         ours = {name: value for name, value in backend_config.items() if not name.isupper() and name not in _MLFLOWS}
         config = Config.of(ours, "backend_config", Path())
         expected = closure.of_project(entry_point, work_dir)
@@ -74,7 +80,7 @@ def _wait_for(submitted: "SubmittedJob") -> None:
 
 #: The images with an unreadable label that this process has already reported.
 _reported: set[str] = set()
-#: Settings that MLflow adds to those of the user, with names in small letters.
+#: Names in small letters of settings that MLflow adds to the user's settings.
 _MLFLOWS = ("build_image", "docker_auth")
 
 
@@ -104,16 +110,16 @@ def submit(
         expected: the source files and packages that the image must have.
         experiment_id: the run's experiment.
         project_uri: the project, as the user named it.
-        work_dir: the checkout.
+        work_dir: the folder of the checkout.
         version: the version of a git project, as the user named it.
         env: value of the variable ENV; None: the image's .env decides.
-        key: the step's key, which the run claims; empty: none is claimed.
+        key: the step key that the run claims; empty: the run claims none.
         tags: further tags of the run.
-        announce: called just before the Job is created, so that a caller that is interrupted can delete the Job.
+        announce: called just before the Job is created, so that the caller can delete the Job after an interruption.
 
     Raises:
-        click.ClickException: a parameter or a setting is wrong, the Job could not reach its data, the image has another
-            source, or the cluster refuses the Job or does not answer.
+        click.ClickException: a parameter or a setting is wrong, the Job could not reach its data, the image was built
+            from another source, or the cluster refuses the Job or does not answer.
     """
     of_step = config.of_step(entry_point)
     tracking_uri = shown_uri(mlflow.get_tracking_uri())
@@ -141,7 +147,7 @@ def submit(
 
 
 def _refuse_other_source(name: str, entry_point: str, work_dir: Path) -> None:
-    """Raises if an image has another source than the checkout. Prints a line if this cannot be checked here."""
+    """Raises if an image was built from another source. If its label cannot be read, prints a line, once per image."""
     unread = image.refuse_other_source(name, entry_point, work_dir)
     if unread and name not in _reported:
         _reported.add(name)
@@ -152,7 +158,7 @@ def _refuse_other_source(name: str, entry_point: str, work_dir: Path) -> None:
 
 
 def _refuse_parameters(entry_point: str, given: Mapping[str, str], declared: list[str]) -> None:
-    """Raises if the entry point lacks a given parameter, or if an address holds a secret, which the Job would show."""
+    """Raises if the entry point does not declare a given parameter, or if a URI among the values holds a secret."""
     if unknown := sorted(set(given) - set(declared)):
         meant = [close[0] for name in unknown if (close := get_close_matches(name, declared, 1))]
         hint = f" (did you mean {', '.join(meant)}?)" if meant else ""
@@ -178,17 +184,20 @@ class SubmittedJob(SubmittedRun):
         return self._run_id
 
     def wait(self) -> bool:
-        """Waits until the Job has ended, and prints its error, which MLflow would not. Returns whether it succeeded."""
+        """Waits until the Job has ended. Returns whether it succeeded.
+
+        Prints the error of a failed Job, because MLflow does not, unless the pod's log has already shown the error.
+        """
         finished = self.job.wait()
         if not finished and not self.job.told:
             print_line(f"Error: {self.job.problem}", err=True)
         return finished
 
     def cancel(self) -> None:
-        """Deletes the Job."""
+        """Deletes the Job (see `Job.cancel`)."""
         self.job.cancel()
 
     def get_status(self) -> str:
-        """The run's status, as its own process has recorded it."""
+        """The run's status in MLflow, such as RUNNING."""
         status: str = mlflow.MlflowClient().get_run(self._run_id).info.status
         return status

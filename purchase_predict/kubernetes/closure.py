@@ -1,4 +1,4 @@
-"""The source files and packages that an image must have to compute a step: those that the step's key counts."""
+"""The parts of a step key that an image must match to compute the step: its source files and its packages."""
 
 import hashlib
 import json
@@ -15,19 +15,23 @@ from purchase_predict.workflow.key import counted_source, differences
 
 #: Environment variable of the container: the source files and packages that the image must have, as JSON.
 EXPECTED = "PURCHASE_PREDICT_EXPECTED"
-#: The parts of a key that the image must match.
+#: The parts of a step key (`key.key_parts`) that the image must match.
 PARTS = ("source", "environment")
 
 
 def of_parts(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """The source files and packages that a key requires of the image."""
+    """The source files and packages that the image must have, from the parts of a step key."""
     return {name: parts[name] for name in PARTS}
 
 
 def of_project(entry_point: str, project: Path) -> dict[str, Any]:
-    """The source files that a checkout requires of the image.
+    """The source files of a checkout that the image must have, without packages.
 
     Packages are left out, because the image may have other packages than this machine.
+
+    Args:
+        entry_point: the step; `main` stands for all steps.
+        project: the folder of the checkout.
 
     Raises:
         click.ClickException: the checkout has no such step.
@@ -46,7 +50,8 @@ def of_project(entry_point: str, project: Path) -> dict[str, Any]:
 def of_image(project: Path = PROJECT) -> dict[str, Any]:
     """The content of an image's label: digests of the source files of all steps, and of the lock file.
 
-    It is the same on every machine that builds the image. Installed packages could differ between machines.
+    The label is the same on every machine that builds the image. Installed packages are not in it, because they could
+    differ between machines.
     """
     return {"source": of_project("main", project)["source"], "lock": _lock(project)}
 
@@ -56,11 +61,11 @@ def _lock(project: Path) -> str:
 
 
 def label_difference(entry_point: str, label: Mapping[str, Any], project: Path = PROJECT) -> str:
-    """What differs between an image's label and a checkout, in a few words; empty if nothing does.
+    """What differs between an image's label and a checkout, in a few words; empty if nothing differs.
 
     Args:
         entry_point: the step; `main` stands for all steps.
-        label: the content of the label.
+        label: the content of the label (`of_image`).
         project: the checkout.
     """
     source = of_project(entry_point, project)["source"]
@@ -72,13 +77,18 @@ def label_difference(entry_point: str, label: Mapping[str, Any], project: Path =
 
 
 def difference(entry_point: str, expected: Mapping[str, Any]) -> str:
-    """What differs between the expected files and packages and those of this process; empty if nothing does."""
+    """What differs between `expected` and the files and packages of this process; empty if nothing differs."""
     here = of_project(entry_point, PROJECT) | {"environment": environment()}
     return differences({name: value for name, value in here.items() if name in expected}, expected)
 
 
 def refuse(image: str, difference: str) -> click.ClickException:
-    """The error for an image of another source."""
+    """Returns the error for an image that was built from another source.
+
+    Args:
+        image: the image, as the message names it.
+        difference: the result of `label_difference` or of `difference`.
+    """
     return click.ClickException(
         f"{image} was not built from the source that the workflow runs; differences (image -> workflow): {difference}; "
         "build the image from this checkout, or start the workflow from the checkout that the image was built from"
@@ -86,5 +96,5 @@ def refuse(image: str, difference: str) -> click.ClickException:
 
 
 def text(expected: Mapping[str, Any]) -> str:
-    """The expected files and packages as the text of the variable."""
+    """The expected files and packages as JSON, for the variable `EXPECTED`."""
     return json.dumps(expected, sort_keys=True, separators=(",", ":"))

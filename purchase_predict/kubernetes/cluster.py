@@ -1,7 +1,7 @@
 """The cluster's API: the few calls that a Job needs, each retried while the API is away (no answer, or overloaded).
 
 The official client authenticates (kubeconfig, exec plugins, client certificates, a pod's token and its renewal). The
-calls themselves are plain HTTP, because the classes of the client accept other values in some versions than in others
+calls themselves are plain HTTP, because the client's classes do not accept the same values in every version
 (docs/upstream.md). The API's JSON does not change within v1.
 """
 
@@ -18,20 +18,21 @@ import requests
 from purchase_predict.errors import first_line, printable
 from purchase_predict.kubernetes.explain import QUOTA_WAY_OUT
 
-#: Seconds between two attempts while the API is away: the first pause, doubled each time up to the longest.
+#: The first and the longest pause between two attempts while the API is away, in seconds. Each pause is twice the
+#: pause before it, up to the longest.
 _PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 #: Seconds for which a call is retried while the API is away; then the call fails.
 _PATIENCE = 600.0
 #: Timeouts in seconds: to connect, and between two pieces of an answer.
 _TIMEOUT = (10.0, 120.0)
-#: Errors of a connection or an answer that broke off.
+#: Errors that mean that a connection or an answer broke off.
 _BROKEN = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 #: HTTP statuses of an API that is overloaded or restarting, or of the proxy in front of it.
 _RETRIED_STATUSES = {429, 500, 502, 503, 504}
 
 
 class Away(click.ClickException):
-    """The API did not answer within the patience."""
+    """The API was away for the whole time in which a call is retried."""
 
 
 class Refused(click.ClickException):
@@ -48,12 +49,13 @@ class Refused(click.ClickException):
 
 
 class Cluster:
-    """A cluster, used with the rights of this process's user. A call that fails raises click.ClickException,
-    such as `Refused` or `Away`.
+    """A cluster, used with the rights of the kubeconfig's user or of the pod's service account.
+
+    A call that fails raises click.ClickException, such as `Refused` or `Away`.
     """
 
     def __init__(self, configuration: Any, patience: float = _PATIENCE) -> None:
-        """Args: `configuration`: from the official client; `patience`: seconds to retry while the API is away."""
+        """Args: `configuration`: from the official client; `patience`: seconds to retry a call if the API is away."""
         self._configuration, self._patience = configuration, patience
         self._session = requests.Session()
         self._session.auth = self._sign
@@ -65,11 +67,11 @@ class Cluster:
 
     @classmethod
     def connect(cls, context: str = "", patience: float = _PATIENCE) -> "Cluster":
-        """The cluster of the kubeconfig; in a pod without one, the pod's own.
+        """The cluster of the kubeconfig; in a pod without a kubeconfig, the pod's own cluster.
 
         Args:
             context: a context of the kubeconfig; empty: its current context.
-            patience: seconds to retry while the API is away.
+            patience: seconds to retry a call while the API is away.
 
         Raises:
             click.ClickException: the client is not installed, or no cluster is configured.
@@ -82,7 +84,7 @@ class Cluster:
             ) from error
         configuration = client.Configuration()
         try:
-            # The client reads KUBECONFIG once, when it is imported.
+            # Read here, because the client reads KUBECONFIG only once, when it is imported.
             file = os.environ.get("KUBECONFIG") or None
             config.load_kube_config(file, context=context or None, client_configuration=configuration)
         except (config.ConfigException, OSError) as error:
@@ -102,11 +104,14 @@ class Cluster:
         return str(self._configuration.host)
 
     def hurry(self, seconds: float) -> None:
-        """From now on, calls to an API that is away fail after at most this many seconds."""
+        """From now on, calls are retried for at most this many seconds while the API is away."""
         self._patience = min(self._patience, seconds)
 
     def create(self, job: dict[str, Any]) -> None:
-        """Creates a Job. Each run has its own Job name, so an existing Job comes from a call whose answer was lost."""
+        """Creates a Job. A Job of this name that already exists is no error.
+
+        Each run has its own Job name, so an existing Job comes from an earlier call whose answer was lost.
+        """
         namespace, name = job["metadata"]["namespace"], job["metadata"]["name"]
         for last in (False, False, True):
             try:
@@ -125,7 +130,7 @@ class Cluster:
         return self._found(f"{_jobs(namespace)}/{name}")
 
     def delete(self, namespace: str, name: str) -> None:
-        """Deletes a Job. The Job remains until its pods have ended. A missing Job is no error."""
+        """Asks the API to delete a Job, which remains until its pods have ended. A missing Job is no error."""
         try:
             self._call("DELETE", f"{_jobs(namespace)}/{name}", {"propagationPolicy": "Foreground"})
         except Refused as error:
@@ -138,7 +143,7 @@ class Cluster:
         return sorted(found.json()["items"], key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
 
     def events(self, namespace: str, name: str) -> list[dict[str, Any]]:
-        """The cluster's events about a Job or pod; empty if this user may not read them."""
+        """The cluster's events about a Job or pod; empty if the API refuses the call, such as for lack of rights."""
         try:
             selector = {"fieldSelector": f"involvedObject.name={name}"}
             return list(self._call("GET", f"/api/v1/namespaces/{namespace}/events", selector).json()["items"])
@@ -146,14 +151,16 @@ class Cluster:
             return []
 
     def wait_for_change(self, namespace: str, name: str, version: str, seconds: int) -> None:
-        """Returns once a Job has a later resource version than `version`, or after some seconds."""
+        """Waits until a Job has a later resource version than `version`, for at most `seconds`.
+
+        A watch that breaks or is outdated ends earlier. So the caller has to look at the Job again in any case.
+        """
         parameters = {
             "watch": "true",
             "fieldSelector": f"metadata.name={name}",
             "resourceVersion": version,
             "timeoutSeconds": str(seconds),
         }
-        # A watch that breaks or is outdated ends early; the caller then looks at the Job again.
         try:
             with self._call("GET", _jobs(namespace), parameters, stream=True) as answer:
                 for line in answer.iter_lines():
@@ -167,9 +174,10 @@ class Cluster:
         """Time and text of each line that a container writes, until the container ends or the connection breaks.
 
         Args:
-            since: the time of the last line already read; empty: none.
+            since: the time of the last line already read, as this method returned it; empty: read from the first line.
 
         Raises:
+            click.ClickException: the API refuses the call, or does not answer.
             requests.RequestException: the connection broke.
         """
         parameters = {"container": container, "follow": "true", "timestamps": "true"}
@@ -177,7 +185,8 @@ class Cluster:
             parameters["sinceTime"] = since
         path = f"/api/v1/namespaces/{namespace}/pods/{pod}/log"
         with self._call("GET", path, parameters, stream=True) as answer:
-            # Only a line feed ends a line. A carriage return, as in a progress bar, does not: no time follows it.
+            # Only a line feed ends a line. A carriage return, as in a progress bar, does not: the API writes no time
+            # after it.
             for line in answer.iter_lines(delimiter=b"\n"):
                 time_, _, text = line.decode("utf-8", "replace").partition(" ")
                 if line and time_ > since:

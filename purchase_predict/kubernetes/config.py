@@ -28,7 +28,7 @@ _TOP_ONLY = ("context", "steps")
 ENTRY_POINTS = ("main", *STEPS, "approve", "rollback", "status", "predict", "serve")
 #: Kubernetes' names in the resources of a container.
 _RESOURCES = ("requests", "limits", "claims")
-#: The types of the values, as the errors name them.
+#: The types of the values, each with its name in error messages.
 _TYPES = {str: "text", int: "a whole number", dict: "a mapping", list: "a list"}
 
 
@@ -41,15 +41,17 @@ class StepConfig:
         namespace: the Job's namespace.
         service_account: the pod's service account; empty: the namespace's default.
         tracking_uri: the tracking server's address in the cluster; empty: the one that main uses.
-        deadline: seconds after which the cluster ends the Job, even if somebody waits for it.
-        patience: seconds that a Job may fail to start (image, secret, quota) before it is deleted.
-        keep: seconds that the cluster keeps a Job that has ended.
+        deadline: seconds from the Job's start until the cluster ends the Job, even if main still waits for it.
+        patience: seconds for which a problem (image, Secret, quota) may keep the Job from starting; then the Job is
+            deleted.
+        keep: seconds for which the cluster keeps the Job after its end.
         resources: requests and limits of the container.
         node_selector: labels of the nodes that may run the pod.
         tolerations: Kubernetes tolerations of the pod.
         env: further environment variables of the container, by name.
         env_from_secrets: environment variables from Secrets, by name: `secret` (its name) and `key` (the key in it).
-        template: a partial Job manifest that the other settings are merged into.
+        template: a partial Job manifest that the other settings are merged into. Its activeDeadlineSeconds and
+            ttlSecondsAfterFinished override `deadline` and `keep`.
     """
 
     image: str
@@ -78,9 +80,9 @@ class Config:
 
     Attributes:
         place: the file's name in messages.
-        context: a context of the kubeconfig; empty: its current context, or the service account of the pod that this
-            process runs in.
-        folder: the folder that relative file names in the file start from.
+        context: a context of the kubeconfig; empty: its current context, or, in a pod without a kubeconfig, the pod's
+            service account.
+        folder: the folder to which a relative file name in the content refers.
         values: the content.
     """
 
@@ -126,7 +128,7 @@ class Config:
         """The settings of a step.
 
         Raises:
-            click.ClickException: a value is of the wrong form, or holds a secret.
+            click.ClickException: a value is of the wrong form or holds a secret, or the template file cannot be read.
         """
         place = f"{self.place}: steps.{entry_point}"
         own = _part(self.values.get("steps", {}), entry_point, place)
@@ -184,7 +186,7 @@ def _check(values: Mapping[str, Any], place: str) -> None:
 
 
 def _refuse_beyond_json(values: Mapping[str, Any], place: str) -> None:
-    """Raises for a value that the cluster's API cannot take: YAML has dates, and references from a part to itself."""
+    """Raises if a value cannot be written as JSON, such as YAML's dates, or a list that contains itself."""
     for name, value in values.items():
         try:
             json.dumps(value, allow_nan=False)
@@ -241,14 +243,14 @@ def _mapping(file: Path) -> dict[str, Any]:
 
 def _typed(value: Any, kind: type, place: str) -> Any:
     if not isinstance(value, kind) or isinstance(value, bool):
-        # A list or a mapping may hold secrets, which no pattern could find in all its forms.
+        # The message does not show a list or a mapping: it may hold a secret in a form that no pattern finds.
         found = _TYPES[type(value)] if isinstance(value, (list, dict)) else repr(value)
         raise click.ClickException(f"{place}: must be {_TYPES[kind]}, not {found}")
     return value
 
 
 def _part(whole: Mapping[Any, Any], name: str, place: str) -> dict[Any, Any]:
-    """The mapping `name` in a mapping; empty if it is missing or null. `place` names it in messages."""
+    """The entry `name` of `whole`, a mapping; empty if missing or null. `place` names the entry in messages."""
     part = whole.get(name)
     found: dict[Any, Any] = {} if part is None else _typed(part, dict, place)
     return found

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-#: Wording in messages for the kubelet's reasons why a container of a pod on a node waits.
+#: The kubelet's reasons for which a container cannot start, each with its wording in messages.
 _WAITING = {
     "ImagePullBackOff": "its image cannot be pulled",
     "ErrImagePull": "its image cannot be pulled",
@@ -23,6 +23,7 @@ _SUSPENDED = (
     "the Job is suspended until a queue or a person resumes it (spec.suspend: false); if nobody does, remove suspend "
     "from the template in backend_config"
 )
+#: Remedy for a quota that is used up, in messages.
 QUOTA_WAY_OUT = "wait until other Jobs have ended, request less (resources in backend_config), or have the quota raised"
 #: Messages about a missing object. The group that matched holds the kind of the object.
 _NOT_FOUND = re.compile(
@@ -39,12 +40,15 @@ _OBJECTS = {
     "config": ("ConfigMap or key", _TEMPLATE),
     "persistentvolumeclaim": ("PersistentVolumeClaim", f"volumes in {_TEMPLATE}"),
 }
-#: Events that say that the node cannot set up the pod, and events that come only after the pod's volumes are mounted.
+#: Reasons of events that say that the node cannot set up the pod.
 _NOT_SET_UP = {"FailedMount", "FailedAttachVolume", "FailedMapVolume", "FailedCreatePodSandBox"}
+#: Reasons of events that come only after the pod's volumes are mounted.
 _MOUNTED = {"Pulling", "Pulled", "Created", "Started"}
-#: Messages of the scheduler: no node has room; no node matches. Messages of the autoscaler: it adds no node for now.
+#: Messages of the scheduler: no node has room.
 _ROOM = re.compile(r"Insufficient|Too many pods")
+#: Messages of the scheduler and the autoscaler: a node does not match the pod.
 _NO_SUCH_NODE = re.compile(r"didn't match Pod's node affinity/selector|had untolerated taint")
+#: Messages of the autoscaler: it adds no node for now.
 _FOR_NOW = re.compile(r"Insufficient|max node group size reached|backoff|limit", re.IGNORECASE)
 
 
@@ -55,8 +59,8 @@ class State:
     Attributes:
         ended: whether it has ended.
         succeeded: whether its command ended with exit code 0.
-        running: whether its container has started.
-        problem: why it failed, or what keeps it from starting; empty: nothing.
+        running: whether the step's container has started, and the Job has not ended.
+        problem: why it failed, or what keeps it from starting; empty: no problem is known.
         exited: whether its command ended by itself, with an exit code other than 0.
         passing: whether the problem may pass by itself, such as a full cluster.
         lingers: whether its command has ended, but other containers of the pod keep the Job from ending.
@@ -95,7 +99,7 @@ def state_of(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], events: 
     if "terminated" in status and _lingers(pod):
         problem = _ended_by_cluster({}, job, pod)
         return replace(State(ended=True, problem=problem) if problem else _exit(pod), lingers=True)
-    if "running" in status or "terminated" in status:  # if terminated, the Job's own end follows soon and says more
+    if "running" in status or "terminated" in status:  # if terminated, the Job ends soon and then says more
         return State(running=True)
     if problem := _waits(pod):
         return State(problem=problem)
@@ -103,7 +107,7 @@ def state_of(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], events: 
 
 
 def _scheduled(pod: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> State | None:
-    """The state of a pod that has no node; None: it has one, or the scheduler has not looked for one."""
+    """The state of a pod without a node; None: the pod has a node, or the scheduler has not given a reason yet."""
     scheduled = _condition(pod, "PodScheduled")
     reason, message = scheduled.get("reason"), str(scheduled.get("message", ""))
     if scheduled.get("status") == "True" or reason not in ("Unschedulable", "SchedulingGated"):
@@ -134,7 +138,7 @@ def _no_node_follows(events: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _set_up(events: Sequence[Mapping[str, Any]]) -> State:
-    """The state of a pod that has a node and no problem with an image: the node may still fail to set it up."""
+    """The state of a pod whose containers report no problem. Its node may still fail to set the pod up."""
     messages = [str(one.get("message", "")) for one in events if one.get("reason") in _NOT_SET_UP]
     if not messages or any(one.get("reason") in _MOUNTED for one in events):
         return State()
@@ -156,14 +160,17 @@ def _missing(message: str) -> str:
 
 
 def _container(pod: Mapping[str, Any]) -> dict[str, Any]:
-    """The state of the container that runs the step, the pod's first one: `waiting`, `running` or `terminated`."""
+    """The state of the step's container, which is the pod's first.
+
+    Its only key is `waiting`, `running` or `terminated`. The state is empty if the pod does not report it.
+    """
     name = pod["spec"]["containers"][0].get("name")
     statuses = pod.get("status", {}).get("containerStatuses") or []  # in any order
     return dict(next((one.get("state") or {} for one in statuses if one.get("name") == name), {}))
 
 
 def _lingers(pod: Mapping[str, Any]) -> bool:
-    """Whether a container beside the step's has not ended. Kubernetes waits for it, and it may never end."""
+    """Whether any container of a pod has not ended. The Job ends only when all have ended, which may never happen."""
     ended = {
         one.get("name")
         for one in pod.get("status", {}).get("containerStatuses") or []
@@ -178,7 +185,7 @@ def _condition(pod: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
 
 
 def _ended_by_cluster(condition: Mapping[str, Any], job: Mapping[str, Any], pod: Mapping[str, Any] | None) -> str:
-    """Why the cluster ended a Job; empty: its command ended by itself."""
+    """Why a Job ended, if its command did not end by itself; empty: the command ended by itself."""
     if condition.get("reason") == "DeadlineExceeded":
         seconds = job["spec"].get("activeDeadlineSeconds")
         return f"the cluster ended the Job after its deadline of {seconds} s: raise deadline in backend_config"
@@ -241,7 +248,7 @@ def _not_created(events: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _waits(pod: Mapping[str, Any]) -> str:
-    """Why a container of a pod (init container, step or sidecar) cannot start; empty: no container is hindered."""
+    """Why a container of a pod (init container, step or sidecar) cannot start; empty: none reports a problem."""
     status = pod.get("status", {})
     statuses = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
     waiting = [(one.get("state") or {}).get("waiting") or {} for one in statuses]

@@ -1,7 +1,8 @@
-"""Checks an image before its Job starts, by a label with digests of its source files, which `make image` writes.
+"""Checks before a Job is submitted whether its image was built from the source of the checkout.
 
-The container checks the files themselves again (`start`). So if the registry cannot be read from here, or the image has
-no label, the only cost of a wrong image is the start of a pod.
+`make image` gives an image a label with digests of its source files. This module reads the label from the registry. The
+container later checks the files themselves (`start`). So if the label cannot be read from here, the only cost of a
+wrong image is the start of a pod.
 """
 
 import base64
@@ -28,7 +29,7 @@ _TYPES = (
 _DOCKER = Path.home() / ".docker/config.json"
 _HUB, _HUB_LOGIN = "registry-1.docker.io", "https://index.docker.io/v1/"
 _TIMEOUT = 10.0
-#: Errors of JSON that is none, is nested too deeply, or holds other values than expected.
+#: Errors raised for a text that is not JSON, is nested too deeply, or holds other values than expected.
 _UNREADABLE = (ValueError, RecursionError, LookupError, TypeError, AttributeError)
 
 
@@ -43,7 +44,7 @@ def _label(image: str) -> tuple[dict[str, Any], str]:
     try:
         registry = _Registry(host, name)
         found = registry.get(f"manifests/{digest}")
-        if "manifests" in found:  # an index: one manifest per system, and attestations, which have no system
+        if "manifests" in found:  # an image index: one manifest per system, and attestations
             systems = [one for one in found["manifests"] if one.get("platform", {}).get("os") == "linux"]
             found = registry.get(f"manifests/{systems[0]['digest']}")
         labels = registry.get(f"blobs/{found['config']['digest']}").get("config", {}).get("Labels") or {}
@@ -60,7 +61,7 @@ def _label(image: str) -> tuple[dict[str, Any], str]:
 
 
 def refuse_other_source(image: str, entry_point: str, project: Path) -> str:
-    """Raises if the label shows that the image was built from another source.
+    """Raises if an image's label shows that the image was built from another source.
 
     Args:
         image: `<registry>/<name>@sha256:<digest>`.
@@ -72,7 +73,7 @@ def refuse_other_source(image: str, entry_point: str, project: Path) -> str:
         can be read.
 
     Raises:
-        click.ClickException: the image has another source; the message names the files.
+        click.ClickException: the image was built from another source; the message names the files that differ.
     """
     label, unread = _label(image)
     if label and (differs := closure.label_difference(entry_point, label, project)):
@@ -81,7 +82,7 @@ def refuse_other_source(image: str, entry_point: str, project: Path) -> str:
 
 
 def _parts(image: str) -> tuple[str, str, str]:
-    """Registry, name and digest of an image, by Docker's rules."""
+    """Registry, name and digest of an image, by Docker's rules. A tag is left out."""
     name, _, digest = image.partition("@")
     first, _, rest = name.partition("/")
     if rest and re.search(r"[.:]|^localhost$", first):

@@ -24,9 +24,10 @@ from purchase_predict.workflow.completed import ERROR
 IMAGE = "step.image"
 #: The artifact with the pod's log.
 LOG = "job.log"
-#: Seconds between two checks of a Job, while it starts and while it runs. A change of the Job ends the pause.
+#: Longest pauses in seconds between two checks of a Job: until the Job runs, and while it runs. A change of the Job
+#: ends the pause.
 _STARTING, _RUNNING = 3, 60
-#: Seconds to wait for the pods of a deleted Job to end.
+#: Seconds to wait until the pods of a deleted Job have ended.
 _DELETED = 60.0
 
 
@@ -34,7 +35,7 @@ class Job:
     """The Job of one run.
 
     Attributes:
-        problem: why the Job failed; empty: it did not.
+        problem: why the Job failed; empty: it has not failed.
         told: whether the pod's log has already shown the problem.
     """
 
@@ -42,7 +43,7 @@ class Job:
         """Makes the manifest. `place` names the file of `config` in messages.
 
         Raises:
-            click.ClickException: the template contradicts the workflow, or a secret is missing.
+            click.ClickException: see `manifest`.
         """
         self._cluster, self._work, self._config = cluster, work, config
         self._manifest = manifest(work, config, place)
@@ -52,11 +53,13 @@ class Job:
         self.problem, self.told = "", False
 
     def submit(self, key: str = "") -> None:
-        """Creates the Job. If that fails or is interrupted, the Job is deleted and the run is closed.
+        """Creates the Job.
+
+        If that fails or is interrupted, the run is closed, and the Job is deleted unless the API is away.
 
         Args:
-            key: the step's key, which the run claims, so that other workflows wait for the Job even after main has
-                ended; empty: none is claimed.
+            key: the step key that the run claims, so that other workflows wait for the Job even after main has ended;
+                empty: the run claims none.
 
         Raises:
             click.ClickException: the cluster refuses the Job, or does not answer.
@@ -64,7 +67,8 @@ class Job:
         client = mlflow.MlflowClient()
         run_id = self._work.run_id
         try:
-            # The tags come first: if this process is killed right after creating the Job, they lead others to it.
+            # The tags come first: if this process is killed right after creating the Job, the tags lead other
+            # workflows to the Job.
             client.set_tag(run_id, remote.JOB, f"{self._config.namespace}/{self._name}")
             client.set_tag(run_id, IMAGE, self._config.image)
             if key:
@@ -81,7 +85,13 @@ class Job:
             raise
 
     def wait(self) -> bool:
-        """Waits until the Job has ended, and prints its log meanwhile. Returns whether its run is FINISHED.
+        """Waits until the Job has ended, and prints its log meanwhile.
+
+        Deletes the Job after its patience if it cannot start, or at once if only other containers keep it from ending.
+        After a failure, sets `problem`, records the problem on the run, and closes the run if it is still open.
+
+        Returns:
+            Whether the Job's command succeeded and its run is FINISHED.
 
         Raises:
             click.ClickException: the cluster does not answer, or refuses a call. The Job continues.
@@ -116,9 +126,12 @@ class Job:
         return False
 
     def cancel(self) -> None:
-        """Deletes the Job, and waits up to 60 s until its pod has ended.
+        """Deletes the Job, and waits up to 60 s until its pod has ended. Then waits up to 20 s for the rest of the log.
 
-        A user waits for this, so from now on calls are retried for at most 60 s while the API is away.
+        A user waits for the end of this call. So from now on, calls are retried for at most 60 s while the API is away.
+
+        Raises:
+            click.ClickException: the cluster does not answer, or refuses a call.
         """
         self._cluster.hurry(_DELETED)
         self._cluster.delete(self._config.namespace, self._name)

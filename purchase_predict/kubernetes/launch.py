@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 
 def elsewhere(run: Run, parameters: Mapping[str, Any]) -> dict[str, Launch]:
-    """The steps that main's parameter `backend` sends to Kubernetes, each with the function that launches it.
+    """The steps that run on Kubernetes by main's parameter `backend`, each with the function that launches it.
 
-    From now on this process also asks the cluster about Jobs of other workflows. It connects to the cluster only when
-    needed: a workflow that reuses every step needs no cluster.
+    If there is such a step, this process from now on also asks the cluster about Jobs of other workflows. It connects
+    to the cluster only when needed: a workflow that reuses every step needs no cluster.
 
     Args:
         run: main's run.
@@ -50,7 +50,7 @@ def elsewhere(run: Run, parameters: Mapping[str, Any]) -> dict[str, Launch]:
         return Cluster.connect(config.context)
 
     @cache
-    def impatient() -> Cluster:  # for looks at other Jobs: does not wait while the API is away
+    def impatient() -> Cluster:  # for checks of other workflows' Jobs: does not wait while the API is away
         return Cluster.connect(config.context, patience=0)
 
     def launch(plan: Plan, run_name: str) -> Run:
@@ -88,12 +88,12 @@ def _launch(cluster: Cluster, config: Config, plan: Plan, experiment_id: str, ru
 def _cancel(submitted: "SubmittedJob", entry_point: str) -> None:
     try:
         submitted.cancel()
-    except click.ClickException as error:  # the runs are closed all the same, and the pod stops when it sees that
+    except click.ClickException as error:  # the runs are closed all the same, and the pod then stops by itself
         print_line(f"{entry_point}: its Job could not be deleted: {error.format_message()}", err=True)
 
 
 def _waited(submitted: "SubmittedJob", entry_point: str) -> bool:
-    """Waits until the Job has ended. Returns whether its run is FINISHED."""
+    """Waits until the Job has ended. Returns whether it succeeded (`Job.wait`)."""
     try:
         return submitted.job.wait()
     except click.ClickException as error:

@@ -12,9 +12,9 @@ from purchase_predict.kubernetes.cluster import Cluster
 from purchase_predict.kubernetes.manifest import SECRETS
 from purchase_predict.secrets import names_a_secret, without_secrets
 
-#: Seconds between two attempts to read, and seconds to wait for the last lines once the pod has ended.
+#: Seconds between two attempts to read the log, and seconds to wait for the last lines after the pod has ended.
 _PAUSE, _LAST_LINE = 1.0, 20.0
-#: The most bytes of a log that are kept.
+#: Once a kept log has this size in bytes, further lines are only printed.
 _MAX_BYTES = 20_000_000
 _ERROR = "Error: "
 
@@ -27,7 +27,7 @@ class Log:
     """
 
     def __init__(self, cluster: Cluster, namespace: str, file: Path) -> None:
-        """Args: `file`: where the log's lines are kept. Secrets that this process knows are masked in them."""
+        """Args: `file`: the file to which the log's lines are written. Secrets that this process knows are masked."""
         self._cluster, self._namespace, self._file = cluster, namespace, file
         self._secrets = [value for name in SECRETS if names_a_secret(name) and (value := os.environ.get(name, ""))]
         self._thread: threading.Thread | None = None
@@ -35,7 +35,7 @@ class Log:
         self.error = ""
 
     def follow(self, pod: str, container: str) -> None:
-        """Begins to read the log of a pod. Further calls do nothing."""
+        """Begins to read the log of a container in a pod. Further calls do nothing."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._read, args=[pod, container], name="log", daemon=True)
             self._thread.start()
@@ -58,7 +58,7 @@ class Log:
                         if kept.tell() < _MAX_BYTES:
                             kept.write(masked + "\n")
                             kept.flush()
-                # The container has not started or is gone, or the connection broke. `Job` finds out which.
+                # The container has not started or is gone, or the connection broke. `Job` finds out what happened.
                 except (click.ClickException, requests.RequestException):
                     pass
                 if last:
@@ -66,7 +66,7 @@ class Log:
                 last = self._ended.wait(_PAUSE)
 
     def _show(self, line: str) -> None:
-        # Word by word, so that the spaces of a table stay.
+        # Word by word, because `printable` merges spaces, which would break the columns of a table.
         line = " ".join(printable(word) for word in line.split(" "))
         is_error = line.startswith(_ERROR)
         if is_error:

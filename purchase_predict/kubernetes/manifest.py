@@ -1,7 +1,7 @@
 """The manifest of a step's Job: the template in `backend_config`, completed by the workflow.
 
 The command is a list of words, which neither a shell nor Kubernetes interprets. The manifest contains no password or
-token: variables with these values refer to a Secret of the cluster.
+token. Environment variables that need one refer to a Secret of the cluster.
 """
 
 import copy
@@ -35,7 +35,7 @@ class Work:
 
     Attributes:
         entry_point: the step.
-        command: the entry point's command in MLproject, with `{parameter}` in it.
+        command: the entry point's command in MLproject, with placeholders such as `{source}` for the parameters.
         parameters: the value of each parameter.
         run_id: MLflow's id of the run that the Job computes.
         experiment_id: that run's experiment.
@@ -55,7 +55,7 @@ class Work:
 
 
 def job_name(work: Work) -> str:
-    """The Job's name: each run has its own."""
+    """The Job's name. Jobs of different runs have different names."""
     return f"purchase-predict-{work.entry_point}-{work.run_id}"[:63].replace("_", "-")
 
 
@@ -78,7 +78,8 @@ def manifest(work: Work, config: StepConfig, place: str) -> dict[str, Any]:
         place: the file's name in messages.
 
     Raises:
-        click.ClickException: the template contradicts the workflow, or a secret is missing.
+        click.ClickException: the template contradicts the workflow, no Secret passes a needed password or token to the
+            Job, or the resources are wrong (see `resources.resources`).
     """
     job = copy.deepcopy(config.template)
     labels = {STEP_LABEL: work.entry_point, RUN_LABEL: work.run_id}
@@ -149,7 +150,7 @@ def _environment(given: list[dict[str, Any]], work: Work, config: StepConfig, pl
 
 
 def _refuse_missing(found: Mapping[str, Any], entry_point: str, config: StepConfig, place: str) -> None:
-    """Raises if a secret that the Job needs is set on this machine, but is not passed to the Job."""
+    """Raises if a secret variable that the Job needs is set on this machine, but is not passed to the Job."""
     containers = config.pod.get("containers") or [{}]
     if containers[0].get("envFrom"):  # only the cluster knows which variables it adds
         return

@@ -1,4 +1,4 @@
-"""Checks whether Jobs of other workflows live. A Job that cannot start or cannot end is deleted after a while."""
+"""Checks whether Jobs of other workflows live. Deletes a Job after twice its patience if it cannot start or end."""
 
 import re
 import time
@@ -15,27 +15,32 @@ from purchase_predict.kubernetes.job import look
 from purchase_predict.kubernetes.manifest import PATIENCE
 
 #: Other workflows wait for this many times the Job's patience before they delete a Job that cannot start or end. The
-#: launcher waits for the patience once (not at all if the command has ended), so it comes first and records the error.
+#: Job's own launcher waits only for the patience itself, or not at all if the command has ended. So the launcher
+#: deletes the Job first, and records the error.
 _LONGER = 2
-#: The problem of a Job whose command has ended.
+#: The problem of a Job that lingers (`explain.State.lingers`).
 _LINGERS = "its command has ended, but another container of its pod has not"
 
 
 class Others:
-    """Looks at Jobs that other processes have submitted, and remembers what hinders them."""
+    """Looks at Jobs that other processes have submitted, and remembers for how long a problem has hindered each."""
 
     def __init__(self, cluster: Callable[[], Cluster]) -> None:
-        """Args: `cluster` connects when it is first needed."""
+        """Args: `cluster`: returns the cluster; called only when a Job is looked at."""
         self._cluster = cluster
-        #: By Job: whether its problem may pass, and since when it has had the problem (`time.monotonic`).
+        #: By Job: whether its problem may pass by itself, and since when it has had a problem of this kind
+        #: (`time.monotonic`).
         self._hindered: dict[str, tuple[bool, float]] = {}
         self._said: set[tuple[str, bool]] = set()
 
     def lives(self, job: str) -> bool | None:
-        """Whether a Job may still compute its run; None if the cluster does not know the Job, or is away.
+        """Whether a Job may still compute its run; None if the cluster does not know it, refuses a call, or is away.
 
         Args:
             job: the Job, as `<namespace>/<name>`.
+
+        Raises:
+            click.ClickException: no cluster is configured (see `Cluster.connect`).
         """
         cluster = self._cluster()
         namespace, _, name = job.partition("/")
@@ -59,7 +64,7 @@ class Others:
             print_line(f"Job {job} of another workflow {does}: {state.problem or _LINGERS}")
         if state.passing:
             return True
-        with suppress(click.ClickException):  # if its pod starts after all, it finds its run closed
+        with suppress(click.ClickException):  # if the Job's pod starts after all, it finds its run closed
             cluster.delete(namespace, name)
         return False
 
@@ -73,6 +78,6 @@ class Others:
 
 
 def _patience(job: Mapping[str, Any]) -> float:
-    """The patience of a Job in seconds, from its annotation; the default if this is no whole number above 0."""
+    """The patience of a Job in seconds, from its annotation; the default if that is not a whole number above 0."""
     text = str((job["metadata"].get("annotations") or {}).get(PATIENCE, ""))
     return float(text) if re.fullmatch(r"[1-9][0-9]*", text) else StepConfig.patience

@@ -1,4 +1,4 @@
-"""Refuses settings that hold the value of a secret, because everybody who may read Jobs could read it there."""
+"""Refuses settings that hold the value of a secret: everybody who may read Jobs could read the secret there."""
 
 import re
 from typing import Any
@@ -7,12 +7,13 @@ import click
 
 from purchase_predict.secrets import names_a_secret, shown_uri, without_secrets
 
-#: References, which hold no secret themselves. In a variable: `$(NAME)` of Kubernetes. In any other text, references of
-#: a shell (`${NAME}`, `$NAME`, `$(cat file)`) and of a template language (`{{ .password }}`) also count.
+#: A reference in the value of a variable: `$(NAME)` of Kubernetes. A reference holds no secret itself.
 _VARIABLE = re.compile(r"\$\([A-Za-z_][\w.\-]*\)")
+#: A reference in any other text. References of a shell (`${NAME}`, `$NAME`, `$(cat file)`) and of a template language
+#: (`{{ .password }}`) also count here.
 _REFERENCE = re.compile(r"\$(?:\([^)]*\)|\{[^}]*\}|\w+)|\{\{.*?\}\}")
 _HIDDEN = "***"
-#: A login or a header whose secret is a reference, which was replaced by `_HIDDEN`.
+#: A login, or the value of a header, in which `_HIDDEN` has replaced a reference to the secret.
 _REFERRED = re.compile(r"(?:[^\s/@:]+:)?(?<![^\s/:])\*{3}@|\b(?:Basic|Bearer|Digest|Token)\s+(?=\*{3})", re.IGNORECASE)
 _QUOTES = re.compile(r"""[\\"']""")
 
@@ -56,7 +57,7 @@ def refuse_secrets(part: Any, place: str) -> None:
 
 
 def _holds_secret(value: str, reference: re.Pattern[str]) -> bool:
-    """Whether this project would mask something in a text before printing it, apart from references."""
+    """Whether a text holds something, other than references, that this project would mask before printing the text."""
     referring = reference.sub(_HIDDEN, value)
     rest = _QUOTES.sub("", referring) if referring != value else value
     rest = _REFERRED.sub("", rest)

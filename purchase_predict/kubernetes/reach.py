@@ -1,4 +1,4 @@
-"""Refuses, before a Job is submitted, stores and sources that only the launching machine can reach."""
+"""Refuses, before it is submitted, a Job that cannot reach its tracking server, its artifacts or its source."""
 
 import re
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ def refuse_unreachable(
         place: the file's name in messages.
 
     Raises:
-        click.ClickException: one of them can be reached from this machine only.
+        click.ClickException: one of these three can be reached from this machine only.
     """
     uri = config.tracking_uri or tracking_uri
     if "MLFLOW_TRACKING_URI" not in config.env_from_secrets:

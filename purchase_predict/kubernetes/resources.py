@@ -13,8 +13,8 @@ _SIZE = re.compile(r"([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?|[0-9]+\.) ?([KMGTPE]i?
 _GIB = 1024**3
 #: The steps whose SQL engine obeys `memory_limit`.
 BOUNDED = ("load", "process")
-#: A step needs memory besides the engine: Python, Arrow's buffers, and memory that DuckDB does not count. So the Job
-#: requests twice `memory_limit` plus 1 GiB.
+#: Besides the SQL engine, a step needs memory for Python, for Arrow's buffers, and for what DuckDB does not count. So
+#: the Job requests twice `memory_limit` plus 1 GiB.
 _MEMORY_FACTOR, _MEMORY_MORE = 2, _GIB
 #: The disk holds data that DuckDB spills, the downloaded source, and the tables that the step makes. So the Job
 #: requests 8 times `memory_limit` plus 10 GiB.
@@ -22,7 +22,7 @@ _DISK_FACTOR, _DISK_MORE = 8, 10 * _GIB
 
 
 def size_of(text: str) -> float:
-    """Bytes of a size, as Kubernetes writes it (`512Mi`, `2G`, `64k`, `1e9`) or DuckDB (`512MiB`, `2 GB`).
+    """A size in bytes. The text has the form of Kubernetes (`512Mi`, `2G`, `64k`, `1e9`) or DuckDB (`512MiB`, `2 GB`).
 
     Raises:
         ValueError: the text is no size.
@@ -45,21 +45,24 @@ def merged(*given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def resources(entry_point: str, given: Mapping[str, Any], memory_limit: str, place: str) -> dict[str, Any]:
-    """The container's `resources`: those of the file, and computed values where the file gives none.
+    """The container's `resources`: the values of the file, and computed values where the file gives none.
 
     Args:
         entry_point: the step; values are computed only for the steps in `BOUNDED`.
         given: the step's resources in the file and its template; empty: none.
-        memory_limit: the step's parameter, such as `2GB`; empty: nothing is computed.
+        memory_limit: the step's parameter `memory_limit`, such as `2GB`; empty: nothing is computed.
         place: the file's name in messages.
 
     Raises:
         click.ClickException: the file gives the container no more memory than the SQL engine alone may use, or a size
-            in the file cannot be read.
+            in the file cannot be read, or `memory_limit` is no size.
     """
     if entry_point not in BOUNDED or not memory_limit:
         return dict(given)
-    wanted = size_of(memory_limit)
+    try:
+        wanted = size_of(memory_limit)
+    except ValueError as error:  # `mlflow run -b` passes the parameter as the user wrote it
+        raise click.ClickException(f"memory_limit={memory_limit}: must be a size such as 2GB or 512MB") from error
     memory = {kind: _size(given, kind, "memory", entry_point, place) for kind in ("requests", "limits")}
     for kind, size in memory.items():
         if size is not None and size <= wanted:
@@ -68,7 +71,7 @@ def resources(entry_point: str, given: Mapping[str, Any], memory_limit: str, pla
                 f"memory_limit={memory_limit}, because the SQL engine alone may use that much: raise "
                 f"resources.{kind}.memory, or lower memory_limit"
             )
-    # Memory also gets a limit, so that a step that uses more is killed instead of its neighbours on the node.
+    # Memory also gets a limit. So a step that uses more is killed, and not its neighbours on the node.
     need, disk = wanted * _MEMORY_FACTOR + _MEMORY_MORE, wanted * _DISK_FACTOR + _DISK_MORE
     computed = {
         "requests": {"memory": _mib(need), "ephemeral-storage": _mib(disk)},
@@ -83,7 +86,7 @@ def resources(entry_point: str, given: Mapping[str, Any], memory_limit: str, pla
 
 
 def _size(given: Mapping[str, Any], kind: str, name: str, entry_point: str, place: str) -> float | None:
-    """Bytes that the file gives; None: it gives none."""
+    """The number of bytes that the file gives; None: the file gives no value."""
     text = str((given.get(kind) or {}).get(name, ""))
     try:
         return size_of(text) if text else None

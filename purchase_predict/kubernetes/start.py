@@ -2,8 +2,8 @@
 
     python -m purchase_predict.kubernetes.start python -m steps.train --dataset=runs:/...
 
-It does not import MLflow. So if the image has another source, the Job ends within a second, before the step touches its
-run.
+This module does not import MLflow. So if the image was built from another source, the Job ends within a second, before
+the step changes its run.
 """
 
 import json
@@ -16,7 +16,7 @@ from purchase_predict.kubernetes.closure import EXPECTED, difference, refuse
 
 
 def main(command: list[str]) -> None:
-    """Replaces this process by the command; exits with one line if the image has another source.
+    """Replaces this process by the command. Exits with one line if the image was built from another source.
 
     Args:
         command: the words of the command.

@@ -1,4 +1,4 @@
-"""Compares models on the same held-out rows, each loaded as its users load it."""
+"""Compares models on the same held-out rows. Each model is loaded in the same way as its users load it."""
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class ModelFiles:
 
 
 class HeldOutRows:
-    """Labelled rows that were held out of a training. Each model scores them once; its answers are kept."""
+    """Labelled rows that were held out of a training. Each model scores them once; the answers are kept."""
 
     def __init__(self, rows: pd.DataFrame, train_rate: float, files: ModelFiles | None = None) -> None:
         """Takes the rows.
@@ -59,7 +59,8 @@ class HeldOutRows:
     def unseen_by(self, uri: str) -> "HeldOutRows":
         """The rows of sessions that the model at `uri` was not trained on.
 
-        A session is left out as a whole if the model was trained on any of its rows, because its rows are alike.
+        A session is left out as a whole if the model was trained on any of its rows, because the rows of
+        a session are alike.
 
         Raises:
             click.ClickException: the model's training rows are unknown or cannot be fetched.
@@ -77,7 +78,7 @@ class HeldOutRows:
 
     @property
     def widening(self) -> float:
-        """The factor by which the intervals must be widened: that of the class that needs the wider interval."""
+        """The factor, 1 or more, by which the 95 % intervals must be widened because a class has few users."""
         return max(map(widening, self._users_of_classes))
 
     @cached_property
@@ -94,7 +95,7 @@ class HeldOutRows:
         return evaluate(self.y, answers.probability, self.users, answers.threshold, self.train_rate)
 
     def compare(self, challenger: str, champion: str) -> dict[str, Compared]:
-        """Every metric of two models, both named by URI, and how much better the first one is.
+        """Every metric of two models, both named by URI, and how much better the challenger is.
 
         Raises:
             click.ClickException: one of the models cannot be loaded, or cannot score these rows.

@@ -30,8 +30,8 @@ Result = TypeVar("Result")
 #: The packages that the logged model needs for scoring, pinned to the versions installed here.
 REQUIREMENTS = ("mlflow", "lightgbm", "pandas", "numpy")
 
-#: Expected entries of the file MLmodel of a packaged model: MLflow's loader of models from code; how the path of the
-#: code ends (the second path comes from early versions of this project); the names of the artifacts.
+#: What the file MLmodel of a packaged model must contain: MLflow's loader of models from code; a code path that ends in
+#: one of `_CODE_PATHS` (the second is from early versions of this project); the artifacts, of which `shop` is optional.
 _LOADER = "mlflow.pyfunc.loaders.code_model"
 _CODE_PATHS = ("/purchase_predict/models/purchase_model.py", "/purchase_predict/model.py")
 _ARTIFACTS, _OPTIONAL_ARTIFACTS = {"booster", "spec"}, {"shop"}
@@ -194,7 +194,7 @@ def _remove_byte_code(place: Path) -> None:
 
 @contextmanager
 def no_byte_code() -> Iterator[None]:
-    """Stops Python from writing byte code, because loading a model from a local store would add it to the files."""
+    """Stops Python from writing byte code, because loading a model from a local store would add some to its files."""
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         yield

@@ -21,8 +21,8 @@ from mlflow.types import DataType, Schema
 MULTITHREADED_ROWS = 1000
 #: The columns about the product, as in the project's `schema.py`.
 SHOP = ("product_conversion_rate", "product_carts_per_view", "product_purchases_per_view", "product_relative_price")
-#: Columns that are rightly null if the count column given here is 0: at the first event of a session, and in the first
-#: session of a visitor.
+#: Columns that are rightly null while a count is 0, each with the column of this count. The first is null at the first
+#: event of a session, the second in the first session of a visitor.
 NULL_AT_ZERO = {"seconds_since_prev_event": "num_products_session", "seconds_since_prev_session": "num_prev_sessions"}
 
 
@@ -112,7 +112,8 @@ class Shop:
     def known(self, frame: pd.DataFrame) -> dict[str, np.ndarray]:
         """The columns about the product of each row, by name: one value per row.
 
-        An unknown product has the shop's average rates, and NaN as its relative price.
+        An unknown product has the shop's average rates, and NaN as its relative price. If the frame has no `price`, the
+        relative price is left out.
         """
         product = _numbers(frame["product_id"])
         at = np.searchsorted(self.products, np.nan_to_num(product, nan=-1)).clip(max=len(self.products) - 1)
@@ -126,7 +127,7 @@ class Shop:
 
 
 def _let_csv_in() -> None:
-    """Lets MLflow's server read CSV for this model. All values arrive as text, which `encode` accepts for numbers, too.
+    """Lets MLflow's server read CSV for this model. All values arrive as text; `encode` reads numbers from text.
 
     To read CSV, the server asks the signature for pandas types. The signature declares columns of any type (see
     `packaging.signature`), for which MLflow has no pandas type. So the server would refuse every CSV request.
@@ -139,7 +140,7 @@ def _let_csv_in() -> None:
 
 
 class PurchaseModel(PythonModel):
-    """Will this visitor buy this product, just put in the cart, in this session?"""
+    """Predicts whether a visitor who has just put a product in the cart will buy it in this session."""
 
     counters: pd.DataFrame | None = None
     shop: Shop | None = None

@@ -43,7 +43,8 @@ class Model(Protocol):
     def answer(self) -> Callable[..., pd.DataFrame]:
         """The function that returns `probability` and `will_buy` of each row of a frame, in the same order.
 
-        With `as_is=True` a null is a value; otherwise the model fills in product columns that are null, too.
+        If the model has counters, it fills in the product columns that the frame lacks. A null in a product column is
+        kept with `as_is=True`, and otherwise filled in, too.
         """
 
 
@@ -55,7 +56,7 @@ class Scored:
         rows, will_buy: the number of rows, and of rows with the decision "will buy".
         missing: columns of the model that the rows lacked and that counted as null.
         expected: the expected number of purchases: the sum of the probabilities.
-        spread: rows in each of `scores.DISTRIBUTION_BINS` bins of probability, from 0 to 1.
+        spread: the number of rows in each of `scores.DISTRIBUTION_BINS` bins of probability, from 0 to 1.
         filled: columns about the product that the rows lacked, or that were null in some rows; the model filled them in
             from its own counters.
     """
@@ -115,7 +116,7 @@ def score(
     present = [name for name, *_ in connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()]
     keys = [name for name in (*KEYS, MOMENT) if name in present]
     columns = [name for name in model.columns if name in present]
-    # Session ids may be stored as UUIDs; the file has them as text, as the source had.
+    # Session ids may be stored as UUIDs; the file has them as text, as in the source.
     selected = ", ".join(
         f"{name}::VARCHAR AS {name}" if name == "user_session" else name for name in dict.fromkeys([*keys, *columns])
     )

@@ -10,14 +10,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-#: Rows of a row group.
+#: Rows that a bucket collects before they are written as a row group; fewer if `_WAITING_ROWS` requires that.
 _GROUP_ROWS = 120_000
-#: The most rows that all buckets together keep in memory before they are written.
+#: The most rows that all buckets together collect in memory, roughly; rows that are being written come on top.
 _WAITING_ROWS = 3_000_000
 #: A column of whole numbers gets a dictionary if its first `_SAMPLED_ROWS` rows have at most this many distinct values.
 _DICTIONARY_VALUES = 500
 _SAMPLED_ROWS = 20 * _DICTIONARY_VALUES
-#: Values that Arrow encodes at once; its default of 1,024 takes 7 % longer.
+#: Values that Arrow encodes at once. With Arrow's default of 1,024, encoding takes 7 % longer.
 _BATCH_VALUES = 16_384
 #: An odd factor of 32 bits that puts users with neighbouring numbers into different buckets (Knuth's multiplicative
 #: hash).
@@ -25,7 +25,7 @@ _HASH_FACTOR = 0x9E3779B9
 
 
 def split(rows: pa.Table, bucket_of: str, buckets: int) -> list[pa.Table]:
-    """Splits rows into one table per bucket, in their order.
+    """Splits rows into one table per bucket. Within a bucket, the rows keep their order.
 
     Args:
         bucket_of: the name of the user column (whole numbers); null counts as 0.
@@ -46,10 +46,10 @@ def bucket_numbers(users: npt.NDArray[np.int64], buckets: int) -> npt.NDArray[np
 
 
 def bucket_sql(user: str, buckets: int) -> str:
-    """DuckDB's SQL of `bucket_numbers` for a column of users.
+    """The SQL expression by which DuckDB computes the same bucket as `bucket_numbers` for the user column `user`.
 
-    Both must agree: on a cluster, one task may split the events of a user in Python and another task in SQL, and these
-    events must come into the same bucket.
+    The two must agree. On a cluster, one task may split a user's events in Python and another task in SQL, and all
+    events of a user must be in the same bucket.
     """
     return f"(((xor({user}, {user} >> 32) & {2**32 - 1})::UBIGINT * {_HASH_FACTOR} & {2**32 - 1}) >> 16) % {buckets}"
 
@@ -57,8 +57,8 @@ def bucket_sql(user: str, buckets: int) -> str:
 class BucketFiles:
     """Writes `<target>/bucket=<number>/rows.parquet` for each bucket that has rows.
 
-    Row groups are encoded in threads of a pool. Row groups of one bucket are written one after the other, in the order
-    of their rows. After an exception inside the block, the files are incomplete.
+    Row groups are encoded in threads of a pool. The row groups of one bucket are written one after the other, so that
+    the rows keep their order. If the `with` block raises an exception, the files stay incomplete.
     """
 
     def __init__(self, target: Path, buckets: int, pool: ThreadPoolExecutor) -> None:
@@ -85,7 +85,7 @@ class BucketFiles:
             file.close()
 
     def add(self, bucket: int, rows: pa.Table) -> None:
-        """Adds rows to a bucket; may wait for its previous row group."""
+        """Adds rows to a bucket. May wait until the bucket's previous row group is written."""
         if rows.num_rows:
             self.waiting[bucket].append(rows)
             self.rows[bucket] += rows.num_rows
@@ -110,8 +110,8 @@ class BucketFiles:
 def _writer(path: Path, rows: pa.Table) -> pq.ParquetWriter:
     """Opens a Parquet file, with encodings chosen from its first rows."""
     dictionaries = [field.name for field in rows.schema if _has_few_values(rows, field)]
-    # Delta encoding for all other whole numbers: faster to write and read, and smaller, above all for times, which are
-    # in order.
+    # Times, and whole numbers without a dictionary, get delta encoding. It is faster to write and read, and smaller.
+    # Times gain most, because they are in order.
     differences = [
         field.name
         for field in rows.schema
@@ -123,7 +123,8 @@ def _writer(path: Path, rows: pa.Table) -> pq.ParquetWriter:
         compression="lz4",
         use_dictionary=dictionaries,
         column_encoding=dict.fromkeys(differences, "DELTA_BINARY_PACKED"),
-        # Readers skip row groups by the minimum and maximum of numbers. Those of text are slow to find and not used.
+        # Readers skip row groups by the minimum and maximum of a number or time column. For text, these values are slow
+        # to find, and no reader uses them.
         write_statistics=[field.name for field in rows.schema if pa.types.is_primitive(field.type)],
         store_schema=False,
         write_batch_size=_BATCH_VALUES,

@@ -1,7 +1,7 @@
 """Reading line by line: slower, but every refused row is found, with its line, column and reason.
 
-CSV is first split into records (`csv_records`). They are written to numbered files: each line starts with its original
-line number, so that DuckDB can name the line of a row that breaks a rule.
+CSV is first split into records (`csv_records`). The records are written to a numbered file: each record starts with its
+line number in the original file, so that DuckDB can name the line of a row that breaks a rule.
 """
 
 from dataclasses import replace
@@ -19,7 +19,7 @@ def line_by_line(reading: Reading, shown: Phase) -> Copied:
 
     Args:
         reading: the source.
-        shown: the progress phase; it advances by the size of each file (bytes) that is ready to be scanned.
+        shown: the progress phase. When a file is ready to be scanned, the phase advances by the part's size in bytes.
 
     Raises:
         click.ClickException: a file is damaged and cannot be read to its end.
@@ -56,7 +56,7 @@ def _numbered(reading: Reading, file: File, refused: rejects.RefusedLines) -> Fi
 
 
 def _with_any_text(reading: Reading, file: File) -> File:
-    """The Parquet file or, if it has text that is not UTF-8, a readable copy: such text would end the scan."""
+    """The Parquet file or, if a column to read has text that is not UTF-8, a copy that DuckDB can scan to the end."""
     path = parquet_files.with_any_text(file.path, file.part.name, {column.name for column in reading.columns})
     if path == file.path:
         return file
@@ -65,7 +65,7 @@ def _with_any_text(reading: Reading, file: File) -> File:
 
 
 def _broken_rows(reading: Reading, scan: Scan) -> str:
-    """SELECT of the rows that break a rule, as rows of the table `rejects`: each names its first bad column."""
+    """A SELECT of the rows that break a rule, in the columns of the table `rejects`; `column` is the first bad one."""
     columns = reading.columns
     first = " ".join(
         f"WHEN {condition} THEN {number}"

@@ -1,7 +1,8 @@
 """The fast path: Arrow converts plain CSV text to Parquet, block by block.
 
-The files are accepted only if every line is certainly one record (`plain`) and every value certainly of its column's
-type. Otherwise nothing of them is kept, and a slower way reads them.
+The files are accepted only if every line below the header is certainly one record, or blank (`plain`), and every value
+that is kept certainly has its column's type. Otherwise the caller (`ways`) discards what was written. After NotUuids,
+`ways` calls `copy` again and stores the ids as text; after NotPlain, a slower way reads the files.
 """
 
 import binascii
@@ -20,16 +21,16 @@ from purchase_predict.reading.csv_records import LONGEST
 from purchase_predict.reading.plain import Bytes, NotPlain
 from purchase_predict.schema import TYPES
 
-#: Bytes that are parsed at once: about 60,000 events.
+#: Bytes of a block, up to the next line end: about 60,000 events.
 _BLOCK_BYTES = 8 * 2**20
 _UTC = b" UTC"
 #: Characters of a time such as 2019-10-01 00:00:00.
 _TIME_LENGTH = 19
 #: Characters of a UUID, and the positions of its dashes.
 _UUID_LENGTH, _DASHES = 36, (8, 13, 18, 23)
-#: Groups of digits in a UUID: where each begins and ends, and how many dashes stand before it.
+#: For each group of digits in a UUID: its start, its end (exclusive) and the number of dashes before it.
 _DIGITS = ((0, 8, 0), (9, 13, 1), (14, 18, 2), (19, 23, 3), (24, 36, 4))
-#: The bits that distinguish digits, capital and small letters, and their value for capital letters.
+#: In ASCII, the bits 0x60 are 0x20 in a digit, 0x40 in a capital letter and 0x60 in a small letter.
 _CASE_BITS, _CAPITAL = np.uint8(0x60), np.uint8(0x40)
 
 
@@ -48,21 +49,24 @@ def copy(
     threads: int,
     read: Callable[[int], None] = lambda size: None,
 ) -> list[int]:
-    """Writes the rows of CSV files to `target/bucket=<number>/rows.parquet`, in their order within each bucket.
+    """Writes the rows of CSV files to `target/bucket=<number>/rows.parquet`.
+
+    Within a bucket, rows keep the order of the files and lines.
 
     Args:
-        files: the column names of each file, in order. Columns that are not in `types` must be text, and are left out.
+        files: the column names of each file, in order. Columns that are not in `types` are left out, but a value in
+            them that is not UTF-8 still raises NotPlain.
         types: the type of each column, by DuckDB's name (see `schema.TYPES`). An empty value is null, but an empty
             time or UUID raises NotPlain.
         ids: VARCHAR columns with very many distinct values, which get no dictionary.
         as_uuids: whether to store the ids as UUIDs.
-        bucket_of: the BIGINT column whose equal values share a bucket.
+        bucket_of: the BIGINT column that decides the bucket: rows with equal values share one.
         buckets: the number of buckets, at most 256.
-        threads: blocks that are parsed at the same time.
-        read: called with the bytes of each block that has been written.
+        threads: the number of blocks that are parsed at the same time.
+        read: called after each block whose rows were handed to the bucket files, with the block's number of bytes.
 
     Returns:
-        The number of records in each file, all of which were written.
+        The number of records in each file, in the order of `files`. All of these records were written.
 
     Raises:
         NotPlain, NotUuids: the files must be read in another way. `target` may then hold incomplete files.
@@ -98,7 +102,7 @@ def copy(
 
 
 def _typed(rows: pa.Table, types: Mapping[str, str], uuids: Sequence[str]) -> pa.Table:
-    """Rows with times and UUIDs in place of their text."""
+    """The rows after the text of times and of the columns `uuids` has been converted to these types."""
     for name, type_ in types.items():
         if type_ == "TIMESTAMP":
             rows = _converted(rows, name, _times)
@@ -108,7 +112,7 @@ def _typed(rows: pa.Table, types: Mapping[str, str], uuids: Sequence[str]) -> pa
 
 
 def _ranges(path: Path) -> Iterator[tuple[int, int]]:
-    """The first and the last byte (exclusive) of each block of whole lines below the header."""
+    """For each block of whole lines below the header: where its first byte is, and where its last byte ends."""
     with path.open("rb") as file:
         start, size = len(file.readline(LONGEST)), path.stat().st_size
         while start < size:
@@ -142,22 +146,26 @@ def _parsed(block: bytes, columns: Sequence[str], types: Mapping[str, str], ids:
         )
     except pa.ArrowInvalid as error:
         raise NotPlain(str(error)) from error
-    # Arrow skips blank lines. They are rare, so they are counted only if rows are missing. A quoted value with n line
-    # breaks is always noticed: n rows are missing, and at most n - 1 lines within the value are blank.
+    # Arrow skips blank lines. They are rare, so they are counted only if rows are missing. A value with n line breaks
+    # in quotes spans n + 1 lines, so n rows are missing. The first and the last of these lines hold a quote, so at most
+    # n - 1 are blank. Blank lines therefore never account for all missing rows.
     if table.num_rows != lines and table.num_rows != lines - plain.blank_lines(block):
         raise NotPlain(f"{lines} lines are {table.num_rows} records")
     return table.select(list(types)).combine_chunks()
 
 
 def _arrow_type(type_: str) -> pa.DataType:
-    """The type that Arrow parses a column as: text with a dictionary, and times as text, for `_times`."""
+    """The type as which Arrow parses a column.
+
+    VARCHAR becomes text with a dictionary; a time stays plain text, which `_times` converts later.
+    """
     if type_ == "VARCHAR":
         return pa.dictionary(pa.int32(), pa.string())
     return pa.string() if type_ == "TIMESTAMP" else pa.type_for_alias(TYPES[type_].arrow)
 
 
 def _converted(rows: pa.Table, name: str, convert: Callable[[pa.StringArray], pa.Array]) -> pa.Table:
-    """The table with one of its text columns converted."""
+    """The table with one of its text columns converted. A null in that column raises NotPlain."""
     text = rows[name].chunk(0) if rows.num_rows else pa.array([], pa.string())
     if text.null_count:
         raise NotPlain(f"{name} is empty")
@@ -165,7 +173,10 @@ def _converted(rows: pa.Table, name: str, convert: Callable[[pa.StringArray], pa
 
 
 def _characters(text: pa.StringArray) -> Bytes | None:
-    """The values as a matrix, one row of bytes per value; None if they differ in length or are empty."""
+    """The values as a matrix, one row of bytes per value. Without values, the matrix has no rows.
+
+    None if the values differ in length or are all empty strings.
+    """
     if not len(text):
         return np.empty((0, 0), np.uint8)
     starts = np.frombuffer(text.buffers()[1], np.int32, len(text) + 1, 4 * text.offset)
@@ -179,7 +190,7 @@ def _times(text: pa.StringArray) -> pa.Array:
     """Times from text such as `2019-10-01 00:00:00`, all with ` UTC` at the end or all without.
 
     Raises:
-        NotPlain: they have another form, which DuckDB may still be able to read.
+        NotPlain: not all times have the same one of these two forms. DuckDB may still be able to read them.
     """
     characters = _characters(text)
     if characters is None:
@@ -201,7 +212,7 @@ def _uuids(text: pa.StringArray) -> pa.Array:
     """UUIDs from text in DuckDB's own spelling: 32 lower-case hexadecimal digits in five groups.
 
     Raises:
-        NotUuids: a value is no UUID, or is spelled differently; the UUID type would not keep the spelling.
+        NotUuids: a value is no UUID, or is a UUID in another spelling, which the UUID type would not keep.
     """
     characters = _characters(text)
     if characters is None or (len(text) and characters.shape[1] != _UUID_LENGTH):

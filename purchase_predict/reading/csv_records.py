@@ -1,8 +1,8 @@
 """The records of a CSV file, line by line, so that no line is lost.
 
-A record is one line, or several if a quoted field (RFC 4180) contains line breaks. Only a line that cannot start
-a record is refused, and reading continues with the next line: an unclosed quote costs its own line, not those after it.
-So every line of a file is the header, blank, part of one record, or refused.
+A record is one line, or several if a quoted field (RFC 4180) contains line breaks. If no record can start on a line,
+this line alone is refused, and reading continues with the next line: an unclosed quote costs only its own line. So
+every line of a file is the header, blank, part of one record, or refused.
 """
 
 import csv
@@ -21,7 +21,7 @@ import numpy as np
 
 from purchase_predict.errors import first_line
 
-#: The longest line in bytes and the longest quoted field in characters; also the limit of DuckDB's reader.
+#: The longest line in bytes and the longest quoted field in characters. DuckDB's reader gets the same limit.
 LONGEST = 2_000_000
 #: Bytes that are read at once: few enough to stay in a core's cache. Blocks of 4 MiB take three times as long.
 _BLOCK_BYTES = 2**18
@@ -49,11 +49,12 @@ csv.field_size_limit(LONGEST)
 
 @dataclass(frozen=True)
 class Outline:
-    """Facts about a file that need no parsing.
+    """Facts about a CSV file that can be found without parsing.
 
     Attributes:
-        records: lines that are neither the header nor blank.
-        plain: whether all readers understand each line in the same way. False if a line has a NUL byte, bytes that are
+        records: the number of lines that are neither the header nor blank. A record of several lines is
+            thus counted several times.
+        plain: False if readers may understand a line differently. This is so if a line has a NUL byte, bytes that are
             not UTF-8, spaces around quotes, or empty fields beyond the last column, or if line ends are mixed.
     """
 
@@ -66,9 +67,9 @@ class Record:
     """A record of a file.
 
     Attributes:
-        line: its first line; the file's first line is 1.
-        text: its bytes, without the line end.
-        fields: its values; None if nothing is quoted, so that the text can be split at each comma.
+        line: the number of the record's first line; the file's first line is 1.
+        text: the record's bytes, without the last line end.
+        fields: the record's values. None if the text has no quotes and can be split at each comma.
     """
 
     line: int
@@ -81,9 +82,9 @@ class Refused:
     """A line that is not a record.
 
     Attributes:
-        line: its number; the file's first line is 1.
-        text: its bytes, without the line end.
-        reason: why it is refused, for the user.
+        line: the line's number; the file's first line is 1.
+        text: the line's bytes, without the line end.
+        reason: why the line is refused, for the user.
     """
 
     line: int
@@ -102,7 +103,7 @@ UNPACK_ERRORS = (OSError, EOFError, zlib.error)
 
 @contextmanager
 def explained(name: str) -> Iterator[None]:
-    """Turns an error from opening or unpacking the file `name` inside the block into one line for the user.
+    """Turns an error from opening or unpacking the file `name` in the `with` block into one line for the user.
 
     Raises:
         click.ClickException: in place of the error.
@@ -196,7 +197,7 @@ def _is_text(block: bytes) -> bool:
 
 
 def _has_surplus(block: bytes, columns: int) -> bool:
-    """Whether a line ends in a comma and may have too many fields. Commas within quotes count, to be safe."""
+    """Whether a line ends in a comma and may have too many fields. To be safe, commas within quotes count."""
     if b",\n" not in block and b",\r\n" not in block and not block.endswith(b","):
         return False
     return any(line.endswith(b",") and line.count(b",") >= columns for line in map(_without_end, block.split(b"\n")))
@@ -230,7 +231,7 @@ def records(path: Path, columns: int) -> Iterator[Record | Refused]:
 
 
 def _quoted(number: int, line: bytes, lines: "_Lines", columns: int) -> Record | Refused:
-    """The record that starts on this line. If there is none, the line is refused and later lines are given back."""
+    """The record that starts on this line. If none does, the line is refused and the lines after it are given back."""
     further: list[tuple[int, bytes]] = []
 
     def feed() -> Iterator[str]:

@@ -1,8 +1,8 @@
 """A task of Spark on an executor: reads parts of a source with the project's own code and stores their rows.
 
-The executor needs the packages of conda.yaml. The task returns its result (`task_result`) and the refused rows. It
-works in one thread, so that a task that runs twice writes the same bytes under the same names: Spark may repeat a task,
-or start it on two machines.
+The executor needs the packages of conda.yaml. The task returns its result (`task_result`) and the refused rows. Spark
+may repeat a task, or start it on two machines. The task works in one thread, so each time it writes the same bytes
+under the same names.
 """
 
 import os
@@ -30,10 +30,10 @@ from purchase_predict.sources import sources
 from purchase_predict.sources.local import content_checksum
 from purchase_predict.sources.part import Part
 
-#: The columns that a task returns: those of `rejects`, and `done`. One row has the task's result as JSON in `done`; the
-#: others are refused rows.
+#: The columns that a task returns: the columns of `rejects.SCHEMA`, and `done`. One row has the task's result as JSON
+#: in `done`; all other rows are refused rows, and their `done` is null.
 SCHEMA = rejects.SCHEMA.append(pa.field("done", pa.string()))
-#: The least memory of DuckDB in a task, in MiB.
+#: The least memory limit of DuckDB in a task, in MiB, if the user gives no limit.
 _LEAST_MEMORY = 512
 
 
@@ -45,7 +45,7 @@ class Work:
         source: as the user named it.
         parts: all parts of the source. Each task reads some of them, given by their numbers.
         buckets: the number of buckets that events are spread over by user.
-        session_types: as in `Reading`.
+        session_types: the types that `user_session` may be stored as, as in `scan.Reading`.
         memory_limit: DuckDB's memory limit in a task, such as `2GB`; empty: a quarter of the machine's memory,
             divided by its cores, but at least 512 MiB.
         gcp_project: the Google Cloud project to read as; empty: that of the credentials.
@@ -72,7 +72,7 @@ def read_parts(
     Args:
         work: what all tasks have in common.
         numbers: the numbers of the parts to read, in order.
-        fetched: local files of parts that are on this machine already, by the part's number.
+        fetched: the parts that are already on this machine: the local file, by the part's number.
         scratch: an empty folder.
     """
     memory = max(_LEAST_MEMORY, machine_memory() // 4 // 2**20 // (os.cpu_count() or 1))
@@ -81,7 +81,7 @@ def read_parts(
         try:
             done = _read(work, numbers, _paths(work, numbers, fetched, scratch), connection, scratch)
         except click.ClickException as error:
-            # Spark repeats a task that raises. This error is the user's mistake, which a repetition would meet again.
+            # Spark repeats a task that raises. An error for the user would most likely only occur again.
             done = TaskResult(numbers, error=error.format_message())
             connection.execute("DELETE FROM rejects")
         row = dict.fromkeys(SCHEMA.names) | {"done": done.written()}
@@ -92,7 +92,7 @@ def read_parts(
 
 
 def _paths(work: Work, numbers: Sequence[int], fetched: Mapping[int, Path], scratch: Path) -> list[Path]:
-    """The files of the parts on this machine.
+    """The local file of each part, in the order of `numbers`. Parts that are not on this machine are fetched.
 
     Raises:
         click.ClickException: a file cannot be read on this machine, or differs from the listing.
@@ -156,7 +156,10 @@ def _read(
 
 
 def _stored(work: Work, reading: Reading, first: int) -> dict[str, StoredFile]:
-    """Stores the rows that were read: `<table>/[bucket=<number>/]part-<first part>-<number>.parquet`."""
+    """Stores the rows that were read, and returns the stored files by path.
+
+    A path is `events/bucket=<bucket>/part-<first part>-<number>.parquet`, or the same without a bucket for `primary`.
+    """
     target = reading.scratch / "target"
     files = {}
     for bucket in sorted(reading.written.iterdir()):
@@ -176,7 +179,12 @@ Batches = Iterable[pa.RecordBatch]
 
 
 def of_groups(work: Work, groups: Sequence[Sequence[int]]) -> Callable[[Batches], Batches]:
-    """A function for `mapInArrow` that reads groups of parts; the column `id` holds positions in `groups`."""
+    """A function for `mapInArrow` that reads groups of parts. The input's column `id` holds positions in `groups`.
+
+    Args:
+        work: what all tasks have in common.
+        groups: the numbers of the parts in each group.
+    """
 
     def read(batches: Batches) -> Batches:
         progress.be_silent()
@@ -189,7 +197,7 @@ def of_groups(work: Work, groups: Sequence[Sequence[int]]) -> Callable[[Batches]
 
 
 def of_contents(work: Work) -> Callable[[Batches], Batches]:
-    """A function for `mapInArrow` that reads parts; each row holds a part's place (`path`) and bytes (`content`)."""
+    """A function for `mapInArrow` that reads parts. An input row has a part's place (`path`) and bytes (`content`)."""
 
     def read(batches: Batches) -> Batches:
         progress.be_silent()

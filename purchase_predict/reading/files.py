@@ -42,8 +42,9 @@ class File:
         types: DuckDB's type of each column, or `DURATION`; VARCHAR for all columns of CSV.
         partition: columns that are not in the file but in the names of its folders (`event_type=view/`), each with its
             value; None for a null.
-        records: rows of a Parquet file, or records of a numbered CSV file; 0 for any other file: not counted yet.
-        numbered: whether each CSV line starts with the number of the line that it came from (see `careful`).
+        records: the number of rows in a Parquet file. For a numbered CSV file, the number of records in the original
+            file, refused lines included. 0 for any other CSV file, because its records are not counted yet.
+        numbered: whether each record of this CSV file starts with its line number in the original file (see `careful`).
         dropped: columns of the part that are not read and that are missing from its copy at `path`.
     """
 
@@ -73,9 +74,10 @@ class Scan:
     """Files that DuckDB reads in one scan.
 
     Attributes:
-        relation: the files' FROM item in SQL.
-        line: SQL of a row's line in its file (Parquet: the row, from 1); NULL where it is not known.
-        types: DuckDB's type of each column.
+        relation: the SQL FROM item that reads the files.
+        line: the SQL expression for a row's line number in its file (Parquet: the row's number from 1); `NULL` if the
+            line number is not known.
+        types: DuckDB's type of each column, including the columns in folder names.
     """
 
     files: list[File]
@@ -97,8 +99,8 @@ def open_file(
         tables: the columns of each table that the file may hold.
 
     Raises:
-        click.ClickException: the file cannot be read, is neither CSV with a header nor Parquet, or has one of the
-            columns twice.
+        click.ClickException: the file cannot be read, is neither CSV with a header nor Parquet, or has a column of
+            `tables` twice.
     """
     known = {column.name for table in tables.values() for column in table}
     if csv_records.is_empty(path, part.name):
@@ -144,8 +146,8 @@ def common_table(files: Sequence[File], tables: Mapping[str, tuple[Column, ...]]
         tables: the columns of each table that the files may hold.
 
     Raises:
-        click.ClickException: a file lacks a column of every table, two files hold different tables, or a column of a
-            Parquet file has a type that cannot be the table's.
+        click.ClickException: a file holds none of the tables, because it lacks a required column of each; two files
+            hold different tables; or a column of a Parquet file has a type that cannot be converted to the table's.
     """
     held = {file.part.name: _table_of(file, tables) for file in files}
     first, common = next(iter(held.items()))
@@ -178,7 +180,8 @@ def _table_of(file: File, tables: Mapping[str, tuple[Column, ...]]) -> str:
     }
     there = {name.lower(): name for name in (*file.columns, *file.dropped)}
     otherwise = {table: [there[name] for name in names if name in there] for table, names in missing.items()}
-    # The user most likely meant the table with the smallest share of missing columns.
+    # The user most likely meant the table with the smallest share of missing columns. A column whose name differs only
+    # in upper and lower case counts as half missing.
     table = min(missing, key=lambda name: (len(missing[name]) - len(otherwise[name]) / 2) / len(tables[name]))
     if missing[table]:
         noun, verb = ("column", "is") if len(missing[table]) == 1 else ("columns", "are")
@@ -191,7 +194,7 @@ def _table_of(file: File, tables: Mapping[str, tuple[Column, ...]]) -> str:
 
 
 def scans(files: Sequence[File]) -> list[Scan]:
-    """Groups files of the same format and columns, each group for one scan."""
+    """Groups files that one scan can read: files of the same format, columns, types and partition values."""
     groups: dict[tuple[Any, ...], list[File]] = {}
     for file in files:
         groups.setdefault((file.is_csv, file.numbered, file.columns, file.types, file.partition), []).append(file)

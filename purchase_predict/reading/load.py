@@ -26,7 +26,7 @@ from purchase_predict.sources import local, sample, sources
 from purchase_predict.sources.listing import Listing
 from purchase_predict.sources.part import Part
 
-#: Events in a bucket, roughly. In `process`, each thread holds one bucket in memory.
+#: Events in a bucket, roughly; more if `_MAX_BUCKETS` is reached. In `process`, each thread holds one bucket in memory.
 _BUCKET_ROWS = 1_000_000
 _MAX_BUCKETS = 64
 #: Bytes of an event in a CSV file, and in a packed file (gzipped CSV: about 20; Parquet: about 30).
@@ -44,8 +44,8 @@ class Loaded:
         rows: the number of rows read.
         rejected: the number of rows refused.
         digest: the digest of the rows read.
-        source_digest: the fingerprint of the source as it was read (see `sources.fingerprint`). `==` ignores this
-            field, because the same rows may come from other files.
+        source_digest: the fingerprint of the files that were read (see `sources.fingerprint`). `==` ignores this field,
+            because the same rows may come from other files.
     """
 
     table: str
@@ -117,7 +117,7 @@ def _opened(
     scratch: Path,
     tables: Mapping[str, tuple[Column, ...]],
 ) -> Reading:
-    """Finds out which table the files hold, and prints the columns that are ignored."""
+    """Finds out which table the files hold, prints the ignored columns, and creates the empty table `rejects`."""
     opened = (
         open_file(connection, number, part, path, tables)
         for number, (part, path) in enumerate(zip(parts, paths, strict=True))
@@ -145,7 +145,7 @@ def print_left_out(listed: Listing) -> None:
 
 
 def ignored(files: Sequence[File], columns: Sequence[Column]) -> list[str]:
-    """The columns in the files, or in the names of their folders, that are not read; each once."""
+    """The names of columns that are in the files or in folder names but not in `columns`; each name once."""
     known = {column.name for column in columns}
     there = (name for file in files for name in (*file.columns, *file.dropped, *partitions.names_in(file.part.name)))
     return list(dict.fromkeys(name for name in there if name not in known))
@@ -159,7 +159,7 @@ def print_ignored(names: Sequence[str], table: str) -> None:
 
 
 def bucket_count(parts: Sequence[Part]) -> int:
-    """The number of buckets for the events of these parts, by their size."""
+    """The number of buckets for the events of these parts, 1 to `_MAX_BUCKETS`, estimated from the parts' sizes."""
     events = sum(part.size // (_CSV_EVENT if part.ending == ".csv" else _PACKED_EVENT) for part in parts)
     return min(_MAX_BUCKETS, max(1, events // _BUCKET_ROWS))
 

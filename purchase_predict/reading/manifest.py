@@ -1,6 +1,6 @@
-"""`source.json`, the manifest of load: what was read from where, refused and left out.
+"""`source.json`, the manifest of load: the files that were read, the rows refused and the files left out.
 
-Also the check that no row is lost.
+This module also checks that no row is lost.
 """
 
 import json
@@ -21,11 +21,11 @@ class Account:
 
     Attributes:
         source: as the user named it.
-        table: the table that its files hold.
-        listed: its parts, and what was left out.
-        rows: rows read.
-        records: records in each part, read or refused, by the part's number.
-        refused: refused rows of each part that has any, by its number.
+        table: the table that the source's files hold.
+        listed: the source's parts, and the files that were left out.
+        rows: the number of rows read; refused rows are not counted.
+        records: the number of records in each part, read or refused, by the part's number.
+        refused: the number of refused rows in each part that has any, by the part's number.
         session_type: the type of `user_session` in the Parquet files, UUID or VARCHAR.
     """
 
@@ -66,7 +66,7 @@ class Account:
         """The error for a source from which no row was read: it has no rows, or all its rows were refused.
 
         Args:
-            frequent: as for `check`.
+            frequent: returns the most frequent reasons for refused rows; called only if the message needs them.
         """
         if self.rejected:
             examples = rejects.with_examples(frequent(), self.listed.parts)

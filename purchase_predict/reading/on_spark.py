@@ -1,7 +1,7 @@
-"""Loading a source on the user's Spark cluster: the executors read, check and store it, by the rules of `load`.
+"""Loading a source on the user's Spark cluster: the executors read, check and store the rows by the rules of `load`.
 
 Each task reads a few parts (`executor`). Spark's own CSV reader is not used, because it does not report the lines of
-malformed rows. The names of the parts, counts, sums and refused rows travel through the driver; the other rows do not.
+malformed rows. Part names, counts, sums and refused rows pass through the driver; the rows that are loaded do not.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 TASK_BYTES = 128 * 10**6
 #: Bytes of CSV that hold as many events as 1 byte of gzipped CSV or Parquet, roughly.
 _PACKED = 6
-#: The number of tasks for a large source; it may become up to twice as many. Each task writes one file per bucket.
+#: The number of tasks for a large source, roughly; there may be up to twice as many. More tasks would write more files,
+#: because each task writes its own file for each bucket.
 _MAX_TASKS = 64
 
 
@@ -105,9 +106,11 @@ def _absolute(parts: Sequence[Part]) -> tuple[Part, ...]:
 
 @contextmanager
 def _read_and_stored(session: "SparkSession", work: Work) -> Iterator[tuple["DataFrame", list[TaskResult]]]:
-    """Has the executors read and store the source. Yields the table that they return, and each task's result, in order.
+    """Lets the executors read and store the source.
 
-    The refused rows stay on the executors until they are fetched from that table.
+    Yields two things: the DataFrame of the rows that the tasks return (columns: `executor.SCHEMA`), and the tasks'
+    results in the order of their parts. The DataFrame's refused rows stay on the executors; the caller fetches them
+    before the `with` block ends.
 
     Raises:
         click.ClickException: a task could not read its parts, two parts hold different tables, all parts are empty, or
@@ -143,7 +146,10 @@ def _reading_settings(source: str) -> dict[str, str]:
 
 
 def _tasks(session: "SparkSession", work: Work) -> "DataFrame":
-    """The tasks as a table: computing it reads and stores the source, and gives the columns `executor.SCHEMA`."""
+    """The DataFrame of the rows that the tasks return, in the columns of `executor.SCHEMA`.
+
+    Computing the DataFrame runs the tasks, which read and store the source.
+    """
     schema = "part int, line bigint, `column` string, value string, reason string, done string"
     if hadoop.is_address(work.source):
         contents = hadoop.contents(session, work.parts)
@@ -153,7 +159,12 @@ def _tasks(session: "SparkSession", work: Work) -> "DataFrame":
 
 
 def _groups(parts: Sequence[Part]) -> list[list[int]]:
-    """The numbers of the parts that each task reads: neighbours of about `TASK_BYTES` in all, more in large sources."""
+    """For each task, the numbers of the parts that it reads.
+
+    A task reads consecutive parts of at most `TASK_BYTES` together, or one larger part. In a large source, the limit
+    is the size of the source divided by `_MAX_TASKS`. A packed file (gzipped CSV, Parquet) counts `_PACKED` times its
+    size.
+    """
     sizes = [part.size * (1 if part.ending == ".csv" else _PACKED) for part in parts]
     wanted = max(TASK_BYTES, sum(sizes) / _MAX_TASKS)
     groups: list[list[int]] = [[]]
@@ -204,7 +215,7 @@ def _account(source: str, listed: Listing, tasks: Sequence[TaskResult]) -> Accou
 
 
 def _fetch_refused(session: "SparkSession", results: "DataFrame", connection: duckdb.DuckDBPyConnection) -> None:
-    """Adds the refused rows, which are on the executors, to the table `rejects`."""
+    """Fetches the refused rows from the executors, and adds them to the table `rejects`."""
     with settings_of(session, {"spark.sql.execution.arrow.maxRecordsPerBatch": str(rejects.BATCH_ROWS)}):
         refused = results.filter("done IS NULL").drop("done").toArrow()
     connection.register("refused", refused)
@@ -213,7 +224,7 @@ def _fetch_refused(session: "SparkSession", results: "DataFrame", connection: du
 
 
 def _frequent(results: "DataFrame") -> list[rejects.Frequent]:
-    """What `rejects.frequent` returns, for refused rows that are still on the executors."""
+    """The same list as `rejects.frequent` returns, computed from refused rows that are still on the executors."""
     from pyspark.sql import functions as spark
 
     reasons = results.filter("done IS NULL").groupBy("column", "reason")

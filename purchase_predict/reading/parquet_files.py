@@ -1,7 +1,8 @@
 """Copies Parquet files that DuckDB would misread, keeping only the columns that are read.
 
-DuckDB ignores case (`PRICE` and `price` are one name), a scan adds columns of its own, and some values end the whole
-scan: *far* times, which lie outside the years 1 to 9999, and text that is not UTF-8.
+Names may be ambiguous: DuckDB ignores case (`PRICE` and `price` are one name), and its scan adds columns of its own.
+Two kinds of values end the whole scan with an error: *far* times, which lie outside the years 1 to 9999, and text that
+is not UTF-8.
 """
 
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -14,20 +15,23 @@ import pyarrow.parquet as pq
 
 from purchase_predict.errors import first_line
 
-#: Column names that the SQL of this package uses.
+#: Names that the SQL of this package gives to columns of its own.
 _OURS = {"line", "path", "bucket", "filename", "value", "broken", "unreadable"}
 #: The only column in the copy of a file that has none of the known columns; it keeps the number of rows.
 NO_COLUMN = "_no_column"
-#: Units per second of each time unit that can hold far times; nanoseconds cannot.
+#: The time units that can hold far times, with the number of units in a second. Nanoseconds cannot hold far times.
 _UNITS = {"s": 1, "ms": 10**3, "us": 10**6}
-#: The first second of the years 1 and 10000, counted from 1970. Times far outside make DuckDB's scan or database fail.
+#: The start of the years 1 and 10000, in seconds since 1970. Times far outside make DuckDB's scan or database fail.
 _FIRST, _END = -62_135_596_800, 253_402_300_800
 
 _Convert = Callable[[pa.Array], pa.Array]
 
 
 def opened(path: Path) -> pq.ParquetFile:
-    """Opens a Parquet file. INT96, Spark's old type of times, is read in microseconds: in nanoseconds, 9999 is 1816."""
+    """Opens a Parquet file.
+
+    INT96, Spark's old type of times, is read in microseconds. In nanoseconds, the year 9999 would become 1816.
+    """
     return pq.ParquetFile(path, coerce_int96_timestamp_unit="us")
 
 
@@ -99,7 +103,7 @@ def _copy(file: pq.ParquetFile, copy: Path, kept: Sequence[str], converted: Mapp
             fields[at] = field.with_type(converted[field.name](pa.array([], field.type)).type)
     schema = pa.schema(fields or [pa.field(NO_COLUMN, pa.null())])
     with pq.ParquetWriter(copy, schema) as writer:
-        # Without a column to keep, one of the others is read for the number of rows.
+        # If no column is kept, the first column is read to find the number of rows.
         for batch in file.iter_batches(columns=kept or file.schema_arrow.names[:1]):
             columns = [converted.get(column, _unchanged)(batch.column(column)) for column in kept]
             writer.write_batch(pa.RecordBatch.from_arrays(columns or [pa.nulls(batch.num_rows)], schema=schema))
@@ -117,7 +121,10 @@ def _all(test: Callable[[pa.Array], bool], file: pq.ParquetFile, column: str) ->
 
 
 def _has_far_times(file: pq.ParquetFile, column: str) -> bool:
-    """Whether a column has a time before the year 1 or after the year 9999; read from its statistics if it has any."""
+    """Whether a column has a time before the year 1 or after the year 9999.
+
+    The answer comes from the column's statistics. If a row group has none, the whole column is read.
+    """
     type_ = file.schema_arrow.field(column).type
     if not pa.types.is_timestamp(type_) or type_.unit not in _UNITS:
         return False
@@ -148,7 +155,7 @@ def _are_near(times: pa.Array) -> bool:
 
 
 def _times_as_text(times: pa.Array) -> pa.Array:
-    """Times as text: in UTC; a far one as its number of units, such as `253402300800 s since 1970`."""
+    """Times as text in UTC. A far time becomes its number of units, such as `253402300800 s since 1970`."""
     near, since_1970, unit = _near(times), times.cast(pa.int64()), times.type.unit
     text = pc.if_else(near, since_1970, None).cast(pa.timestamp(unit)).cast(pa.timestamp("us")).cast(pa.string())
     return pc.if_else(near, text, pc.binary_join_element_wise(since_1970.cast(pa.string()), f"{unit} since 1970", " "))

@@ -8,7 +8,7 @@ _NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
 def columns_of(name: str, missing: Set[str]) -> tuple[tuple[str, str | None], ...]:
-    """The columns that a file lacks and its folder names give, each with its value; None for a null.
+    """The columns that are not in a file but in its folder names, each with its value; None for a null.
 
     A column that is in the file and in a folder's name is read from the file.
 
@@ -20,7 +20,7 @@ def columns_of(name: str, missing: Set[str]) -> tuple[tuple[str, str | None], ..
 
 
 def names_in(name: str) -> tuple[str, ...]:
-    """All columns that the folder names of a file give.
+    """The names of all columns in the folder names of a file.
 
     Args:
         name: the file's name, relative to the source.
@@ -33,6 +33,6 @@ def _given_by(name: str) -> dict[str, str | None]:
     for folder in name.split("/")[:-1]:
         column, equals, value = folder.partition("=")
         if column and equals:
-            # Spark writes characters that a file system may refuse as %3A.
+            # Spark escapes characters that a file system may refuse: a colon is written as %3A.
             found[unquote(column)] = None if value == _NULL else unquote(value)
     return found

@@ -1,7 +1,7 @@
 """Checks whether a block of CSV text is plain: every reader understands it in the same way.
 
-Arrow, DuckDB and `csv_records` return the same rows for a plain block. A doubtful block is `NotPlain`, even if it turns
-out to be harmless.
+Arrow, DuckDB and `csv_records` return the same rows for a plain block. A doubtful block raises `NotPlain`, even if
+its rows might be read correctly.
 """
 
 from typing import Any
@@ -16,6 +16,7 @@ _FEED, _RETURN, _QUOTE, _COMMA, _ZERO, _X = b'\n\r",0x'
 #: The bit by which a small letter differs from its capital letter.
 _LOWER = ord("a") - ord("A")
 
+#: An array of bytes.
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 
@@ -63,7 +64,10 @@ def blank_lines(block: bytes) -> int:
 
 
 def _quotes_enclose_values(text: Bytes) -> bool:
-    """Whether quotes open and close values in turn: opening right after a separator, closing right before one."""
+    """Whether every quote opens or closes a value, in turn.
+
+    An opening quote stands right after a separator (a comma or line end), a closing quote right before a separator.
+    """
     around = np.array([_FEED], np.uint8)
     text = np.concatenate([around, text, around])
     opening = True  # whether the next quote must be an opening one

@@ -16,9 +16,9 @@ from purchase_predict.spreadsheets import harmless
 
 #: Characters of a refused value that are kept.
 VALUE_LENGTH = 200
-#: The number of reasons that the message about too many malformed rows names.
+#: The most reasons that a message about malformed rows names.
 NAMED_REASONS = 3
-#: The most rows that are kept in memory at once, for writing or reading.
+#: The most refused rows that are kept in memory at once, for writing or reading.
 BATCH_ROWS = 10_000
 #: The columns of the table `rejects`; `part` is the part's number.
 SCHEMA = pa.schema(
@@ -39,7 +39,9 @@ class Frequent:
     Attributes:
         rows: the number of rows refused for this reason.
         column: the broken column; empty: the line is no record.
-        part: the number of the part that the example is in; `line` and `value` are the example's.
+        part: the number of the part that the example is in.
+        line: the example's line number in that part, from 1 (Parquet: the row's number).
+        value: the start of the example's refused value, or of its line if the line is no record.
     """
 
     rows: int
@@ -51,7 +53,7 @@ class Frequent:
 
 
 class RefusedLines:
-    """Collects refused lines in a Parquet file, so that any number of them fits in memory."""
+    """Collects refused lines in a Parquet file, so that at most `BATCH_ROWS` of them are in memory."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -67,7 +69,7 @@ class RefusedLines:
 
     def add(self, part: int, refused: Refused) -> None:
         """Adds a line of the part with this number."""
-        # A character has up to 4 bytes.
+        # In UTF-8, a character has up to 4 bytes.
         value = refused.text[: 4 * VALUE_LENGTH].decode(errors="replace")[:VALUE_LENGTH].replace("\0", "\ufffd")
         row = {"part": part, "line": refused.line, "column": "", "value": value, "reason": refused.reason}
         self.rows.append(row)
@@ -103,7 +105,8 @@ def reasons(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
 def write(connection: duckdb.DuckDBPyConnection, parts: Sequence[Part], path: Path) -> None:
     """Writes the table `rejects` as CSV (file, line, column, value, reason), in the order of parts and lines.
 
-    A spreadsheet would run a value such as `=HYPERLINK(...)` as a formula, so it gets an apostrophe in front.
+    A value or file name that a spreadsheet would run as a formula, such as `=HYPERLINK(...)`, gets an apostrophe in
+    front.
     """
     found = connection.execute('SELECT part, line, "column", value, reason FROM rejects ORDER BY part, line, "column"')
     with path.open("w", newline="", encoding="utf-8", errors="replace") as file:
@@ -116,7 +119,7 @@ def write(connection: duckdb.DuckDBPyConnection, parts: Sequence[Part], path: Pa
 
 
 def frequent(connection: duckdb.DuckDBPyConnection) -> list[Frequent]:
-    """The `NAMED_REASONS` most frequent reasons."""
+    """The `NAMED_REASONS` most frequent reasons for refused rows, the most frequent first."""
     found = connection.execute(
         f"""SELECT count(*), "column", reason, first((part, line, value) ORDER BY part, line) FROM rejects
             GROUP BY "column", reason ORDER BY count(*) DESC, "column", reason LIMIT {NAMED_REASONS}"""

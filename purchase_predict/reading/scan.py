@@ -1,4 +1,4 @@
-"""Reads all files of a source in one pass of DuckDB, and writes typed rows as Parquet, in buckets of users."""
+"""Reads all files of a source by one DuckDB query, and writes typed rows as Parquet, in buckets of users."""
 
 import shutil
 from collections.abc import Collection, Mapping, Sequence
@@ -15,14 +15,14 @@ from purchase_predict.reading.bucket_files import bucket_sql
 from purchase_predict.reading.files import PATH, File, Scan, scans
 from purchase_predict.schema import Column
 
-#: A column gets a dictionary if a row group has at most this many distinct values. DuckDB's default tries to build one
-#: even for sessions and products, where it does not pay. This limit, and Snappy in place of zstd, cut the time to write
-#: 10 million events from 7.3 to 4.3 processor seconds; the files grow from 180 to 268 MB. Bloom filters, which no
-#: reader uses, took 0.7 s more.
+#: A column gets a dictionary if a row group has at most this many distinct values. By default, DuckDB tries to build a
+#: dictionary even for sessions and products, where that does not pay. This limit, and Snappy in place of zstd, cut the
+#: time to write 10 million events from 7.3 to 4.3 processor seconds; the files grow from 180 to 268 MB. Bloom filters,
+#: which no reader uses, took 0.7 s more.
 _DICTIONARY_LIMIT = 5_000
 #: DuckDB's types of numbers that may be NaN.
 _FLOATS = ("DOUBLE", "FLOAT")
-#: The error that DuckDB is made to raise when a session id is not a UUID.
+#: The text of the error that the SQL of `_copy_as` raises if a session id is not a UUID.
 _NOT_A_UUID = "not a UUID"
 #: A time as text: date, time of day, and an offset of less than 16 hours or the name of a time zone.
 _TIME = (
@@ -33,7 +33,7 @@ _TIME = (
 
 @dataclass(frozen=True)
 class Reading:
-    """A source to read, and where its rows go; used by each way of reading.
+    """A source to read, and the folder that its rows are written to; used by each way of reading (`ways`).
 
     Attributes:
         table: the table that the files hold; `columns` are its columns.
@@ -98,10 +98,11 @@ def copy(reading: Reading, files: Sequence[File], leave_out_broken: bool) -> tup
     """Copies the rows of all files to `reading.written`, in one pass, each to the bucket of its user.
 
     Args:
-        leave_out_broken: whether rows that break a rule are left out; otherwise the first one is an error.
+        leave_out_broken: whether rows that break a rule are left out; otherwise such a row is an error.
 
     Returns:
-        The number of rows, and the type of `user_session`: UUID if every id is one, else VARCHAR.
+        The number of rows, and the type of `user_session`: the first of `reading.session_types` that fits every id.
+            UUID fits if every id is a UUID in DuckDB's own spelling; VARCHAR always fits.
 
     Raises:
         duckdb.Error: a file cannot be read, or a row breaks a rule.
@@ -111,7 +112,7 @@ def copy(reading: Reading, files: Sequence[File], leave_out_broken: bool) -> tup
         try:
             return _copy_as(reading, files, session_type, leave_out_broken), session_type
         except duckdb.InvalidInputException as error:
-            # Another error may contain this text, because it quotes a file's content. It will occur with VARCHAR, too.
+            # Another error may contain this text by chance, because it quotes a file. It occurs with VARCHAR again.
             if session_type == "VARCHAR" or _NOT_A_UUID not in str(error):
                 raise
     raise AssertionError("every session id is text")
@@ -154,7 +155,7 @@ def _copy_as(reading: Reading, files: Sequence[File], session_type: str, leave_o
 
 
 def typed(scan: Scan, columns: Sequence[Column], with_place: bool = False, raw_as_text: Collection[str] = ()) -> str:
-    """SELECT of each column in its schema type and, as `<name>_raw`, in the file's own type.
+    """A SELECT of each column twice: as `<name>` in its schema type, and as `<name>_raw` in the file's own type.
 
     Args:
         with_place: whether to select the file's `path` and the row's `line`, too.
@@ -181,17 +182,17 @@ def _value(column: Column, type_: str) -> str:
     if column.type == "VARCHAR":
         return f"nullif({name}::VARCHAR, '')"
     if column.type == "TIMESTAMP":
-        # Times with an offset are converted to UTC; those without one are UTC already, and quicker to cast.
+        # Times with an offset are converted to UTC. Times without an offset are UTC already, and quicker to cast.
         with_offset = f"TRY_CAST({name} AS TIMESTAMPTZ) AT TIME ZONE 'UTC'"
         if type_ != "VARCHAR":
             return with_offset
         plain = f"{name} LIKE '____-__-__ __:__:__' OR {name} LIKE '____-__-__ __:__:__ UTC'"
-        # DuckDB alone would also accept `epoch`, years before Christ, and offsets of more than a day.
+        # Without this test, DuckDB would also accept `epoch`, years before Christ, and offsets of more than a day.
         is_time = f"regexp_full_match({name}, '{_TIME}')"
         return f"CASE WHEN {plain} THEN TRY_CAST({name} AS TIMESTAMP) WHEN {is_time} THEN {with_offset} END"
     cast = f"TRY_CAST({name} AS {column.type})"
     if column.type == "DOUBLE" and type_ == "VARCHAR":
-        # DuckDB alone would also accept 1_000 and +-1.
+        # Without these tests, DuckDB would also accept 1_000 and +-1.
         return f"CASE WHEN NOT contains({name}, '_') AND NOT contains({name}, '+-') THEN {cast} END"
     if column.type == "DOUBLE" or type_.endswith("INT") or type_.endswith("INTEGER"):
         return cast
@@ -221,7 +222,10 @@ def broken(column: Column, read: Sequence[Scan]) -> str:
 
 
 def breaks_rule(column: Column) -> str:
-    """SQL that is true if a required value is null or a value breaks the column's rule; empty if there is neither."""
+    """SQL that is true if a required value is null or a value breaks the column's rule.
+
+    Empty if the column is neither required nor has a rule.
+    """
     conditions = [f"{column.name} IS NULL"] if column.required else []
     if column.rule:
         conditions.append(f"NOT coalesce({column.rule}, true)")

@@ -21,15 +21,15 @@ class TaskResult:
     """What a task read, refused and stored.
 
     Attributes:
-        numbers: the numbers of its parts, in order.
-        error: why its parts could not be read; empty if they were read.
-        table: the table that its parts hold; empty: all of them are empty.
+        numbers: the numbers of the task's parts, in order.
+        error: why the parts could not be read; empty if they were read.
+        table: the table that the parts hold; empty if all parts are empty or there is an error.
         named: the name of the first part that is not empty, for messages.
         ignored: columns that were not read.
-        records: records in each part that is not empty, read or refused, by the part's number.
-        rows: rows read.
-        refused: refused rows of each part that has any, by the part's number.
-        session_type: the type of `user_session` in the files, UUID or VARCHAR.
+        records: the number of records in each part that is not empty, read or refused, by the part's number.
+        rows: the number of rows read; refused rows are not counted.
+        refused: the number of refused rows in each part that has any, by the part's number.
+        session_type: the type of `user_session` in the stored files, UUID or VARCHAR.
         sums: the sums that the digest is computed from; None if no row was read.
         files: the stored files, by path, such as `events/bucket=0/part-000000-0.parquet`.
     """
@@ -47,12 +47,12 @@ class TaskResult:
     files: Mapping[str, StoredFile] = field(default_factory=dict)
 
     def written(self) -> str:
-        """As JSON."""
+        """This result as JSON; `read` converts it back."""
         return json.dumps(asdict(self))
 
     @staticmethod
     def read(text: str) -> "TaskResult":
-        """From JSON."""
+        """The result from the JSON that `written` returned."""
         found = json.loads(text)
         for name in ("records", "refused"):
             found[name] = {int(number): count for number, count in found[name].items()}

@@ -4,7 +4,7 @@
 2. One scan by DuckDB (`scan`): for CSV, gzipped CSV and Parquet.
 3. Line by line (`careful`): for sources with malformed rows or doubtful lines.
 
-The first two either write all rows of the source or give up, so a clean source is never read line by line.
+Ways 1 and 2 either write all rows of the source or give up. The next way then starts anew.
 """
 
 import shutil
@@ -19,6 +19,9 @@ def read(reading: Reading) -> Copied:
     """Copies the rows in the quickest way that can read the source, and shows the progress of each way tried.
 
     Refused rows are added to the table `rejects`.
+
+    Raises:
+        click.ClickException: a file is damaged and cannot be read to its end.
     """
     size = sum(file.part.size for file in reading.files)
     with phase("reading", size, "MB") as shown:
@@ -33,7 +36,11 @@ def read(reading: Reading) -> Copied:
 
 
 def _in_blocks(reading: Reading, shown: Phase) -> Copied | None:
-    """Copies CSV by Arrow; None if a file is gzipped, Parquet or lacks a column, or a line is malformed or doubtful."""
+    """Copies CSV by Arrow. None if this is not possible, so that DuckDB has to read the source.
+
+    The reason may be a file that is gzipped or Parquet, has columns in its folder names or lacks a column, or a line
+    that is malformed or doubtful.
+    """
     if any(file.path.suffix != ".csv" or file.partition for file in reading.files):
         return None  # DuckDB unpacks several files at the same time, and adds a partition's column
     if any(column.name not in file.known for file in reading.files for column in reading.columns):

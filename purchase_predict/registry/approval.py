@@ -1,8 +1,8 @@
 """Versions that wait for approval: they have passed the gate, and a person decides whether they take over.
 
-The tag `waits.<env>` of a version records since when it has waited, who deployed it, and the id of the deploy run. The
-inputs of that run name the dataset, and its `promotion.json` holds the rules. With both, the version is judged again
-when it is approved, because the champion may have changed by then.
+A version's tag `waits.<env>` records since when the version has waited, who deployed it, and the id of the deploy run.
+The inputs of the deploy run name the dataset, and the run's `promotion.json` holds the rules. When the version is
+approved, it is judged again on this dataset and by these rules, because the champion may have changed.
 """
 
 import json
@@ -28,7 +28,7 @@ from purchase_predict.workflow.hints import command_line
 from purchase_predict.workflow.models import tag_version, versions
 from purchase_predict.workflow.scratch import scratch_folder
 
-#: The fields of promotion.json that hold the rules of the deploy, in the order of `Rules`.
+#: The fields of promotion.json that hold the rules of the deploy: the fields of `Rules` in order, without `approve`.
 _RULES = ("metric", "tolerance", "min_roc_auc", "promote_rolled_back")
 
 
@@ -40,7 +40,7 @@ class Waiting:
         version: the version.
         env: the environment that it may take over.
         dataset: the URI of the dataset that it was judged on.
-        rules: what it had to satisfy.
+        rules: what the version had to satisfy.
     """
 
     version: ModelVersion
@@ -57,7 +57,7 @@ def ask(version: ModelVersion, env: str, author: Author) -> None:
 
 
 def waiting(present: Sequence[ModelVersion], envs: Sequence[str] = ENVIRONMENTS) -> dict[tuple[str, str], str]:
-    """The text of the tag `waits.<env>` of each waiting version, by version number and environment."""
+    """The versions that wait, as (version number, environment), each with the text of its tag `waits.<env>`."""
     texts = {(str(version.version), env): version.tags.get(f"{WAITS}.{env}") for version in present for env in envs}
     return {place: text for place, text in texts.items() if text}
 
@@ -90,12 +90,12 @@ def waiting_version(name: str, number: str, env: str) -> Waiting:
 
 
 def _judged(version: ModelVersion, env: str) -> Waiting:
-    # The last run is that of the deploy. The user's name stands before it, and may contain "(run ...)", too.
+    # The last "(run <id>)" names the deploy run. An earlier one may be part of the user's name, which precedes it.
     match = re.search(r".*\(run (\w+)\)", version.tags[f"{WAITS}.{env}"], re.DOTALL)
     uri = str(RunUri(match[1] if match else "-", "promotion.json"))
     try:
         dataset = inputs_of(run_of(uri)).get("dataset") or tags.unreadable(run_of(uri), INPUTS)
-        with scratch_folder() as folder:  # `fetch` checks the checksum: the file holds the rules of the gate
+        with scratch_folder() as folder:  # `fetch` checks the checksum, so changed rules are refused
             facts = json.loads(fetch(uri, folder).read_text(encoding="utf-8"))
         rules = Rules(*(typed(name, facts[name]) for name in _RULES))
     except (click.ClickException, OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -1,9 +1,9 @@
 """The lock on an environment: only one deploy, approval or rollback at a time judges versions and moves the alias.
 
-A claim is a tag of the registered model, `claim.<env>.<run id>`. It is valid while its run lives (see `lease`), so
-other runs soon continue after a deploy was killed. A run that is suspended until it counts as dead loses its claim,
-too. So each move checks twice whether the claim still exists (`holds`): before it begins, and right before the alias
-moves.
+A claim is a tag of the registered model, `claim.<env>.<run id>`. It is valid while its run lives (see
+`workflow/lease.py`), so other runs soon continue after a deploy was killed. A run also loses its claim if it is
+suspended for so long that another run takes it for dead. So each promotion and rollback checks twice whether its claim
+still exists (`holds`): before its first write, and right before it moves the alias.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ from purchase_predict.workflow.collisions import through_collisions
 from purchase_predict.workflow.lease import Watch
 from purchase_predict.workflow.turns import take_turn
 
-#: Seconds between two checks of a run that waits for the claim.
+#: Seconds that a waiting run lets pass between two checks of the other claims.
 _POLL_SECONDS = 1.0
 
 
@@ -43,8 +43,9 @@ def sole_right(name: str, env: str, mine: Run) -> Iterator[str]:
 
 
 def holds(tags: Mapping[str, str], claim: str) -> bool:
-    """Whether a claim is among the tags of a registered model. Always true for an empty claim, which means that nobody
-    else decides about the environment.
+    """Whether a claim is among the tags of a registered model.
+
+    Always true if `claim` is empty: the caller then says that nobody else decides about the environment.
     """
     return not claim or claim in tags
 

@@ -17,7 +17,8 @@ from purchase_predict.workflow import models
 from purchase_predict.workflow.completed import digest_of, run_of
 from purchase_predict.workflow.notification import notify
 
-#: The most times that a version is judged. It is judged again if the alias moved or the claim was lost meanwhile.
+#: The most times that a version is judged. It is judged again if, before the promotion, the holder changed or the claim
+#: was lost.
 _ATTEMPTS = 5
 
 
@@ -30,7 +31,7 @@ def decide(
     mine: Run,
     reason: str = "",
 ) -> Judgement:
-    """Judges a version and records the verdict. If it passed, it takes over the environment, or waits for approval.
+    """Judges a version and records the verdict. A version that passes takes over the environment or waits for approval.
 
     Args:
         version: the challenger.
@@ -59,9 +60,9 @@ def decide(
                 break
             if promotion.promote(judgement.version, env, judgement.champion, author, claim):
                 break
-        # Somebody without a claim has moved the alias, for example on MLflow's page, or this process was suspended and
-        # counted as dead. In the second case another process may have closed its run. A closed run cannot hold a
-        # claim, so the run is opened again.
+        # Either somebody without a claim has moved the alias, for example on MLflow's page. Or this process was
+        # suspended and counted as dead; another process may then have closed the run `mine`. A closed run cannot hold
+        # a claim, so the run is opened again.
         mlflow.MlflowClient().update_run(mine.info.run_id, "RUNNING")
     else:
         raise click.ClickException(

@@ -17,9 +17,9 @@ class Contest:
         value: the champion's metric.
         gain: how much better the challenger is; above 0 if it is better, also for metrics where less is better.
         low, high: the ends of the gain's 95 % interval.
-        challenger: the challenger's metric on the same rows; None: the same as on all test rows.
+        challenger: the challenger's metric on the rows of the contest; None: the same as on all test rows.
         rows: how many rows the contest used.
-        of: how many test rows there are.
+        of: how many test rows the challenger was not trained on.
         metrics: every metric of both models, for `promotion.json`.
     """
 
@@ -34,7 +34,8 @@ class Contest:
     metrics: Mapping[str, Compared] = field(default_factory=dict)
 
 
-#: Widening above which the reason of a decision mentions it: that of 30 users or fewer with equally many rows.
+#: The reason of a decision mentions the widening if its factor is above this value. The factor is above it for 30 users
+#: or fewer who have equally many rows.
 _NAMED_WIDENING = 1.06
 
 
@@ -59,17 +60,18 @@ def decide(
 ) -> Decision:
     """The gate: a challenger must beat the baseline, reach `min_roc_auc`, and be better than the champion.
 
-    It must beat the baseline both in `metric` and in roc_auc. Only roc_auc has the same expected value for every model
-    without skill. Average precision does not: if a few users have most of the rows not bought, a random order of users
-    has an average precision above the share of bought rows.
+    It must beat the baseline both in `metric` and in roc_auc. The reason: only roc_auc has the same expected value
+    for every model without skill. An example of another metric is average precision: if a few users have most of the
+    rows not bought, a random order of users has an average precision above the share of bought rows.
 
     Args:
         metric: the metric to compare by.
         scores: the challenger's scores on the test set, by metric: at least those of `metric` and roc_auc.
         contest: the comparison with the champion; None: there is none.
         no_contest: why there is no contest, for the reason of the decision.
-        users: the effective number of users of the rarer class in the test rows; None: not counted.
-        widening: the factor by which the intervals must be widened for few users, 1 or more.
+        users: the effective number of users of the rarer class in the test rows (`few_users.effective_users`); the gate
+            needs at least `few_users.MIN_USERS`. None: not checked.
+        widening: the factor, 1 or more, by which the intervals must be widened for few users.
         tolerance: how much worse than the champion the challenger may be; 0: it must be strictly better.
         min_roc_auc: the lowest roc_auc that passes, 0 to 1; 0: any.
     """
@@ -107,10 +109,10 @@ def decide(
 
 
 def _doubt(metric: str, score: Score, widening: float) -> str:
-    """Why it is not certain that a metric beats the baseline; empty if it is."""
+    """Why it is not certain that a metric beats the baseline; empty if it is certain."""
     end = score.high if METRICS[metric].less_is_better else score.low
     worst = score.value + (end - score.value) * widening if widening > 1 else end
-    # `>`, and not `not <=`, so that a NaN does not pass.
+    # With `>` a NaN does not pass; with `not <=` it would.
     if utility(metric, worst) > utility(metric, score.baseline):
         return ""
     worse = "upper" if METRICS[metric].less_is_better else "lower"

@@ -24,8 +24,8 @@ from purchase_predict.registry.claim import claimants, holds
 from purchase_predict.workflow.collisions import through_collisions
 
 _JOURNAL = "journal"
-#: The most characters of a reason in an entry's JSON, where a character beyond ASCII takes 6 or 12. A whole tag may
-#: have 5,000.
+#: The most characters that a reason takes in an entry's JSON. There, a character beyond ASCII takes 6 or 12 characters.
+#: The whole tag may have 5,000 characters.
 _REASON_LENGTH = 3000
 
 #: Values of `Entry.action`.
@@ -37,15 +37,15 @@ class Entry:
     """A change of the holder of an environment.
 
     Attributes:
-        number: from 1, without a gap.
+        number: the entry's number; the first is 1, and none is left out.
         at: when (UTC, ISO 8601).
         action: "promoted"; "rolled back"; or "found", if the alias had already been moved without an entry.
-        version: the new holder; empty: none.
-        previous: the holder before; empty: none.
-        by: the user.
+        version: the version number of the new holder; empty: none.
+        previous: the version number of the holder before; empty: none.
+        by: the user who moved the alias or, if the action is "found", who recorded the move.
         run_id: id of the run of deploy, approve or rollback.
         reason: the reason that the user gave, the gate's reason, or both.
-        before: the digest of the entry before; empty for the first one.
+        before: the digest of the entry before; empty for the first entry.
     """
 
     number: int
@@ -60,7 +60,7 @@ class Entry:
 
     @property
     def moment(self) -> datetime:
-        """`at` with its time zone."""
+        """`at` as a datetime with a time zone."""
         return datetime.fromisoformat(self.at)
 
     @property
@@ -89,20 +89,21 @@ class Author:
 
 
 def append(name: str, env: str, action: str, version: str, previous: str, author: Author, claim: str = "") -> bool:
-    """Adds an entry about a move, unless the last entry records this move already. Call it after the alias was moved.
+    """Adds an entry about a move of the alias, unless the last entry records this move. Call it after the move.
 
     Args:
         name: the registered model.
         env: staging or production.
         action: `PROMOTED`, `ROLLED_BACK` or `FOUND`.
-        version: the new holder; empty: none.
-        previous: the holder before the move. If the journal's last holder is another version, an entry "found" for
-            `previous` is added first. With the action `FOUND`, no other entry is added.
+        version: the number of the new holder; empty: none.
+        previous: the number of the holder before the move; empty: none. If the journal's last holder is another
+            version, an entry "found" for `previous` is added first. With the action `FOUND`, no other entry is added.
         author: who moved the alias.
         claim: the caller's claim, from `claim.sole_right`; empty: nobody else appends.
 
     Returns:
-        False if the claim was lost. Then the run that holds the claim now records the move before any other move.
+        False if the claim was lost; then nothing was added. The run that now holds the claim records the move before it
+        makes another one.
 
     Raises:
         click.ClickException: an entry cannot be read.
@@ -113,21 +114,24 @@ def append(name: str, env: str, action: str, version: str, previous: str, author
     last = newest(recorded(tags, env))
     if last and (last.action, last.version, last.previous, last.run_id) == (action, version, previous, author.run_id):
         return True
+    # The digest in the head, and not that of the entry as it is now: a change of the last entry stays detectable.
+    before = tags.get(_head(env), "").partition(" ")[2]
     if previous != (last.version if last else ""):
-        last = _write(name, env, last, FOUND, previous, Author(author.by, author.run_id))
+        last = _write(name, env, last, before, FOUND, previous, Author(author.by, author.run_id))
+        before = last.digest
     if action != FOUND:
-        _write(name, env, last, action, version, author)
+        _write(name, env, last, before, action, version, author)
     return True
 
 
 def settle(name: str, env: str, holder: str, author: Author, claim: str = "") -> None:
     """Adds an entry "found" if the journal's last holder is not `holder`: the alias was moved by hand, or the process
-    that moved it was killed.
+    that moved it was killed before it wrote an entry.
     """
     append(name, env, FOUND, holder, holder, author, claim)
 
 
-def _write(name: str, env: str, last: Entry | None, action: str, version: str, author: Author) -> Entry:
+def _write(name: str, env: str, last: Entry | None, before: str, action: str, version: str, author: Author) -> Entry:
     now = datetime.now(UTC)
     entry = Entry(
         number=last.number + 1 if last else 1,
@@ -139,7 +143,7 @@ def _write(name: str, env: str, last: Entry | None, action: str, version: str, a
         by=author.by,
         run_id=author.run_id,
         reason=_shortened(author.reason),
-        before=last.digest if last else "",
+        before=before,
     )
     _write_tag(name, _key(env, entry.number), entry.text)
     _write_head(name, env, entry)
@@ -166,7 +170,7 @@ def _write_tag(name: str, key: str, value: str) -> None:
 
 
 def read(tags: Mapping[str, str], env: str) -> list[Entry]:
-    """The entries among the tags of a registered model, in their order, without a check of their digests.
+    """The entries in the tags of a registered model, in the order of their numbers. Their digests are not checked.
 
     Raises:
         click.ClickException: an entry cannot be read.
@@ -191,10 +195,13 @@ def well_typed(record: Any) -> bool:
 
 
 def recorded(tags: Mapping[str, str], env: str) -> list[Entry]:
-    """The entries, without a last one that the head (the tag `journal.<env>`) does not count.
+    """The entries; the last one is left out if the head (the tag `journal.<env>`) does not count it.
 
-    The process that wrote such an entry was killed before it updated the head, or somebody forged the entry. The next
-    entry overwrites it.
+    In this case, the process that wrote the last entry was killed before it updated the head,
+    or somebody forged the entry. The next entry overwrites it.
+
+    Raises:
+        click.ClickException: an entry cannot be read.
     """
     entries = read(tags, env)
     return entries[:-1] if tags.get(_head(env), "0 ").startswith(f"{len(entries) - 1} ") else entries
@@ -206,9 +213,11 @@ def newest(entries: Sequence[Entry]) -> Entry | None:
 
 
 def way_here(entries: Sequence[Entry]) -> list[str]:
-    """The numbers of the holders up to the last one, the oldest first, without holders that were rolled back.
+    """The version numbers of the holders, the oldest first, without holders that a rollback undid.
 
-    Example: versions 1, 2 and 3 and then a rollback to 2 give 1 and 2. An empty number means that there was no holder.
+    A rollback undoes every holder after the version that it returned to. If that version was not a holder before, only
+    the last holder is undone. Example: versions 1, 2 and 3 and then a rollback to 2 give 1 and 2. An empty number means
+    that there was no holder.
     """
     holders: list[str] = []
     for entry in entries:
@@ -221,7 +230,7 @@ def way_here(entries: Sequence[Entry]) -> list[str]:
 
 
 def holder_at(entries: Sequence[Entry], at: datetime) -> Entry | None:
-    """The last entry up to a time (with a time zone); None if there was none yet."""
+    """The last entry at or before the time `at`, which has a time zone; None if there was no entry yet."""
     return newest([entry for entry in entries if entry.moment <= at])
 
 
@@ -231,7 +240,8 @@ def problem(tags: Mapping[str, str], env: str, *, moving: bool = False) -> str |
     Args:
         tags: the registered model's tags.
         env: staging or production.
-        moving: whether a move of the environment was begun and is not completed.
+        moving: whether a move of the environment was begun and is not completed. If so, a last entry that the head does
+            not count is no evidence of a change.
     """
     try:
         entries = read(tags, env)
@@ -247,8 +257,9 @@ def problem(tags: Mapping[str, str], env: str, *, moving: bool = False) -> str |
             return f"the journal of {env} was changed: entry {number} is earlier than the entry before it"
         before = entry.digest
     known, _, digest = tags.get(_head(env), "0 ").partition(" ")
-    # A process that is killed before it updates the head leaves an entry that the head does not count. It leaves its
-    # claim, too.
+    # A process that is killed before it updates the head leaves an entry that the head does not count. Such a process
+    # also leaves its claim. So such an entry is evidence of a change only if there is neither a claim nor an unfinished
+    # move.
     deciding = moving or bool(claimants(tags, env))
     if len(recorded(tags, env)) < len(entries) and not deciding:
         some = f"{len(entries) - 1} of the {len(entries)} entries"

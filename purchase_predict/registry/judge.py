@@ -16,7 +16,7 @@ from purchase_predict.workflow.models import MODEL_SOURCE
 
 
 class Rows(Protocol):
-    """Labelled rows on which models are compared; `uri` names a model. Implemented in `models/held_out.py`."""
+    """Labelled rows on which models are compared (`models/held_out.py`). The methods take the URIs of models."""
 
     @property
     def count(self) -> int:
@@ -24,11 +24,11 @@ class Rows(Protocol):
 
     @property
     def users_of_the_rarer_class(self) -> float:
-        """The effective number of users who bought, or of those who did not, whichever is smaller."""
+        """The effective number of users with bought rows, or of users with rows not bought, whichever is lower."""
 
     @property
     def widening(self) -> float:
-        """The factor by which the intervals must be widened because a class has few users, 1 or more."""
+        """The factor, 1 or more, by which the 95 % intervals must be widened because a class has few users."""
 
     def unseen_by(self, uri: str) -> "Rows":
         """The rows of sessions that a model was not trained on."""
@@ -37,7 +37,7 @@ class Rows(Protocol):
         """Every metric of a model."""
 
     def compare(self, challenger: str, champion: str) -> Mapping[str, Compared]:
-        """Every metric of two models, and how much better the first one is."""
+        """Every metric of both models, and how much better the challenger is."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Rules:
 
     Attributes:
         metric: the metric to compare by.
-        tolerance: how much worse in `metric` than the champion the challenger may be.
+        tolerance: how much worse than the champion the challenger may be, as a difference of `metric`.
         min_roc_auc: the lowest ROC AUC that passes, 0 to 1.
         promote_rolled_back: whether a version that was rolled back may pass.
         approve: whether a version that passes waits for a person's approval.
@@ -66,11 +66,11 @@ class Judgement:
     Attributes:
         version: the challenger.
         env: the environment that it may take over; empty: none.
-        rules: what it had to satisfy.
-        scores: its metrics.
+        rules: what the challenger had to satisfy.
+        scores: the challenger's metrics on the test rows that it was not trained on.
         contest: the comparison with the champion; None: there was none.
         decision: whether the challenger passed, and why.
-        champion: the version that held the environment when the decision was made; None: none did.
+        champion: the version that held the environment when the decision was made; None: no version did.
     """
 
     version: ModelVersion
@@ -118,7 +118,7 @@ class Judgement:
 
     @property
     def tags(self) -> dict[str, str]:
-        """The tags of the run that judged."""
+        """Tags for the run that judged the challenger."""
         return {
             "deploy.registry_name": self.version.name,
             "deploy.version": str(self.version.version),
@@ -178,7 +178,7 @@ def judge(version: ModelVersion, env: str, rows: Rows, rules: Rules) -> Judgemen
         decision = Decision(False, why.text)
     note = _change_of_source(version, champion) if champion else ""
     decision = Decision(decision.passed, "; ".join(filter(None, [decision.reason, note])))
-    # A rollback in the other environment does not count against a version that already holds this one.
+    # A rollback in the other environment does not count against a challenger that already holds this environment.
     holds = champion is not None and champion.version == version.version
     reasons = {} if holds or rules.promote_rolled_back else promotion.rolled_back(version)
     if decision.passed and reasons:
@@ -209,7 +209,7 @@ def _unseen(rows: Rows, uri: str, who: str, way_out: str) -> Rows:
     """The rows that a model was not trained on.
 
     Raises:
-        click.ClickException: its training rows are unknown or cannot be fetched, so any row may be one of them.
+        click.ClickException: the model's training rows are unknown or cannot be fetched, so any row may be one of them.
     """
     try:
         return rows.unseen_by(uri)
@@ -231,7 +231,7 @@ class _Why:
 def _contest(
     champion: ModelVersion | None, version: ModelVersion, env: str, rows: Rows, metric: str
 ) -> tuple[Contest | None, _Why]:
-    """The challenger compared with the champion, on rows that neither was trained on; or why there is no contest."""
+    """The challenger compared with the champion, on rows that neither was trained on; or None, and why."""
     if champion is None:
         missing = versions.missing_champion(version.name, env) if env else ""
         return None, _Why(

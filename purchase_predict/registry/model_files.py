@@ -24,7 +24,7 @@ MODEL_FILES, MODEL_DAMAGED = "model.files", "model.damaged"
 
 
 def recorded_files(version: ModelVersion) -> dict[str, str]:
-    """The recorded checksum of each file of a version's model, by its path; empty where none is recorded.
+    """The recorded checksums of the files of a version's model, keyed by path; empty if none is recorded.
 
     Versions that the workflow registered have the checksums in a tag. For any other version, the record of the run that
     logged the model is used.
@@ -39,7 +39,9 @@ def recorded_files(version: ModelVersion) -> dict[str, str]:
 
 
 def logged_files(model_id: str) -> dict[str, str]:
-    """The checksum of each file of a logged model, as its run recorded it; empty where the run or the model is gone.
+    """The checksums that a run recorded for the files of its logged model, keyed by path.
+
+    Empty if the run or the model is gone, or if the run is not a completed run of this workflow.
 
     Raises:
         click.ClickException: the run's record is missing, or is not what the step wrote.
@@ -58,11 +60,12 @@ def logged_files(model_id: str) -> dict[str, str]:
 def files_problem(version: ModelVersion, *, in_place: bool = False) -> str | None:
     """The problem with the files of a version's model; None if none is found.
 
-    A damaged version is tagged, so that the same model can be registered anew.
+    A damaged version gets the tag `model.damaged`, so that the same model can be registered as a new version.
 
     Args:
         version: the version.
-        in_place: whether to look at files of this machine only, and download none.
+        in_place: whether to check only files that are on this machine. Other files are then not downloaded, and count
+            as unchanged.
     """
     client, uri = mlflow.MlflowClient(), str(ModelUri(version.name, version=str(version.version)))
     try:

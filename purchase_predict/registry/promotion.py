@@ -4,8 +4,8 @@ A move (a change of an environment's holder) takes several writes, and a process
 whole move is first written into one tag of the new holder (`_Move`). The alias moves next, and every other tag follows.
 `mend` completes the move if the alias has moved, and drops the move if the alias has not.
 
-A run that lost its claim on the environment (`claim`) moves nothing and records nothing. The run that holds the claim
-now deals with the unfinished move by `mend`.
+A run that finds its claim on the environment lost (`claim.holds`) moves no alias and appends nothing to the journal.
+The run that now holds the claim completes or drops the unfinished move (`mend`).
 """
 
 import json
@@ -45,10 +45,12 @@ _ACTIONS = (journal.PROMOTED, journal.ROLLED_BACK)
 def record(version: ModelVersion, env: str, decision: Decision, description: str, tags: Mapping[str, str]) -> None:
     """Writes the gate's decision to the version, before anything is promoted.
 
-    The tags `gate.<env>` and `gate.reason.<env>` hold the verdict for one environment. They stay unchanged if the
-    version that holds this environment fails when it is judged again, perhaps on other rows or by other rules: a
-    version that holds an environment is not refused there. The tags `gate` and `gate.reason`, the further tags and the
-    description show the latest verdict for any environment. They stay unchanged if a version that holds an alias fails.
+    The tags `gate.<env>` and `gate.reason.<env>` hold the verdict for one environment. The tags `gate` and
+    `gate.reason`, the further tags and the description show the latest verdict for any environment.
+
+    A version that already holds an environment may be judged again, perhaps on other rows or by other rules. It is not
+    refused there if it fails, so the verdict for this environment stays unchanged. The latest verdict for any
+    environment stays unchanged, too, if a version that holds any alias fails.
 
     Args:
         version: the version that was judged.
@@ -75,19 +77,19 @@ def promote(version: ModelVersion, env: str, before: ModelVersion | None, author
     """Gives the environment's alias, and its stage where the registry has stages, to a version.
 
     The version's tag `previous.<env>` names the earlier holder, for a rollback. The stage of the earlier holder becomes
-    Archived, unless it holds the other alias. The version's tag `rolled_back.<env>` is removed, because the user has
-    decided to promote the version again. A tag about a rollback in the other environment stays.
+    Archived, unless that version holds the other alias. The tag `rolled_back.<env>` of the new holder is removed,
+    because the user has decided to promote the version again. A tag about a rollback in the other environment stays.
 
     Args:
         version: the new holder, as read when it was judged.
         env: staging or production.
-        before: the holder that it was judged against; None: there was none.
-        author: who promotes it, for the journal.
+        before: the holder that the version was judged against; None: there was none.
+        author: who promotes the version, for the journal.
         claim: the caller's claim, from `claim.sole_right`; empty: nobody else decides about the environment.
 
     Returns:
-        False if the holder has changed since, the version was rolled back or deleted meanwhile, or the claim was lost;
-        then nothing has moved.
+        False if the claim was lost or, since the judgement, the holder has changed or the version was rolled back or
+        deleted. The alias has then not moved.
     """
     now, model = get_version(version.name, version.version), registered_model(version.name)
     # In a restored registry, the alias may name a version that does not exist. Then there is no holder.
@@ -118,7 +120,7 @@ class _Move:
         """The move that was begun and not completed; None if there is none.
 
         Raises:
-            click.ClickException: the tag is not what `text` returned.
+            click.ClickException: the tag was changed and cannot be read.
         """
         tag = f"{MOVING}.{env}"
         if tag not in version.tags:
@@ -143,9 +145,10 @@ class _Move:
 
 
 def _move(version: ModelVersion, env: str, move: _Move, claim: str) -> bool:
-    """Moves the alias and records the move. False if the claim was lost meanwhile; then nothing has moved.
+    """Moves the alias and records the move.
 
-    MLflow has no conditional move of an alias. So the claim is checked in the last call before the move.
+    Returns False if the claim was lost or the version was deleted meanwhile. The alias has then not moved. MLflow has
+    no conditional move of an alias, so the claim is checked in the last call before the move.
     """
     tag = f"{MOVING}.{env}"
     tag_version(version, tag, move.text)
@@ -159,9 +162,9 @@ def _move(version: ModelVersion, env: str, move: _Move, claim: str) -> bool:
 
 
 def _complete(version: ModelVersion, env: str, move: _Move, claim: str) -> None:
-    """Records a move whose alias has moved.
+    """Writes the tags, the journal entry and the stages of a move, after the alias has moved.
 
-    If the process is killed in between, `mend` calls this again: repeating a write does no harm.
+    If the process is killed before the end, `mend` calls this function again: repeating a write does no harm.
     """
     client, name = mlflow.MlflowClient(), version.name
     if move.before != _number(version):
@@ -196,8 +199,8 @@ def mend(name: str, env: str, author: Author, claim: str = "") -> None:
     """Repairs what a killed deploy or rollback left half done, and records moves by hand in the journal.
 
     Call it while `claim.sole_right` is held. A tag `rolled_back.<env>` on the version that holds this environment is
-    removed: an earlier release of this project wrote the tag before it moved the alias, and may have been killed in
-    between.
+    removed: in an earlier release of this project, a rollback wrote the tag before it moved the alias, and it may have
+    been killed in between.
 
     Args:
         name: the registered model.
@@ -229,7 +232,10 @@ def rolled_back(version: ModelVersion) -> dict[str, str]:
 
 
 def failed(version: ModelVersion, env: str) -> str | None:
-    """Why the version failed the gate of an environment; None where it passed, or was never judged."""
+    """Why the version failed the gate of an environment; None if it passed or was never judged.
+
+    If there is no verdict for this environment, the latest verdict for any environment counts.
+    """
     if version.tags.get(f"{GATE}.{env}", version.tags.get(GATE)) != "failed":
         return None
     return version.tags.get(f"{GATE_REASON}.{env}") or version.tags.get(GATE_REASON) or "no reason on record"
@@ -240,8 +246,8 @@ def roll_back(
 ) -> bool:
     """Moves the environment from `holder` to `target`.
 
-    The target's tag `moved_by_hand.<env>` records when, by whom and why. So does the tag `rolled_back.<env>` of
-    `holder`, if `blame` is set.
+    The target's tag `moved_by_hand.<env>` records when, by whom and why. If `blame` is set, the tag `rolled_back.<env>`
+    of `holder` records the same.
 
     Args:
         holder: the version that holds the environment.
@@ -254,7 +260,7 @@ def roll_back(
             move counts as a promotion: the journal records one, and the target's tag `previous.<env>` names `holder`.
 
     Returns:
-        False if another version holds the environment by now, or the claim was lost; then nothing has moved.
+        False if `holder` no longer holds the environment, or the claim was lost; the alias has then not moved.
     """
     model = registered_model(holder.name)
     if str(model.aliases.get(env, "")) != _number(holder) or not holds(model.tags, claim):

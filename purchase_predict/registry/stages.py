@@ -16,12 +16,12 @@ _ARCHIVED = "Archived"
 
 
 def has_stages(version: ModelVersion) -> bool:
-    """Whether the registry has stages: then every version has one, at least the stage "None"."""
+    """Whether the registry has stages. If so, every version has one, which is "None" by default."""
     return bool(getattr(version, "current_stage", None))
 
 
 def move_alias(version: ModelVersion, env: str) -> None:
-    """Gives the environment's alias to a version, in one call: the alias has a holder at every instant."""
+    """Gives the environment's alias to a version, in one call, so that the alias is not unset in between."""
     client = mlflow.MlflowClient()
     through_collisions(lambda: client.set_registered_model_alias(version.name, env, version.version))
 
@@ -32,7 +32,7 @@ def settle_stages(name: str) -> None:
     Raises:
         click.ClickException: the stages keep changing.
     """
-    # If somebody moves an alias meanwhile, this repeats until the stages agree.
+    # Each round changes one stage at most. If somebody moves an alias meanwhile, further rounds follow.
     for _ in range(ATTEMPTS):
         if not through_collisions(lambda: _next_stage_move(name)):
             return
@@ -42,10 +42,11 @@ def settle_stages(name: str) -> None:
 
 
 def _next_stage_move(name: str) -> bool:
-    """Makes one move that brings the stages closer to the aliases; False if they agree.
+    """Makes one change that brings the stages closer to the aliases; returns False if none is needed.
 
-    A version has one stage. If it holds both aliases, it is in Production and no version is in Staging. A stage is not
-    changed if its alias is not set, or names a version that does not exist.
+    A version has one stage. If one version holds both aliases, its stage is Production, and no version has the stage
+    Staging. The stage of an environment is not changed if the environment's alias is not set or names a version that
+    does not exist.
     """
     client = mlflow.MlflowClient()
     aliases = client.get_registered_model(name).aliases
@@ -62,7 +63,7 @@ def _next_stage_move(name: str) -> bool:
             continue
         with _without_stage_warnings():
             if wanted:
-                # One call, one transaction: the stage has a holder at every instant.
+                # One call is one transaction, so the stage is not without a version in between.
                 client.transition_model_version_stage(name, wanted[0], _STAGES[env], archive_existing_versions=True)
             else:
                 client.transition_model_version_stage(name, holders[0], _ARCHIVED)

@@ -19,12 +19,12 @@ class Standing:
     """Whether a version holds its environment, in words for several places.
 
     Attributes:
-        version: its number.
+        version: the version's number.
         outcome: a few words in the past tense, which stay true: "held staging".
         sentence: a sentence in the present tense, for the terminal.
         record: the sentence in the past tense and with the time, for a page that is read later.
-        serve: the URI of the model to serve: the environment's alias, or the version if it has no environment; empty
-            if no version holds the alias.
+        serve: the URI of the model to serve: it names the environment's alias, or the version's number if there is no
+            environment. Empty if no version holds the alias.
     """
 
     version: str
@@ -91,9 +91,9 @@ def _sentence(
     Args:
         name: the registered model.
         number: the version's number.
-        env: its environment; empty: none.
+        env: the environment of the deploy; empty: none.
         holder: the number that the environment's alias names; empty: none.
-        version: the version; None if it holds the environment or is gone.
+        version: the version; None if it holds the environment, was deleted, or has no environment.
         missing: whether the alias names a version that does not exist.
         verbs: the verbs.
     """

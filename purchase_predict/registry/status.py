@@ -50,7 +50,7 @@ class Environment:
     doubt: str = ""
 
     def lines(self, *, past: bool) -> Iterator[str]:
-        """The environment in words. `past`: whether its time is in the past."""
+        """The environment in words. `past`: whether this is its state at a past time."""
         held, entry = _named(self.version), self.entry
         if self.doubt and (past or entry):
             yield f"{self.env}: {'not known' if past else held}; {self.doubt}"
@@ -78,10 +78,11 @@ class Status:
         name: the registered model.
         at: the past time; None: now.
         environments: one or both.
-        waiting: for each version that waits for approval, and its environment: since when, and who deployed it.
-        rolled_back: for each version that was rolled back: when, by whom and why.
-        refused: for each of the newest refused versions, and its environment: why it failed the gate.
-        open_runs: for each run in progress: its step and its user.
+        waiting: since when each waiting version has waited for approval, and who deployed it. A key reads, for example,
+            "version 3 for staging".
+        rolled_back: when, by whom and why each rolled-back version was rolled back; keys as "version 3".
+        refused: why each of the newest refused versions failed the gate; keys as in `waiting`.
+        open_runs: the step and the user of each run in progress; a key is "run" and the run's id.
     """
 
     name: str
@@ -179,7 +180,7 @@ def _doubt(entry: Entry | None, after: Entry | None, now: str, present: Sequence
     Args:
         entry: the entry; None: the time before the first entry.
         after: the next entry; None: there is none.
-        now: the number of the version that the alias names now.
+        now: the number of the version that the alias names now; empty: none.
         present: the versions now.
         env: staging or production.
     """
@@ -222,7 +223,7 @@ def _without_journal(model: RegisteredModel, present: Sequence[ModelVersion], en
 
 
 def _promoted(version: ModelVersion, env: str, holder: str) -> bool:
-    """Whether a deploy or rollback has given a version the environment or taken it away, by the version's tags."""
+    """Whether a version's tags show that a deploy or rollback gave it the environment or took it away."""
     moved = (promotion.PREVIOUS, promotion.BY_HAND, promotion.ROLLED_BACK)
     if any(f"{tag}.{env}" in version.tags for tag in moved):
         return True
@@ -264,8 +265,8 @@ def _at_work(experiment_id: str, mine: str) -> dict[str, str]:
 def _rolled_back(present: Sequence[ModelVersion], aliases: Mapping[str, str], envs: Sequence[str]) -> dict[str, str]:
     found = {}
     for version in present:
-        # A version that holds the environment is not listed as rolled back there. If it still has the tag, its
-        # promotion was killed before it removed the tag.
+        # A version that holds the environment is not listed as rolled back there. If it still has the tag,
+        # the run that promoted it was killed before removing the tag.
         left = [env for env in envs if str(aliases.get(env, "")) != str(version.version)]
         marks = promotion.rolled_back(version)
         if reasons := [marks[tag] for env in left if (tag := f"{promotion.ROLLED_BACK}.{env}") in marks]:
@@ -274,7 +275,7 @@ def _rolled_back(present: Sequence[ModelVersion], aliases: Mapping[str, str], en
 
 
 def _refused(present: Sequence[ModelVersion], envs: Sequence[str], aliases: Mapping[str, object]) -> dict[str, str]:
-    found = {  # without a version that holds the environment all the same: somebody rolled back to it
+    found = {  # a version that failed but holds the environment is left out: somebody rolled back to it
         f"version {version.version} for {env}": version.tags.get(
             f"{promotion.GATE_REASON}.{env}", "no reason on record"
         )

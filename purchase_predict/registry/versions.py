@@ -1,4 +1,4 @@
-"""Versions of a registered model: creates one for each model, finds existing ones, and gives their URIs."""
+"""Versions of a registered model: registers a model as a version, finds existing versions, and gives their URIs."""
 
 import functools
 import json
@@ -36,7 +36,7 @@ from purchase_predict.workflow.models import (
 
 #: Seconds to wait for a new version to become READY.
 _READY_SECONDS = 300
-#: The most times that the tag of a logged model is written while other deploys overwrite it.
+#: The most times that a deploy writes the tag of a logged model, if other deploys overwrite the tag meanwhile.
 _TAG_WRITES = 10
 
 
@@ -80,7 +80,7 @@ def _tell_logged_model(model: TrainedModel) -> None:
     """Tags the logged model with its versions. Otherwise MLflow's page of the model shows it as not registered.
 
     Another deploy may register the same model under another name and write the tag at the same time. So the tag is read
-    again after it was written, until it lists every version.
+    again after it was written, until it lists every version or was written `_TAG_WRITES` times.
     """
     if not model.model_id:
         return
@@ -148,7 +148,7 @@ def get_version(name: str, version: int | str) -> ModelVersion | None:
 
 
 def version_gone(deployed: Run) -> str | None:
-    """Why a deploy run cannot be reused: its version is gone, is damaged, or holds another model. None: it can."""
+    """Why a deploy run cannot be reused: its version is gone, is damaged, or holds another model. None: no obstacle."""
     try:
         name, number = (tags.required(deployed, tag) for tag in ("deploy.registry_name", "deploy.version"))
         digest = digest_of(deployed)
@@ -166,7 +166,7 @@ def version_gone(deployed: Run) -> str | None:
 
 
 def files_of(uri: str) -> dict[str, str]:
-    """The recorded checksum of each file of the model at a URI; empty where none is recorded."""
+    """The recorded checksums of the files of the model at a URI, keyed by path; empty if none is recorded."""
     named = parse(uri)
     if isinstance(named, RunUri):
         return artifacts.checksums_below(run_of(uri), named.path)
@@ -176,7 +176,7 @@ def files_of(uri: str) -> dict[str, str]:
 
 
 def champion(name: str, env: str) -> ModelVersion | None:
-    """The version that holds the environment's alias; None: none does, or the alias names a missing version.
+    """The version that holds the environment's alias; None: the alias is not set, or names a missing version.
 
     Raises:
         click.ClickException: there is no registered model `name`.
@@ -229,7 +229,7 @@ def uri(version: ModelVersion) -> str:
 
 
 def pinned(model: str) -> tuple[str, str]:
-    """The model's URI with its current version number in place of an alias or stage, and that number.
+    """A model's URI with the current version number in place of an alias, a stage or `latest`; and this number.
 
     A URI that names no registered model is returned unchanged, with an empty number.
 

@@ -12,17 +12,17 @@ from purchase_predict.workflow.models import versions
 
 
 def way_back(name: str, env: str, number: str, *, allow_failed: bool) -> tuple[ModelVersion, ModelVersion]:
-    """The current holder of an environment, and the version to move it to.
+    """The current holder of an environment, and the version to move the environment to.
 
     Args:
         name: the registered model.
         env: staging or production.
-        number: the number of the version to move to; empty: that of `version_before`.
+        number: the number of the version to move to; empty: `version_before` chooses.
         allow_failed: whether the version `number` may have failed the gate of this environment.
 
     Raises:
-        click.ClickException: no version holds the environment, or there is no version to move to: it does not exist,
-            holds the environment already, or failed the gate.
+        click.ClickException: no version holds the environment; the version `number` does not exist, holds the
+            environment already or failed the gate; or `version_before` finds no version.
     """
     holder = champion(name, env)
     if holder is None:
@@ -45,10 +45,10 @@ def way_back(name: str, env: str, number: str, *, allow_failed: bool) -> tuple[M
 def version_before(holder: ModelVersion, env: str) -> ModelVersion:
     """The last version that held the environment before `holder` and is fit to hold it again.
 
-    A version is not fit if it was deleted, was rolled back (in any environment), or failed the gate of this one.
+    A version is not fit if it was deleted, was rolled back (in any environment), or failed the gate of `env`.
 
     Raises:
-        click.ClickException: there is none.
+        click.ClickException: there is no such version.
     """
     there = {str(version.version): version for version in versions(holder.name)}
     for number in _earlier_holders(holder, env, there):
@@ -63,10 +63,11 @@ def version_before(holder: ModelVersion, env: str) -> ModelVersion:
 
 
 def _earlier_holders(holder: ModelVersion, env: str, there: Mapping[str, ModelVersion]) -> Iterator[str]:
-    """The numbers of the holders before `holder`, the last one first, from the journal and then from the tags.
+    """The numbers of the earlier holders, the most recent first: from the journal, then from the tags `previous.<env>`.
 
-    The journal also names holders that were deleted or that held the environment twice. The tags `previous.<env>` name
-    holders from before the journal began. If the journal was changed, only the tags are used.
+    They may include `holder` itself, and an empty number where there was no holder. The journal also names deleted
+    holders, and each turn of a version that held the environment twice. The tags name holders from before the journal
+    began. If the journal was changed, only the tags are used.
     """
     tags = registered_model(holder.name).tags
     known = [] if journal.problem(tags, env) else journal.way_here(journal.recorded(tags, env))

@@ -31,29 +31,30 @@ EXPLAINED_ROWS = 2000
 
 @dataclass(frozen=True)
 class Contents:
-    """The values that page and plots show, measured on the test rows unless stated otherwise.
+    """The values that the page and the plots show, measured on the test rows unless stated otherwise.
 
     Attributes:
         metric: the metric of the search.
         scores: the metrics by name.
         threshold: the decision threshold, a probability.
-        expected: the purchases that the model expects: the sum of the probabilities.
-        confusion: the rows by the model's answer and by the label.
+        expected: the number of purchases that the model expects: the sum of the probabilities.
+        confusion: the number of rows by the model's answer and by the label.
         calibration: the correction of the probabilities, measured out of fold.
         calibration_error_before: the calibration error without this correction.
         curves: ROC, precision and recall, calibration, and the spread of the probabilities.
         slices: parts of the rows, the weakest first.
-        tradeoff: the buyers who get no promo code, at each share of carts with a code.
-        choices: which carts get a code, for each share of carts with a code.
-        money: what a purchase and a code are worth; None: not given.
-        suspicious: on the training rows, the ROC AUC of each feature that looks like the label.
+        tradeoff: for each share of carts that get a promo code, the share of buyers who get none.
+        choices: for each share of carts that get a code, two ways to choose these carts.
+        money: what a purchase earns and a code costs; None: not given.
+        suspicious: the ROC AUC, on the training rows, of each feature that alone predicts the label almost perfectly.
         contributions: the SHAP values, from the function `contributions`.
         feature_ranks: the ranks of the feature values, from the same function.
-        folds: the out-of-fold score on each fold. The predictions are the mean over the trials that the model combines.
+        folds: the out-of-fold score on each fold. Each prediction is the mean, in log-odds, over the trials that the
+            model combines.
         fold_kind: a description of the folds.
         backtest: the model's metrics in past periods; None: not measured.
         trials: one row per trial, from `search.trial.trials_frame`.
-        members: the fits whose mean is the model: the trial, the boosting rounds and the parameters of each.
+        members: the trial, the boosting rounds and the parameters of each LightGBM fit that the model combines.
         columns: the profile of each feature in the training and in the test rows.
         description: the content of dataset.json.
         origin: where the model comes from.
@@ -90,7 +91,7 @@ class Contents:
 
     @property
     def bought(self) -> int:
-        """The number of test rows that were bought."""
+        """The number of test rows whose product was bought."""
         return self.confusion.true_positives + self.confusion.false_negatives
 
     @property
@@ -105,7 +106,7 @@ def gather(training: Training, metric: str, money: Money | None, origin: Origin)
     Args:
         training: the finished training.
         metric: the metric of the search.
-        money: what a purchase and a code are worth; None: not given.
+        money: what a purchase earns and a code costs; None: not given.
         origin: where the model comes from.
     """
     train, booster, test = training.train, training.found.booster, training.test
@@ -159,8 +160,8 @@ def contributions(
         seed: the seed for the choice of rows.
 
     Returns:
-        The contributions in log-odds, and the rank of each feature value among the rows (0 to 1; NaN for a null and
-        for a category). Both are tables of rows by features.
+        Two tables of rows by features: the contributions in log-odds, and the rank of each feature value among the rows
+        (0 to 1; NaN for a null and for a category).
     """
     rows = np.random.default_rng(seed).permutation(len(x))[:EXPLAINED_ROWS]
     # LightGBM adds one last column: the mean prediction, which belongs to no feature.

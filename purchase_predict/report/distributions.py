@@ -10,21 +10,21 @@ from purchase_predict.report.drawing import SERIES, UNIT_TICKS, Scale, axes, poi
 
 #: Maximum number of carts in the drawing of contributions; more dots would hide each other.
 SWARM_CARTS = 120
-#: Sizes in that drawing, in SVG units.
+#: Sizes in the drawing of contributions, in SVG units.
 SWARM_WIDTH, SWARM_LABEL_WIDTH, SWARM_ROW_HEIGHT = 380, 200, 26
 SWARM_DOT_RADIUS = 2.2
-#: Dots of one feature are moved up or down by at most this many SVG units, so that equal values do not hide each other.
+#: Each dot is moved up or down by at most this many SVG units, so that equal contributions do not hide each other.
 SWARM_SPREAD = 8
-#: Maximum number of characters of a feature's name in its label.
+#: Maximum number of characters in the label of a feature; a longer name is cut.
 SWARM_LABEL_LENGTH = 26
-#: Shades of the dots, from low to high feature values (`rank0` to `rank4` in layout.css).
+#: Number of shades of the dots, from low to high feature values (`rank0` to `rank4` in layout.css).
 SHADES = 5
 #: Size of a small drawing in a table, and the gap between its bars, in SVG units.
 SMALL_WIDTH, SMALL_HEIGHT, SMALL_GAP = 180, 44, 2
 
 
 def overlaid(groups: Sequence[np.ndarray], x_label: str, y_label: str, mark: float | None) -> str:
-    """Histograms that overlap, over the same bins from 0 to 1, and a dashed vertical line.
+    """Overlapping histograms over the same bins from 0 to 1, and a dashed vertical line.
 
     Args:
         groups: for each group, the share of its rows in each bin; at most as many groups as there are `SERIES`.
@@ -73,11 +73,11 @@ def beside(labels: Sequence[str], expected: Sequence[float], actual: Sequence[fl
 
 
 def swarm(contributions: pd.DataFrame, ranks: pd.DataFrame) -> str:
-    """One row of dots per feature: a dot is a cart, its x the contribution, its shade the rank of the feature's value.
+    """One row of dots per feature. A dot is a cart; its x is the contribution, its shade is the value's rank.
 
     Args:
         contributions: rows by features, in log-odds.
-        ranks: the rank of each feature value, 0 to 1; a NaN is drawn hollow.
+        ranks: rows by features; the rank of each feature value, 0 to 1. The dot of a NaN is hollow.
     """
     shown = contributions.head(SWARM_CARTS)
     largest = max(float(shown.abs().to_numpy().max()), 1e-12)

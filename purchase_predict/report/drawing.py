@@ -14,7 +14,7 @@ from purchase_predict.metrics import Score
 WIDTH, HEIGHT = 340, 230
 MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 64, 20, 10, 44
 DOT_RADIUS = 3.5
-#: Points of a drawn curve; more cannot be seen at this width.
+#: Maximum number of points of a drawn curve; more cannot be seen at this width.
 CURVE_POINTS = 200
 #: Maximum number of names below a drawing of intervals; more would overlap.
 INTERVAL_LABELS = 6
@@ -22,8 +22,8 @@ INTERVAL_LABELS = 6
 SERIES = ("first", "second", "third")
 #: Approximate number of ticks of an axis.
 TICKS = 4
-#: If the first digit of the step between ticks is beyond this decimal place, the texts of the ticks have 3 significant
-#: digits.
+#: The texts of ticks have the decimal places that the step between ticks needs. For a step below 10**-MAX_DIGITS, they
+#: have 3 significant digits instead.
 MAX_DIGITS = 4
 
 #: Ticks of an axis from 0 to 1.
@@ -106,7 +106,7 @@ def intervals(names: Sequence[str], scores: Sequence[Score], x_label: str, y_lab
     """For each name, in the order of the names: a dot with its interval, and a short dashed line at its baseline.
 
     Args:
-        names: the text below each dot; of more than `INTERVAL_LABELS` names only some are shown.
+        names: the text below each dot; if there are more than `INTERVAL_LABELS` names, only some are shown.
         scores: one score per name, 0 or more.
         x_label: what the names are.
         y_label: what the scores are.
@@ -131,8 +131,8 @@ def intervals(names: Sequence[str], scores: Sequence[Score], x_label: str, y_lab
 class Scale:
     """An axis from `low` to `high`.
 
-    `ticks` are at multiples of `step`; each is its position, as a share of the axis, and its text. With `whole`, only
-    whole numbers have a tick.
+    `ticks` lie at multiples of `step`. Each tick is a pair: its position as a share of the axis (0 to 1), and its text.
+    With `whole`, only whole numbers have a tick.
     """
 
     def __init__(self, low: float, high: float, step: float, whole: bool = False) -> None:
@@ -176,13 +176,13 @@ def _readable(low: float, high: float, least: float, most: float) -> tuple[float
 
 
 def round_step(step: float) -> float:
-    """The smallest number, `step` or more, that is 1, 2, 2.5 or 5 times a power of ten."""
+    """`step`, rounded up to a number that is 1, 2, 2.5 or 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(step))
     return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= step * (1 - 1e-9))
 
 
 def _is_round(step: float) -> bool:
-    """Whether a step has one significant digit; only 2.5 has two."""
+    """Whether a step has one significant digit: true unless the step is 2.5 times a power of ten."""
     return abs(step / 10.0 ** math.floor(math.log10(step) + 1e-9) - 2.5) > 1e-6
 
 
@@ -197,7 +197,7 @@ def y_at(share: float) -> float:
 
 
 def points(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) -> str:
-    """The value of the attribute `points` of an SVG line; each given coordinate is a share of its axis."""
+    """The text of the attribute `points` of an SVG line. `x` and `y` are shares of their axes."""
     return " ".join(f"{x_at(float(a)):.1f},{y_at(float(b)):.1f}" for a, b in zip(x, y, strict=True))
 
 
@@ -219,7 +219,7 @@ def _dots(x: np.ndarray, y: np.ndarray) -> str:
 
 
 def axes(x_label: str, y_label: str, x_ticks: Sequence[tuple[float, str]], y_ticks: Sequence[tuple[float, str]]) -> str:
-    """The grid lines, ticks and labels of both axes. A tick is its position, as a share of the axis, and its text."""
+    """The grid lines, ticks and labels of both axes. A tick is a pair: its share of the axis and its text."""
     grid = "".join(
         f'<line class="grid" x1="{x_at(0)}" x2="{x_at(1)}" y1="{y_at(share):.1f}" y2="{y_at(share):.1f}"/>'
         f'<text x="{MARGIN_LEFT - 6}" y="{y_at(share) + 4:.1f}" text-anchor="end">{escape(text)}</text>'

@@ -1,4 +1,4 @@
-"""The page of a prediction: the purchases to expect, and how far the scored carts have moved from the training rows."""
+"""The page of a batch prediction: the expected purchases, and how far the columns have moved since the training."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from purchase_predict.secrets import shown_uri
 
 #: The file's name among the artifacts.
 NAME = "drift.html"
-#: Maximum number of values of a text column with a bar of their own; all other values share a bar.
+#: Maximum number of values of a text column that each get their own bar; all other values share one bar.
 SHOWN_VALUES = 10
 #: Facts about a prediction that the page shows.
 _FACTS = ("model", "train run", "input", "history", "output")
@@ -35,7 +35,8 @@ class Moved:
         index: its population stability index, 0 or more.
         most: a text about the bin that moved most: its label, and its shares in training and now.
         drawing: an SVG drawing of the training rows and the scored carts, bin by bin.
-        first, last: the labels of the drawing's first bin, and of the last bin before that of missing values.
+        first: the label of the drawing's first bin.
+        last: the label of the drawing's last bin that does not hold missing values.
     """
 
     name: str
@@ -52,7 +53,7 @@ class Moved:
 
 
 def write(prediction: Prediction, facts: Mapping[str, Any], folder: Path) -> None:
-    """Writes `drift.html`, if drift was measured.
+    """Writes `drift.html`; without measured drift, writes nothing.
 
     Args:
         prediction: the result of scoring.
@@ -108,7 +109,10 @@ def _labels(bins: Mapping[str, Any]) -> list[str]:
 def _fewer(
     labels: Sequence[str], expected: Sequence[float], actual: Sequence[float]
 ) -> tuple[list[str], list[float], list[float]]:
-    """The bins to draw: the first `SHOWN_VALUES`, one bin for all others, and the bin of nulls."""
+    """The bins to draw, as labels, expected and actual shares.
+
+    Of more than `SHOWN_VALUES` + 2 bins: the first `SHOWN_VALUES`, one bin for all others, and the bin of nulls.
+    """
     if len(labels) <= SHOWN_VALUES + 2:
         return list(labels), list(expected), list(actual)
 

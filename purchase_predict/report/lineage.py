@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from datetime import datetime
 
-#: Matches the built-in sample as a source (`sources.sources.SAMPLE`).
+#: Matches the names of the built-in sample as a source, as `sources.sources.SAMPLE` does.
 _SYNTHETIC = re.compile(r"sample(:\d+)?")
 
 
@@ -14,9 +14,9 @@ class Step:
 
     Attributes:
         name: the step's name.
-        what: what it did, such as `ran` or `reused`.
-        run_id: the id of its run; empty: none.
-        link: the address of the run on MLflow's page; empty: none.
+        what: the state of the step in words, such as `ran` or `reused`.
+        run_id: the id of its run; empty: it has no run.
+        link: the address of the run's page in MLflow; empty: none.
         needs_ui: whether that address works only while `mlflow ui` runs.
     """
 
@@ -57,5 +57,5 @@ class Origin:
         return bool(_SYNTHETIC.fullmatch(self.source))
 
     def step(self, name: str) -> Step:
-        """The step with this name. If it is not known: a step of this name without a run."""
+        """The step with this name. If `steps` does not have it: a new step of this name without a run."""
         return next((step for step in self.steps if step.name == name), Step(name, ""))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from purchase_predict.features.description import Description
 from purchase_predict.metrics import Score
 
-#: The question that the model answers, the first line of the card.
+#: The question that the model answers. It is the first line of the card.
 QUESTION = "Will this visitor, who has just put this product in the cart, buy it in this session?"
 
 
@@ -19,7 +19,7 @@ def card(
 
     Args:
         scores: the metrics on the test set.
-        verdict: the gate's decision with the reason.
+        verdict: the gate's decision and its reason.
         dataset: the content of `dataset.json`.
         runs: the links of the card, by name: to the report, the dataset, the model, and the runs of the steps.
     """

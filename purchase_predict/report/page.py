@@ -26,7 +26,8 @@ from purchase_predict.search.trial import best_so_far, spans_decades, tried_para
 
 #: The share of carts with a code, 0 to 1, in the examples of the page; one of `promo_codes.CODE_SHARES`.
 EXAMPLE_SHARE = 0.2
-#: The number of features in the table and the drawing of contributions: the strongest ones.
+#: The number of features in the table and the drawing of contributions. The features with the largest mean absolute
+#: contributions are shown.
 SHOWN_FEATURES = 10
 
 
@@ -76,7 +77,7 @@ def _curves(curves: Curves, threshold: float, base_rate: float) -> dict[str, str
 
 
 def _weak(slices: Sequence[Slice], whole: Score) -> dict[str, Any]:
-    """The weakest slice, the slices whose interval lies below the value of all rows, and the scale of the drawings."""
+    """The weakest slice, the slices whose interval lies below the ROC AUC of all rows, and the drawings' scale."""
     scored = [(part, part.roc_auc) for part in slices if part.roc_auc]
     least = min([0.5, *(area.low for _, area in scored)])
     left = np.floor(10 * least) / 10
@@ -132,7 +133,7 @@ def _search(trials: pd.DataFrame, metric: str) -> dict[str, Any]:
 
 
 def _search_drawings(finished: pd.DataFrame, parameters: Sequence[str], metric: str) -> Iterator[tuple[str, str]]:
-    """Pairs of caption and drawing: the scores by number of the trial, then by value of each parameter."""
+    """Pairs of caption and drawing. First the score of each trial, then the scores over each parameter's values."""
     scores, numbers = (finished[name].astype(float).to_numpy() for name in ("score", "number"))
     best, label, most = best_so_far(scores, metric), METRICS[metric].label, METRICS[metric].most
     yield (

@@ -16,16 +16,16 @@ from purchase_predict.search.trial import best_so_far, spans_decades, tried_para
 
 #: Resolution of every plot in dots per inch.
 DPI = 110
-#: Plots of parameters in one row of `parameters.png`.
+#: Number of plots in one row of `parameters.png`.
 PARAMETERS_PER_ROW = 3
-#: Limits of an axis from 0 to 1, with room for a line along its end.
+#: Limits of an axis for values from 0 to 1, with room for a line at exactly 0 or 1.
 UNIT = (-0.02, 1.02)
 
 
 def model(
     curves: Curves, scores: Mapping[str, Score], threshold: float, importance: Mapping[str, float], folder: Path
 ) -> None:
-    """Draws precision over recall, ROC curve, calibration and feature importance, one PNG file each.
+    """Draws four PNG files: precision over recall, the ROC curve, the calibration, and the feature importance.
 
     Args:
         curves: the model's curves on the test rows.
@@ -60,7 +60,7 @@ def _precision_recall(curves: Curves, scores: Mapping[str, Score], threshold: fl
     axes.plot(curve.x, curve.y, label=f"model, average precision {METRIC.format(area.value)}")
     axes.axhline(area.baseline, ls="--", color="gray", label=f"baseline, {METRIC.format(area.baseline)}")
     recall, precision = scores["recall"].value, scores["precision"].value
-    if recall > 0:  # otherwise no buyer is above the threshold, and there is no such point
+    if recall > 0:  # otherwise no buyer reaches the threshold, and the point is left out
         axes.plot(recall, precision, "o", color="black", label=f"at the threshold {PROBABILITY.format(threshold)}")
     axes.set(xlim=UNIT, ylim=UNIT)
     _save(
@@ -77,7 +77,7 @@ def search(trials: pd.DataFrame, metric: str, folder: Path) -> None:
     """Draws the score of each trial (`search.png`), and the scores over each parameter (`parameters.png`).
 
     Args:
-        trials: one row per trial, as `search.trial.trials_frame` makes them; at least one has finished.
+        trials: one row per trial, from `search.trial.trials_frame`; at least one trial has finished.
         metric: the metric of the column `score`.
         folder: the folder to write to.
     """
@@ -89,7 +89,7 @@ def search(trials: pd.DataFrame, metric: str, folder: Path) -> None:
     if len(pruned):
         on_first = pruned["first_folds_score"].astype(float)
         axes.plot(pruned["number"] + 1, on_first, "x", label="pruned (score on the first folds)")
-    if len(failed):  # a failed trial has no score: its mark stands at the lower edge
+    if len(failed):  # a failed trial has no score, so its mark is drawn at the lower edge
         edge, at = np.zeros(len(failed)), axes.get_xaxis_transform()
         axes.plot(failed["number"] + 1, edge, "^", label="failed", transform=at, clip_on=False)
     axes.set_xlim(0.5, len(trials) + 0.5)
@@ -137,5 +137,5 @@ def _save(axes: Axes, folder: Path, name: str, title: str, x: str, y: str) -> No
 
 
 def _write(figure: Figure, file: Path) -> None:
-    # Without matplotlib's version in its metadata the file is the same for the same numbers.
+    # The metadata leaves out matplotlib's version, which would change the file although the numbers are the same.
     figure.savefig(file, dpi=DPI, metadata={"Software": None})

@@ -15,7 +15,8 @@ def write(facts: Mapping[str, Any], scores: Mapping[str, Score], train: Step, fo
     """Writes `promotion.json` and `promotion.html`; returns the folder.
 
     Args:
-        facts: the content of promotion.json. If a person approved the version, it includes `approval` (`by`, `reason`).
+        facts: the content of promotion.json. If a person approved the version, it has the entry `approval` with `by`
+            and `reason`.
         scores: the challenger's metrics on the test rows.
         train: the step that made the challenger.
         folder: an empty folder; it is made if it does not exist.

@@ -21,9 +21,9 @@ def write_report(
         training: the finished training.
         metric: the metric of the search.
         origin: where the model comes from.
-        folder: an empty folder.
+        folder: an existing, empty folder.
         margin: what a purchase earns, in the shop's currency; None: not given.
-        code_cost: what a used code takes from that margin; None: not given.
+        code_cost: what a used code takes from `margin`, in the same currency; None: not given.
     """
     money = None if margin is None or code_cost is None else Money(margin, code_cost)
     write(gather(training, metric, money, origin), folder)
@@ -34,8 +34,8 @@ def write(contents: Contents, folder: Path) -> None:
     """Writes `report.html`, `trials.parquet`, `folds.json`, `backtest.json` if there is one, and `plots/*.png`.
 
     Args:
-        contents: what the report shows.
-        folder: an empty folder.
+        contents: the values that the report shows.
+        folder: an existing, empty folder.
     """
     (folder / "report.html").write_text(page.render(contents), encoding="utf-8")
     contents.trials.to_parquet(folder / "trials.parquet", index=False)

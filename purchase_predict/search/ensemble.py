@@ -13,18 +13,18 @@ import numpy as np
 #: The lines of a tree, in LightGBM's model text, that hold outputs in log-odds.
 _OUTPUTS = re.compile(r"^(leaf_value|internal_value)=(.*)$", re.MULTILINE)
 
-#: Probabilities are clipped to this value and to 1 minus it, because 0 and 1 have no log-odds.
+#: Probabilities are clipped to the range from this value to 1 minus this value, because 0 and 1 have no log-odds.
 MIN_PROBABILITY = float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True)
 class Member:
-    """A fit of the ensemble.
+    """One fit of the ensemble.
 
     Attributes:
-        trial: the number of the trial whose parameters it has.
-        params: all of LightGBM's parameters.
-        rounds: its boosting rounds.
+        trial: the number of the trial that the parameters come from, from 0.
+        params: all LightGBM parameters of the fit.
+        rounds: the number of boosting rounds.
     """
 
     trial: int
@@ -46,9 +46,12 @@ def fit(
         dataset: the rows to fit, constructed.
         at_once: how many members are fitted at the same time.
         on_round: called after each boosting round, by any thread.
-        stopped: returns whether a member stops, from the member and the number of its finished rounds. A member that
-            stops before its first round is left out, and so are all members after it. The first member always has at
-            least one round.
+        stopped: called with a member and the number of rounds that it has finished; returns whether the member must
+            stop. A member that stops before its first round is left out, and so are all members after it. The first
+            member always has at least one round.
+
+    Returns:
+        The boosters of the members that were not left out, in the order of the members.
     """
     creation_lock, given_up = threading.Lock(), threading.Event()
 
@@ -71,7 +74,8 @@ def fit(
         with ThreadPoolExecutor(at_once) as pool:
             futures = [pool.submit(fitted, member) for member in members]
             try:
-                # A signal raises in this thread. Without the event, the pool would wait for all fits to complete.
+                # A signal raises an exception in this thread. Without `given_up`, the pool would then wait until all
+                # fits are complete.
                 ended, _ = wait(futures, return_when=FIRST_EXCEPTION)
                 for future in ended:
                     future.result()  # raises the exception of the fit
@@ -88,7 +92,7 @@ def fit(
 
 
 def mean_of(boosters: Sequence[lightgbm.Booster]) -> lightgbm.Booster:
-    """One booster whose output in log-odds is the mean of the outputs of several.
+    """One booster whose output in log-odds is the mean of the outputs of several boosters.
 
     It has the trees of all boosters, with the trees' outputs divided by the number of boosters. LightGBM cannot divide
     a model, so the model text is edited. The training parameters are left out, because each fit has its own. The result
@@ -112,10 +116,10 @@ def _divided(numbers: str, count: int) -> str:
 
 
 def mean_probability(probabilities: Sequence[np.ndarray]) -> np.ndarray:
-    """The probabilities whose log-odds are the mean of those of several models; NaN stays NaN.
+    """Averages the probabilities of several models in log-odds. If a row is NaN in one of them, its mean is NaN.
 
     Args:
-        probabilities: of the same rows by each model, 0 to 1.
+        probabilities: one array per model, each with the probabilities of the same rows, 0 to 1.
     """
     if len(probabilities) == 1:
         return probabilities[0]

@@ -25,15 +25,15 @@ FINAL_RATE_DIVISOR = 2
 MAX_MEMBERS = 3
 #: Boosting rounds that are timed to estimate the final fit's duration, if there is a deadline.
 TIMED_ROUNDS = 5
-#: There is one leader for this many trials. The leaders are the best trials; they are scored again on other folds.
+#: The leaders are the best trials, which are scored again on other folds. There is one leader per this many trials.
 TRIALS_PER_LEADER = 10
 #: The highest number of leaders.
 MAX_LEADERS = 10
 #: The number of further splits into folds that each leader is scored on.
 CONFIRMATION_SPLITS = 2
-#: Rows per LightGBM thread of the final fit. One thread takes 19 s for 1,000 rounds on 280,000 rows. Two threads took
-#: 0.6 times as long with a core each, but 3 to 8 times as long where another process used one of the cores, because
-#: they wait for each other at every split.
+#: The final fit gets one LightGBM thread, and one more for each of this many rows. One thread takes 19 s for 1,000
+#: rounds on 280,000 rows. Two threads took 0.6 times as long if each had its own core. If another process used one of
+#: the cores, they took 3 to 8 times as long, because threads wait for each other at every split.
 ROWS_PER_THREAD = 1_000_000
 #: The best number of rounds grows with the cube root of the number of rows.
 _ROUNDS_EXPONENT = 1 / 3
@@ -47,15 +47,15 @@ def ranked(trials: Sequence[Trial], objective: Objective, rows: LabelledRows, de
     to 0.686 if it was chosen on other folds.
 
     Args:
-        trials: of the search.
-        objective: of the search.
+        trials: the trials of the search.
+        objective: the objective of the search.
         rows: the rows of the final fit.
         deadline: seconds on the monotonic clock. A leader is not scored again if there is no time for it before the
             final fit.
 
     Returns:
         The leaders that were scored again, the best first, then the other trials, sorted by loss. A leader that is
-        behind the best leader on the other folds is left out.
+        behind the best leader on the other folds (`Objective.behind_below`) is left out.
     """
     searched, seed = objective.rows, objective.seed
     finished, leaders = best_first(trials), leading_trials(trials, len(searched.y))
@@ -83,18 +83,21 @@ def ranked(trials: Sequence[Trial], objective: Objective, rows: LabelledRows, de
 
 
 def members_of(trials: Sequence[Trial], objective: Objective) -> list[Trial]:
-    """The trials whose fits become the model: the first and others that are not behind it, at most MAX_MEMBERS in all.
+    """The trials whose fits become the model: the first one, and others that are not behind it.
 
     Args:
         trials: finished trials, as `ranked` sorts them.
-        objective: of the search.
+        objective: the objective of the search.
+
+    Returns:
+        At most MAX_MEMBERS trials, the best first.
     """
     first = trials[0]
     assert first.loss is not None
     highest = _highest_loss(first.loss, objective)
     chosen = [first]
     for trial in trials[1:]:
-        # Trials with other parameters may have the same trees, for example if no tree reaches the number of leaves.
+        # Trials with different parameters may have equal trees, for example if no tree reaches `num_leaves`.
         is_known = any((trial.loss, trial.rounds) == (one.loss, one.rounds) for one in chosen)
         if trial.loss is not None and trial.loss <= highest and not is_known:
             chosen.append(trial)
@@ -113,11 +116,11 @@ def _highest_loss(best: float, objective: Objective) -> float:
 
 
 def leading_trials(trials: Sequence[Trial], row_count: int) -> list[Trial]:
-    """The best 10 % of the trials, at most 10, sorted by loss; none if that is fewer than two.
+    """The leaders: the best 10 % of the trials, at most 10, sorted by loss. Fewer than 2 count as none.
 
-    A table of MANY_ROWS rows or more has no leaders, because its time is better spent on more trials: three searches of
-    the real primary table for 30 s had a median test ROC AUC of 0.8568 after 30 trials with leaders scored again, and
-    of 0.8593 after 37 trials without.
+    A table of `folds.MANY_ROWS` rows or more has no leaders, because its time is better spent on more trials. Three
+    searches of 30 s each on the real primary table had a median test ROC AUC of 0.8593 without leaders (37 trials), and
+    of 0.8568 with leaders that were scored again (30 trials).
     """
     if has_many_rows(row_count):
         return []
@@ -137,17 +140,17 @@ def final_fit(
     rate has more rounds, a higher rate fewer. If the deadline passes anyway, no further fit is started, and a running
     fit stops, but not before half its rounds.
 
-    Two fits at their own rate take as long as one fit at half the rate. The two scored 0.0004 to 0.0024 better on the
-    real primary table, and 0.001 worse to 0.001 better on the sample.
+    Two fits at their own rate take as long as one fit at half the rate. The mean of the two scored 0.0004 to 0.0024
+    better than the one on the real primary table, and 0.001 worse to 0.001 better on the sample.
 
     Args:
         chosen: the trials, the best first.
-        objective: of the search.
+        objective: the objective of the search.
         rows: all rows to train on.
         deadline: seconds on the monotonic clock; infinity: none.
 
     Returns:
-        The model, and the fits that it is the mean of, with the rounds that they had.
+        The model, and the fits that it is the mean of, each with the number of rounds that were run.
     """
     dataset = lightgbm_dataset(rows).construct()
     threads = _final_fit_threads(len(rows.y))
@@ -192,7 +195,7 @@ def _fit_in_time(planned: Sequence[Member], dataset: lightgbm.Dataset, deadline:
 
 
 def _seconds_per_round(member: Member, dataset: lightgbm.Dataset) -> float:
-    ends: list[float] = []  # without the time that LightGBM takes to begin
+    ends: list[float] = []  # the end of each round; LightGBM's start-up is not counted
     fit([replace(member, rounds=TIMED_ROUNDS)], dataset, 1, lambda: ends.append(time.monotonic()))
     return (ends[-1] - ends[0]) / (TIMED_ROUNDS - 1)
 
@@ -221,9 +224,11 @@ def fit_like(members: Sequence[Member], rows: LabelledRows, of_rows: int) -> lig
 def remaining_seconds(trials: Sequence[Trial], objective: Objective, rows: LabelledRows) -> float:
     """Estimates the seconds that one more trial and the end of the search take together.
 
+    The end of the search is scoring the leaders again, running trials without predictions again, and the final fit.
+
     Args:
         trials: the trials so far, at least one. The next trial is assumed to take as long as the longest of them.
-        objective: of the search.
+        objective: the objective of the search.
         rows: the rows of the final fit.
     """
     trial = max(trial.seconds for trial in trials)
@@ -232,8 +237,8 @@ def remaining_seconds(trials: Sequence[Trial], objective: Objective, rows: Label
         return trial
     leaders = leading_trials(trials, len(objective.rows.y))
     confirmation = CONFIRMATION_SPLITS * sum(leader.seconds for leader in leaders)
-    # Until all starting points are tried, the next starting point gains more than a lower learning rate in the final
-    # fit does, so only the time for the shortest final fit is reserved.
+    # The next starting point gains more than a lower learning rate in the final fit. So until all starting points are
+    # tried, only the time for the shortest final fit is reserved.
     divisor = 1 / FINAL_RATE_DIVISOR if len(trials) < len(STARTING_POINTS) else FINAL_RATE_DIVISOR
     # Trials that were read from their MLflow runs have no predictions. Those that become the model must run again.
     rerun_seconds = math.fsum(one.seconds for one in best_first(trials)[:MAX_MEMBERS] if one.out_of_fold is None)
@@ -244,9 +249,9 @@ def _final_fit_seconds(best: Trial, objective: Objective, rows: LabelledRows) ->
     """Estimates the seconds that a fit of the trial on all rows takes at the trial's own learning rate."""
     # Share of a fold's time that is spent on boosting rather than on evaluation. Measured: 0.6 to 0.8.
     boosting_share = 0.75
-    # The fixed time of a boosting round, as the number of rows that take this time. Measured: 20,000 to 50,000.
+    # The fixed time of a boosting round, expressed as a number of rows that take as long. Measured: 20,000 to 50,000.
     fixed_rows = 30_000
-    # A trial fits its folds, one per core at a time, and each of them runs PATIENCE rounds past its best.
+    # A trial fits its folds in parallel, one per core. Each fold runs PATIENCE rounds past its best round.
     folds = len(objective.folds)
     fold_seconds = best.seconds * min(available_cores(), folds) / folds * best.rounds / (best.rounds + PATIENCE)
     slowdown = (fixed_rows + len(rows.y)) / (fixed_rows + _mean_fold_rows(objective))
@@ -255,7 +260,7 @@ def _final_fit_seconds(best: Trial, objective: Objective, rows: LabelledRows) ->
 
 
 def _rounds_factor(rows: LabelledRows, objective: Objective) -> float:
-    """The final fit's rounds relative to those of a fold."""
+    """The number of the final fit's rounds, divided by the number of a fold's rounds."""
     return float(len(rows.y) / _mean_fold_rows(objective)) ** _ROUNDS_EXPONENT
 
 

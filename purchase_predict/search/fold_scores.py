@@ -1,4 +1,8 @@
-"""The out-of-fold score on each fold of the search. The predictions are the mean of those of the model's trials."""
+"""The out-of-fold score on each fold of the search.
+
+Each prediction is the mean, in log-odds, of the out-of-fold predictions of the trials that the model is made of
+(`ensemble.mean_probability`).
+"""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,9 +19,9 @@ class FoldScore:
     """A fold of the search, and the score on it.
 
     Attributes:
-        start: the end of the first session among the validation rows (UTC, ISO 8601); empty if the folds do not
-            follow time.
-        end: the end of the last session among the validation rows, likewise.
+        start: the earliest time at which a session of the validation rows ended (UTC, ISO 8601); empty if the folds
+            do not follow time.
+        end: the latest such time; empty in the same case.
         train_rows: the number of training rows.
         rows: the number of validation rows.
         base_rate: the share of purchases among the validation rows, 0 to 1.

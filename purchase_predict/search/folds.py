@@ -12,7 +12,7 @@ import numpy as np
 from purchase_predict.errors import print_line
 from purchase_predict.search.trial import LabelledRows
 
-#: For each fold the positions of the rows to train on, and of those to validate on.
+#: For each fold the positions of its training rows and of its validation rows.
 Folds = Sequence[tuple[np.ndarray, np.ndarray]]
 
 #: The number of folds grouped by user, for a table with fewer than MANY_ROWS rows.
@@ -30,13 +30,13 @@ def has_many_rows(count: int) -> bool:
     return count >= MANY_ROWS
 
 
-#: The number of forward folds, and the share of the rows before the first fold's validation rows. With less history,
-#: the out-of-fold score underrates the final model: searches of the real events with 3 seeds scored 0.683 to 0.685 with
+#: The number of forward folds, and the share of the rows before the earliest validation block. With less history, the
+#: out-of-fold score underrates the final model: searches of the real events with 3 seeds scored 0.683 to 0.685 with
 #: a history of 0.4, and 0.711 to 0.713 with 0.6. On the test rows they scored 0.709 to 0.714.
 FORWARD_FOLDS, _HISTORY = 3, 0.6
-#: The share of the rows by which the first cut of a further split into forward folds is moved, back or forward.
+#: `confirmation_folds` moves the earliest cut back (split 1) or forward (split 2) by this share of the rows.
 _SHIFT = 0.05
-#: What `kind_of_folds` returns for rows with times, unless a part would lack one of the classes.
+#: What `kind_of_folds` returns for rows with times, if the split gives both classes to each part between two cuts.
 _PLANNED = f"{FORWARD_FOLDS} folds that follow time"
 
 
@@ -61,14 +61,15 @@ def forward_folds(rows: LabelledRows, split: int) -> list[tuple[np.ndarray, np.n
     """Splits the rows by rolling origin: a fold trains on all rows before a cut and validates on the block after it.
 
     The blocks follow each other and end with the last row. No session is on both sides, but a returning user may be, as
-    in production. The latest fold comes first: it resembles the future most, and pruning looks at the first folds.
+    in production. The latest fold comes first: it resembles the future most, and pruning compares trials on the first
+    folds.
 
     Args:
         rows: the rows to split.
         split: 0 for the folds of the search; other numbers move the cuts.
 
     Returns:
-        For each fold the positions of the rows to train on, and of those to validate on: 3 folds, or 2 if 3 are not
+        For each fold the positions of its training rows and of its validation rows: 3 folds, or 2 if 3 are not
         possible. Empty if the rows have no times, or if 2 folds are not possible either.
     """
     if rows.ended is None:
@@ -88,7 +89,7 @@ def forward_folds(rows: LabelledRows, split: int) -> list[tuple[np.ndarray, np.n
 def _cuts(ended: np.ndarray, y: np.ndarray, shares: np.ndarray) -> list[int]:
     """The times at which the rows are cut, in nanoseconds since 1970 (UTC).
 
-    Each cut is as near to its planned place as possible, so that each part between cuts has both classes.
+    Each part between cuts has both classes. On this condition, each cut is as near to its planned place as possible.
 
     Args:
         ended: when the session of each row ended, in nanoseconds since 1970 (UTC).
@@ -102,7 +103,7 @@ def _cuts(ended: np.ndarray, y: np.ndarray, shares: np.ndarray) -> list[int]:
     # For each class, the number of rows before each distinct time; the last number counts all rows of the class.
     before = [np.append(0, np.cumsum(np.bincount(number, y == label))) for label in (0, 1)]
     planned = np.searchsorted(moments, np.sort(ended)[(shares * len(y)).astype(int)])
-    # From the end backwards: the latest place of each cut with both classes in the part after it.
+    # Computed from the end backwards: the latest place of each cut that leaves both classes in the part after the cut.
     latest = [len(moments)]
     for _ in range(len(shares) + 1):
         if latest[0] < 0:
@@ -118,7 +119,7 @@ def _cuts(ended: np.ndarray, y: np.ndarray, shares: np.ndarray) -> list[int]:
 
 
 def follows_time(rows: LabelledRows, folds: Folds) -> bool:
-    """Whether each fold is validated on rows after those that it is trained on."""
+    """Whether each fold's validation rows are all later than its training rows."""
     ended = rows.ended
     return ended is not None and all(ended[train].max() < ended[judged].min() for train, judged in folds)
 
@@ -142,19 +143,19 @@ def fold_count(row_count: int) -> int:
 
 
 def grouped_folds(rows: LabelledRows, count: int, seed: int | Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Splits the rows into folds, each user in one of them.
+    """Splits the rows into folds. All rows of a user are in one fold.
 
-    Users are sorted by purchases and rows, in random order among equals, and dealt to the folds in turn. So all folds
-    have similar numbers of users, rows and purchases. (scikit-learn's StratifiedGroupKFold visits every user by itself:
-    on 50,000 rows it took 3 s of processor time, as much as four fits.)
+    Users are sorted by purchases and rows, in random order among equals, and assigned to the folds in turn. So the
+    folds have similar numbers of users, rows and purchases. (scikit-learn's StratifiedGroupKFold visits every user by
+    itself: on 50,000 rows it took 3 s of processor time, as much as four fits.)
 
     Args:
         rows: the rows to split.
         count: the number of folds.
-        seed: of the order among equal users.
+        seed: the seed of the random order among equal users.
 
     Returns:
-        For each fold the positions of the rows to train on, and of those to validate on. A fold whose training rows
+        For each fold the positions of its training rows and of its validation rows. A fold whose training rows
         are all of one class is left out.
 
     Raises:

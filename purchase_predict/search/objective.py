@@ -33,8 +33,8 @@ PATIENCE_BEHIND = 15
 #: thirds of the time of a fold of the real primary table.
 EVALUATION_INTERVAL = 5
 #: From this feature fraction on, LightGBM builds histograms row by row instead of feature by feature. With one thread
-#: the model is the same, byte for byte. Row by row took 0.80 to 0.99 times as long from this fraction on, and up to
-#: 1.28 times as long below it.
+#: the model is the same, byte for byte. Compared with feature by feature, row by row took 0.80 to 0.99 times as long
+#: from this fraction on, and up to 1.28 times as long below this fraction.
 ROW_WISE_FEATURE_FRACTION = 0.7
 
 
@@ -51,10 +51,10 @@ class Objective:
         rows: the rows that are searched on.
         folds: for each fold the positions of its training rows and of its validation rows.
         metric: the metric to optimise.
-        seed: of the search.
+        seed: the seed of the search.
         threads: the number of folds that are fitted at the same time.
-        binned: the folds' rows as LightGBM bins them, filled at the first trial and shared by all. Binning took a third
-            of the time of a short fit.
+        binned: for each fold the training and the validation rows as binned LightGBM datasets. The first trial bins
+            them, and all trials share them. Binning took a third of the time of a short fit.
     """
 
     rows: LabelledRows
@@ -73,9 +73,9 @@ class Objective:
         """Runs a trial. After an exception the trial counts as failed and the search continues.
 
         Args:
-            number: of the trial.
+            number: the trial's number, from 0.
             point: a value for each parameter of the search space.
-            best: the best trial so far, against which this one is pruned; None: it is not pruned.
+            best: the best trial so far, which pruning compares this trial with; None: no pruning.
         """
         started = time.monotonic()
         params = lightgbm_params(point)
@@ -115,7 +115,9 @@ class Objective:
         )
 
     def behind_below(self, best_utility: float, metric: str, positions: np.ndarray) -> float:
-        """The utility below which a trial is behind the best one: by more than PRUNE_MARGIN of the best trial's gain.
+        """The utility (`metrics.utility`) below which a trial is behind the best one.
+
+        It is the best trial's utility minus PRUNE_MARGIN of the best trial's gain over the baseline.
 
         Args:
             best_utility: the utility of the best trial on the rows at `positions`.
@@ -175,7 +177,7 @@ def fit_fold(
     """Fits a fold with early stopping.
 
     Args:
-        params: LightGBM's parameters, with the one metric to stop on.
+        params: LightGBM's parameters; `metric` is the one metric that early stopping uses.
         train: the rows to fit.
         validation: the rows to evaluate on.
         behind_below: while the fold's best utility is below this value, its patience is PATIENCE_BEHIND instead of
@@ -220,13 +222,13 @@ def training_params(params: dict[str, Any], metric: str, seed: int, threads: int
     """All LightGBM parameters of a fit.
 
     Args:
-        params: those of the trial.
+        params: the LightGBM parameters of the trial.
         metric: the metric of the search.
-        seed: of the search.
+        seed: the seed of the search.
         threads: LightGBM threads; their number does not change the model.
     """
-    # Several threads must work feature by feature: each then sums whole features, so the order of the sums does not
-    # depend on the number of threads.
+    # Several threads must work feature by feature. Each thread then sums whole features, so the order of summation does
+    # not depend on the number of threads.
     row_wise = threads == 1 and params["feature_fraction"] >= ROW_WISE_FEATURE_FRACTION
     return {
         **params,

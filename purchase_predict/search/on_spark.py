@@ -31,8 +31,8 @@ _POSITION = "position"
 def cluster(parallelism: int) -> Iterator[tuple[Runner, int]]:
     """Connects to the cluster that the user's Spark configuration names; yields a runner and its batch size.
 
-    The project's code is sent to the executors. The packages of conda.yaml must be installed there, in the Python that
-    PYSPARK_PYTHON names (default: this one).
+    The project's code is sent to the executors. The packages of conda.yaml must be installed on the executors, in the
+    Python that PYSPARK_PYTHON names (default: the path of this process's Python).
 
     Args:
         parallelism: trials at a time; 0: one per core of the cluster.
@@ -60,7 +60,10 @@ def cluster(parallelism: int) -> Iterator[tuple[Runner, int]]:
 
 
 class _Batch:
-    """A batch of trials on the cluster. SparkTrials polls every second; `on_trial` is called then, and at the end."""
+    """A batch of trials on the cluster.
+
+    `on_trial` is called for the trials that have ended: whenever SparkTrials polls (every second), and at the end.
+    """
 
     def __init__(
         self,
@@ -114,7 +117,7 @@ class _Batch:
         return [self.ended[number] for number in self.points]
 
     def _poll(self, spark_trials: hyperopt.Trials, *_: Any) -> tuple[bool, list[Any]]:
-        """Collects the trials that have ended. SparkTrials calls it in a thread and hangs if it raises."""
+        """Collects the trials that have ended. SparkTrials calls this in a thread and hangs on an exception."""
         try:
             self._collect(spark_trials)
         except Exception as error:

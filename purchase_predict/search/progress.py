@@ -19,7 +19,7 @@ def progress(
         total: the number of trials of the search.
         metric: the metric that the search optimises.
         earlier: the trials reused from an interrupted search.
-        record: stores each new trial before it is shown.
+        record: called with each new trial's `facts` before the trial is shown, to store them.
     """
     trials = list(earlier)
 

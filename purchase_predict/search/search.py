@@ -33,8 +33,8 @@ class SearchResult:
 
     Attributes:
         trials: all trials, sorted by number.
-        best: the first of the trials that the model is made of. After many trials it is the leader with the best score
-            on other folds, which may not be the trial with the lowest loss.
+        best: the first of the trials that the model is made of. If leaders were scored again, this is the leader with
+            the best score on the other folds, which may not be the trial with the lowest loss.
         booster: the model, fitted on all rows.
         members: the fits that the model is the mean of; the first has the parameters of `best`.
         out_of_fold: the out-of-fold probability of each row in `searched`: the mean, in log-odds, over the members'
@@ -99,16 +99,19 @@ def search(
         max_evals: the number of trials. The first ones are the starting points (LightGBM's defaults and three
             variants), then TPE suggests.
         metric: roc_auc, average_precision, log_loss or f1, of the out-of-fold predictions of all folds together.
-        seed: the same seed and rows give the same model, whatever the number of cores.
+        seed: the seed of the search. Without a time limit, equal arguments give the same model, whatever the number of
+            cores.
         on_trial: called with each new trial when it ends.
         earlier: trials of an interrupted search with the same rows, metric and seed; they are not run again.
         max_seconds: time limit in seconds for the search and the final fit. After the first batch, a batch is started
-            only if there is time for one more trial. The final fit is shortened if needed (see `final_fit`).
+            only if there is time for one more trial and the end of the search (`remaining_seconds`). The final fit is
+            shortened if needed (see `final_fit`).
         run_batch: runs a batch of trials.
         parallelism: trials per batch.
 
     Raises:
-        click.ClickException: there are fewer users than folds, or every trial failed.
+        click.ClickException: there are fewer users than folds, every trial failed, or a trial of `earlier` that must
+            run again for its predictions does not finish.
     """
     started = time.monotonic()
     searched = sample_users(rows, seed)
@@ -165,7 +168,8 @@ def _finished(
 def _out_of_fold(trial: Trial, trials: Sequence[Trial], objective: Objective, parallelism: int) -> np.ndarray:
     """The out-of-fold probability of each row from a trial.
 
-    A trial that was read from its MLflow run has none. It is run again, with pruning against the same best trial.
+    A trial that was read from its MLflow run has no predictions, so it is run again. Pruning then compares it with the
+    same best trial as the first time.
 
     Raises:
         click.ClickException: the trial does not finish this time.

@@ -38,9 +38,9 @@ DEFAULTS = {
     "lambda_l2": _NO_PENALTY,
     "cat_smooth": 10.0,
 }
-#: The first trials: the defaults, then trees of 31, 15 and 63 leaves with half of the features each. In short searches,
-#: as on a large table, no random point scored as well as these. LightGBM's tuning guide and Optuna's tuner also start
-#: with the fraction of features.
+#: The first trials: the defaults, then trees of 31, 15 and 63 leaves with half of the features each. In searches of few
+#: trials, as on a large table, no random point scored as well as these. LightGBM's tuning guide and Optuna's tuner also
+#: start with the fraction of features.
 STARTING_POINTS = (
     DEFAULTS,
     *({**DEFAULTS, "feature_fraction": 0.5, "num_leaves": leaves} for leaves in (31.0, 15.0, 63.0)),

@@ -16,7 +16,7 @@ def next_point(earlier: Sequence[Trial], number: int, seed: int) -> dict[str, fl
     Args:
         earlier: the trials that TPE learns from.
         number: the trial's number, from 0.
-        seed: of the search. TPE is seeded with this seed and the number, so a suggestion depends only on both of them
+        seed: the seed of the search. TPE is seeded with `seed` and `number`, so a suggestion depends only on these two
             and on the earlier trials.
 
     Returns:

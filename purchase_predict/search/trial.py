@@ -20,7 +20,7 @@ class LabelledRows:
         user: the user of each row.
         features: the names of the columns of `x`.
         categorical: the features that are codes of categories.
-        ended: when the session of each row ended, in nanoseconds since 1970; None where the rows have no time.
+        ended: when the session of each row ended, in nanoseconds since 1970 (UTC); None: the rows have no time.
     """
 
     x: np.ndarray
@@ -53,15 +53,15 @@ class Trial:
         state: "finished", "pruned" (it trailed the best trial after the first folds) or "failed".
         point: a value for each parameter of the search space.
         params: the same point as LightGBM's parameters.
-        loss: the value that TPE minimises: minus the utility of the score. A pruned trial has the best trial's loss
-            plus the utility by which it trailed; a failed trial has None.
+        loss: the value that TPE minimises: minus the utility of the score (`metrics.utility`). A pruned trial has
+            the loss of the best trial so far plus the utility by which it trailed that trial. A failed trial has None.
         score: the metric of the out-of-fold predictions of all folds together; None unless finished.
         rounds: boosting rounds, the mean over the folds.
         seconds: wall time.
         error: the kind and text of the exception of a failed trial.
         first_folds_score: the metric of the first folds together. Pruning compares it with the best trial's.
-        fold_utilities: for each fold the best utility (more is better) of its early-stopping metric. If this is the
-            best trial, a later trial gets less patience in a fold while the fold's utility is behind this one.
+        fold_utilities: for each fold the best utility (more is better) of its early-stopping metric. A later
+            trial gets less patience in a fold while it is behind the best trial's utility in the same fold.
         out_of_fold: the probability of each row, predicted by a fold that did not train on it; NaN for a row that no
             fold validates on; None if the trial was read from its run.
     """

@@ -10,13 +10,14 @@ cases:
 - *After the answer*: an event's time is at or before the moment of an existing row of its visitor. `process` would use
   the event for this row.
 - *Of an earlier day*: an event's day is before the newest day with a cart event of any visitor. The columns about the
-  product use the events of all visitors on earlier days. So existing rows of later days may lack this event.
+  product use the events of all visitors on earlier days. So existing rows of later days may lack this event. (This does
+  not apply to a removal from the cart, which these columns do not use.)
 - *Row of an old day*: the row's day is no longer among the newest `shop_days.KEPT_DAYS` days, so its columns about the
   product may include later days.
-- *Overlap*: the columns about earlier sessions may be wrong, for one of two reasons. First, a session continues after
-  the visitor has started `records.TALLY_SESSIONS` later ones: its own views and purchases, and those of later sessions,
-  may then be counted. Second, a late event has moved the start of another session to before the row's session: the
-  views and purchases that were counted for this other session before the move are not counted for the row.
+- *Overlap*: the columns about earlier sessions may be wrong, for one of two reasons. First, the row's session continues
+  after the visitor has started at least `records.TALLY_SESSIONS` later sessions. The columns may then also count views
+  and purchases of the row's session and of later sessions. Second, a late event has moved the start of another session
+  to a time before the row's session. The columns then lack what was counted for this other session before the move.
 
 Each case is counted in `Counts` and shown in /metrics. `Pair.late` marks a row that is late, of an old day or an
 overlap.
@@ -40,7 +41,7 @@ _PAIR_COUNTERS = shop_days.CARTED_PAIRS, shop_days.BOUGHT_PAIRS
 
 @dataclass
 class Counts:
-    """Numbers of events, and numbers for the cases that the module's docstring lists.
+    """Numbers of events, and of the cases that the module's docstring lists.
 
     Attributes:
         counted: new events.
@@ -64,8 +65,8 @@ class Advanced:
     """The result of counting events.
 
     Attributes:
-        carts: the pair of each cart event that is not too old, by the event's position in the `events` given to
-            `advance`. The pair has a row.
+        carts: the pair of each cart event that is not too old. The key is the event's position in the argument `events`
+            of `advance`. Each of these pairs has a row.
         too_old: the positions of events that are older than the retention. These events were not counted.
         counts: the numbers of events and rows.
     """
@@ -146,7 +147,7 @@ def _count_together(batch: Batch, events: list[Event], done: Advanced, answered:
 
 
 def _count(batch: Batch, event: Event) -> None:
-    """Updates the records with an event, except for the pair's row, and whether it is in the cart."""
+    """Updates the records with an event. `_count_together` then updates `Pair.row` and `Pair.in_cart`."""
     visitor, session = batch.visitors[event.user], batch.sessions[event.user, event.session]
     pair = batch.pairs[event.user, event.session, event.product]
     time, kind = event.time, event.kind
@@ -201,16 +202,16 @@ def _count_product(session: Session, pair: Pair, time: int, now: bool) -> None:
         session.products_now += now
         pair.act = time
     elif time < pair.act:
-        if pair.act == session.newest and not now:  # until now, its first event was at the newest time
+        if pair.act == session.newest and not now:  # so far, the product was in `products_now`
             session.products_now -= 1
             session.products += 1
         pair.act = time
 
 
 def _count_pair(batch: Batch, event: Event, pair: Pair) -> None:
-    """Counts a cart event's or a purchase's pair as carted and as bought for the shop, each on one day.
+    """Updates the shop's counters of carted and bought pairs after a cart event or a purchase of a pair.
 
-    A late event may move either count to an earlier day.
+    In each counter, a pair counts on one day at most. A late event may move the pair to an earlier day.
     """
     before = pair.shop_days
     if event.kind == "cart":

@@ -2,9 +2,9 @@
 
     <answers>/day=2026-11-29/120000-<process>-<random>.parquet
 
-A row of a file has an answer and its time, the columns that were scored, and the shadow's answer (`shadow`). Rows can
-be joined with the output of `predict`, or with later events, by `user_id`, `user_session` and `product_id`. A file
-appears only once it is complete (`unfinished`).
+A row of a file has an answer and its time, the columns that were scored, and the shadow's answer (module `shadow`).
+Rows can be joined with the output of `predict`, or with later events, by `user_id`, `user_session` and `product_id`. A
+file appears only once it is complete (module `unfinished`).
 """
 
 import contextlib
@@ -36,11 +36,11 @@ from purchase_predict.sources.part import CLOUD
 if TYPE_CHECKING:
     from google.cloud import storage
 
-#: Queued answers are written after this many seconds, or earlier if there are this many.
+#: Queued answers are written at least every `_FLUSH_SECONDS`, or as soon as there are `_FLUSH_ROWS` of them.
 _FLUSH_SECONDS, _FLUSH_ROWS = 60.0, 20_000
 #: Maximum number of queued answers. Further answers are dropped and counted, so the log never delays a request.
 _WAITING_ROWS = 100_000
-#: Maximum seconds that `end` waits for a thread to take the queued answers and end.
+#: Maximum seconds that `end` waits for a thread.
 CLOSE_SECONDS = 10.0
 
 #: Name of the object that a server creates in a bucket when it starts, to check that the bucket can be written.
@@ -67,7 +67,7 @@ class Answer:
     Attributes:
         row: the columns that were scored, in the order of `COLUMNS`.
         probability, will_buy: None if no version held the alias; `version` is then empty.
-        shadow: the shadow's probability, will_buy and version; None: no answer of the shadow.
+        shadow: the shadow's probability, will_buy and version; None: the shadow has not scored the cart.
     """
 
     answered_at: int
@@ -84,9 +84,9 @@ class Answer:
 
 
 def end(thread: threading.Thread, waiting: "queue.Queue[Answer | None]") -> None:
-    """Ends a thread after it has taken the answers in its queue. Waits for at most `CLOSE_SECONDS`.
+    """Tells a thread to end once it has handled the answers in its queue, and waits up to `CLOSE_SECONDS` for this.
 
-    The last entry put into the queue is None. The thread ends when it takes None.
+    Puts None at the end of the queue; a thread that takes None from the queue must end.
     """
     until = time.monotonic() + CLOSE_SECONDS
     with contextlib.suppress(queue.Full):
@@ -102,8 +102,9 @@ class AnswerLog:
 
         Args:
             place: a folder, or `gs://<bucket>/<folder>`.
-            retention_days: days for which a local folder keeps answers. In a bucket, a lifecycle rule must remove them.
-            meters: count the rows that are written or dropped.
+            retention_days: days for which a local folder keeps answers. In a bucket, a lifecycle rule must remove
+                old answers.
+            meters: counts the rows that are written or dropped.
 
         Raises:
             click.ClickException: the folder or bucket cannot be written, or `place` is not valid.
@@ -131,7 +132,10 @@ class AnswerLog:
             self._meters.add("log_dropped_total")
 
     def close(self) -> None:
-        """Writes the queued answers and ends the thread. Waits for this for at most `CLOSE_SECONDS`."""
+        """Writes the queued answers, then ends the thread.
+
+        Answers that are not written within `CLOSE_SECONDS` may be lost.
+        """
         end(self._thread, self._queue)
 
     def _write_on(self) -> None:
@@ -177,7 +181,7 @@ class AnswerLog:
         unfinished.write(self._folder, target, content)
 
     def _forget(self) -> None:
-        """Removes days older than the retention from a local folder."""
+        """Removes the folders of days older than the retention. Does nothing if the log is in a bucket."""
         if self._folder is None:
             return
         oldest = (datetime.now(UTC) - timedelta(days=self._days)).date()
@@ -204,7 +208,7 @@ def _uploader(place: str) -> Callable[[str, bytes], None]:
     def named(name: str) -> "storage.Blob":
         return bucket.blob("/".join(filter(None, [folder.strip("/"), name])))
 
-    # If the object exists, an earlier server wrote it. Replacing it would need a further permission.
+    # If the object exists, an earlier server wrote it. It is not replaced, because that needs a further permission.
     with cloud_storage.explained(place, "create", ""), contextlib.suppress(PreconditionFailed):
         named(_MARKER).upload_from_string(b"", if_generation_match=0)
     return lambda name, content: named(name).upload_from_string(content, _TYPE, if_generation_match=0)

@@ -20,7 +20,7 @@ from purchase_predict.serving.invocations import invoke
 from purchase_predict.serving.service import MAX_EVENTS, Service
 from purchase_predict.serving.state import Busy, Unavailable
 
-#: Maximum digits of a whole number that are parsed. No valid field has that many.
+#: Maximum number of digits of a whole number that is parsed. The numbers in valid fields are much shorter.
 _MOST_DIGITS = 400
 #: The status in the metrics if a client disconnects before its whole request has arrived. No client receives it.
 _CLIENT_GONE = 499
@@ -47,8 +47,9 @@ def build(
         quick: runs the calls of /events, which wait for the state.
         slow: runs calls that may take long, so that /events does not wait for these calls.
         probes: runs /ready and /metrics, so that they do not queue behind requests that wait for the state.
-        at_once: a request with at most this many events is counted in the event loop itself; 0: every request uses
-            `quick`. Passing a request to a thread would take longer than a local state takes to answer.
+        at_once: a request to /events with at most this many events is counted in the event loop itself, unless the
+            state is busy. With a local state, passing the request to a thread takes longer than counting its events.
+            0: all requests to /events use `quick`.
     """
     app = FastAPI(
         title="purchase-predict", version="1", description=documents.DESCRIPTION, docs_url=None, redoc_url=None
@@ -106,7 +107,7 @@ def _add_events(app: FastAPI, service: Service, quick: Executor, slow: Executor,
         raw = await _events(request)
         counted = None
         if len(raw) <= at_once:
-            with contextlib.suppress(Busy):  # if another thread or process uses the state, `quick` waits for it
+            with contextlib.suppress(Busy):  # the state is in use: a thread of `quick` then waits
                 counted = service.count(raw, wait=False)
         if counted is None:
             counted = await _in(quick, lambda: service.count(raw))
@@ -162,7 +163,11 @@ def _add_pages(app: FastAPI, slow: Executor) -> None:
 
 
 async def _events(request: Request) -> Sequence[object]:
-    """Reads the raw events from a request's body: one event, a list of events, or an object with the list `events`."""
+    """Reads the raw events from a request's body: one event, a list of events, or an object with the list `events`.
+
+    Raises:
+        _Wrong: the body has another form, is not JSON or is compressed, or has more than `MAX_EVENTS` events.
+    """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise _Wrong(415, "Content-Type must be application/json")
@@ -184,8 +189,8 @@ async def _events(request: Request) -> Sequence[object]:
 def _whole(digits: str) -> float:
     """Parses a whole number in JSON; more than `_MOST_DIGITS` digits become infinity.
 
-    Only the event with such a number is then refused. Otherwise the whole request would be refused, because Python does
-    not parse thousands of digits.
+    `events.parse` then refuses only the event with this number. Python's `int` raises an error from thousands of digits
+    on, so that the whole request would be refused.
     """
     return int(digits) if len(digits) <= _MOST_DIGITS else math.inf
 

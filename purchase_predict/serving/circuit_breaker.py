@@ -9,15 +9,15 @@ from purchase_predict.serving.state import Batch, Result, Size, State, Unavailab
 
 #: If a call fails after this many seconds or more, the store hangs. The stores' own timeout is 2 s.
 _HANGING_SECONDS = 1.0
-#: Seconds for which further calls fail at once. Calls after this time try the store again.
+#: Seconds for which calls fail at once after a call has shown that the store hangs. Then calls reach the store again.
 _OPEN_SECONDS = 1.0
 
 
 class CircuitBreaker:
     """A store whose calls fail at once while the store behind it hangs; see `state.State`.
 
-    Only a few threads call the store. If each call waited until its timeout, a request would also wait for the timeouts
-    of all requests before it.
+    Only a few threads call the store. If each call waited for its timeout, a request would wait not only for its own
+    timeout, but also for those of the requests before it.
     """
 
     def __init__(self, state: State) -> None:
@@ -26,7 +26,7 @@ class CircuitBreaker:
         self._open_until, self._problem = 0.0, ""
 
     def change(self, events: Sequence[Event], work: Callable[[Batch], Result], *, wait: bool = True) -> Result:
-        """See `state.State.change`."""
+        """See `state.State.change`. With `wait=False`, the store is called even while it hangs."""
         if not wait:
             return self._state.change(events, work, wait=False)
         return self._called(lambda: self._state.change(events, work))
@@ -36,7 +36,7 @@ class CircuitBreaker:
         return self._called(lambda: self._state.carts(session, most))
 
     def forget(self, retention_days: int, removed: Callable[[int], None]) -> None:
-        """See `state.State.forget`. Its thread serves no requests, so it may wait for the store."""
+        """See `state.State.forget`. The store is called even while it hangs: the calling thread serves no requests."""
         self._state.forget(retention_days, removed)
 
     def size(self) -> Size:
@@ -55,7 +55,7 @@ class CircuitBreaker:
             return call()
         except Unavailable as error:
             now = time.monotonic()
-            # An error without a cause is no hang: Redis has answered, but other servers keep changing these visitors.
+            # An error without a cause shows that Redis answers. For example, other servers keep changing a visitor.
             if error.__cause__ and now - started >= _HANGING_SECONDS:
                 self._open_until, self._problem = now + _OPEN_SECONDS, str(error)
             raise

@@ -16,7 +16,7 @@ _SECOND = 1_000_000
 def first_of(carts: list[Event]) -> Event:
     """Chooses the cart event for a pair's row from the pair's cart events at the moment.
 
-    It is the event with the smallest price, brand, category code and category id, compared in this order; nulls last.
+    This is the first event if the events are sorted by price, brand, category code and category id, nulls last.
     """
     return min(
         carts, key=lambda cart: [*map(_nulls_last, (cart.price, cart.brand, cart.category_code, cart.category_id))]
@@ -28,7 +28,8 @@ def row(cart: Event, visitor: Visitor, session: Session, pair: Pair, product: Pr
 
     Args:
         cart: the pair's first cart event.
-        visitor, session, pair, product: the records; they include all events up to the moment.
+        visitor, session, pair, product: the records, in which all events up to the moment are counted. If the cart
+            event is late, later events are counted, too.
     """
     time = as_time(cart.time)
     start = session.visit if session.visit is not None else cart.time
@@ -61,12 +62,12 @@ def row(cart: Event, visitor: Visitor, session: Session, pair: Pair, product: Pr
 
 
 def add_shop(row: list[Any], product: Days, shop: Days, day: int) -> None:
-    """Fills in the columns `schema.SHOP` of a row; see `shop_days.columns` for the other arguments."""
+    """Fills in the columns `schema.SHOP` of `row`. `product`, `shop` and `day` are as in `shop_days.columns`."""
     row[-len(SHOP) :] = shop_days.columns(product, shop, day, row[COLUMNS.index("price")])
 
 
 def cents(price: float | None) -> int:
-    """A price in hundredths, rounded half up as in both SQL engines; 0 for None."""
+    """A price in hundredths, rounded half up as in DuckDB and Spark; 0 for None."""
     if price is None:
         return 0
     # The difference from the integer part is exact. Adding 0.5 could itself round: 0.49999999999999994 would become 1.
@@ -83,7 +84,10 @@ def _categories(code: str | None) -> tuple[str | None, str | None]:
 
 
 def _seconds(since: int | None, until: int) -> int | None:
-    """Seconds between two times, each truncated to whole seconds; 0 if `since` is later, as after a late event."""
+    """Seconds from `since` to `until`, each truncated to whole seconds; None if `since` is None.
+
+    The result is 0 if `since` is after `until`, which a late event can cause.
+    """
     return None if since is None else max(0, until // _SECOND - since // _SECOND)
 
 

@@ -1,6 +1,6 @@
-"""Limits the number of connections, and the time of a connection until its first request.
+"""Limits the number of connections, and the time that a new connection may wait before it sends a request.
 
-uvicorn itself closes an idle connection only after its first request.
+uvicorn's own timeout applies only to connections that have already sent a request.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from purchase_predict.serving.meters import Meters
 
-#: Maximum number of open connections. A further one is closed at once, and counted.
+#: Maximum number of open connections. A further connection is closed at once, and counted in the metrics.
 MAX_CONNECTIONS = 5000
 #: Seconds that a new connection has for the headers of its first request.
 SILENT_SECONDS = 10.0
@@ -20,7 +20,7 @@ _OTHER_FILES = 256
 
 
 def protocol(meters: Meters) -> type[HttpToolsProtocol]:
-    """Returns uvicorn's HTTP protocol with these limits; `meters` counts the refused connections."""
+    """Returns uvicorn's HTTP protocol with the limits of this module; `meters` counts the refused connections."""
 
     class Connection(HttpToolsProtocol):
         """A client's connection."""
@@ -50,7 +50,7 @@ def protocol(meters: Meters) -> type[HttpToolsProtocol]:
 
 
 def allow_open_files() -> None:
-    """Raises this process's limit of open files to what the connections need, as far as the system permits it."""
+    """Increases this process's soft limit of open files to what the connections need, but not above the hard limit."""
     wanted = MAX_CONNECTIONS + _OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY:

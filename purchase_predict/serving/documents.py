@@ -1,6 +1,7 @@
 """The text of the server's own documentation: summary, example and responses of each endpoint.
 
-`EVENTS`, `TRY` and the further constants for endpoints hold keyword arguments of FastAPI's route decorators (`app`).
+`EVENTS`, `TRY` and the other public constants for endpoints hold keyword arguments for FastAPI's route decorators. The
+module `app` uses them.
 """
 
 from typing import Any
@@ -99,7 +100,8 @@ _REFUSED = {
 _HOST = "A server without a token refuses a `Host` header other than 127.0.0.1, localhost and [::1]."
 _TOO_LARGE = f"The body is larger than {guard.MAX_EVENT_BYTES // 2**20} MiB"
 _BODIES = "The request has a body, and the bodies of all requests in progress are too large in total."
-#: The responses of `guard` to any request. A route that returns such a status for a further reason has its own text.
+#: The responses of the module `guard`, by status; any route may return them. A route that returns one of these statuses
+#: for another reason, too, replaces the text.
 _ANY_ROUTE = {
     400: _answer(_HOST, {"detail": guard.WRONG_HOST}),
     401: _answer("The server has a token, and the request does not.", {"detail": guard.NO_TOKEN}),

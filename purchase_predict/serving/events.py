@@ -12,7 +12,7 @@ from purchase_predict.schema import EVENT_TYPES, EVENTS, TYPES
 #: An event more than this many days ahead of the server's clock is refused. A wrong year would otherwise move the
 #: state's newest day, which decides which events are too old.
 FUTURE_DAYS = 1
-#: Maximum number of characters of a text field. The longest session ids and category codes in use have about 40.
+#: Maximum number of characters of a text field. Real session ids and category codes have up to about 40 characters.
 MAX_TEXT = 500
 
 DAY_MICROSECONDS = 86_400 * 1_000_000
@@ -47,9 +47,9 @@ class Event(NamedTuple):
 
     @property
     def digest(self) -> int:
-        """A signed 64-bit hash of all columns except user and time; `state.SeenKey` adds these two.
+        """A signed 64-bit hash of all columns except user and time. User, time and digest identify an event.
 
-        The hash is the lower half of the MD5 of a text. The text differs if any of the hashed columns differs.
+        The hash is the lower half of the MD5 of a text. Events that differ in a hashed column have different texts.
         `summaries.SEEN_EVENTS` computes the same hash in SQL.
         """
         code, brand = self.category_code, self.brand
@@ -65,8 +65,9 @@ class Refused(Exception):
     """An event breaks a rule.
 
     Attributes:
-        field: the name of the field.
-        value: the first 100 characters of the field's value.
+        field: the name of the field; "event" if the event is not a JSON object.
+        value: the first 100 characters of the field's value. If the event is not an object or the value is nested too
+            deeply, this is the name of its Python type.
         reason: what the field must be.
     """
 
@@ -80,10 +81,10 @@ class Refused(Exception):
 
 
 def parse(raw: object, now: datetime) -> Event:
-    """Checks a raw event, a JSON object with the nine columns of the events table; other fields are ignored.
+    """Checks a raw event. Its fields are the nine columns of the events table; other fields are ignored.
 
     Args:
-        raw: one JSON value. Nullable columns may be absent. Numbers may be given as text.
+        raw: a JSON value, which should be an object. Nullable columns may be absent. Numbers may be given as text.
         now: the server's time, UTC.
 
     Raises:
@@ -116,7 +117,7 @@ def microseconds(time: datetime) -> int:
 
 
 def as_time(time: int) -> datetime:
-    """The UTC time that is this many microseconds after the start of 1970."""
+    """Converts microseconds since 1970 to a datetime in UTC."""
     return _EPOCH + timedelta(microseconds=time)
 
 

@@ -1,9 +1,10 @@
 """Fills an empty state in Redis. While the state has the key `on_redis.FILLING`, no server uses it.
 
-The value of this key is the random name of its owner, the server that fills the state. In each transaction, the owner
-checks that the key still has this name. So if a server loses its connection and another server begins to fill the
-state, the first one writes nothing more. If the owner is killed, the key stays, because the state is incomplete. A
-second key, the owner's lease, then expires, and the next server with `warm` starts the filling again.
+The server that fills the state is the owner. The value of the key `FILLING` is a random name of the owner. In each
+transaction, the owner checks that the key still has this value. So if the owner loses its connection and another server
+begins to fill the state, the old owner writes nothing more. If the owner is killed, `FILLING` stays, because the state
+is incomplete. A second key, the owner's lease, then expires. After that, a server that is started with `warm` removes
+the remains and fills the state from the beginning.
 """
 
 import contextlib
@@ -37,8 +38,8 @@ _LEASE, _LEASE_SECONDS, _RENEW_SECONDS = f"{PREFIX}lease", 60, 10
 #: Maximum number of keys removed in one transaction.
 _KEYS = 1000
 
-#: Lua script: renews the lease of the owner ARGV[1] for ARGV[2] seconds, even after it has expired, unless another
-#: server has the lease.
+#: Lua script: sets the lease of the owner ARGV[1] to expire in ARGV[2] seconds. An expired lease is made again. If
+#: another server has the lease, nothing changes.
 _RENEW = """
     local owner = redis.call('GET', KEYS[1])
     if not owner or owner == ARGV[1] then
@@ -57,7 +58,7 @@ class RedisFiller:
     """Fills a state in Redis; see `warming.Filler`."""
 
     def __init__(self, client: "redis.Redis", retention_days: int) -> None:
-        """Args: `client` is connected to a Redis with an empty state."""
+        """Args: `client` is connected to a Redis with an empty state; `retention_days` is the server's."""
         self._redis, self._expires = client, expires_after(retention_days)
         self._retention_days = retention_days
         self._owner = uuid.uuid4().hex.encode()
@@ -103,7 +104,7 @@ class RedisFiller:
             pipe.get(FILLING)
             pipe.set(FILLING, self._owner)
             interrupted, _ = pipe.execute()
-        # Until `FILLING` was set, a server may have written to the state.
+        # Another server may have written to the state before `FILLING` was set, so the state is checked again.
         if not interrupted and holds_something(self._redis, shown):
             self._redis.delete(FILLING, _LEASE)
             return False
@@ -114,9 +115,9 @@ class RedisFiller:
     def put(self, table: str, rows: Sequence[Sequence[Any]]) -> None:
         """See `warming.Filler.put`.
 
-        The last column of a row is its age in days (`summaries`). The row's key expires as if it had been written that
-        many days ago. A visitor who is kept may have sessions older than the retention: these sessions expire with the
-        oldest visitors.
+        The last column of a row is its `age` in days (see `summaries`). The row's key expires as if it had been written
+        `age` days ago. An age above `retention_days`, which an old session of a visitor can have, counts as
+        `retention_days`.
         """
 
         def write(pipe: Any) -> None:
@@ -155,9 +156,9 @@ class RedisFiller:
             self._as_owner(lambda pipe: pipe.delete(FILLING, _LEASE))
 
     def _keep_lease(self) -> None:
-        """Renews the lease until the filling ends. Nothing is written while the source is read."""
+        """Renews the lease until the filling ends. A thread does this, because reading the source may take long."""
         while not self._ended.wait(_RENEW_SECONDS):
-            with contextlib.suppress(RedisError):  # tried again after `_RENEW_SECONDS`
+            with contextlib.suppress(RedisError, OSError):  # tried again after `_RENEW_SECONDS`
                 self._redis.eval(_RENEW, 1, _LEASE, self._owner, _LEASE_SECONDS)
 
     def _stop_renewing(self) -> None:
@@ -194,19 +195,19 @@ _OWN = (FILLING, _LEASE)
 
 
 def _put_days(pipe: Any, rows: Iterable[Sequence[Any]]) -> None:
-    """Writes the shop's counters. A row has the product or "all", the day, and the counters."""
+    """Writes the shop's counters. A row has the product (or "all" for all products), the day, and the counters."""
     for product, day, *counts in rows:
         pipe.hset(f"{PREFIX}days:{product}", mapping={f"{day}:{number}": count for number, count in enumerate(counts)})
 
 
 def _put_row(pipe: Any, table: str, row: Sequence[Any], seconds: int) -> str:
-    """Writes a row of a table of records; returns its key. The caller sets the time after which the key expires.
+    """Writes a row of a table of records; returns the Redis key. The caller sets when this key expires.
 
     Args:
         pipe: the transaction.
         table: a key of `RedisFiller.columns`.
-        row: these columns, without the age.
-        seconds: the time after which a pair in `carts` expires.
+        row: the values of the columns `RedisFiller.columns[table]`, without the last one, `age`.
+        seconds: seconds from now after which a pair in `carts` expires.
     """
     if table == "visitor_records":
         key = f"{PREFIX}visitor:{row[0]}"

@@ -27,9 +27,9 @@ class SqliteFiller:
     """Fills a state in a SQLite file; see `warming.Filler`."""
 
     def __init__(self, path: Path) -> None:
-        """Args: `path` is the state's file. It does not exist or holds an empty state. `place.locked` has locked it."""
+        """Args: `path` is the state's file. It does not exist or holds an empty state. The caller has locked it."""
         self._path, self._part = path, path.with_name(f"{path.name}.filling")
-        self._part.unlink(missing_ok=True)  # the file of a killed filling
+        self._part.unlink(missing_ok=True)  # left by a filling that was killed
         self._connection = sqlite3.connect(self._part, isolation_level=None, check_same_thread=False)
         # No journal is needed: nobody reads the file before it is complete, and an incomplete file is filled again.
         self._connection.executescript(
@@ -43,7 +43,7 @@ class SqliteFiller:
             "visitor_records": f"visitor, {int(time.time() // 86_400)} - age AS touched, record",
             "seen_events": "visitor, time, digest",
         }
-        # The order of each table's key, so that SQLite writes the rows of a bucket page by page.
+        # Rows are sorted by the primary key of their table, so that SQLite fills one page after the other.
         self.orders = {
             "session_records": "ORDER BY id",
             "pair_records": "ORDER BY id, product",
@@ -58,7 +58,8 @@ class SqliteFiller:
         """Returns the filler of a file that does not exist or holds an empty state; None if the state is not empty.
 
         Raises:
-            click.ClickException: the file cannot be read or created.
+            click.ClickException: the file cannot be read or created, or its state does not have the version
+                `state.VERSION`.
         """
         try:
             if path.exists() and path.stat().st_size:
@@ -87,7 +88,7 @@ class SqliteFiller:
         self._connection.close()
         with self._part.open("rb") as file:
             os.fsync(file.fileno())
-        for ending in ("-wal", "-shm"):  # they belong to the empty state that is replaced
+        for ending in ("-wal", "-shm"):  # files of the empty state that is replaced
             self._path.with_name(self._path.name + ending).unlink(missing_ok=True)
         self._part.replace(self._path)
 

@@ -1,4 +1,4 @@
-"""Follows an environment's alias: when it moves, loads the new version while the old one answers, then switches."""
+"""Follows an environment's alias. When the alias moves, the old version answers until the new version is loaded."""
 
 import logging
 import threading
@@ -32,11 +32,12 @@ class Follower:
     Attributes:
         name, env: the registered model, and the environment.
         scorer: the loaded version; None while no version holds the alias, or none has been loaded yet.
-        since: the time at which the loaded version took over, in seconds since 1970.
-        problem: one line that says why the loaded version may not be the one that holds the alias; empty if it is.
+        since: the time at which the loaded version took over, in seconds since 1970; 0: no version has been loaded.
+        problem: why no version is loaded, or why the loaded version may not be the one that holds the alias, in one
+            line; empty: no problem.
         failures, loads: the numbers of failed and of successful attempts to load a version.
-        registry_seen: the time at which the registry answered last, in seconds since 1970.
-        problem_seen: called with each new problem, and with an empty text once the problem is over.
+        registry_seen: the time at which the registry last answered, in seconds since 1970; 0: it has not answered yet.
+        problem_seen: a function. It is called with each new problem, and with an empty text when the problem has ended.
     """
 
     def __init__(self, name: str, env: str) -> None:
@@ -47,7 +48,7 @@ class Follower:
         self.problem = ""
         self.failures = self.loads = 0
         self._current: tuple[str, object] | None = None
-        #: The version that did not load, the number of failed attempts, and the time of the next one (monotonic clock).
+        #: The version that did not load, its number of failed attempts, and the next attempt's time (monotonic clock).
         self._failed: tuple[tuple[str, object], int, float] = _NONE_FAILED
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._keep_following, name=f"follows {env}", daemon=True)
@@ -62,7 +63,11 @@ class Follower:
         self._stopped.set()
 
     def look(self) -> None:
-        """Checks the registry once, and loads another version if the alias has moved."""
+        """Checks the registry once, and loads the version that holds the alias unless it is loaded already.
+
+        A version that has failed to load is not tried again before its next attempt is due. If no version holds the
+        alias, `scorer` becomes None.
+        """
         try:
             version = self._holder()
         except Exception as error:  # whatever is wrong with the tracking server, the current version stays
@@ -120,9 +125,10 @@ class Follower:
 def _seconds_to_next(attempts: int, error: Exception) -> float:
     """Seconds until the next attempt to load a version, after a number of failed attempts.
 
-    A single failed request must not delay a rollback, so the second attempt is made at the next check. After that, the
-    delay grows to `_RETRY_SECONDS`. This delay applies at once if the version is damaged, or was not packaged by this
-    workflow, because such an error does not go away within seconds.
+    The second attempt is made at the next check of the registry, so that a single failed request does not delay a
+    rollback. The delay then grows with each attempt, up to `_RETRY_SECONDS`. If the version is damaged or was not
+    packaged by this workflow, the delay is `_RETRY_SECONDS` from the first failed attempt on: such an error does not go
+    away within seconds.
     """
     lasting = isinstance(error, click.ClickException) and isinstance(error.__cause__, click.ClickException | None)
     return _RETRY_SECONDS if lasting else min(_RETRY_SECONDS, POLL_SECONDS * (2 ** (attempts - 1) - 1))

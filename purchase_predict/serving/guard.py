@@ -6,6 +6,7 @@ import binascii
 import contextlib
 import hmac
 import logging
+import re
 import time
 from collections.abc import Mapping
 
@@ -18,25 +19,27 @@ from purchase_predict.serving.meters import Meters
 
 #: Names and addresses at which only programs on the same machine reach the server.
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-#: Maximum bytes of a request's body; `MAX_BYTES` is for /invocations, `MAX_EVENT_BYTES` for all other paths.
+#: Maximum size of a request's body in bytes: `MAX_BYTES` for /invocations, `MAX_EVENT_BYTES` for all other paths.
 MAX_EVENT_BYTES, MAX_BYTES = 2**20, 8 * 2**20
-#: Maximum total bytes of the bodies of all requests in progress. A request that would exceed this total gets a 503. A
-#: body stays in memory until its request is answered. When it is parsed as JSON, it may take 20 times its bytes.
+#: Maximum total size, in bytes, of the bodies of all requests in progress. A request that would exceed this total gets
+#: a 503. A body stays in memory until its request is answered. Parsed as JSON, a body may take 20 times its size.
 MAX_BYTES_IN_PROGRESS = 64 * 2**20
-#: Maximum bytes of a refused body that are read before the response.
+#: A refused body is read up to about this many bytes before the response is sent (`_drain`).
 _DRAINED_BYTES = 32 * 2**20
-#: Seconds that each further part of a body may take to arrive.
+#: Maximum seconds that the server waits for each part of a body.
 BODY_SECONDS = 30.0
 #: Maximum number of requests in progress. A further request gets a 503.
 MAX_REQUESTS = 500
 #: Paths that `MAX_REQUESTS` does not limit: a busy server is alive, and its metrics show why it is busy.
 PROBES = ("/health", "/ready", "/metrics")
-#: The detail of a response with the status 401, 400 and 500.
+#: The `detail` in responses: `NO_TOKEN` with status 401, `WRONG_HOST` with 400, `FAILED` with 500.
 NO_TOKEN = "a token is needed: Authorization: Bearer <token>"
 WRONG_HOST = "the Host header must be 127.0.0.1, localhost or [::1]"
 FAILED = "the server failed; its log says where"
 _TOO_MANY_BYTES = "the bodies of the requests in progress are too large in total: try again"
-#: Minimum number of characters of a token: shorter ones can be guessed.
+#: A Host header: a name, an IPv4 address or an IPv6 address in brackets, and perhaps a port.
+_HOST = r"(\[[^\[\]]*\]|[^:\[\]]*)(?::[0-9]*)?"
+#: Minimum number of characters of a token. A shorter token could be guessed.
 _MIN_TOKEN = 16
 
 
@@ -81,7 +84,14 @@ class Guard:
     """ASGI middleware: checks and times each request, and turns an unexpected exception into a 500 without details."""
 
     def __init__(self, app: ASGIApp, token: str, host: str, meters: Meters) -> None:
-        """Args: `token` is empty if none is required; `host` is the address that the server listens on."""
+        """Makes the middleware.
+
+        Args:
+            app: the application behind the middleware.
+            token: the token that every request must have; empty: none is required.
+            host: the address that the server listens on.
+            meters: counts requests, their durations and refused bodies.
+        """
         self._app, self._token, self._meters = app, token.encode(), meters
         self._names = None if token or host not in LOOPBACK else (*LOOPBACK, "[::1]")
         self._running = self._bytes = 0
@@ -110,7 +120,7 @@ class Guard:
                 await self._limited(scope, receive, noting, headers)
         finally:
             self._running -= not probe
-            # Metrics use the route's pattern, because a path may contain a session id. Without a route, it is `other`.
+            # Metrics show the route's pattern, as a path may contain a session id. `other`: no route was reached.
             route = getattr(scope.get("route"), "path_format", "other")
             self._meters.request(str(route), status, time.perf_counter() - started)
 
@@ -123,8 +133,8 @@ class Guard:
         elif self._names:
             # DNS rebinding: a foreign site can point its name to this machine. The browser then lets the site's page
             # send requests to this server.
-            name = headers.get("host", "").rsplit(":", 1)[0] if "]" not in headers.get("host", "") else "[::1]"
-            if name not in self._names:
+            host = re.fullmatch(_HOST, headers.get("host", ""))
+            if not host or host[1] not in self._names:
                 return 400, WRONG_HOST
         return None
 
@@ -132,7 +142,7 @@ class Guard:
         limit = MAX_BYTES if scope["path"] == "/invocations" else MAX_EVENT_BYTES
         length = headers.get("content-length", "0")
         too_large = f"a request may have at most {limit} bytes"
-        if not length.isdigit() or int(length) > limit:
+        if not re.fullmatch("[0-9]{1,18}", length) or int(length) > limit:
             await _drain(receive)
             await _answer(send, 413, too_large)
             return
@@ -184,7 +194,7 @@ class Guard:
 
 
 def _has_token(authorization: str, token: bytes) -> bool:
-    """Whether the Authorization header has the token: as a bearer token or, from browsers, as any user's password."""
+    """Whether the Authorization header has the token: as a bearer token, or as a Basic password (any user name)."""
     scheme, _, given = authorization.partition(" ")
     value = given.strip().encode("utf-8", "replace")
     if scheme.lower() == "basic":
@@ -211,7 +221,10 @@ async def _part(receive: Receive) -> Message:
 
 
 async def _drain(receive: Receive) -> None:
-    """Reads and discards a body. Otherwise a client that is still sending gets a broken connection, not a response."""
+    """Reads and discards a body, up to about `_DRAINED_BYTES`.
+
+    Otherwise a client that is still sending would get a broken connection instead of a response.
+    """
     received, more = 0, True
     with contextlib.suppress(BodyRefused):
         while more and received < _DRAINED_BYTES:

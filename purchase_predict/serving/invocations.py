@@ -10,12 +10,12 @@ from starlette.responses import Response
 
 from purchase_predict.serving.scorer import Scorer
 
-#: The attribute `now` is true while this thread answers a request.
+#: Each thread's own attribute `now` is true while this thread scores a request's body.
 _answering = threading.local()
 
 
 def _quotes_no_request(record: logging.LogRecord) -> bool:
-    """Whether a log record may be written: not while its thread answers a request.
+    """Whether a log record of MLflow may be written: false while the current thread scores a request's body.
 
     MLflow's log records about a request quote it, for example the names of its columns.
     """
@@ -51,7 +51,7 @@ def invoke(scorer: Scorer, body: bytes, content_type: str) -> Response:
     except MlflowException:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        # MLflow's own server returns a 500 for some malformed bodies.
+        # MLflow's own server returns a 500 for some malformed bodies. Here the client gets a 400.
         raise MlflowException(f"the body cannot be read: {type(error).__name__}", error_code=BAD_REQUEST) from error
     finally:
         _answering.now = False

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 _PREFIX = "purchase_predict_"
 #: The quantiles of the request durations, in percent: whole numbers, so that a rank is exact (`Meters.text`).
 _QUANTILES = (50, 90, 99)
-#: A route's quantiles are computed from this many of its newest requests.
+#: A route's quantiles are computed from its newest requests, at most this many.
 _WINDOW = 1000
 
 #: Name and value of each label.
@@ -95,7 +95,7 @@ class Meters:
         self._seconds: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_WINDOW))
 
     def add(self, name: str, amount: float = 1, **labels: str) -> None:
-        """Adds to the counter of `METRICS` with this name and these labels."""
+        """Adds `amount` to a counter; `name` is a key of `METRICS`."""
         with self._lock:
             self._counts[name, tuple(labels.items())] += amount
 
@@ -123,7 +123,8 @@ class Meters:
         with fewer than 100 requests, the 0.99 quantile is the longest duration.
 
         Args:
-            gauges: name, labels and current value of each gauge.
+            gauges: name, labels and current value of each gauge, and of the counters that are kept elsewhere
+                (`health.Health`).
         """
         with self._lock:
             samples = [(name, labels, value) for (name, labels), value in self._counts.items()]

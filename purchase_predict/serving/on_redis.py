@@ -11,16 +11,17 @@ Keys, all with the prefix `purchase-predict:`
 - `session:<user>:<session>`: a hash of the session's record (field "") and its pairs' records (field: product).
 - `carts:<session>`: a sorted set of the pairs that have a row in a session with this id, as `<user>:<product>`. A
   pair's score is the time at which it expires, in seconds since 1970. Any number of visitors may share a session id.
-- `seen:<user>:<day>`: the set of the counted events of a day, as time and digest.
+- `seen:<user>:<day>`: the set of the visitor's counted events of a day, each as time and digest.
 - `days:<product>`, `days:all`: a hash of the counters of a product or of all products, by `<day>:<counter>`.
 - `filling`, `lease`: `filling` exists while the state is filled from past events, and after a filling was killed; see
-  `filling_redis`. No server reads or writes such a state: it lacks visitors, and the filling would overwrite the keys
-  that a server writes. `lease` exists while a server fills the state. It expires 60 s after its last renewal.
+  `filling_redis`. A server that answers requests neither reads nor writes such a state: the state lacks visitors, and
+  the filling would overwrite the keys that the server writes. `lease` exists while a server fills the state. The lease
+  expires 60 s after its last renewal.
 - `version`: the version of the records and of these keys.
 
 All keys except `days:`, `filling`, `lease` and `version` expire `retention_days` + 2 days after they were last written.
 `warm` treats the newest day of its source as today: a key that `warm` makes expires as if its events had been counted
-on their own days.
+on the days of their `event_time`.
 """
 
 import struct
@@ -43,19 +44,20 @@ from purchase_predict.serving.shop_days import COUNTERS, EARLIER, Days
 from purchase_predict.serving.state import VERSION, Batch, Result, SeenKey, Size, Unavailable, keys_of
 
 PREFIX = "purchase-predict:"
-#: The key of a state that is not completely filled. Its value is the name of its owner, the only server that may write.
+#: This key exists while a state is not completely filled. Its value names the owner, the only server that may write.
 FILLING = f"{PREFIX}filling"
 VERSION_KEY = f"{PREFIX}version"
 #: Seconds to wait for an answer of Redis.
 _TIMEOUT_SECONDS = 2.0
-#: Maximum attempts of a request if other servers change the same visitors, and if the connection breaks.
+#: Maximum number of attempts of a request, because other servers may change the same visitors; maximum number of these
+#: attempts whose connection breaks.
 _ATTEMPTS, _CONNECTIONS = 50, 2
 DAY_SECONDS = 86_400
 _INCOMPLETE = (
     "not completely filled from past events: wait until the server that fills the state has finished; if that server "
     "was killed, start a server with warm=<source>"
 )
-#: Lua script: moves all counters of days before ARGV[1] to the counters of the day ARGV[2], atomically.
+#: Lua script: adds the counters of days before ARGV[1] to those of the day ARGV[2], and removes them, atomically.
 _FOLD = """
     local fields = redis.call('HGETALL', KEYS[1])
     for i = 1, #fields, 2 do
@@ -76,7 +78,8 @@ class RedisState:
 
         Args:
             uri: `redis://`, `rediss://` or `unix://`, with the number of the database if it is not 0.
-            retention_days: days after which a visitor without events is forgotten.
+            retention_days: the retention in days. A key expires `expires_after(retention_days)` seconds after its last
+                write.
 
         Raises:
             click.ClickException: Redis cannot be used or evicts keys, the state is not completely filled, or another
@@ -130,7 +133,7 @@ class RedisState:
     def _change_once(self, events: Sequence[Event], work: Callable[[Batch], Result]) -> Result:
         visitors = sorted({event.user for event in events})
         with self._redis.pipeline() as pipe:
-            # A filling that begins meanwhile makes the transaction fail, too.
+            # The transaction also fails if a filling begins before it is executed.
             pipe.watch(FILLING, *(f"{PREFIX}visitor:{user}" for user in visitors))
             batch = self._read(events)
             result = work(batch)
@@ -237,9 +240,10 @@ class RedisState:
         """See `state.State.forget`. Does nothing: keys expire in Redis, which does not report the visitors removed."""
 
     def size(self) -> Size:
-        """See `state.State.size`. The bytes are all memory of Redis, also of other databases and applications.
+        """See `state.State.size`. Visitors are not counted.
 
-        The keys of the state alone could be measured only one by one.
+        The bytes are all memory that Redis uses, including other databases and applications. To measure only the state,
+        each of its keys would have to be measured separately.
         """
         try:
             with self._redis.pipeline(transaction=False) as pipe:
@@ -260,14 +264,14 @@ class RedisState:
 def expires_after(retention_days: int) -> int:
     """Seconds after which a key expires.
 
-    The state must remember a counted event as long as the event would be accepted again. An event may be `FUTURE_DAYS`
-    ahead of the clock. It is accepted until the end of the day that is `retention_days` after its own day.
+    The state must remember a counted event for as long as it would accept the event again: until the end of the day
+    that is `retention_days` after the event's day. The event's day may be `FUTURE_DAYS` after the day of its arrival.
     """
     return (FUTURE_DAYS + retention_days + 1) * DAY_SECONDS
 
 
 def holds_something(client: "redis.Redis", shown: str) -> bool:
-    """Whether the state has counters or visitors. A removal from the cart adds a visitor, but no counter of the shop.
+    """Whether the state has visitors or counters of the shop. A removal from the cart adds a visitor, but no counter.
 
     Raises:
         click.ClickException: another version of the server has written the state.
@@ -284,7 +288,7 @@ def holds_something(client: "redis.Redis", shown: str) -> bool:
 
 
 def put_in_cart(pipe: Any, session: str, user: int, product: int, seconds: int) -> None:
-    """Adds a pair to the carts of its session id until `seconds` from now, and removes pairs that have expired."""
+    """Adds a pair to `carts:<session>`, to expire `seconds` from now; removes the pairs that have expired."""
     now = int(time.time())
     pipe.zadd(f"{PREFIX}carts:{session}", {f"{user}:{product}": now + seconds})
     pipe.zremrangebyscore(f"{PREFIX}carts:{session}", "-inf", now)

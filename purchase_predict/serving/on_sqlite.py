@@ -1,8 +1,9 @@
 """The state in a SQLite file beside the server.
 
 Each request is one transaction, in WAL mode. A commit reaches the operating system before the request is answered, so
-it survives the end of the process, even by kill -9. The commit reaches the disk at the next checkpoint, or when the
-operating system writes its cache back (Linux: after about 30 s). Only a power failure before that can lose the commit.
+the commit survives the end of the process, even by kill -9. It reaches the disk at the next checkpoint, or when the
+operating system writes its cache back (Linux: after about 30 s). Before that, only a power failure or a crash of the
+operating system can lose the commit.
 """
 
 import contextlib
@@ -21,22 +22,22 @@ from purchase_predict.serving.records import Pair, Product, Session, Visitor
 from purchase_predict.serving.shop_days import COUNTERS, EARLIER, Days
 from purchase_predict.serving.state import VERSION, Batch, Busy, Result, Size, Unavailable, keys_of
 
-#: Seconds between two checks of the size of the write-ahead log. A background thread makes these checks.
+#: Seconds after which a background thread checks the size of the write-ahead log again.
 _CHECKPOINT_SECONDS = 0.5
 #: A checkpoint moves the write-ahead log into the database once the log has more bytes than this.
 _CHECKPOINT_BYTES = 32 * 2**20
 #: Seconds to wait for another process that has locked the file.
 _BUSY_SECONDS = 2
-#: Seconds for which the number of visitors is cached.
+#: The number of visitors is counted again after this many seconds.
 _COUNT_SECONDS = 60
-#: Visitors per transaction when old visitors and seen events are removed.
+#: Maximum number of visitors per transaction in which `forget` removes visitors or seen events.
 _CHUNK = 50
 
 _COUNTER_NAMES = tuple(f"c{number}" for number in range(COUNTERS))
 _COUNTER_COLUMNS = ", ".join(f"{name} INTEGER NOT NULL" for name in _COUNTER_NAMES)
 #: `touched` is the day on which a visitor's last event arrived, by the server's clock, as days since 1970. `warm`
-#: treats the newest day of its source as today. `carts` lists the pairs that have a row, by session id, because several
-#: visitors may share a session id.
+#: treats the newest day of its source as today. The table `carts` lists the pairs that have a row (`Pair.row`), by
+#: session id, because several visitors may share a session id.
 TABLES = f"""
     CREATE TABLE visitors (user INTEGER PRIMARY KEY, touched INTEGER NOT NULL, record TEXT NOT NULL);
     CREATE TABLE sessions (
@@ -82,7 +83,7 @@ class SqliteState:
     """The state in one file; see `state.State`."""
 
     def __init__(self, path: Path | str) -> None:
-        """Opens the file, or creates it if it does not exist.
+        """Opens the file, or creates it if it does not exist; `path` ":memory:" keeps the state in memory.
 
         Raises:
             click.ClickException: the file cannot be opened, or its state does not have the version `VERSION`.
@@ -93,7 +94,7 @@ class SqliteState:
         self._counted: tuple[float, int] = (-_COUNT_SECONDS, 0)
         try:
             self._connection = self._connect()
-            # A second connection and lock, so that reads do not make events wait.
+            # Reads have their own connection and lock, so that requests with events do not wait for them.
             in_memory = str(path) == ":memory:"
             self._reader = self._connection if in_memory else self._connect()
             self._reading = self._lock if in_memory else threading.Lock()
@@ -133,6 +134,7 @@ class SqliteState:
 
         Raises:
             Busy: another process, such as a backup, has locked the file, and `wait` is false.
+            sqlite3.OperationalError: any other error, such as a file that is still locked after `_BUSY_SECONDS`.
         """
         if wait:
             self._connection.execute("BEGIN IMMEDIATE")
@@ -141,7 +143,7 @@ class SqliteState:
         try:
             self._connection.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:  # the higher bits give the detail
+            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:  # the higher bits hold an extended error code
                 raise Busy from error
             raise
         finally:
@@ -149,7 +151,7 @@ class SqliteState:
 
     @contextlib.contextmanager
     def _committed(self) -> Iterator[None]:
-        """Commits the transaction at the end of the block; if the block or the commit fails, rolls it back."""
+        """Commits the transaction at the end of the block. If the block or the commit fails, rolls back instead."""
         try:
             yield
             self._connection.execute("COMMIT")
@@ -275,8 +277,9 @@ class SqliteState:
 
     def forget(self, retention_days: int, removed: Callable[[int], None]) -> None:
         """See `state.State.forget`. Uses small transactions, so that requests wait only briefly."""
-        # An event may be `FUTURE_DAYS` ahead of the clock. So it could count again until `retention_days` +
-        # `FUTURE_DAYS` days after its arrival; see also `on_redis.expires_after`.
+        # `advance` accepts an event until `retention_days` after the event's day, and the event's day may be
+        # `FUTURE_DAYS` after the day of arrival. Until then, the state must remember the event; see
+        # `on_redis.expires_after`.
         oldest = int(time.time() // 86_400) - retention_days - FUTURE_DAYS
         with contextlib.suppress(_Closed):
             self._forget_visitors(oldest, removed)
@@ -297,7 +300,7 @@ class SqliteState:
                 return
 
     def _forget_seen(self, retention_days: int) -> None:
-        """Removes old seen events of the other visitors. `advance` would refuse such events as too old anyway."""
+        """Removes old seen events of the visitors who are kept. `advance` refuses such events as too old anyway."""
         first = -(2**63)
         while True:
             with self._transaction() as ask:
@@ -315,7 +318,7 @@ class SqliteState:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[Callable[..., sqlite3.Cursor]]:
-        """A transaction that no request interrupts: committed at the end of the block, rolled back by an exception.
+        """A transaction that holds the lock, so no request changes the state meanwhile; see `_committed`.
 
         Raises:
             _Closed: the state is closed.
@@ -333,8 +336,11 @@ class SqliteState:
         if time.monotonic() - counted_at > _COUNT_SECONDS:
             ((visitors,),) = self._rows("SELECT count(*) FROM visitors")
             self._counted = time.monotonic(), visitors
-        files = [Path(f"{self.path}{ending}") for ending in ("", "-wal", "-shm")]
-        return Size(sum(file.stat().st_size for file in files if file.exists()), visitors)
+        size = 0
+        for ending in ("", "-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):  # a state in memory, or a log that was just removed
+                size += Path(f"{self.path}{ending}").stat().st_size
+        return Size(size, visitors)
 
     def close(self) -> None:
         """See `state.State.close`."""
@@ -347,7 +353,7 @@ class SqliteState:
     def _keep_checkpointing(self) -> None:
         """Makes checkpoints of the write-ahead log.
 
-        The slow part, which waits for the disk, holds no lock, so it delays no request.
+        The PASSIVE checkpoint does most of the work and waits for the disk. It holds no lock, so it delays no request.
         """
         connection: sqlite3.Connection | None = None
         log = Path(f"{self.path}-wal")
@@ -356,7 +362,7 @@ class SqliteState:
                 if log.exists() and log.stat().st_size > _CHECKPOINT_BYTES:
                     connection = connection or self._connect()
                     connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
-                    with self._lock:  # without the lock, writes would keep the log from being emptied
+                    with self._lock:  # so that no request writes to the log meanwhile
                         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             except (sqlite3.Error, OSError):  # for example, a full disk: requests then fail, too, and report it
                 continue
@@ -365,7 +371,11 @@ class SqliteState:
 
 
 def refuse_other_version(path: str | Path, connection: sqlite3.Connection) -> bool:
-    """Raises if a file's state does not have the version `VERSION`; returns whether the file has tables."""
+    """Checks that a file's state has the version `VERSION`; returns whether the file has tables.
+
+    Raises:
+        click.ClickException: the file has tables, and its state has another version.
+    """
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     tables = connection.execute("SELECT name FROM sqlite_master").fetchall()
     if tables and version != VERSION:

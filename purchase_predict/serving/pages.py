@@ -1,7 +1,7 @@
 """The server's two pages: one to try a cart, one that documents the endpoints. They load nothing from other hosts.
 
-Their templates are `try.html.jinja` and `docs.html.jinja`. Both pages use the style `page.css`; only the first page has
-a script, `try.js`.
+Their templates are `try.html.jinja` and `docs.html.jinja`. Both pages use the style sheet `page.css`. Only the page to
+try a cart has a script, `try.js`.
 """
 
 import base64
@@ -19,7 +19,7 @@ from purchase_predict.schema import EVENTS
 from purchase_predict.sources import sample
 
 _FOLDER = Path(__file__).parent
-#: Number of visits that can be replayed, and number of events of the built-in sample from which they are picked.
+#: Maximum number of visits that can be replayed; number of events of the built-in sample that contain these visits.
 _VISITS, _EVENTS = 8, 2_000
 
 
@@ -29,8 +29,8 @@ def _text(name: str) -> str:
 
 _SCRIPT = _text("try.js")
 _SCRIPT_DIGEST = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
-#: HTTP headers of both pages. With them, the browser runs no script but `try.js`, and sends requests only to this
-#: server.
+#: HTTP headers of both pages. They make the browser run no script except `try.js`, and let the page send requests only
+#: to this server.
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; "
@@ -62,7 +62,7 @@ def docs_page(openapi: dict[str, Any]) -> str:
 
 @functools.cache
 def visits() -> list[list[dict[str, Any]]]:
-    """Visits (sessions) from the built-in sample: lists of raw events, each with at least one cart event."""
+    """Visits (sessions) from the built-in sample. Each is a list of raw events with at least one cart event."""
     table = sample.events(_EVENTS)
     by_session: dict[str, list[dict[str, Any]]] = {}
     for row in table.to_pylist():

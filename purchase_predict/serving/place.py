@@ -39,17 +39,18 @@ def _default_file(registry_name: str, env: str) -> Path:
 
 @contextlib.contextmanager
 def locked(place: str | Path) -> Iterator[None]:
-    """Locks the state's file against other servers while the block runs. A Redis is shared, so nothing is locked.
+    """Locks the state's file against other servers while the block runs. A state in Redis is shared and not locked.
 
-    The lock is on a second file beside the state's file, because filling replaces the state's file. The operating
-    system removes the lock when the process ends, in whatever way. The second file is never removed: otherwise two
-    servers could each lock a file of that name.
+    The lock is on a second file, `<state's file>.lock`, because filling replaces the state's file. The operating system
+    removes the lock when the process ends, even if it is killed. The lock file stays: if it were removed, two servers
+    could each hold a lock on a file of this name.
 
     Args:
         place: as `place_of` returns it.
 
     Raises:
-        click.ClickException: another server uses the file, its folder cannot be created, or it cannot be locked.
+        click.ClickException: another server uses the file, its folder cannot be created, or the lock file cannot be
+            opened or locked.
     """
     if isinstance(place, str):
         yield
@@ -73,7 +74,7 @@ def locked(place: str | Path) -> Iterator[None]:
 
 
 def open_state(place: str | Path, retention_days: int) -> State:
-    """Opens the state at a location that `place_of` returned; `locked` has created the folder of a file.
+    """Opens the state at a location that `place_of` returned. The folder of a file must exist; `locked` creates it.
 
     A line on stderr warns if Redis would lose the state when it restarts.
 

@@ -1,7 +1,7 @@
 """The server's records: one per visitor, session, pair, and product of a visitor. A record's size is bounded.
 
-The stores keep a record as a JSON list of its `__slots__`, in their order (`pack`, `unpack`). Times are microseconds
-since 1970 (UTC).
+The stores keep a record as a JSON list: the values of its `__slots__`, in this order (`pack`, `unpack`). Times are
+microseconds since 1970 (UTC).
 """
 
 import json
@@ -10,12 +10,12 @@ from typing import Any, Self
 from purchase_predict.serving.events import DAY_MICROSECONDS
 from purchase_predict.serving.shop_days import KEPT_DAYS
 
-#: Number of newest session starts in a tally that have their own counts. If a tally has this many starts after a
-#: session's own, the session's sum over earlier sessions may be too high. The answer is then marked (`Pair.late`) and
-#: counted (`advance.Counts.overlaps`).
+#: A tally keeps separate counts for this many session starts, the newest ones. If a tally has at least this many starts
+#: after the start of a session, its sum over the sessions before this session may be too high. A row with such a sum is
+#: marked (`Pair.late`) and counted (`advance.Counts.overlaps`).
 TALLY_SESSIONS = 32
-#: Maximum number of days in `Pair.purchases`. Days that are left out are older than the shop's newest
-#: `shop_days.KEPT_DAYS` days. The shop's counters of such days are summed, so which of them it is does not matter.
+#: Maximum number of days in `Pair.purchases`. Days that are left out are before the shop's newest `shop_days.KEPT_DAYS`
+#: days. The shop has one sum for all these old days, so the exact day of an old purchase does not matter.
 PURCHASE_DAYS = KEPT_DAYS + 1
 
 #: The fields of each record, in the order of its JSON list. `summaries` uses the same order.
@@ -67,7 +67,7 @@ class Tally:
             self.folded += count
 
     def move(self, before: int, start: int) -> None:
-        """Moves one fact from the start `before` to an earlier start. A fact in the sum stays there."""
+        """Moves one fact from the start `before` to the earlier start `start`. A fact in the shared sum stays there."""
         for entry in self.counts:
             if entry[0] == before:
                 entry[1] -= 1
@@ -124,12 +124,12 @@ class Visitor(Record):
     Attributes:
         clock: the time of the newest event; -1: none yet.
         answered: the newest moment for which a row was made; -1: none yet.
-        sessions: the number of sessions, by start.
-        purchases: the number of purchases, by start of the session.
+        sessions: a tally of the sessions.
+        purchases: a tally of the purchases.
         moved_to, moved_from: a late event can move the start of a session to an earlier time. `moved_to` is the
-            earliest new start, `moved_from` the newest old start; -1: none was moved. Facts counted before the move
-            stay under the old start in their tallies. So sums over earlier sessions may lack these facts for starts
-            after `moved_to`, up to `moved_from`.
+            earliest new start, `moved_from` the newest old start; -1: none was moved. In the other tallies, facts that
+            were counted before the move stay under the old start. If a session starts after `moved_to`, but not after
+            `moved_from`, its sums over earlier sessions may therefore lack these facts.
     """
 
     __slots__ = _VISITOR
@@ -141,7 +141,12 @@ class Visitor(Record):
         self.moved_to = self.moved_from = -1
 
     def start_session(self, start: int, before: int | None) -> None:
-        """Counts a new session if `before` is None; otherwise moves its start from `before`, due to a late event."""
+        """Counts a new session, or moves a session to an earlier start after a late event.
+
+        Args:
+            start: the session's start.
+            before: the session's old start; None: the session is new.
+        """
         if before is None:
             self.sessions.add(start)
             return
@@ -152,7 +157,7 @@ class Visitor(Record):
     def knows(self, start: int) -> bool:
         """Whether columns about earlier sessions are exact for a session with this start.
 
-        Each tally that such a column sums must know the start, too (`Tally.knows`).
+        This checks only `sessions`. The caller must also check the other tallies that it sums (`Tally.knows`).
         """
         if not self.sessions.knows(start) or self.moved_to < start <= self.moved_from:
             return False
@@ -162,19 +167,19 @@ class Visitor(Record):
 
 
 class Session(Record):
-    """A session: counts of its events. Events before its newest time and events at this time are counted separately.
+    """A session: counts of its events. Events at its newest time are counted apart from earlier events, except views.
 
     Attributes:
         first: the time of its first event; -1: none yet.
         visit: its start, the time of its first view, cart or purchase; None: none yet.
         rank, prev_start: the number of the visitor's sessions that started earlier, and the newest start of these
-            sessions (None: there is none). Both are as of the last call of `place` at which the tally knew them.
+            sessions (None: there is none). `place` sets both, if the visitor's tally is exact.
         views: the number of views so far.
         newest: the time of its newest event; -1: none yet.
         carts, removed, purchases, cents, products: counts before `newest`. The counts at `newest` have the same names
             with `_now`. `cents` is the sum of the cart events' prices in hundredths, `products` the number of different
-            products viewed, carted or bought.
-        act: the time of the last view, cart or purchase before `newest`; None: none.
+            products viewed, carted or bought. A product counts at its first such event.
+        act: the time of the newest view, cart or purchase before `newest`; None: none.
         act_now: whether there is a view, cart or purchase at `newest`.
     """
 
@@ -196,7 +201,7 @@ class Session(Record):
             self.rank, self.prev_start = sessions.before(self.visit), sessions.newest_before(self.visit)
 
     def move_to(self, time: int) -> None:
-        """Makes a later time the newest one: the counts at the old newest time become counts before it."""
+        """Sets `newest` to a later time. The counts with `_now` are added to the counts before `newest`."""
         self.carts += self.carts_now
         self.removed += self.removed_now
         self.purchases += self.purchases_now
@@ -216,13 +221,13 @@ class Pair(Record):
         act: the time of its first view, cart or purchase; None: none yet.
         first_cart: the time of its first cart event; None: none yet.
         purchases: the time of the last purchase of each day, for the newest `PURCHASE_DAYS` days with a purchase.
-        moment: the time of the cart event for which the row was made; None: no cart event yet. It is after `first_cart`
-            if an earlier cart event has arrived later.
-        in_cart: whether it is in the cart now. Its newest cart event, removal or purchase decides.
-        decided: the time of this newest event; -1: none yet.
-        row: its columns at the moment, in the order of `columns.COLUMNS`; None: no cart event yet.
-        late: whether the row may differ from `process`: its cart event was late or of an old day, or its sums over
-            earlier sessions are not exact.
+        moment: the time of the cart event for which the row was made; None: no cart event yet. `first_cart` is before
+            `moment` if a late cart event has arrived after the row was made.
+        in_cart: whether the product is in the cart now. The newest cart event, removal or purchase of the pair decides.
+        decided: the time of this newest cart event, removal or purchase; -1: none yet.
+        row: the pair's columns at the moment, in the order of `columns.COLUMNS`; None: no cart event yet.
+        late: whether the row may differ from the row that `process` makes. Causes: its cart event was late or of an old
+            day, or its sums over earlier sessions are not exact.
     """
 
     __slots__ = _PAIR
@@ -239,7 +244,7 @@ class Pair(Record):
         self.late = False
 
     def add_purchase(self, time: int) -> None:
-        """Notes a purchase in `purchases`."""
+        """Adds a purchase to `purchases`; `time` is in microseconds since 1970."""
         last = {own // DAY_MICROSECONDS: own for own in sorted([*self.purchases, time])}
         self.purchases = sorted(last.values())[-PURCHASE_DAYS:]
 
@@ -247,7 +252,7 @@ class Pair(Record):
     def shop_days(self) -> tuple[int | None, int | None]:
         """The days on which the shop counts the pair as carted and as bought, as days since 1970; None: not counted.
 
-        As in `features/shop.py`, it is bought on the day of its first purchase at or after its first cart event.
+        As in `features/shop.py`, the pair is bought on the day of its first purchase at or after its first cart event.
         """
         if self.first_cart is None:
             return None, None
@@ -259,8 +264,8 @@ class Product(Record):
     """A product of a visitor.
 
     Attributes:
-        views: the sessions in which it was viewed; each counts once.
-        purchases: the number of its purchases, by start of the session.
+        views: a tally of the sessions in which the product was viewed; each session counts once.
+        purchases: a tally of the product's purchases.
     """
 
     __slots__ = _PRODUCT

@@ -11,20 +11,20 @@ from purchase_predict.models.packaging import Packaged
 from purchase_predict.models.purchase_model import calibrated
 from purchase_predict.serving.columns import COLUMNS
 
-#: Columns in which null is a value: it says that there was no earlier event or session.
+#: In these columns, null does not mean that a value is missing: there was no earlier event or session.
 _NULL_IS_NONE = ("seconds_since_prev_event", "seconds_since_prev_session")
 
 
 class Scorer:
     """A loaded model version.
 
-    The constructor scores an empty row, so that the first answer takes no longer than later ones.
+    The constructor scores a row of nulls, so that the first answer takes no longer than later ones.
 
     Attributes:
         version: the version's number; empty for a model that is not registered.
         loaded: the model as MLflow loads it, for /invocations.
         features: the model's columns, in the booster's order.
-        lacks: the model's columns that no row of the state has.
+        lacks: the model's columns that are not in `COLUMNS`; rows of the state have no value for them.
     """
 
     def __init__(self, packaged: Packaged, version: str) -> None:
@@ -49,14 +49,18 @@ class Scorer:
         self.score([[None] * len(COLUMNS)])
 
     def score(self, rows: Sequence[Sequence[Any]]) -> list[tuple[float, int]]:
-        """The probability of a purchase (0 to 1) and `will_buy` (0 or 1) for each row, a list in `COLUMNS` order."""
+        """The probability of a purchase (0 to 1) and `will_buy` (0 or 1) of each row.
+
+        Args:
+            rows: lists of values in the order of `COLUMNS`.
+        """
         # One thread: starting further threads takes longer than scoring a few rows.
         raw = np.asarray(self._booster.predict(self._encoded(rows), num_threads=1))
         probability = calibrated(raw, self._correction)
         return [(float(value), int(value >= self._threshold)) for value in probability]
 
     def contributions(self, rows: Sequence[Sequence[Any]]) -> list[dict[str, float]]:
-        """Each feature's SHAP value for each row, in log-odds, and `base`, the mean log-odds.
+        """One dict per row: each feature's SHAP value in log-odds, and the key `base` with the mean log-odds.
 
         The values come from LightGBM's `pred_contrib`, before Platt scaling.
         """
@@ -66,9 +70,8 @@ class Scorer:
     def missing(self, row: Sequence[Any]) -> list[str]:
         """The model's columns that have no value in a row.
 
-        No row has the columns in `lacks`. Another column is null in this row because the cart event has no value for
-        it, or because the column is about the product and the counters of earlier days give it no value
-        (`shop_days.columns`).
+        The columns in `lacks` have no value in any row. For other columns, there are two causes. Either the cart event
+        lacks the value, or the shop's counters of earlier days are not enough to compute it (`shop_days.columns`).
         """
         null = {name for name, value in zip(COLUMNS, row, strict=True) if value is None and name not in _NULL_IS_NONE}
         return [*self.lacks, *(name for name in self.features if name in null)]

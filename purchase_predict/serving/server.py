@@ -30,21 +30,21 @@ from purchase_predict.serving.shadow import Shadow
 from purchase_predict.serving.state import State
 from purchase_predict.workflow.hints import command_line
 
-#: Seconds that requests in progress get to finish. This must be less than `stopping.GRACE_SECONDS`: after that time, a
-#: process whose launcher has died exits by itself.
+#: Maximum seconds to wait for requests in progress when the server ends. This must be less than
+#: `workflow.stopping.GRACE_SECONDS`, after which a process whose launcher has died exits by itself.
 _GRACE_SECONDS = 10
-#: Threads that wait for Redis. SQLite has one writer, so one thread is enough.
+#: Threads for /events if the state is in Redis. For SQLite, 1 thread is enough, because SQLite has one writer.
 _REDIS_THREADS = 8
-#: With a local state, a request with at most this many events is counted in the event loop. An event takes 0.5 ms.
+#: With a local state, a request with at most this many events is counted in the event loop, at about 0.5 ms per event.
 _AT_ONCE = 5
 _HOUR_SECONDS = 3600
-#: Python's thread switch interval in seconds. The default, 5 ms, would be half of the time that an answer may take.
+#: Python's thread switch interval in seconds. The default, 5 ms, is half of the time that an answer may take.
 _SWITCH_SECONDS = 0.0005
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The server's settings: parameters of the entry point `serve`."""
+    """The server's settings: parameters of the entry point `serve`, which `MLproject` describes."""
 
     registry_name: str
     env: str
@@ -61,8 +61,8 @@ def serve(settings: Settings, state: State, started: Callable[[str], None]) -> N
 
     Args:
         settings: the parameters.
-        state: the store of the visitors' state; it is closed at the end, even if the server cannot be started.
-        started: called once requests are accepted, with the version and the address in one line.
+        state: the store of the visitors' state. `serve` closes it at the end, even if the server cannot be started.
+        started: called when the server begins to accept requests, with the version and the address in one line.
 
     Raises:
         click.ClickException: the server cannot be started. Causes are invalid settings, a missing or invalid token, a
@@ -164,7 +164,7 @@ class _Uvicorn(uvicorn.Server):
                 signal.signal(number, handler)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Starts to listen, then calls `started`."""
+        """Starts to accept requests, then calls the function `started` of the constructor."""
         await super().startup(sockets)
         if self.started:
             self._started()
@@ -179,7 +179,7 @@ def _run(app: guard.Guard, listening: socket.socket, meters: Meters, started: Ca
         log_level="warning",
         server_header=False,
         timeout_graceful_shutdown=_GRACE_SECONDS,
-        timeout_keep_alive=65,  # seconds; longer than most load balancers keep an idle connection: they close it first
+        timeout_keep_alive=65,  # seconds; most load balancers close an idle connection earlier, so they close first
     )
     _Uvicorn(config, started).run(sockets=[listening])
 
@@ -205,7 +205,7 @@ def _forgetting(state: State, retention_days: int, meters: Meters) -> Iterator[N
 
 
 def _forget(state: State, retention_days: int, meters: Meters) -> None:
-    """Removes old visitors from the state once. Prints how many were removed, even if the removal fails midway."""
+    """Removes old visitors from the state once. Prints how many were removed, also if an error ends the removal."""
     name = "visitors_forgotten_total"
     before = meters.value(name)
     try:

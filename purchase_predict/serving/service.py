@@ -16,14 +16,14 @@ from purchase_predict.serving.records import Pair
 from purchase_predict.serving.shadow import Shadow
 from purchase_predict.serving.state import Batch, State, Unavailable
 
-#: Retention in days for a try-out: its events may be of any age.
+#: The retention for /try in days, about 2,700 years: the events of a try-out may be of any age.
 _ANY_AGE = 10**6
 #: Maximum number of events in a request.
 MAX_EVENTS = 1000
 #: Maximum number of products of a session id that /carts reads. A product that several visitors put in the cart counts
 #: once for each of them.
 MAX_CARTS = 1000
-#: For each metric, the attribute of `advance.Counts` that is added to it.
+#: Metrics (keys of `meters.METRICS`), and the attribute of `advance.Counts` that is added to each.
 _METERS = {
     "events_total": "counted",
     "events_repeated_total": "repeated",
@@ -44,7 +44,7 @@ class Service:
         state: the store of the visitors' state.
         follower: holds the model version that answers.
         meters: the counters behind /metrics.
-        retention_days: events more than this many days older than the newest one are refused.
+        retention_days: an event is refused if its day is more than this many days before the newest event's day.
         log: the log of answers; None: no log.
         shadow: scores carts with a second environment's version, for log and metrics only; None: off.
         unwritten: why the last write of events to the state failed; empty if it succeeded.
@@ -63,11 +63,11 @@ class Service:
 
         Args:
             raw: the events as JSON values.
-            wait: whether to wait while another thread or process uses the state.
+            wait: whether to wait while another thread or process uses a local state.
 
         Returns:
             `events` and `repeated` (the numbers of new and of repeated events), `refused` (position, field, value and
-            reason of each), and `answers`.
+            reason of each), and `answers` (one for each cart event that was not refused).
 
         Raises:
             Unavailable: the state cannot be read or written. The events may be sent again.
@@ -97,12 +97,13 @@ class Service:
         return done
 
     def try_out(self, raw: Sequence[object]) -> dict[str, Any]:
-        """Like `count`, but keeps nothing. Events may be of any age, and events that were counted before count again.
+        """Like `count`, but changes neither state, metrics nor log.
 
-        Answers have the columns and SHAP values, but no `late`.
+        Events may be of any age, and events that were counted before count again. The answers have the columns and SHAP
+        values, but no `late`.
 
         Raises:
-            Unavailable: the state cannot be used.
+            Unavailable: the state cannot be read or locked.
         """
         positions, events, refused = _parsed(raw)
 
@@ -120,7 +121,7 @@ class Service:
         return {"events": done.counts.counted, "repeated": done.counts.repeated, "refused": refused, "answers": answers}
 
     def cart(self, session: str, why: bool = False) -> dict[str, Any]:
-        """The products now in a session's cart. The current version scores each of them, by its columns at its moment.
+        """The products that are now in a session's cart. The current version scores each product's row (`Pair.row`).
 
         Args:
             session: the session's id.

@@ -1,4 +1,7 @@
-"""The shadow: a second environment's version scores each cart without delaying requests; the log has both answers."""
+"""The shadow: a second environment's version also scores the carts, and no request waits for it.
+
+The log has the shadow's answer beside the answer that was sent.
+"""
 
 import contextlib
 import logging
@@ -10,14 +13,16 @@ from purchase_predict.serving.follower import Follower
 from purchase_predict.serving.meters import Meters
 from purchase_predict.serving.scorer import Scorer
 
-#: Maximum number of answers that wait for the shadow. Further ones are counted, and logged without the shadow's answer.
+#: Maximum number of answers that wait for the shadow. Further answers are counted as dropped, and logged without the
+#: shadow's answer.
 _WAITING = 1000
 
 
 class Shadow:
     """Scores each cart with the shadow's version in a background thread, then passes the answer on to the log.
 
-    The log gets every answer. If the shadow is too slow, fails, or has no version, `Answer.shadow` is None.
+    If the shadow is too slow, fails, or has no version, `Answer.shadow` is None. Every answer is passed on, with one
+    exception: an answer that is still being scored when `close` stops waiting may be lost.
     """
 
     def __init__(self, follower: Follower, log: AnswerLog | None, meters: Meters) -> None:
@@ -35,7 +40,10 @@ class Shadow:
             self._drop(answer)
 
     def close(self) -> None:
-        """Scores the queued carts and ends the thread. After `CLOSE_SECONDS`, the rest is logged without scoring."""
+        """Scores the queued carts, then ends the thread.
+
+        What is still queued after `answer_log.CLOSE_SECONDS` is logged without the shadow's answer.
+        """
         end(self._thread, self._queue)
         with contextlib.suppress(queue.Empty):
             while True:
@@ -47,11 +55,11 @@ class Shadow:
             if scorer := self.follower.scorer:
                 try:
                     self._score(answer, scorer)
-                except Exception as error:  # the log gets every answer, whatever error the version has
+                except Exception as error:  # the answer is logged, whatever the error is
                     self._meters.add("shadow_failures_total")
-                    if scorer is not self._failed:  # one line per version; an error's text may quote a request
+                    if scorer is not self._failed:  # one line per loaded version
                         self._failed = scorer
-                        name = type(error).__name__
+                        name = type(error).__name__  # only the type, because the error's text may quote a request
                         logging.getLogger(__name__).warning("shadow: version %s fails: %s", scorer.version, name)
             if self._log:
                 self._log.add(answer)

@@ -1,18 +1,22 @@
-"""The shop's counters per product and day, and the columns of one row made from them, as in `features/shop.py`."""
+"""The shop's counters per product and day, and the columns `schema.SHOP` that are computed from these counters.
+
+The columns have the same formulas as in `features/shop.py`.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
 
 from purchase_predict.schema import SHOP_MIXING
 
-#: Positions of the counters, in the order of `features.shop.COUNTERS`.
+#: Positions of the counters, in the order of `features.shop.COUNTERS`. `LOG_PRICES` is a sum of `millionths_of_log`,
+#: `PRICED` the number of events in this sum.
 VIEWS, CARTS, PURCHASES, CARTED_PAIRS, BOUGHT_PAIRS, LOG_PRICES, PRICED = range(7)
 #: Number of counters.
 COUNTERS = 7
-#: In place of a day: the key of the counters summed over all days before the newest `KEPT_DAYS` days.
+#: A key in place of a day: its counters are the sums over all days before the newest `KEPT_DAYS` days.
 EARLIER = -1
-#: Number of newest days that have their own counters. A row's `schema.SHOP` columns are exact if its day is one of
-#: them.
+#: Each of this many newest days has its own counters. The columns `schema.SHOP` of a row are exact if the row's day is
+#: one of these days.
 KEPT_DAYS = 3
 
 #: The counters by day. A day is a number of days since 1970 (UTC), or `EARLIER`.
@@ -20,14 +24,14 @@ Days = dict[int, list[int]]
 
 
 def add(days: Days, day: int, counts: Mapping[int, int]) -> None:
-    """Adds to the counters of a day; `counts` has the amount for each counter's position."""
+    """Adds to the counters of a day in `days`; `counts` has amounts by the position of the counter."""
     counters = days.setdefault(day, [0] * COUNTERS)
     for counter, count in counts.items():
         counters[counter] += count
 
 
 def too_old(days: Mapping[int, Sequence[int]], newest: int) -> list[int]:
-    """The days to sum under `EARLIER`, once the shop's newest day is `newest`."""
+    """The days whose counters must be summed under `EARLIER` if the shop's newest day is `newest`."""
     return [day for day in days if EARLIER < day <= newest - KEPT_DAYS]
 
 
@@ -37,7 +41,9 @@ def millionths_of_log(price: float | None) -> int | None:
 
 
 def columns(product: Days, shop: Days, day: int, price: float | None) -> list[float | None]:
-    """The columns `schema.SHOP` of a row, from the days before its own day. A column that is not known is None.
+    """Computes the columns `schema.SHOP` of a row from the counters of the days before the row's day.
+
+    A column is None if these counters, or the row's price, are not enough to compute it.
 
     Args:
         product: the counters of the row's product, by day.

@@ -28,10 +28,10 @@ SeenKey = tuple[int, int, int]
 
 
 class Unavailable(Exception):
-    """The store cannot read or write now; `str()` is one line without content of the request.
+    """The store cannot read or write now. The error's text is one line, without content of the request.
 
-    The request can be sent again. Usually nothing of it was written. If Redis has written it but replied too late, its
-    events still count only once.
+    The request can be sent again. Usually nothing of the request was written. But Redis may have written the request
+    and replied too late. If such a request is sent again, its events still count only once.
     """
 
 
@@ -44,11 +44,11 @@ class Batch:
     """The records of some events, read together and written together.
 
     Attributes:
-        visitors, sessions, pairs, products: the records by key; if the store lacks a record, it is a new one.
-        seen: the keys of the events that the state has counted before.
+        visitors, sessions, pairs, products: the records by key. A record that the store does not have is new and empty.
+        seen: the keys of those events that the state has already counted.
         product_days, shop_days: the shop's counters by day, of each product and of all products together.
-        counted: the events that are counted now. The store writes their records, and adds the events to the seen ones.
-        added: counters to add, by product (None: all products) and day.
+        counted: the events that are counted now. The store writes their records, and remembers the events as seen.
+        added: amounts to add to the shop's counters, by product (None: all products) and day, then by counter.
     """
 
     visitors: dict[int, Visitor]
@@ -70,8 +70,8 @@ class Batch:
     def newest_cart_day(self) -> int:
         """The newest day with a cart event, as days since 1970; -1 if there is none. No row is of a later day.
 
-        If all cart events are of days that are summed under `shop_days.EARLIER`, the result is the newest day that can
-        be among these days.
+        If the days of all cart events are summed under `shop_days.EARLIER`, the result is the newest day that this sum
+        can include.
         """
         folded = self.newest_day - shop_days.KEPT_DAYS
         carts = (day for day, counts in self.shop_days.items() if counts[shop_days.CARTS])
@@ -114,8 +114,8 @@ class State(Protocol):
 
         Args:
             events: the events whose records are read.
-            work: changes the records.
-            wait: whether to wait while another thread or process uses a local store.
+            work: changes the records of the batch.
+            wait: whether to wait while another thread or process uses a local store. A store in Redis always waits.
 
         Returns:
             The result of `work`.
@@ -139,9 +139,10 @@ class State(Protocol):
         """
 
     def forget(self, retention_days: int, removed: Callable[[int], None]) -> None:
-        """Removes visitors whose last event arrived more than `retention_days` + `FUTURE_DAYS` days ago.
+        """Removes visitors whose last event arrived more than `retention_days` + `events.FUTURE_DAYS` days ago.
 
-        Also removes seen events that are more than `retention_days` days older than the newest event.
+        Also removes seen events of days more than `retention_days` before the shop's newest day. In Redis, keys expire
+        by themselves, so this does nothing.
 
         Args:
             retention_days: the retention in days.
@@ -152,7 +153,7 @@ class State(Protocol):
         """
 
     def size(self) -> Size:
-        """How large the state is.
+        """The size of the state, and whether it is complete.
 
         Raises:
             Unavailable: the store cannot be read.
@@ -163,7 +164,7 @@ class State(Protocol):
 
 
 def keys_of(events: Iterable[Event]) -> tuple[set[int], set[SessionKey], set[PairKey], set[ProductKey], set[int]]:
-    """The keys that events need: of visitors, of sessions, of pairs, of each visitor's products, and of products."""
+    """The keys of the records of events: visitors, sessions, pairs, products of a visitor, and products of the shop."""
     events = list(events)
     return (
         {event.user for event in events},

@@ -6,13 +6,13 @@ The tables of a bucket of users:
 
 - `known`: the events with a session, without repetitions, of the visitors who are kept.
 - `pairs`, `starts`, `clocks`: facts about pairs, sessions and visitors, for the tables below.
-- `session_records`, `pair_records`, `product_records`, `visitor_records`: the record as JSON text, its keys, and `age`.
+- `session_records`, `pair_records`, `product_records`, `visitor_records`: record (JSON text), keys and `age`.
 - `carts`: the keys of the pairs that have a row, and `age`.
 - `seen_events`: the keys of the events that count as seen, and `age`.
 
-`age` is the number of days from the newest event to the newest day of the source: of the session for `session_records`,
-`pair_records` and `carts`, of the visitor for `product_records` and `visitor_records`. For `seen_events`, it is counted
-from the event itself.
+`age` is a number of days before the newest day of the source. In `session_records`, `pair_records` and `carts`, it is
+the age of the session's newest event; in `product_records` and `visitor_records`, of the visitor's newest event; in
+`seen_events`, of the event itself.
 """
 
 from purchase_predict.schema import CATEGORICAL
@@ -22,7 +22,8 @@ from purchase_predict.serving.records import PURCHASE_DAYS, TALLY_SESSIONS
 
 _ACT = "kind <> 'remove_from_cart'"
 
-#: `{bucket}` is the FROM item of the events. A visitor is kept if their newest event is not older than `{oldest}`.
+#: `{bucket}` is the FROM item of the events. A visitor is kept if their newest event is at the time `{oldest}` or later
+#: (microseconds since 1970).
 KNOWN = """
     WITH events AS (
         SELECT DISTINCT user_id AS visitor, user_session::VARCHAR AS session, epoch_us(event_time) AS time,
@@ -55,7 +56,8 @@ PAIRS = f"""
     GROUP BY ALL
 """
 
-#: The start of each session (`visit`), its rank among the visitor's sessions (`place`, from 0), and the previous start.
+#: For each session: its start (`visit`), its rank among the visitor's sessions (`place`, from 0), and the visitor's
+#: previous start (`before`).
 STARTS = f"""
     WITH visits AS (SELECT visitor, session, min(time) FILTER ({_ACT}) AS visit FROM known GROUP BY ALL),
     ranked AS (
@@ -87,7 +89,7 @@ def _row() -> str:
 
 
 def _tally(table: str, keys: str) -> str:
-    """SQL of a SELECT of the keys and `tally`, the JSON list of a `Tally`, with one row per value of the keys.
+    """SQL of a SELECT with one row per value of the keys: the keys, and `tally`, the JSON list of a `records.Tally`.
 
     Args:
         table: SQL of a SELECT of the keys, `visit` (a session's start) and `count`.
@@ -104,7 +106,8 @@ def _tally(table: str, keys: str) -> str:
         ) GROUP BY {keys}"""
 
 
-#: Counts by session start. `{count}` is an expression over `pairs`.
+#: A count for each pair, with the start of its session. `{count}` is an expression over `pairs`. Pairs with a count of
+#: 0 are left out.
 _OF_PAIRS = (
     "SELECT visitor, product, visit, {count} AS count FROM pairs JOIN starts USING (visitor, session) WHERE {count} > 0"
 )

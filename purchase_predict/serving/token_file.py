@@ -1,4 +1,4 @@
-"""Reads a file with a token. The image's health check uses this module, too, so it imports next to nothing."""
+"""Reads a file with a token. The container image's health check also uses this module, so the module imports little."""
 
 import codecs
 from pathlib import Path

@@ -46,7 +46,7 @@ def _begun(folder: Path) -> tuple[Path, IO[bytes]]:
             fcntl.flock(file, fcntl.LOCK_EX)
         if part.exists():
             return part, file
-        file.close()  # another server has removed it before it was locked
+        file.close()  # another server has removed the file before it was locked
 
 
 def remove_left(folder: Path) -> None:
@@ -57,5 +57,5 @@ def remove_left(folder: Path) -> None:
     """
     for part in folder.glob(f".*{_ENDING}"):
         with contextlib.suppress(OSError), part.open("r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises if a process is writing it
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises OSError while a process writes the file
             part.unlink()

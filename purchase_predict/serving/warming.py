@@ -35,9 +35,9 @@ _RECORDS = {
 
 
 class Filler(Protocol):
-    """Fills an empty state, which cannot be used before `finish`.
+    """Fills an empty state. Servers cannot use this state before `finish` is called.
 
-    All methods but `give_up` raise `sqlite3.Error` or `OSError` if the store cannot be written.
+    If the store cannot be written, all methods except `give_up` raise `sqlite3.Error` or `OSError`.
     """
 
     #: For each table of records (`summaries`), the columns that the store needs, in the store's order.
@@ -108,7 +108,8 @@ def fill(
         filler: the filler of an empty state.
         source: as `load` reads it.
         scratch: an empty folder.
-        retention_days: a visitor is left out if their newest event is more than this many days before the newest day.
+        retention_days: a visitor is left out if the day of their newest event is more than this many days before the
+            source's newest day.
         max_reject_ratio: the share of refused rows, 0 to 1, above which nothing is filled.
         gcp_project: the Google Cloud project to use; empty: the project of the credentials.
         memory_limit: DuckDB's memory limit, such as `2GB`; empty: a quarter of the machine's memory.
@@ -167,9 +168,9 @@ def _make(cursor: duckdb.DuckDBPyConnection, bucket: Path, newest: int, retentio
     """Makes the tables of records of a bucket; returns the number of sessions.
 
     Args:
-        cursor: holds the tables.
+        cursor: the tables are temporary tables of this cursor.
         bucket: the folder with the bucket's events.
-        newest: the newest day of the source, as days since 1970.
+        newest: the newest day of the source with a view, cart or purchase, as days since 1970; -1: none.
         retention_days: as in `fill`.
         offset: the number of sessions in the buckets before this one.
     """

@@ -1,1 +1,1 @@
-"""Where data comes from: local files, Cloud Storage, and the built-in sample."""
+"""Where data comes from: local files, Cloud Storage, file systems that only Spark can reach, the built-in sample."""

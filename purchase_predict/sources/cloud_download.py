@@ -17,9 +17,9 @@ from purchase_predict.sources.part import CLOUD, Part
 if TYPE_CHECKING:
     from google.cloud import storage
 
-#: Attempts to download an object.
+#: The largest number of attempts to download an object.
 ROUNDS = 4
-#: Seconds before the second attempt, doubled before each further one.
+#: Seconds before the second attempt. The pause doubles before each further attempt.
 PAUSE = 1.0
 
 #: Parts to download, each with the local path that it gets.
@@ -27,17 +27,17 @@ Wanted = Sequence[tuple[Part, Path]]
 
 
 def download(wanted: Wanted, gcp_project: str) -> None:
-    """Downloads each part to its path. Each part that fails or arrives broken is tried again, `ROUNDS` times in all.
+    """Downloads each part to its path, in up to `ROUNDS` attempts for parts that fail or arrive damaged.
 
-    A download gets a temporary name. It is renamed once its size and crc32c equal those of the listing.
+    A downloaded file has a temporary name until its size and crc32c are found equal to those of the listing.
 
     Args:
         wanted: the parts, each with the path that it gets.
         gcp_project: the Google Cloud project to use; empty: that of the credentials.
 
     Raises:
-        click.ClickException: access to an object is denied, an object has changed since it was listed, or all attempts
-            failed.
+        click.ClickException: the server refuses a request, for example for lack of a permission; an object has changed
+            since it was listed; or all attempts failed.
     """
     waiting = list(wanted)
     broken: dict[tuple[Part, Path], str] = {}
@@ -58,13 +58,13 @@ def download(wanted: Wanted, gcp_project: str) -> None:
 
 
 def _attempt(wanted: Wanted, project: str) -> dict[tuple[Part, Path], str]:
-    """Downloads each part once; returns those that arrived broken, with the problem of each."""
+    """Downloads each part once. Returns the parts for which another attempt may help, with the problem of each."""
     from google.cloud.storage import transfer_manager
     from google.cloud.storage.retry import DEFAULT_RETRY
 
     errors = transfer_manager.download_many(
         [(_blob(part, project), str(_temporary(path))) for part, path in wanted],
-        # Raw bytes, because the listing's checksum is of the bytes as they are stored.
+        # Raw bytes, because the listing has the checksum of the bytes as they are stored.
         download_kwargs={
             "raw_download": True,
             "checksum": None,
@@ -85,10 +85,10 @@ def _attempt(wanted: Wanted, project: str) -> dict[tuple[Part, Path], str]:
 
 
 def _problem(part: Part, file: Path, error: BaseException | None, project: str) -> str | None:
-    """The problem of a download if another attempt may solve it; None without a problem.
+    """The problem of a download if another attempt may solve it; None if there is no problem.
 
     Raises:
-        click.ClickException: another attempt cannot solve it.
+        click.ClickException: there is a problem that another attempt cannot solve.
     """
     if error is not None:
         from google.api_core.exceptions import ClientError, NotFound, RequestRangeNotSatisfiable, TooManyRequests
@@ -124,7 +124,7 @@ def _crc32c(file: Path) -> str:
 def _blob(part: Part, project: str) -> "storage.Blob":
     assert isinstance(part.place, tuple)
     bucket, name = part.place
-    # The generation names the listed content: if the object is replaced meanwhile, the download fails as not found.
+    # The generation identifies the listed content: if the object is replaced, the download fails as not found.
     return cloud_storage.connection(project).client.bucket(bucket).blob(name, generation=part.generation)
 
 
@@ -142,7 +142,7 @@ def _uri(part: Part) -> str:
 
 @contextmanager
 def _progress(wanted: Wanted) -> Iterator[None]:
-    """Shows the bytes that have arrived, of complete objects or not, during the block."""
+    """During the block, shows how many bytes have arrived, including those of unfinished downloads."""
     total = sum(part.size for part, _ in wanted)
 
     def arrived() -> float:

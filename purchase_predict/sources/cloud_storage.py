@@ -22,19 +22,19 @@ from purchase_predict.sources.pattern import Pattern, is_pattern, literal_folder
 if TYPE_CHECKING:
     from google.cloud import storage
 
-#: Seconds during which the library repeats a request after a temporary fault (503, 429, a cut connection).
+#: Seconds during which Google's library repeats a request after a temporary fault (503, 429, a cut connection).
 PATIENCE = 60.0
 #: Objects that are downloaded at the same time.
 WORKERS = 8
 #: Timeouts in seconds: to connect, and between two packets.
 TIMEOUT = (10, 60)
-#: The role that contains each permission.
+#: For each permission `storage.objects.<verb>`: the role that contains it.
 _ROLES = {
     "list": "Storage Object Viewer",
     "get": "Storage Object Viewer",
     "create": "Storage Object Creator",
 }
-#: What a listing returns of each object.
+#: The fields that a listing returns for each object.
 _FIELDS = "items(name,size,generation,crc32c,contentEncoding),nextPageToken"
 
 
@@ -91,7 +91,7 @@ def explained(uri: str, verb: str, project: str) -> Iterator[None]:
 
     Args:
         uri: what the request was about: `gs://<bucket>/<object>`.
-        verb: the permission that it needs, `list`, `get` or `create`.
+        verb: the permission that the request needs: `list`, `get` or `create`.
         project: as `connection` takes it.
 
     Raises:
@@ -119,7 +119,7 @@ def _reason(error: BaseException, uri: str, verb: str, project: str) -> str:
     if isinstance(error, NotFound):
         return f"there is no bucket {bucket}"
     if isinstance(error, (Forbidden, Unauthorized)):
-        # The server's message often names the account and the missing permission; otherwise name the likely ones.
+        # The server's message often names the account and the missing permission; otherwise the likely ones are named.
         permission = re.search(r"storage\.[a-z]+\.[a-zA-Z]+", str(error))
         account = re.search(r"[\w.+-]+@[\w.-]+\w", str(error))
         return (
@@ -136,11 +136,11 @@ def _reason(error: BaseException, uri: str, verb: str, project: str) -> str:
 def listing(source: str, gcp_project: str) -> Listing:
     """Lists `gs://bucket/<object, folder, glob, or nothing>`; no object is read.
 
-    An existing object or folder of exactly this name wins over a glob.
+    If an object or folder has exactly this name, the name is not taken for a glob.
 
     Raises:
-        click.ClickException: the bucket is missing or may not be listed, the server does not answer, there is no data
-            file, or there is a table in a format that is not read.
+        click.ClickException: the address names no bucket, the bucket is missing or may not be listed, the server does
+            not answer, there is no data file, or there is a table in a format that is not read.
     """
     bucket, _, key = source.removeprefix(CLOUD).partition("/")
     if not bucket or is_pattern(bucket):
@@ -163,7 +163,7 @@ def listing(source: str, gcp_project: str) -> Listing:
         folder, found, folders = _matching(name, objects)
     # An object whose name ends with a slash is a placeholder for a folder.
     named = {name.removeprefix(folder): blob for name, blob in found.items() if not name.endswith("/")}
-    # A hidden folder is not entered, as on a disk.
+    # An object in a hidden folder is replaced with the folder: as on a disk, hidden folders are not entered.
     names = sorted_out(source, {hidden_folder(name) or name for name in named} | folders, kind_of)
     refuse_tables(source, (f"{bucket}/{named[name].name}" for name in names.data), objects.format_in)
     return Listing(tuple(_part(bucket, name, named[name]) for name in names.data), names.left_out)
@@ -179,7 +179,7 @@ class _Objects:
         self._tables: dict[str, set[tuple[str, str]]] = {}
 
     def at(self, name: str) -> dict[str, Any]:
-        """The objects whose names start with `name`, without those in a folder such as `name-2/`."""
+        """The objects whose names start with `name`, except objects in folders such as `name/` or `name-2/`."""
         return dict(self._listed(name, "/"))
 
     def below(self, folder: str) -> dict[str, Any]:
@@ -191,7 +191,7 @@ class _Objects:
     def format_in(self, place: str) -> str | None:
         """The format of the table whose log lies in a folder (`<bucket>/<folder>/`); None if there is no log.
 
-        A folder inside one that `below` has listed costs no request; any other folder costs up to 3.
+        No request is made for a folder that `below` has listed, nor for folders in it. Others need up to 3 listings.
         """
         folder = place.removeprefix(f"{self._bucket}/")
         for known, names in self._below.items():
@@ -200,7 +200,7 @@ class _Objects:
                     self._tables[known] = set(filter(None, map(table_format, names)))
                 return next((format_ for format_ in FORMATS if (format_, folder) in self._tables[known]), None)
         for log in LOGS:
-            # Iceberg's log lies directly in `metadata/`. Deeper folders are not listed: other data may have large ones.
+            # Iceberg's log lies directly in `metadata/`. Deeper folders are not listed: they may be large.
             for name, _ in self._listed(folder + log, "/" if log == "metadata/" else None):
                 if found := table_format(name.removeprefix(folder)):
                     return found[0]

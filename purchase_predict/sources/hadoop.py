@@ -20,12 +20,12 @@ from purchase_predict.spark_session import address_of, session_of
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, DataFrameReader, Row, SparkSession
 
-#: Bytes of the longest file: Spark reads a file as one value.
+#: The largest size of a file, in bytes: Spark reads a whole file as one value.
 _LONGEST = 2**31 - 1
 #: Scheme and host of an address.
 _HOST = re.compile(r"[a-z0-9]+://[^/]*")
-#: The logs of tables in formats that are not read. A log lies beside or above the table's files. The logs are looked up
-#: one by one: Spark's listing hides the first two, and the others may lie above the folder that is listed.
+#: For each table format that is not read: globs that find its log, which lies beside or above the table's files. Each
+#: glob is looked up: Spark's listing hides the first two logs, and a log may lie above the folder that is listed.
 _LOGS = {
     "_delta_log": "Delta Lake",
     ".hoodie": "Apache Hudi",
@@ -33,7 +33,8 @@ _LOGS = {
     "metadata/version-hint.text": "Apache Iceberg",
 }
 
-#: Files as Spark lists them: address, size in bytes and time of modification (microseconds), by path below the host.
+#: Files as Spark lists them: address, size in bytes and time of modification (microseconds since 1970), by path below
+#: the host.
 _Found = dict[str, tuple[str, int, int]]
 
 
@@ -45,7 +46,7 @@ def is_address(source: str) -> bool:
 def listing(source: str) -> Listing:
     """Lists a file, folder or glob.
 
-    An existing file or folder of exactly this name wins over a glob.
+    If a file or folder has exactly the name `source`, the name is not taken for a glob.
 
     Raises:
         click.ClickException: Spark cannot be used, there is no data file, or there is a table in a format that is not
@@ -82,7 +83,7 @@ def listing(source: str) -> Listing:
 
 
 def contents(session: "SparkSession", parts: Sequence[Part]) -> "DataFrame":
-    """A table of the parts: columns `path` (the part's place) and `content`. No row passes through the driver.
+    """A table of the parts: columns `path` (the part's place) and `content` (bytes). No row passes through the driver.
 
     Raises:
         click.ClickException: a part has 2 GiB or more.
@@ -109,7 +110,7 @@ def _files(session: "SparkSession", address: str) -> _Found:
 
 
 def _exists(session: "SparkSession", glob: str) -> bool:
-    """Whether a glob matches a file or folder, even a hidden one, whose files Spark does not list."""
+    """Whether a glob matches a file or folder. Hidden folders are found, too, although Spark lists no files in them."""
     return _rows(lambda: _reader(session, True).load(glob).select("path")) is not None
 
 

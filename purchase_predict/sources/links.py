@@ -1,4 +1,4 @@
-"""Links: further names of a file in a source. Each file is read by one name only, so that no row is read twice."""
+"""Links give a file several names in a source. Each file is read by one name only, so that no row is read twice."""
 
 import os
 from collections.abc import Mapping
@@ -18,14 +18,17 @@ class Linked:
 
 
 def one_name_each(found: Mapping[str, Path]) -> tuple[list[str], tuple[Linked, ...]]:
-    """Chooses one name for each file. Returns these names in order, and the further names.
+    """Chooses one name for each file.
 
-    Names with the same device and inode are one file. The name of the file itself is read rather than that of a
-    symbolic link. Hard links are all names of the file itself, so the first of them is read.
+    Names with the same device and inode are one file. A name that leads through no symbolic link is preferred. Among
+    equally good names, such as hard links, the first in name order is chosen.
 
     Args:
         found: the path of each name; the path ends with the name. A path that cannot be looked up counts as a separate
             file; the error is reported when the file is read.
+
+    Returns:
+        The chosen names, in order; and the other names, in order, which are not read.
     """
     names: dict[object, list[str]] = {}
     for name in sorted(found):

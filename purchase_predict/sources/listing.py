@@ -15,7 +15,7 @@ from purchase_predict.sources.links import Linked
 from purchase_predict.sources.names import ENDINGS, Kind, hidden_folder, kind, table_format
 from purchase_predict.sources.part import Part
 
-#: The endings that are read, for messages.
+#: The endings of the files that are read, as globs for messages.
 READ = ", ".join("*" + ending for ending in ENDINGS)
 
 
@@ -25,8 +25,9 @@ class Listing:
 
     Attributes:
         parts: its data files, in name order.
-        left_out: names of other files and folders, in order. A folder has a slash at its end.
-        linked: further names of its data files, such as links to them, in order. Only local files have any.
+        left_out: names of other files and folders, in order, without `Kind.BOOKKEEPING`. A folder has a slash at its
+            end.
+        linked: further names of the data files (see `links`), in order. Only local files have further names.
     """
 
     parts: tuple[Part, ...]
@@ -36,7 +37,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Names:
-    """The names in a source, relative to it: those of data files, and those that are left out."""
+    """Names relative to a source: the data files; and the files and folders that are left out."""
 
     data: tuple[str, ...]
     left_out: tuple[str, ...]
@@ -47,7 +48,8 @@ def sorted_out(source: str, names: Iterable[str], kind_of: Callable[[str], Kind]
 
     Args:
         source: as the user named it, for messages.
-        names: of files, and of folders that were not entered (with a slash at their end), relative to the source.
+        names: names relative to the source, of files and of folders that were not entered. A folder has a slash at its
+            end.
         kind_of: returns the kind of a file, given its name.
 
     Raises:
@@ -106,7 +108,8 @@ def refuse_format(source: str, format_: str, folder: str) -> NoReturn:
     Args:
         source: as the user named it.
         format_: the table's format.
-        folder: the table's folder, relative to the source; empty: the source itself, or a folder above it.
+        folder: the table's folder, relative to the source, or words such as `a folder`; empty: the source itself, or a
+            folder above it.
 
     Raises:
         click.ClickException: always.

@@ -20,19 +20,19 @@ from purchase_predict.sources.names import LOGS, Kind, is_hidden, kind, kind_if_
 from purchase_predict.sources.part import Part
 from purchase_predict.sources.pattern import Pattern, is_pattern, literal_folder, matched
 
-#: The start of an address other than `file://`.
+#: The scheme of an address, except `file://`.
 _OTHER_SCHEME = re.compile(r"(?!file://)[A-Za-z][A-Za-z0-9+.\-]*://")
 
 
 def local_listing(source: str) -> Listing:
     """Lists a local file, folder or glob.
 
-    Links are followed, but each file is read once, by one of its names. An existing file or folder of exactly this name
-    wins over a glob.
+    Links are followed, but each file is read once, by one of its names. If a file or folder has exactly the name
+    `source`, the name is not taken for a glob.
 
     Raises:
-        click.ClickException: there is no data file, a file cannot be read, or there is a table in a format that is not
-            read.
+        click.ClickException: the source is missing or has a scheme that is not supported, there is no data file, a file
+            cannot be read, or there is a table in a format that is not read.
     """
     root, kind_of = _place(source), kind
     if root.is_file():
@@ -59,10 +59,10 @@ def local_listing(source: str) -> Listing:
 
 
 def _place(source: str) -> Path:
-    """The path that a source names, whether or not something is there.
+    """The path that a source names. Nothing needs to exist at the path.
 
     Raises:
-        click.ClickException: the path cannot be looked up: a folder above may not be entered, the name is too long,
+        click.ClickException: the path cannot be looked up: a folder in it may not be entered, the name is too long,
             links lead in a circle, or the user in `~user` does not exist or has no home folder.
     """
     place = url2pathname(urlsplit(source).path) if source.startswith("file://") else source
@@ -81,14 +81,15 @@ def _place(source: str) -> Path:
 
 
 def reads(source: str, file: Path) -> bool:
-    """Whether the next listing of a source would include a file that is about to be written, with its missing folders.
+    """Whether a source includes a file, or would include it once the file and its missing folders are made.
 
     Args:
         source: a local file, folder or glob.
         file: an absolute path.
 
     Raises:
-        click.ClickException: a folder of the source cannot be read, or a link in it leads nowhere.
+        click.ClickException: the source cannot be looked up, a folder in it cannot be read, or a link in it leads
+            nowhere.
     """
     root, file = _place(source), _real(file)
 
@@ -108,14 +109,14 @@ def reads(source: str, file: Path) -> bool:
 
 
 def _names(file: Path, folder: Path, pattern: Pattern | None) -> set[str]:
-    """The names below a folder that a file has, or will have once it is written: several if links lead to it."""
-    if not folder.is_dir():  # it will be made for the file
+    """The names that a file has below a folder, or will have once it is written: several if links lead to the file."""
+    if not folder.is_dir():  # the folder will be made for the file
         return {file.relative_to(_real(folder)).as_posix()}
     entered: dict[str, tuple[int, int]] = {}
     found = dict(_walk(folder, pattern, entered=entered))
     names = set()
     for above in file.parents:
-        with suppress(OSError):  # it will be made for the file, or nothing can be written there
+        with suppress(OSError):  # `above` will be made for the file, or nothing can be written there
             status = above.stat()
             below = file.relative_to(above).as_posix()
             names = {prefix + below for prefix, place in entered.items() if place == (status.st_dev, status.st_ino)}
@@ -124,7 +125,7 @@ def _names(file: Path, folder: Path, pattern: Pattern | None) -> set[str]:
 
 
 def _real(path: Path) -> Path:
-    """The path without links, as far as it exists. `Path.resolve` raises for links in a circle."""
+    """The path with links resolved as far as it exists. `Path.resolve` would raise for links in a circle."""
     return Path(os.path.realpath(path))
 
 
@@ -155,8 +156,8 @@ def content_checksum(path: Path) -> str:
 
 @functools.lru_cache(maxsize=100_000)
 def _hashed(path: Path, *_state: int) -> str:
-    # Cached, because a step needs the digest several times: for its key, and before and after it reads. A changed file
-    # has another state, so it is hashed again.
+    # Cached, because a step needs the checksum several times: for its step key, and before and after it reads the file.
+    # A changed file has another state, so it is hashed again.
     return content_checksum(path)
 
 
@@ -164,14 +165,14 @@ def _hashed(path: Path, *_state: int) -> str:
 
 
 def _matching(root: Path) -> dict[str, Path]:
-    """The files and folders that a glob matches, by names relative to its longest literal folder."""
+    """The path of each file and folder that a glob matches, by its name relative to the literal folder."""
     folder, pattern = _split(root, Path.is_dir)
     found = dict(_walk(folder, pattern))
     return {name: found.get(name, folder / name) for name in matched(pattern, found)}
 
 
 def _split(root: Path, is_folder: Callable[[Path], bool]) -> tuple[Path, Pattern]:
-    """The longest literal folder of a glob, and the rest."""
+    """Divides a glob into its longest literal folder (`literal_folder`) and the rest, as a pattern."""
     text = root.as_posix()
     folder = literal_folder(text, lambda place: is_folder(Path(place)))
     return Path(folder), Pattern(text.removeprefix(folder))
@@ -180,16 +181,17 @@ def _split(root: Path, is_folder: Callable[[Path], bool]) -> tuple[Path, Pattern
 def _walk(
     folder: Path, pattern: Pattern | None = None, entered: dict[str, tuple[int, int]] | None = None
 ) -> Iterator[tuple[str, Path]]:
-    """Yields the name and path of each file below a folder, and of folders that are not entered.
+    """Yields the name and path of each file below a folder, and of each folder that is not entered.
 
-    Hidden folders are not entered, nor links back to a folder above them, nor folders where nothing can match the
-    pattern.
+    Three kinds of folders are not entered: hidden folders, links back to a folder above them, and folders in which no
+    name can match the pattern. Folders of the last kind are yielded only if they match themselves.
 
     Args:
         folder: where to look.
         pattern: a glob. Names that do not match it may still be yielded, so the caller must check them. None: all
             names are wanted.
-        entered: gets device and inode of each folder entered, by its name (with a slash at its end; empty: `folder`).
+        entered: a dict that gets the device and inode of each entered folder, by the name with a slash at its end (the
+            name of `folder` itself is empty).
 
     Raises:
         click.ClickException: a folder cannot be read, or a link leads nowhere.
@@ -225,7 +227,7 @@ def _walk(
 
 
 def _is_folder(path: Path) -> bool:
-    """Whether a path leads to a folder; also False if it cannot be looked up (`Path.is_dir` may raise then)."""
+    """Whether a path leads to a folder. False if the path cannot be looked up, where `Path.is_dir` may raise."""
     with suppress(OSError):
         return path.is_dir()
     return False
@@ -235,14 +237,14 @@ def _status(name: str, path: Path) -> os.stat_result:
     """The status of a file or folder.
 
     Raises:
-        click.ClickException: it cannot be looked up; or it is neither a regular file nor a folder, but has a name of a
-            file that may hold rows. A lookup that fails is an error for any name, because it may be a link to a folder.
+        click.ClickException: the path cannot be looked up. This is an error for any name, because the path may be a
+            link to a folder. Or the path is neither a regular file nor a folder, but by its name it may hold rows.
     """
     try:
         status = path.stat()
     except OSError as error:
         what = "cannot be read"
-        with suppress(OSError):  # raised if it is no link
+        with suppress(OSError):  # `readlink` raises if the path is no link
             what = f"is a link to {path.readlink()}, which cannot be read"
         raise click.ClickException(f"{name}: {what}: {error.strerror}: {path}") from error
     odd = not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode))

@@ -36,8 +36,8 @@ _BOOKKEEPING = re.compile(
 )
 #: The folders in which table formats keep their log. The Parquet files of such tables also hold deleted rows.
 LOGS = ("_delta_log/", ".hoodie/", "metadata/")
-#: Each table format with the names in its log; group 1 is the table's folder. `metadata/` is a log only if it holds one
-#: of the files named here.
+#: For each table format: a pattern of the names in its log. Group 1 of a match is the table's folder. A folder
+#: `metadata/` is a log only if it holds one of the files named here.
 _FORMATS = (
     ("Delta Lake", re.compile(r"((?:.*?/)??)_delta_log/")),
     ("Apache Hudi", re.compile(r"((?:.*?/)??)\.hoodie/")),
@@ -51,18 +51,18 @@ class Kind(Enum):
     """What a file of a source is."""
 
     DATA = auto()
-    #: May be a table, and is not read: packed, in another format, or of an unknown name.
+    #: May be a table, but cannot be read: the file is packed, in another format, or has an unknown name.
     TABLE = auto()
-    #: Known to hold no rows, and not reported.
+    #: Holds no rows (`_BOOKKEEPING`). The file is neither read nor reported.
     BOOKKEEPING = auto()
-    #: Holds no table, or is hidden: left out and named.
+    #: Holds no table, or is hidden. The file is not read, but its name is reported.
     OTHER = auto()
 
 
 def kind(name: str) -> Kind:
     """The kind of a file or object, by its name relative to the source.
 
-    A hidden file, or one in a hidden folder, is never data, whatever its ending.
+    A hidden file is never data, whatever its ending. Neither is a file in a hidden folder.
     """
     base = name.rpartition("/")[2]
     hidden = hidden_folder(name) or is_hidden(base)
@@ -96,9 +96,9 @@ def hidden_folder(name: str) -> str:
 
 
 def table_format(name: str) -> tuple[str, str] | None:
-    """The table format whose log a name belongs to, and the folder of the table; None if the name is in no log.
+    """The table format whose log a name lies in, and the folder of the table; None if the name lies in no log.
 
-    The name of a folder has a slash at its end.
+    The folder has a slash at its end. It is empty if the log lies at the top of the source.
     """
     if not any(log in name for log in LOGS):  # most names; a regular expression takes longer
         return None

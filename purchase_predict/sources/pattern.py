@@ -1,6 +1,7 @@
 """Globs that mean the same for local files and for Cloud Storage.
 
-`*`, `?` and `[...]` stay within a folder; `**` is any number of folders.
+`*`, `?` and `[...]` match within one segment, that is within the name of one folder or file. `**` matches any number of
+folders; at the end of a glob, it matches everything below a folder.
 """
 
 import fnmatch
@@ -26,11 +27,13 @@ class Pattern:
         return len(self._segments) in self._reached(name)
 
     def may_match_below(self, folder: str) -> bool:
-        """Whether a name in a folder, at any depth, may match."""
+        """Whether the glob may match a name in this folder, at any depth."""
         return any(at < len(self._segments) for at in self._reached(folder))
 
     def _reached(self, name: str) -> set[int]:
-        """The positions in the glob that may follow a name: several, because `**` takes any number of folders.
+        """The segments of the glob, by number, with which a match may continue after a name; the length: a full match.
+
+        There may be several segments, because `**` matches any number of folders.
 
         All positions are tracked at once, so that neither deep folders nor many `**` need recursion or backtracking.
         """
@@ -46,7 +49,7 @@ class Pattern:
         return reached
 
     def _without_folders(self, reached: set[int]) -> set[int]:
-        """Adds the positions that follow if a `**` takes no folder. A `**` at the end takes at least one name."""
+        """Adds the segment after each `**`, because `**` may match no folder. A `**` at the end needs a name."""
         reached = set(reached)
         for at, segment in enumerate(self._segments[:-1]):
             if at in reached and segment == "**":
@@ -70,9 +73,9 @@ def matched(pattern: Pattern, names: Iterable[str]) -> set[str]:
 
 
 def literal_folder(text: str, exists: Callable[[str], bool]) -> str:
-    """The longest folder at the start of a glob that exists literally, with a slash at its end; may be empty.
+    """The longest folder at the start of a glob that exists literally, with a slash at its end; empty if none exists.
 
-    An existing folder whose name contains glob characters is taken literally.
+    An existing folder whose name contains glob characters is taken literally. `exists` gets folders without the slash.
     """
     folders = text.split("/")[:-1]
     for count in range(len(folders), 0, -1):

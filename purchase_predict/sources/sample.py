@@ -12,7 +12,7 @@ from purchase_predict.schema import EVENT_TYPES
 _SEED = 20191001
 _START = np.datetime64("2019-10-01T00:00:00", "s")
 _DAYS = 61
-#: The first digits of every session id.
+#: The first 8 hexadecimal digits of every session id, as a number.
 _NAMESPACE = 0x5EED
 _VIEW, _CART, _REMOVE, _PURCHASE = range(len(EVENT_TYPES))
 
@@ -38,7 +38,7 @@ _HOURS = np.array([2, 1, 1, 2, 4, 6, 7, 8, 8, 8, 8, 8, 8, 8, 9, 9, 10, 10, 10, 9
 
 
 def _heavy_tail(rng: np.random.Generator, size: int, count: int, exponent: float) -> np.ndarray:
-    """`size` random numbers from 0 to `count` - 1; n has a probability proportional to (n + 1) ** -exponent."""
+    """`size` random numbers from 0 to `count` - 1; the probability of n is proportional to (n + 1) ** -exponent."""
     weights = 1.0 / np.arange(1, count + 1) ** exponent
     return np.asarray(rng.choice(count, size, p=weights / weights.sum()))
 
@@ -48,20 +48,22 @@ def _logistic(x: np.ndarray) -> np.ndarray:
 
 
 def events(count: int) -> pa.Table:
-    """The first `count` events of a shop, in time order. Equal counts give the same bytes, other counts another shop.
+    """The first `count` events of a shop, in time order.
+
+    The same `count` always gives the same events. Another `count` gives another shop, not more events of the same shop.
 
     In a visit, one or two products are viewed repeatedly, may be put in the cart, and may be bought. A purchase is more
-    likely if the visitor is keen (such a visitor also looks and comes more often) and if the product is cheap for its
-    category. Category, brand and hour matter, too.
+    likely if the visitor is keen and if the product is cheap for its category. Category, brand and hour matter, too.
+    Keen visitors also view a product more often, and come more often.
     """
-    visits = max(20, int(count / 4.2))  # a visit makes about 4.5 events, so slightly too many are made, then cut off
+    visits = max(20, int(count / 4.2))  # at about 4.5 events per visit, slightly too many; the rest is cut off
     while (table := _shop(count, visits)).num_rows < count:
-        visits += visits // 5  # few visits may by chance make fewer events
+        visits += visits // 5  # by chance, few visits may make fewer than `count`
     return table
 
 
 class _Catalogue(NamedTuple):
-    """Products, most popular first: category and brand (-1: none), and what makes them sell."""
+    """Products, most popular first: category and brand (positions; -1: none), price, and what affects sales."""
 
     category: np.ndarray
     brand: np.ndarray
@@ -72,7 +74,10 @@ class _Catalogue(NamedTuple):
 
 
 class _Visits(NamedTuple):
-    """Visits in the order of their start: user, keenness of the user, hour, start (seconds), pace (seconds a click)."""
+    """Visits in the order of their start: user, keenness of the user, hour, start (seconds), pace (seconds per click).
+
+    Seconds count from `_START`.
+    """
 
     user: np.ndarray
     keenness: np.ndarray
@@ -82,7 +87,7 @@ class _Visits(NamedTuple):
 
 
 class _Clicks(NamedTuple):
-    """Events, one per row: kind (a position in `EVENT_TYPES`), visit, time (seconds), product."""
+    """Events, one per row: kind (a position in `EVENT_TYPES`), visit, time (seconds from `_START`), product."""
 
     kind: np.ndarray
     visit: np.ndarray
@@ -91,7 +96,7 @@ class _Clicks(NamedTuple):
 
 
 def _shop(count: int, visits: int) -> pa.Table:
-    """The first `count` events of a shop with this number of visits; fewer if the visits make fewer."""
+    """The first `count` events of a shop with this number of visits; fewer if the visits make fewer events."""
     rng = np.random.default_rng([_SEED, count])
     products, users = max(50, visits // 12), max(10, visits // 3)
     catalogue = _catalogue(rng, products)
@@ -99,10 +104,10 @@ def _shop(count: int, visits: int) -> pa.Table:
     # The current time within each visit; each part of a visit advances it.
     clock = made.start.astype(float)
     parts = [_browsing(rng, made, clock, products)]
-    for share in (1.0, 0.35):  # every visit turns to one product, about every third to a second one
+    for share in (1.0, 0.35):  # every visit has one product of interest; 35 % have a second one
         parts += _interest(rng, made, clock, catalogue, share)
     clicks = _Clicks(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-    # A click that lists its product twice makes an exact duplicate, as in real logs.
+    # About 1 % of the events are repeated exactly, as in real logs when a click lists its product twice.
     twice = rng.random(len(clicks.kind)) < 0.01
     clicks = _Clicks(*(np.concatenate([column, column[twice]]) for column in clicks))
     clicks = clicks._replace(time=clicks.time.astype(np.int64))
@@ -111,7 +116,8 @@ def _shop(count: int, visits: int) -> pa.Table:
 
 
 def _catalogue(rng: np.random.Generator, products: int) -> _Catalogue:
-    # Products without category or brand are chosen by position: so their share of events is their share of products.
+    # Products without category or brand are spread evenly over all ranks of popularity, so their share of the events is
+    # about their share of the products.
     rank = np.arange(products)
     category = np.where(rank % 10 % 3 == 1, -1, rng.integers(0, len(_CATEGORIES), products))
     brand = np.where(rank % 20 % 7 == 3, -1, _heavy_tail(rng, products, len(_BRANDS), 0.9))
@@ -180,7 +186,7 @@ def _interest(
 
 
 def _repeated(times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Position i repeated `times[i]` times, and the number of each repetition, from 0."""
+    """Each position i repeated `times[i]` times, and the number of each repetition, from 0."""
     positions = np.repeat(np.arange(len(times)), times)
     return positions, np.arange(len(positions)) - np.repeat(np.cumsum(times) - times, times)
 
@@ -210,5 +216,5 @@ def _table(clicks: _Clicks, visits: _Visits, catalogue: _Catalogue) -> pa.Table:
 
 
 def write(file: Path, count: int) -> None:
-    """Writes the sample as Parquet, in the columns of the events table."""
+    """Writes a sample of `count` events as Parquet, in the columns of the events table."""
     pq.write_table(events(count), file)

@@ -1,7 +1,7 @@
 """One interface to all kinds of source: local files, Cloud Storage, file systems only Spark can reach, the sample.
 
-In a folder, the data files are those with a data ending, in name order. `names` decides which other files are left out,
-and which are an error because they may hold a table.
+In a folder, the files with a data ending (`names.ENDINGS`) are read in name order, except hidden files. `names` decides
+which other files are left out, and which are an error because they may hold a table.
 """
 
 import hashlib
@@ -18,8 +18,9 @@ from purchase_predict.sources.listing import Listing
 from purchase_predict.sources.local import local_listing, reads
 from purchase_predict.sources.part import CLOUD, Part
 
+#: The names of the built-in sample as a source.
 SAMPLE = re.compile(r"sample(?::(?P<events>[0-9]{1,15}))?")
-#: Events of the source `sample`, and the most events of `sample:<events>`, because they are made in memory.
+#: The number of events of `sample`, and the largest number for `sample:<events>`: the events are made in memory.
 SAMPLE_EVENTS, _MOST_EVENTS = 200_000, 50_000_000
 
 
@@ -39,9 +40,10 @@ def sample_events(source: str) -> int | None:
 
 
 def listing(source: str, gcp_project: str = "") -> Listing:
-    """Lists a file, folder or glob. Local files are read for their checksum; files in `gs://`, `hdfs://` etc. are not.
+    """Lists a file, folder or glob. Local files are read for their checksum; no other files are read.
 
     Args:
+        source: any source except the sample.
         gcp_project: the Google Cloud project to use; empty: that of the credentials.
 
     Raises:
@@ -63,8 +65,8 @@ def check_unchanged(source: str, before: Listing, gcp_project: str = "") -> None
     """Checks that a source has not changed while its parts were read, by listing it again.
 
     Raises:
-        click.ClickException: a part was added, removed or written to, so that what was read may be neither the old nor
-            the new content.
+        click.ClickException: a part was added, removed or written to, so the rows that were read may be neither the old
+            nor the new content; or the source can no longer be listed.
     """
     after = listing(source, gcp_project)
     if after.parts != before.parts:
@@ -73,7 +75,7 @@ def check_unchanged(source: str, before: Listing, gcp_project: str = "") -> None
 
 
 def refuse_output(source: str, output: Path) -> None:
-    """Refuses an output file that is part of the source that it is computed from, or would become part of it.
+    """Refuses an output file that is, or would become, part of the source from which the output is computed.
 
     Args:
         source: the source that is read.
@@ -102,9 +104,12 @@ def changed(source: str, what: str) -> click.ClickException:
 
 
 def fingerprint(source: str, gcp_project: str = "") -> str:
-    """SHA-256 of the names, sizes and checksums of a source's parts (`Part.described`), wherever the source is.
+    """SHA-256 of the description of a source's parts (`Part.described`), or of the sample's number of events.
 
-    Local files are hashed; Cloud Storage records the checksums, so only the listing is read.
+    Local files are read for their checksum. Other sources are only listed.
+
+    Raises:
+        click.ClickException: as `sample_events` and `listing`.
     """
     events = sample_events(source)
     return sample_digest(events) if events is not None else content_digest(listing(source, gcp_project))
@@ -116,7 +121,7 @@ def sample_digest(events: int) -> str:
 
 
 def content_digest(listed: Listing) -> str:
-    """The fingerprint of what was listed."""
+    """The fingerprint of a source that was listed."""
     return _digest([part.described() for part in listed.parts])
 
 
@@ -127,13 +132,14 @@ def _digest(known: object) -> str:
 def fetch(found: Sequence[Part], folder: Path, gcp_project: str = "") -> list[Path]:
     """Puts the parts into `folder` under numbered names: local files as links, objects as checked downloads.
 
-    The parts' own names could lead out of the folder, or mean a glob or a partition to a reader.
+    The parts' own names are not used: they could lead out of the folder, or a reader could take them for a glob or a
+    partition. Parts that only Spark can reach are not fetched.
 
     Returns:
         The path of each part.
 
     Raises:
-        click.ClickException: a part cannot be read, or differs from the listing.
+        click.ClickException: an object cannot be downloaded, or differs from the listing.
     """
     paths = [folder / f"{number:06d}{part.ending}" for number, part in enumerate(found)]
     remote = [(part, path) for part, path in zip(found, paths, strict=True) if isinstance(part.place, tuple)]

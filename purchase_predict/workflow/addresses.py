@@ -72,7 +72,8 @@ _MODE = "?workflowType=machine_learning"
 def runs_page(experiment_id: str) -> str:
     """The link to the table of an experiment's runs.
 
-    This link and the following ones are relative to MLflow's page, so they work under every address of its server.
+    The links of this module, except `link`, are relative to MLflow's page. So they work whatever the address of the
+    tracking server is.
     """
     return f"#/experiments/{experiment_id}/runs{_MODE}"
 
@@ -98,7 +99,7 @@ def version_page(name: str, version: str) -> str:
 
 
 def registry_page(name: str = "") -> str:
-    """The link to the page of a registered model, relative to MLflow's page; without a name, to the list of all."""
+    """The link to the page of a registered model (without a name: to the list of models), relative to MLflow's page."""
     return f"#/models{'/' if name else ''}{quote(name, safe='')}{_MODE}"
 
 

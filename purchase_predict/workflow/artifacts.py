@@ -1,7 +1,8 @@
 """The artifacts of a step's run: listed, recorded with size and checksum, and checked against the record.
 
-If the artifact store is a folder of this machine, files are checked whenever a completed run is looked up. In any other
-store they are checked when they are fetched, because reusing a step downloads nothing.
+Before a completed run is reused, its files are listed and their sizes are checked. Checksums are also checked at this
+point if the artifact store is a folder of this machine. In any other store, the checksum of a file is checked only when
+the file is fetched, because reusing a step downloads nothing.
 """
 
 import json
@@ -23,9 +24,9 @@ from purchase_predict.workflow import tags
 from purchase_predict.workflow.addresses import RunUri
 from purchase_predict.workflow.storing import local_folder
 
-#: Start of the names of the tags `<name>.0`, `<name>.1`, ... of a step's run. Together they are the record of its
-#: artifacts: a JSON object with the size in bytes and the checksum of each file. Runs of an earlier version of this
-#: project use the second name. MLflow's page hides tags whose names start with `mlflow.`.
+#: Start of the names of the tags `<name>.0`, `<name>.1`, ... of a step's run. Together they are the record of the
+#: run's artifacts: a JSON object with the size in bytes and the checksum of each file. In runs of an earlier version of
+#: this project, the names start with the second value. MLflow's page hides tags whose names start with `mlflow.`.
 ARTIFACTS, _ARTIFACTS_BEFORE = "mlflow.purchase_predict.artifacts", "step.artifacts"
 #: Longer texts are cut, or divided among several tags, at this number of characters. MLflow allows 8,000 in a tag.
 TAG_LENGTH = 5000
@@ -88,7 +89,8 @@ def _checksums(run: Run, paths: Sequence[str]) -> dict[str, str]:
     rest = [path for path in paths if path not in found]
     for root in sorted({path.partition("/")[0] for path in rest}):
         with tempfile.TemporaryDirectory() as folder:
-            # A server does not find a model under its run's path, and MLflow retries that for minutes.
+            # A model is downloaded by its id: a server does not find it under the path of its run, and MLflow would
+            # retry the download for minutes.
             model = places.models.get(root)
             uri = f"models:/{model.model_id}" if model else str(RunUri(run.info.run_id, root))
             place = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
@@ -116,13 +118,13 @@ def recorded(run: Run) -> dict[str, Stored]:
 
 
 def _stored(entry: Any) -> Stored | None:
-    """An entry of the record: bytes and checksum, or bytes alone; None if it is neither."""
+    """Parses an entry of the record: [size, checksum], or the size alone; None if the entry is neither."""
     parts = entry if isinstance(entry, list) else [entry]
     return Stored(*parts) if [type(part) for part in parts] in ([int], [int, str]) else None
 
 
 def _below(record: Mapping[str, Stored], path: str) -> dict[str, Stored]:
-    """The files of one artifact in a record, by path in the folder `path`. If `path` is a file: that file by name."""
+    """The recorded files of the artifact `path`, by path in this folder. A single file is found by its name."""
     return {
         name.removeprefix(path).lstrip("/") or Path(path).name: stored
         for name, stored in record.items()
@@ -131,9 +133,10 @@ def _below(record: Mapping[str, Stored], path: str) -> dict[str, Stored]:
 
 
 def checksums_below(run: Run, path: str) -> dict[str, str]:
-    """The recorded checksum of each file of a run's artifact, by path in the folder `path`.
+    """The recorded checksum of each file of the artifact `path` of a run.
 
-    If `path` is a file, its checksum by its name. Files without a recorded checksum are left out.
+    The key is the file's path in the folder `path`; if `path` is a file, the key is its name. Files without a recorded
+    checksum are left out.
 
     Raises:
         click.ClickException: the record of the run's artifacts is missing, or is not what the step wrote.
@@ -173,18 +176,18 @@ def problem(run: Run, output: str) -> str | None:
 
 
 def fetch(run: Run, path: str, folder: Path) -> Path:
-    """Downloads an artifact, and checks each file of it against the record of the run that wrote it.
+    """Downloads an artifact, and checks each of its files against the record of the run that wrote the artifact.
 
     Args:
-        run: the run that wrote it.
-        path: a file or folder among its artifacts.
+        run: the run that wrote the artifact.
+        path: a file or folder among the run's artifacts.
         folder: an existing folder. The artifact gets a new folder in it.
 
     Returns:
         The downloaded file or folder.
 
     Raises:
-        Damaged: a file is missing, is not what was written, or was added.
+        Damaged: a file is missing, differs from what the run wrote, or was added later.
         click.ClickException: the artifact cannot be downloaded, or the run has no record of it.
     """
     uri = str(RunUri(run.info.run_id, path))
@@ -205,7 +208,7 @@ def fetch_unchecked(run: Run, path: str, folder: Path) -> Path:
     """Downloads an artifact of a run that has no record yet. Arguments and result are those of `fetch`.
 
     Raises:
-        click.ClickException: it cannot be downloaded.
+        click.ClickException: the artifact cannot be downloaded.
     """
     uri = str(RunUri(run.info.run_id, path))
     try:
@@ -221,10 +224,13 @@ class _Places:
         self._run = run
 
     def listed(self, names: Sequence[str]) -> dict[str, int]:
-        """The size in bytes of each artifact file in the given files and folders at the root, by its path.
+        """The size in bytes of each artifact file, by its path.
 
-        A store on this machine is listed without MLflow. MLflow would read the run from the store for each folder,
-        which takes longer than the rest of a check.
+        A store on this machine is listed without MLflow. For each folder, MLflow would first read the run from the
+        store, and this would take longer than the rest of a check.
+
+        Args:
+            names: the files, folders and models at the root to list.
         """
         if local_folder(self._run.info.artifact_uri) is None:
             return listed(self._run.info.run_id, list(names))
@@ -247,7 +253,7 @@ class _Places:
     def _place(self, name: str) -> Path | None:
         """The local folder or file of an artifact at the root; None if it is missing or not on this machine.
 
-        A symbolic link counts as missing: if a folder was moved and replaced by a link, MLflow does not download it.
+        A symbolic link counts as missing, because MLflow does not download a folder that was replaced by a link.
         """
         root = local_folder(self._run.info.artifact_uri)
         if root is None:

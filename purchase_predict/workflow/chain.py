@@ -40,11 +40,12 @@ class Done:
 
     Attributes:
         step: the name of the step.
-        run: its completed run; None if a dry run only planned the step.
-        reused: whether the run is reused: it was completed before, or by another workflow meanwhile.
-        reason: why there was no run to reuse at first, or that another workflow has run the step meanwhile; empty if
-            there was a run to reuse at first.
-        seconds: wall time, including the wait for other workflows.
+        run: the completed run of the step; None if a dry run only planned the step.
+        reused: whether the run is reused. It may be an earlier run, or the run of another workflow that this one waited
+            for.
+        reason: why the step was not reused at once, such as a changed parameter, or that another workflow ran the step
+            meanwhile. Empty if the step was reused at once.
+        seconds: wall time in seconds, including the wait for other workflows.
     """
 
     step: str
@@ -60,7 +61,7 @@ class Done:
 
 
 class Chain:
-    """Runs the steps one after the other under the active run, and reuses each step for which nothing has changed."""
+    """Runs the steps one after the other below main's run. A step for which nothing has changed is reused."""
 
     def __init__(
         self,
@@ -92,6 +93,9 @@ class Chain:
         Args:
             entry_point: the step.
             given: parameters that main does not have, or that differ from main's.
+
+        Raises:
+            click.ClickException: the step failed, or its parameters or inputs are wrong.
         """
         started = time.monotonic()
         blocked = next((done for done in self.done if done.run is None), None)
@@ -187,9 +191,9 @@ class Chain:
         return mlflow.MlflowClient().get_run(submitted.run_id)
 
     def _close_interrupted(self) -> None:
-        # MLflow's launcher marks an interrupted step FAILED, even if the step marked itself KILLED. After a clock
-        # change, the child with the newest start time may be another step. So all children that are not complete
-        # become KILLED.
+        # MLflow's launcher marks an interrupted step FAILED, even if the step marked itself KILLED. The id of the
+        # step's run is not known here, and after a clock change another child may have the newest start time. So all
+        # children that are not complete become KILLED.
         client = mlflow.MlflowClient()
         children = client.search_runs(
             [self.run.info.experiment_id], f"tags.{MLFLOW_PARENT_RUN_ID} = '{self.run.info.run_id}'"

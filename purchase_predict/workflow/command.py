@@ -48,9 +48,9 @@ class _OneLineErrors(click.Command):
     """Reports a user's mistake in one line on stderr, with exit code 1; the run's tag `error` has the same text."""
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
-        if not args and not kwargs:  # run as a program: the garbage collector then skips all imported modules
+        if not args and not kwargs:  # run as a program: from here on, garbage collection skips the imported modules
             gc.freeze()
-            atexit.register(gc.unfreeze)  # otherwise some C++ modules report, at exit, objects that are left
+            atexit.register(gc.unfreeze)  # otherwise some C++ modules report leftover objects at exit
         kwargs["standalone_mode"] = False
         _notified.clear()
         try:
@@ -129,8 +129,9 @@ def _notify_of_failure(entry_point: str, message: str, run: Run | None = None) -
 def command(entry_point: str) -> Callable[[Callable[..., None]], click.Command]:
     """Makes the click command of an entry point from `function(run, **parameters)`, with MLproject's parameters.
 
-    While the function runs, the run that the launcher opened is active, or else a new run. The run ends as FINISHED; as
-    FAILED after an error, with the message in the tag `error`; or as KILLED after an interruption.
+    `run` is the run that `mlflow run` has opened, or else a new run. While the function runs, `run` is MLflow's active
+    run. It ends as FINISHED; as FAILED after an error, with the message in the tag `error`; or as KILLED after an
+    interruption.
     """
 
     def decorate(function: Callable[..., None]) -> click.Command:
@@ -224,13 +225,13 @@ def _close_failed(run: Run, entry_point: str, message: str) -> None:
 
 
 def _record_interruption(run: Run, entry_point: str) -> None:
-    """Writes to an interrupted run's description how many trials are kept. Prints the same, unless the run is main's.
+    """Writes to an interrupted run's description how many trials are kept, and prints this sentence.
 
-    For a run of main, its interrupted step prints the sentence.
+    Main does not print the sentence, because its interrupted step does.
     """
     try:
         sentence = descriptions.record_interruption(run)
-    except (MlflowException, RequestException):  # the run is closed already; the server may be away
+    except (MlflowException, RequestException):  # such as a server that is away; the run is closed already
         logging.getLogger(__name__).debug("the interruption could not be recorded", exc_info=True)
         return
     if entry_point != "main":
@@ -239,7 +240,7 @@ def _record_interruption(run: Run, entry_point: str) -> None:
 
 @contextmanager
 def _limits_explained() -> Iterator[None]:
-    """Turns errors of any library about a full disk or too little memory into one line."""
+    """Turns any library's error about a full disk or too little memory into a ClickException of one line."""
     try:
         yield
     except (click.ClickException, MlflowException):

@@ -17,7 +17,8 @@ from purchase_predict.workflow.experiments import shared_with
 
 #: Tags of a step's run: its key, the digest of its output, and, written last, the mark that it is complete.
 KEY, DIGEST, COMPLETE = "step.key", "step.digest", "step.complete"
-#: Tag of a step's run: what its key is made of, as JSON. MLflow's page hides tags whose names start with `mlflow.`.
+#: Tag of a step's run: the parts from which its key was computed (`key.key_parts`), as JSON.
+#: MLflow's page hides tags whose names start with `mlflow.`.
 KEY_PARTS = "mlflow.purchase_predict.key_parts"
 #: Tag of a step's run: the artifact path of its output.
 OUTPUT = "step.output"
@@ -25,20 +26,21 @@ OUTPUT = "step.output"
 INPUTS, _INPUTS_BEFORE = "mlflow.purchase_predict.inputs", "step.inputs"
 #: Value of COMPLETE on a run with a damaged artifact, and the tag that names the damage.
 _NO_LONGER, DAMAGED = "damaged", "step.damaged"
-#: Tag of a trial's run: the search that it belongs to.
+#: Tag of a trial's run: the search key of its search.
 SEARCH_KEY = "search.key"
-#: Tag of a failed run: the one line that the user saw.
+#: Tag of a failed run: the error, as the user saw it in one line.
 ERROR = "error"
-#: Maximum number of completed runs with one step key that are checked for reuse, the newest first.
+#: Of the completed runs with one step key, at most this many are checked for reuse, the newest first.
 _CANDIDATES = 10
 
 
-#: Cache of the completed runs that this process has fetched: they no longer change, and each is needed several times.
+#: Cache of the completed runs that this process has fetched, by run id. Completed runs no longer change, and this
+#: process needs each of them several times.
 _completed: dict[str, Run] = {}
 
 
 def run_of(uri: str) -> Run:
-    """The completed run that made the output at a `runs:/` URI.
+    """The completed run that a `runs:/<run id>/<path>` URI names. The path is not checked.
 
     Raises:
         click.ClickException: there is no such run, or it is not a completed run of this workflow.
@@ -65,7 +67,7 @@ def inputs_of(run: Run) -> dict[str, str]:
     """The URI of each input that a step's run took from another step, by the input's name.
 
     Raises:
-        click.ClickException: the tag that holds them was changed.
+        click.ClickException: the tag that holds the URIs was changed.
     """
     return tags.texts(run, INPUTS if INPUTS in run.data.tags else _INPUTS_BEFORE)
 
@@ -74,7 +76,7 @@ def output_uri(run: Run) -> str:
     """The URI of a completed step's output, `runs:/<run id>/<path>`.
 
     Raises:
-        click.ClickException: the tag that names it is missing.
+        click.ClickException: the tag that names the output is missing.
     """
     return str(addresses.RunUri(run.info.run_id, tags.required(run, OUTPUT)))
 
@@ -83,7 +85,7 @@ def digest_of(run: Run) -> str:
     """The content digest of a completed step's output.
 
     Raises:
-        click.ClickException: the tag that holds it is missing.
+        click.ClickException: the tag that holds the digest is missing.
     """
     return tags.required(run, DIGEST)
 
@@ -130,9 +132,9 @@ def find_completed(
         still_valid: a further check; it returns what is wrong with a run, or None.
 
     Returns:
-        The run, and None. If there is no such run: None, and why the newest completed run with this key cannot be
-        reused. If no completed run has this key: None, and the recorded damage of a run with this key (None if there is
-        none).
+        A pair of run and reason. If a run can be reused: the run and None. If completed runs have this key but none can
+        be reused: None, and why the newest cannot. If no completed run has this key: None, and the recorded damage of a
+        run with this key, or None.
     """
     reason = None
     for run in _search(experiment_id, f"tags.\"{KEY}\" = '{key}'", _CANDIDATES):

@@ -1,4 +1,4 @@
-"""Describes the table that a run read, for MLflow's Dataset column: name, digest and row count, without its rows."""
+"""Describes the table that a run read, for MLflow's Dataset column: its name, digest and number of rows."""
 
 import json
 import warnings
@@ -18,7 +18,7 @@ _NAME_LENGTH, _DIGEST_LENGTH = 500, 36
 
 
 class DescribedTable(MetaDataset):
-    """A table known only by its description."""
+    """A table as MLflow records it: source, name, digest and number of rows, but not the rows themselves."""
 
     def __init__(self, source: DatasetSource, name: str, digest: str, rows: int) -> None:
         self.rows = rows
@@ -45,7 +45,7 @@ def log_input(name: str, digest: str, rows: int, context: str) -> DescribedTable
     """
     try:
         with warnings.catch_warnings():
-            # MLflow warns that a local folder may be one of several kinds of source. All of them name the same folder.
+            # MLflow warns that several kinds of source fit a local folder. Each of them would name the same folder.
             warnings.simplefilter("ignore", UserWarning)
             source = resolve_dataset_source(name)
     except MlflowException:
@@ -75,8 +75,8 @@ def log_metrics(
 ) -> None:
     """Logs metrics on the active run, each with the dataset that it belongs to: the training set or the test set.
 
-    Metrics named `test_*` and `baseline_*` belong to the test set, all others to the training set. MLflow's page of a
-    logged model lists the datasets of its metrics.
+    Metrics named `test_*` and `baseline_*` belong to the test set, all others to the training set. The page of a
+    logged model lists the datasets to which the model's metrics belong.
 
     Args:
         metrics: the metrics by name.

@@ -1,4 +1,4 @@
-"""The descriptions of runs and models on MLflow's pages, in Markdown: the outcome, and links to what belongs to it."""
+"""The descriptions of runs and models on MLflow's pages, in Markdown: the outcome, and links to related pages."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -120,7 +120,7 @@ def links_of_model(train: Run | None, dataset: str, deploy: Run) -> dict[str, st
 
 
 def describe_models(run: Run, text: str) -> None:
-    """Writes a text as the description of each model that a run logged. MLflow shows it on the model's page."""
+    """Writes a text as the description of each model that a run logged. The model's page shows the description."""
     client = mlflow.MlflowClient()
     for model in run.outputs.model_outputs if run.outputs else []:
         client.set_logged_model_tags(model.model_id, {MLFLOW_RUN_NOTE: text})
@@ -155,7 +155,10 @@ def _version_page(run: Run) -> str:
 
 
 def _page_of(experiment_id: str, uri: str) -> str:
-    """The link to the page of what a URI names. A run may be in another experiment: MLflow finds it by its own id."""
+    """The link to the page of the artifact, model or version that a URI names.
+
+    A run may be in another experiment than `experiment_id`: MLflow finds the run by its run id alone.
+    """
     named = parse(uri)
     if isinstance(named, RunUri):
         if named.path != "model":

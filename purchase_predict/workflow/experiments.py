@@ -1,8 +1,8 @@
 """The experiment of a run, and the experiments whose runs it may reuse.
 
 `mlflow run` opens its run before the project's code runs. Without `--experiment-name` it uses MLflow's experiment
-`Default`, and MLproject has no field to change that. `make` and `python main.py` use PROJECT_EXPERIMENT. These two
-experiments share completed runs, trials and claims. Any other experiment reuses only its own runs.
+`Default`, and MLproject has no field for another experiment. `make` and `python main.py` use PROJECT_EXPERIMENT. These
+two experiments share completed runs, trials and claims. In any other experiment, only its own runs are reused.
 """
 
 from functools import cache
@@ -14,12 +14,12 @@ from purchase_predict import mlflow_errors
 
 #: The experiment of runs that no launcher opened and for which no name was given.
 PROJECT_EXPERIMENT = "purchase-predict"
-#: MLflow's own default, which always has this id.
+#: The id of MLflow's experiment `Default`, the same on every server.
 _DEFAULT_ID = "0"
 
 
 def shared_with(experiment_id: str) -> list[str]:
-    """The ids of the experiments whose runs a run of this experiment may reuse or wait for; its own comes first."""
+    """The ids of the experiments whose runs a run of `experiment_id` may reuse or wait for, first this id itself."""
     return list(_shared_with(experiment_id, mlflow.get_tracking_uri()))
 
 

@@ -18,11 +18,14 @@ from purchase_predict.workflow.scratch import scratch_folder
 
 
 def origin(train_run_id: str, dataset: str) -> Origin:
-    """What is known about the train run's origin while the run is in progress.
+    """The origin of the model that a train run is computing, as far as it is known before the run ends.
 
     Args:
-        train_run_id: the train run.
+        train_run_id: the id of the train run.
         dataset: `runs:/<run id>/dataset` of the process run.
+
+    Raises:
+        click.ClickException: `dataset` does not name a completed run.
     """
     client = mlflow.MlflowClient()
     train = client.get_run(train_run_id)
@@ -44,7 +47,7 @@ def origin(train_run_id: str, dataset: str) -> Origin:
 
 
 def _reasons(load: Run) -> dict[str, int]:
-    """Refused rows of load by reason; empty if none were refused, or if source.json is gone or damaged."""
+    """The number of rows that load refused, by reason; empty if it refused none, or if source.json cannot be read."""
     if not load.data.metrics.get("rejected_rows"):
         return {}
     try:
@@ -73,7 +76,7 @@ def _step(name: str, what: str, experiment_id: str, run_id: str) -> Step:
 
 
 def _steps(train: Run, workflow: Run | None, process: Run) -> list[Step]:
-    """The steps as the report shows them. Only a workflow, not a train run alone, knows which steps were reused."""
+    """The steps as the report shows them. Which steps were reused is known only if main launched the train run."""
     events = inputs_of(process).get("data", "")
     # The run of load is not fetched: it may have been deleted while the output of process is still reused.
     runs = {"load": events.removeprefix("runs:/").partition("/")[0], "process": process.info.run_id}

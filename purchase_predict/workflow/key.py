@@ -17,7 +17,7 @@ from purchase_predict.workflow.source import source_closure
 KEY_FORMAT = 2
 #: The parts of a key that are mappings from names to values.
 GROUPS = ("parameters", "environment", "inputs", "source")
-#: Maximum number of differences that a reason names.
+#: Maximum number of differences that `differences` names.
 _NAMED_DIFFERENCES = 3
 #: Source files that only use a search's result (report, backtest). They cannot change its trials, so the search key
 #: leaves them out.
@@ -29,7 +29,7 @@ _AFTER_SEARCH = (
     ),
 )
 #: Source files that only draw the page of a deploy, by step. The key leaves them out: a new layout is no reason to
-#: decide again.
+#: decide about the promotion again.
 _LOOKS = {"deploy": ("purchase_predict/report/layout", "purchase_predict/report/promotion_page")}
 
 
@@ -71,7 +71,7 @@ def search_key_of(parts: Mapping[str, Any]) -> str:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What differs between the parts of two keys, in a few words; empty if nothing does."""
+    """The first few differences between the parts of two keys, as one line of text; empty if nothing differs."""
     if before.get("format") != now.get("format"):
         return "key format changed"
     found = []

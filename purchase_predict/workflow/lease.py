@@ -1,10 +1,10 @@
 """The heartbeat of each run, the claim on the key of a step, and the closing of runs whose process died.
 
 Workflows that share a tracking server see each other only through the tags of their runs. A claim (see `turns`) lives
-as long as its run is RUNNING and the heartbeat of the run changes. Each observer counts its own looks at the heartbeat,
-so the clocks of two machines are never compared. The end of a process on this machine is noticed at once. The end of a
-Job is noticed at once by a process that can ask the Job's cluster. A live Job keeps its claim even while it waits for a
-machine.
+as long as its run is RUNNING and the heartbeat of the run changes. Each observing process counts how often it has read
+the same heartbeat, so the clocks of two machines are not compared. If a process on the observer's machine ends, the
+observer notices this at its next look. The same is true of a Job if the observer can ask the Job's cluster. A live Job
+keeps its claim even while it waits for a machine.
 
 A suspended process may be taken for dead by mistake. If it computes a step, the only cost is a second computation: a
 model is registered only once, and only completed runs are reused. If it is a deploy or a rollback, it loses its claim
@@ -32,7 +32,7 @@ from purchase_predict.workflow.experiments import shared_with
 from purchase_predict.workflow.processes import ended_here, process_name
 from purchase_predict.workflow.turns import take_turn
 
-#: Tags of a run: its last heartbeat; the step key that it claims; why another process closed it.
+#: Tags of a run: the last heartbeat; the step key that the run claims; why another process closed the run.
 HEARTBEAT, CLAIM, CLOSED = "lease.heartbeat", "lease.key", "lease.closed"
 
 #: Seconds between two heartbeats. Each is one small write.
@@ -41,9 +41,9 @@ _BEAT_SECONDS = 5.0
 #: machine is busy or the server restarts. The value must exceed the time for which a step may continue after its
 #: launcher has died (`stopping.GRACE_SECONDS`).
 _LEASE_SECONDS = 30.0
-#: Seconds after which a run that `mlflow run` opened counts as never started, if it has no heartbeat.
+#: A run that `mlflow run` opened counts as never started after this many seconds without a first heartbeat.
 _START_SECONDS = 15.0
-#: Seconds between two looks of a workflow that waits for another one's step.
+#: Seconds between two looks at the other claims, while a workflow waits for a step of another workflow.
 _POLL_SECONDS = 2.0
 #: Maximum number of RUNNING runs that one query reads.
 _RUNNING_RUNS = 1000
@@ -92,15 +92,21 @@ class Watch:
     """Finds the runs whose process died, by regular looks at their heartbeats, and closes them."""
 
     def __init__(self, client: mlflow.MlflowClient, seconds: float) -> None:
-        """Args: `seconds` is the time between two looks. Looks are counted, not time: an outage closes no run."""
+        """Makes a watch that has not looked at a run yet.
+
+        Args:
+            client: MLflow's client.
+            seconds: the time between two looks. `died` counts looks instead of measuring time, so that an outage of the
+                server, during which nobody can look, closes no run.
+        """
         self._client = client
         self._needed = math.ceil(_LEASE_SECONDS / seconds)
         self._seen: dict[str, tuple[list[str | None], int]] = {}
 
     def died(self, family: Sequence[Run]) -> str | None:
-        """Why a run and its children count as dead; None while one of them lives. Each call counts as one look.
+        """Why a run and its children count as dead; None if one of them may still live. Each call counts as one look.
 
-        The children count, too, because a step may continue for some seconds after main has died. In this time no
+        The children are included because a step may continue for some seconds after main has died. In this time no
         other workflow may compute the step.
 
         Args:
@@ -153,7 +159,7 @@ class Watch:
                 self.close([run], "the run's process never started")
 
     def close(self, family: Sequence[Run], reason: str) -> None:
-        """Closes the runs of a family as KILLED, except a run with a new heartbeat since the last look."""
+        """Closes runs as KILLED, except a run that has ended or sent a heartbeat since `family` was read."""
         for run in reversed(family):
             now = self._client.get_run(run.info.run_id)
             if now.info.status == "RUNNING" and now.data.tags.get(HEARTBEAT) == run.data.tags.get(HEARTBEAT):
@@ -161,10 +167,10 @@ class Watch:
                 self._client.set_terminated(run.info.run_id, "KILLED")
 
     def claims(self, key: str, mine: Run) -> list[Run]:
-        """The other live runs that claim a key. Dead runs that claim it are closed."""
+        """The other live runs that claim a key. Closes the dead runs that claim the key, with their children."""
         experiment = mine.info.experiment_id
         alive = []
-        judged: dict[str, str | None] = {}  # why a run is dead, or None; main and its step may both claim the key
+        judged: dict[str, str | None] = {}  # by run id: why the run is dead, or None; main and its step may both claim
         for run in self._search(experiment, f"tags.\"{CLAIM}\" = '{key}' and attributes.status = 'RUNNING'"):
             if run.info.run_id == mine.info.run_id:
                 continue
@@ -184,8 +190,8 @@ class Watch:
     def _waiting_main(self, run: Run) -> Run | None:
         """The RUNNING main of a step that runs as a Job; None for any other run.
 
-        While the Job waits for a machine, only main sends heartbeats. A parent without a heartbeat belongs to another
-        program.
+        While the Job waits for a machine, only main sends heartbeats. If the parent has no heartbeat, it belongs to
+        another program and is not returned.
         """
         parent = _parent(run) if remote.JOB in run.data.tags else None
         if not parent:
@@ -214,9 +220,9 @@ def _parent(run: Run) -> str | None:
 
 
 def _never_started(run: Run, mine: Run) -> bool:
-    """Whether a run without a heartbeat counts as never started.
+    """Whether `mlflow run` opened this run for this project more than `_START_SECONDS` ago.
 
-    This is so if `mlflow run` opened it for this project more than `_START_SECONDS` ago.
+    The caller has checked that the run has no heartbeat.
     """
     tags = run.data.tags
     ours = tags.get(MLFLOW_SOURCE_TYPE) == "PROJECT" and tags.get(MLFLOW_SOURCE_NAME) in (
@@ -250,17 +256,17 @@ class _KeyClaims:
 def claim(
     run: Run, key: str, completed: Callable[[], Run | None], say: Callable[[str], None] = click.echo
 ) -> Run | None:
-    """Waits until no other live run computes this key, then claims it until `release`.
+    """Waits until no other live run claims this step key. This run then holds the claim until `release`.
 
     Args:
         run: this process's run, with its heartbeat.
         key: the key of a step.
-        completed: looks for a completed run of the key.
+        completed: looks for a completed run with this key.
         say: called with one line for each run that is waited for.
 
     Returns:
-        None if this run now holds the claim. If another workflow has completed the key meanwhile: the completed run;
-        this run then holds no claim.
+        The completed run, if another workflow has completed the step meanwhile; this run then holds no claim. Otherwise
+        None; this run then holds the claim.
     """
     return take_turn(run, _KeyClaims(run, key), "computes the same step", _POLL_SECONDS, completed, say)
 

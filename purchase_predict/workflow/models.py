@@ -16,9 +16,10 @@ from purchase_predict.workflow.addresses import LoggedModelUri, ModelUri, RunUri
 from purchase_predict.workflow.collisions import through_collisions
 from purchase_predict.workflow.completed import DIGEST, digest_of, inputs_of, output_uri, run_of
 
-#: Tags of a version: the digest of its model, the URI of the dataset that it was trained with, and that data's source.
+#: Tags of a version: the digest of its model, the URI of the dataset that the model was trained with, and the source of
+#: this dataset.
 MODEL_DIGEST, MODEL_DATASET, MODEL_SOURCE = "model.digest", "model.dataset", "model.source"
-#: In the place of a stage in a URI, this word names the version with the highest number.
+#: If this word is in a URI in place of a stage, the URI names the version with the highest number.
 _LATEST = "latest"
 #: The highest number that a version can have.
 _LAST_VERSION = 2**31 - 1
@@ -44,7 +45,10 @@ class TrainedModel:
 
     @property
     def address(self) -> str:
-        """The URI to load the model from: by version or id, because MLflow searches for minutes below a run's path."""
+        """The URI to load the model from: by version, else by id, else as it was given.
+
+        A `runs:/` URI is the last choice: MLflow may search for minutes under the path of a run.
+        """
         if self.version:
             return str(ModelUri(self.version.name, version=str(self.version.version)))
         return str(LoggedModelUri(self.model_id)) if self.model_id else self.uri
@@ -77,7 +81,7 @@ class TrainedModel:
 
     @property
     def links(self) -> dict[str, str]:
-        """The URI of the training's report, by the text of a link to it; empty if the run was deleted."""
+        """The URI of the report of the training, with the text of a link to it as key; empty if the run was deleted."""
         return {"the report of its training": str(RunUri(self.run_id, "report.html"))} if self.run else {}
 
     @property
@@ -91,10 +95,10 @@ class TrainedModel:
 
 
 def find(uri: str) -> TrainedModel:
-    """The model at a URI of any form that MLflow knows.
+    """Finds the model that a URI names: a `runs:/` URI or a `models:/` URI of any form (see `addresses.parse`).
 
     Raises:
-        click.ClickException: there is no such model, or this workflow did not train it.
+        click.ClickException: there is no such model, or no completed run of this workflow trained it.
     """
     named = parse(uri)
     if named is None or isinstance(named, RunUri):
@@ -119,7 +123,7 @@ def find(uri: str) -> TrainedModel:
 
 
 def may_exist(number: str) -> bool:
-    """Whether a version can have this number: databases keep it in 32 bits, and fail if they are asked for more."""
+    """Whether a version can have this number. A query for a number of more than 32 bits would fail in the database."""
     digits = number.lstrip("0")
     return digits.isdecimal() and len(digits) <= len(str(_LAST_VERSION)) and int(digits) <= _LAST_VERSION
 
@@ -128,7 +132,7 @@ def version_at(named: ModelUri) -> ModelVersion:
     """The version that a URI names now, by number, alias, stage or `latest`.
 
     Raises:
-        click.ClickException: there is none.
+        click.ClickException: there is no such version.
     """
     client = mlflow.MlflowClient()
     try:
@@ -170,7 +174,7 @@ def versions(name: str) -> list[ModelVersion]:
 
 
 def tag_version(version: ModelVersion, key: str, value: str) -> None:
-    """Writes a tag of a version. If another process writes the same tag at the same time, it is written again."""
+    """Writes a tag of a version. Tries again if the write collides with the write of another process."""
     client = mlflow.MlflowClient()
     through_collisions(lambda: client.set_model_version_tag(version.name, version.version, key, value))
 

@@ -13,11 +13,11 @@ from purchase_predict.parameters import STEPS
 from purchase_predict.settings import Settings
 from purchase_predict.workflow.completed import run_of
 
-#: SOURCE is the tag of a step's run that holds the source of its data. DRY_RUN is how the name of a dry run begins.
+#: SOURCE: the tag of a step's run with the source of its data. DRY_RUN: the start of the name of a dry run.
 SOURCE, DRY_RUN = "step.source", "dry run: "
-#: The longest source in a name, in characters.
+#: Maximum length of the source in a name, in characters. `_short` cuts off the start of a longer source.
 _LENGTH = 60
-#: The longest name of a run that MLflow's database holds, in characters.
+#: Maximum length of a run's name in MLflow's database, in characters.
 _COLUMN = 250
 
 
@@ -25,7 +25,7 @@ def name_of(entry_point: str, values: Mapping[str, Any], source: str = "") -> st
     """The name of a run.
 
     Args:
-        entry_point: the entry point that it runs.
+        entry_point: the entry point of the run.
         values: the parameters, typed.
         source: where the data of a step comes from; empty: not known.
     """
@@ -46,7 +46,9 @@ def name_of(entry_point: str, values: Mapping[str, Any], source: str = "") -> st
 
 
 def source_of(values: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """The source of a step's data: its own parameter, or the one recorded by the run that made its first input.
+    """The source of a step's data: its parameter `source`, or the source recorded on the run that made its first input.
+
+    Empty if neither is known.
 
     Args:
         values: the step's parameters.
@@ -69,12 +71,12 @@ def give(run: Run, entry_point: str, name: str) -> None:
 def give_to_failed(run_id: str, entry_point: str) -> None:
     """Names a run that failed before it was named, for example because a parameter was wrong."""
     run = mlflow.MlflowClient().get_run(run_id)
-    if (run.info.run_name or "") != entry_point:  # an equal name was given by main and stays
+    if (run.info.run_name or "") != entry_point:  # main gives this name to a step that it launches; such a name stays
         give(run, entry_point, f"{entry_point}: failed at the start")
 
 
 def given(name: str, entry_point: str) -> bool:
-    """Whether the user has not chosen a name: MLflow made it up (`vaunted-calf-622`), or main named its step."""
+    """Whether MLflow (`vaunted-calf-622`) or main, not the user, has named a run. True for an empty name, too."""
     words = name.split("-")
     made_up = (
         len(words) == 3
@@ -85,6 +87,6 @@ def given(name: str, entry_point: str) -> bool:
 
 
 def _short(source: str) -> str:
-    """A source in a few words: the last part of a local path, everything else as it is."""
+    """A source in at most `_LENGTH` characters, of a local path only the last part. A longer text loses its start."""
     text = printable(source if "://" in source else Path(source).name or source)
     return text if len(text) <= _LENGTH else f"…{text[1 - _LENGTH :]}"

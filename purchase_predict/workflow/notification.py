@@ -28,18 +28,18 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """Refuses redirects: they would send the text, and with some servers the secret address, to another server."""
 
     def redirect_request(self, *_: object) -> None:
-        """Returns None, so that the redirect ends as an error."""
+        """Returns None, so that urllib raises the redirect as an HTTPError."""
 
 
 class Posted(click.ClickException):
-    """An error of a run that has already posted its outcome, so the error is not posted, too."""
+    """An error that is not posted to the webhook, because its run has already posted the outcome."""
 
 
 def notify(text: str, run: Run | None = None) -> None:
     """Posts `{"text": ...}`, which Slack and others understand, with a link to the run, if NOTIFY_URL is set.
 
-    A tracking store without a server has no pages; the post then has the run's id. A notification that cannot be sent
-    is one line on stderr. It never fails the run.
+    A tracking store without a server has no pages, so the post then names the run's id instead. If the notification
+    cannot be sent, one line on stderr says so, and the run continues.
 
     Args:
         text: what happened, in a sentence.

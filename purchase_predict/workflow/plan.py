@@ -37,13 +37,13 @@ class Plan:
     def make(
         cls, entry_point: str, given: Mapping[str, object], experiment_id: str, fingerprint: Fingerprint | None = None
     ) -> "Plan":
-        """Makes the plan of a step. Main and the process of the step make the same plan.
+        """Makes the plan of a step. Main makes the plan to look for a run to reuse; the step's process makes it again.
 
         Args:
             entry_point: the step.
-            given: parameters; the others get MLproject's defaults. An empty input gets the output of the newest
-                completed run of the step that makes it.
-            experiment_id: the experiment to search for completed runs, together with the one it shares runs with.
+            given: parameters; the others get MLproject's defaults. `with_inputs` says how empty inputs are filled in.
+            experiment_id: the experiment to search for completed runs, together with the one that it shares runs with
+                (see `experiments`).
             fingerprint: the function that computes a source's content digest; needed by a step that reads a source.
 
         Raises:
@@ -59,7 +59,7 @@ class Plan:
 
     @cached_property
     def search_key(self) -> str:
-        """The search key: trials of searches with the same search key are the same."""
+        """The search key: searches with the same search key compute the same trials."""
         return search_key_of(self.parts)
 
     @property
@@ -73,7 +73,7 @@ class Plan:
         return {name: value for name, value in self.values.items() if name in MADE_BY}
 
     def differs_from(self, earlier: Run | None) -> str:
-        """Why this step cannot reuse its newest completed run, in a few words; `earlier` is this run, or None."""
+        """Why this step cannot reuse `earlier`, its newest completed run (None: there is none), in a few words."""
         if earlier is None:
             return "no completed run yet"
         try:

@@ -8,7 +8,9 @@ import psutil
 
 
 def process_name(pid: int) -> str:
-    """A name that no other process ever has: `<machine> <process id> <start>`.
+    """A name that identifies a process, even after its id was given to a later process.
+
+    It has the form `<machine> <process id> <start time>`.
 
     Raises:
         psutil.NoSuchProcess: there is no process with this id.
@@ -17,13 +19,18 @@ def process_name(pid: int) -> str:
 
 
 def ended_here(name: str) -> bool:
-    """Whether a process, given by its name or heartbeat, ran on this machine and has ended."""
+    """Whether a process is known to have run on this machine and ended; False if this cannot be told.
+
+    Args:
+        name: the process's name (`process_name`). Further words after the name are ignored, such as the count in a
+            heartbeat.
+    """
     machine, _, process = name.partition(" ")
     if machine != _machine():
         return False
     try:
         pid, start = process.split()[:2]
-        if int(pid) < 1:  # to the system call, a group of processes
+        if int(pid) < 1:  # `os.kill` would take it for a group of processes
             return False
         os.kill(int(pid), 0)
     except ProcessLookupError:
@@ -54,6 +61,6 @@ def _machine() -> str:
 def _start(process: psutil.Process) -> str:
     """When a process started, in seconds; on Linux counted from the boot, so a clock change does not alter the value.
 
-    psutil adds the boot time by the current clock, so this time is subtracted again.
+    On Linux, psutil adds the boot time according to the current clock. This function subtracts it again.
     """
     return f"{process.create_time() - (psutil.boot_time() if psutil.LINUX else 0):.2f}"

@@ -1,8 +1,8 @@
-"""A step that runs on another machine as a Job of a cluster: how its run is marked, and whether the Job still lives.
+"""Steps that run on other machines as Jobs of a cluster: how their runs are marked, and whether a Job still lives.
 
 A Job outlives the process that launched it. A process that can reach the cluster asks the cluster whether the Job
-lives; any other process relies on heartbeats. This package does not know clusters: the package `kubernetes` passes in
-the function that asks (`observe`).
+lives; any other process relies on heartbeats. This package has no code for clusters: the package `kubernetes` sets the
+function that asks the cluster (`observe`).
 """
 
 import os
@@ -14,16 +14,17 @@ from mlflow.entities import Run
 
 #: Tag of a step's run: the Job that computes it, as `<namespace>/<name>`.
 JOB = "step.job"
-#: Environment variable with the name of the Job that a step runs in.
+#: Environment variable of a pod: the Job that the pod belongs to, as `<namespace>/<name>`.
 IN_JOB = "PURCHASE_PREDICT_JOB"
-#: A function that returns whether the Job of a name lives; None: the cluster does not know the Job, or does not answer.
+#: A function that takes `<namespace>/<name>` and returns whether this Job lives. It returns None if the cluster does
+#: not know the Job, or does not answer.
 Observer = Callable[[str], bool | None]
 
 _observers: list[Observer] = []
 
 
 def observe(observer: Observer) -> None:
-    """Sets the function that this process asks about the Jobs of other runs; it replaces an earlier function."""
+    """Sets the function by which `job_lives` asks a cluster about a Job. It replaces an earlier function."""
     _observers[:] = [observer]
 
 
@@ -34,9 +35,10 @@ def job_lives(run: Run) -> bool | None:
 
 
 def refuse_second_start(run_id: str, begun: str) -> None:
-    """Ends a step in a Job if its run was closed before the step began, or if another pod has begun it.
+    """Raises an error in a pod of a Job if the step's run is closed already, or if another pod has begun the step.
 
-    A Job may wait so long for a machine or an image that its run is closed, and a cluster may start a second pod.
+    A Job may wait so long for a machine or an image that its run is closed. A cluster may also start a second pod. In a
+    process outside a Job, this function does nothing.
 
     Args:
         run_id: the id of the run that the Job computes.

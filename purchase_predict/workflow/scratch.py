@@ -2,7 +2,7 @@
 
 All temporary files of a process are in one folder, including those of MLflow and other libraries. The file `.owner` in
 this folder names the process, so that other processes can tell whether it still runs. An output file is written in its
-final folder; while it is incomplete, its name contains the name of the process.
+final folder; while the file is incomplete, its name contains the name of the process.
 """
 
 import glob
@@ -22,8 +22,8 @@ from purchase_predict.workflow.processes import ended_here, process_name
 _PREFIX = "purchase-predict-"
 #: The file in a process's folder with the name of the process.
 _OWNER = ".owner"
-#: An empty folder without the file `_OWNER` is removed after this many seconds. A process writes this file at once, so
-#: the process was killed before it could write the file.
+#: A scratch folder that names no process and holds no other file is removed after this many seconds. A process writes
+#: `_OWNER` right after it has made its folder, so the process of such a folder was killed in between.
 _UNNAMED_SECONDS = 3600
 
 #: The name of an incomplete file: the first `_NAME_START` characters of the complete file's name, then the name of the
@@ -31,13 +31,13 @@ _UNNAMED_SECONDS = 3600
 #: whole name to 255 bytes.
 _INCOMPLETE, _NAME_START, _DIGEST = ".partial", 40, 6
 
-#: The folders of this process.
+#: The folders that `process_folder` has made in this process.
 _folders: list[str] = []
 
 
 @contextmanager
 def process_folder() -> Iterator[None]:
-    """Puts temporary files of this process into a folder of its own while the block runs, then removes the folder."""
+    """Makes a folder for all temporary files of this process, and removes it at the end of the block."""
     before = tempfile.tempdir
     with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as folder:
         _folders.append(folder)
@@ -51,13 +51,13 @@ def process_folder() -> Iterator[None]:
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A new empty folder, removed at the end of the block or of the process."""
+    """Makes an empty folder, and removes it at the end of the block."""
     with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
 
 def remove_all() -> None:
-    """Removes the folders of this process, for an exit that skips cleanup."""
+    """Removes the folders of this process. Call this before `os._exit`, which runs no cleanup."""
     for folder in _folders:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -76,7 +76,7 @@ def remove_orphans() -> None:
 
 
 def incomplete(target: Path) -> Path:
-    """The path, in the folder of `target`, at which this process writes the file until it is complete.
+    """The path at which this process writes the file `target` until the file is complete, in the folder of `target`.
 
     Removes the incomplete files that killed processes of this machine left for `target`, or for a file in its folder
     whose name begins with the same characters.

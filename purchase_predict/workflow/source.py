@@ -1,9 +1,10 @@
 """The source code that a step depends on: its file and the project's modules that it imports, each with a digest.
 
-The digest of a Python file is that of its syntax tree without docstrings. So edits to comments, docstrings or
-formatting do not change it. Of the package `workflow/` only `step.py` and `__init__.py` count: the other modules touch
-no table, which the import contracts ensure. But modules of other packages that `workflow/` imports do count.
-`progress.py` does not count: it shows progress and returns nothing.
+The digest of a Python file is computed from its syntax tree without docstrings. So edits to comments, docstrings or
+formatting do not change the digest. A file "counts" if its digest is part of the step key. Of the package `workflow/`,
+only `step.py` and `__init__.py` count. Its other modules do not touch tables; the linter's import contracts check this.
+Modules of other packages that `workflow/` imports do count. `progress.py` does not count: it shows progress and returns
+nothing.
 """
 
 import ast
@@ -18,7 +19,7 @@ from purchase_predict.settings import PROJECT
 
 _WORKFLOW = "purchase_predict/workflow/"
 _COUNTED_OF_WORKFLOW = ("__init__.py", "step.py")
-#: Left out of every key: it shows progress and returns nothing that a result could depend on.
+#: This module is left out of every key: it shows progress and returns nothing that a result could depend on.
 _PROGRESS = "purchase_predict/progress.py"
 #: Functions that import a module by its name.
 _IMPORTERS = {"import_module", "__import__", "run_module", "find_spec"}
@@ -28,7 +29,7 @@ def source_closure(entry_point: str, project: Path = PROJECT) -> dict[str, str]:
     """The files that a step's code consists of, each with a digest.
 
     These are the step's file, the project's modules that it imports (directly or indirectly, by any form of import),
-    and the other files (templates, styles) in the folders of these modules.
+    and the other files (templates, styles) in the folders of these modules. Files that do not count are left out.
 
     Raises:
         click.ClickException: a file cannot be parsed, or it imports a module whose name is computed at run time.
@@ -58,7 +59,7 @@ def _counts(name: str) -> bool:
     return not name.startswith(_WORKFLOW) or name.removeprefix(_WORKFLOW) in _COUNTED_OF_WORKFLOW
 
 
-@functools.cache  # the steps share most files; the text is part of the key, because a file may change
+@functools.cache  # the steps share most files; the cache includes the text, because a file may change
 def _parsed(text: bytes, name: str, counts: bool) -> tuple[str, frozenset[str]]:
     """The digest of a Python file (empty if it does not count), and every imported name that may be a module."""
     try:
@@ -74,7 +75,7 @@ def _parsed(text: bytes, name: str, counts: bool) -> tuple[str, frozenset[str]]:
 def _meaning(node: ast.AST, imports: list[ast.AST]) -> list[object]:
     """A syntax tree as nested lists, without docstrings. Appends the nodes that may import a module to `imports`.
 
-    One pass that does both, and `repr` of the lists, take less time than `ast.walk` and `ast.dump`.
+    This single pass and a `repr` of the lists take less time than `ast.walk` and `ast.dump`.
     """
     if isinstance(node, (ast.Import, ast.ImportFrom, ast.Call)):
         imports.append(node)
@@ -127,7 +128,7 @@ def _called(call: ast.Call) -> str:
 
 
 def _files_of(module: str, project: Path) -> Iterator[str]:
-    """The project's files that an import of the module runs; none if the module is not the project's."""
+    """The project's files that Python runs when it imports the module; none for a module outside the project."""
     parts = module.split(".")
     for depth in range(1, len(parts) + 1):
         place = "/".join(parts[:depth])
@@ -139,7 +140,8 @@ def _files_of(module: str, project: Path) -> Iterator[str]:
 def _data_files(folder: Path, counted: set[str], project: Path) -> dict[str, str]:
     """The other files in a package's folder (templates, styles) that a counted module may read.
 
-    A file belongs to the module of the same name (`layout.css` to `layout.py`); without such a module, to all modules.
+    A file belongs to the module of the same name: `layout.css` belongs to `layout.py`. If there is no such module, the
+    file belongs to all modules of the folder.
     """
     found = {}
     for path in (project / folder).iterdir():

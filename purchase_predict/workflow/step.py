@@ -1,4 +1,4 @@
-"""The run of a step: it is tagged with the step key, passed to the step's function, and marked complete at the end.
+"""Runs a step: tags its run with the step key, calls the step's function, and marks the run complete at the end.
 
 The step key is the SHA-256 of everything that can change the result: entry point, parameters, content of the inputs,
 source files, Python's minor version, installed packages. A run can be reused if it has the same key, is FINISHED, has
@@ -40,14 +40,14 @@ from purchase_predict.workflow.storing import ArtifactStore
 
 @dataclass(frozen=True)
 class StepRun:
-    """The run of a step while the step works.
+    """The run of a step, for the step's function.
 
     Attributes:
         run: MLflow's run.
-        scratch: a folder that is removed at the end.
+        scratch: a folder for temporary files, removed at the end of the step.
         search_key: the search key of the step.
         input_digests: the content digest of each input, by its name, as in the step key.
-        checksums: the checksum of each artifact that `log` or `stored` added, by its path.
+        checksums: the checksum of each artifact file that `log` or `stored` noted, by its path among the artifacts.
     """
 
     run: Run
@@ -83,7 +83,7 @@ class StepRun:
 
         Args:
             folder: what to log.
-            path: the folder among the artifacts; empty: their root.
+            path: the artifact folder to log into; empty: the root.
         """
         prefix = f"{path}/" if path else ""
         with phase("storing the artifacts"):
@@ -97,10 +97,10 @@ class StepRun:
         return ArtifactStore.of(str(mlflow.get_artifact_uri()), mlflow.get_tracking_uri())
 
     def stored(self, path: str, files: Mapping[str, tuple[int, str]]) -> None:
-        """Checks that the files that other machines stored are among this run's artifacts, and notes their checksums.
+        """Checks that this run's artifacts contain the files that other machines stored, and notes the checksums.
 
         Args:
-            path: the folder among the artifacts.
+            path: the artifact folder into which the files were stored.
             files: size in bytes and checksum of each file, by its path among the artifacts.
 
         Raises:
@@ -133,8 +133,8 @@ class Output:
 def step(entry_point: str, fingerprint: Fingerprint | None = None) -> Callable[[Callable[..., Output]], click.Command]:
     """Makes the click command of a step from `function(run: StepRun, **parameters) -> Output`.
 
-    An empty input gets the output of the newest completed run of the step that makes it. The first tags of the run
-    include its key; the last tag marks it as complete.
+    Empty inputs are filled in (`plan.with_inputs`). The run gets its step key as a tag before the function is called.
+    The last tag marks the run as complete.
 
     Args:
         entry_point: the step.
@@ -147,7 +147,7 @@ def step(entry_point: str, fingerprint: Fingerprint | None = None) -> Callable[[
         def run_step(run: Run, **values: Any) -> None:
             plan = Plan.make(entry_point, values, run.info.experiment_id, fingerprint)
             source = shown_uri(names.source_of(plan.values, plan.inputs))
-            # Main claims the keys of its steps. A step that runs alone claims its own and waits for no run.
+            # Main claims the keys of its steps. A step that runs alone claims its own key, but waits for no run.
             claim = {} if MLFLOW_PARENT_RUN_ID in run.data.tags else {lease.CLAIM: plan.key}
             mlflow.set_tags(
                 {

@@ -20,18 +20,18 @@ from mlflow.exceptions import MlflowException
 from purchase_predict import early_interrupt
 from purchase_predict.workflow import processes, scratch
 
-#: Seconds between two looks at the launching process.
+#: Seconds between two checks whether the launching process still lives.
 _WATCH_SECONDS = 0.5
 #: A request to stop (SIGTERM or Ctrl-C) is repeated after this many seconds.
 _REPEAT_SECONDS = 3
-#: After this many seconds from the first SIGTERM, the process exits by itself; after Ctrl-C, only if no run is being
-#: closed.
+#: The process exits by itself this many seconds after the first SIGTERM, or after Ctrl-C. But while a run is being
+#: closed after Ctrl-C, the limit is `_CLOSING_SECONDS`.
 GRACE_SECONDS = 15
-#: After this many seconds from Ctrl-C, the process exits by itself even while a run is being closed. In this time a
-#: step can end, or the pod of a deleted Job can end (60 s) and its log can be read to the end (20 s).
+#: The process exits by itself this many seconds after Ctrl-C, even while a run is being closed. This is enough time for
+#: a step to end, or for the pod of a deleted Job to end (60 s) and its log to be read to the end (20 s).
 _CLOSING_SECONDS = 120
-#: Time limit in seconds for closing the run before the process exits by itself, because the server may be away. The sum
-#: of this limit and GRACE_SECONDS must be less than `lease._LEASE_SECONDS`.
+#: Before the process exits by itself, it tries for at most this many seconds to close its run: the server may be away.
+#: The sum of this limit and GRACE_SECONDS must be less than `lease._LEASE_SECONDS`.
 _CLOSE_SECONDS = 8
 #: Environment variable with the name of main's process (`processes.process_name`). A step needs it because main may die
 #: before the step begins to watch its parent process.
@@ -50,22 +50,22 @@ class Stopped(KeyboardInterrupt):
 closing = threading.Event()
 #: Set if this process stops because its launcher has died. Its Jobs on a cluster then continue: no user cancelled them.
 orphaned = threading.Event()
-#: The id of the run that this process has opened; empty: it has opened none.
+#: The id of the run that this process has opened; empty if it has not opened a run.
 opened: list[str] = []
 
 
 class _Request:
     """A request to stop this process, and the handlers of SIGINT and SIGTERM.
 
-    The request is repeated by SIGTERM, even after Ctrl-C. So each SIGINT comes from the user, and may interrupt the
-    closing of a run. A SIGTERM raises nothing while a run is being closed.
+    The request is repeated as a SIGTERM, even if it came as Ctrl-C. So a SIGINT always comes from the user. It may
+    interrupt the closing of a run; a SIGTERM raises nothing while a run is being closed.
 
     Attributes:
         asked: set once the process is to stop.
         finished: set once the work of the process has ended.
-        by_user: whether the request is a Ctrl-C.
-        repeating: whether the next SIGTERM is a repetition.
-        arrived: whether the last SIGTERM found that the interruption was being handled already.
+        by_user: whether the request came as Ctrl-C.
+        repeating: whether the next SIGTERM is one that `repeat` sends.
+        arrived: whether, at the last SIGTERM, the process was already handling the interruption.
         since: when the request came, in seconds of the monotonic clock.
     """
 
@@ -120,9 +120,9 @@ def _asked() -> _Request | None:
 
 
 def _is_being_handled() -> bool:
-    """Whether a KeyboardInterrupt has arrived and is being handled, in an `except`, a `finally` or the end of a `with`.
+    """Whether a KeyboardInterrupt is being handled, in an `except`, a `finally` or the end of a `with`.
 
-    For example, MLflow's launcher waits in its `except` for its child to end, before this package gets the exception.
+    For example, MLflow's launcher catches it first and waits in its `except` for its child process to end.
     """
     error = sys.exc_info()[1]
     while error and not isinstance(error, KeyboardInterrupt):
@@ -135,9 +135,10 @@ def stop_with_launcher() -> Iterator[None]:
     """Raises KeyboardInterrupt on Ctrl-C, and Stopped on SIGTERM and when the process that launched this one has died.
 
     Python drops an exception that a signal handler raises in a destructor or in a callback of native code, and some
-    libraries catch every exception. So the request is repeated until the exception has arrived. Native code may keep
-    the handlers from running at all. Then the process closes its run as KILLED and exits after the grace period. If the
-    shell has set SIGINT to be ignored, it stays ignored.
+    libraries catch every exception. So the request is repeated until the block ends or the time limit is reached. At
+    the time limit, a thread closes the run as KILLED and ends the process. After the death of the launcher, this works
+    even if native code keeps the handlers from running. A signal is noted by its handler, so it has no effect before
+    the handler runs. If the shell has set SIGINT to be ignored, SIGINT stays ignored.
     """
     request = _Request()
     closing.clear()
@@ -158,7 +159,7 @@ def stop_with_launcher() -> Iterator[None]:
                 return
             if launcher_died():
                 orphaned.set()
-                request.note(by_user=False)  # here, too, because native code may keep the handler from running
+                request.note(by_user=False)  # also done by the handler, but native code may keep it from running
                 os.kill(os.getpid(), signal.SIGTERM)
                 break
         request.repeat()
@@ -184,8 +185,8 @@ def stop_with_launcher() -> Iterator[None]:
 def errors_of_an_interruption() -> Iterator[None]:
     """Raises KeyboardInterrupt or Stopped in place of an error that follows a request to stop.
 
-    Some libraries turn the interruption into an error of their own, such as DuckDB's `Query interrupted`. The run must
-    not count as failed because of such an error.
+    Some libraries turn the interruption into an error of their own, such as DuckDB's `Query interrupted`. Such an error
+    must not mark the run as FAILED.
     """
     try:
         yield
@@ -213,10 +214,10 @@ def _end_from_within(run_id: str | None, code: int) -> NoReturn:
 
 
 def exit_at_last(code: int) -> None:
-    """After a signal, makes sure that this process exits: with `code`, if it still runs after the grace period.
+    """Makes sure that this process exits after a signal: after GRACE_SECONDS at the latest, with the exit code `code`.
 
-    Python waits for its threads at exit. If the signal arrived while a thread pool was starting a thread, that thread
-    is never told to end.
+    At exit, Python waits for its threads. If the signal arrived while a thread pool was starting a thread, the pool
+    does not tell this thread to end, and Python would wait forever.
     """
     if not _asked():  # no signal: the program itself raised the interruption
         return

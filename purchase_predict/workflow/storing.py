@@ -1,4 +1,4 @@
-"""The artifact store of a run, to which the machines of a cluster write directly, not through the step's machine."""
+"""The artifact store of a run. The machines of a cluster write to it directly, not through the step's machine."""
 
 import os
 import shutil
@@ -15,12 +15,12 @@ from purchase_predict.workflow.scratch import incomplete
 
 @dataclass(frozen=True)
 class ArtifactStore:
-    """The artifact store of a run. The object is sent to Spark's executors; a call puts files into the store.
+    """The artifact store of a run. Spark's executors get this object and call it to put files into the store.
 
     Attributes:
         uri: the URI of the run's artifacts.
-        tracking_uri: the URI of the tracking server, which is needed if the server passes artifacts on itself
-            (`mlflow-artifacts:`).
+        tracking_uri: the URI of the tracking server. It is needed if artifacts are sent to this server, which stores
+            them (`mlflow-artifacts:`).
     """
 
     uri: str
@@ -33,9 +33,9 @@ class ArtifactStore:
         return cls(str(folder.absolute()) if folder else uri, tracking_uri)
 
     def __call__(self, folder: Path) -> None:
-        """Puts each file below a folder among the artifacts, under its path in the folder.
+        """Stores each file below a folder as an artifact. The file's path in the folder becomes the artifact's path.
 
-        It replaces a file that an earlier attempt left.
+        A file that an earlier attempt left at this path is replaced.
         """
         root = local_folder(self.uri)
         if root is not None:
@@ -55,7 +55,7 @@ class ArtifactStore:
             there: the size in bytes of each file in the store, by its path.
 
         Raises:
-            click.ClickException: they differ.
+            click.ClickException: a file is missing or has another size, or the store has a further file.
         """
         stored = f"Spark stored {len(expected)} files in {self.uri}, but"
         for name, size in sorted(expected.items()):
@@ -81,8 +81,8 @@ def local_folder(uri: str) -> Path | None:
 def _put(file: Path, place: Path, beside: Path) -> None:
     """Copies a file so that it appears at `place` only once it is complete.
 
-    The incomplete copy is in the folder `beside`. A killed attempt may leave it there; a later attempt on the same
-    machine removes it.
+    The incomplete copy is in the folder `beside`. If the process is killed, the copy stays there until a later attempt
+    on the same machine removes it.
     """
     place.parent.mkdir(parents=True, exist_ok=True)
     copy = incomplete(beside / file.name)

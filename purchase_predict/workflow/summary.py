@@ -48,8 +48,8 @@ def record(chain: Chain, train: Run, sentence: str, version: str, outcome: str) 
         chain: the chain, whose steps have all ended.
         train: the run of train. Main's run gets the same test metrics.
         sentence: the outcome in a sentence, for the description.
-        version: the version's number. It becomes a metric, because MLflow sorts tags as texts (10 before 9), and also a
-            tag, which MLflow shows beside the tag `outcome`.
+        version: the number of the version. It is recorded as a metric, because MLflow sorts tags as texts (10 before
+            9), and also as a tag, which MLflow shows beside the tag `outcome`.
         outcome: which alias the version held when the run ended, in a few words.
     """
     steps = [(done.step, _what(done), done.run) for done in chain.done if done.run]
@@ -90,7 +90,7 @@ def metrics_table(train: Run, metric: str = "") -> str:
 
 
 def of_step_alone(run: Run, output: str) -> str:
-    """The run and output of a step that was started alone; for train also the metrics and the report.
+    """The lines about a step that was started alone: its run and output; for train also the metrics and the report.
 
     Args:
         run: the run of the step.
@@ -112,9 +112,9 @@ def report_of(train: Run) -> str:
 
 
 def what_came_out(train: Run, metric: str, standing: str, serve: str) -> str:
-    """The result of a workflow: the test metrics, the version's standing, the report, and the next commands.
+    """The result of a workflow: test metrics, alias of the version, report, and the commands to run next.
 
-    The commands open MLflow's page and serve the model.
+    These commands open MLflow's page and serve the model.
 
     Args:
         train: the run of train.
@@ -136,7 +136,7 @@ def what_came_out(train: Run, metric: str, standing: str, serve: str) -> str:
 
 
 def _first_line() -> list[str]:
-    """The command that activates this environment, if the caller's PATH does not contain it."""
+    """The line with the command that activates this environment; none if the caller's PATH has the environment."""
     folder = Path(sys.executable).parent
     if str(folder) in _CALLERS_PATH.split(os.pathsep) or not (folder / "activate").exists():
         return []

@@ -1,4 +1,4 @@
-"""Reads tags of runs and versions. A tag that is missing or was changed by hand gives an error of one line."""
+"""Reads tags of runs and versions. A missing tag, or one that was changed by hand, raises an error of one line."""
 
 import json
 from typing import Any, NoReturn
@@ -28,7 +28,7 @@ def json_object(of: Run | ModelVersion, tag: str) -> dict[str, Any]:
 
 
 def texts(of: Run | ModelVersion, tag: str) -> dict[str, str]:
-    """The JSON object in a tag whose values are all texts; empty if the tag is missing.
+    """The JSON object in a tag, whose values must all be texts; empty if the tag is missing.
 
     Raises:
         click.ClickException: the tag holds anything else.

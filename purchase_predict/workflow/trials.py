@@ -1,6 +1,6 @@
 """Trials as nested runs: recorded when they end, and read by a later search with the same search key.
 
-A trial is a JSON object here (`search.trial.Trial.facts`); only the package `search` interprets it.
+In this module a trial is a JSON object (`search.trial.Trial.facts`). Its meaning is known to the package `search`.
 """
 
 import json
@@ -28,7 +28,7 @@ _METRICS = ("score", "first_folds_score", "rounds", "seconds")
 
 
 def record(trial: Mapping[str, Any], search_key: str, parent: Run) -> None:
-    """Records a trial as a run below `parent`. It is written in one batch, so a run holds all of it or nothing."""
+    """Records a trial as a child run of `parent`. One batch writes all values, so no run has only some of them."""
     client = mlflow.MlflowClient()
     now = int(time.time() * 1000)
     started = now - int(trial["seconds"] * 1000)
@@ -66,10 +66,13 @@ def finished_below(run: Run) -> int:
 
 
 def earlier(search_key: str, experiment_id: str) -> list[dict[str, Any]]:
-    """Reads the trials that were recorded with this search key, in the experiment and the one it shares runs with.
+    """Reads the trials with this search key from the experiment and the one that it shares runs with (`experiments`).
+
+    A trial whose tag cannot be read is left out, and one line on stderr says so.
 
     Returns:
-        The trials 0, 1, 2, ... up to the first missing number. Of several trials with the same number: the oldest.
+        The trials 0, 1, 2, ... up to the first missing number. Of several trials with the same number, the one that
+        started first.
     """
     runs = mlflow.MlflowClient().search_runs(
         shared_with(experiment_id),
@@ -81,7 +84,7 @@ def earlier(search_key: str, experiment_id: str) -> list[dict[str, Any]]:
     for run in runs:
         try:
             trial = tags.json_object(run, _TRIAL)
-        except click.ClickException:  # the trial is computed again
+        except click.ClickException:  # the search then computes the trial again
             print_line(
                 f"an earlier trial is not reused: the tag {_TRIAL} of its run {run.info.run_id} "
                 "was changed and cannot be read",

@@ -1,9 +1,10 @@
-"""A lock between runs: one run at a time holds a resource, such as the key of a step or an environment.
+"""A lock between runs: one run at a time holds a resource, such as an environment or a step key.
 
 MLflow has no compare-and-swap on tags, so a run first announces its claim and then looks for others. A run that sees no
-other claim holds the resource. If two runs claim at once, the one that looks last sees the other, so they never both
-hold it. If both see each other, the run that comes first in a fixed order keeps its claim and looks again; the other
-withdraws its claim and waits.
+other claim holds the resource. Each run announces before it looks. So if two runs claim at once, the one that looks
+last sees the other claim, and they do not both hold the resource. (A suspended run that counts as dead may still
+believe that it holds the resource: see `lease`.) If both see each other, the run that comes first in a fixed order
+keeps its claim and looks again; the other run withdraws its claim and waits.
 """
 
 import time
@@ -40,7 +41,9 @@ def take_turn(
     made: Callable[[], _Made | None] = lambda: None,
     say: Callable[[str], None] = click.echo,
 ) -> _Made | None:
-    """Waits until no other live run has a claim, then holds it until `claims.withdraw`.
+    """Waits until no other live run has a claim. This run then holds the resource until `claims.withdraw` is called.
+
+    Returns earlier if another run makes the wanted result.
 
     Args:
         mine: this process's run.
@@ -48,11 +51,12 @@ def take_turn(
         doing: what the other run is doing, such as "computes the same step", for the printed line.
         seconds: the time between two looks.
         made: returns the wanted result if another run has made it meanwhile, else None.
-        say: called with one line for each run that is waited for.
+        say: called with one line about the run that is waited for, at most once for each run. Of several other runs, it
+            is the first in the fixed order.
 
     Returns:
-        None if this run now holds the claim. If another run has made the result meanwhile: the result; this run then
-        holds no claim.
+        The result, if another run has made it meanwhile; this run then has no claim. Otherwise None; this run then
+        holds the resource.
     """
     named: set[str] = set()
     claims.announce()
@@ -61,7 +65,7 @@ def take_turn(
         first = min(others, key=_order)
         run_id = first.info.run_id
         if announced and _order(first) < _order(mine):
-            claims.withdraw()  # before the line is printed: its readers then find no claim of this run
+            claims.withdraw()  # before the line is printed, so its readers no longer find a claim of this run
             announced = False
         if run_id not in named:
             named.add(run_id)
@@ -74,7 +78,7 @@ def take_turn(
             claims.announce()
             announced, others = True, claims.others()
     else:
-        # Another run may have finished between the first look and the claim.
+        # Another run may have made the result after `made` was last called, or after the caller looked for it.
         found = made()
     if found and announced:
         claims.withdraw()
@@ -82,5 +86,6 @@ def take_turn(
 
 
 def _order(run: Run) -> tuple[int, str]:
-    # Any order works if all runs agree on it, so a wrong clock does no harm.
+    # Any order works if all runs agree on it. They do, even if a clock is wrong, because each run reads the start times
+    # that MLflow has stored.
     return run.info.start_time, run.info.run_id

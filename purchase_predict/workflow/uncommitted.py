@@ -21,18 +21,19 @@ from purchase_predict.settings import PROJECT
 #: Path of the artifact with the uncommitted changes.
 UNCOMMITTED = "source/uncommitted.diff"
 
-#: Maximum size of the names and of the differences, in bytes each: enough for edits by hand, too small for data files.
+#: Maximum number of bytes kept of the names, and of the differences. It is enough for edits by hand, and too small for
+#: data files.
 _MAX_BYTES = 1_000_000
 #: Maximum size in bytes of the list of all file names. In a larger repository nothing is recorded.
 _MAX_NAMES = 100_000_000
 #: Words in a file's name that suggest a secret, compared in lower case. `_WORD` divides a name into words: a word ends
-#: before a digit, a sign, or a capital letter that follows a small one.
+#: before a capital letter that follows a small one, and before any character that is not an ASCII letter.
 _SECRET_WORD = re.compile(
     r".*(passw|passphrase|secret|credential|htpasswd|keystore|keyring|token)[a-z]*|[a-z]*keys?|apikey[a-z]*|o?auth|creds?"
     r"|pwd|pass|pgpass|netrc|jwt|bearer|vault|wallet|kubeconfig|gcp|gcloud|serviceaccount|env(rc)?|dotenv"
 )
 _WORD = re.compile(r"[A-Z]*[a-z]+|[A-Z]+")
-#: Endings of files with keys, of stores of keys and passwords, and of encrypted files.
+#: Endings of key files, password stores, encrypted files, and settings files that often hold passwords.
 _SECRET_ENDING = re.compile(
     r"pem|key|p8|p12|pfx|ppk|der|jks|jceks|keytab|kdbx?|asc|gpg|pgp|age|ovpn|tfvars|tfstate|rdp|htpasswd|pgpass", re.I
 )
@@ -51,7 +52,10 @@ _MAX_WAIT = 10
 
 @contextmanager
 def recorded(run_id: str) -> Iterator[None]:
-    """Records the checkout's uncommitted changes on a run, in a thread that runs beside the block."""
+    """Records the checkout's uncommitted changes on a run, in a thread, while the block runs.
+
+    At the end of the block, waits at most `_MAX_WAIT` seconds for the thread. Errors are only logged for debugging.
+    """
     client = mlflow.MlflowClient()
 
     def record() -> None:
@@ -76,19 +80,19 @@ def uncommitted(project: Path) -> str | None:
     """The uncommitted changes of the project's folder: the names (`git status`), then the differences (`git diff`).
 
     Differences are kept only for modified files. Added, renamed and untracked files, and a file that replaced a link,
-    may hold secrets, so only their names are kept. The same applies to files whose name suggests a secret
-    (`suggests_secrets`).
+    may hold secrets, so only their names are kept. The same applies to files whose path suggests a secret
+    (`suggests_secrets`). Names and differences are each cut after `_MAX_BYTES`.
 
     Returns:
-        An empty text if everything is committed. None if there is no git, no repository or no commit, or if the
-        repository has millions of files.
+        The text; empty if everything is committed. None if a git command fails (no git, no repository, no commit), or
+        if the list of all file names exceeds `_MAX_NAMES` bytes.
     """
     status = _git(project, "status", "--porcelain", "--", ".")
     if not status:
         return status
     # The names of all files, because a file may change between this call and `git diff`.
     names = _git(project, "ls-files", "-z", "--", ".", most=_MAX_NAMES)
-    if names is None or len(os.fsencode(names)) > _MAX_NAMES:  # a list that was cut is longer, by the note at its end
+    if names is None or len(os.fsencode(names)) > _MAX_NAMES:  # a cut list is longer, because `_git` adds a note
         return None
     secret = [name for name in names.split("\0") if suggests_secrets(name)]
     differences = _git(
@@ -102,7 +106,7 @@ def uncommitted(project: Path) -> str | None:
 
 
 def suggests_secrets(path: str) -> bool:
-    """Whether the path of a file, with `/` between folders, suggests that it holds passwords, tokens or keys."""
+    """Whether the path of a file, with `/` between folders, suggests that the file holds passwords, tokens or keys."""
     *folders, name = path.split("/")
     if name.lower().endswith(_CODE):
         return False

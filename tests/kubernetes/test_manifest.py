@@ -193,6 +193,12 @@ def asked(entry_point: str, resources: dict[str, Any], template: dict[str, Any] 
     return found
 
 
+@pytest.mark.parametrize("limit", ["2gb", "80%", "much"])
+def test_a_memory_limit_that_is_no_size_is_one_line(limit: str) -> None:
+    with pytest.raises(click.ClickException, match=f"^memory_limit={limit}: must be a size such as 2GB or 512MB$"):
+        rendered(config(), "load", memory_limit=limit)
+
+
 def test_what_the_file_says_of_resources_wins_and_the_rest_follows_from_memory_limit() -> None:
     computed = asked("load", {})
     memory, disk = computed["requests"]["memory"], computed["requests"]["ephemeral-storage"]

@@ -200,6 +200,25 @@ def test_a_changed_record_is_noticed(shared_store: str) -> None:
     assert "the journal of production was changed" in refused.stderr
 
 
+@pytest.mark.parametrize("tag", ["journal.staging.000002", "journal.staging"])
+@pytest.mark.parametrize("removed", [True, False])
+def test_a_later_move_does_not_hide_that_the_newest_entry_was_changed(
+    tag: str, removed: bool, shared_store: str
+) -> None:
+    name = f"hidden {tag} {removed}"
+    first, second = empty_versions(name, 2)
+    assert promotion.promote(first, "staging", None, ME)
+    assert promotion.promote(second, "staging", first, ME)
+    client, known = mlflow.MlflowClient(), tags(name)[tag]
+    if removed:
+        client.delete_registered_model_tag(name, tag)
+    else:
+        client.set_registered_model_tag(name, tag, known.replace("anna", "bert").replace("2 ", "2 0"))
+    assert journal.problem(tags(name), "staging")
+    assert promotion.promote(first, "staging", versions.champion(name, "staging"), ME)
+    assert journal.problem(tags(name), "staging")
+
+
 def test_an_entry_whose_writer_was_killed_before_the_head_still_fits(
     shared_store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -125,7 +125,10 @@ def test_where_all_are_wrong_the_status_says_so(server: Served) -> None:
         (b" " * (2**20 + 1), {}, 413, "a request may have at most 1048576 bytes"),
         (b"{}", {"Content-Type": "text/plain"}, 415, "Content-Type must be application/json"),
         (b"{}", {"Content-Encoding": "gzip"}, 415, "Content-Encoding is not supported: send the body uncompressed"),
-        (b"{}", {"Host": "evil.example.org"}, 400, "the Host header must be 127.0.0.1, localhost or [::1]"),
+        *(
+            (b"{}", {"Host": host}, 400, "the Host header must be 127.0.0.1, localhost or [::1]")
+            for host in ("evil.example.org", "[evil.example.org]", "evil.example.org]:5001", "[::1].example.org")
+        ),
     ],
 )
 def test_a_request_that_cannot_be_read_is_refused_in_one_line(
