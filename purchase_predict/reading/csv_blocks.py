@@ -49,9 +49,7 @@ def copy(
     threads: int,
     read: Callable[[int], None] = lambda size: None,
 ) -> list[int]:
-    """Writes the rows of CSV files to `target/bucket=<number>/rows.parquet`.
-
-    Within a bucket, rows keep the order of the files and lines.
+    """Writes the rows of CSV files to `target/bucket=<number>/rows.parquet`, in the order of the files and lines.
 
     Args:
         files: the column names of each file, in order. Columns that are not in `types` are left out, but a value in
