@@ -1,4 +1,4 @@
-"""Refuses settings that hold the value of a secret: everybody who may read Jobs could read the secret there."""
+"""Refuses settings that hold a secret: they become part of the Job, so everybody who may read Jobs could read it."""
 
 import re
 from typing import Any
@@ -13,18 +13,19 @@ _VARIABLE = re.compile(r"\$\([A-Za-z_][\w.\-]*\)")
 #: (`{{ .password }}`) also count here.
 _REFERENCE = re.compile(r"\$(?:\([^)]*\)|\{[^}]*\}|\w+)|\{\{.*?\}\}")
 _HIDDEN = "***"
-#: A login, or the value of a header, in which `_HIDDEN` has replaced a reference to the secret.
+#: What would still be masked after `_HIDDEN` has replaced a reference: a login (`user:***@`), and the scheme before the
+#: reference in a header (`Bearer `). They hold no secret.
 _REFERRED = re.compile(r"(?:[^\s/@:]+:)?(?<![^\s/:])\*{3}@|\b(?:Basic|Bearer|Digest|Token)\s+(?=\*{3})", re.IGNORECASE)
 _QUOTES = re.compile(r"""[\\"']""")
 
 
 def refuse_secret(name: str, value: str, place: str) -> None:
-    """Raises if a variable seems to hold a secret, judging by its name or by the form of its value.
+    """Raises if a variable, header or parameter seems to hold a secret, judging by its name or the form of its value.
 
     Args:
-        name: the variable's name.
+        name: its name.
         value: its value.
-        place: where the variable is set, for the message.
+        place: where it is set, for the message.
 
     Raises:
         click.ClickException: the variable seems to hold a secret.
@@ -38,7 +39,8 @@ def refuse_secrets(part: Any, place: str) -> None:
 
     Args:
         part: a mapping, a list or a single value.
-        place: the name of the part in the message; the name of an entry of the part is `place.name` or `place[0]`.
+        place: the part's name in the message. In it, an entry of a mapping is named `place.name`, and an entry of a
+            list `place[0]`.
 
     Raises:
         click.ClickException: a text seems to hold a secret.
@@ -57,7 +59,7 @@ def refuse_secrets(part: Any, place: str) -> None:
 
 
 def _holds_secret(value: str, reference: re.Pattern[str]) -> bool:
-    """Whether a text holds something, other than references, that this project would mask before printing the text."""
+    """Whether a text, apart from its references, has something that would be masked before the text is printed."""
     referring = reference.sub(_HIDDEN, value)
     rest = _QUOTES.sub("", referring) if referring != value else value
     rest = _REFERRED.sub("", rest)

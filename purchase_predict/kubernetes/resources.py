@@ -54,8 +54,8 @@ def resources(entry_point: str, given: Mapping[str, Any], memory_limit: str, pla
         place: the file's name in messages.
 
     Raises:
-        click.ClickException: the file gives the container no more memory than the SQL engine alone may use, or a size
-            in the file cannot be read, or `memory_limit` is no size.
+        click.ClickException: `memory_limit` is no size; or a memory request or limit in the file is not above it; or
+            one of these, or the limit of the disk, cannot be read.
     """
     if entry_point not in BOUNDED or not memory_limit:
         return dict(given)
@@ -77,7 +77,8 @@ def resources(entry_point: str, given: Mapping[str, Any], memory_limit: str, pla
         "requests": {"memory": _mib(need), "ephemeral-storage": _mib(disk)},
         "limits": {"memory": _mib(max(need, memory["requests"] or 0))},
     }
-    # If the file has a limit below the computed request, the request is left out. Kubernetes then requests the limit.
+    # If the file has a limit below the computed request, the computed request is left out. Unless the file has its own
+    # request, Kubernetes then requests the limit.
     for name, request in list(computed["requests"].items()):
         limit = _size(given, "limits", name, entry_point, place)
         if limit is not None and limit < size_of(request):

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-#: Rows that a bucket collects before they are written as a row group; fewer if `_WAITING_ROWS` requires that.
+#: A bucket's rows are written as a row group once there are at least this many, or an equal share of `_WAITING_ROWS` if
+#: that is fewer.
 _GROUP_ROWS = 120_000
 #: The most rows that all buckets together collect in memory, roughly; rows that are being written come on top.
 _WAITING_ROWS = 3_000_000
@@ -19,8 +20,7 @@ _DICTIONARY_VALUES = 500
 _SAMPLED_ROWS = 20 * _DICTIONARY_VALUES
 #: Values that Arrow encodes at once. With Arrow's default of 1,024, encoding takes 7 % longer.
 _BATCH_VALUES = 16_384
-#: An odd factor of 32 bits that puts users with neighbouring numbers into different buckets (Knuth's multiplicative
-#: hash).
+#: An odd factor of 32 bits that spreads users with neighbouring numbers over the buckets (Knuth's multiplicative hash).
 _HASH_FACTOR = 0x9E3779B9
 
 
@@ -46,7 +46,7 @@ def bucket_numbers(users: npt.NDArray[np.int64], buckets: int) -> npt.NDArray[np
 
 
 def bucket_sql(user: str, buckets: int) -> str:
-    """The SQL expression by which DuckDB computes the same bucket as `bucket_numbers` for the user column `user`.
+    """An SQL expression for DuckDB: the bucket of the user in column `user`, equal to that of `bucket_numbers`.
 
     The two must agree. On a cluster, one task may split a user's events in Python and another task in SQL, and all
     events of a user must be in the same bucket.
@@ -110,8 +110,8 @@ class BucketFiles:
 def _writer(path: Path, rows: pa.Table) -> pq.ParquetWriter:
     """Opens a Parquet file, with encodings chosen from its first rows."""
     dictionaries = [field.name for field in rows.schema if _has_few_values(rows, field)]
-    # Times, and whole numbers without a dictionary, get delta encoding. It is faster to write and read, and smaller.
-    # Times gain most, because they are in order.
+    # Times, and whole numbers without a dictionary, get delta encoding. Compared with Parquet's plain encoding, it is
+    # faster to write and read, and its files are smaller. Times gain most, because they are usually in order.
     differences = [
         field.name
         for field in rows.schema

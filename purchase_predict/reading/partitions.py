@@ -8,13 +8,13 @@ _NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
 def columns_of(name: str, missing: Set[str]) -> tuple[tuple[str, str | None], ...]:
-    """The columns that are not in a file but in its folder names, each with its value; None for a null.
+    """The known columns that a file lacks but its folder names have, each with its value; None for a null.
 
     A column that is in the file and in a folder's name is read from the file.
 
     Args:
         name: the file's name, relative to the source.
-        missing: the columns that the file lacks.
+        missing: the known columns that the file lacks; other columns in folder names are left out.
     """
     return tuple((column, value) for column, value in _given_by(name).items() if column in missing)
 

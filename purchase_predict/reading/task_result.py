@@ -23,14 +23,15 @@ class TaskResult:
     Attributes:
         numbers: the numbers of the task's parts, in order.
         error: why the parts could not be read; empty if they were read.
-        table: the table that the parts hold; empty if all parts are empty or there is an error.
+        table: the name of the table whose rows the parts hold; empty if all parts are empty or there is an error.
         named: the name of the first part that is not empty, for messages.
         ignored: columns that were not read.
-        records: the number of records in each part that is not empty, read or refused, by the part's number.
+        records: the number of records, read or refused, in each part that is not empty; the key is the part's number.
         rows: the number of rows read; refused rows are not counted.
         refused: the number of refused rows in each part that has any, by the part's number.
-        session_type: the type of `user_session` in the stored files, UUID or VARCHAR.
-        sums: the sums that the digest is computed from; None if no row was read.
+        session_type: the type of `user_session` in the stored files, UUID or VARCHAR; means nothing if `rows` is 0.
+        sums: the sums of the task's rows; the table's digest is computed from the total of all tasks. None if no row
+            was read.
         files: the stored files, by path, such as `events/bucket=0/part-000000-0.parquet`.
     """
 
