@@ -99,8 +99,11 @@ def _judged(version: ModelVersion, env: str) -> Waiting:
             facts = json.loads(fetch(uri, folder).read_text(encoding="utf-8"))
         rules = Rules(*(typed(name, facts[name]) for name in _RULES))
     except (click.ClickException, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        why = "promotion.json is not what deploy wrote" if isinstance(error, TypeError) else message_of(error)
-        why = f"promotion.json lacks {error}" if isinstance(error, KeyError) else why
+        why = message_of(error)
+        if isinstance(error, TypeError):
+            why = "promotion.json is not what deploy wrote"
+        elif isinstance(error, KeyError):
+            why = f"promotion.json lacks {error}"
         model = ModelUri(version.name, version=str(version.version))
         again = command_line("deploy", model=model, registry_name=version.name, env=env, approve="true")
         raise click.ClickException(

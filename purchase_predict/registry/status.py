@@ -262,25 +262,29 @@ def _at_work(experiment_id: str, mine: str) -> dict[str, str]:
     return found
 
 
+def _holds(version: ModelVersion, env: str, aliases: Mapping[str, str]) -> bool:
+    return str(aliases.get(env, "")) == str(version.version)
+
+
 def _rolled_back(present: Sequence[ModelVersion], aliases: Mapping[str, str], envs: Sequence[str]) -> dict[str, str]:
     found = {}
     for version in present:
         # A version that holds the environment is not listed as rolled back there. If it still has the tag,
         # the run that promoted it was killed before removing the tag.
-        left = [env for env in envs if str(aliases.get(env, "")) != str(version.version)]
+        left = [env for env in envs if not _holds(version, env, aliases)]
         marks = promotion.rolled_back(version)
         if reasons := [marks[tag] for env in left if (tag := f"{promotion.ROLLED_BACK}.{env}") in marks]:
             found[f"version {version.version}"] = "; ".join(reasons)
     return found
 
 
-def _refused(present: Sequence[ModelVersion], envs: Sequence[str], aliases: Mapping[str, object]) -> dict[str, str]:
+def _refused(present: Sequence[ModelVersion], envs: Sequence[str], aliases: Mapping[str, str]) -> dict[str, str]:
     found = {  # a version that failed but holds the environment is left out: somebody rolled back to it
         f"version {version.version} for {env}": version.tags.get(
             f"{promotion.GATE_REASON}.{env}", "no reason on record"
         )
         for version in present
         for env in envs
-        if version.tags.get(f"{promotion.GATE}.{env}") == "failed" and str(aliases.get(env, "")) != str(version.version)
+        if version.tags.get(f"{promotion.GATE}.{env}") == "failed" and not _holds(version, env, aliases)
     }
     return dict(list(found.items())[:_REFUSED])
