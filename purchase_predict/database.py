@@ -38,7 +38,8 @@ def connect(scratch: Path, memory_limit: str = "", threads: int = 0) -> duckdb.D
             "memory_limit": memory_limit or f"{machine_memory() // 4 // 2**20}MiB",
             "temp_directory": str(scratch / "spill"),
             "preserve_insertion_order": "false",
-            # Rows that each thread holds in memory for each bucket it writes. DuckDB's default takes 0.5 GB more.
+            # Rows that a thread holds in memory, for all buckets together, before it writes them. DuckDB's default
+            # (524,288) takes 0.5 GB more.
             "partitioned_write_flush_threshold": "32768",
         }
     )
@@ -77,7 +78,7 @@ class Sums:
         columns: the table's columns, in alphabetical order.
         rows: the number of rows.
         first: the sum of the rows' hashes.
-        second: the sum of the hashes of these hashes. Different tables might have equal first sums.
+        second: the sum of the hashes of these hashes. It tells tables apart that have equal first sums by chance.
     """
 
     columns: tuple[str, ...]

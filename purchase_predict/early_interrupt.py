@@ -14,7 +14,7 @@ noted = threading.Event()
 
 
 def note() -> None:
-    """Makes Ctrl-C set `noted` and raise KeyboardInterrupt. A SIGINT that the shell ignores stays ignored."""
+    """Makes Ctrl-C set `noted` and raise KeyboardInterrupt. If the shell has SIGINT ignored, it stays ignored."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupted)
 

@@ -2,8 +2,8 @@
 
 from mlflow.exceptions import MlflowException
 
-#: Codes of a server that cannot be reached, refuses the caller, or fails. Any other code means a bug: its traceback is
-#: shown.
+#: Codes of a server that cannot be reached, refuses the caller, or fails. If an error with another code ends a process,
+#: it counts as a bug, and the user sees the traceback.
 _SERVER = {
     "INTERNAL_ERROR",
     "TEMPORARILY_UNAVAILABLE",

@@ -204,8 +204,8 @@ class Parameter:
 ON_HADOOP = re.compile(r"(hdfs|viewfs|s3a?|abfss?|wasbs?)://")
 
 _URI = Text("be runs:/<run id>/<path>, models:/<name>@<alias>, models:/<name>/<version>, or empty", r".*")
-#: The most bytes of a registered model's name. MLflow's database has room for 256 characters, and its file store names
-#: a folder after the model.
+#: The most bytes of a registered model's name. MLflow's database has room for 256 characters. Its file store names a
+#: folder after the model, and most file systems allow names of at most 255 bytes.
 _NAME_BYTES = 255
 _NAME_RULE = (
     f"be a name of at most {_NAME_BYTES} bytes, without / : @ ? # % \\ or quotes; a name of dots alone is not allowed"
@@ -272,8 +272,8 @@ PARAMETERS = {
     "shadow": Parameter(OneOf(ENVIRONMENTS, empty="none")),
     "answers": Parameter(Text("be a local folder, gs://<bucket>/<folder>, or empty", r"(gs://.+|(?!.*://).*)")),
 }
-#: The inputs that are another step's output, and the step that makes each. The model comes first, because the default
-#: of `dataset` in deploy is the dataset that the model was trained with.
+#: The inputs that are another step's output, and the step that makes each. Empty inputs are filled in in this order:
+#: `model` first, because an empty `dataset` in deploy becomes the dataset that this model was trained with.
 MADE_BY = {name: PARAMETERS[name].made_by for name in ("model", "data", "dataset")}
 
 
@@ -367,7 +367,7 @@ def _refuse_bytes(given: Mapping[str, object]) -> None:
 
 
 def _refuse_secrets(given: Mapping[str, object]) -> None:
-    """Raises if an address holds a secret: MLflow shows the parameters of a run to everybody who can read it."""
+    """Raises if an address holds a secret: MLflow shows a run's parameters to everybody who can read the run."""
     for name, value in given.items():
         if "://" in str(value) and shown_uri(str(value)) != str(value):
             instead = "the variables REDIS_USERNAME and REDIS_PASSWORD" if name == "state" else "environment variables"

@@ -92,7 +92,8 @@ class Past:
             `share` is below COMPLETE_SHARE; else None.
         until_carts: the number of scored carts of that day or earlier; 0 if `until` is None.
         share: the number of events of the input and its history up to the counters' last day, divided by the number of
-            events in the counters. It may be above 1. It is 0 if no cart of that day or earlier was scored.
+            events in the counters. It may be above 1. It is 0 if the model has no counters, or if no cart of that day
+            or earlier was scored.
     """
 
     history: str
@@ -145,7 +146,7 @@ class Prediction:
         shares: the share of the scored rows in each bin of the reference (`drift.shares`).
         later_than: the last day in the model's product counters, if they filled in values of rows of that day or
             earlier; else None.
-        later_rows: the number of rows, of that day or earlier, that have such values.
+        later_rows: the number of rows of that day or earlier in which the counters filled in values.
     """
 
     loaded: Loaded
@@ -196,7 +197,7 @@ class Prediction:
 
     @property
     def lacking(self) -> str | None:
-        """One line about the model's columns that the input lacks, or None."""
+        """One line about the model's columns that the input lacks or the model filled in; None if there are none."""
         missing, filled = self.scored.missing, self.scored.filled
         parts = []
         if missing:
@@ -276,7 +277,7 @@ def predict(
             files of a history as `history_*`, and `drift.json` and `drift.png` if drift was measured.
 
     Raises:
-        click.ClickException: a source cannot be read, or the target cannot be written.
+        click.ClickException: a source cannot be read, the model cannot score the rows, or the target cannot be written.
     """
     loaded, history = sources.read(scratch, record)
     with connect(scratch, sources.memory_limit) as connection:
@@ -349,7 +350,7 @@ def _filled_later(connection: duckdb.DuckDBPyConnection, model: Model, scored: S
 
 
 def _last_day(model: Model) -> date | None:
-    """The last day (UTC) in the model's product counters; None if it has none, or uses no columns about the product."""
+    """The last day (UTC) in a model's product counters; None if there are none or the model uses no product columns."""
     if model.counters is None or model.counters.empty or not set(SHOP) & set(model.columns):
         return None
     return date(1970, 1, 1) + timedelta(days=int(model.counters["day"].max()))

@@ -1,4 +1,4 @@
-"""Shows the progress of a process: on a terminal in one line that is updated, in a log in lines about long phases.
+"""Shows the progress of a process. A terminal has one line that is updated; a log gets lines about long phases only.
 
 A phase is a named piece of work. Phases may be nested; the innermost one is shown, after the name of the entry point.
 Progress changes no result, so this module is not part of a step key (see `workflow/source.py`).
@@ -208,8 +208,8 @@ def phase(
 def starting() -> None:
     """Shows the phase `starting` on a terminal until `name_process` is called; not in a step that main launched.
 
-    A process calls this function first, before its slow imports. So the function also makes Ctrl-C be recorded
-    (`early_interrupt.note`).
+    A process calls this function first, before its slow imports. So this is also the place where it begins to record
+    Ctrl-C (`early_interrupt.note`).
     """
     global _starting
     early_interrupt.note()

@@ -111,8 +111,8 @@ LABEL = "purchased"
 #: The columns that identify a row of the primary table: a product in the cart of one user's session.
 KEYS = ("user_id", "user_session", "product_id")
 
-#: The moment: the time at which the product was first put in the cart. Of the tables that `load` and `process` write,
-#: only a primary table made from events has this column.
+#: The moment: the time at which the product was first put in the cart. Of the primary tables that `load` and `process`
+#: write, only one made from events has this column. In the events table, the column is the time of each event.
 MOMENT = "event_time"
 
 #: The features that are text. All other features are numbers.
@@ -157,7 +157,8 @@ SHOP = (
     "product_relative_price",
 )
 
-#: The features in `SHOP` that are rates, 0 or more. They are null only if the shop as a whole has nothing to divide by.
+#: The features in `SHOP` that are rates, 0 or more. A rate is null only if the whole shop has no earlier carted pair
+#: (conversion rate) or no earlier view (the other two) to divide by.
 SHOP_RATES = SHOP[:3]
 
 #: Smoothing of a product's rates: this many carted pairs, or views, with the shop's average rate are added to the

@@ -12,7 +12,7 @@ _URI = re.compile(rf"""{_SCHEME}(?:\S*@|{_SPACED_LOGIN})?[^\s'"<>]*""")
 _SECRET_NAME = r"(?:pass|pwd|secret|token|(?:api|access|account|private)[_\-]?key|sig|credential|auth)"
 #: Percent-encoded separators (`&`, `;`, `?`, `#`, space) and percent-encoded `=`. The percent sign may be encoded, too.
 _SEPARATOR, _EQUALS = r"%(?:25)*(?:26|3B|3F|23|20)\+*", r"%(?:25)*3D"
-#: A parameter of a URI whose name marks its value as a secret. In a URI, so does every name that ends with `key`.
+#: A parameter of a URI whose name marks its value as a secret. In a URI, every name that ends with `key` counts, too.
 _SECRET = re.compile(
     rf"""([?&;#\s]|[?&][\w.\-]+=|{_SEPARATOR}|^)((?:[\w.\-]*{_SECRET_NAME}[\w.\-]*|[\w.\-]*key)=)(?:\{{[^}}]*\}}|[^&;\s'"]*)""",
     re.IGNORECASE,
@@ -20,7 +20,8 @@ _SECRET = re.compile(
 #: The same as `_SECRET`, for short names. They count only in the query of a URI: elsewhere they are common words.
 _SHORT_NAME = re.compile(rf"""([?&]|{_SEPARATOR})((?:sas|code|pw|psw|jwt)=)[^&;\s'"]*""", re.IGNORECASE)
 #: The same as `_SECRET`, for a secret in a connection string that is itself the percent-encoded value of a parameter
-#: (`odbc_connect`). The secret may end with a brace, so the whole rest of the parameter is masked.
+#: (`odbc_connect`). Such a secret may be in braces and contain separators. So it is unclear where it ends, and the rest
+#: of the parameter is masked.
 _ENCODED = re.compile(
     rf"""()(?<![\w.\-])([\w.\-]*(?:{_SECRET_NAME}|pw|key)[\w.\-]*{_EQUALS})[^&\s'"]*""", re.IGNORECASE
 )
@@ -33,7 +34,8 @@ _OPAQUE = re.compile(r"^([A-Za-z][A-Za-z0-9+.\-]*:/?)(?!/)[^/\s]*:.*@", re.DOTAL
 #: The separator between the parts of a chained address, such as `simplecache::s3://...`.
 _CHAIN = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.\-]*://)")
 _HIDDEN = "***"
-#: Schemes of databases. A `/` may stand before the `@` (`oracle://user/password@host`); the paths contain no `@`.
+#: Schemes of databases. In their URIs, the login may contain a `/` (`oracle://user/password@host`), and the path has no
+#: `@`. So everything up to the last `@` is the login.
 _DATABASE = re.compile(
     r"(oracle|postgres(ql)?|mysql|mariadb|mssql|rediss?|mongodb|snowflake|db2|amqps?)\b", re.IGNORECASE
 )
@@ -99,7 +101,10 @@ def without_secrets(text: str) -> str:
 
 
 def names_a_secret(name: str) -> bool:
-    """Whether the name of a variable or parameter marks its value as a secret; the path of a secret file is not one."""
+    """Whether the name of a variable or parameter marks its value as a secret.
+
+    GOOGLE_APPLICATION_CREDENTIALS does not: its value is the path of a file.
+    """
     if name == "NOTIFY_URL":  # whoever knows the address can post there
         return True
     return bool(re.search(_SECRET_NAME, name, re.IGNORECASE)) and name != "GOOGLE_APPLICATION_CREDENTIALS"

@@ -101,7 +101,7 @@ class Settings:
 
 
 def named_environment(env: str) -> str:
-    """The environment of an entry point that cannot work without one: `env`, or if it is empty, the variable ENV.
+    """The environment of an entry point that cannot work without one: `env`, or if that is empty, the setting ENV.
 
     Raises:
         click.ClickException: both are empty.
@@ -159,10 +159,10 @@ def store_problem(uri: str) -> str | None:
 
 
 def server_conflict(settings: Settings, opened_on: str) -> str | None:
-    """An error message if `mlflow run`, which does not read .env, opened its run on another server; else None.
+    """An error message if `mlflow run` opened its run on another server than .env names; else None.
 
-    Such a run is in MLflow's default store, `mlflow.db` in the caller's folder. If a run is in another store, an
-    environment variable has named that store. The variable overrides .env, so there is no conflict.
+    `mlflow run` does not read .env. So it opens the run in MLflow's default store, `mlflow.db` in the caller's folder,
+    unless an environment variable names another store. The variable overrides .env, so there is no conflict then.
 
     Args:
         settings: the settings, with the tracking server in .env.

@@ -61,7 +61,7 @@ def session_of(asked: str, instead: str) -> Iterator["SparkSession"]:
             builder = builder.master(master)
         if not sys.stderr.isatty():  # progress bars would fill a log
             builder = builder.config("spark.ui.showConsoleProgress", "false")
-    # Only up to the first semicolon: a Spark Connect URL may contain a token behind it.
+    # A Spark Connect URL may contain a token after its first semicolon, so messages leave this part out.
     named = remote.partition(";")[0] if remote else master
     where = f"Spark at {named or 'its configured master'}"
     already = SparkSession.getActiveSession()
@@ -157,9 +157,10 @@ def _wait_for_server(remote: str, where: str) -> None:
 def _reason(error: Exception) -> str:
     """The line of Spark's long message that names the error.
 
-    For a Python traceback on an executor, this is the traceback's error. Otherwise, it is among the lines that start
-    with "[" (an error class) or with "Caused by:". If the first of these lines has an error class, it is that line; if
-    it has "Caused by:", it is the last of these lines. Without such lines, it is the first line of the message.
+    If the message has a Python traceback of an executor, this is the last error in the traceback. For a missing module,
+    it is an instruction to install the module. Without a traceback, only the lines that start with "[" (an error class)
+    or with "Caused by:" count. If the first of these starts with "[", it is returned; if it starts with "Caused by:",
+    the last of these is returned. Without such lines, the message's first line is returned.
     """
     text = str(error)
     if _TRACEBACK in text:

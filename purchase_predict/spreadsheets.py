@@ -8,7 +8,7 @@ import re
 
 #: A character that starts a formula, as in `=HYPERLINK(...)`; the last four are `=+-@` in full width.
 _SIGN = "[=+\\-@\uff1d\uff0b\uff0d\uff20]"
-#: A character that separates cells or lines, apart from the comma. Quotes after it do not keep a cell from being run.
+#: A character that separates cells or lines, apart from the comma. A cell is run even if quotes precede its formula.
 _SEPARATOR = "[;\t\r\n]"
 #: A pattern that is found in every text that `harmless` may change. It is valid in Python and in Arrow (RE2).
 FORMULA = f'^{_SIGN}|^[\t\r\n]|{_SEPARATOR}"*{_SIGN}'
@@ -17,7 +17,10 @@ _NUMBER = re.compile(r"[+-]?\d+([.,]\d*)?([eE][+-]?\d+)?")
 
 
 def harmless(text: str) -> str:
-    """A text with apostrophes, so that no spreadsheet runs it, wherever it splits lines. A number is left unchanged."""
+    """A text with apostrophes, so that no spreadsheet runs a part of it as a formula. A number is left unchanged.
+
+    This holds whichever separator the spreadsheet splits lines at: comma, semicolon or tab.
+    """
     if _NUMBER.fullmatch(text) or not re.search(FORMULA, text):
         return text
     guarded = _CELL.sub(r"\1'\2", text)

@@ -1,6 +1,6 @@
-"""Turns MLflow's telemetry off: without this module, MLflow would contact a host of its own. Import it before MLflow.
+"""Turns MLflow's telemetry off. By default, MLflow contacts a host of its own. Import this module before MLflow.
 
-To turn it on, set `MLFLOW_DISABLE_TELEMETRY=false`.
+To turn telemetry on, set `MLFLOW_DISABLE_TELEMETRY=false`.
 """
 
 import os

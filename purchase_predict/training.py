@@ -38,7 +38,8 @@ class Training:
         scores: the metrics of `probability`.
         description: the description of the train and the test set (`dataset.json`).
         shop: the file with the product counters at the end of the events, or None.
-        backtest: the model's metrics in past weeks; None: not measured, or the rows have no time.
+        backtest: the metrics in past weeks, each from a fit with the model's parameters on the rows before that week;
+            None: not measured, or the rows have no time.
     """
 
     train: LabelledRows
@@ -94,7 +95,7 @@ class Training:
 
     @property
     def series(self) -> list[dict[str, float]]:
-        """The train run's MLflow metrics by step: step i has the metrics of fold i and of the backtest's period i."""
+        """The train run's metrics by MLflow's step number: step i has those of fold i and of backtest period i."""
         of_folds: list[dict[str, float]] = [
             {"fold_score": fold.score, "fold_baseline": fold.baseline} for fold in self.found.folds
         ]

@@ -1,4 +1,4 @@
-"""Step `load`: the source's rows as typed Parquet, every malformed row accounted for.
+"""Step `load`: converts the source's rows to typed Parquet, and lists every malformed row.
 
 In: a source. Out: `events/bucket=*/*.parquet` or `primary/*.parquet`, `source.json`, and `rejects.csv` if rows were
 refused.
@@ -31,7 +31,7 @@ def load(
         run.stored(loaded.table, {name: (file.size, file.checksum) for name, file in files.items()})
     else:
         loaded = load_source(source, outputs, run.folder(), max_reject_ratio, memory_limit, gcp_project)
-    if loaded.source_digest != run.input_digests["source"]:  # the step key names other content than these rows
+    if loaded.source_digest != run.input_digests["source"]:  # the source changed after the key was computed
         raise changed(source, "a file")
     mlflow.log_metrics({"rows": loaded.rows, "rejected_rows": loaded.rejected})
     run.log(outputs)

@@ -2,9 +2,9 @@
 
 In: a model, and any source that `load` reads: events, or a primary table with or without the label. For events,
 `history` names a source of earlier events, so that the features include the visitors' past. Out: the file `output`, CSV
-or Parquet by its ending, with the keys, the moment if there is one, `probability`, `will_buy`, `model_version` and this
-run's `run_id`. The run keeps what was read (`source.json`), what was refused (`rejects.csv`), and the drift from the
-training data (`drift.html`, `drift.json`, `drift.png`, metrics `psi_<column>`).
+or Parquet by its ending, with the key columns, the moment if there is one, `probability`, `will_buy`, `model_version`
+and this run's `run_id`. The run keeps what was read (`source.json`), what was refused (`rejects.csv`), and the drift
+from the training data (`drift.html`, `drift.json`, `drift.png`, metrics `psi_<column>`).
 
     mlflow run . -e predict --env-manager local -P model=models:/purchase_predict@production \
         -P input=/data/carts -P output=/data/scored.parquet

@@ -33,7 +33,7 @@ def rollback(run: Run, registry_name: str, env: str, version: str, reason: str, 
     with sole_right(registry_name, env, run) as claim:
         promotion.mend(registry_name, env, Author.of(run), claim)
         holder, target = way_back(registry_name, env, version, allow_failed=allow_failed)
-        # An environment never gets a version that cannot be loaded.
+        # Fails if the version cannot be loaded, so an environment never gets such a version.
         packaging.load(versions.uri(target), model_files.recorded_files(target))
         who = run.data.tags.get("mlflow.user", "unknown")
         when = datetime.now(UTC).isoformat(timespec="seconds")

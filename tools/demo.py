@@ -1,4 +1,4 @@
-"""`make demo`: the workflow, a server of its model, one question to it, and the report.
+"""`make demo`: runs the workflow, starts a server with its model, asks the server about one cart, opens the report.
 
 The runs are kept, as after `make run`; the server is stopped and its state is deleted.
 """
@@ -27,7 +27,7 @@ from purchase_predict.workflow.completed import run_of
 from purchase_predict.workflow.experiments import PROJECT_EXPERIMENT
 from purchase_predict.workflow.summary import report_of
 
-#: The environment whose version answers, unless `-P env=` names another one.
+#: The environment whose version the server uses, unless `-P env=` names another one.
 ENV = "staging"
 #: A visit: a product is looked at, and put in the cart.
 PRODUCT = {"product_id": 1_000_002, "price": 49.9, "category_code": "kids.toys", "brand": "brand-03"}
@@ -36,7 +36,7 @@ EVENTS = [
     {"event_time": "2019-12-02 18:30:05 UTC", "event_type": "view", **PRODUCT, **VISITOR},
     {"event_time": "2019-12-02 18:31:12 UTC", "event_type": "cart", **PRODUCT, **VISITOR},
 ]
-#: Seconds that the server has to finish the requests in progress.
+#: The time in seconds that the server gets to finish its requests and end; after it, the server is killed.
 _END_SECONDS = 30
 
 
@@ -66,7 +66,13 @@ def demo(given: tuple[str, ...], arguments: tuple[str, ...]) -> None:
 
 @contextmanager
 def server(name: str, env: str, folder: Path) -> Iterator[str]:
-    """The address of a server of a model's version while the block runs; its state is in the folder."""
+    """Runs a server until the block ends; yields the server's address.
+
+    Args:
+        name: the name of the registered model.
+        env: the server uses the version that holds this alias.
+        folder: the folder for the server's state.
+    """
     command = [sys.executable, "-m", "steps.serve", f"--registry_name={name}", f"--env={env}", "--port=0"]
     command.append(f"--state={folder / 'visitors.db'}")
     process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
@@ -103,7 +109,7 @@ def post(address: str, events: Sequence[dict[str, object]]) -> object:
 
 
 def report(name: str, env: str) -> str:
-    """Where the report of the version that answered is."""
+    """The path or the address of the report of the version that the server used."""
     version = mlflow.MlflowClient().get_model_version_by_alias(name, env)
     return report_of(run_of(f"runs:/{version.run_id}/model"))
 

@@ -1,8 +1,9 @@
 """Writes requirements.lock and requirements-dev.lock from the pins of pyproject.toml: `make lock`.
 
-Both locks list every package behind the pins, with its version and the hashes of its files, for all Pythons that the
-project supports. A version in a lock stays until a pin asks for another one. Two options ask for newer versions:
-`make lock UPGRADE="--upgrade"` of all packages, `make lock UPGRADE="--upgrade-package scipy"` of one.
+Each lock lists every package that its pins need, directly or indirectly, with the version and the hashes of the files,
+for all Pythons that the project supports. A version in a lock stays until a pin asks for another one, or until it is
+upgraded: `make lock UPGRADE="--upgrade"` upgrades all packages that are not pinned, and
+`make lock UPGRADE="--upgrade-package scipy"` upgrades only scipy.
 """
 
 import hashlib
@@ -24,16 +25,16 @@ def compile_lock(name: str, sources: Sequence[str], options: Sequence[str]) -> N
     """Writes one lock with uv.
 
     Args:
-        name: its file.
+        name: the lock's file name.
         sources: uv's arguments that say what to lock.
-        options: more arguments of uv, as `--upgrade`.
+        options: more arguments of uv, such as `--upgrade`.
     """
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     oldest_python = project["requires-python"].removeprefix(">=")
     command = [
         str(Path(sys.executable).with_name("uv")),
         *("pip", "compile", "--quiet", "--universal", "--generate-hashes", "--python-version", oldest_python),
-        # One version for all Pythons and systems wherever there is one.
+        # If one version of a package fits all Pythons and systems, the lock has only this version.
         *("--fork-strategy", "fewest"),
         *("--custom-compile-command", "make lock", *options, *sources, "--output-file", name),
     ]
@@ -41,7 +42,10 @@ def compile_lock(name: str, sources: Sequence[str], options: Sequence[str]) -> N
 
 
 def write_digest(conda: Path, lock: Path) -> None:
-    """Writes the lock's digest into conda.yaml: MLflow builds a new conda environment when that file's text changes."""
+    """Writes the lock's digest into conda.yaml.
+
+    MLflow builds a new conda environment when the text of conda.yaml changes, and thus when the lock changes.
+    """
     digest = hashlib.sha256(lock.read_bytes()).hexdigest()
     text = conda.read_text(encoding="utf-8")
     text = re.sub(rf"(# {re.escape(lock.name)} sha256:).*", rf"\1 {digest}", text)

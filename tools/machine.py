@@ -25,7 +25,7 @@ def program(name: str) -> str:
 
 
 def postgres_user() -> str | None:
-    """The user that PostgreSQL runs as if the caller is root, because it refuses to run as root; else None."""
+    """The user for PostgreSQL's programs: for root, postgres, because PostgreSQL refuses root; None: the caller."""
     return "postgres" if os.geteuid() == 0 else None
 
 
@@ -39,7 +39,7 @@ def refuse_unreachable(folder: Path) -> None:
 
 
 def born(pid: int) -> str:
-    """The name of a process, which no other process ever has; empty if the process has ended."""
+    """A name that identifies a process even if its id is used again later; empty if the process has ended."""
     try:
         return "" if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE else process_name(pid)
     except psutil.NoSuchProcess:
@@ -47,7 +47,7 @@ def born(pid: int) -> str:
 
 
 def taken(host: str, port: int) -> bool:
-    """Whether a server listens on this port."""
+    """Whether the port cannot be used, for example because a server listens on it."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

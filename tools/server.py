@@ -1,4 +1,4 @@
-"""A tracking server to work against: `mlflow server` on PostgreSQL, its artifacts in Cloud Storage through its proxy.
+"""A tracking server for development: `mlflow server` with PostgreSQL; MLflow proxies its artifacts in Cloud Storage.
 
 make server                       starts the parts that do not run, and prints how to use them
 make server AUTH=true             the same with a user and a password
@@ -24,13 +24,14 @@ import psutil
 from tools.machine import answers, born, free_port, postgres_user, program, refuse_unreachable, taken, within
 
 PROJECT = Path(__file__).resolve().parent.parent
-#: PostgreSQL does not run as root, and its own user cannot enter a folder of root's home.
+#: The default folder of the server's files. If the caller is root, PostgreSQL runs as its own user, who cannot enter a
+#: folder in root's home.
 FOLDER = Path("/var/lib/purchase-predict") if os.geteuid() == 0 else PROJECT / ".server"
 PARTS = ("postgres", "storage", "mlflow")
 EMULATED_BUCKET = "purchase-predict"
 USER = "admin"
 
-#: As the host: the server listens at every address of the machine.
+#: With this host, the server listens at every address of the machine.
 _EVERY_ADDRESS = "0.0.0.0"
 _PATIENCE = 120.0  # seconds until a part answers; a busy machine takes long to import MLflow
 _LONGEST_SOCKET = 107  # bytes of a Unix socket's path
@@ -42,10 +43,10 @@ class Config:
 
     host: str
     port: int
-    #: Port of the emulator, or 0 where the bucket is a real one.
+    #: Port of the emulator; 0 for a real bucket.
     storage_port: int
     bucket: str
-    #: Of the user admin; empty without authentication.
+    #: Password of the user `USER`; empty without authentication.
     password: str
     secret_key: str
 
@@ -56,7 +57,7 @@ class Config:
 
     @property
     def names(self) -> list[str]:
-        """The names by which clients may call the server. Under another one MLflow's pages would show no runs."""
+        """The host names under which clients may call the server. Under others, MLflow's pages would show no runs."""
         mine = [self.host]
         if self.host == _EVERY_ADDRESS:
             addresses = [one for of_card in psutil.net_if_addrs().values() for one in of_card]
@@ -96,11 +97,13 @@ class Server:
             raise click.ClickException(f"{self.folder}: no server was ever started here: make server") from None
 
     def configure(self, host: str, port: int, bucket: str, auth: bool) -> None:
-        """Decides addresses, bucket and password at the first start; later ones must ask for the same.
+        """Decides addresses, bucket and password at the first start. Later starts must ask for the same settings.
 
         Args:
-            port: 0 takes a free one.
-            bucket: of Cloud Storage; empty takes an emulated one.
+            host: the address at which the server listens.
+            port: the server's port; 0: any free port.
+            bucket: a bucket of Cloud Storage; empty: an emulated one.
+            auth: whether clients need a user and a password.
 
         Raises:
             click.ClickException: the port is taken, or the folder holds a server with other settings.
@@ -130,11 +133,11 @@ class Server:
         self._write("config.json", json.dumps(asdict(config)))
 
     def database_uri(self, name: str = "mlflow") -> str:
-        """SQLAlchemy's address of a database of the server, by the driver of the group `servers`."""
+        """The SQLAlchemy URI of one of the server's databases; its driver, psycopg2, is in the group `servers`."""
         return f"postgresql+psycopg2://mlflow@/{name}?host={self._socket}"
 
     def running(self, part: str) -> bool:
-        """Whether postgres, storage or mlflow runs."""
+        """Whether a part (one of `PARTS`) runs."""
         if part == "postgres":
             return self._file("postgres").exists() and self._pg("pg_ctl", "status", check=False).returncode == 0
         return self._process(part) is not None
@@ -148,7 +151,7 @@ class Server:
                 {"postgres": self._start_postgres, "storage": self._start_storage, "mlflow": self._start_mlflow}[part]()
 
     def stop(self, parts: Sequence[str] = PARTS) -> None:
-        """Stops the running parts, the database last so that its data is written to disk."""
+        """Stops the running parts: MLflow first, because it uses the others; the database last."""
         for part in reversed(PARTS):
             if part in parts and self.running(part):
                 if part == "postgres":
@@ -173,7 +176,7 @@ class Server:
                 if owner := postgres_user():
                     refuse_unreachable(self.folder)
                     shutil.chown(folder, owner, owner)
-            # Needs no password: there is no network, and only the folder's owner can reach the socket.
+            # No password is needed: PostgreSQL listens on no port, and only the folder's owner can reach the socket.
             self._pg("initdb", "-U", "mlflow", "--auth=trust", "--encoding=UTF8", "--locale=C")
         options = f"-c listen_addresses='' -c unix_socket_directories='{self._socket}'"
         self._pg("pg_ctl", "-w", "-l", str(self._socket / "log"), "-o", options, "start")
@@ -247,7 +250,7 @@ class Server:
             raise click.ClickException(f"{part} does not answer at {answers_at}: see {self._file(f'{part}.log')}")
 
     def _process(self, part: str) -> int | None:
-        """The process id of a part that was started here, unless the number belongs to another process by now."""
+        """The process id of a part that was started here; None if it has no process, even if its id is used again."""
         try:
             pid, name = self._file(f"{part}.pid").read_text().split("\n", 1)
         except FileNotFoundError:
@@ -273,7 +276,7 @@ class Server:
                 [program(name), *needs_data, *arguments],
                 cwd="/",  # the caller's folder may be closed to PostgreSQL's user
                 check=check,
-                # To a file: a pipe would stay open as long as the database runs.
+                # No pipe at the start: the database would keep it open as long as it runs. It logs to a file (`-l`).
                 stdout=subprocess.DEVNULL if "start" in arguments else subprocess.PIPE,
                 stderr=subprocess.DEVNULL if "start" in arguments else subprocess.PIPE,
                 text=True,
@@ -294,7 +297,7 @@ class Server:
         return self.folder / name
 
     def _write(self, name: str, text: str) -> None:
-        """Writes a file that only its owner can read, whole or not at all."""
+        """Writes a file completely or not at all. Only its owner can read it."""
         new = self._file(name + ".new")
         new.touch(0o600)
         new.write_text(text)
@@ -334,7 +337,8 @@ def start(server: Server, host: str, port: int, bucket: str, auth: bool) -> None
 def _link_client(folder: Path) -> None:
     """Links `.server/client.env` of the checkout to the client settings of a server in another folder."""
     link = PROJECT / ".server" / "client.env"
-    own_server = link.exists() and not link.is_symlink()  # a server writes its file only once
+    # The file of a server in `.server` must not be replaced: that server writes it only at its first start.
+    own_server = link.exists() and not link.is_symlink()
     if folder.resolve() == link.parent.resolve() or own_server:
         return
     link.parent.mkdir(exist_ok=True)

@@ -19,12 +19,12 @@ from purchase_predict.evaluation.few_users import MIN_USERS, NORMAL, effective_u
 from purchase_predict.evaluation.scores import evaluate
 from purchase_predict.metrics import Difference, Score
 
-#: The metrics of a backtest: those that need no threshold.
+#: The metrics of a backtest. They need no threshold.
 METRICS = ("roc_auc", "average_precision", "log_loss")
-#: The most weeks that are measured: the latest ones. If there are fewer whole weeks than MIN_WEEKS, the periods are
-#: tenths of the rows instead.
+#: The latest weeks are measured, at most MAX_PERIODS of them. If there are fewer than MIN_WEEKS whole weeks, the
+#: periods are tenths of the rows instead.
 MAX_PERIODS, MIN_WEEKS = 10, 5
-#: The minimum number of periods that count for a trend.
+#: A trend is computed only if at least this many periods count for it (`Backtest.counted`).
 MIN_SCORED = 5
 #: The minimum width of a period's interval in the trend, as a share of the median width. Narrower intervals count as
 #: this wide, because the bootstrap interval of few rows may be too narrow by chance. So no period weighs more than 4
@@ -211,7 +211,8 @@ def backtest(
 def _edges(ended: np.ndarray) -> tuple[str, list[int]]:
     """The unit, and the edges of the periods in nanoseconds since 1970 (UTC).
 
-    The periods are whole weeks up to the midnight after the last row, or all tenths of the rows but the first.
+    The periods are whole weeks up to the midnight after the last row. With too few weeks, they are tenths of the rows.
+    The first tenth is left out, because no rows lie before it.
     """
     day = _WEEK // 7
     end = (int(ended.max()) // day + 1) * day

@@ -1,6 +1,7 @@
 """Drift: how far the columns of a table have moved from the training rows, as the population stability index (PSI).
 
-Numbers are binned at the deciles of the training rows, text by value; null is a bin of its own.
+The bins of a number are separated by the deciles of the training rows. Text has one bin for each frequent value, and
+one for all other values. Null has its own bin.
 """
 
 import itertools
@@ -109,7 +110,7 @@ def _counting(relation: str, numbers: Mapping[str, Sequence[float]]) -> str:
 
 
 def expected_by_chance(rows: int) -> float | None:
-    """The index to expect by chance alone: about 10 / `rows`, as for 10 bins. None from CHANCE_ROWS rows on."""
+    """The index to expect by chance alone: about 10 / `rows`, for about 10 bins. None from CHANCE_ROWS rows on."""
     return 10 / rows if rows < CHANCE_ROWS else None
 
 

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Iterable
 #: The minimum effective number of users of each class (buyers and others). With fewer buyers, the interval of a model
 #: without skill lies above the baseline in more than 2.5 % of draws.
 MIN_USERS = 10
-#: Half the width of a 95 % interval, in standard errors of a normal distribution.
+#: Half the width of a 95 % interval of the normal distribution, in standard errors.
 NORMAL = 1.959964
 
 
@@ -44,10 +44,10 @@ def widening(users: Iterable[Hashable]) -> float:
 
 
 def student_t(freedom: float) -> float:
-    """Half the width of a 95 % interval, in standard errors of Student's t.
+    """Half the width of a 95 % interval of Student's t with `freedom` degrees of freedom, in standard errors.
 
-    The quantile is expanded in powers of 1 / freedom (Abramowitz and Stegun, 26.7.5). It is 4 % too small at 3 degrees
-    of freedom and within 1 % from 5 on.
+    The quantile is expanded in powers of 1 / freedom (Abramowitz and Stegun, 26.7.5). The result is 4 % too small at 3
+    degrees of freedom, and within 1 % of the exact value from 5 on.
     """
     z = NORMAL
     return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)

@@ -10,7 +10,8 @@ import pandas as pd
 
 from purchase_predict.evaluation.stability import stability, verdict
 
-#: The number of bins of a numeric column. If it has at most this many distinct values, each value has its own bin.
+#: Maximum number of bins of a numeric column. If the column has at most this many distinct values in the training rows,
+#: each value has its own bin.
 BINS = 16
 #: The number of values of a text column that are shown: the most frequent ones. All others share one bin.
 SHOWN_VALUES = 8

@@ -89,7 +89,10 @@ class Group:
         return math.ceil(_TEST_QUANTILES * variance / DETECTED_EFFECT**2)
 
     def given_away(self, money: Money) -> float:
-        """The cost of codes for the group's buyers, who would have bought anyway, in currency per cart of the shop."""
+        """The cost of codes for the group's buyers, who would have bought anyway.
+
+        It is in the shop's currency, divided by the number of all carts.
+        """
         return self.buyers * money.code_cost
 
     def break_even(self, money: Money) -> float | None:

@@ -12,7 +12,7 @@ RESAMPLES = 500
 #: The quantiles of the resampled metric that bound its 95 % interval.
 INTERVAL_QUANTILES = (0.025, 0.975)
 #: Probabilities are clipped to the range from this value to 1 minus this value, because log loss may be infinite at 0
-#: and 1. Divisors are raised to this value, so that no division is by 0.
+#: and 1. A smaller divisor is replaced by this value, so that no division is by 0.
 EPSILON = 1e-15
 #: Bins of the calibration error, all of the same width.
 CALIBRATION_BINS = 10
@@ -47,7 +47,7 @@ def score(metric: str, y: np.ndarray, probability: np.ndarray, threshold: float 
 
 
 def best_threshold(y: np.ndarray, probability: np.ndarray) -> float:
-    """The threshold (inclusive) with the highest F1; the highest threshold if several are equal.
+    """The threshold (inclusive) with the highest F1. If several thresholds have it, the highest of them.
 
     Args:
         y: labels, 0 or 1.

@@ -1,7 +1,8 @@
 """The population stability index (PSI): how far a distribution has moved from another one.
 
 It is the sum over the bins of (a - e) ln(a / e): e is the share of the expected rows in the bin, a the share of the
-actual rows (Siddiqi, Credit Risk Scorecards, 2006: 0.1 is a small shift, above 0.25 a large one).
+actual rows (Siddiqi, Credit Risk Scorecards, 2006: 0.1 is a small shift, above 0.25 a large one). This project warns
+earlier, above `WARN_ABOVE`.
 """
 
 import math
@@ -10,9 +11,9 @@ from collections.abc import Sequence
 #: A column with an index above the first value has moved slightly; above the second value, it has moved far and gets a
 #: warning.
 SLIGHT_ABOVE, WARN_ABOVE = 0.1, 0.2
-#: The same limits, by the words for them on the HTML pages: a column above one has moved "slightly" or "far".
+#: The same limits, by the names that the templates of the HTML pages use.
 LIMITS = {"slightly": SLIGHT_ABOVE, "far": WARN_ABOVE}
-#: The smallest share of a bin in the index: a share of 0 would make the index infinite.
+#: A bin with a smaller share counts with this share, because a share of 0 would make the index infinite.
 EMPTY_BIN_SHARE = 1e-4
 
 

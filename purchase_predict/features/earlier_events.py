@@ -27,7 +27,8 @@ def joined(connection: duckdb.DuckDBPyConnection, folder: Path, history: Path, t
     """
     buckets = max(len(list(events.iterdir())) for events in (folder, history))
     tables = [_files(events) for events in (folder, history)]
-    # Session ids are stored as UUIDs only where all ids of a source are UUIDs.
+    # Session ids are stored as UUIDs only if all ids of a source are UUIDs, else as text. If the two folders differ in
+    # this, both are read as text.
     types = {connection.sql(f"SELECT user_session FROM {table} LIMIT 0").types[0] for table in tables}
     session = f"user_session::{types.pop() if len(types) == 1 else 'VARCHAR'} AS user_session"
     connection.execute(

@@ -1,15 +1,20 @@
 """Counts over a user's earlier sessions: views and purchases, of the row's product or of all products.
 
 The counts come from comparing two kinds of rows. A *fact* is an event to count: a session's first view of a product, or
-a purchase. A *question* is a row of the primary table that needs a count. Facts count only for questions of the same
-user and subject. Such a fact counts if it is not later than the question's moment (`at`), and if the fact's session
-started before the question's session (`start`). Sessions of a user may overlap, so both times are compared.
+a purchase. A *question* asks for the counts of a pair. Each pair has two questions: one about its product, one about
+all products. A fact counts for a question if three conditions hold:
+
+- Both have the same user and the same subject (a product, or all products).
+- The fact is not later than the moment of the question's pair (`at`).
+- The fact's session started before the session of the question's pair (`start`).
+
+Sessions of a user may overlap, so both times are compared.
 
 Columns of both facts and questions:
 
-- the keys of the pair that the event or the row belongs to
+- the keys of the question's pair, or of the pair that the event belongs to
 - `of_product` (1: about one product, 0: about all products) and `subject` (the product, or 0)
-- `at`: the time of the event, or the moment of the row
+- `at`: the time of the event, or the moment of the pair
 - `start`: the start of the session
 - `views`, `purchases`: what a fact adds to each count; 0 in a question
 - `fact`: 1 in a fact, 0 in a question

@@ -7,7 +7,7 @@ every column:
 - *Point in time.* A feature uses events up to the moment only. Only the label uses later events.
 - *Ties.* An event at the moment counts as known. Columns whose description says *before* are the exception: they use
   earlier events only. No result depends on the order of events of the same time. Times are compared to the microsecond.
-  A column in seconds is a difference of two times, from which the fractions of a second are first cut off.
+  A column in seconds is the difference of two times, each of which is first truncated to whole seconds.
 - *Sessions belong to one user.* If two users share a session id, each has a separate session. So every column except
   those of `shop` needs the events of one user only, and users can be computed separately.
 
@@ -29,7 +29,7 @@ from purchase_predict.schema import EVENTS, TYPES
 
 #: The columns in which repeated events are compared first (see `alike`). They are never null.
 _ALIKE = ["user_id", "event_time", "product_id"]
-#: The columns that `primary` needs of every event. Only of cart events, it needs the other columns, too.
+#: The columns that `primary` needs of every event. It needs the other columns of cart events only.
 _USED = ["event_time", "event_type", "product_id", "price", "user_id", "user_session"]
 
 #: The tables that `primary` needs, in the order in which they are made. They are stored, because they are scanned
@@ -86,8 +86,8 @@ def sql(dialect: str, table: str, prefix: str) -> str:
         ),
     }[table]()
     getattr(ibis, dialect)  # loads the backend; before, Ibis does not know the dialect
-    # In DuckDB, a sum of integers has a wider type than int64. Ibis takes the sum for int64 and adds no cast,
-    # so the cast is added here.
+    # In DuckDB, a sum of integers has a wider type than int64. Ibis assumes that the sum is int64 and adds no cast, so
+    # the cast is added here.
     columns = ", ".join(
         f"CAST({name} AS BIGINT) AS {name}" if type_.is_int64() else name for name, type_ in expression.schema().items()
     )
@@ -190,7 +190,7 @@ def _last_purchases(events: ir.Table) -> ir.Table:
 
 
 def _timeline(events: ir.Table) -> ir.Table:
-    """One row per session and time of its events. The counts are up to and including this time, or before it."""
+    """One row per session and time of its events. Views count up to and including this time, others only before it."""
     kind = events.event_type
     is_act = kind != "remove_from_cart"  # an act is a view, a cart or a purchase
     nth = ibis.row_number().over(group_by=[*PAIR, is_act], order_by="event_time")

@@ -21,8 +21,9 @@ def primary_from_events(
     """Creates the table `primary_table` from events, and two tables of product counters.
 
     `shop_totals` has the counters per product and day, `shop_state` the counters per product at the end of the events.
-    If `state` is given, a table `shop_known` is created, too. Its only value, `events`, is the number of events that
-    the counters in `state` may already include: those that product counters count, up to the last day of `state`.
+    If `state` is given, a table `shop_known` is created, too. Its only value, `events`, is the number of views, carts
+    and purchases in `folder` up to the last day of `state`, without repetitions. The counters in `state` may already
+    include these events.
 
     Args:
         connection: the database. As many buckets are computed at a time as it has threads.
@@ -78,7 +79,7 @@ def _add_shop(connection: duckdb.DuckDBPyConnection, parts: int, state: Path | N
     """Creates `primary_table`, `shop_totals` and `shop_state` from `shop_raw`, `shop_primary` and `shop_corrections`.
 
     Args:
-        parts: groups of products whose counters are made one after the other.
+        parts: the number of groups of products. Counters are made for one group at a time.
         state: see `primary_from_events`.
     """
     from purchase_predict.features import expressions
@@ -96,7 +97,7 @@ def _add_shop(connection: duckdb.DuckDBPyConnection, parts: int, state: Path | N
         connection.execute(f"DELETE FROM shop_product_days WHERE day > {last}")
         _add_product_days(connection, parts, f"day > {last}")
     connection.execute(f"CREATE TABLE shop_state AS {expressions.sql('duckdb', 'state', 'shop_')}")
-    # A table, because with a view the split would hold both the join and its own window in memory.
+    # A table, not a view: with a view, `split.split` would hold this join and its window function in memory at once.
     connection.execute(f"CREATE TABLE primary_table AS {expressions.sql('duckdb', 'with_shop', 'shop_')}")
 
 
@@ -153,7 +154,7 @@ def _primary_of_bucket(
 
 
 def primary_from_spark(connection: duckdb.DuckDBPyConnection, folder: Path, session_type: str) -> None:
-    """Creates `primary_table` and `shop_state` from Spark's Parquet files, with the types that DuckDB gives."""
+    """Creates `primary_table` and `shop_state` from Spark's Parquet files; session ids get the type `session_type`."""
     connection.execute(
         f"CREATE OR REPLACE TABLE shop_state AS FROM read_parquet({quoted(folder / STATE / '*.parquet')})"
     )

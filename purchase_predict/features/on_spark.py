@@ -99,8 +99,8 @@ def primary_from_events(source: str, session_type: str, crc32: Mapping[str, int]
             phase("features on Spark", len(expressions.STEPS) + _FURTHER_TABLES, "tables") as shown,
         ):
             register("raw", raw)
-            # Of all events, only three columns are shuffled by user, here for `alike`. The later tables are shuffled
-            # after they are computed, with only the events that remain in them.
+            # `alike` needs all events partitioned by user, but only 3 of their columns, so Spark shuffles only these.
+            # Each later table is shuffled after it is computed, when fewer events remain in it.
             register("by_user_raw", raw.repartition(partitions, "user_id"))
             persist("alike", query("alike", f"{_PREFIX}by_user_"))
             for step in expressions.STEPS[1:]:
@@ -138,7 +138,7 @@ def _first_row(table: "DataFrame") -> tuple[int, ...]:
 
 
 def _check(session: "SparkSession", source: str, crc32: Mapping[str, int]) -> None:
-    """Compares the CRC-32 of the files at `source`, which the executors compute from each file, with that from load."""
+    """Lets the executors compute the CRC-32 of each file at `source`, and compares it with the CRC-32 from load."""
     files = session.read.format("binaryFile").option("recursiveFileLookup", "true").load(source)
     there = {row[0]: row[1] for row in files.selectExpr("path", "crc32(content)").toLocalIterator()}
     unknown = set(there)

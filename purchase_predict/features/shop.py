@@ -48,7 +48,7 @@ def corrections(candidates: ir.Table, usable: ir.Table, pairs: ir.Table) -> ir.T
     of pairs.
 
     Args:
-        candidates: the events that may repeat each other (`expressions.sql`).
+        candidates: the events that may repeat each other (`expressions.alike`).
         usable: the events that rows need, without repetitions. They include all purchases of carted pairs.
         pairs: the first cart event of each pair.
     """
@@ -122,9 +122,9 @@ def as_of_midnight(days: ir.Table, shop: ir.Table, rows: ir.Table) -> ir.Table:
 def with_shop(rows: ir.Table, product_days: ir.Table) -> ir.Table:
     """Adds the columns about each row's product to the primary table.
 
-    `product_relative_price` is the logarithm of the row's price divided by the geometric mean of the product's earlier
-    prices: 0 at the usual price, -0.22 at 80 % of it. It is null if the row has no price above 0, or the product had no
-    such price before.
+    `product_relative_price` is the logarithm of a ratio: the row's price to the geometric mean of the product's earlier
+    prices. It is 0 at the usual price and -0.22 at 80 % of it. It is null if the row has no price above 0, or if the
+    product had no such price before.
     """
     known = rows.mutate(day=day_of(rows.event_time))
     known = join(known, product_days, PRODUCT_DAY)
@@ -177,7 +177,7 @@ def _carted(pairs: ir.Table) -> ir.Table:
 
 
 def _bought(events: ir.Table, pairs: ir.Table) -> ir.Table:
-    """Pairs counted on the day of their first purchase at or after the moment: earlier, the purchase is not known."""
+    """Counts each pair on the day of its first purchase at or after the moment: before, the purchase is not known."""
     purchases = events.filter(events.event_type == "purchase").select(*PAIR, bought="event_time")
     both = pairs.select(*PAIR, "event_time").inner_join(purchases, PAIR)
     both = both.filter(both.bought >= both.event_time)

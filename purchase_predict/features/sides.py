@@ -77,9 +77,9 @@ def by_user(connection: duckdb.DuckDBPyConnection, test_ratio: float, row_count:
 def _best_subset(sizes: Sequence[int], wanted: float, row_count: int) -> list[int]:
     """Chooses the large users of the test so that the share comes closest once small users have filled the rest.
 
-    There are fewer than 1 / TOLERANCE large users. Every sum that the rows of some of them can have is computed, and
-    kept as a bit of an integer: bit n is 1 if n units are a possible sum. Among equally close sums, the one nearest to
-    the requested share of the large users' rows is taken, so that both sides have small users, too.
+    There are fewer than 1 / TOLERANCE large users. The bits of an integer hold the sums of rows that subsets of these
+    users can have: bit n is 1 if a subset has n units of rows. Among equally close sums, the one nearest to the
+    requested share of the large users' rows is taken, so that both sides have small users, too.
 
     Args:
         sizes: rows of each large user, in the order of their MD5.
@@ -91,7 +91,7 @@ def _best_subset(sizes: Sequence[int], wanted: float, row_count: int) -> list[in
     """
     unit = -(-row_count // _MAX_SUMS)  # rows per unit
     units = [size // unit for size in sizes]
-    sums = [1]  # at k: the sums of any of the first k users
+    sums = [1]  # at position k: the possible sums of subsets of the first k users
     for size in units:
         sums.append(sums[-1] | sums[-1] << size)
     total = sum(sizes)

@@ -54,7 +54,7 @@ class KubernetesBackend(AbstractBackend):
         """
         folder = fetch_and_validate_project(project_uri, version, entry_point, params)  # type: ignore[no-untyped-call]
         work_dir = Path(folder)
-        # MLflow adds settings for its own backends. Their names are in capitals or in `_MLFLOWS`.
+        # MLflow adds settings for its own backends. Their names are upper-case, or are listed in `_MLFLOWS`.
         ours = {name: value for name, value in backend_config.items() if not name.isupper() and name not in _MLFLOWS}
         config = Config.of(ours, "backend_config", Path())
         expected = closure.of_project(entry_point, work_dir)
@@ -80,7 +80,7 @@ def _wait_for(submitted: "SubmittedJob") -> None:
 
 #: The images with an unreadable label that this process has already reported.
 _reported: set[str] = set()
-#: Names in small letters of settings that MLflow adds to the user's settings.
+#: Settings with lower-case names that MLflow adds to the user's settings.
 _MLFLOWS = ("build_image", "docker_auth")
 
 
@@ -186,7 +186,8 @@ class SubmittedJob(SubmittedRun):
     def wait(self) -> bool:
         """Waits until the Job has ended. Returns whether it succeeded.
 
-        Prints the error of a failed Job, because MLflow does not, unless the pod's log has already shown the error.
+        If the Job failed, prints its error, because MLflow does not print it. If the pod's log has already shown the
+        error, prints nothing.
         """
         finished = self.job.wait()
         if not finished and not self.job.told:

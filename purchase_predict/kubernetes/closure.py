@@ -1,4 +1,4 @@
-"""The parts of a step key that an image must match to compute the step: its source files and its packages."""
+"""The source files and packages that an image must have to compute a step. They are parts of the step key."""
 
 import hashlib
 import json

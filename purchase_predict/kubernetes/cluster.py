@@ -118,7 +118,8 @@ class Cluster:
                 self._call("POST", _jobs(namespace), {"fieldValidation": "Strict"}, job)
                 return
             except Refused as error:
-                # Status 409 also means that a quota was changed at the same time. Then the next attempt may succeed.
+                # Status 409: the Job exists already, or a quota was changed at the same time. In the second case, the
+                # next attempt may succeed.
                 if error.status != 409 or (last and not self.job(namespace, name)):
                     raise
             if self.job(namespace, name):

@@ -1,6 +1,7 @@
 """The file `backend_config`: image, namespace, and the resources of each step (docs/deployment.md).
 
-JSON or YAML. Values at the top apply to every step; values under `steps.<step>` override them for that step.
+JSON or YAML. Values at the top apply to every step. Values under `steps.<step>` override them for that step, except
+that the variables in `env` and `env_from_secrets` are merged by name.
 """
 
 import json
@@ -24,7 +25,8 @@ _IMAGE = r"[^@\s]+@sha256:[0-9a-f]{64}"
 _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 #: Names that are allowed at the top of the file only.
 _TOP_ONLY = ("context", "steps")
-#: Names that are allowed under `steps`: the entry points of MLproject, which is not installed with the package.
+#: Names that are allowed under `steps`: MLproject's entry points. They are listed here, because the file MLproject is
+#: not installed with the package.
 ENTRY_POINTS = ("main", *STEPS, "approve", "rollback", "status", "predict", "serve")
 #: Kubernetes' names in the resources of a container.
 _RESOURCES = ("requests", "limits", "claims")
@@ -108,7 +110,7 @@ class Config:
 
     @classmethod
     def of(cls, values: Mapping[str, Any], place: str, folder: Path) -> "Config":
-        """Checks a file's names, also those under `steps`. The values of a step are checked later, by `of_step`.
+        """Checks the names of the settings, also under `steps`. The values of a step are checked later, by `of_step`.
 
         Raises:
             click.ClickException: a setting or a step is unknown, or `context`, `steps` or an entry of `steps` is of
@@ -197,7 +199,7 @@ def _refuse_beyond_json(values: Mapping[str, Any], place: str) -> None:
 
 
 def _check_template(template: Mapping[str, Any], place: str) -> None:
-    """Raises if the template holds a secret, or if a part that this project reads does not have the form of a Job."""
+    """Raises if the template holds a secret, or if a part that this project reads has another form than in a Job."""
     pod: Any = template
     for name in ("spec", "template", "spec"):
         pod = pod.get(name, {})
@@ -243,14 +245,14 @@ def _mapping(file: Path) -> dict[str, Any]:
 
 def _typed(value: Any, kind: type, place: str) -> Any:
     if not isinstance(value, kind) or isinstance(value, bool):
-        # The message does not show a list or a mapping: it may hold a secret in a form that no pattern finds.
+        # A list or a mapping is not shown, because it may hold a secret in a form that no pattern finds.
         found = _TYPES[type(value)] if isinstance(value, (list, dict)) else repr(value)
         raise click.ClickException(f"{place}: must be {_TYPES[kind]}, not {found}")
     return value
 
 
 def _part(whole: Mapping[Any, Any], name: str, place: str) -> dict[Any, Any]:
-    """The entry `name` of `whole`, a mapping; empty if missing or null. `place` names the entry in messages."""
+    """The mapping under `name` in `whole`; empty if it is missing or null. `place` names it in messages."""
     part = whole.get(name)
     found: dict[Any, Any] = {} if part is None else _typed(part, dict, place)
     return found

@@ -57,7 +57,7 @@ class State:
     """The state of a Job.
 
     Attributes:
-        ended: whether it has ended.
+        ended: whether it has ended; also true if `lingers` is true.
         succeeded: whether its command ended with exit code 0.
         running: whether the step's container has started, and the Job has not ended.
         problem: why it failed, or what keeps it from starting; empty: no problem is known.
@@ -99,7 +99,8 @@ def state_of(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], events: 
     if "terminated" in status and _lingers(pod):
         problem = _ended_by_cluster({}, job, pod)
         return replace(State(ended=True, problem=problem) if problem else _exit(pod), lingers=True)
-    if "running" in status or "terminated" in status:  # if terminated, the Job ends soon and then says more
+    # If the container has terminated, the Job soon gets the condition Complete or Failed.
+    if "running" in status or "terminated" in status:
         return State(running=True)
     if problem := _waits(pod):
         return State(problem=problem)

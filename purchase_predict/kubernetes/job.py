@@ -112,8 +112,8 @@ class Job:
         run = client.get_run(self._work.run_id)
         if state.succeeded and run.info.status == "FINISHED":
             return True
-        # The error that the pod wrote to the tag, and its last line (in `state`), may hold a secret that only this
-        # process knows.
+        # The tag ERROR and the last line of the log (in `state`) come from the pod. They may hold a secret that only
+        # this process knows, so they are masked here.
         recorded = printable(self._log.masked(run.data.tags.get(ERROR, "")))
         reason = recorded or (self._log.error if state.exited else "")
         self.told = bool(reason) and self._log.error == reason

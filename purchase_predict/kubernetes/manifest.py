@@ -1,7 +1,7 @@
 """The manifest of a step's Job: the template in `backend_config`, completed by the workflow.
 
 The command is a list of words, which neither a shell nor Kubernetes interprets. The manifest contains no password or
-token. Environment variables that need one refer to a Secret of the cluster.
+token. An environment variable that holds one refers to a Secret of the cluster.
 """
 
 import copy
@@ -123,7 +123,7 @@ def _container(given: Mapping[str, Any], work: Work, config: StepConfig, place: 
         "command": [literal(word) for word in start],
         "args": [],
         "env": _environment(given.get("env", []), work, config, place),
-        # The pod's status then holds the last lines of the log, even if nobody reads the log.
+        # If the container fails, the pod's status then holds the last lines of its log, even if nobody reads the log.
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
 
@@ -152,7 +152,7 @@ def _environment(given: list[dict[str, Any]], work: Work, config: StepConfig, pl
 def _refuse_missing(found: Mapping[str, Any], entry_point: str, config: StepConfig, place: str) -> None:
     """Raises if a secret variable that the Job needs is set on this machine, but is not passed to the Job."""
     containers = config.pod.get("containers") or [{}]
-    if containers[0].get("envFrom"):  # only the cluster knows which variables it adds
+    if containers[0].get("envFrom"):  # only the cluster knows which variables envFrom adds
         return
     needed = dict.fromkeys(
         (name for name in SECRETS if os.environ.get(name)), "the tracking server would refuse the Job"

@@ -1,4 +1,4 @@
-"""Refuses settings that hold a secret: they become part of the Job, so everybody who may read Jobs could read it."""
+"""Refuses settings that hold a secret: everybody who may read Jobs could read the secret in the Job's manifest."""
 
 import re
 from typing import Any
@@ -13,8 +13,8 @@ _VARIABLE = re.compile(r"\$\([A-Za-z_][\w.\-]*\)")
 #: (`{{ .password }}`) also count here.
 _REFERENCE = re.compile(r"\$(?:\([^)]*\)|\{[^}]*\}|\w+)|\{\{.*?\}\}")
 _HIDDEN = "***"
-#: What would still be masked after `_HIDDEN` has replaced a reference: a login (`user:***@`), and the scheme before the
-#: reference in a header (`Bearer `). They hold no secret.
+#: Text next to a reference that `_HIDDEN` has replaced: a login (`user:***@`), or the scheme in a header (`Bearer `).
+#: It holds no secret, but `without_secrets` or `shown_uri` would mask it.
 _REFERRED = re.compile(r"(?:[^\s/@:]+:)?(?<![^\s/:])\*{3}@|\b(?:Basic|Bearer|Digest|Token)\s+(?=\*{3})", re.IGNORECASE)
 _QUOTES = re.compile(r"""[\\"']""")
 
@@ -39,7 +39,7 @@ def refuse_secrets(part: Any, place: str) -> None:
 
     Args:
         part: a mapping, a list or a single value.
-        place: the part's name in the message. In it, an entry of a mapping is named `place.name`, and an entry of a
+        place: the part's name in the message. The message names an entry of a mapping `place.name`, and an entry of a
             list `place[0]`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Refuses, before it is submitted, a Job that cannot reach its tracking server, its artifacts or its source."""
+"""Checks before a Job is submitted whether it can reach its tracking server, its artifacts and its source."""
 
 import re
 from collections.abc import Mapping

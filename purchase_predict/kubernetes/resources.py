@@ -13,8 +13,8 @@ _SIZE = re.compile(r"([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?|[0-9]+\.) ?([KMGTPE]i?
 _GIB = 1024**3
 #: The steps whose SQL engine obeys `memory_limit`.
 BOUNDED = ("load", "process")
-#: Besides the SQL engine, a step needs memory for Python, for Arrow's buffers, and for what DuckDB does not count. So
-#: the Job requests twice `memory_limit` plus 1 GiB.
+#: Besides the SQL engine (DuckDB), a step needs memory for Python, for Arrow's buffers, and for what DuckDB does not
+#: count towards `memory_limit`. So the Job requests twice `memory_limit` plus 1 GiB.
 _MEMORY_FACTOR, _MEMORY_MORE = 2, _GIB
 #: The disk holds data that DuckDB spills, the downloaded source, and the tables that the step makes. So the Job
 #: requests 8 times `memory_limit` plus 10 GiB.
@@ -54,8 +54,8 @@ def resources(entry_point: str, given: Mapping[str, Any], memory_limit: str, pla
         place: the file's name in messages.
 
     Raises:
-        click.ClickException: `memory_limit` is no size; or a memory request or limit in the file is not above it; or
-            one of these, or the limit of the disk, cannot be read.
+        click.ClickException: `memory_limit` is no size; or a memory request or limit in the file is not above
+            `memory_limit`; or a memory request, memory limit or disk limit in the file cannot be read.
     """
     if entry_point not in BOUNDED or not memory_limit:
         return dict(given)

@@ -194,7 +194,7 @@ def _remove_byte_code(place: Path) -> None:
 
 @contextmanager
 def no_byte_code() -> Iterator[None]:
-    """Stops Python from writing byte code, because loading a model from a local store would add some to its files."""
+    """Stops Python from writing byte code: loading a model from a local store would add it to the model's files."""
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         yield

@@ -200,7 +200,7 @@ class PurchaseModel(PythonModel):
         return pd.DataFrame(answer, index=model_input.index)
 
     def _fill_in(self, frame: pd.DataFrame, encoded: np.ndarray, as_is: bool) -> None:
-        """Fills in the columns about the product in the rows that have none."""
+        """Fills in missing values of the columns about the product; with `as_is`, only columns that all rows lack."""
         places = {
             name: column
             for column, name in enumerate(self.spec["features"])

@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-#: A bucket's rows are written as a row group once there are at least this many, or an equal share of `_WAITING_ROWS` if
-#: that is fewer.
+#: A bucket's rows are written as a row group once the bucket has at least this many. If there are more than 25 buckets,
+#: the limit is lower: `_WAITING_ROWS` divided by the number of buckets.
 _GROUP_ROWS = 120_000
-#: The most rows that all buckets together collect in memory, roughly; rows that are being written come on top.
+#: The largest number of rows that all buckets together collect in memory, roughly. Rows that are being written come on
+#: top.
 _WAITING_ROWS = 3_000_000
 #: A column of whole numbers gets a dictionary if its first `_SAMPLED_ROWS` rows have at most this many distinct values.
 _DICTIONARY_VALUES = 500

@@ -1,7 +1,8 @@
 """Reading line by line: slower, but every refused row is found, with its line, column and reason.
 
-CSV is first split into records (`csv_records`). The records are written to a numbered file: each record starts with its
-line number in the original file, so that DuckDB can name the line of a row that breaks a rule.
+CSV is first split into records (`csv_records`). The records are written to a new CSV file, called the numbered file. In
+it, each record starts with its line number in the original file. So DuckDB can name the line of a row that breaks a
+rule.
 """
 
 from dataclasses import replace
@@ -65,7 +66,10 @@ def _with_any_text(reading: Reading, file: File) -> File:
 
 
 def _broken_rows(reading: Reading, scan: Scan) -> str:
-    """A SELECT of the rows that break a rule, in the columns of the table `rejects`; `column` is the first bad one."""
+    """A SELECT of the rows that break a rule, with the columns of the table `rejects`.
+
+    The value of `column` is the name of the row's first column that breaks a rule.
+    """
     columns = reading.columns
     first = " ".join(
         f"WHEN {condition} THEN {number}"

@@ -21,7 +21,7 @@ from purchase_predict.reading.csv_records import LONGEST
 from purchase_predict.reading.plain import Bytes, NotPlain
 from purchase_predict.schema import TYPES
 
-#: Bytes of a block, up to the next line end: about 60,000 events.
+#: Bytes of a block, about 60,000 events. A block is extended to the next line end.
 _BLOCK_BYTES = 8 * 2**20
 _UTC = b" UTC"
 #: Characters of a time such as 2019-10-01 00:00:00.
@@ -60,8 +60,8 @@ def copy(
         as_uuids: whether to store the ids as UUIDs.
         bucket_of: the BIGINT column that decides the bucket: rows with equal values share one.
         buckets: the number of buckets, at most 256.
-        threads: the number of blocks that are parsed at the same time.
-        read: called after each block whose rows were handed to the bucket files, with the block's number of bytes.
+        threads: the number of threads, which parse blocks and write row groups.
+        read: called with a block's number of bytes, after the block's rows were handed to the bucket files.
 
     Returns:
         The number of records in each file, in the order of `files`. All of these records were written.
@@ -100,7 +100,7 @@ def copy(
 
 
 def _typed(rows: pa.Table, types: Mapping[str, str], uuids: Sequence[str]) -> pa.Table:
-    """The rows after the text of times and of the columns `uuids` has been converted to these types."""
+    """The rows with all times converted from text to timestamps, and the columns `uuids` from text to UUIDs."""
     for name, type_ in types.items():
         if type_ == "TIMESTAMP":
             rows = _converted(rows, name, _times)
@@ -110,7 +110,7 @@ def _typed(rows: pa.Table, types: Mapping[str, str], uuids: Sequence[str]) -> pa
 
 
 def _ranges(path: Path) -> Iterator[tuple[int, int]]:
-    """For each block of whole lines below the header: where its first byte is, and where its last byte ends."""
+    """Yields the start and the end (exclusive), in bytes, of each block of whole lines below the header."""
     with path.open("rb") as file:
         start, size = len(file.readline(LONGEST)), path.stat().st_size
         while start < size:
@@ -153,9 +153,9 @@ def _parsed(block: bytes, columns: Sequence[str], types: Mapping[str, str], ids:
 
 
 def _arrow_type(type_: str) -> pa.DataType:
-    """The type as which Arrow parses a column.
+    """The Arrow type of a column when it is parsed.
 
-    VARCHAR becomes text with a dictionary; a time stays plain text, which `_times` converts later.
+    VARCHAR becomes text with a dictionary. A time stays plain text, which `_times` converts later.
     """
     if type_ == "VARCHAR":
         return pa.dictionary(pa.int32(), pa.string())
@@ -188,7 +188,8 @@ def _times(text: pa.StringArray) -> pa.Array:
     """Times from text such as `2019-10-01 00:00:00`, all with ` UTC` at the end or all without.
 
     Raises:
-        NotPlain: not all times have the same one of these two forms. DuckDB may still be able to read them.
+        NotPlain: the times are not all in one of these two forms, or one of them is not a valid time. DuckDB may still
+            be able to read times in other forms.
     """
     characters = _characters(text)
     if characters is None:

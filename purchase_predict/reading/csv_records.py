@@ -21,7 +21,8 @@ import numpy as np
 
 from purchase_predict.errors import first_line
 
-#: The longest line in bytes and the longest quoted field in characters. DuckDB's reader gets the same limit.
+#: The longest line in bytes and the longest quoted field in characters. DuckDB's reader gets the same limit for the
+#: original files, and 4 times this limit for numbered files (see `careful`).
 LONGEST = 2_000_000
 #: Bytes that are read at once: few enough to stay in a core's cache. Blocks of 4 MiB take three times as long.
 _BLOCK_BYTES = 2**18
@@ -54,8 +55,8 @@ class Outline:
     Attributes:
         records: the number of lines that are neither the header nor blank. A record of several lines is
             thus counted several times.
-        plain: False if readers may understand a line differently. This is so if a line has a NUL byte, bytes that are
-            not UTF-8, spaces around quotes, or empty fields beyond the last column, or if line ends are mixed.
+        plain: whether every reader understands the lines in the same way. False if a line has a NUL byte, bytes that
+            are not UTF-8, spaces around quotes, or empty fields beyond the last column, or if line ends are mixed.
     """
 
     records: int

@@ -1,8 +1,8 @@
 """A task of Spark on an executor: reads parts of a source with the project's own code and stores their rows.
 
 The executor needs the packages of conda.yaml. The task returns its result (`task_result`) and the refused rows. Spark
-may repeat a task, or start it on two machines. The task works in one thread, so each time it writes the same bytes
-under the same names.
+may repeat a task, or start it on two machines. The task converts and writes the rows in one thread, so every attempt
+writes the same bytes under the same names.
 """
 
 import os
@@ -45,7 +45,7 @@ class Work:
         source: as the user named it.
         parts: all parts of the source. Each task reads some of them, given by their numbers.
         buckets: the number of buckets that events are spread over by user.
-        session_types: the types that `user_session` may be stored as, as in `scan.Reading`.
+        session_types: the types that `user_session` may be stored as (see `scan.Reading`).
         memory_limit: DuckDB's memory limit in a task, such as `2GB`; empty: a quarter of the machine's memory,
             divided by its cores, but at least 512 MiB.
         gcp_project: the Google Cloud project to read as; empty: that of the credentials.
@@ -72,7 +72,7 @@ def read_parts(
     Args:
         work: what all tasks have in common.
         numbers: the numbers of the parts to read, in order.
-        fetched: the parts that are already on this machine: the local file, by the part's number.
+        fetched: the local files of the parts that are already on this machine, by the part's number.
         scratch: an empty folder.
     """
     memory = max(_LEAST_MEMORY, machine_memory() // 4 // 2**20 // (os.cpu_count() or 1))
@@ -81,7 +81,7 @@ def read_parts(
         try:
             done = _read(work, numbers, _paths(work, numbers, fetched, scratch), connection, scratch)
         except click.ClickException as error:
-            # Spark repeats a task that raises. An error for the user would most likely only occur again.
+            # Spark repeats a task that raises. An error for the user would most likely occur again, so it is returned.
             done = TaskResult(numbers, error=error.format_message())
             connection.execute("DELETE FROM rejects")
         row = dict.fromkeys(SCHEMA.names) | {"done": done.written()}
@@ -158,7 +158,8 @@ def _read(
 def _stored(work: Work, reading: Reading, first: int) -> dict[str, StoredFile]:
     """Stores the rows that were read, and returns the stored files by path.
 
-    A path is `events/bucket=<bucket>/part-<first part>-<number>.parquet`, or the same without a bucket for `primary`.
+    A path is `events/bucket=<bucket>/part-<first part>-<number>.parquet`, or for a primary table
+    `primary/part-<first part>-<number>.parquet`.
     """
     target = reading.scratch / "target"
     files = {}

@@ -17,7 +17,7 @@ from purchase_predict.sources.part import Part
 
 #: Columns that DuckDB adds to a scan: the file's path and, for Parquet, the row's number from 0.
 PATH, ROW = "_part_path", "file_row_number"
-#: The column of numbered CSV files that holds the line's number in the original file.
+#: The first column of a numbered CSV file (see `careful`): the record's line number in the original file.
 _LINE = "_line"
 _NUMBERS = r'U?(TINY|SMALL|BIG|HUGE)INT|U?INTEGER|FLOAT|DOUBLE|DECIMAL.*|VARCHAR|BLOB|"NULL"'
 _TIMES = r'TIMESTAMP.*|DATE|VARCHAR|BLOB|"NULL"'
@@ -147,7 +147,7 @@ def common_table(files: Sequence[File], tables: Mapping[str, tuple[Column, ...]]
 
     Raises:
         click.ClickException: a file holds none of the tables, because it lacks a required column of each; two files
-            hold different tables; or a column of a Parquet file has a type that cannot be converted to the table's.
+            hold different tables; or the type of a Parquet column cannot be converted to the column's schema type.
     """
     held = {file.part.name: _table_of(file, tables) for file in files}
     first, common = next(iter(held.items()))

@@ -31,7 +31,7 @@ _BUCKET_ROWS = 1_000_000
 _MAX_BUCKETS = 64
 #: Bytes of an event in a CSV file, and in a packed file (gzipped CSV: about 20; Parquet: about 30).
 _CSV_EVENT, _PACKED_EVENT = 130, 20
-#: The most ignored columns, or files left out, that a message names.
+#: The largest number of ignored columns, or of skipped files, that a message names.
 _NAMED = 20
 
 

@@ -17,7 +17,7 @@ from purchase_predict.sources.listing import Listing
 
 @dataclass(frozen=True)
 class Account:
-    """The result of reading a source, by either engine.
+    """The result of reading a source with either engine, DuckDB or Spark.
 
     Attributes:
         source: as the user named it.

@@ -66,8 +66,8 @@ def load_source(
         What was loaded, and the files that the executors stored, by their path.
 
     Raises:
-        click.ClickException: Spark cannot be used or lost refused rows; or the source cannot be read, changed while it
-            was read, holds none of the tables, has no rows, or has too many malformed rows.
+        click.ClickException: Spark cannot be used, skipped a file or lost refused rows; or the source cannot be read,
+            changed while it was read, holds none of the tables, has no rows, or has too many malformed rows.
     """
     with session_of("engine=spark", "engine=duckdb") as session, connect(scratch) as connection:
         send_package(session)

@@ -1,6 +1,7 @@
 """Copies Parquet files that DuckDB would misread, keeping only the columns that are read.
 
-Names may be ambiguous: DuckDB ignores case (`PRICE` and `price` are one name), and its scan adds columns of its own.
+Column names may be ambiguous: DuckDB ignores case (`PRICE` and `price` are one name), and its scan adds columns of its
+own.
 Two kinds of values end the whole scan with an error: *far* times, which lie outside the years 1 to 9999, and text that
 is not UTF-8.
 """
@@ -17,11 +18,12 @@ from purchase_predict.errors import first_line
 
 #: Names that the SQL of this package gives to columns of its own.
 _OURS = {"line", "path", "bucket", "filename", "value", "broken", "unreadable"}
-#: The only column in the copy of a file that has none of the known columns; it keeps the number of rows.
+#: The only column of a copy if the original file has no column that is read. It keeps the number of rows.
 NO_COLUMN = "_no_column"
 #: The time units that can hold far times, with the number of units in a second. Nanoseconds cannot hold far times.
 _UNITS = {"s": 1, "ms": 10**3, "us": 10**6}
-#: The start of the years 1 and 10000, in seconds since 1970. Times far outside make DuckDB's scan or database fail.
+#: The start of the years 1 and 10000, in seconds since 1970. Times far outside these limits make DuckDB's scan or
+#: database fail.
 _FIRST, _END = -62_135_596_800, 253_402_300_800
 
 _Convert = Callable[[pa.Array], pa.Array]
@@ -165,7 +167,9 @@ def _times_as_text(times: pa.Array) -> pa.Array:
 
 
 def _is_text(type_: pa.DataType) -> bool:
-    if pa.types.is_dictionary(type_):  # except with 32-bit indices, Arrow itself raises if the text is not UTF-8
+    # Arrow itself raises if the text of a dictionary is not UTF-8, unless the dictionary has 32-bit indices. That case
+    # must be checked here.
+    if pa.types.is_dictionary(type_):
         type_ = type_.value_type
     return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_))
 

@@ -16,9 +16,9 @@ from purchase_predict.spreadsheets import harmless
 
 #: Characters of a refused value that are kept.
 VALUE_LENGTH = 200
-#: The most reasons that a message about malformed rows names.
+#: The largest number of reasons that a message about malformed rows names.
 NAMED_REASONS = 3
-#: The most refused rows that are kept in memory at once, for writing or reading.
+#: The largest number of refused rows that are written or read as one batch.
 BATCH_ROWS = 10_000
 #: The columns of the table `rejects`; `part` is the part's number.
 SCHEMA = pa.schema(
@@ -105,8 +105,8 @@ def reasons(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
 def write(connection: duckdb.DuckDBPyConnection, parts: Sequence[Part], path: Path) -> None:
     """Writes the table `rejects` as CSV (file, line, column, value, reason), in the order of parts and lines.
 
-    A value or file name that a spreadsheet would run as a formula, such as `=HYPERLINK(...)`, gets an apostrophe in
-    front.
+    If a spreadsheet would run a value or file name, or a piece of it, as a formula such as `=HYPERLINK(...)`, an
+    apostrophe is put before the formula.
     """
     found = connection.execute('SELECT part, line, "column", value, reason FROM rejects ORDER BY part, line, "column"')
     with path.open("w", newline="", encoding="utf-8", errors="replace") as file:

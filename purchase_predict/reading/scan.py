@@ -17,14 +17,14 @@ from purchase_predict.schema import Column
 
 #: A column gets a dictionary if a row group has at most this many distinct values. By default, DuckDB tries to build a
 #: dictionary even for sessions and products, where that does not pay. This limit, and Snappy in place of zstd, cut the
-#: time to write 10 million events from 7.3 to 4.3 processor seconds; the files grow from 180 to 268 MB. Bloom filters,
-#: which no reader uses, took 0.7 s more.
+#: time to write 10 million events from 7.3 to 4.3 CPU seconds; the files grow from 180 to 268 MB. Bloom filters, which
+#: no reader uses, took 0.7 s more.
 _DICTIONARY_LIMIT = 5_000
 #: DuckDB's types of numbers that may be NaN.
 _FLOATS = ("DOUBLE", "FLOAT")
 #: The text of the error that the SQL of `_copy_as` raises if a session id is not a UUID.
 _NOT_A_UUID = "not a UUID"
-#: A time as text: date, time of day, and an offset of less than 16 hours or the name of a time zone.
+#: A time as text: a date, and optionally a time of day, and an offset of less than 16 hours or a time zone's name.
 _TIME = (
     r"\s*[0-9]{4}[-/][0-9]{1,2}[-/][0-9]{1,2}([T\s]\s*[0-9:.]+)?"
     r"\s*([+-](0?[0-9]|1[0-5])(:?[0-5][0-9](:[0-5][0-9])?)?|[A-Za-z][\w/+-]*)?\s*"
@@ -95,7 +95,7 @@ def in_one_scan(reading: Reading) -> Copied | None:
 
 
 def copy(reading: Reading, files: Sequence[File], leave_out_broken: bool) -> tuple[int, str]:
-    """Copies the rows of all files to `reading.written`, in one pass, each to the bucket of its user.
+    """Copies the rows of all files to `reading.written`, in one pass, each row to the bucket of its user.
 
     Args:
         leave_out_broken: whether rows that break a rule are left out; otherwise such a row is an error.
@@ -112,7 +112,8 @@ def copy(reading: Reading, files: Sequence[File], leave_out_broken: bool) -> tup
         try:
             return _copy_as(reading, files, session_type, leave_out_broken), session_type
         except duckdb.InvalidInputException as error:
-            # Another error may contain this text by chance, because it quotes a file. It occurs with VARCHAR again.
+            # Another error that quotes a file may contain this text by chance. It then occurs again with VARCHAR,
+            # and is raised.
             if session_type == "VARCHAR" or _NOT_A_UUID not in str(error):
                 raise
     raise AssertionError("every session id is text")

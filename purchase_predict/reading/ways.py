@@ -36,10 +36,10 @@ def read(reading: Reading) -> Copied:
 
 
 def _in_blocks(reading: Reading, shown: Phase) -> Copied | None:
-    """Copies CSV by Arrow. None if this is not possible, so that DuckDB has to read the source.
+    """Copies CSV by Arrow. None if DuckDB has to read the source instead.
 
-    The reason may be a file that is gzipped or Parquet, has columns in its folder names or lacks a column, or a line
-    that is malformed or doubtful.
+    DuckDB has to read it if a file is gzipped or Parquet, has columns in its folder names or lacks a column, or if a
+    line is malformed or doubtful.
     """
     if any(file.path.suffix != ".csv" or file.partition for file in reading.files):
         return None  # DuckDB unpacks several files at the same time, and adds a partition's column

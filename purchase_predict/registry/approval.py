@@ -28,7 +28,7 @@ from purchase_predict.workflow.hints import command_line
 from purchase_predict.workflow.models import tag_version, versions
 from purchase_predict.workflow.scratch import scratch_folder
 
-#: The fields of promotion.json that hold the rules of the deploy: the fields of `Rules` in order, without `approve`.
+#: The fields of promotion.json that hold the rules of the deploy: all of `Rules` except `approve`, in the same order.
 _RULES = ("metric", "tolerance", "min_roc_auc", "promote_rolled_back")
 
 

@@ -45,7 +45,7 @@ def sole_right(name: str, env: str, mine: Run) -> Iterator[str]:
 def holds(tags: Mapping[str, str], claim: str) -> bool:
     """Whether a claim is among the tags of a registered model.
 
-    Always true if `claim` is empty: the caller then says that nobody else decides about the environment.
+    Always true if `claim` is empty, which means that nobody else decides about the environment.
     """
     return not claim or claim in tags
 

@@ -17,8 +17,8 @@ from purchase_predict.workflow import models
 from purchase_predict.workflow.completed import digest_of, run_of
 from purchase_predict.workflow.notification import notify
 
-#: The most times that a version is judged. It is judged again if, before the promotion, the holder changed or the claim
-#: was lost.
+#: The most times that a version is judged. It is judged again if it passed and could not be promoted, because meanwhile
+#: the holder changed, the claim was lost or the version was rolled back.
 _ATTEMPTS = 5
 
 
@@ -60,9 +60,9 @@ def decide(
                 break
             if promotion.promote(judgement.version, env, judgement.champion, author, claim):
                 break
-        # Either somebody without a claim has moved the alias, for example on MLflow's page. Or this process was
-        # suspended and counted as dead; another process may then have closed the run `mine`. A closed run cannot hold
-        # a claim, so the run is opened again.
+        # Not promoted, for example because somebody without a claim has moved the alias on MLflow's page, or because
+        # this process was suspended and counted as dead. In the second case, another process may have closed the run
+        # `mine`. A closed run cannot hold a claim, so the run is opened again.
         mlflow.MlflowClient().update_run(mine.info.run_id, "RUNNING")
     else:
         raise click.ClickException(

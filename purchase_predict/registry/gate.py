@@ -34,8 +34,8 @@ class Contest:
     metrics: Mapping[str, Compared] = field(default_factory=dict)
 
 
-#: The reason of a decision mentions the widening if its factor is above this value. The factor is above it for 30 users
-#: or fewer who have equally many rows.
+#: The reason of a decision mentions the widening if its factor is above this value. If all users have the same number
+#: of rows, the factor is above it for 30 users or fewer.
 _NAMED_WIDENING = 1.06
 
 
@@ -60,9 +60,9 @@ def decide(
 ) -> Decision:
     """The gate: a challenger must beat the baseline, reach `min_roc_auc`, and be better than the champion.
 
-    It must beat the baseline both in `metric` and in roc_auc. The reason: only roc_auc has the same expected value
-    for every model without skill. An example of another metric is average precision: if a few users have most of the
-    rows not bought, a random order of users has an average precision above the share of bought rows.
+    It must beat the baseline both in `metric` and in roc_auc, because only roc_auc has the same expected value for
+    every model without skill. Average precision, for example, does not: if a few users have most of the rows not
+    bought, a random order of the users scores above the baseline, which is the share of bought rows.
 
     Args:
         metric: the metric to compare by.

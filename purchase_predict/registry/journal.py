@@ -98,7 +98,7 @@ def append(name: str, env: str, action: str, version: str, previous: str, author
         version: the number of the new holder; empty: none.
         previous: the number of the holder before the move; empty: none. If the journal's last holder is another
             version, an entry "found" for `previous` is added first. With the action `FOUND`, no other entry is added.
-        author: who moved the alias.
+        author: who moved the alias or, with the action `FOUND`, who records the move.
         claim: the caller's claim, from `claim.sole_right`; empty: nobody else appends.
 
     Returns:
@@ -114,7 +114,8 @@ def append(name: str, env: str, action: str, version: str, previous: str, author
     last = newest(recorded(tags, env))
     if last and (last.action, last.version, last.previous, last.run_id) == (action, version, previous, author.run_id):
         return True
-    # The digest in the head, and not that of the entry as it is now: a change of the last entry stays detectable.
+    # This digest comes from the head, and is not computed from the last entry. So if the last entry was changed, the
+    # digest does not match it, and the change stays detectable.
     before = tags.get(_head(env), "").partition(" ")[2]
     if previous != (last.version if last else ""):
         last = _write(name, env, last, before, FOUND, previous, Author(author.by, author.run_id))
@@ -240,8 +241,8 @@ def problem(tags: Mapping[str, str], env: str, *, moving: bool = False) -> str |
     Args:
         tags: the registered model's tags.
         env: staging or production.
-        moving: whether a move of the environment was begun and is not completed. If so, a last entry that the head does
-            not count is no evidence of a change.
+        moving: whether a move of the environment was begun and is not completed. If so, the head may not count the last
+            entry yet, and this is no evidence of a change.
     """
     try:
         entries = read(tags, env)

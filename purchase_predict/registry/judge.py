@@ -158,7 +158,7 @@ def judge(version: ModelVersion, env: str, rows: Rows, rules: Rules) -> Judgemen
 
     Raises:
         click.ClickException: the challenger cannot be loaded or cannot predict, its training rows are not known, or it
-            was trained on too many of the rows. The version's tags then record the reason.
+            was trained on too many of the rows. `promotion.record` then records the reason.
     """
     version = versions.get_version(version.name, version.version) or version  # its tags may have changed
     rows, scores = _own_scores(version, env, rows)
@@ -289,7 +289,7 @@ def _by_hand(version: ModelVersion, env: str) -> str:
 
 
 def _change_of_source(version: ModelVersion, champion: ModelVersion) -> str:
-    # A version that was registered by hand lacks the tag.
+    # A version that was registered by hand lacks the tag `MODEL_SOURCE`.
     sides = {"the challenger": version, "the champion": champion}
     unknown = [side for side, known in sides.items() if MODEL_SOURCE not in known.tags]
     if unknown and champion.version != version.version:

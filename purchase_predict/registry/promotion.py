@@ -48,9 +48,9 @@ def record(version: ModelVersion, env: str, decision: Decision, description: str
     The tags `gate.<env>` and `gate.reason.<env>` hold the verdict for one environment. The tags `gate` and
     `gate.reason`, the further tags and the description show the latest verdict for any environment.
 
-    A version that already holds an environment may be judged again, perhaps on other rows or by other rules. It is not
-    refused there if it fails, so the verdict for this environment stays unchanged. The latest verdict for any
-    environment stays unchanged, too, if a version that holds any alias fails.
+    A version that already holds an environment may be judged again, perhaps on other rows or by other rules. If it then
+    fails, it still holds the environment, so the verdict for this environment stays unchanged. If a version that holds
+    any alias fails, the latest verdict for any environment stays unchanged, too.
 
     Args:
         version: the version that was judged.
@@ -196,7 +196,7 @@ def _number(version: ModelVersion | None) -> str:
 
 
 def mend(name: str, env: str, author: Author, claim: str = "") -> None:
-    """Repairs what a killed deploy or rollback left half done, and records moves by hand in the journal.
+    """Repairs what a killed deploy or rollback left half done, and adds a move that was made by hand to the journal.
 
     Call it while `claim.sole_right` is held. A tag `rolled_back.<env>` on the version that holds this environment is
     removed: in an earlier release of this project, a rollback wrote the tag before it moved the alias, and it may have

@@ -195,7 +195,7 @@ def champion_number(name: str, env: str) -> str:
 
 
 def missing_champion(name: str, env: str) -> str:
-    """The number of a version that the environment's alias names but that does not exist, as in a restored registry.
+    """The number that the environment's alias names, if no version has this number, as in a restored registry.
 
     Empty if the alias is not set, or names a version that exists.
 

@@ -66,8 +66,8 @@ def _earlier_holders(holder: ModelVersion, env: str, there: Mapping[str, ModelVe
     """The numbers of the earlier holders, the most recent first: from the journal, then from the tags `previous.<env>`.
 
     They may include `holder` itself, and an empty number where there was no holder. The journal also names deleted
-    holders, and each turn of a version that held the environment twice. The tags name holders from before the journal
-    began. If the journal was changed, only the tags are used.
+    holders, and may name a version twice if it held the environment twice. The tags name holders from before the
+    journal began. If the journal was changed, only the tags are used.
     """
     tags = registered_model(holder.name).tags
     known = [] if journal.problem(tags, env) else journal.way_here(journal.recorded(tags, env))

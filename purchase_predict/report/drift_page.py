@@ -111,7 +111,8 @@ def _fewer(
 ) -> tuple[list[str], list[float], list[float]]:
     """The bins to draw, as labels, expected and actual shares.
 
-    Of more than `SHOWN_VALUES` + 2 bins: the first `SHOWN_VALUES`, one bin for all others, and the bin of nulls.
+    If a column has more than `SHOWN_VALUES` + 2 bins, only the first `SHOWN_VALUES` bins and the bin of nulls are kept;
+    all others are joined into one bin.
     """
     if len(labels) <= SHOWN_VALUES + 2:
         return list(labels), list(expected), list(actual)

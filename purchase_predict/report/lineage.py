@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from datetime import datetime
 
-#: Matches the names of the built-in sample as a source, as `sources.sources.SAMPLE` does.
+#: Matches `sample` and `sample:<events>`, the source names of the built-in sample (see `sources.sources.SAMPLE`).
 _SYNTHETIC = re.compile(r"sample(:\d+)?")
 
 

@@ -95,8 +95,8 @@ def mean_of(boosters: Sequence[lightgbm.Booster]) -> lightgbm.Booster:
     """One booster whose output in log-odds is the mean of the outputs of several boosters.
 
     It has the trees of all boosters, with the trees' outputs divided by the number of boosters. LightGBM cannot divide
-    a model, so the model text is edited. The training parameters are left out, because each fit has its own. The result
-    holds no training rows, even if there is only one booster.
+    a model, so the model text is edited. The training parameters of several boosters are left out, because each fit has
+    its own. The result holds no training rows, even if there is only one booster.
     """
     if len(boosters) == 1:
         return lightgbm.Booster(model_str=boosters[0].model_to_string())

@@ -31,9 +31,9 @@ TRIALS_PER_LEADER = 10
 MAX_LEADERS = 10
 #: The number of further splits into folds that each leader is scored on.
 CONFIRMATION_SPLITS = 2
-#: The final fit gets one LightGBM thread, and one more for each of this many rows. One thread takes 19 s for 1,000
-#: rounds on 280,000 rows. Two threads took 0.6 times as long if each had its own core. If another process used one of
-#: the cores, they took 3 to 8 times as long, because threads wait for each other at every split.
+#: The final fit gets one LightGBM thread, plus one per this many rows. One thread takes 19 s for 1,000 rounds on
+#: 280,000 rows. Two threads took 0.6 times as long if each had its own core. If another process used one of the cores,
+#: they took 3 to 8 times as long, because threads wait for each other at every split.
 ROWS_PER_THREAD = 1_000_000
 #: The best number of rounds grows with the cube root of the number of rows.
 _ROUNDS_EXPONENT = 1 / 3
@@ -140,8 +140,8 @@ def final_fit(
     rate has more rounds, a higher rate fewer. If the deadline passes anyway, no further fit is started, and a running
     fit stops, but not before half its rounds.
 
-    Two fits at their own rate take as long as one fit at half the rate. The mean of the two scored 0.0004 to 0.0024
-    better than the one on the real primary table, and 0.001 worse to 0.001 better on the sample.
+    Two fits at their own rate take as long as one fit at half the rate. On the real primary table, the mean of the two
+    fits scored 0.0004 to 0.0024 better than the single fit. On the sample, it scored 0.001 worse to 0.001 better.
 
     Args:
         chosen: the trials, the best first.

@@ -1,7 +1,7 @@
 """Cross-validation folds of the training rows: forward in time if the rows have times, else grouped by user.
 
-Random folds validate a model on days that it was trained on, so they overrate a column that identifies the day. For
-columns that do not change over time, both kinds of folds rank models alike.
+Folds grouped by user validate a model on days that it was trained on, so they overrate a column that identifies the
+day. For columns that do not change over time, both kinds of folds rank models alike.
 """
 
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ def search_folds(rows: LabelledRows, seed: int) -> list[tuple[np.ndarray, np.nda
 
 
 def confirmation_folds(rows: LabelledRows, seed: int, split: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Folds that differ from those of the search, for scoring the leaders again; `split` is 1, 2, ..."""
+    """Folds that differ from those of the search, for scoring the best trials again; `split` is 1, 2, ..."""
     return forward_folds(rows, split) or grouped_folds(rows, FOLDS, [seed, split])
 
 
@@ -89,7 +89,7 @@ def forward_folds(rows: LabelledRows, split: int) -> list[tuple[np.ndarray, np.n
 def _cuts(ended: np.ndarray, y: np.ndarray, shares: np.ndarray) -> list[int]:
     """The times at which the rows are cut, in nanoseconds since 1970 (UTC).
 
-    Each part between cuts has both classes. On this condition, each cut is as near to its planned place as possible.
+    Each part between cuts has both classes. Within this limit, each cut is as near to its planned place as possible.
 
     Args:
         ended: when the session of each row ended, in nanoseconds since 1970 (UTC).
@@ -146,8 +146,8 @@ def grouped_folds(rows: LabelledRows, count: int, seed: int | Sequence[int]) -> 
     """Splits the rows into folds. All rows of a user are in one fold.
 
     Users are sorted by purchases and rows, in random order among equals, and assigned to the folds in turn. So the
-    folds have similar numbers of users, rows and purchases. (scikit-learn's StratifiedGroupKFold visits every user by
-    itself: on 50,000 rows it took 3 s of processor time, as much as four fits.)
+    folds have similar numbers of users, rows and purchases. scikit-learn's StratifiedGroupKFold is not used, because it
+    handles one user at a time: on 50,000 rows it took 3 s of processor time, as much as 4 fits.
 
     Args:
         rows: the rows to split.

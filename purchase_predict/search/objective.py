@@ -144,8 +144,8 @@ class Objective:
             return fit_fold(training_params(params, self.metric, self.seed), train, validation, behind_below)
 
         self._bin()
-        # One LightGBM thread per fold. Threads that share a fold wait for each other at every split, which costs more
-        # than it saves when other processes use the cores.
+        # One LightGBM thread per fold. Threads that share a fold wait for each other at every split. When other
+        # processes use the cores, the threads lose more time by waiting than they save.
         rounds, utilities = [], []
         with ThreadPoolExecutor(self.threads) as pool:
             for number, fitted in zip(numbers, pool.map(fit, numbers), strict=True):

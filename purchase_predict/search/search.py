@@ -33,8 +33,8 @@ class SearchResult:
 
     Attributes:
         trials: all trials, sorted by number.
-        best: the first of the trials that the model is made of. If leaders were scored again, this is the leader with
-            the best score on the other folds, which may not be the trial with the lowest loss.
+        best: the first of the trials that the model is made of. If the best trials were scored again on other folds
+            (`finish.ranked`), this is the one that scored best there. It may not be the trial with the lowest loss.
         booster: the model, fitted on all rows.
         members: the fits that the model is the mean of; the first has the parameters of `best`.
         out_of_fold: the out-of-fold probability of each row in `searched`: the mean, in log-odds, over the members'
@@ -89,7 +89,7 @@ def search(
     run_batch: Runner = run_in_process,
     parallelism: int = 1,
 ) -> SearchResult:
-    """Searches, scores the best of many trials again on other folds, and fits the best few on all rows.
+    """Runs the trials, scores the best ones again on other folds (`ranked`), and fits the best few on all rows.
 
     Trials run in batches of `parallelism`. Suggestions and pruning use the earlier batches only, so the trials do not
     depend on where they run. Each batch learns from the ones before it, so small batches search better.

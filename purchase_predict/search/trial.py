@@ -119,7 +119,7 @@ _RESULT_COLUMNS = ("number", "state", "score", "first_folds_score", "rounds", "s
 
 
 def best_so_far(scores: np.ndarray, metric: str) -> np.ndarray:
-    """The running best: for each score the best of it and all before it."""
+    """The running best: for each score, the best of this score and all scores before it."""
     better = np.minimum if METRICS[metric].less_is_better else np.maximum
     best: np.ndarray = better.accumulate(scores)
     return best
@@ -132,9 +132,9 @@ def tried_parameters(trials: pd.DataFrame) -> list[str]:
 
 
 def spans_decades(name: str, values: np.ndarray) -> bool:
-    """Whether a parameter's values need a log scale: their largest is more than 20 times their smallest above 0.
+    """Whether a parameter needs a log scale: its largest value is more than 20 times its smallest positive value.
 
-    `max_depth` never does, because its value -1 means no limit.
+    `max_depth` never needs a log scale, because its value -1 means no limit.
     """
     positive = values[values > 0]
     return name != "max_depth" and len(positive) > 0 and bool(positive.max() > 20 * positive.min())

@@ -1,13 +1,13 @@
 """Counts events: updates the records with each event, and makes the row of a pair at its first cart event.
 
-A row has the columns of `features/expressions.py`. A visitor's events should arrive in the order of their times, and
-events of the same time in one request. An event that breaks this order is counted for all later rows, but existing rows
-do not change. So a row equals the row that the step `process` makes of the events that have arrived, except in these
-cases:
+A row has the features of the primary table (`columns.COLUMNS`). A visitor's events should arrive in the order of their
+times, and events of the same time in one request. An event that breaks this order is counted for all rows that are made
+afterwards, but existing rows do not change. A row equals the row that the step `process` makes of the events that have
+arrived, except in these cases:
 
 - *Late*: an event is older than the visitor's newest event. The row of a late cart event uses all events that have
   arrived, including later ones.
-- *After the answer*: an event's time is at or before the moment of an existing row of its visitor. `process` would use
+- *After the answer*: an event's time is at or before the moment of an existing row of its visitor. `process` might use
   the event for this row.
 - *Of an earlier day*: an event's day is before the newest day with a cart event of any visitor. The columns about the
   product use the events of all visitors on earlier days. So existing rows of later days may lack this event. (This does
@@ -82,8 +82,8 @@ def advance(batch: Batch, events: Sequence[Event], retention_days: int) -> Advan
     Args:
         batch: the records of the events. They are changed.
         events: the valid events of a request, in any order.
-        retention_days: days that the state reaches back from the newest day of the state and of `events`. Older events
-            are not counted, because the state no longer knows whether they were counted before.
+        retention_days: maximum age of an event in days, relative to the newest day in the state and in `events`. Older
+            events are not counted, because the state no longer knows whether they were counted before.
     """
     done = Advanced()
     newest = max([batch.newest_day, *(event.day for event in events)])
@@ -121,7 +121,7 @@ def _unseen(batch: Batch, events: Sequence[Event]) -> list[Event]:
 
 
 def _count_together(batch: Batch, events: list[Event], done: Advanced, answered: dict[int, int]) -> None:
-    """Counts events of the same time, then makes the rows of the pairs that these events put in the cart."""
+    """Counts events of the same time, then makes the row of each pair whose first cart event is among them."""
     carts: dict[PairKey, list[Event]] = {}
     for event in events:
         visitor = batch.visitors[event.user]

@@ -97,7 +97,8 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(MlflowException)
     async def of_mlflow(_: Request, error: Exception) -> Response:
         assert isinstance(error, MlflowException)
-        # MLflow's text may quote half a surrogate pair. JSON can contain it as an escape sequence, UTF-8 cannot.
+        # MLflow's text may quote half a surrogate pair, which UTF-8 cannot encode. `JSONResponse` would therefore fail.
+        # `serialize_as_json` escapes all characters that are not ASCII.
         return Response(error.serialize_as_json(), error.get_http_status_code(), media_type="application/json")
 
 
@@ -189,8 +190,8 @@ async def _events(request: Request) -> Sequence[object]:
 def _whole(digits: str) -> float:
     """Parses a whole number in JSON; more than `_MOST_DIGITS` digits become infinity.
 
-    `events.parse` then refuses only the event with this number. Python's `int` raises an error from thousands of digits
-    on, so that the whole request would be refused.
+    `events.parse` then refuses only the event with this number. Python's `int` raises an error for more than 4,300
+    digits, and the whole request would then be refused.
     """
     return int(digits) if len(digits) <= _MOST_DIGITS else math.inf
 

@@ -1,4 +1,4 @@
-"""Makes a pair's row from the records: the columns of `features/expressions.py` as of the moment."""
+"""Makes a pair's row from the records: the features of the primary table, as of the moment."""
 
 from typing import Any
 
@@ -70,7 +70,7 @@ def cents(price: float | None) -> int:
     """A price in hundredths, rounded half up as in DuckDB and Spark; 0 for None."""
     if price is None:
         return 0
-    # The difference from the integer part is exact. Adding 0.5 could itself round: 0.49999999999999994 would become 1.
+    # `hundredths - whole` is exact. A sum such as `hundredths + 0.5` may be rounded: 0.49999999999999994 + 0.5 is 1.0.
     hundredths = price * 100
     whole = int(hundredths)
     return whole + (hundredths - whole >= 0.5)

@@ -77,7 +77,7 @@ class RedisFiller:
 
     @classmethod
     def of_empty(cls, uri: str, retention_days: int) -> Self | None:
-        """Returns the filler of an empty state; None if the state is not empty.
+        """Returns the filler of a state that is empty or whose filling was interrupted; None for any other state.
 
         Raises:
             click.ClickException: Redis cannot be used or evicts keys, another server is filling this state, or another
@@ -171,7 +171,7 @@ class RedisFiller:
             self._as_owner(lambda pipe, some=some: pipe.unlink(*some))  # type: ignore[misc]
 
     def _as_owner(self, write: Callable[[Any], object]) -> None:
-        """Runs the commands that `write` adds as one transaction, if this server is still the filling's owner.
+        """Lets `write` add commands to a transaction, and runs the transaction if this server is still the owner.
 
         Raises:
             OSError: Redis cannot be written, or another server has begun to fill the state.

@@ -31,7 +31,7 @@ class SqliteFiller:
         self._path, self._part = path, path.with_name(f"{path.name}.filling")
         self._part.unlink(missing_ok=True)  # left by a filling that was killed
         self._connection = sqlite3.connect(self._part, isolation_level=None, check_same_thread=False)
-        # No journal is needed: nobody reads the file before it is complete, and an incomplete file is filled again.
+        # No journal is needed: nobody reads the file before it is complete, and the next filling starts a new file.
         self._connection.executescript(
             f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -262144; {TABLES} BEGIN;"
         )

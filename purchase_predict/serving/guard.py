@@ -132,7 +132,7 @@ class Guard:
                 return 401, NO_TOKEN
         elif self._names:
             # DNS rebinding: a foreign site can point its name to this machine. The browser then lets the site's page
-            # send requests to this server.
+            # send requests to this server. The Host header of these requests is the site's name.
             host = re.fullmatch(_HOST, headers.get("host", ""))
             if not host or host[1] not in self._names:
                 return 400, WRONG_HOST

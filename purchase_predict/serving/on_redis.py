@@ -1,27 +1,28 @@
-"""The state in Redis, for several servers that share it.
+"""The state (module `state`) in Redis, for several servers that share it.
 
 A request reads the records of its visitors, changes them and writes them in one transaction. Redis watches the
 visitors' keys: if another server changes one of them meanwhile, the transaction fails and the request starts again. The
-shop's counters are not watched, because servers only add to them. The digests of the counted events are written in the
-same transaction. So a request that is sent again after a broken connection counts only once.
+shop's counters are not watched, because they change only by atomic commands: increments and the script `_FOLD`. The
+digests of the counted events are written in the same transaction. So a request that is sent again after a broken
+connection counts only once.
 
 Keys, all with the prefix `purchase-predict:`
 
 - `visitor:<user>`: the visitor's record. `products:<user>`: a hash of the records of the visitor's products.
 - `session:<user>:<session>`: a hash of the session's record (field "") and its pairs' records (field: product).
-- `carts:<session>`: a sorted set of the pairs that have a row in a session with this id, as `<user>:<product>`. A
+- `carts:<session>`: a sorted set of this session id's pairs that have a row (`Pair.row`), as `<user>:<product>`. A
   pair's score is the time at which it expires, in seconds since 1970. Any number of visitors may share a session id.
 - `seen:<user>:<day>`: the set of the visitor's counted events of a day, each as time and digest.
 - `days:<product>`, `days:all`: a hash of the counters of a product or of all products, by `<day>:<counter>`.
 - `filling`, `lease`: `filling` exists while the state is filled from past events, and after a filling was killed; see
-  `filling_redis`. A server that answers requests neither reads nor writes such a state: the state lacks visitors, and
-  the filling would overwrite the keys that the server writes. `lease` exists while a server fills the state. The lease
+  `filling_redis`. While `filling` exists, servers that answer requests do not use the state: it lacks visitors, and
+  the filling would overwrite what these servers write. `lease` exists while a server fills the state. The lease
   expires 60 s after its last renewal.
 - `version`: the version of the records and of these keys.
 
 All keys except `days:`, `filling`, `lease` and `version` expire `retention_days` + 2 days after they were last written.
-`warm` treats the newest day of its source as today: a key that `warm` makes expires as if its events had been counted
-on the days of their `event_time`.
+A key that `warm` makes expires as if it had been written on the day of its newest event. For this, the newest day of
+the source of `warm` counts as today.
 """
 
 import struct
@@ -49,15 +50,16 @@ FILLING = f"{PREFIX}filling"
 VERSION_KEY = f"{PREFIX}version"
 #: Seconds to wait for an answer of Redis.
 _TIMEOUT_SECONDS = 2.0
-#: Maximum number of attempts of a request, because other servers may change the same visitors; maximum number of these
-#: attempts whose connection breaks.
+#: Maximum number of attempts of a request. An attempt fails if another server changes the same visitors, or if the
+#: connection breaks. The second number is the maximum number of attempts that fail because the connection breaks.
 _ATTEMPTS, _CONNECTIONS = 50, 2
 DAY_SECONDS = 86_400
 _INCOMPLETE = (
     "not completely filled from past events: wait until the server that fills the state has finished; if that server "
     "was killed, start a server with warm=<source>"
 )
-#: Lua script: adds the counters of days before ARGV[1] to those of the day ARGV[2], and removes them, atomically.
+#: Lua script: adds the counters of the days before ARGV[1] to the counters of the day ARGV[2], and removes the counters
+#: of these earlier days. Redis runs a script atomically.
 _FOLD = """
     local fields = redis.call('HGETALL', KEYS[1])
     for i = 1, #fields, 2 do
@@ -271,7 +273,9 @@ def expires_after(retention_days: int) -> int:
 
 
 def holds_something(client: "redis.Redis", shown: str) -> bool:
-    """Whether the state has visitors or counters of the shop. A removal from the cart adds a visitor, but no counter.
+    """Whether the state has visitors or counters of the shop.
+
+    Both are checked, because a removal from the cart adds a visitor, but no counter.
 
     Raises:
         click.ClickException: another version of the server has written the state.

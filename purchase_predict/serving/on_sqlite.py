@@ -1,4 +1,4 @@
-"""The state in a SQLite file beside the server.
+"""The state (module `state`) in a local SQLite file.
 
 Each request is one transaction, in WAL mode. A commit reaches the operating system before the request is answered, so
 the commit survives the end of the process, even by kill -9. It reaches the disk at the next checkpoint, or when the
@@ -30,14 +30,14 @@ _CHECKPOINT_BYTES = 32 * 2**20
 _BUSY_SECONDS = 2
 #: The number of visitors is counted again after this many seconds.
 _COUNT_SECONDS = 60
-#: Maximum number of visitors per transaction in which `forget` removes visitors or seen events.
+#: `forget` removes visitors, and the old seen events of visitors, in transactions of about this many visitors each.
 _CHUNK = 50
 
 _COUNTER_NAMES = tuple(f"c{number}" for number in range(COUNTERS))
 _COUNTER_COLUMNS = ", ".join(f"{name} INTEGER NOT NULL" for name in _COUNTER_NAMES)
 #: `touched` is the day on which a visitor's last event arrived, by the server's clock, as days since 1970. `warm`
-#: treats the newest day of its source as today. The table `carts` lists the pairs that have a row (`Pair.row`), by
-#: session id, because several visitors may share a session id.
+#: treats the newest day of its source as today. The table `carts` lists the pairs that have a row (`Pair.row`). It is
+#: searched by session id alone, so a result may include pairs of several visitors who share a session id.
 TABLES = f"""
     CREATE TABLE visitors (user INTEGER PRIMARY KEY, touched INTEGER NOT NULL, record TEXT NOT NULL);
     CREATE TABLE sessions (
@@ -353,7 +353,8 @@ class SqliteState:
     def _keep_checkpointing(self) -> None:
         """Makes checkpoints of the write-ahead log.
 
-        The PASSIVE checkpoint does most of the work and waits for the disk. It holds no lock, so it delays no request.
+        The PASSIVE checkpoint does most of the work and waits for the disk. It runs without `_lock`, so it delays no
+        request. The TRUNCATE checkpoint then does the rest and empties the log.
         """
         connection: sqlite3.Connection | None = None
         log = Path(f"{self.path}-wal")

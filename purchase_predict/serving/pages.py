@@ -19,7 +19,7 @@ from purchase_predict.schema import EVENTS
 from purchase_predict.sources import sample
 
 _FOLDER = Path(__file__).parent
-#: Maximum number of visits that can be replayed; number of events of the built-in sample that contain these visits.
+#: Maximum number of visits that can be replayed; number of events of the built-in sample that they are chosen from.
 _VISITS, _EVENTS = 8, 2_000
 
 

@@ -10,12 +10,13 @@ from typing import Any, Self
 from purchase_predict.serving.events import DAY_MICROSECONDS
 from purchase_predict.serving.shop_days import KEPT_DAYS
 
-#: A tally keeps separate counts for this many session starts, the newest ones. If a tally has at least this many starts
-#: after the start of a session, its sum over the sessions before this session may be too high. A row with such a sum is
-#: marked (`Pair.late`) and counted (`advance.Counts.overlaps`).
+#: Number of newest session starts for which a tally (`Tally`) keeps separate counts. If at least this many sessions
+#: start after a session, the sum over the sessions before it may be too high. A row with such a sum is marked
+#: (`Pair.late`) and counted (`advance.Counts.overlaps`).
 TALLY_SESSIONS = 32
-#: Maximum number of days in `Pair.purchases`. Days that are left out are before the shop's newest `shop_days.KEPT_DAYS`
-#: days. The shop has one sum for all these old days, so the exact day of an old purchase does not matter.
+#: Maximum number of days in `Pair.purchases`. A day that is left out is never one of the shop's newest
+#: `shop_days.KEPT_DAYS` days. The shop's counters of all older days are one sum, so the exact day of an older purchase
+#: does not matter.
 PURCHASE_DAYS = KEPT_DAYS + 1
 
 #: The fields of each record, in the order of its JSON list. `summaries` uses the same order.
@@ -34,9 +35,9 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_cir
 class Tally:
     """Counts facts, such as purchases, for each session of a visitor, and sums the counts over earlier sessions.
 
-    A session is identified by its start (`Session.visit`); sessions with the same start share a count. Sessions may
-    overlap, so a sum covers the sessions with an earlier start, not all facts so far. The newest `TALLY_SESSIONS`
-    starts have their own counts; older starts share one sum.
+    A session is identified by its start (`Session.visit`); sessions with the same start share a count. A sum covers
+    the sessions with an earlier start. Sessions may overlap, so facts of a later session may already be counted; the
+    sum leaves them out. The newest `TALLY_SESSIONS` starts have their own counts; older starts share one sum.
     """
 
     __slots__ = ("counts", "folded", "folded_start")
@@ -119,7 +120,7 @@ class Record:
 
 
 class Visitor(Record):
-    """A user: the starts of the sessions, and purchases by session.
+    """A visitor: the starts of their sessions, and their purchases by session.
 
     Attributes:
         clock: the time of the newest event; -1: none yet.
@@ -127,9 +128,9 @@ class Visitor(Record):
         sessions: a tally of the sessions.
         purchases: a tally of the purchases.
         moved_to, moved_from: a late event can move the start of a session to an earlier time. `moved_to` is the
-            earliest new start, `moved_from` the newest old start; -1: none was moved. In the other tallies, facts that
-            were counted before the move stay under the old start. If a session starts after `moved_to`, but not after
-            `moved_from`, its sums over earlier sessions may therefore lack these facts.
+            earliest new start, `moved_from` the newest old start; -1: none was moved. In all tallies except `sessions`,
+            facts that were counted before the move stay under the old start. So the sums over earlier sessions may lack
+            these facts if a session starts after `moved_to`, but not after `moved_from`.
     """
 
     __slots__ = _VISITOR
@@ -157,7 +158,8 @@ class Visitor(Record):
     def knows(self, start: int) -> bool:
         """Whether columns about earlier sessions are exact for a session with this start.
 
-        This checks only `sessions`. The caller must also check the other tallies that it sums (`Tally.knows`).
+        Of the tallies, this checks only `sessions`. The caller must also check the other tallies that it sums
+        (`Tally.knows`).
         """
         if not self.sessions.knows(start) or self.moved_to < start <= self.moved_from:
             return False
@@ -167,7 +169,10 @@ class Visitor(Record):
 
 
 class Session(Record):
-    """A session: counts of its events. Events at its newest time are counted apart from earlier events, except views.
+    """A session: counts of its events.
+
+    Events at the session's newest time have separate counts, because most columns of a row use only events before the
+    moment. The number of views in a row includes the views at the moment, so views have one count.
 
     Attributes:
         first: the time of its first event; -1: none yet.
@@ -226,8 +231,9 @@ class Pair(Record):
         in_cart: whether the product is in the cart now. The newest cart event, removal or purchase of the pair decides.
         decided: the time of this newest cart event, removal or purchase; -1: none yet.
         row: the pair's columns at the moment, in the order of `columns.COLUMNS`; None: no cart event yet.
-        late: whether the row may differ from the row that `process` makes. Causes: its cart event was late or of an old
-            day, or its sums over earlier sessions are not exact.
+        late: whether the row may differ from the row that the step `process` makes, as far as this was known when the
+            row was made. Causes: its cart event was late or of an old day, or its sums over earlier sessions are not
+            exact (module `advance`).
     """
 
     __slots__ = _PAIR

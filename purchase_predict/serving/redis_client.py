@@ -56,10 +56,10 @@ def _evicting(memory: Mapping[str, Any]) -> str:
 
 
 class Evictions:
-    """Counts the keys that Redis has evicted since the server's start; safe to use from several threads."""
+    """Counts the keys that Redis has evicted since the prediction server started; safe to use from several threads."""
 
     def __init__(self, stats: Mapping[str, Any]) -> None:
-        """Args: `stats` is the section `stats` of Redis's INFO at the server's start."""
+        """Args: `stats` is the section `stats` of Redis's INFO when the prediction server starts."""
         self._lock = threading.Lock()
         self._last, self._evicted = _evicted(stats), 0
 
@@ -67,7 +67,7 @@ class Evictions:
         """Returns the number of keys evicted so far, and the problem in one line (empty: no problem).
 
         Args:
-            memory, stats: sections of Redis's INFO now. A Redis that restarts counts from 0 again.
+            memory, stats: these sections of Redis's INFO now. After a restart, Redis counts evicted keys from 0 again.
         """
         with self._lock:
             now = _evicted(stats)

@@ -11,7 +11,7 @@ from purchase_predict.models.packaging import Packaged
 from purchase_predict.models.purchase_model import calibrated
 from purchase_predict.serving.columns import COLUMNS
 
-#: In these columns, null does not mean that a value is missing: there was no earlier event or session.
+#: In these columns, null means that there was no earlier event or session. It does not count as a missing value.
 _NULL_IS_NONE = ("seconds_since_prev_event", "seconds_since_prev_session")
 
 

@@ -78,7 +78,7 @@ def serve(settings: Settings, state: State, started: Callable[[str], None]) -> N
         token = guard.token_of(settings.token_file, settings.host)
         listening = stack.enter_context(_listen(settings.host, settings.port))
         sys.setswitchinterval(_SWITCH_SECONDS)
-        warnings.simplefilter("ignore")  # pandas' warnings quote column names from requests
+        warnings.simplefilter("ignore")  # pandas' warnings quote column names from requests; the output must not
         meters = Meters()
         follower = _followed(settings.registry_name, settings.env, stack)
         if follower.scorer is None:
@@ -164,7 +164,7 @@ class _Uvicorn(uvicorn.Server):
                 signal.signal(number, handler)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Starts to accept requests, then calls the function `started` of the constructor."""
+        """Starts to accept requests, then calls the constructor's argument `started`."""
         await super().startup(sockets)
         if self.started:
             self._started()
@@ -179,7 +179,9 @@ def _run(app: guard.Guard, listening: socket.socket, meters: Meters, started: Ca
         log_level="warning",
         server_header=False,
         timeout_graceful_shutdown=_GRACE_SECONDS,
-        timeout_keep_alive=65,  # seconds; most load balancers close an idle connection earlier, so they close first
+        # Seconds; longer than the idle timeout of most load balancers, so that the load balancer closes an idle
+        # connection first. If the server closed it first, a request sent at the same time would fail.
+        timeout_keep_alive=65,
     )
     _Uvicorn(config, started).run(sockets=[listening])
 

@@ -70,7 +70,7 @@ class Service:
             reason of each), and `answers` (one for each cart event that was not refused).
 
         Raises:
-            Unavailable: the state cannot be read or written. The events may be sent again.
+            Unavailable: the state cannot be read or written. The client can send the events again.
             Busy: the state is in use, and `wait` is false. Nothing was counted.
         """
         positions, events, refused = _parsed(raw)

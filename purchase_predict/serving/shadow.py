@@ -42,7 +42,7 @@ class Shadow:
     def close(self) -> None:
         """Scores the queued carts, then ends the thread.
 
-        What is still queued after `answer_log.CLOSE_SECONDS` is logged without the shadow's answer.
+        Answers that are still queued after `answer_log.CLOSE_SECONDS` are logged without the shadow's answer.
         """
         end(self._thread, self._queue)
         with contextlib.suppress(queue.Empty):

@@ -15,7 +15,7 @@ VIEWS, CARTS, PURCHASES, CARTED_PAIRS, BOUGHT_PAIRS, LOG_PRICES, PRICED = range(
 COUNTERS = 7
 #: A key in place of a day: its counters are the sums over all days before the newest `KEPT_DAYS` days.
 EARLIER = -1
-#: Each of this many newest days has its own counters. The columns `schema.SHOP` of a row are exact if the row's day is
+#: Number of newest days that have their own counters. The columns `schema.SHOP` of a row are exact if the row's day is
 #: one of these days.
 KEPT_DAYS = 3
 
@@ -24,7 +24,7 @@ Days = dict[int, list[int]]
 
 
 def add(days: Days, day: int, counts: Mapping[int, int]) -> None:
-    """Adds to the counters of a day in `days`; `counts` has amounts by the position of the counter."""
+    """Adds `counts` to the counters of a day in `days`; `counts` maps a counter's position to an amount."""
     counters = days.setdefault(day, [0] * COUNTERS)
     for counter, count in counts.items():
         counters[counter] += count

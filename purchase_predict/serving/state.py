@@ -1,5 +1,8 @@
 """The interface of a store of the state.
 
+The state is all that the server knows from past events: the records of visitors (`records`), the shop's counters
+(`shop_days`), and the keys of the counted events. From the state, the server makes the rows that the model scores.
+
 A store reads the records of some events, lets the caller change these records, and writes all of them or none.
 """
 
@@ -68,7 +71,9 @@ class Batch:
 
     @property
     def newest_cart_day(self) -> int:
-        """The newest day with a cart event, as days since 1970; -1 if there is none. No row is of a later day.
+        """The newest day with a cart event, as days since 1970; -1 if there is none.
+
+        No row has a later day, because a row's day is the day of its cart event.
 
         If the days of all cart events are summed under `shop_days.EARLIER`, the result is the newest day that this sum
         can include.
@@ -109,8 +114,9 @@ class State(Protocol):
     def change(self, events: Sequence[Event], work: Callable[[Batch], Result], *, wait: bool = True) -> Result:
         """Reads the records of the events, lets `work` change them, and writes them, all in one transaction.
 
-        No other request changes these visitors meanwhile. `work` may be called several times, each time with a new
-        batch.
+        No other request changes these visitors meanwhile. Redis checks this at the end: if another server has changed
+        a visitor, nothing is written and the transaction starts again. So `work` may be called several times, each time
+        with a new batch.
 
         Args:
             events: the events whose records are read.

@@ -75,6 +75,7 @@ CLOCKS = "SELECT visitor, max(time) AS clock FROM known GROUP BY visitor"
 def _age(time: str) -> str:
     """SQL of the column `age`: the days from a time to the source's newest day, `{newest_day}`; 0 or more."""
     # `{newest_day}` is the newest day with a view, cart or purchase. A removal from the cart may be later.
+    # Its age is then 0.
     return f"greatest({{newest_day}} - {time} // {DAY_MICROSECONDS}, 0) AS age"
 
 

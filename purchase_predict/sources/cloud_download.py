@@ -1,4 +1,4 @@
-"""Google Cloud Storage: objects are downloaded in parallel, checked against the listing, and retried."""
+"""Downloads objects from Google Cloud Storage in parallel, checks them against the listing, and retries failures."""
 
 import base64
 import time

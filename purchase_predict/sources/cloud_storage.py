@@ -55,7 +55,7 @@ def connection(project: str, scope: str = "read_only") -> Connection:
         scope: the access to request, `read_only` or `read_write`.
 
     Raises:
-        click.ClickException: the file in GOOGLE_APPLICATION_CREDENTIALS is not a key.
+        click.ClickException: the file in GOOGLE_APPLICATION_CREDENTIALS is missing or is not a key.
     """
     import google.auth
     from google.auth.credentials import AnonymousCredentials
@@ -92,7 +92,7 @@ def explained(uri: str, verb: str, project: str) -> Iterator[None]:
     Args:
         uri: what the request was about: `gs://<bucket>/<object>`.
         verb: the permission that the request needs: `list`, `get` or `create`.
-        project: as `connection` takes it.
+        project: the Google Cloud project (see `connection`).
 
     Raises:
         click.ClickException: in place of the error: what happened to `uri`, and what to do.
@@ -152,7 +152,7 @@ def listing(source: str, gcp_project: str) -> Listing:
     folders: set[str] = set()
     name = key.rstrip("/")
     if name and not key.endswith("/"):
-        # The delimiter keeps the content of neighbours such as `key-2/` out of the listing.
+        # `at` lists with a delimiter, which keeps the content of neighbouring folders (`<name>-2/`) out of the listing.
         found = {found_name: blob for found_name, blob in objects.at(name).items() if found_name == name}
         folder = name[: name.rfind("/") + 1]
         kind_of = kind_if_shown if found else kind  # a hidden object is read if the source names it

@@ -1,7 +1,7 @@
 """Sources on file systems that only Spark can reach, with its own credentials: hdfs://, s3a:// and the like.
 
-Spark lists the files. A file is identified by its name, size and time of modification: these file systems record no
-more about a file.
+Spark lists the files. A file is identified by its name, size and time of modification, because Spark's listing returns
+no more about a file.
 """
 
 import re
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 _LONGEST = 2**31 - 1
 #: Scheme and host of an address.
 _HOST = re.compile(r"[a-z0-9]+://[^/]*")
-#: For each table format that is not read: globs that find its log, which lies beside or above the table's files. Each
-#: glob is looked up: Spark's listing hides the first two logs, and a log may lie above the folder that is listed.
+#: Globs that find the log of a table in a format that is not read, each with the format. A log lies beside or above the
+#: table's files. Each glob is looked up separately, because Spark's listing hides the first two logs, and because a log
+#: may lie above the folder that is listed.
 _LOGS = {
     "_delta_log": "Delta Lake",
     ".hoodie": "Apache Hudi",
@@ -127,7 +128,7 @@ def _rows(table: Callable[[], "DataFrame"]) -> Sequence["Row"] | None:
 
 
 def _refuse_formats(session: "SparkSession", source: str, host: str, folder: str, names: Sequence[str]) -> None:
-    """Raises if the log of a table in a format that is not read lies beside or above the Parquet files."""
+    """Raises if a log of one of the formats in `_LOGS` lies beside or above the Parquet files."""
     depth = max(name.count("/") for name in names if name.lower().endswith(".parquet"))
     segments = folder.split("/")
     above = ["/".join(segments[:count]) for count in range(1, len(segments) + 1)]

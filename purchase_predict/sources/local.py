@@ -125,7 +125,10 @@ def _names(file: Path, folder: Path, pattern: Pattern | None) -> set[str]:
 
 
 def _real(path: Path) -> Path:
-    """The path with links resolved as far as it exists. `Path.resolve` would raise for links in a circle."""
+    """The path with links resolved, as far as the path exists.
+
+    `Path.resolve` is not used: before Python 3.13, it raises for links in a circle.
+    """
     return Path(os.path.realpath(path))
 
 
@@ -184,7 +187,7 @@ def _walk(
     """Yields the name and path of each file below a folder, and of each folder that is not entered.
 
     Three kinds of folders are not entered: hidden folders, links back to a folder above them, and folders in which no
-    name can match the pattern. Folders of the last kind are yielded only if they match themselves.
+    name can match the pattern. Folders of the last kind are yielded only if the pattern matches the folder itself.
 
     Args:
         folder: where to look.
@@ -237,8 +240,9 @@ def _status(name: str, path: Path) -> os.stat_result:
     """The status of a file or folder.
 
     Raises:
-        click.ClickException: the path cannot be looked up. This is an error for any name, because the path may be a
-            link to a folder. Or the path is neither a regular file nor a folder, but by its name it may hold rows.
+        click.ClickException: the path cannot be looked up; or it is neither a regular file nor a folder, but may hold
+            rows, judged by its name. A path that cannot be looked up is an error whatever its name, because it may be a
+            link to a folder.
     """
     try:
         status = path.stat()
@@ -263,7 +267,7 @@ def _format_in(folder: str) -> str | None:
             inside = [path.name for path in Path(folder + log).iterdir()]
         except (FileNotFoundError, NotADirectoryError):
             continue
-        except OSError:  # the log is there, but may not be listed
+        except OSError:  # the folder of the log exists, but cannot be listed
             inside = []
         for name in ("", *inside):
             if found := table_format(log + name):

@@ -96,7 +96,7 @@ def hidden_folder(name: str) -> str:
 
 
 def table_format(name: str) -> tuple[str, str] | None:
-    """The table format whose log a name lies in, and the folder of the table; None if the name lies in no log.
+    """The format and the folder of the table whose log contains `name`; None if `name` lies in no log.
 
     The folder has a slash at its end. It is empty if the log lies at the top of the source.
     """

@@ -42,6 +42,9 @@ class Part:
         return ".csv.gz" if self.gzipped and ending == ".csv" else ending
 
     def described(self) -> dict[str, Any]:
-        """Name, size, checksum and generation. The place is left out, so a copy elsewhere counts as the same source."""
+        """Name, size, checksum and generation.
+
+        The place is left out, so a copy of a local file in another folder counts as the same source.
+        """
         known = {"name": self.name, "size": self.size, "checksum": self.checksum}
         return known if self.generation is None else known | {"generation": self.generation}

@@ -31,9 +31,10 @@ class Pattern:
         return any(at < len(self._segments) for at in self._reached(folder))
 
     def _reached(self, name: str) -> set[int]:
-        """The segments of the glob, by number, with which a match may continue after a name; the length: a full match.
+        """The positions of the glob's segments that may match next, after the whole of `name` was matched.
 
-        There may be several segments, because `**` matches any number of folders.
+        The position after the last segment means that the whole glob has matched. There may be several positions,
+        because `**` matches any number of folders.
 
         All positions are tracked at once, so that neither deep folders nor many `**` need recursion or backtracking.
         """

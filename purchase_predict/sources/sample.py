@@ -52,13 +52,14 @@ def events(count: int) -> pa.Table:
 
     The same `count` always gives the same events. Another `count` gives another shop, not more events of the same shop.
 
-    In a visit, one or two products are viewed repeatedly, may be put in the cart, and may be bought. A purchase is more
-    likely if the visitor is keen and if the product is cheap for its category. Category, brand and hour matter, too.
-    Keen visitors also view a product more often, and come more often.
+    In a visit, one or two products are viewed once or more, may be put in the cart, and may be bought. A purchase is
+    more likely if the visitor is keen and if the product is cheap for its category. Category, brand and hour matter,
+    too. Keen visitors also view a product more often, and come more often.
     """
-    visits = max(20, int(count / 4.2))  # at about 4.5 events per visit, slightly too many; the rest is cut off
+    # A visit has about 4.5 events, so this number of visits makes slightly too many events. The surplus is cut off.
+    visits = max(20, int(count / 4.2))
     while (table := _shop(count, visits)).num_rows < count:
-        visits += visits // 5  # by chance, few visits may make fewer than `count`
+        visits += visits // 5  # by chance, a small number of visits may make fewer than `count` events
     return table
 
 
@@ -107,7 +108,7 @@ def _shop(count: int, visits: int) -> pa.Table:
     for share in (1.0, 0.35):  # every visit has one product of interest; 35 % have a second one
         parts += _interest(rng, made, clock, catalogue, share)
     clicks = _Clicks(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-    # About 1 % of the events are repeated exactly, as in real logs when a click lists its product twice.
+    # About 1 % of the events are repeated exactly, as in real logs, which may record a click twice.
     twice = rng.random(len(clicks.kind)) < 0.01
     clicks = _Clicks(*(np.concatenate([column, column[twice]]) for column in clicks))
     clicks = clicks._replace(time=clicks.time.astype(np.int64))

@@ -109,7 +109,8 @@ def fingerprint(source: str, gcp_project: str = "") -> str:
     Local files are read for their checksum. Other sources are only listed.
 
     Raises:
-        click.ClickException: as `sample_events` and `listing`.
+        click.ClickException: the source cannot be listed (`listing`), or the sample's number of events is out of range
+            (`sample_events`).
     """
     events = sample_events(source)
     return sample_digest(events) if events is not None else content_digest(listing(source, gcp_project))

@@ -72,8 +72,8 @@ _MODE = "?workflowType=machine_learning"
 def runs_page(experiment_id: str) -> str:
     """The link to the table of an experiment's runs.
 
-    The links of this module, except `link`, are relative to MLflow's page. So they work whatever the address of the
-    tracking server is.
+    The link is relative to MLflow's page, so it works at any address of the tracking server. The same is true of the
+    other links of this module, except the full address that the function `link` returns.
     """
     return f"#/experiments/{experiment_id}/runs{_MODE}"
 

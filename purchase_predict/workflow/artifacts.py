@@ -24,11 +24,11 @@ from purchase_predict.workflow import tags
 from purchase_predict.workflow.addresses import RunUri
 from purchase_predict.workflow.storing import local_folder
 
-#: Start of the names of the tags `<name>.0`, `<name>.1`, ... of a step's run. Together they are the record of the
-#: run's artifacts: a JSON object with the size in bytes and the checksum of each file. In runs of an earlier version of
-#: this project, the names start with the second value. MLflow's page hides tags whose names start with `mlflow.`.
+#: A step's run has the tags `<ARTIFACTS>.0`, `<ARTIFACTS>.1`, ... Together they hold the record of the run's artifacts:
+#: a JSON object with the size in bytes and the checksum of each file. In runs of an earlier version of this project,
+#: the names of these tags start with the second value. MLflow's page hides tags whose names start with `mlflow.`.
 ARTIFACTS, _ARTIFACTS_BEFORE = "mlflow.purchase_predict.artifacts", "step.artifacts"
-#: Longer texts are cut, or divided among several tags, at this number of characters. MLflow allows 8,000 in a tag.
+#: A text of more characters is cut off after this number, or continued in another tag. MLflow allows 8,000 in a tag.
 TAG_LENGTH = 5000
 #: Attempts to download an artifact before it counts as damaged.
 _ATTEMPTS = 2
@@ -47,10 +47,11 @@ def listed(run_id: str, roots: list[str] | None = None) -> dict[str, int]:
 
     Args:
         run_id: the id of the run.
-        roots: the files, folders and models at the root to list; None: all files and folders, but no models.
+        roots: names of files, folders and models at the artifacts' root. Only these are listed. None: all files and
+            folders are listed, but no models.
     """
     client = mlflow.MlflowClient()
-    # MLflow does not list a model at the root of its run, but it lists the model's files for the model's name.
+    # MLflow does not list a model at the root of its run. If asked for the model's name as a path, it lists the files.
     top = {entry.path: entry for entry in client.list_artifacts(run_id)}
     sizes: dict[str, int] = {}
     for name in roots if roots is not None else top:
@@ -124,7 +125,7 @@ def _stored(entry: Any) -> Stored | None:
 
 
 def _below(record: Mapping[str, Stored], path: str) -> dict[str, Stored]:
-    """The recorded files of the artifact `path`, by path in this folder. A single file is found by its name."""
+    """The recorded files of the artifact `path`, by their path in this folder. If `path` is a file: by its name."""
     return {
         name.removeprefix(path).lstrip("/") or Path(path).name: stored
         for name, stored in record.items()
@@ -188,7 +189,7 @@ def fetch(run: Run, path: str, folder: Path) -> Path:
 
     Raises:
         Damaged: a file is missing, differs from what the run wrote, or was added later.
-        click.ClickException: the artifact cannot be downloaded, or the run has no record of it.
+        click.ClickException: the artifact cannot be downloaded, or the run has no readable record of it.
     """
     uri = str(RunUri(run.info.run_id, path))
     known = _below(recorded(run), path)
@@ -205,7 +206,9 @@ def fetch(run: Run, path: str, folder: Path) -> Path:
 
 
 def fetch_unchecked(run: Run, path: str, folder: Path) -> Path:
-    """Downloads an artifact of a run that has no record yet. Arguments and result are those of `fetch`.
+    """Downloads an artifact without checking it, for example from a run that has no record yet.
+
+    The arguments and the result are those of `fetch`.
 
     Raises:
         click.ClickException: the artifact cannot be downloaded.
@@ -226,11 +229,11 @@ class _Places:
     def listed(self, names: Sequence[str]) -> dict[str, int]:
         """The size in bytes of each artifact file, by its path.
 
-        A store on this machine is listed without MLflow. For each folder, MLflow would first read the run from the
-        store, and this would take longer than the rest of a check.
+        An artifact store on this machine is listed without MLflow. MLflow would read the run from the tracking store
+        again for each folder, and this would take longer than the rest of a check.
 
         Args:
-            names: the files, folders and models at the root to list.
+            names: names of files, folders and models at the artifacts' root. Only these are listed.
         """
         if local_folder(self._run.info.artifact_uri) is None:
             return listed(self._run.info.run_id, list(names))

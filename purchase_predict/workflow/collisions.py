@@ -15,7 +15,7 @@ _Written = TypeVar("_Written")
 
 
 def through_collisions(write: Callable[[], _Written]) -> _Written:
-    """Calls `write`. After a collision it waits (0.1 s, then 0.1 s longer each time) and calls `write` again.
+    """Calls `write`. After a collision, waits (0.1 s, then 0.1 s longer each time) and calls `write` again.
 
     Raises:
         MlflowException: the write failed for another reason, or collided `ATTEMPTS` times.

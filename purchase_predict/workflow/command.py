@@ -77,7 +77,8 @@ class _OneLineErrors(click.Command):
         print_line(f"Error: {message}", err=True)
         _notify_of_failure(self.name or "", message)
         run_id = os.environ.get("MLFLOW_RUN_ID")
-        if run_id:  # `mlflow run` has opened this run; it is not active yet if the command line was wrong
+        # `mlflow run` has opened this run. If the command line was wrong, the error is not recorded on it yet.
+        if run_id:
             _record_failure(run_id, self.name or "", message)
         sys.exit(1)
 
@@ -113,7 +114,7 @@ def _notify_of_failure(entry_point: str, message: str, run: Run | None = None) -
     Args:
         entry_point: the entry point that failed.
         message: the error, in one line.
-        run: the run that failed; None: no run could be opened.
+        run: the run that failed; None: the failure came before this process had an active run.
     """
     if _notified.is_set():
         return
@@ -225,7 +226,7 @@ def _close_failed(run: Run, entry_point: str, message: str) -> None:
 
 
 def _record_interruption(run: Run, entry_point: str) -> None:
-    """Writes to an interrupted run's description how many trials are kept, and prints this sentence.
+    """Writes to a run's description that it was interrupted, and how many trials are kept. Prints the same sentence.
 
     Main does not print the sentence, because its interrupted step does.
     """

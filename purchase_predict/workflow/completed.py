@@ -30,7 +30,7 @@ _NO_LONGER, DAMAGED = "damaged", "step.damaged"
 SEARCH_KEY = "search.key"
 #: Tag of a failed run: the error, as the user saw it in one line.
 ERROR = "error"
-#: Of the completed runs with one step key, at most this many are checked for reuse, the newest first.
+#: Maximum number of completed runs with the same step key that are checked for reuse, the newest first.
 _CANDIDATES = 10
 
 
@@ -114,8 +114,8 @@ def _search(experiment_id: str, condition: str, limit: int) -> list[Run]:
 def newest_completed(experiment_id: str, entry_point: str) -> Run | None:
     """The newest completed run of a step, whatever its key.
 
-    MLflow can only sort by start time, so the clocks of the machines decide which run is newest. The result is used for
-    empty inputs and to explain why a step runs, never to decide which run is reused.
+    Runs are sorted by start time, so a wrong clock on one machine can make the result wrong. The result is used to fill
+    in empty inputs and to explain why a step runs. It never decides which run is reused.
     """
     runs = _search(experiment_id, f"tags.\"mlflow.project.entryPoint\" = '{entry_point}'", 1)
     return runs[0] if runs else None

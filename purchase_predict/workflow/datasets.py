@@ -39,7 +39,7 @@ def log_input(name: str, digest: str, rows: int, context: str) -> DescribedTable
 
     Args:
         name: where the table is: a source, or `runs:/<run id>/<path>`.
-        digest: SHA-256 of the table's content, hexadecimal; MLflow keeps the first 36 digits.
+        digest: SHA-256 of the table's content, hexadecimal; only the first 36 digits are recorded.
         rows: the number of rows.
         context: what the table was read for, such as `training`.
     """
@@ -80,7 +80,7 @@ def log_metrics(
 
     Args:
         metrics: the metrics by name.
-        series: further metrics by name, for step 0, 1, ...; they are logged without a dataset.
+        series: further metrics by name, for MLflow's metric steps 0, 1, ...; they are logged without a dataset.
         sides: the descriptions that `log_sides` returned.
     """
     of_test = {name: value for name, value in metrics.items() if name.startswith(("test_", "baseline_"))}

@@ -97,10 +97,10 @@ def record_failure(run_id: str, message: str) -> None:
 
 
 def links_of_model(train: Run | None, dataset: str, deploy: Run) -> dict[str, str]:
-    """The links in a version's description, as Markdown by name: report, model, train run, dataset and deploy run.
+    """The Markdown links in a version's description, by name: report, model, train, dataset and deploy.
 
     Args:
-        train: the train run; None: it was deleted for good.
+        train: the train run; None: it was deleted for good, so there is no report, no model and no link to the run.
         dataset: `runs:/<run id>/dataset` that the version was judged on.
         deploy: the run of deploy, or of approve.
     """

@@ -16,9 +16,10 @@ def environment() -> dict[str, str]:
     """The part of a step key that describes the environment.
 
     Returns:
-        For `python`, Python's minor version, such as 3.11. For the name of each package that pyproject.toml pins, the
-        installed version, or `none`. For `lock`, a digest of the installed versions of the packages that
-        requirements.lock lists.
+        A value for each of these names:
+        - `python`: Python's minor version, such as 3.11.
+        - each package that pyproject.toml pins: its installed version, or `none`.
+        - `lock`: a digest of the installed versions of the packages that requirements.lock lists.
     """
     versions = _installed_versions()
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -54,7 +55,8 @@ def _version(name: str, versions: dict[str, str]) -> str:
 def _installed_versions() -> dict[str, str]:
     """The versions of the installed packages, by normalized name.
 
-    They are read from the names of the `.dist-info` folders. Reading the 115 metadata files would take 0.17 s per step.
+    They are read from the names of the `.dist-info` folders. Reading the metadata files of 115 packages would
+    take 0.17 s per step.
     """
     versions: dict[str, str] = {}
     for folder in sys.path:

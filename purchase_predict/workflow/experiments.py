@@ -1,8 +1,9 @@
 """The experiment of a run, and the experiments whose runs it may reuse.
 
-`mlflow run` opens its run before the project's code runs. Without `--experiment-name` it uses MLflow's experiment
-`Default`, and MLproject has no field for another experiment. `make` and `python main.py` use PROJECT_EXPERIMENT. These
-two experiments share completed runs, trials and claims. In any other experiment, only its own runs are reused.
+`mlflow run` opens its run before the project's code runs. If the user names no experiment, the run is in MLflow's
+experiment `Default`, because MLproject has no field for an experiment. `make` and `python main.py` use
+PROJECT_EXPERIMENT. These two experiments share completed runs, trials and claims. In any other experiment, only its own
+runs are reused.
 """
 
 from functools import cache
@@ -12,18 +13,18 @@ from mlflow.exceptions import MlflowException
 
 from purchase_predict import mlflow_errors
 
-#: The experiment of runs that no launcher opened and for which no name was given.
+#: The experiment of a run that this project opens itself, if the user names no experiment.
 PROJECT_EXPERIMENT = "purchase-predict"
 #: The id of MLflow's experiment `Default`, the same on every server.
 _DEFAULT_ID = "0"
 
 
 def shared_with(experiment_id: str) -> list[str]:
-    """The ids of the experiments whose runs a run of `experiment_id` may reuse or wait for, first this id itself."""
+    """The ids of the experiments whose runs may be reused or waited for in `experiment_id`, which is the first id."""
     return list(_shared_with(experiment_id, mlflow.get_tracking_uri()))
 
 
-@cache  # a process asks several times; the server is part of the key, because tests use several servers
+@cache  # a process asks several times; the server is part of the cache key, because tests use several servers
 def _shared_with(experiment_id: str, _tracking_uri: str) -> tuple[str, ...]:
     client = mlflow.MlflowClient()
     if experiment_id == _DEFAULT_ID:

@@ -62,7 +62,11 @@ def _reasons(load: Run) -> dict[str, int]:
 
 
 def train_step(run: Run | None) -> Step:
-    """The step `train` as a page shows it, with a link to the finished train run; None: the run was deleted."""
+    """The step `train` as a page shows it, with a link to the finished train run.
+
+    Args:
+        run: the train run; None: it was deleted, so there is no link.
+    """
     if run is None:
         return Step("train", "deleted")
     return _step("train", "ran", run.info.experiment_id, run.info.run_id)
@@ -78,7 +82,8 @@ def _step(name: str, what: str, experiment_id: str, run_id: str) -> Step:
 def _steps(train: Run, workflow: Run | None, process: Run) -> list[Step]:
     """The steps as the report shows them. Which steps were reused is known only if main launched the train run."""
     events = inputs_of(process).get("data", "")
-    # The run of load is not fetched: it may have been deleted while the output of process is still reused.
+    # The id of the load run is read from the URI of its output. The run itself may have been deleted, although the
+    # output of process is still reused.
     runs = {"load": events.removeprefix("runs:/").partition("/")[0], "process": process.info.run_id}
 
     def what(name: str) -> str:

@@ -3,8 +3,8 @@
 Workflows that share a tracking server see each other only through the tags of their runs. A claim (see `turns`) lives
 as long as its run is RUNNING and the heartbeat of the run changes. Each observing process counts how often it has read
 the same heartbeat, so the clocks of two machines are not compared. If a process on the observer's machine ends, the
-observer notices this at its next look. The same is true of a Job if the observer can ask the Job's cluster. A live Job
-keeps its claim even while it waits for a machine.
+observer notices this at its next look. It also notices at its next look that a Job (see `remote`) has ended, if it can
+ask the Job's cluster. A live Job keeps its claim even while it waits for a machine.
 
 A suspended process may be taken for dead by mistake. If it computes a step, the only cost is a second computation: a
 model is registered only once, and only completed runs are reused. If it is a deploy or a rollback, it loses its claim
@@ -39,7 +39,7 @@ HEARTBEAT, CLAIM, CLOSED = "lease.heartbeat", "lease.key", "lease.closed"
 _BEAT_SECONDS = 5.0
 #: A run counts as dead after this many seconds without a heartbeat. A live run may miss several heartbeats, if its
 #: machine is busy or the server restarts. The value must exceed the time for which a step may continue after its
-#: launcher has died (`stopping.GRACE_SECONDS`).
+#: launcher has died: `GRACE_SECONDS` plus `_CLOSE_SECONDS` of `stopping`.
 _LEASE_SECONDS = 30.0
 #: A run that `mlflow run` opened counts as never started after this many seconds without a first heartbeat.
 _START_SECONDS = 15.0
@@ -81,7 +81,7 @@ def heartbeat(run: Run, *, sweep: bool) -> Iterator[None]:
         yield
     finally:
         finished.set()
-        # The thread may be waiting for a server that is away.
+        # The wait has a limit, because the thread itself may be waiting for a server that is away.
         thread.join(_POLL_SECONDS)
 
 
@@ -96,8 +96,8 @@ class Watch:
 
         Args:
             client: MLflow's client.
-            seconds: the time between two looks. `died` counts looks instead of measuring time, so that an outage of the
-                server, during which nobody can look, closes no run.
+            seconds: the time between two looks. `died` counts looks instead of measuring time. While the server is
+                away, nobody can look, so an outage of the server closes no run.
         """
         self._client = client
         self._needed = math.ceil(_LEASE_SECONDS / seconds)
@@ -121,14 +121,15 @@ class Watch:
         before, looks = self._seen.get(run_id, ([], 0))
         looks = looks + 1 if beats == before else 0
         self._seen[run_id] = beats, looks
-        # A child without a heartbeat has not reached this project's code yet, or it is a trial, which has no process.
+        # A child without a heartbeat counts as ended: it is a trial, which has no process, or its process has not
+        # reached this project's code yet. The run itself must have a heartbeat, or a Job that has ended.
         begun = beats[0] or jobs[0] is False
         if begun and all(_ended(run, job) for run, job in zip(family, jobs, strict=True)):
             return "the run's process has ended" if jobs[0] is None else "the run's Job has ended"
         return f"no heartbeat for {_LEASE_SECONDS:.0f} s" if looks >= self._needed else None
 
     def sweep(self, mine: Run) -> None:
-        """Closes as KILLED the runs that killed processes left RUNNING, in the experiments of `shared_with`.
+        """Finds RUNNING runs whose process died, and closes them as KILLED. Searches the experiments of `shared_with`.
 
         A run without a heartbeat may belong to another program, or its process may not have started yet. It is closed
         in two cases only. Either its parent is a run of this project that has ended. Or `mlflow run` opened the run for
@@ -170,7 +171,8 @@ class Watch:
         """The other live runs that claim a key. Closes the dead runs that claim the key, with their children."""
         experiment = mine.info.experiment_id
         alive = []
-        judged: dict[str, str | None] = {}  # by run id: why the run is dead, or None; main and its step may both claim
+        # By run id: why the run is dead, or None. If main and its step both claim the key, they are judged only once.
+        judged: dict[str, str | None] = {}
         for run in self._search(experiment, f"tags.\"{CLAIM}\" = '{key}' and attributes.status = 'RUNNING'"):
             if run.info.run_id == mine.info.run_id:
                 continue
@@ -207,7 +209,7 @@ class Watch:
 
 
 def _ended(run: Run, job_lives: bool | None) -> bool:
-    """Whether the process of a run is known to have ended, or the run has no process."""
+    """Whether the process of a run is known to have ended. A run without a heartbeat counts as ended, except a Job."""
     beat = run.data.tags.get(HEARTBEAT)
     if remote.JOB in run.data.tags:  # a Job without a heartbeat may be waiting for a machine
         return job_lives is False or bool(beat and ended_here(beat))

@@ -45,7 +45,7 @@ class TrainedModel:
 
     @property
     def address(self) -> str:
-        """The URI to load the model from: by version, else by id, else as it was given.
+        """The URI to load the model from: the URI of the version, else of the logged model, else the given `uri`.
 
         A `runs:/` URI is the last choice: MLflow may search for minutes under the path of a run.
         """
@@ -81,7 +81,7 @@ class TrainedModel:
 
     @property
     def links(self) -> dict[str, str]:
-        """The URI of the report of the training, with the text of a link to it as key; empty if the run was deleted."""
+        """The link to the report of the training, as a mapping from text to URI; empty if the run was deleted."""
         return {"the report of its training": str(RunUri(self.run_id, "report.html"))} if self.run else {}
 
     @property

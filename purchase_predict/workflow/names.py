@@ -13,7 +13,7 @@ from purchase_predict.parameters import STEPS
 from purchase_predict.settings import Settings
 from purchase_predict.workflow.completed import run_of
 
-#: SOURCE: the tag of a step's run with the source of its data. DRY_RUN: the start of the name of a dry run.
+#: SOURCE: the tag that holds the source of the data of a step's run. DRY_RUN: the start of the name of a dry run.
 SOURCE, DRY_RUN = "step.source", "dry run: "
 #: Maximum length of the source in a name, in characters. `_short` cuts off the start of a longer source.
 _LENGTH = 60
@@ -46,9 +46,9 @@ def name_of(entry_point: str, values: Mapping[str, Any], source: str = "") -> st
 
 
 def source_of(values: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """The source of a step's data: its parameter `source`, or the source recorded on the run that made its first input.
+    """The source of a step's data: its parameter `source`, or the source recorded on the run that made an input.
 
-    Empty if neither is known.
+    Of several inputs, the first with a `runs:/` URI counts. Empty if no source is known.
 
     Args:
         values: the step's parameters.
@@ -76,7 +76,7 @@ def give_to_failed(run_id: str, entry_point: str) -> None:
 
 
 def given(name: str, entry_point: str) -> bool:
-    """Whether MLflow (`vaunted-calf-622`) or main, not the user, has named a run. True for an empty name, too."""
+    """Whether a run's name is not the user's: it is empty, made up by MLflow (`vaunted-calf-622`), or set by main."""
     words = name.split("-")
     made_up = (
         len(words) == 3
@@ -87,6 +87,6 @@ def given(name: str, entry_point: str) -> bool:
 
 
 def _short(source: str) -> str:
-    """A source in at most `_LENGTH` characters, of a local path only the last part. A longer text loses its start."""
+    """Shortens a source to `_LENGTH` characters by cutting off its start. Of a local path only the last part counts."""
     text = printable(source if "://" in source else Path(source).name or source)
     return text if len(text) <= _LENGTH else f"…{text[1 - _LENGTH :]}"

@@ -1,7 +1,8 @@
 """Notifications: one line to the user's webhook (Slack and others) about a failure or a change of an environment.
 
-The address is a secret: whoever knows it can post there. It is only read from the variable NOTIFY_URL, because a
-parameter would be recorded with the run. No message, error or log of this module contains it.
+The webhook's address is a secret: whoever knows it can post there. It is read from the variable NOTIFY_URL or from
+.env. It is not a parameter, because parameters are recorded with the run. No message, error or log of this module
+contains it.
 """
 
 import http.client
@@ -36,10 +37,10 @@ class Posted(click.ClickException):
 
 
 def notify(text: str, run: Run | None = None) -> None:
-    """Posts `{"text": ...}`, which Slack and others understand, with a link to the run, if NOTIFY_URL is set.
+    """Posts `{"text": ...}`, which Slack and others understand, with a link to the run.
 
-    A tracking store without a server has no pages, so the post then names the run's id instead. If the notification
-    cannot be sent, one line on stderr says so, and the run continues.
+    Does nothing if NOTIFY_URL is not set. A tracking store without a server has no pages, so the post then names the
+    run's id instead. If the notification cannot be sent, one line on stderr says so, and the run continues.
 
     Args:
         text: what happened, in a sentence.
@@ -48,7 +49,7 @@ def notify(text: str, run: Run | None = None) -> None:
     """
     try:
         address = Settings.read().notify_url
-    except click.ClickException:  # the text may be about wrong settings
+    except click.ClickException:  # the settings are wrong, and `text` may report this
         address = os.environ.get("NOTIFY_URL")
     if not address:
         return

@@ -14,8 +14,8 @@ from purchase_predict.workflow import models, tags
 from purchase_predict.workflow.completed import KEY_PARTS, digest_of, newest_completed, output_uri, run_of
 from purchase_predict.workflow.key import GROUPS, differences, key_of, key_parts, search_key_of
 
-#: The function `sources.fingerprint`: computes a source's content digest from its name and a Google Cloud project. It
-#: is passed as an argument, so that only the steps that read a source depend on its code.
+#: The type of `sources.fingerprint`, which computes a source's content digest from its name and a Google Cloud project.
+#: The function is passed as an argument, so that only the steps that read a source depend on its code.
 Fingerprint = Callable[[str, str], str]
 
 

@@ -22,8 +22,8 @@ from purchase_predict.workflow.processes import ended_here, process_name
 _PREFIX = "purchase-predict-"
 #: The file in a process's folder with the name of the process.
 _OWNER = ".owner"
-#: A scratch folder that names no process and holds no other file is removed after this many seconds. A process writes
-#: `_OWNER` right after it has made its folder, so the process of such a folder was killed in between.
+#: A scratch folder without a process name in `_OWNER` is removed after this many seconds, if it holds no other file. A
+#: process writes `_OWNER` right after it has made its folder, so the process of such a folder was killed in between.
 _UNNAMED_SECONDS = 3600
 
 #: The name of an incomplete file: the first `_NAME_START` characters of the complete file's name, then the name of the
@@ -76,10 +76,10 @@ def remove_orphans() -> None:
 
 
 def incomplete(target: Path) -> Path:
-    """The path at which this process writes the file `target` until the file is complete, in the folder of `target`.
+    """The path, in the folder of `target`, at which this process writes the file `target` until it is complete.
 
-    Removes the incomplete files that killed processes of this machine left for `target`, or for a file in its folder
-    whose name begins with the same characters.
+    Also removes incomplete files that killed processes of this machine left in this folder: those of `target`, and
+    those of files whose names begin with the same `_NAME_START` characters.
     """
     start = f".{target.name[:_NAME_START]}."
     with suppress(OSError):  # a folder that cannot be read

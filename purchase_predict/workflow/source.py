@@ -2,9 +2,9 @@
 
 The digest of a Python file is computed from its syntax tree without docstrings. So edits to comments, docstrings or
 formatting do not change the digest. A file "counts" if its digest is part of the step key. Of the package `workflow/`,
-only `step.py` and `__init__.py` count. Its other modules do not touch tables; the linter's import contracts check this.
-Modules of other packages that `workflow/` imports do count. `progress.py` does not count: it shows progress and returns
-nothing.
+only `step.py` and `__init__.py` count. Its other modules neither read nor change tables: the linter's import contracts
+forbid them every library for tables. Modules of other packages that `workflow/` imports do count. `progress.py` does
+not count: it shows progress and returns nothing. `key.counted_source` leaves out a few more files.
 """
 
 import ast
@@ -59,7 +59,7 @@ def _counts(name: str) -> bool:
     return not name.startswith(_WORKFLOW) or name.removeprefix(_WORKFLOW) in _COUNTED_OF_WORKFLOW
 
 
-@functools.cache  # the steps share most files; the cache includes the text, because a file may change
+@functools.cache  # the steps share most files; the text is part of the cache's key, because a file may change
 def _parsed(text: bytes, name: str, counts: bool) -> tuple[str, frozenset[str]]:
     """The digest of a Python file (empty if it does not count), and every imported name that may be a module."""
     try:
@@ -73,7 +73,7 @@ def _parsed(text: bytes, name: str, counts: bool) -> tuple[str, frozenset[str]]:
 
 
 def _meaning(node: ast.AST, imports: list[ast.AST]) -> list[object]:
-    """A syntax tree as nested lists, without docstrings. Appends the nodes that may import a module to `imports`.
+    """A syntax tree as nested lists, without docstrings. Appends to `imports` the nodes that may import a module.
 
     This single pass and a `repr` of the lists take less time than `ast.walk` and `ast.dump`.
     """

@@ -166,7 +166,7 @@ def step(entry_point: str, fingerprint: Fingerprint | None = None) -> Callable[[
             sizes = artifacts.listed(run.info.run_id)
             if not any(path.partition("/")[0] == output.path for path in sizes):
                 sizes |= artifacts.listed(run.info.run_id, [output.path])
-            written = mlflow.MlflowClient().get_run(run.info.run_id)  # with the models that it logged
+            written = mlflow.MlflowClient().get_run(run.info.run_id)  # read again, to include the models that it logged
             record = artifacts.as_tags(written, sizes, running.checksums)
             text = descriptions.of_step(written, output.summary, source, plan.inputs, output.path, sizes)
             descriptions.describe_models(written, text)

@@ -22,7 +22,7 @@ from purchase_predict.workflow import processes, scratch
 
 #: Seconds between two checks whether the launching process still lives.
 _WATCH_SECONDS = 0.5
-#: A request to stop (SIGTERM or Ctrl-C) is repeated after this many seconds.
+#: Seconds between two repetitions of a request to stop (SIGTERM or Ctrl-C).
 _REPEAT_SECONDS = 3
 #: The process exits by itself this many seconds after the first SIGTERM, or after Ctrl-C. But while a run is being
 #: closed after Ctrl-C, the limit is `_CLOSING_SECONDS`.
@@ -65,7 +65,7 @@ class _Request:
         finished: set once the work of the process has ended.
         by_user: whether the request came as Ctrl-C.
         repeating: whether the next SIGTERM is one that `repeat` sends.
-        arrived: whether, at the last SIGTERM, the process was already handling the interruption.
+        arrived: whether the process was already handling the interruption, or closing its run, at the last SIGTERM.
         since: when the request came, in seconds of the monotonic clock.
     """
 
@@ -137,8 +137,8 @@ def stop_with_launcher() -> Iterator[None]:
     Python drops an exception that a signal handler raises in a destructor or in a callback of native code, and some
     libraries catch every exception. So the request is repeated until the block ends or the time limit is reached. At
     the time limit, a thread closes the run as KILLED and ends the process. After the death of the launcher, this works
-    even if native code keeps the handlers from running. A signal is noted by its handler, so it has no effect before
-    the handler runs. If the shell has set SIGINT to be ignored, SIGINT stays ignored.
+    even if native code keeps the signal handlers from running. SIGTERM and Ctrl-C have no effect until their handler
+    runs, because only the handler notes them. If the shell has set SIGINT to be ignored, SIGINT stays ignored.
     """
     request = _Request()
     closing.clear()
@@ -176,7 +176,8 @@ def stop_with_launcher() -> Iterator[None]:
         yield
     finally:
         request.finished.set()
-        watcher.join(_WATCH_SECONDS)  # once the old handlers are back, a SIGTERM would kill the process
+        # The watcher must end first: once the old handlers are back, a SIGTERM that it sends would kill the process.
+        watcher.join(_WATCH_SECONDS)
         for number, handler in previous.items():
             signal.signal(number, handler)
 
@@ -214,7 +215,7 @@ def _end_from_within(run_id: str | None, code: int) -> NoReturn:
 
 
 def exit_at_last(code: int) -> None:
-    """Makes sure that this process exits after a signal: after GRACE_SECONDS at the latest, with the exit code `code`.
+    """After a signal: makes sure that this process exits at most GRACE_SECONDS from now, with the exit code `code`.
 
     At exit, Python waits for its threads. If the signal arrived while a thread pool was starting a thread, the pool
     does not tell this thread to end, and Python would wait forever.

@@ -52,10 +52,10 @@ class ArtifactStore:
 
         Args:
             expected: the size in bytes of each reported file, by its path among the artifacts.
-            there: the size in bytes of each file in the store, by its path.
+            there: the size in bytes of each file in the folder into which executors stored files, by its path.
 
         Raises:
-            click.ClickException: a file is missing or has another size, or the store has a further file.
+            click.ClickException: a file is missing or has another size, or the folder has a further file.
         """
         stored = f"Spark stored {len(expected)} files in {self.uri}, but"
         for name, size in sorted(expected.items()):

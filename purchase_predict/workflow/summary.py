@@ -50,7 +50,7 @@ def record(chain: Chain, train: Run, sentence: str, version: str, outcome: str) 
         sentence: the outcome in a sentence, for the description.
         version: the number of the version. It is recorded as a metric, because MLflow sorts tags as texts (10 before
             9), and also as a tag, which MLflow shows beside the tag `outcome`.
-        outcome: which alias the version held when the run ended, in a few words.
+        outcome: whether the version held the alias when main's run ended, in a few words, such as "held staging".
     """
     steps = [(done.step, _what(done), done.run) for done in chain.done if done.run]
     written = chain.reused | {MLFLOW_RUN_NOTE: descriptions.of_steps(steps, sentence)}
@@ -119,7 +119,7 @@ def what_came_out(train: Run, metric: str, standing: str, serve: str) -> str:
     Args:
         train: the run of train.
         metric: the metric that the search optimised.
-        standing: which alias the version holds now, in a sentence.
+        standing: whether the version holds the alias now, in a sentence.
         serve: the URI of the model to serve; empty: there is none.
     """
     tracking = shown_uri(mlflow.get_tracking_uri())

@@ -1,4 +1,4 @@
-"""Reads tags of runs and versions. A missing tag, or one that was changed by hand, raises an error of one line."""
+"""Reads tags of runs and versions. Raises an error of one line if a required tag is missing or a tag is unreadable."""
 
 import json
 from typing import Any, NoReturn
@@ -28,7 +28,7 @@ def json_object(of: Run | ModelVersion, tag: str) -> dict[str, Any]:
 
 
 def texts(of: Run | ModelVersion, tag: str) -> dict[str, str]:
-    """The JSON object in a tag, whose values must all be texts; empty if the tag is missing.
+    """The JSON object in a tag; empty if the tag is missing. All values of the object must be texts.
 
     Raises:
         click.ClickException: the tag holds anything else.

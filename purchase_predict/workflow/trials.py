@@ -1,6 +1,6 @@
 """Trials as nested runs: recorded when they end, and read by a later search with the same search key.
 
-In this module a trial is a JSON object (`search.trial.Trial.facts`). Its meaning is known to the package `search`.
+In this module a trial is a JSON object (`search.trial.Trial.facts`). The package `search` defines its fields.
 """
 
 import json
@@ -71,8 +71,8 @@ def earlier(search_key: str, experiment_id: str) -> list[dict[str, Any]]:
     A trial whose tag cannot be read is left out, and one line on stderr says so.
 
     Returns:
-        The trials 0, 1, 2, ... up to the first missing number. Of several trials with the same number, the one that
-        started first.
+        The trials 0, 1, 2, ... up to the first missing number. If several trials have the same number, the one that
+        started first counts.
     """
     runs = mlflow.MlflowClient().search_runs(
         shared_with(experiment_id),

@@ -51,8 +51,8 @@ def take_turn(
         doing: what the other run is doing, such as "computes the same step", for the printed line.
         seconds: the time between two looks.
         made: returns the wanted result if another run has made it meanwhile, else None.
-        say: called with one line about the run that is waited for, at most once for each run. Of several other runs, it
-            is the first in the fixed order.
+        say: called with one line about the run that is waited for, at most once for each run. If several other runs
+            have a claim, the line is about the first in the fixed order.
 
     Returns:
         The result, if another run has made it meanwhile; this run then has no claim. Otherwise None; this run then
