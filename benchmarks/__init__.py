@@ -1,1 +1,1 @@
-"""What the tables of BENCHMARKS.md are made with, one command each."""
+"""Scripts that measure the tables of BENCHMARKS.md and docs/features.md, and helper modules of these scripts."""

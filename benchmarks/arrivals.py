@@ -1,4 +1,4 @@
-"""Requests that arrive at a fixed rate, whether or not the earlier ones are answered, and how long each waits."""
+"""Sends requests at a fixed rate, whether or not earlier ones have been answered, and measures their latencies."""
 
 import asyncio
 import time
@@ -7,33 +7,38 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-#: Seconds after the last arrival for the answers that are still missing. Without one by then, a request has failed.
+#: Seconds to wait for missing answers after the last request. A request without an answer by then has failed.
 LAST_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
 class Waits:
-    """What came of some arrivals: the sorted seconds from when each was due to its answer, and the failures."""
+    """The latencies and failures of some requests.
+
+    Attributes:
+        seconds: the latency of each answered request (any status), from the time at which it was due; sorted.
+        failed: the number of requests without an answer, or with a status other than 200.
+    """
 
     seconds: list[float]
     failed: int
 
     def quantile(self, share: float) -> float:
-        """Milliseconds that this share of the requests waited at most."""
+        """The quantile of the latencies at `share` (0 to 1), in milliseconds; 0 if no request was answered."""
         return 1000 * self.seconds[min(len(self.seconds) - 1, int(share * len(self.seconds)))] if self.seconds else 0.0
 
 
 def arrive(address: str, path: str, bodies: Iterator[bytes], rate: float, seconds: float) -> Waits:
-    """Posts JSON bodies at a rate, over connections that are kept open.
+    """Posts JSON bodies at a fixed rate, over connections that are kept open.
 
-    A request that finds the server busy waits, and its waiting counts: the clock starts when it was due.
+    A latency starts when its request is due, so it includes the time that the request waits for a busy server.
 
     Args:
         address: `http://<host>:<port>`.
-        path: where to post.
-        bodies: one for each request.
+        path: the path to post to.
+        bodies: the JSON bodies, one for each request.
         rate: requests a second.
-        seconds: how long.
+        seconds: for how long to send requests.
     """
     return asyncio.run(_arrive(address, path, bodies, rate, seconds))
 
@@ -68,7 +73,7 @@ async def _arrive(address: str, path: str, bodies: Iterator[bytes], rate: float,
         tasks.add(task)
         task.add_done_callback(tasks.discard)
         if time.perf_counter() > begun + 3 * seconds:
-            break  # far behind: what has been measured says so
+            break  # far behind schedule: the latencies so far already show it
     _, unanswered = await asyncio.wait(tasks or {asyncio.create_task(asyncio.sleep(0))}, timeout=LAST_SECONDS)
     for task in unanswered:
         task.cancel()

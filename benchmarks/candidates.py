@@ -1,10 +1,11 @@
-"""Columns about the shop that were tried and not taken: what forward folds and the later test set say of them.
+"""Measures how much the columns that were tried and not added would improve the ROC AUC.
 
     python -m benchmarks.candidates /data/events
 
-Prints the table of docs/features.md: the gain in ROC AUC over all columns of the project, mean of three seeds, on
-forward folds of all training rows, on forward folds of the last 40 % of them (a short history), and on the test set.
-Every candidate is as of the midnight before the row's day.
+Prints the table of the section "Columns that were tried and not added" in docs/features.md. Each candidate is added to
+all columns of the project, and the gain in ROC AUC is measured (mean of 3 seeds): on forward folds of all training
+rows, on forward folds of the last 40 % of the training rows (a short history), and on the test set. Of other rows, a
+candidate uses only those of the days (UTC) before the row's day.
 """
 
 from functools import partial
@@ -20,13 +21,19 @@ from purchase_predict.search.folds import forward_folds
 from purchase_predict.search.trial import LabelledRows
 from purchase_predict.training import Dataset
 
-#: Pairs of the shop's average that a group's own are mixed with.
+#: Smoothing: this many pairs with the shop's average conversion are added to a group's own pairs.
 MIXING = 20
+#: The share of the training rows, the last ones in time, that make up the short history.
 SHORT_HISTORY = 0.4
 
 
 def conversion(by: str, days: str = "UNBOUNDED") -> str:
-    """SQL: bought pairs over carted pairs of a group in the days before, mixed with the shop's average."""
+    """The SQL of a group's conversion on earlier days: bought pairs per carted pair, smoothed with the shop's average.
+
+    Args:
+        by: the SQL expression by which pairs are grouped.
+        days: the number of days before the row's day that count; "UNBOUNDED": all.
+    """
     group = f"(PARTITION BY {by} ORDER BY day RANGE BETWEEN {days} PRECEDING AND 1 PRECEDING)"
     shop = "(ORDER BY day RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
     mixed = f"{MIXING} * sum(purchased) OVER {shop} / count(*) OVER {shop}"
@@ -34,10 +41,11 @@ def conversion(by: str, days: str = "UNBOUNDED") -> str:
 
 
 def pairs_before(by: str, days: str) -> str:
-    """SQL: logarithm of the pairs of a group that were carted in the days before."""
+    """The SQL of ln(1 + n): n of the group's pairs were carted in the `days` days before the row's day."""
     return f"ln(1 + count(*) OVER (PARTITION BY {by} ORDER BY day RANGE BETWEEN {days} PRECEDING AND 1 PRECEDING))"
 
 
+#: The SQL of each candidate, by its name in the table.
 CANDIDATES = {
     "conversion of the sub-category": conversion("sub_category"),
     "conversion of the brand": conversion("brand"),
@@ -62,7 +70,7 @@ def candidate(sql: str, data: Dataset) -> tuple[pd.Series, pd.Series]:
 
 
 def measured(train: LabelledRows, test: LabelledRows) -> np.ndarray:
-    """ROC AUC on forward folds of all training rows, on those of the last ones, and on the test rows."""
+    """ROC AUC on forward folds of all training rows and of the short history, and on the test rows; mean over seeds."""
     assert train.ended is not None
     last = train.at(np.argsort(train.ended, kind="stable")[-int(SHORT_HISTORY * len(train.y)) :])
     found = []

@@ -1,8 +1,9 @@
-"""What the columns about the product are worth: LightGBM with fixed parameters, with and without them.
+"""Compares LightGBM, with fixed parameters, with and without the columns about the product (`schema.SHOP`).
 
     python -m benchmarks.columns /data/events
 
-Prints the table of docs/features.md: the test set is that of `process`, each row the mean of three seeds.
+Prints the table of the section "How much they improve the model" in docs/features.md. The test set is the one that
+`process` makes. Each row is the mean of 3 seeds.
 """
 
 import math
@@ -25,6 +26,7 @@ from purchase_predict.schema import LABEL, MOMENT, SHOP
 from purchase_predict.training import Dataset
 
 SEEDS = (0, 1, 2)
+#: Boosting rounds of each fit.
 ROUNDS = 200
 PARAMETERS = {
     "objective": "binary",
@@ -38,14 +40,16 @@ PARAMETERS = {
     "num_threads": 1,
     "verbosity": -1,
 }
+#: The number of times that the training labels are shuffled (control).
 SHUFFLES = 8
-#: The relative price (a logarithm) of a discounted cart, which costs about 0.80 times the usual price.
+#: The range of `product_relative_price` (a logarithm) in discounted carts. In the shop of the real events, discounted
+#: products cost about 0.80 times the usual price.
 DISCOUNTED = (math.log(0.75), math.log(0.85))
 METRICS = ("roc_auc", "average_precision", "log_loss")
 
 
 def dataset_of(source: str, folder: Path) -> Dataset:
-    """The dataset that the workflow makes of a source of events."""
+    """The dataset that the workflow makes from a source of events; `folder` is an empty folder."""
     for name in ("loaded", "scratch", "dataset"):
         (folder / name).mkdir()
     load_source(source, folder / "loaded", folder / "scratch", 0.01)
@@ -91,7 +95,10 @@ def main() -> None:
 
 
 def shuffled_products(data: Dataset) -> Dataset:
-    """Each cart has the columns about the product of another cart of its day: what they say of the day stays."""
+    """Shuffles the product columns among the carts of each day (control).
+
+    The columns then say nothing about the product of a cart, but still as much about its day.
+    """
     rng = np.random.default_rng(0)
 
     def shuffled(rows: pd.DataFrame) -> pd.DataFrame:
@@ -105,7 +112,10 @@ def shuffled_products(data: Dataset) -> Dataset:
 
 
 def ordinary_carts(data: Dataset) -> Dataset:
-    """Without what is special to this shop: discounted carts, and products that nobody has ever bought."""
+    """Leaves out discounted carts, and carts with products that nobody has ever bought.
+
+    They are special to the shop of the real events.
+    """
     both = pd.concat([data.train, data.test])
     bought = set(both.loc[both[LABEL] == 1, "product_id"])
 
@@ -116,7 +126,7 @@ def ordinary_carts(data: Dataset) -> Dataset:
 
 
 def shuffled_label(data: Dataset, number: int) -> Dataset:
-    """The training labels in another order: nothing is left to learn."""
+    """Shuffles the training labels, so that nothing is left to learn; `number` is the seed."""
     labels = np.random.default_rng(number).permutation(data.train[LABEL])
     return replace(data, train=data.train.assign(**{LABEL: labels}))
 

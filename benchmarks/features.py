@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 PROJECT = Path(__file__).resolve().parent.parent
 MILLION = 1_000_000
 ENGINES = ("duckdb", "pandas", "spark")
-#: Events that are made at once: what bounds the memory of the generator.
+#: Events per file. The generator makes the events of one file at a time, which bounds its memory.
 _CHUNK = MILLION
 _KINDS = np.array(["view", "cart", "purchase"])
 
@@ -40,17 +40,17 @@ _KINDS = np.array(["view", "cart", "purchase"])
 
 
 def generate(millions: int, folder: Path) -> None:
-    """Writes events in time order, a million a file: 95 % views, 3 % carts, 2 % purchases, seeded.
+    """Writes seeded CSV files of 1 million events each, in time order: 95 % views, 3 % carts, 2 % purchases.
 
-    Users and products are drawn with heavy tails. A user's visit lasts up to six hours of the clock; who carts or buys
-    a product does so mostly with the one they looked at last.
+    Users and products have heavy tails. A session has all events of a user in one quarter (6 h) of a day. 70 % of the
+    events of a user are about a few products of their own, so the same ones are viewed, carted and bought.
     """
     folder.mkdir(parents=True)
     users, products = millions * 60_000, 40_000 + millions * 4_000
     for number in range(millions):
         rng = np.random.default_rng([20191001, millions, number])
         user = (users * rng.random(_CHUNK) ** 2.2).astype(np.int64)
-        # Products of a user lie near each other, so that the same ones are viewed, carted and bought.
+        # A user's own products: a few ids next to each other.
         near = (user * 7919 + rng.geometric(0.35, _CHUNK)) % products
         popular = (products * rng.random(_CHUNK) ** 3).astype(np.int64)
         product = np.where(rng.random(_CHUNK) < 0.7, near, popular)
@@ -89,7 +89,7 @@ def _uuids(session: np.ndarray) -> list[str]:
 
 
 def run_duckdb(source: str, scratch: Path) -> int:
-    """Load and process together, in the project's own functions."""
+    """Runs load and the features of process, with the project's own functions; returns the number of rows."""
     from purchase_predict import database
     from purchase_predict.features import on_duckdb
     from purchase_predict.reading.load import load_source
@@ -105,7 +105,7 @@ def run_duckdb(source: str, scratch: Path) -> int:
 
 
 def run_spark(source: str, scratch: Path) -> int:
-    """Load with DuckDB, the features on Spark with two local cores."""
+    """Runs load with DuckDB, and the features on Spark with two local cores (`measure`); returns the number of rows."""
     from purchase_predict.features import on_spark
     from purchase_predict.reading.load import load_source
 
@@ -123,7 +123,7 @@ SESSION, PAIR = ["user_id", "user_session"], ["user_id", "user_session", "produc
 
 
 def run_pandas(source: str, scratch: Path) -> int:
-    """What a data scientist writes: the same columns with merges, groups and cumulative sums over whole tables."""
+    """Computes the same columns as a data scientist might: with merges, groupings and running sums of whole tables."""
     import pandas as pd
 
     frames = [pd.read_csv(file, parse_dates=["event_time"]) for file in sorted(Path(source).glob("*.csv"))]
@@ -146,10 +146,10 @@ def run_pandas(source: str, scratch: Path) -> int:
 
 
 def _with_session(rows: "pd.DataFrame", inside: "pd.DataFrame") -> "pd.DataFrame":
-    """What happened in the session by the moment."""
+    """Adds the columns about the session up to the moment."""
     import pandas as pd
 
-    # Running counts by second of each carted session, and what they were before the second.
+    # For each second with events in a session with a cart: the counts up to this second, and the counts before it.
     act = inside["event_type"] != "remove_from_cart"
     counted = inside[[*SESSION, "event_time"]].assign(
         views=inside["event_type"] == "view",
@@ -180,7 +180,7 @@ def _with_session(rows: "pd.DataFrame", inside: "pd.DataFrame") -> "pd.DataFrame
 
 
 def _with_product(rows: "pd.DataFrame", inside: "pd.DataFrame") -> "pd.DataFrame":
-    """The label, and how often the session had viewed the product by the moment."""
+    """Adds the label, and the number of views of the product in the session up to the moment."""
     bought = inside[inside["event_type"] == "purchase"].groupby(PAIR)["event_time"].max().rename("last_purchase")
     rows = rows.merge(bought, on=PAIR, how="left")
     rows["purchased"] = (rows.pop("last_purchase") >= rows["event_time"]).astype("int64")
@@ -191,7 +191,7 @@ def _with_product(rows: "pd.DataFrame", inside: "pd.DataFrame") -> "pd.DataFrame
 
 
 def _with_earlier_sessions(rows: "pd.DataFrame", mine: "pd.DataFrame") -> "pd.DataFrame":
-    """What the user did in sessions that started earlier."""
+    """Adds the columns about the user's earlier sessions."""
     first = mine[mine["event_type"] != "remove_from_cart"].groupby(SESSION)["event_time"].min()
     visits = first.rename("visit_start").reset_index()
     visits["num_prev_sessions"] = visits.groupby("user_id")["visit_start"].rank(method="min").astype("int64") - 1
@@ -222,7 +222,7 @@ def _with_earlier_sessions(rows: "pd.DataFrame", mine: "pd.DataFrame") -> "pd.Da
 
 
 def _with_shop(rows: "pd.DataFrame", events: "pd.DataFrame") -> "pd.DataFrame":
-    """What all users had done with the product before the day."""
+    """Adds the columns about the product, from the events of all users on the days before the row's day."""
     import pandas as pd
 
     acts = events[events["event_type"] != "remove_from_cart"]
@@ -269,7 +269,7 @@ def _with_shop(rows: "pd.DataFrame", events: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def _add_moment(rows: "pd.DataFrame") -> None:
-    """Adds what follows from the row itself: no count is null, category, clock, and times since other events."""
+    """Replaces missing counts by 0, and adds the columns that follow from the row: categories, clock and durations."""
     counts = [str(name) for name in rows if str(name).startswith("num_")]
     rows[counts] = rows[counts].fillna(0).astype("int64")
     parts = rows.pop("category_code").str.split(".", regex=False)
@@ -285,7 +285,7 @@ def _add_moment(rows: "pd.DataFrame") -> None:
 
 
 def measure(engine: str, source: Path) -> dict[str, float]:
-    """Seconds by the clock and of the processor, peak MiB of memory, and rows of one engine in a fresh process."""
+    """Runs one engine in a new process; returns wall seconds, CPU seconds, peak MiB of memory, and the row count."""
     environment = os.environ | {"SPARK_MASTER": "local[2]", "PYTHONPATH": str(PROJECT)}
     with tempfile.TemporaryDirectory(dir=source.parent) as scratch:
         command = [sys.executable, "-m", "benchmarks.features", "--run", engine, str(source), scratch]
@@ -301,7 +301,7 @@ def measure(engine: str, source: Path) -> dict[str, float]:
 
 
 class Peak:
-    """Watches resident memory and processor time of a process and its children together: Spark's JVM is a child."""
+    """Watches a process and children such as Spark's JVM: `bytes` of resident memory at the peak, and `cpu` seconds."""
 
     def __init__(self, pid: int) -> None:
         self.pid, self.bytes, self.cpu, self.stopped = pid, 0, 0.0, threading.Event()
@@ -319,7 +319,7 @@ class Peak:
 
 
 def _used(pid: int) -> tuple[int, float]:
-    """Resident bytes and processor seconds of a process and its children."""
+    """Resident bytes and CPU seconds of a process and its children, at this time."""
     try:
         memory = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
@@ -360,7 +360,7 @@ def main() -> None:
             for turn in range(arguments.repeats if millions <= 10 else 1):
                 for engine in engines:
                     if engine == "spark" and turn:
-                        continue  # it takes minutes, and its table is not what a few percent more or less decide
+                        continue  # one run is enough: it takes minutes, and a few percent of noise do not matter
                     result = measure(engine, source)
                     results.setdefault((millions, engine), []).append(result)
                     said = f"{result['seconds']:.1f} s ({result['cpu']:.1f} s of processor), {result['mib']:.0f} MiB"

@@ -1,9 +1,10 @@
-"""How often the gate promotes a model without skill, and one with skill, if few users have most rows of a class.
+"""Simulates how often the gate promotes models without and with skill if few users have most rows of a class.
 
     python -m benchmarks.few_buyers --draws 2000
 
-Prints the table of BENCHMARKS.md. In each draw, a test set is made: a user bought all of its
-rows or none, and a model scores all rows of a user alike. Without skill the score does not depend on the label.
+Prints the table of the section "The gate with few buyers" in BENCHMARKS.md. Each draw is a simulated test set. A user
+bought either all or none of their rows, and a model gives all rows of a user the same score. The score of a model
+without skill does not depend on the label.
 """
 
 import math
@@ -19,18 +20,18 @@ from purchase_predict.evaluation.scores import INTERVAL_QUANTILES, RESAMPLES, ba
 from purchase_predict.metrics import SEARCHABLE, Score
 from purchase_predict.registry.gate import decide
 
-#: Users of the other class, with one row each.
+#: In each test set, one class has few users. This is the number of users of the other class, with one row each.
 _OTHERS = 120
-#: The share of users that a model without skill answers "will buy" for (F1).
+#: The share of users for whom a model without skill answers "will buy". Only F1 depends on it.
 _DECIDED = 0.9
-#: By how many standard deviations a model with skill scores buyers higher: a ROC AUC of 0.76.
+#: How much higher a model with skill scores buyers, in standard deviations of the score. 1.0 is a ROC AUC of 0.76.
 _SKILL = 1.0
-#: The spread of the log odds of a model without skill.
+#: The standard deviation of the log-odds of a model without skill.
 _SPREAD = 0.5
-#: A case is measured in so many parts, by as many processes as there are cores.
+#: The number of parts into which the draws of a case are divided. One process per core computes them.
 _PARTS = 8
 
-#: Draws the rows of each user of the class with few users.
+#: A function that draws the number of rows of each user of the class with few users.
 Rows = Callable[[np.random.Generator], np.ndarray]
 
 
@@ -40,7 +41,7 @@ def equal(users: int) -> Rows:
 
 
 def skewed(users: int, large: int, share: float) -> Rows:
-    """Some large users have this share of the rows; both groups are equal among themselves."""
+    """`large` users have this share of the rows together. Within each of the two groups, all have equally many rows."""
     rows = 20 * users
     sizes = [round(share * rows / large)] * large + [max(1, round((1 - share) * rows / (users - large)))] * (
         users - large
@@ -49,7 +50,7 @@ def skewed(users: int, large: int, share: float) -> Rows:
 
 
 def pareto(users: int, exponent: float) -> Rows:
-    """Numbers of rows with a Pareto tail."""
+    """Users whose numbers of rows have a Pareto tail."""
     return lambda rng: np.ceil(rng.pareto(exponent, users) + 1e-9).astype(int)
 
 
@@ -68,7 +69,13 @@ CASES: dict[str, Rows] = {
 
 @dataclass(frozen=True)
 class Users:
-    """Users in the order of their scores, the highest first: their rows of each class, and their probabilities."""
+    """A simulated test set: one value per user in each array, in the order of the users' scores, the highest first.
+
+    Attributes:
+        bought: the number of bought rows.
+        others: the number of other rows.
+        probability: the probability of the user's rows, 0 to 1.
+    """
 
     bought: np.ndarray
     others: np.ndarray
@@ -85,8 +92,8 @@ def metrics_of(users: Users, weights: np.ndarray, decided: int) -> dict[str, np.
 
     Args:
         users: the users.
-        weights: how often each user is drawn, resamples by users.
-        decided: the first so many users are answered "will buy".
+        weights: how often each user is drawn in each resample: one row per resample, one column per user.
+        decided: the number of users, from the first on, for whom the model answers "will buy".
     """
     bought, others = weights * users.bought, weights * users.others
     hits, misses = bought.cumsum(1), others.cumsum(1)
@@ -105,7 +112,7 @@ def metrics_of(users: Users, weights: np.ndarray, decided: int) -> dict[str, np.
 
 
 def drawn(rng: np.random.Generator, rows: Rows, few_buy: bool, skill: float) -> Users:
-    """A test set whose buyers are the few users, or whose others are."""
+    """Draws a test set. The few users are the buyers if `few_buy`, else those who did not buy."""
     few = rows(rng)
     sides = (
         np.concatenate([few, np.zeros(_OTHERS, int)]),
@@ -120,7 +127,7 @@ def drawn(rng: np.random.Generator, rows: Rows, few_buy: bool, skill: float) -> 
 
 
 def scores_of(users: Users, rng: np.random.Generator, decided: int) -> dict[str, Score]:
-    """The scores that `evaluation.scores.evaluate` returns for these users' rows, but for the random resamples."""
+    """The scores as `evaluation.scores.evaluate` computes them for the users' rows, but with other random resamples."""
     count = len(users.bought)
     drawn = rng.integers(0, count, (RESAMPLES, count)) + count * np.arange(RESAMPLES)[:, None]
     weights = np.bincount(drawn.ravel(), minlength=RESAMPLES * count).reshape(RESAMPLES, count)
@@ -135,7 +142,7 @@ def scores_of(users: Users, rng: np.random.Generator, decided: int) -> dict[str,
 
 
 def promoted(case: str, few_buy: bool, skill: float, draws: int, seed: int) -> np.ndarray:
-    """How many draws the gate promotes by each metric."""
+    """For each metric of `SEARCHABLE`, the number of draws in which the gate promotes the model."""
     rng = np.random.default_rng([seed, few_buy])
     passed = np.zeros(len(SEARCHABLE), int)
     for _ in range(draws):
@@ -143,17 +150,17 @@ def promoted(case: str, few_buy: bool, skill: float, draws: int, seed: int) -> n
         classes = [np.repeat(np.arange(len(side)), side).tolist() for side in (users.bought, users.others)]
         count = min(map(effective_users, classes))
         if count < MIN_USERS:
-            continue  # the gate refuses it whatever its scores
+            continue  # the gate refuses the model, whatever its scores
         decided = round(len(users.bought) * (_DECIDED if not skill else float(np.mean(users.bought > 0))))
         if metrics_of(users, np.ones((1, len(users.bought))), decided)["roc_auc"][0] <= 0.5:
-            continue  # so does a roc_auc that is no better than a coin's: its interval begins below it
+            continue  # refused, too: the interval of its roc_auc begins below the baseline of 0.5
         scores, wider = scores_of(users, rng, decided), max(map(widening, classes))
         passed += [decide(metric, scores, None, users=count, widening=wider).passed for metric in SEARCHABLE]
     return passed
 
 
 def share(case: str, few_buy: bool, skill: float, draws: int) -> np.ndarray:
-    """The share of draws that the gate promotes by each metric; draws are a multiple of `_PARTS`."""
+    """For each metric, the share of draws in which the gate promotes the model. `draws`: a multiple of `_PARTS`."""
     with multiprocessing.Pool() as pool:
         parts = [(case, few_buy, skill, draws // _PARTS, part) for part in range(_PARTS)]
         return np.sum(pool.starmap(promoted, parts), axis=0) / draws

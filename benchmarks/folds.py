@@ -1,8 +1,9 @@
-"""What kinds of folds say of columns that move with time: random ones by user, forward ones, and the later test set.
+"""Measures how much calendar columns seem to improve the ROC AUC: on random folds, forward folds and the test set.
 
     python -m benchmarks.folds /data/events
 
-Prints the table of docs/features.md: for each column that is put in, the gain in ROC AUC, mean of three seeds.
+Prints the table of the section "Forward folds" in docs/features.md: the gain in ROC AUC from each added column, as the
+mean of 3 seeds. Random folds are grouped by user. The test set is later than the training rows.
 """
 
 import sys
@@ -23,7 +24,7 @@ from purchase_predict.search.objective import lightgbm_dataset
 from purchase_predict.search.trial import LabelledRows
 from purchase_predict.training import Dataset
 
-#: Columns that move with time.
+#: Functions that compute a calendar column from the moments, by the name of the column in the table.
 CALENDAR: dict[str, Callable[[pd.Series], pd.Series]] = {
     "day of the month": lambda moment: moment.dt.day,
     "days since 1970": lambda moment: (moment - pd.Timestamp(0)) // pd.Timedelta(days=1),
@@ -32,19 +33,19 @@ CALENDAR: dict[str, Callable[[pd.Series], pd.Series]] = {
 
 
 def with_column(rows: LabelledRows, values: pd.Series) -> LabelledRows:
-    """The rows with one more number each."""
+    """The rows with one more feature, a number."""
     x = np.column_stack([rows.x, values.to_numpy(float)])
     return replace(rows, x=x, features=[*rows.features, "put_in"])
 
 
 def fitted(rows: LabelledRows, judged: np.ndarray, seed: int) -> np.ndarray:
-    """The probabilities of other rows by a fit on these."""
+    """Fits a model on `rows`; returns the probabilities of the rows in `judged` (encoded, rows by features)."""
     booster = lightgbm.train(PARAMETERS | {"seed": seed}, lightgbm_dataset(rows), ROUNDS)
     return np.asarray(booster.predict(judged, num_threads=1))
 
 
 def out_of_fold(rows: LabelledRows, folds: list[tuple[np.ndarray, np.ndarray]], seed: int) -> float:
-    """ROC AUC of the judged rows of all folds together."""
+    """ROC AUC of the out-of-fold predictions of all folds together."""
     found = np.full(len(rows.y), np.nan)
     for train, judged in folds:
         found[judged] = fitted(rows.at(train), rows.x[judged], seed)
@@ -67,12 +68,12 @@ def print_gains(
     columns: Mapping[str, Callable[[Dataset], tuple[pd.Series, pd.Series]]],
     measure: Callable[[LabelledRows, LabelledRows], np.ndarray],
 ) -> None:
-    """Prints what one more column adds to the ROC AUC, for the events that the command line names.
+    """Prints how much each column adds to the ROC AUC if it alone is added. The command line names the events.
 
     Args:
-        head: the heads of the table's columns.
-        columns: makes the values of a column for the training and the test rows, by its name.
-        measure: the ROC AUC values of training and test rows, in the order of the heads.
+        head: the headings of the measurements, separated by ` | `.
+        columns: for each column by name, the function that computes its values for the training and the test rows.
+        measure: takes training and test rows; returns one ROC AUC for each heading.
     """
     with tempfile.TemporaryDirectory() as folder:
         data = dataset_of(sys.argv[1], Path(folder))
@@ -87,7 +88,7 @@ def print_gains(
 
 
 def of_moment(made: Callable[[pd.Series], pd.Series]) -> Callable[[Dataset], tuple[pd.Series, pd.Series]]:
-    """A column that follows from the moment alone."""
+    """A column that is computed from the moment alone, as `print_gains` takes it."""
     return lambda data: (made(data.train[MOMENT]), made(data.test[MOMENT]))
 
 

@@ -1,4 +1,4 @@
-"""load against DuckDB's bare copy of the same CSV, in alternation, and the memory that load takes at its peak.
+"""Compares `load` with DuckDB's bare copy of the same CSV: seconds, CPU seconds and peak memory. They take turns.
 
 python -m benchmarks.load [events, 10000000] [memory_limit, 2GB] [rounds, 3]
 """
@@ -17,11 +17,12 @@ from purchase_predict.database import connect, quoted
 from purchase_predict.reading.load import load_source
 from purchase_predict.sources import sample
 
-_VISITORS = 1_000_000  # events of one sample; more are the same visits of other users
+#: The most events of one sample. A larger file repeats the visits of the sample, with other users.
+_VISITORS = 1_000_000
 
 
 def write_events(file: Path, events: int) -> None:
-    """Writes `events` events as CSV, as the shop's log has them: in time order within each sample."""
+    """Writes this many events as CSV: one sample after the other, each in time order, as in a shop's log."""
     once = min(events, _VISITORS)
     sample.write(file.with_suffix(".parquet"), once)
     duckdb.execute(
@@ -49,12 +50,15 @@ def load(file: Path, folder: Path, memory_limit: str) -> None:
 
 
 def peak_megabytes() -> float:
-    """The most memory that this process held (Linux). `ru_maxrss` would count the launching process's too."""
+    """The peak resident memory of this process in MiB (Linux).
+
+    `ru_maxrss` is not used, because it includes the memory of the process that this one was forked from.
+    """
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def measured(what: str, file: Path, memory_limit: str) -> tuple[float, float, float]:
-    """Seconds, processor seconds and peak MB of one of the two, in a process of its own."""
+    """Runs `bare` or `load` (`what`) in a new process; returns its seconds, CPU seconds and peak memory in MiB."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "benchmarks.load", what, str(file), folder, memory_limit]
         printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout

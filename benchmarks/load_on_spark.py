@@ -1,6 +1,7 @@
-"""load of the same CSV files by DuckDB and by Spark, in alternation: seconds, processor, and memory of all processes.
+"""Compares `load` by DuckDB and by Spark on the same CSV files: seconds, CPU seconds and peak memory. They take turns.
 
-SPARK_MASTER names the cluster, which must be on this machine to be measured; without it, Spark has two local cores.
+SPARK_MASTER names the cluster; by default, Spark has two local cores. CPU seconds and memory are those of the loading
+process and its children, so the executors of a cluster are not included.
 
 python -m benchmarks.load_on_spark [events, 10000000] [files, 8] [rounds, 3]
 """
@@ -19,11 +20,12 @@ from purchase_predict.reading.load import load_source
 from purchase_predict.settings import PROJECT
 from purchase_predict.workflow.storing import ArtifactStore
 
+#: Bytes that `split` reads at once.
 _BLOCK = 2**24
 
 
 def split(file: Path, folder: Path, files: int) -> None:
-    """Splits a CSV file into files of about the same size, each with the header; removes it."""
+    """Splits a CSV file into files of about the same size, each with the header; removes the original file."""
     wanted = file.stat().st_size / files
     with file.open("rb") as source:
         header = source.readline()
@@ -36,7 +38,7 @@ def split(file: Path, folder: Path, files: int) -> None:
 
 
 def load(engine: str, source: str, folder: Path) -> str:
-    """Loads the source; returns the digest."""
+    """Loads the source with an engine (`duckdb` or `spark`); returns the digest of the loaded table."""
     target, scratch = folder / "target", folder / "scratch"
     target.mkdir()
     scratch.mkdir()
@@ -48,7 +50,7 @@ def load(engine: str, source: str, folder: Path) -> str:
 
 
 def measured(engine: str, source: Path) -> str:
-    """Loads with one engine in a process of its own; prints what it took, and returns the digest."""
+    """Loads with one engine in a new process; prints time and memory, and returns the digest."""
     environment = {"SPARK_MASTER": "local[2]"} | os.environ | {"PYSPARK_PYTHON": sys.executable}
     with tempfile.TemporaryDirectory(dir=source.parent) as folder:
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The four steps of the workflow called one after the other in one process: the same functions, no chain.
+"""Runs the four steps of the workflow one after the other in one process, instead of a chain of processes.
 
 MLFLOW_TRACKING_URI=sqlite:////tmp/one.db python -m benchmarks.one_process /data/primary.csv
 """
@@ -12,7 +12,7 @@ from steps.train import train
 
 
 def main(source: str) -> None:
-    # An input that is not given is the newest: what the step before has made.
+    # A step whose input is not given takes the newest one: the output of the step before.
     for step, arguments in ((load, ["--source", source]), (process, []), (train, ["--max_evals", "1"]), (deploy, [])):
         try:
             step.main(arguments)

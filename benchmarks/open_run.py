@@ -1,4 +1,4 @@
-"""An entry point that does nothing but open its run: what `mlflow run` itself costs."""
+"""An entry point that only opens its run. It is used to measure the time that `mlflow run` itself takes."""
 
 import mlflow
 

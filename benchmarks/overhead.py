@@ -1,9 +1,10 @@
-"""What the workflow adds to its work: reuse beside `mlflow run` itself, a chain beside one process, and where it goes.
+"""Measures the workflow's overhead: of reuse, of a chain of processes, and where the time of each process goes.
 
     python -m benchmarks.overhead --minutes 8 --source /data/primary.csv
 
-Everything runs in alternation in temporary stores, and of each pair the ratio or the difference is taken, so that a
-machine whose speed drifts does not decide. A part ends with the round in which its share of the minutes is used up.
+Everything runs in temporary stores. Two commands that are compared take turns, and the ratio or the difference of each
+pair is taken. So a drift of the machine's speed hardly affects the result. A comparison has at least 2 pairs, and ends
+with the pair in which its share of the minutes is used up.
 """
 
 import importlib.util
@@ -30,14 +31,16 @@ from tests.workflow.runner import tracking_server
 PROJECT = Path(__file__).resolve().parent.parent
 RUN = ["mlflow", "run", ".", "--env-manager", "local"]
 WORKFLOW = [*RUN, "-P", "source=sample:20000", "-P", "max_evals=1"]
+#: `mlflow run` of an entry point that only opens its run.
 NOTHING = [*RUN, "-e", "benchmarks/open_run.py"]
-#: What `new_store` names its experiment, whose artifacts stand in the store's folder.
+#: The name that `new_store` gives its experiment. The experiment's artifacts are in the folder of the store.
 EXPERIMENT = "tests"
-#: mlflow run, main and the four steps.
+#: The processes of a chain: `mlflow run`, main and the four steps.
 PROCESSES = 6
 
 
 def seconds(command: Sequence[str], tracking: str, **environ: str) -> float:
+    """Runs a command with a tracking URI and further environment variables; returns the wall time in seconds."""
     started = time.perf_counter()
     ended = subprocess.run(
         command,
@@ -53,7 +56,7 @@ def seconds(command: Sequence[str], tracking: str, **environ: str) -> float:
 
 
 def rounds(at_least: int, budget: float, measure: Callable[[], tuple[float, float]]) -> list[tuple[float, float]]:
-    """Pairs of seconds, until the budget (seconds) is used up."""
+    """Measures pairs of seconds until `budget` (seconds) is used up, and at least `at_least` pairs."""
     ends = time.monotonic() + budget
     pairs: list[tuple[float, float]] = []
     while len(pairs) < at_least or time.monotonic() < ends:
@@ -62,12 +65,15 @@ def rounds(at_least: int, budget: float, measure: Callable[[], tuple[float, floa
 
 
 def summary(values: Sequence[float]) -> str:
-    """Median, and from the least to the greatest."""
+    """The median, with the lowest and the highest value in parentheses."""
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def refuse_without_byte_code() -> None:
-    """Ends the benchmark where each process would compile its imports anew, which would be most of what is measured."""
+    """Raises if the packages have no byte code.
+
+    Each process would then compile its imports again, and that would take most of the measured time.
+    """
     packages = sysconfig.get_path("purelib")
     if not Path(importlib.util.cache_from_source(mlflow.__file__)).is_file():
         raise click.ClickException(
@@ -77,11 +83,11 @@ def refuse_without_byte_code() -> None:
 
 
 def reuse_table(stores: dict[str, str], budget: float) -> Iterator[str]:
-    """All reused, beside an entry point that only opens its run."""
+    """Yields a table that compares a workflow that reuses all steps with an entry point that only opens its run."""
     yield "| store | all reused, seconds | `mlflow run` that opens a run, seconds | ratio of each pair | pairs |"
     yield "|---|---:|---:|---:|---:|"
     for name, tracking in stores.items():
-        for command in (WORKFLOW, WORKFLOW, NOTHING):  # computes what is reused, and warms both up
+        for command in (WORKFLOW, WORKFLOW, NOTHING):  # the first computes what is reused later; the others warm up
             seconds(command, tracking)
         measure = lambda store=tracking: (seconds(WORKFLOW, store), seconds(NOTHING, store))  # noqa: E731
         pairs = rounds(2, budget / len(stores), measure)
@@ -91,7 +97,7 @@ def reuse_table(stores: dict[str, str], budget: float) -> Iterator[str]:
 
 
 def cold_table(empty: Path, folder: Path, source: str, budget: float) -> Iterator[str]:
-    """One trial from an empty store: the chain, beside the steps called in one process."""
+    """Yields a table that compares a chain with calls in one process: one trial each, from an empty store."""
 
     def measure() -> tuple[float, float]:
         taken = []
@@ -118,7 +124,7 @@ def cold_table(empty: Path, folder: Path, source: str, budget: float) -> Iterato
 
 
 def phases_table(tracking: str, file: Path) -> Iterator[str]:
-    """Where the time of each process goes, of a run with one trial and of one that reuses all."""
+    """Yields a table of where the time of each process goes: in a run with one trial, and in one that reuses all."""
     yield "| run | process | seconds | in imports | in calls of the server | calls | in child processes | in own work |"
     yield "|---|---|---:|---:|---:|---:|---:|---:|"
     fresh = [*RUN, "-P", "source=sample:20000", "-P", "max_evals=1", "-P", "seed=7", "-P", "test_ratio=0.31"]
@@ -126,7 +132,8 @@ def phases_table(tracking: str, file: Path) -> Iterator[str]:
         file.write_text("")
         whole = seconds(command, tracking, PYTHONPATH=str(PROJECT / "benchmarks" / "phases"), PHASES_TO=str(file))
         lines = [json.loads(line) for line in file.read_text().splitlines()]
-        # A process ends before the one that waits for it: the launcher is last, main last but one.
+        # A process ends before its parent, which waits for it. So `mlflow run` (the launcher) is last, and main is
+        # the last but one.
         *steps, main, launcher = sorted(lines, key=lambda line: float(line["ended"]))
         for process, line, below in (
             ("`mlflow run`", launcher, [main]),
@@ -147,7 +154,7 @@ def _lifetime(line: dict[str, Any]) -> float:
 
 
 def _calls(line: dict[str, Any]) -> str:
-    """How many calls, and which there are most of."""
+    """The number of calls, with the two most frequent kinds in parentheses."""
     calls = Counter(line["calls"])
     most = ", ".join(f"{count} {name}" for name, count in calls.most_common(2))
     return f"{calls.total()} ({most})" if calls else "0"
@@ -160,7 +167,7 @@ def main(minutes: float, source: str) -> None:
     refuse_without_byte_code()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        empty = folder / "mlflow.db"  # its tables are made once: that takes seconds and is not what is measured
+        empty = folder / "mlflow.db"  # to copy: creating its tables takes seconds, which are not to be measured
         mlflow.MlflowClient(f"sqlite:///{empty}").search_experiments()
         local = new_store(empty, folder / "reused")
         (folder / "served").mkdir()

@@ -1,9 +1,9 @@
-"""What scoring costs: rows a second beside bare `Booster.predict`, peak memory, and the latency of a single row.
+"""Measures scoring: rows a second compared with bare `Booster.predict`, peak memory, and latency of a single row.
 
 python -m benchmarks.predict --rows 5000000
 
-The rows are the carts of the built-in shop, repeated; the model is LightGBM's default with the rounds asked for. Each
-number is taken in a process of its own, one after the other.
+The rows are those of the built-in shop's primary table, repeated with other prices and users. The model has LightGBM's
+default parameters and `--rounds` trees. The measurements run one after the other, each in a new process.
 """
 
 import json
@@ -29,7 +29,7 @@ from purchase_predict.schema import LABEL, features_of
 
 
 def prepare(folder: Path, rows: int, rounds: int) -> str:
-    """A packaged model and `rows` rows to score in `folder`; the model's URI."""
+    """Writes the rows to score to `folder/rows.parquet`, and logs a packaged model; returns the model's URI."""
     (folder / "scratch").mkdir()
     (folder / "events").mkdir()
     load_source("sample", folder / "events", folder / "scratch", 0)
@@ -63,6 +63,7 @@ def prepare(folder: Path, rows: int, rounds: int) -> str:
 
 
 def _bare(folder: Path, uri: str) -> dict[str, float]:
+    """Measures `Booster.predict` alone, on rows that are already read and encoded."""
     python_model = mlflow.pyfunc.load_model(uri).unwrap_python_model()
     spec = python_model.spec
     frames = pd.read_parquet(folder / "rows.parquet", columns=spec["features"])
@@ -74,6 +75,7 @@ def _bare(folder: Path, uri: str) -> dict[str, float]:
 
 
 def _scored(folder: Path, uri: str, ending: str) -> dict[str, float]:
+    """Measures the packaged model: reading Parquet, scoring, and writing a file with this ending."""
     packaged = packaging.load(uri)
     with database.connect(folder) as connection:
         before = _peak_mb()
@@ -92,12 +94,13 @@ def _scored(folder: Path, uri: str, ending: str) -> dict[str, float]:
 
 
 def _peak_mb() -> float:
-    # Not getrusage, which counts what the parent had before this program was started in its place.
+    # In MiB. `getrusage` is not used, because it includes the memory of the process that this one was forked from.
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(peak.split()[1]) / 1024
 
 
 def _single(folder: Path, uri: str) -> dict[str, float]:
+    """Measures the latency of a single row with a loaded model."""
     loaded = mlflow.pyfunc.load_model(uri)
     names = loaded.metadata.get_input_schema().input_names()
     row = pd.read_parquet(folder / "rows.parquet", columns=names).head(1)
@@ -106,7 +109,7 @@ def _single(folder: Path, uri: str) -> dict[str, float]:
         started = time.perf_counter()
         loaded.predict(row)
         times.append((time.perf_counter() - started) * 1000)
-    times = times[50:]  # the first ones fill caches
+    times = times[50:]  # the first calls fill caches
     return {"p50_ms": float(np.quantile(times, 0.5)), "p99_ms": float(np.quantile(times, 0.99))}
 
 

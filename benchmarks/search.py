@@ -1,12 +1,13 @@
-"""This search beside the course's loop, FLAML and Optuna's LightGBMTunerCV: equal wall time, same rows, same test.
+"""Compares the project's search with a hyperopt loop, FLAML and Optuna's tuner: same time, rows and test set.
 
     pip install --group benchmark
     python -m benchmarks.search                  # the peers; about 32 minutes
     python -m benchmarks.search --study rows     # on how many rows of a large table to search; about 15 minutes
 
-Each search runs in a process of its own and has to end, its last fit included, when its time is over: it takes the best
-it has by then. What a search made is kept in `--folder` as it ends, so that a benchmark that was interrupted goes on
-where it stopped; an empty folder starts anew. Writes its own section of BENCHMARKS.md, between two comments.
+Each search runs in a new process with a time limit, which includes the final fit. When the time is over, the search
+ends with the best that it has found. The result of each search is kept in `--folder`, so an interrupted benchmark
+continues where it stopped. To start again, use an empty folder. Each study has its own section of BENCHMARKS.md, which
+is written between two comments.
 """
 
 import hashlib
@@ -39,9 +40,10 @@ from purchase_predict.training import Dataset
 
 PROJECT = Path(__file__).resolve().parent.parent
 REAL = PROJECT.parent / "shared" / "data"
-#: About 400,000 rows of the primary table, 280,000 of them to learn from.
+#: A source that makes about 400,000 rows of the primary table, 280,000 of them training rows.
 MANY = "sample:3520000"
-#: In the longer time the course's loop, which takes about 30 s for a trial of the generated table, has made one.
+#: Time limits of a search in seconds. The course's loop takes about 30 s for a trial on the generated table, so in 50 s
+#: it completes one.
 SMALL_SECONDS, LARGE_SECONDS = 30.0, 50.0
 TEST_RATIO, MAX_REJECT_RATIO = 0.3, 0.01
 OURS, AT_ONCE = "this search", "this search, in a twentieth of the time"
@@ -49,7 +51,7 @@ OURS, AT_ONCE = "this search", "this search, in a twentieth of the time"
 
 @dataclass(frozen=True)
 class Result:
-    """What is kept of a search: the probabilities of the test rows, trials, and the seconds until the model stood."""
+    """The result of a search: probabilities of the test rows, number of trials, seconds until the model was ready."""
 
     probability: np.ndarray
     trials: int
@@ -57,14 +59,16 @@ class Result:
 
 
 def ours(data: Data, seconds: float, seed: int, max_evals: int = 10_000, rows: int | None = None) -> Ended:
+    """This project's search. `rows` replaces `SEARCH_ROWS`: larger tables are searched on a sample of this size."""
     if rows is not None:
-        search.SEARCH_ROWS = rows  # this process runs this search alone
+        search.SEARCH_ROWS = rows  # this process runs no other search
     found = search.search(data.learn, max_evals, "roc_auc", seed, max_seconds=seconds)
     return Ended(lambda x: np.asarray(found.booster.predict(x)), len(found.trials))
 
 
 Search = Callable[[Data, float, int], Ended]
 
+#: The searches of the study `peers`, by their name in the table.
 PEERS: dict[str, Search] = {
     OURS: ours,
     AT_ONCE: lambda data, seconds, seed: ours(data, seconds / 20, seed),
@@ -73,6 +77,7 @@ PEERS: dict[str, Search] = {
     "Optuna LightGBMTunerCV": optuna,
 }
 ALL_ROWS = "all rows"
+#: The searches of the study `rows`, by their name in the table.
 ROWS: dict[str, Search] = {
     **{f"{rows:,} rows": partial(ours, rows=rows) for rows in (25_000, 50_000, 100_000, 200_000)},
     ALL_ROWS: partial(ours, rows=10**9),
@@ -83,7 +88,7 @@ ROWS: dict[str, Search] = {
 
 
 def prepared(source: str, folder: Path) -> Data:
-    """The rows that the workflow would train and test on, kept in `folder` for the next time."""
+    """The training and test rows that the workflow makes from a source. They are kept in `folder` for the next call."""
     file = folder / f"{hashlib.sha256(source.encode()).hexdigest()[:12]}.npz"
     if not file.exists():
         partial_ = file.with_suffix(".part.npz")
@@ -119,9 +124,9 @@ def _prepare(source: str) -> dict[str, np.ndarray]:
 
 
 def run(study: str, who: str, source: str, folder: Path, seconds: float, seed: int, target: Path) -> None:
-    """Runs one search and keeps its result; this is what a process of its own does."""
+    """Runs one search in a new process. Writes the result to `target`, or nothing if there is no model in time."""
     warnings.filterwarnings("ignore")
-    logging.disable()  # hyperopt tells of the trial that the end of the time interrupts
+    logging.disable()  # hyperopt would log the trial that the time limit interrupts
     data = prepared(source, folder)
     started = time.monotonic()
     try:
@@ -135,11 +140,11 @@ def run(study: str, who: str, source: str, folder: Path, seconds: float, seed: i
 
 
 def result(study: str, who: str, source: str, folder: Path, seconds: float, seed: int) -> Result | None:
-    """What a search made, from `folder` where it ran before; None where it has no model when its time is over."""
+    """The result of a search, from `folder` if it is there; None if the search failed or made no model in time."""
     key = json.dumps([study, who, source, seconds, seed])
     target = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:12]}.npz"
     if not target.exists():
-        # Forking a process that has threads of OpenMP would hang.
+        # Started with "spawn": a fork of a process that has OpenMP threads would hang.
         process = multiprocessing.get_context("spawn").Process(
             target=run, args=(study, who, source, folder, seconds, seed, target)
         )
@@ -159,11 +164,12 @@ def result(study: str, who: str, source: str, folder: Path, seconds: float, seed
 
 
 def area(data: Data, made: Result) -> float:
+    """ROC AUC on the test rows."""
     return scores.score("roc_auc", data.test.y, made.probability)
 
 
 def lead(data: Data, first: list[Result], second: list[Result]) -> str:
-    """How much the first scores above the second in the seed whose difference is the median, with its interval."""
+    """By how much the first search leads in test ROC AUC, with the 95 % interval, in the seed with the median lead."""
     pairs = sorted(zip(first, second, strict=True), key=lambda pair: area(data, pair[0]) - area(data, pair[1]))
     ahead, behind = (scores.Answers(made.probability, 0.5) for made in pairs[len(pairs) // 2])
     told = scores.difference("roc_auc", data.test.y, data.test.user, ahead, behind)
@@ -171,7 +177,7 @@ def lead(data: Data, first: list[Result], second: list[Result]) -> str:
 
 
 def lines(name: str, data: Data, results: Mapping[str, list[Result]], against: str) -> Iterator[str]:
-    """A row of the table for each search; `against` is the one whose lead is told."""
+    """Yields a row of the table for each search, with the lead of the search `against` over it."""
     for who, made in results.items():
         told = lead(data, results[against], made) if who != against and len(made) == len(results[against]) else ""
         trials, rate, used, score = (
@@ -184,7 +190,7 @@ def lines(name: str, data: Data, results: Mapping[str, list[Result]], against: s
 
 
 def sources(primary: Path, events: Path) -> dict[str, tuple[str, float]]:
-    """The data sets, and the seconds that each search has on them."""
+    """For each data set by name: its source, and the seconds that each search has."""
     return {
         "sample": ("sample", SMALL_SECONDS),
         "real primary table": (str(primary), SMALL_SECONDS),
@@ -193,7 +199,7 @@ def sources(primary: Path, events: Path) -> dict[str, tuple[str, float]]:
     }
 
 
-#: The searches of each study, the one whose lead is told, the data sets it runs on (all: empty), and its title.
+#: For each study: its searches, the search whose lead is shown, its data sets (empty: all), and its title.
 STUDIES: dict[str, tuple[dict[str, Search], str, tuple[str, ...], str]] = {
     "peers": (PEERS, OURS, (), "The search"),
     "rows": (ROWS, f"{search.SEARCH_ROWS:,} rows", ("generated",), "On how many rows of a large table to search"),
@@ -233,7 +239,7 @@ def main(
         data, time_ = prepared(source, folder), seconds or usual
         results: dict[str, list[Result]] = {who: [] for who in searches}
         for seed in range(seeds):
-            for who in searches:  # in turns: a machine whose speed drifts does not decide
+            for who in searches:  # in turns, so that a drift of the machine's speed affects all alike
                 made = result(study, who, source, folder, time_, seed)
                 told = f"{area(data, made):.4f} in {made.seconds:.1f} s" if made else "no model in time"
                 click.echo(f"{name}, seed {seed}, {who}: {told}")
@@ -268,7 +274,7 @@ def main(
 
 
 def replace_section(file: Path, study: str, title: str, section: str) -> None:
-    """Puts the section between its marks, at the end where the marks are not there yet."""
+    """Puts the section between its marks in the file. If the marks are missing, they are added at the end."""
     begin, end = f"<!-- search {study}: begin -->", f"<!-- search {study}: end -->"
     text = file.read_text(encoding="utf-8")
     block = f"{begin}\n## {title}\n\n`python -m benchmarks.search --study {study}`\n\n{section}\n{end}"

@@ -1,7 +1,7 @@
-"""The searches that benchmarks/search.py compares this one with: the course's loop, FLAML and Optuna's tuner.
+"""The searches that benchmarks/search.py compares with this project's: the course's loop, FLAML and Optuna's tuner.
 
-Where the rows have a time, FLAML and Optuna look forward, too: Optuna on this search's own folds, FLAML on its own
-(`split_type="time"`, which takes the rows in their order).
+If the rows have times, FLAML and Optuna also validate on later rows than they train on. Optuna uses the same forward
+folds as this project's search. FLAML makes its own from the order of the rows (`split_type="time"`).
 """
 
 import contextlib
@@ -26,24 +26,32 @@ from purchase_predict.search.trial import LabelledRows
 
 @dataclass(frozen=True)
 class Data:
+    """The training rows and the test rows."""
+
     learn: LabelledRows
     test: LabelledRows
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A search that is over: its model as a function of encoded rows, and the trials begun, pruned ones included."""
+    """A search that has ended.
+
+    Attributes:
+        predict: the model: takes encoded rows, returns their probabilities.
+        trials: the number of trials, pruned ones included. For Optuna, the trial that the time limit interrupted is
+            included, too. For FLAML, these are only the trials that improved the best score (`config_history`).
+    """
 
     predict: Callable[[np.ndarray], np.ndarray]
     trials: int
 
 
 class TimeIsOver(Exception):
-    """Raised within a peer's trial, which then does not count."""
+    """Raised when the time of a search is over: in a trial, to end the search; or by a search without any model."""
 
 
 def course(data: Data, seconds: float, seed: int) -> Ended:
-    """The loop of the course: codes of categories as numbers, four folds, F1, no early stopping."""
+    """A plain hyperopt loop ("course's loop"): category codes as numbers, 4 folds, F1, no early stopping."""
     end = time.monotonic() + seconds
     learn, y = np.nan_to_num(data.learn.x, nan=-1), data.learn.y
     strengths = [0, 0.1, 1, 2, 5, 10]
@@ -67,7 +75,8 @@ def course(data: Data, seconds: float, seed: int) -> Ended:
         return fits[-1]
 
     def objective(params: dict[str, Any]) -> float:
-        # The last fit takes a third longer than one of a fold; its time is kept free.
+        # The final fit has a third more rows than the fit of a fold, so it takes about a third longer. This time is
+        # reserved.
         best = min(tried, key=lambda trial: trial[0], default=None)
         stop = _raising_at(end - (best[1] * 4 / 3 if best else 0))
         started = time.monotonic()
@@ -95,6 +104,7 @@ def course(data: Data, seconds: float, seed: int) -> Ended:
 
 
 def flaml(data: Data, seconds: float, seed: int) -> Ended:
+    """FLAML's AutoML with LightGBM as its only estimator."""
     from flaml import AutoML
 
     table = data.learn
@@ -102,7 +112,7 @@ def flaml(data: Data, seconds: float, seed: int) -> Ended:
     if table.ended is not None:
         table = table.at(np.argsort(table.ended, kind="stable"))
         forward = {"split_type": "time"}
-    # Both sides must know the same categories.
+    # The training and the test rows need the same categories.
     both = np.vstack([table.x, data.test.x])
     kinds: dict[Any, Any] = {
         name: pd.CategoricalDtype(pd.Index(both[:, column]).dropna().unique())
@@ -133,6 +143,7 @@ def flaml(data: Data, seconds: float, seed: int) -> Ended:
 
 
 def optuna(data: Data, seconds: float, seed: int) -> Ended:
+    """Optuna's LightGBMTunerCV with early stopping, and a final fit on all training rows."""
     import optuna as library
     from optuna_integration.lightgbm import LightGBMTunerCV
 
@@ -155,13 +166,14 @@ def optuna(data: Data, seconds: float, seed: int) -> Ended:
     reached = {"rounds": 0, "best": 1, "last_fit": 0.0}
 
     def watch(env: Any) -> None:
-        # The last fit, a fold's by a third more rows, is about a third of a trial; its time is kept free.
+        # The final fit takes about a third of the time of a trial with 4 folds, each of which fits three quarters of
+        # the rows. This time is reserved.
         reached["rounds"] = env.iteration + 1
         if time.monotonic() > end - reached["last_fit"]:
             raise TimeIsOver
 
     def note(study: Any, trial: Any) -> None:
-        # The tuner keeps the best parameters, not the rounds that they took.
+        # The tuner keeps the best parameters, but not their number of boosting rounds.
         if study.best_trial.number == trial.number:
             reached["best"] = max(1, reached["rounds"] - patience)
             reached["last_fit"] = trial.duration.total_seconds() / 3
@@ -187,6 +199,8 @@ def optuna(data: Data, seconds: float, seed: int) -> Ended:
 
 
 def _raising_at(end: float) -> Callable[[Any], None]:
+    """A LightGBM callback that raises TimeIsOver from `end` (monotonic time) on."""
+
     def stop(env: Any) -> None:
         if time.monotonic() > end:
             raise TimeIsOver
@@ -195,6 +209,8 @@ def _raising_at(end: float) -> Callable[[Any], None]:
 
 
 def _keeping_what_is_there_at(end: float) -> Callable[[Any], None]:
+    """A LightGBM callback that ends a fit at `end` (monotonic time). The trees so far are kept."""
+
     def stop(env: Any) -> None:
         if time.monotonic() > end:
             raise lightgbm.callback.EarlyStopException(env.iteration, [])

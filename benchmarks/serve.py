@@ -1,9 +1,10 @@
-"""What an answer costs: from a cart event to its answer, beside `mlflow models serve` with ready columns.
+"""Measures the latency from a cart event to its answer, compared with `mlflow models serve` on ready columns.
 
 python -m benchmarks.serve
 
-Both servers have the same model and run on this machine; this process is the visitors. The two take turns, round by
-round. Then the rate rises until the slowest hundredth of the requests waits more than 20 ms.
+Both servers have the same model and run on this machine. This process sends the requests of the visitors. The servers
+take turns, round by round, at 100 requests a second. Then the rate rises. After a round with a p99 above 20 ms or with
+failed requests, a server is not measured at higher rates.
 """
 
 import contextlib
@@ -32,14 +33,14 @@ from purchase_predict.schema import FEATURES, OPTIONAL
 from tools.machine import answers, free_port
 
 NAME, ENV = "benchmark", "production"
-#: Milliseconds that the slowest hundredth may wait.
+#: A server whose p99 latency is above this many milliseconds is not measured at higher rates.
 _LIMIT = 20.0
 _ROUND_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class Server:
-    """A server, and what is asked of it."""
+    """A server, and the requests that it gets."""
 
     process: psutil.Process
     address: str
@@ -52,6 +53,7 @@ class Server:
 
 @contextlib.contextmanager
 def _running(command: list[str], ready: str) -> Iterator[psutil.Process]:
+    """A server that runs until the end of the block. The block starts when the server answers the address `ready`."""
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         try:
@@ -68,18 +70,18 @@ def _running(command: list[str], ready: str) -> Iterator[psutil.Process]:
 
 
 def _cpu(process: psutil.Process) -> float:
-    """Processor seconds of a server and its children so far: what a busy machine does not change much."""
+    """CPU seconds of a server and its children so far. Unlike a latency, they change little if the machine is busy."""
     times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
     return float(sum(one.user + one.system for one in times))
 
 
 def _megabytes(process: psutil.Process) -> float:
-    """Resident memory of a server and its children now; memory that they share counts for each of them."""
+    """MiB of resident memory of a server and its children now. Memory that they share counts once for each of them."""
     return sum(one.memory_info().rss for one in (process, *process.children(recursive=True))) / 2**20
 
 
 def _carts(prefix: str) -> Iterator[bytes]:
-    """Cart events of ever new visits of a few thousand visitors."""
+    """Endless cart events, each of a random visitor (of 5,000) and in almost every case of a new session."""
     draw = random.Random(1)
     for number in itertools.count():
         event = {
@@ -97,6 +99,7 @@ def _carts(prefix: str) -> Iterator[bytes]:
 
 
 def _ready_columns(folder: Path) -> Iterator[bytes]:
+    """Endless requests with the ready columns of one row each, for `mlflow models serve`."""
     rows = pd.read_parquet(folder / "rows.parquet").head(2000)
     columns = [name for name in FEATURES + OPTIONAL if name in rows]
     records = json.loads(rows[columns].to_json(orient="records"))

@@ -1,10 +1,10 @@
-"""The longest times in which a terminal shows nothing new, during a whole workflow on events.
+"""Measures the longest times in which the terminal shows nothing new, during a whole workflow on events.
 
 python -m benchmarks.silence --events 3000000
 
-The workflow runs in a pseudo-terminal with an empty tracking store. The recording, one line per change of the screen
-with its time, goes to build/terminal.txt. The exit code is 1 if the workflow fails, or if the project shows nothing new
-for more than LIMIT seconds. What `mlflow run` needs before and after the project's code does not count.
+The workflow runs in a pseudo-terminal with an empty tracking store. A recording is written to build/terminal.txt: one
+line per change of the screen, with its time. The exit code is 1 if the workflow fails, or if the project shows nothing
+new for more than LIMIT seconds. The time that `mlflow run` takes before and after the project's code does not count.
 """
 
 import itertools
@@ -25,9 +25,9 @@ from benchmarks.load import write_events
 
 _PROJECT = Path(__file__).resolve().parent.parent
 _RECORDING = _PROJECT / "build" / "terminal.txt"
-#: Seconds without anything new that are too long.
+#: The longest allowed time without anything new on the terminal, in seconds.
 LIMIT = 3.0
-#: What MLflow prints when it starts the project's code, and when that has ended.
+#: Parts of the lines that MLflow prints before the project's code starts and after it has ended.
 _STARTS, _ENDED = "=== Running command", "=== Run (ID"
 #: Control sequences of a terminal, which move the cursor or change colours.
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -42,7 +42,7 @@ class Shown:
 
 
 def recorded(arguments: list[str], folder: Path) -> tuple[list[Shown], float, int]:
-    """What a command shows on a terminal, the seconds it takes, and its exit code."""
+    """Runs a command in a pseudo-terminal; returns what it shows, the seconds that it takes, and its exit code."""
     environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}", "COLUMNS": "120"}
     screen, terminal = pty.openpty()
     started = time.perf_counter()
@@ -70,7 +70,7 @@ def of_project(shown: list[Shown]) -> list[Shown]:
     """What is shown from the start of the project's code to its end.
 
     Raises:
-        click.ClickException: MLflow's lines around it are not there.
+        click.ClickException: MLflow's line before or after the project's code is missing.
     """
     marks = [next((number for number, at in enumerate(shown) if mark in at.text), None) for mark in (_STARTS, _ENDED)]
     if marks[0] is None or marks[1] is None:
@@ -79,7 +79,7 @@ def of_project(shown: list[Shown]) -> list[Shown]:
 
 
 def silences(shown: list[Shown], end: float) -> list[tuple[float, float, str]]:
-    """Each time without anything new: its seconds, when it began, and the last line before it. The longest first."""
+    """The times without anything new, longest first: the duration and the start in seconds, and the line before."""
     moments = [Shown(0, "(start)"), *shown, Shown(end, "(end)")]
     gaps = [
         (after.seconds - before.seconds, before.seconds, re.split(r"[\r\n]+", before.text)[-1])

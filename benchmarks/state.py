@@ -1,4 +1,4 @@
-"""What the server's state costs: a visitor with a long history, and a state filled with many visitors.
+"""Measures the server's state: time per event with a long history, and time and size of filling it for many visitors.
 
 python -m benchmarks.state --visitors 1000000
 python -m benchmarks.state --events 0 --redis redis://127.0.0.1:6379/0   # an empty Redis, which is emptied afterwards
@@ -20,14 +20,15 @@ from purchase_predict.serving.advance import advance
 from purchase_predict.serving.events import Event, microseconds
 from purchase_predict.serving.on_sqlite import SqliteState
 
+#: The time of the first event, and the length of a second, in microseconds.
 _START = microseconds(datetime(2026, 1, 1))
 _SECOND = 1_000_000
-#: More than the days since `_START`, so that no visitor is left out and nothing expires.
+#: The retention of the state. It is longer than the time since `_START`, so no visitor is left out and nothing expires.
 _RETENTION_DAYS = 30_000
 
 
 def _long_history(events: int, sessions: int) -> tuple[float, float]:
-    """Milliseconds of an event of a visitor: the median of the first 1,000 and of the last 1,000."""
+    """The milliseconds that an event of one visitor takes: medians of the first 1,000 and of the last 1,000 events."""
     with tempfile.TemporaryDirectory() as folder:
         state = SqliteState(Path(folder) / "state")
         seconds = []
@@ -43,7 +44,7 @@ def _long_history(events: int, sessions: int) -> tuple[float, float]:
 
 
 def _write_events(visitors: int, file: Path) -> None:
-    """Ten events of each visitor in two sessions, in 30 days, with a cart in one of them."""
+    """Writes 10 events per visitor, within 30 days. Both sessions have three views, a cart event and a purchase."""
     duckdb.sql(
         f"""COPY (
             SELECT make_timestamp({_START} + day * 86400 * {_SECOND} + (visitor * 7 % 80000 + nth * 20) * {_SECOND}) AS
@@ -60,7 +61,7 @@ def _write_events(visitors: int, file: Path) -> None:
 
 
 def _redis_bytes(uri: str) -> int:
-    """The memory that Redis uses; it is emptied then."""
+    """Returns the bytes of memory that Redis uses, and then removes all keys of the database."""
     client = redis.Redis.from_url(uri)
     used = client.info("memory")["used_memory"]
     client.flushdb()

@@ -21,12 +21,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def all_outages(pytestconfig: pytest.Config) -> bool:
-    """Whether all outages and kills are tried, and each as often or as long as it was asked for."""
+    """Whether `--all-outages` was given. Tests then try every outage and kill, and repeat them more often or longer."""
     return bool(pytestconfig.getoption("all_outages"))
 
 
-#: Hypothesis tries a quarter of the examples by day: `HYPOTHESIS_PROFILE=deep make test` tries all of them. A loaded
-#: machine is no reason to fail: no example has a deadline.
+#: Examples of a Hypothesis test in the profile `deep` (`HYPOTHESIS_PROFILE=deep make test`). The default profile, `ci`,
+#: tries a quarter of them. Examples have no deadline, because a loaded machine must not make a test fail.
 DEEP_EXAMPLES = 100
 settings.register_profile("ci", deadline=None, max_examples=DEEP_EXAMPLES // 4)
 settings.register_profile("deep", deadline=None, max_examples=DEEP_EXAMPLES)
@@ -34,11 +34,16 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 def examples(deep: int) -> int:
-    """The `max_examples` of a test that differs from the profile: as given with `deep`, a quarter of it by day."""
+    """The number of examples of a test that needs another number than its profile's.
+
+    Args:
+        deep: the number in the profile `deep`. In the profile `ci`, the test tries a quarter of it.
+    """
     return max(1, deep * settings().max_examples // DEEP_EXAMPLES)
 
 
-#: The longest files, the longest first. They are started first, so that no worker ends with one while others are idle.
+#: The test files that take longest, in descending order of their time. They start first. Otherwise, one worker could
+#: still be busy with a long file when the other workers are idle.
 LONGEST = (
     "test_documents.py",
     "servers/test_outages.py",
@@ -88,36 +93,39 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
-#: Variables of a developer, and one that pytest-xdist sets for its workers: a process of a test would import this
-#: checkout's modules, and would not be preloaded where a test gives it an environment of its own.
+#: Variables that are removed for the tests. A developer may have set them, and pytest-xdist sets PYTHONPATH in its
+#: workers. With PYTHONPATH, a process that a test starts would import this checkout's modules. A process whose
+#: environment lacks PYTHONPATH would differ from the preloaded Python, and so would not be preloaded.
 _NOT_OURS = ("ENV", "GOOGLE_APPLICATION_CREDENTIALS", "STORAGE_EMULATOR_HOST", "PYTHONPATH")
 
-#: Where the tests' folders are kept in memory: SQLite waits for the disk at every write, and the suite makes thousands.
+#: A folder in memory, for the temporary folders of the tests. On a disk, SQLite would wait for the disk at every write.
+#: The suite makes thousands of writes.
 _IN_MEMORY = Path("/dev/shm")
-#: Free bytes that this needs; a whole run leaves 1.2 GB there until it ends.
+#: Bytes that must be free there (4 GiB). A run of all tests keeps 1.2 GB there until it ends.
 _MEMORY_NEEDED = 4 * 2**30
 
 
 def pytest_configure() -> None:
-    # A shell has what it starts in the background ignore SIGINT, which a process passes on to its children, but not a
-    # handler: tests send SIGINT to processes that they start.
+    # A shell makes the processes that it starts in the background ignore SIGINT, and their children inherit this. But
+    # tests send SIGINT to child processes. So SIGINT gets a handler here: children do not inherit handlers.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, lambda number, frame: None)
     if "TMPDIR" not in os.environ and _IN_MEMORY.is_dir() and shutil.disk_usage(_IN_MEMORY).free > _MEMORY_NEEDED:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_IN_MEMORY))
-    # What a developer has exported must not decide what the tests see.
+    # Variables that a developer has exported must not change the results of the tests.
     for name in list(os.environ):
         if name.startswith("MLFLOW_") or name in _NOT_OURS:
             del os.environ[name]
-    # Idle threads of LightGBM sleep at once. With all cores busy, they would only take time from other processes.
+    # Idle threads of LightGBM sleep at once. If they waited actively, they would take time from other processes while
+    # all cores are busy.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ["DO_NOT_TRACK"] = "true"  # MLflow's telemetry: each process would try to send some
+    os.environ["DO_NOT_TRACK"] = "true"  # otherwise each process would try to send MLflow's telemetry
     os.environ["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]
 
 
 @pytest.fixture(autouse=True)
 def _no_run_of_another_test() -> Iterator[None]:
-    """A run that a failing test leaves active, or in the environment, is not the next test's."""
+    """Keeps the next test from using a run that a failed test has left active or in the environment."""
     os.environ.pop("MLFLOW_RUN_ID", None)
     yield
     os.environ.pop("MLFLOW_RUN_ID", None)
@@ -128,12 +136,12 @@ def _no_run_of_another_test() -> Iterator[None]:
     if "purchase_predict.workflow.remote" in sys.modules:
         from purchase_predict.workflow import remote
 
-        remote._observers.clear()  # the cluster that a workflow of this process asked
+        remote._observers.clear()  # the function by which an earlier workflow asked its cluster
 
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tracking store with its tables made, to copy: making them takes seconds."""
+    """An empty tracking store that tests copy. Creating its tables takes seconds, so this is done once."""
     import mlflow
 
     file = tmp_path_factory.mktemp("store") / "mlflow.db"
@@ -143,7 +151,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The URI of an empty tracking store, which is also this process's; artifacts go beside it."""
+    """The URI of an empty tracking store, which this process uses during the test. Its artifacts are beside it."""
     import mlflow
 
     uri = new_store(empty_store, tmp_path)
@@ -158,7 +166,7 @@ def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def new_store(empty_store: Path, folder: Path) -> str:
-    """Copies the empty store to `folder`, with an experiment `tests` whose artifacts stand there too."""
+    """Copies the empty store to `folder` and adds an experiment `tests` with its artifacts there. Returns the URI."""
     import mlflow
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -169,7 +177,7 @@ def new_store(empty_store: Path, folder: Path) -> str:
 
 
 def checkout(folder: Path) -> Path:
-    """A git repository with the project as it stands in the working tree."""
+    """Creates a git repository in `folder` from the files of the working tree, with one commit. Returns `folder`."""
     names = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=PROJECT,

@@ -1,4 +1,4 @@
-"""The commands of the documents, in blocks and in sentences, and those that cannot run in a test."""
+"""Finds the commands in blocks and sentences of the documents, and lists those that test_documents.py does not run."""
 
 import re
 import shlex
@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from tests.conftest import PROJECT
 
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (PROJECT / "docs").glob("*.md"))]
-#: Languages of blocks that hold commands. Those of the others are shown, not run.
+#: Languages of the blocks that are run. A block of SHELL is split into its commands; the others are run as a whole.
+#: Blocks of a language in SHOWN are not run.
 SHELL, COMMANDS = "sh", ("sh", "bash", "python", "sql", "crontab")
 SHOWN = ("", "text", "yaml", "json")
 
-#: Commands that cannot run here, by their text, with the reason.
+#: Commands that tests/test_documents.py does not run, by their text, with the reason.
 CANNOT_RUN = {
     "make test": "this test is a part of it",
     "make server AUTH=true": "a server keeps what it was started with; tests/servers/test_tracking.py has a password",
@@ -85,7 +86,7 @@ CANNOT_RUN = {
     "python -m benchmarks.folds <events>": "takes minutes, and needs real events",
     "mlflow run -b kubernetes": "a fault of MLflow's; tests/kubernetes/test_upstream.py holds it",
 }
-#: Blocks that cannot run here, by a line of theirs, with the reason.
+#: Blocks that tests/test_documents.py does not run, by a text that occurs in them, with the reason.
 CANNOT_RUN_BLOCKS = {
     "client.BatchV1Api(": "a fault of version 37 of the client; tests/kubernetes/test_upstream.py holds it",
     "client.create_webhook(": "the server looks the name up, and refuses addresses that only this machine reaches",
@@ -121,11 +122,11 @@ class Block:
 
 
 _FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-#: What begins a block that is not parsed as one: four spaces, a fence that is indented (as in a list), quoted, longer,
-#: titled or of tildes, and HTML.
+#: The first line of a block that `blocks` does not find. Such a block begins with 4 spaces, with `<pre`, or with an
+#: unusual fence: indented (as in a list), quoted, longer than 3 characters, with a title, or made of tildes.
 _UNPARSED = re.compile(r"(?<=\n\n) {4}\S.*|^[ \t>]*(?:[-*+][ \t]+|\d+\.[ \t]+)?(?:```|~~~).*|<pre\b.*", re.MULTILINE)
 _IN_SENTENCE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
-#: Programs whose names begin a command; the name alone is none.
+#: The beginning of a command: variables, if any, then the name of a program and a space. A name alone is no command.
 _PROGRAM = re.compile(
     r"(?:[A-Z_]+=\S+ )*(?:mlflow|make|python3?|pip|pg_\w+|docker|openssl|gcloud|apt-get|git|curl|pre-commit|export"
     r"|source) "
@@ -152,14 +153,15 @@ def in_sentences(text: str) -> list[str]:
 
 
 def is_part(command: str, ran: str) -> bool:
-    """Whether a command is the beginning of one that ran, such as `mlflow run . -e serve` of one with parameters."""
+    """Whether a command is a part, in whole words, of one that ran: `mlflow run . -e serve` of one with parameters."""
     return f" {command} " in f" {' '.join(ran.split())} "
 
 
 def units(document: str) -> Iterator[tuple[str, bool]]:
-    """What of a document runs by itself, and whether it stands in a sentence.
+    """The pieces of a document that tests run one by one, each with whether it comes from a sentence.
 
-    Each command of a shell, and any other program as a whole. A sentence may name a part of a command.
+    A piece is a command of a SHELL block, a whole block of another language in COMMANDS, or a command in a sentence. A
+    sentence may name only a part of a command.
     """
     for found in blocks(document):
         assert found.language in (*COMMANDS, *SHOWN), f"{document}, line {found.line}: {found.language}"

@@ -1,4 +1,4 @@
-"""Train runs as the workflow leaves them, made in a second: a real dataset, a small model, the tags of the steps."""
+"""Makes runs like those of the workflow within a second: a real dataset, a small model, and the tags of the steps."""
 
 import json
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ from tests.conftest import new_store
 
 @dataclass(frozen=True)
 class Trained:
-    """A train run, the URI of its model, and the digest of that."""
+    """A train run: its id, the URI of its model, and the digest of the model."""
 
     run_id: str
     uri: str
@@ -38,7 +38,10 @@ class Trained:
 
 @contextmanager
 def store_for_many(empty_store: Path, folder: Path) -> Iterator[str]:
-    """A tracking store that the tests of a module share: its URI, in use meanwhile by this process and its steps."""
+    """Makes a tracking store for several tests to share; yields its URI.
+
+    During the block, this process and the steps that it starts use this store.
+    """
     uri = new_store(empty_store, folder)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"MLFLOW_TRACKING_URI": uri, "MLFLOW_EXPERIMENT_NAME": "tests", "ENV": ""}.items():
@@ -52,7 +55,7 @@ def store_for_many(empty_store: Path, folder: Path) -> Iterator[str]:
 
 
 def empty_versions(name: str, count: int) -> list[ModelVersion]:
-    """A registered model with versions that nobody loads."""
+    """Registers a model with this number of versions, which have no files. Returns the versions."""
     client = mlflow.MlflowClient()
     client.create_registered_model(name)
     return [client.create_model_version(name, f"/nowhere/{name}/{number}") for number in range(count)]
@@ -89,7 +92,14 @@ def carts(rows: int, seed: int = 0) -> pd.DataFrame:
 
 
 def process(rows: pd.DataFrame, folder: Path, test_ratio: float = 0.3, source: str = "") -> str:
-    """A process run's dataset of a primary table, and the source that it says it has; its URI."""
+    """Makes a completed process run and returns the URI of its dataset.
+
+    Args:
+        rows: the primary table that the dataset is made of.
+        folder: the folder for the files.
+        test_ratio: the share of the test set.
+        source: the source that the run records as its input; empty: it records none.
+    """
     rows.to_parquet(folder / "rows.parquet")
     target = folder / "dataset"
     target.mkdir()
@@ -106,7 +116,7 @@ def process(rows: pd.DataFrame, folder: Path, test_ratio: float = 0.3, source: s
 
 
 def complete(run_id: str, tags: dict[str, str]) -> None:
-    """Marks a run as a completed step's, as the step does."""
+    """Marks a run as completed, with the tags that a step would set and the record of its artifacts."""
     run = mlflow.MlflowClient().get_run(run_id)
     record = artifacts.as_tags(run, artifacts.listed(run_id, [tags[OUTPUT]]), {})
     for name, value in (tags | record | {COMPLETE: "true"}).items():
@@ -114,7 +124,7 @@ def complete(run_id: str, tags: dict[str, str]) -> None:
 
 
 def of_events(events: pd.DataFrame, folder: Path) -> Trained:
-    """A train run's model on events, packaged with the product counters at their end."""
+    """Makes a train run whose model is trained on events. It contains the product counters after the last event."""
     for name in ("read", "working", "data", "model"):
         (folder / name).mkdir(parents=True)
     events.to_parquet(folder / "events.parquet")
@@ -130,7 +140,15 @@ def of_events(events: pd.DataFrame, folder: Path) -> Trained:
 def train(
     dataset_uri: str, folder: Path, rounds: int = 30, shuffled: bool = False, shop: Path | None = None
 ) -> Trained:
-    """A train run's model on a dataset; `shuffled` labels make one that knows nothing."""
+    """Makes a completed train run with a small model.
+
+    Args:
+        dataset_uri: the dataset that the model learns from.
+        folder: the folder for the files.
+        rounds: the number of trees.
+        shuffled: whether the labels are shuffled, so that the model learns nothing.
+        shop: the file with the product counters to package; None: none.
+    """
     downloaded = Path(mlflow.artifacts.download_artifacts(artifact_uri=dataset_uri, dst_path=str(folder)))
     description = Description.read(downloaded)
     features, categories = description.features, description.categories
@@ -150,7 +168,7 @@ def train(
 def fit(
     rows: pd.DataFrame, y: np.ndarray, features: list[str], categories: dict[str, list[str]], rounds: int
 ) -> lightgbm.Booster:
-    """A small booster."""
+    """Trains a LightGBM booster with `rounds` small trees (7 leaves at most)."""
     learning = lightgbm.Dataset(
         purchase_model.encode(rows, features, categories),
         y,

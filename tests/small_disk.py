@@ -1,4 +1,4 @@
-"""A disk that is soon full: a small file system in memory."""
+"""A small file system in memory, for tests of a full disk."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 
 @contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """Mounts a file system of this size (as `200k`) at a new folder; skips the test where that is not allowed."""
+    """Mounts a file system of this size (such as `200k`) at a new folder. Skips the test if mounting is not allowed."""
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
@@ -23,5 +23,5 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
 
 
 def enlarge(disk: Path, size: str) -> None:
-    """Gives a mounted small disk another size, as somebody does who makes room."""
+    """Changes the size of a mounted small disk, as if somebody made room on it."""
     subprocess.run(["mount", "-o", f"remount,size={size}", str(disk)], check=True)

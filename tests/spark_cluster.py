@@ -1,4 +1,4 @@
-"""A Spark cluster of two workers on this machine, each a process of its own, as a user's configuration names it."""
+"""A Spark cluster on this machine with 2 workers, each a separate process, and a user's configuration that names it."""
 
 import os
 import subprocess
@@ -13,17 +13,22 @@ import pytest
 from purchase_predict.spark_session import session_of
 from tools.machine import free_port
 
-#: Most of what a JVM does in a test is done once: half of its time would go into compiling that well.
+#: Options for JVMs that run only for a short time: only the quick compiler (C1), and the serial garbage collector. In a
+#: test, a JVM runs most code once. Optimizing this code would take half of the JVM's time.
 QUICK_START = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
 
 @contextmanager
 def running(folder: Path) -> Iterator[str]:
-    """The URL of a standalone master with two workers of one core each; their logs and files are in the folder."""
+    """Runs a standalone master and 2 workers with 1 core each during the block; yields the master's URL.
+
+    Args:
+        folder: the folder for their logs and files.
+    """
     import pyspark
 
     command = Path(pyspark.__file__).parent / "bin" / "spark-class"
-    # The machines of the cluster and of the user live in another time zone: times are UTC all the same.
+    # The cluster's time zone is not UTC. The project must treat times as UTC all the same.
     environment = os.environ | {
         "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_NO_DAEMONIZE": "1", "TZ": "Asia/Tokyo",
         "SPARK_DAEMON_JAVA_OPTS": QUICK_START,
@@ -67,9 +72,14 @@ def running(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def session_on(master: str, folder: Path, **settings: str) -> Iterator[None]:
-    """A user's configuration that names the cluster, and a session that stays open: to start one takes 15 s.
+    """Opens a session on the cluster for the block, with a user's configuration that names the cluster.
 
-    The session's time zone is not UTC. Further settings are given with `__` in place of dots.
+    The code in the block uses this session; starting one takes 15 s. The session's time zone is not UTC.
+
+    Args:
+        master: the URL of the cluster's master.
+        folder: the folder for the configuration file.
+        settings: further Spark settings, with `__` in place of each dot.
     """
     (folder / "spark-defaults.conf").write_text(
         "spark.sql.session.timeZone America/New_York\nspark.ui.enabled false\nspark.executor.memory 768m\n"

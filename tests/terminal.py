@@ -1,4 +1,4 @@
-"""What a person at a terminal sees of a process."""
+"""Runs a process on a terminal and returns what a person sees there."""
 
 import os
 import pty
@@ -9,11 +9,12 @@ from tests.preloaded.start import program
 
 
 def on_a_terminal(*arguments: str, output_too: bool = True) -> tuple[str, bytes]:
-    """What a Python process writes to a terminal, and what it writes to its standard output if that is a pipe.
+    """Runs Python to its end; returns what it wrote to the terminal, and what it wrote to a pipe.
 
     Args:
-        arguments: of Python.
-        output_too: whether the standard output is the terminal, as the standard error always is.
+        arguments: the arguments of Python.
+        output_too: whether standard output is the terminal, too; otherwise it is a pipe. Standard error is always the
+            terminal.
     """
     master, slave = pty.openpty()
     ended = subprocess.run(

@@ -1,4 +1,4 @@
-"""The benchmark's client counts each request that is not answered with a 200 as failed."""
+"""The benchmark's client counts a request as failed unless its answer has the status 200 and a Content-Length."""
 
 import itertools
 import threading
@@ -10,7 +10,11 @@ from benchmarks import arrivals
 
 
 class Shop(BaseHTTPRequestHandler):
-    """Does with each request what its body says."""
+    """Treats each request as its body asks.
+
+    The body is a status, `silence` (no answer), `cut` (the connection is closed), or `no length` (status 200 without a
+    Content-Length).
+    """
 
     protocol_version = "HTTP/1.1"
     over = threading.Event()
@@ -46,4 +50,4 @@ def test_whatever_is_not_answered_has_failed(monkeypatch: pytest.MonkeyPatch) ->
         thread.join()
         server.server_close()
     assert waits.failed == 40
-    assert len(waits.seconds) == 20  # those that got an answer, of whatever status
+    assert len(waits.seconds) == 20  # the answers with a Content-Length, of either status

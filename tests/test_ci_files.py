@@ -1,4 +1,7 @@
-"""What Cloud Build and GitHub Actions do with this repository: what they say is run here, with `make` looked over."""
+"""The files for CI, git hooks, containers and systemd fit the project.
+
+The commands of Cloud Build and GitHub Actions are run here, with a stand-in for `make` that only records its calls.
+"""
 
 import os
 import re
@@ -21,7 +24,7 @@ COMPOSE = yaml.safe_load((PROJECT / "compose.yaml").read_text())
 
 @pytest.fixture
 def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file in which a `make` that does nothing else writes down ENV and its arguments, one call a line."""
+    """A file with one line for each call of `make`: ENV and the arguments. A stand-in for `make` writes it."""
     called = tmp_path / "calls"
     called.touch()
     make = tmp_path / "bin/make"
@@ -33,7 +36,10 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def cloud_build(branch: str) -> None:
-    """Runs the steps as Cloud Build does: its substitutions in every text, then `$$` as `$`, then the entrypoint."""
+    """Runs the steps as Cloud Build does.
+
+    In each argument and variable of a step, substitutions such as `$_SOURCE` are filled in, then `$$` becomes `$`.
+    """
     values = CLOUD_BUILD["substitutions"] | {"BRANCH_NAME": branch, "PROJECT_ID": "shop", "_SOURCE": "gs://clicks/raw"}
 
     def filled(text: str) -> str:
@@ -137,7 +143,7 @@ def test_the_containers_take_their_versions_from_the_files_that_pin_them() -> No
     assert [name for name in copied.split() if not (PROJECT / name).is_file()] == []
     assert "--group servers mlflow google-cloud-storage" in dockerfile
     assert re.findall(r"-c (\S+)", dockerfile) == copied.split()[1:]
-    # Only pip itself has its version here, which is the Makefile's.
+    # pip is the only package whose version is in this file. It is the same version as in the Makefile.
     assert re.findall(r"[\w-]+==[\d.]+", dockerfile) == re.findall(
         r"pip==[\d.]+", (PROJECT / "Makefile").read_text(encoding="utf-8")
     )
@@ -165,7 +171,7 @@ def test_the_image_serves_without_root_and_has_what_it_copies() -> None:
     code = {f"!{name}/**/*{path.suffix}" for name in folders for path in source_files(PROJECT / name)}
     files = {f"!{name}" for name in [*copied, "requirements.lock", "requirements-dev.lock"] if name not in folders}
     assert set(kept) == code | files
-    # What the image runs is the entry point with parameters that it has.
+    # The image's command gives the entry point only parameters that the entry point declares.
     given = re.findall(r"--(\w+)=", dockerfile.partition("\nCMD")[2])
     assert set(given) <= set(parameters.declared("serve"))
     environment = COMPOSE["services"]["serve"]["environment"]
@@ -175,7 +181,7 @@ def test_the_image_serves_without_root_and_has_what_it_copies() -> None:
 def test_the_systemd_unit_starts_the_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     unit = (PROJECT / "docs/purchase-predict.service").read_text(encoding="utf-8")
     (command,) = re.findall(r"^ExecStart=\S+/python -m steps\.serve(.*)$", unit, re.MULTILINE)
-    # The default state lies in the folder that systemd makes for it.
+    # The default file of the server's state is in the folder that systemd creates for the service.
     (home,) = re.findall(r"^Environment=XDG_STATE_HOME=(.*)$", unit, re.MULTILINE)
     monkeypatch.setenv("XDG_STATE_HOME", home)
     (folder,) = re.findall(r"^StateDirectory=(.*)$", unit, re.MULTILINE)

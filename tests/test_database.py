@@ -1,4 +1,4 @@
-"""DuckDB's errors in one line, and the digest of a table: equal exactly if the rows are, in whatever order."""
+"""DuckDB's errors are shown in one line. Tables have equal digests exactly if they have equal rows, in any order."""
 
 import uuid
 from collections import Counter
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from purchase_predict.database import explained, table_digest
 
-#: Halves of UUIDs from shops that use them as counters, in either half or in both.
+#: 64-bit halves of UUIDs. Some shops use UUIDs as counters, in one half or in both.
 HALVES = st.sampled_from([0, 1, 2, 2**32, 2**63, 2**63 + 1, 2**64 - 1])
 ROW = st.tuples(
     st.builds(lambda first, second: uuid.UUID(int=first << 64 | second), HALVES, HALVES),

@@ -13,7 +13,10 @@ from tools import demo
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The command lines that the demo starts, and last what it reports on; none of them runs."""
+    """The command lines that the demo starts, and last the arguments of its call of `report`.
+
+    None of these commands runs. A stand-in for the server prints the server's first line.
+    """
     lines: list[list[str]] = []
     popen = subprocess.Popen
 
@@ -34,7 +37,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     monkeypatch.setattr(demo, "report", report)
     monkeypatch.setattr(demo, "post", lambda *_: {"answers": []})
     monkeypatch.setattr(demo, "show", lambda _: None)
-    monkeypatch.setattr(demo.os, "environ", dict(os.environ))  # the demo sets some for what it starts
+    monkeypatch.setattr(demo.os, "environ", dict(os.environ))  # a copy: the demo sets variables for its commands
     return lines
 
 

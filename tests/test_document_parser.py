@@ -1,4 +1,4 @@
-"""What of a document counts as a command: nothing that a reader would paste may be passed over."""
+"""The parser of the documents finds every command that a reader would paste."""
 
 import re
 
@@ -10,7 +10,7 @@ from tests.documents import CANNOT_RUN, CANNOT_RUN_BLOCKS, DOCUMENTS, in_sentenc
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_block_of_a_document_is_parsed(document: str) -> None:
-    """Another one would be neither run nor listed."""
+    """The command in a block that is not parsed would be neither run nor listed in CANNOT_RUN."""
     assert unparsed((PROJECT / document).read_text(encoding="utf-8")) == []
 
 

@@ -1,7 +1,8 @@
-"""Every command of the documents, run as it is written, in a checkout whose runs all of them share.
+"""Runs every command of the documents. All commands run in one checkout and share its runs.
 
-A command's text is taken from the document. Only places that a reader has to fill in are filled in (PLACES), and what
-makes it quick is added at its end. What cannot run here is listed with the reason (CANNOT_RUN).
+A command's text is taken from its document, with two changes. Places that a reader has to fill in are filled in
+(`Shell.places`), and parameters that make the command quick are added at its end. Commands that do not run here are
+listed with the reason (CANNOT_RUN).
 """
 
 import contextlib
@@ -44,17 +45,17 @@ from tools.server import Server
 
 pytestmark = pytest.mark.servers
 
-#: What keeps a workflow of a test short.
+#: Parameters that keep a workflow short: 20,000 events and 1 trial.
 SMALL = "-P source=sample:20000 -P max_evals=1"
-#: What a server of MLflow says shortly before it answers.
+#: The address in the line that MLflow's server prints shortly before it answers.
 UVICORN = r"(?<=running on )http://127\.0\.0\.1:\d+"
-#: A person's shell before anything is activated.
+#: PATH of a person's shell in which no environment is activated.
 BARE_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
 @dataclass
 class Shell:
-    """A person's shell in a checkout: its variables, and what stands in the places that a reader fills in."""
+    """A person's shell in a checkout: its PATH, and the values for the places that a reader fills in."""
 
     project: Path
     path: str
@@ -68,7 +69,7 @@ class Shell:
         return {**kept, "PATH": self.path, "MLFLOW_PORT": str(free_port()), **more}
 
     def filled(self, text: str, add: str = "") -> str:
-        """A command of a document with its places filled in."""
+        """A command of a document with its places filled in and `add` at its end. It then counts as one that ran."""
         self.ran.add(text)
         for place, value in self.places.items():
             text = text.replace(place, value)
@@ -76,7 +77,7 @@ class Shell:
         return f"{text} {add}".strip()
 
     def run(self, text: str, add: str = "", cwd: Path | None = None, **more: str) -> str:
-        """Runs a command to its end; its standard output."""
+        """Runs a command to its end; returns its standard output."""
         script = self.filled(text, add)
         ended = subprocess.run(
             ["bash", "-ec", script], cwd=cwd or self.project, env=self.environ(**more), capture_output=True, text=True
@@ -86,7 +87,7 @@ class Shell:
 
     @contextlib.contextmanager
     def running(self, script: str, ready: str, **more: str) -> Iterator[str]:
-        """Runs a server while the block runs; gives the line that says it is ready, of either stream."""
+        """Runs a server during the block; yields the text in its output or its errors that `ready` matches."""
         with tempfile.TemporaryFile("w+") as log:
             process = subprocess.Popen(
                 ["bash", "-ec", script],
@@ -126,7 +127,7 @@ def _answer(address: str) -> str:
 
 
 def _with_environment(project: Path) -> None:
-    """Gives the checkout this environment as its .venv, as `make setup` leaves one; its Python is preloaded."""
+    """Gives the checkout a .venv as after `make setup`: this environment, but with the preloaded Python and mlflow."""
     folder = project / ".venv"
     (folder / "bin").mkdir(parents=True)
     (folder / "lib").symlink_to(Path(sys.prefix) / "lib")
@@ -138,14 +139,14 @@ def _with_environment(project: Path) -> None:
 
 
 def serving_processes(project: Path) -> list[int]:
-    """The processes in a checkout that are a server of carts."""
+    """The process ids of the prediction servers that run in a checkout."""
     found = psutil.process_iter(["cmdline", "cwd"])
     return [p.pid for p in found if p.info["cwd"] == str(project) and "steps.serve" in (p.info["cmdline"] or [])]
 
 
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
-    """A shell with the environment activated, in a checkout without a run yet; the documents' data beside it."""
+    """A shell with an activated environment, in a checkout without runs. The documents' data is beside the checkout."""
     folder = tmp_path_factory.mktemp("documents")
     project = checkout(folder / "purchase-predict")
     _with_environment(project)
@@ -203,7 +204,7 @@ def test_the_lines_at_its_end_open_the_page_and_serve_the_model(first: str, shel
         (prediction,) = json.loads(shell.run(curl))["predictions"]
         del shell.places["http://127.0.0.1:5001"]
     assert set(prediction) == {"probability", "will_buy", "missing"}
-    # The sample's shop may not know the example's product.
+    # The sample may have no events of the example's product. Then its relative price is missing.
     assert prediction["missing"] in ("", "product_relative_price"), "the example lacks columns"
 
 
@@ -274,7 +275,7 @@ def test_scoring_approval_rollback_and_status(first: str, shell: Shell) -> None:
     assert rows > 100
     assert 0 < least < most < 1
 
-    # The newest model, which another dataset than the first one's made.
+    # This deploys the newest model. It was trained on another dataset than the first model.
     waits = shell.run("python -m steps.deploy --env=production --tolerance=1 --approve=true")
     (number,) = re.findall(r"version (\d+), production: waits for approval", waits)
     shell.places["version=3"] = f"version={number}"
@@ -302,7 +303,7 @@ def test_the_server_of_carts_and_what_its_log_tells(first: str, shell: Shell, tm
         assert [row[1:] for row in duckdb.sql(query).fetchall()] == [(1, pytest.approx(answer["probability"]), 1)]
     trial = block("docs/promo_codes.md", "WITH carts").text
     shell.ran.add(trial)
-    with contextlib.chdir(tmp_path):  # one cart, which was bought; the reader fills in the group's own cut-off
+    with contextlib.chdir(tmp_path):  # one cart, which was bought; the reader fills in the limit
         assert [row[1:] for row in duckdb.sql(trial.replace("0.118", "1.1")).fetchall()] == [(1, 1, 1.0)]
 
 
@@ -352,7 +353,7 @@ def test_the_server_to_try(shell: Shell) -> None:
 
 
 def _come_back_from_a_dump(shell: Shell, server: Server) -> None:
-    """The runs of a database, after the commands of the sections about backup and upgrade; its server stays stopped."""
+    """Runs the commands for backup and upgrade: the database has its run again. The tracking server stays stopped."""
     database = {"PGHOST": str(server.folder / "socket"), "PGUSER": "mlflow"}
     query = "psql --dbname=mlflow --quiet --tuples-only --command"
     shell.run(command("docs/deployment.md", "pg_dump"), **database)
@@ -366,7 +367,7 @@ def _come_back_from_a_dump(shell: Shell, server: Server) -> None:
 
 def test_production_takes_what_passed_staging(first: str, shell: Shell) -> None:
     text = command("docs/deployment.md", "-P model=models:/purchase_predict@staging")
-    assert text in shell.ran  # it is the README's, which has run
+    assert text in shell.ran  # the README has the same command, and an earlier test ran it
 
 
 def test_promo_codes_in_money(first: str, shell: Shell) -> None:
@@ -376,7 +377,7 @@ def test_promo_codes_in_money(first: str, shell: Shell) -> None:
 
 
 def test_no_command_of_a_document_is_left_out(shell: Shell) -> None:
-    """Runs last: every command of a block or a sentence has run, or is listed with the reason."""
+    """Every command of a block or a sentence has run, or is listed with the reason. This test must run last."""
     left, listed = [], set()
     for document in DOCUMENTS:
         for text, in_sentence in units(document):

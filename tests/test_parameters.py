@@ -65,7 +65,7 @@ def test_a_bad_value_is_refused_in_one_line_that_names_it(name: str, value: str)
 @pytest.mark.parametrize("size", ["1KB", "16777216KB", "0.5 GiB", "2GB", "010.50MB", "999999999.9GiB", "999999.9TiB"])
 def test_every_size_that_is_taken_is_one_that_duckdb_takes(size: str, tmp_path: Path) -> None:
     assert typed("memory_limit", size) == size
-    with suppress(duckdb.OutOfMemoryException):  # of the first statement, which the command turns into one line
+    with suppress(duckdb.OutOfMemoryException):  # the limit is valid but may be too small; commands then print one line
         database.connect(tmp_path, size).close()
 
 

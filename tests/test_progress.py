@@ -39,7 +39,7 @@ CHILD = "from purchase_predict.progress import taken_over\nwith taken_over():" +
 
 
 def lines_left(screen: str) -> list[str]:
-    """The lines that a person still sees at the end: each as it was last overwritten."""
+    """The lines that a person sees at the end: text after a carriage return overwrites the text before it."""
     left = []
     for line in screen.replace("\r\n", "\n").split("\n"):
         shown = ""
@@ -67,7 +67,7 @@ def test_a_step_shows_its_progress_in_place_of_mains(tmp_path: Path) -> None:
 
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A log, and a clock that is ten times as fast."""
+    """Progress goes to a log, with an update every 0.02 s, the first line after 0.2 s, and no second line."""
     monkeypatch.setattr(progress, "_TICK", 0.02)
     monkeypatch.setattr(progress, "_FIRST_LINE", 0.2)
     monkeypatch.setattr(progress, "_NEXT_LINE", 1000.0)
@@ -100,7 +100,7 @@ def test_a_narrow_terminal_shows_the_whole_amount(width: int, done: int, note: s
     assert len(line) <= width
     if width >= len(f"{done}/60 trials"):
         assert f"{done}/60 trials" in line
-    if "[" in line:  # the bar comes last: everything else is there
+    if "[" in line:  # the bar is left out first, so everything else is shown, too
         assert note in line
         assert line.endswith(" s")
         bar = line[line.index("[") + 1 : line.index("]")]

@@ -30,7 +30,7 @@ CONDA = yaml.safe_load((PROJECT / "conda.yaml").read_text())
 
 
 def lock(name: str) -> dict[str, Requirement]:
-    """What a lock holds, by the packages' normalized names."""
+    """The requirements in a lock file, by the normalized name of the package."""
     text = (PROJECT / name).read_text()
     return {
         canonicalize_name(match[1]): Requirement(match[0].removesuffix(" \\"))
@@ -43,7 +43,7 @@ DEVELOPMENT_LOCK = lock("requirements-dev.lock")
 
 
 def in_this_environment(requirements: Mapping[str, Requirement]) -> dict[str, str]:
-    """The versions that this Python on this system should have."""
+    """The locked versions of the packages that this Python needs on this system, by name."""
     return {
         name: str(requirement.specifier).removeprefix("==")
         for name, requirement in requirements.items()
@@ -129,7 +129,7 @@ def test_what_is_installed_has_byte_code() -> None:
 
 
 def mlflows_requirements(folder: Path) -> Path:
-    """A requirements file as MLflow makes it of conda.yaml: in a folder that has links to the project's files."""
+    """The requirements file that MLflow makes from conda.yaml, in a folder with links to the project's files."""
     for entry in PROJECT.iterdir():
         (folder / entry.name).symlink_to(entry)
     requirements = folder / "requirements.0123.txt"
@@ -179,7 +179,7 @@ def makefile(tmp_path: Path) -> Path:
 
 
 def python(folder: Path, version: str) -> str:
-    """A program that takes itself for this Python, as far as the Makefile asks."""
+    """A stand-in for a Python of this version. It only answers the Makefile's questions about the version."""
     program = folder / f"python-{version}"
     too_old = int(tuple(map(int, version.split("."))) < (3, 11))
     program.write_text(f'#!/bin/sh\ncase "$2" in *print*) echo {version};; *) exit {too_old};; esac\n')

@@ -13,13 +13,13 @@ schemes = st.sampled_from(
     ["http", "HTTP", "https", "Postgresql", "postgresql+psycopg2", "mysql+pymysql", "mssql", "s3", "gs", "ftp", "sftp",
      "hdfs", "wasbs", "abfss", "mlflow-artifacts", "databricks", "simplecache::s3", "filecache::HTTPS", "zip://a.csv::http"]
 )  # fmt: skip
-#: Characters of a password: an `@`, a `/` or a `:` among them make a URI that programs take apart differently.
+#: Passwords. If one contains `@`, `/` or `:`, programs do not agree on where it ends in a URI.
 secret = st.text(st.sampled_from("abcXYZ0189-._~!$'()*+,;=%:/@#[]"), min_size=1, max_size=12).map(
     lambda text: f"s3cr3t{text}s3cr3t"
 )
-#: With two colons and a slash, `a::b://` is a chained address.
+#: Passwords without `:/`. With it, a connection string could look like a chained address (`a::b://`).
 opaque = secret.filter(lambda text: ":/" not in text)
-#: A secret in a query, where separators are encoded.
+#: Secrets in a query. They have no separators, because a query contains separators only in encoded form.
 values = secret.filter(lambda text: not set(text) & set("#;'/@:?"))
 users = st.text(st.sampled_from("abcXYZ09._-%"), max_size=8)
 hosts = st.sampled_from(["example.org", "10.0.0.1", "[::1]", "host:5000", "db.internal:5432"])
@@ -41,7 +41,7 @@ def test_no_part_of_a_password_is_shown(scheme: str, user: str, password: str, h
 
 @given(schemes, hosts, paths, parameters, values)
 def test_no_secret_parameter_is_shown(scheme: str, host: str, path: str, name: str, password: str) -> None:
-    """In a query, in a fragment, or behind a semicolon, as databases have it."""
+    """The parameter is in a query, in a fragment, or after a semicolon, as in addresses of databases."""
     shown = shown_uri(f"{scheme}://{host}{path}?user=me&{name}={password}&sslmode=require")
     assert "s3cr3t" not in shown
     assert f"{name}=***" in shown

@@ -1,4 +1,4 @@
-"""The file with what a client needs, of servers with their data in one folder or another."""
+"""`.server/client.env`: it has the client settings of the tracking server, whichever folder has the server's data."""
 
 import socket
 from pathlib import Path

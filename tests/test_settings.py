@@ -58,7 +58,7 @@ def test_export_hands_on_what_is_set_and_nothing_else(tmp_path: Path) -> None:
     ("opened_on", "conflict"),
     [
         ("sqlite:////home/me/project/mlflow.db", True),
-        ("http://other", False),  # a real variable named it, and real variables win
+        ("http://other", False),  # an environment variable named it, and wins over .env
         ("http://user:secret@server/", False),
     ],
 )
@@ -131,7 +131,7 @@ def test_a_dotenv_file_that_is_not_utf_8_is_one_line(encoding: str, tmp_path: Pa
 
 
 def unset() -> dict[str, str]:
-    """This process's environment without what turns telemetry off in the tests."""
+    """This process's environment without variables that turn telemetry off, and without those of MLflow and make."""
     names = ("DO_NOT_TRACK", "CI", "MLFLOW_", "PYTEST", "MAKE", "GITHUB_")
     return {name: value for name, value in os.environ.items() if not name.startswith(names)}
 
@@ -155,7 +155,7 @@ def test_mlflows_telemetry_is_off_unless_the_user_wants_it() -> None:
 def test_mlflows_own_commands_get_it_from_make_and_a_server_from_what_starts_it(
     wanted: dict[str, str], disabled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A target that sees what `mlflow run` and `mlflow ui` see.
+    # A target of make that prints the variable as `mlflow run` and `mlflow ui` get it.
     make = subprocess.run(
         ["make", "-s", "-f", "Makefile", "-f", "-", "show"],
         input="show:\n\t@echo $$MLFLOW_DISABLE_TELEMETRY\n",

@@ -8,7 +8,8 @@ from click.testing import CliRunner
 from benchmarks import silence
 from benchmarks.silence import Shown
 
-#: MLflow's own silences, before and after the project's code, are longer than the limit.
+#: What MLflow prints before the project's code (START) and after it (END). The silence within START is longer than the
+#: limit. So is the silence from END to the end of the recording, at 20 s.
 START = [Shown(0.1, "INFO mlflow: Creating tables"), Shown(8.0, "INFO === Running command 'python main.py' ===")]
 END = "INFO === Run (ID 'e290') succeeded ==="
 

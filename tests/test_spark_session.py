@@ -1,4 +1,4 @@
-"""What is missing for Spark is one line: PySpark, or what Spark Connect needs beside it."""
+"""If PySpark or a package for Spark Connect is missing, the error is one line. Spark does not take over Ctrl-C."""
 
 import signal
 import sys

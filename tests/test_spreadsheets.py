@@ -1,4 +1,4 @@
-"""What a spreadsheet would run gets an apostrophe, wherever the spreadsheet splits a line."""
+"""Text that a spreadsheet would run as a formula gets an apostrophe, whichever separator splits the line."""
 
 import re
 
@@ -46,5 +46,6 @@ def test_wherever_a_line_is_split_no_cell_begins_like_a_formula(text: str) -> No
             assert not re.match("[=+\\-@\uff1d\uff0b\uff0d\uff20]", cell) or _NUMBER.fullmatch(text)
     assert written[:1] not in ("\t", "\r", "\n") or not written
     assert written.replace("'", "") == text.replace("'", "")
-    # Arrow picks the texts to guard with the same pattern.
+    # Scoring calls `harmless` only for columns in which Arrow finds FORMULA. So Arrow must find FORMULA in every text
+    # that `harmless` changes.
     assert pc.match_substring_regex(pa.array([text]), FORMULA)[0].as_py() or written == text

@@ -1,4 +1,4 @@
-"""The shape of the code: what a stranger can hold in his head, and which way imports may point."""
+"""The shape of the code: modules and functions short enough for a newcomer, and layers for the imports."""
 
 import ast
 import subprocess
@@ -45,7 +45,8 @@ def test_no_function_is_longer_than_60_lines() -> None:
     assert found == {}
 
 
-#: What `click.echo` prints besides literals, and why it needs neither `print_line` nor `print_block`.
+#: Arguments of `click.echo` that are not literals, as `<file>: <expression>`, with the reason why they need neither
+#: `print_line` nor `print_block`.
 PRINTED = {
     "errors.py: printable(text)": "print_line itself",
     "errors.py: '\\n'.join(map(_visible, without_secrets(text).split('\\n')))": "print_block itself",
@@ -57,7 +58,10 @@ PRINTED = {
 
 
 def test_a_line_that_is_no_literal_is_printed_by_print_line_or_print_block() -> None:
-    """It may hold a name from outside, which could steer a terminal: `click.echo` would print it raw."""
+    """Such a line may contain a name from outside, with control characters for the terminal.
+
+    `click.echo` would print these characters raw.
+    """
     found = set()
     for path in (*CODE, PROJECT / "main.py"):
         if not path.is_relative_to(PROJECT / "tools") and not path.is_relative_to(PROJECT / "benchmarks"):

@@ -1,4 +1,4 @@
-"""The backtest: no period sees itself or what comes later, and the trend says what the scores can tell."""
+"""The backtest: no fit sees its own period or a later one, and the trend claims no more than the scores show."""
 
 import itertools
 import json
@@ -42,7 +42,7 @@ def test_each_period_is_predicted_from_what_came_before_it(rows: int, days: floa
     made = backtest("roc_auc", ended, y, users, fit_and_predict)
     for before, inside in seen:
         assert ended[before].max() < ended[inside].min()
-        assert set(before) == set(np.flatnonzero(ended < ended[inside].min()))  # all of it, not a window
+        assert set(before) == set(np.flatnonzero(ended < ended[inside].min()))  # all earlier rows, not a window of them
     assert len(made.periods) <= module.MAX_PERIODS
     assert [period.start for period in made.periods] == sorted(period.start for period in made.periods)
     assert all(one.end == next_.start for one, next_ in itertools.pairwise(made.periods))
@@ -134,7 +134,7 @@ def test_the_verdict_follows_a_clear_trend(metric: str, slope: float, said: str)
 
 @pytest.mark.parametrize("scatter", [1.0, 3.0])
 def test_noise_alone_is_seldom_a_trend(scatter: float) -> None:
-    """At most 5 % of the intervals exclude 0, also where weeks differ by more than their own intervals say."""
+    """At most 5 % of the intervals exclude 0, even if the weeks scatter more than their own intervals suggest."""
     rng = np.random.default_rng(1)
     error = rng.uniform(0.01, 0.02, 8)
     wrong = 0
@@ -151,7 +151,7 @@ def with_constant(made: Backtest, *numbers: int) -> Backtest:
 
 
 def naive_slope(values: Sequence[float], halves: Sequence[float], at: Sequence[float]) -> float:
-    """The weighted least squares slope, by the normal equations; no weight above 4 times that of the median width."""
+    """The slope of a weighted least-squares line. No weight is above 4 times that of a period with the median width."""
     floor = sorted(halves)[len(halves) // 2] / 2 if len(halves) % 2 else float(np.median(halves)) / 2
     roots = [1 / max(half, floor) for half in halves]
     design = np.array([[root, root * moment] for root, moment in zip(roots, at, strict=True)])
@@ -163,7 +163,7 @@ def naive_slope(values: Sequence[float], halves: Sequence[float], at: Sequence[f
 def test_a_period_whose_model_could_not_learn_does_not_count(width: float) -> None:
     falling = np.array([0.8, 0.78, 0.76, 0.74, 0.72, 0.70, 0.68])
     made = of_scores(np.array([0.5, *falling]), np.array([width, *np.full(7, 0.03)]))
-    if width:  # log loss and average precision of a constant answer have an interval
+    if width:  # as for log loss and average precision; for ROC AUC, the interval of a constant answer has a width of 0
         made = with_constant(made, 0)
     assert made.trend == of_scores(falling, np.full(7, 0.03)).trend
     assert made.trend

@@ -7,7 +7,7 @@ from purchase_predict.models import purchase_model
 
 
 def predictions(rows: int, slope: float, intercept: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels, the probabilities of a model whose log-odds need this correction to be right, and users."""
+    """Labels, predicted probabilities and users. The correction with this slope and intercept is the right one."""
     rng = np.random.default_rng(seed)
     log_odds = rng.normal(0, 1.5, rows)
     y = (rng.random(rows) < 1 / (1 + np.exp(-(slope * log_odds + intercept)))).astype(int)

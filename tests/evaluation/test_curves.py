@@ -14,7 +14,7 @@ def test_the_curves_agree_with_the_metrics() -> None:
     recall, precision = drawn.precision_recall.x, drawn.precision_recall.y
     assert -np.sum(np.diff(recall) * precision[:-1]) == pytest.approx(average_precision_score(y, probability))
     assert len(drawn.calibration.x) == 10
-    # The labels were drawn with the predicted probabilities.
+    # The labels were drawn with the predicted probabilities, so these are calibrated.
     assert drawn.calibration.y == pytest.approx(drawn.calibration.x, abs=0.12)
 
 

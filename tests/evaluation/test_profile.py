@@ -18,7 +18,7 @@ FEATURES = ["price", "num_views_product", "brand", "hour"]
 def profiled(
     train: pd.DataFrame, test: pd.DataFrame, features: list[str]
 ) -> tuple[list[ColumnProfile], dict[str, float]]:
-    """The profile, and the index that predict would find for the test rows."""
+    """The profile of each column, and each column's PSI as the step predict computes it for the test rows."""
     connection = duckdb.connect()
     for name, frame in (("train", train), ("test", test)):
         connection.register(name, pa.Table.from_pandas(frame))

@@ -8,7 +8,7 @@ from tests.conftest import examples
 
 
 def simulated(seed: int, rows: int = 900) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels that were drawn with the probabilities, and users."""
+    """Labels, the probabilities with which they were drawn, and users."""
     rng = np.random.default_rng(seed)
     probability = rng.random(rows)
     return (rng.random(rows) < probability).astype(int), probability, rng.integers(0, 300, rows)
@@ -37,7 +37,7 @@ def test_codes_to_the_least_likely_keep_the_buyers() -> None:
 @settings(max_examples=examples(20), deadline=None)
 def test_the_cut_offs_choose_the_carts_that_are_counted(seed: int, distinct: int) -> None:
     y, probability, users = simulated(seed, 300)
-    probability = np.round(probability * distinct) / distinct  # few distinct values are ties
+    probability = np.round(probability * distinct) / distinct  # rounding to few values makes ties
     for choice in choices(y, probability, users):
         for group in (choice.unlikely, choice.undecided):
             inside = (probability >= group.above) & (probability < group.below)
@@ -54,7 +54,7 @@ def test_the_groups_have_the_share_that_was_asked_for_and_the_undecided_lie_in_t
         assert choice.unlikely.carts == pytest.approx(choice.codes, abs=0.01)
         assert choice.undecided.carts == pytest.approx(choice.codes, abs=0.01)
         assert choice.unlikely.above == 0
-        # The probabilities are even between 0 and 1.
+        # The probabilities are uniform between 0 and 1, so their median is about 0.5.
         assert (choice.undecided.above + choice.undecided.below) / 2 == pytest.approx(0.5, abs=0.05)
         assert choice.unlikely.rate < choice.undecided.rate
 
@@ -68,7 +68,7 @@ def test_a_code_pays_from_the_share_of_others_that_covers_what_is_given_away() -
     assert won == pytest.approx(group.given_away(money))
     assert group.given_away(money) == pytest.approx(group.buyers * 3)
     assert group.break_even(Money(3, 3)) is None  # a purchase with a code earns nothing
-    assert group.break_even(Money(3.01, 3)) is None  # all of the others would not be enough
+    assert group.break_even(Money(3.01, 3)) is None  # even all of the non-buyers would not be enough
 
 
 def test_a_trial_of_the_named_size_notices_the_effect_in_four_of_five() -> None:

@@ -16,7 +16,7 @@ from tests.conftest import examples
 
 @st.composite
 def answers(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels of both classes, probabilities with many ties, and whole weights that leave both classes."""
+    """Labels of both classes, probabilities with many ties, and integer weights, above 0 for some row of each class."""
     size = draw(st.integers(4, 40))
     y = draw(hnp.arrays(int, size, elements=st.integers(0, 1)))
     y[0], y[1] = 0, 1
@@ -62,7 +62,7 @@ def test_no_threshold_gives_a_higher_f1_than_the_best(drawn: tuple[np.ndarray, n
 def test_the_baselines_are_what_constant_answers_score(rate: float) -> None:
     rng = np.random.default_rng(0)
     y = (rng.random(2000) < rate + 0.04).astype(int)
-    # "Always buys" is a threshold at the constant itself; at 0.5 a rate of 0.14 never does.
+    # With the constant itself as the threshold, every row counts as "buys". With 0.5, a constant of 0.14 never does.
     scored = scores.Ranked(y, np.full(len(y), rate), rate).scores(list(METRICS))
     assert baselines(rate, y) == pytest.approx(scored)
     assert set(baselines(rate, y)) == set(METRICS)
@@ -89,7 +89,7 @@ def test_rows_of_one_user_do_not_count_as_independent() -> None:
     user = np.arange(100)
     once = evaluate(y, probability, user, 0.5, 0.5)["roc_auc"]
     tenfold = evaluate(np.tile(y, 10), np.tile(probability, 10), np.tile(user, 10), 0.5, 0.5)["roc_auc"]
-    # Ten copies of the same 100 users hold no more information than one.
+    # Ten copies of the rows of 100 users hold no more information than one copy.
     assert tenfold.high - tenfold.low == pytest.approx(once.high - once.low, rel=0.25)
 
 
@@ -114,7 +114,7 @@ def test_every_reported_metric_has_its_interval_and_its_baseline() -> None:
     assert list(scores) == list(METRICS)
     for name, found in scores.items():
         assert found.low < found.high, name
-        if name != "calibration_error":  # noise alone makes gaps: resampled ones lie above
+        if name != "calibration_error":  # resampling adds noise, which raises this error
             assert found.low < found.value < found.high, name
     assert scores["calibration_error"].value < 0.05
     assert scores["recall"].value > scores["recall_at_half"].value
@@ -165,7 +165,7 @@ def test_a_slice_of_buyers_only_has_no_area() -> None:
     ("label", "users", "few"), [(0, 9, ("non-buyers",)), (0, 10, ()), (1, 9, ("buyers",)), (1, 10, ())]
 )
 def test_a_slice_with_few_users_of_a_class_is_not_judged(label: int, users: int, few: tuple[str, ...]) -> None:
-    """Rows do not count: the rarer class has 50 rows in each case."""
+    """The users count, not the rows: the rarer class has 50 rows in each case."""
     user = [*range(100, 1000), *(number % users for number in range(50))]
     y = np.array([1 - label] * 900 + [label] * 50)
     frame = pd.DataFrame({"user_id": user, "category": ["a"] * len(y)})
@@ -187,11 +187,11 @@ def test_a_copy_of_the_label_is_suspicious_and_nothing_else_is() -> None:
     x = np.column_stack(
         [
             y,  # the label
-            1 - y,  # and turned round
+            1 - y,  # the label, reversed
             np.where(y == 1, 7.0, np.nan),  # filled in for buyers only
-            rng.permutation(4)[y + 2 * rng.integers(0, 2, 1000)],  # categories of which each is bought always or never
-            np.arange(1000),  # a category of its own for each row says nothing
-            y + rng.normal(0, 0.5, 1000),  # a strong feature, honestly
+            rng.permutation(4)[y + 2 * rng.integers(0, 2, 1000)],  # category codes: each is always bought or never
+            np.arange(1000),  # a category of its own for each row predicts nothing
+            y + rng.normal(0, 0.5, 1000),  # a strong feature, but no copy of the label
         ]
     )
     names = ["copy", "reverse", "filled", "codes", "ids", "strong"]
@@ -208,6 +208,7 @@ def test_a_random_label_is_not_learned() -> None:
         found = search.search(table, 2, "roc_auc", 1)
         area = evaluate(y[~learn], found.booster.predict(x[~learn]), user[~learn], found.threshold, 0.5)["roc_auc"]
         holds.append(area.low < 0.5 < area.high)
-    # An interval of 95 % leaves out one draw in twenty; five of twenty would be left out once in 400 times.
+    # A 95 % interval misses the true value 0.5 in 1 of 20 draws on average. By chance, it misses 5 or more of 20 draws
+    # once in 400 times.
     assert sum(holds) > 15
     assert suspicious(table.x, table.y, table.features) == {}

@@ -1,4 +1,4 @@
-"""The primary table in plain Python: each session in time order, obviously right, slow."""
+"""A reference implementation of the primary table in plain Python: simple enough to check by reading, but slow."""
 
 import functools
 import math
@@ -96,17 +96,17 @@ def _row(name: str, product: int, sessions: dict[str, list[Event]]) -> dict[str,
 
 
 def _start(session: list[Event]) -> Any:
-    """When a session's first view, cart or purchase was; None where it has removals only."""
+    """The time of a session's first view, cart or purchase; None if the session has only removals."""
     return min((e.event_time for e in session if e.event_type != "remove_from_cart"), default=None)
 
 
 def _seconds(since: datetime | None, until: datetime) -> int | None:
-    """Between the seconds in which two times lie."""
+    """The seconds between two times, each first truncated to whole seconds; None if `since` is None."""
     return None if since is None else int((until.replace(microsecond=0) - since.replace(microsecond=0)).total_seconds())
 
 
 def _cents(price: float | None) -> int:
-    # Half a cent up: Python's own `round` goes to the even one.
+    # Half a cent is rounded up. Python's own `round` would round it to the even cent.
     return 0 if price is None else int(Decimal(price * 100).to_integral_value(ROUND_HALF_UP))
 
 
@@ -115,7 +115,13 @@ def _nulls_last(value: Any) -> tuple[bool, Any]:
 
 
 class _AsOf(NamedTuple):
-    """What the shop knew at a midnight: counters of a product, counters of all, logarithms of its prices."""
+    """What the shop knew about a product at a midnight.
+
+    Attributes:
+        own: the product's counters.
+        shop: the counters of all products together.
+        logs: the logarithms of the prices in the product's events, in millionths.
+    """
 
     own: dict[str, int]
     shop: dict[str, int]
@@ -123,14 +129,14 @@ class _AsOf(NamedTuple):
 
 
 def _as_of(midnight: datetime, product: int, events: list[Event]) -> _AsOf:
-    """All events are looked at."""
+    """Computes the counters and logarithms by a pass over all events: slow but simple."""
     earlier = [event for event in events if event.event_time < midnight]
     own = [event for event in earlier if event.product_id == product]
     return _AsOf(_counters(own), _counters(earlier), [log for log in map(_log, own) if log is not None])
 
 
 def _shop(row: dict[str, Any], as_of: Callable[[datetime, int], _AsOf]) -> dict[str, Any]:
-    """What the shop knew about the row's product at the midnight before."""
+    """The columns about the row's product, as of the midnight at which the row's day begins."""
     midnight = row["event_time"].replace(hour=0, minute=0, second=0, microsecond=0)
     own, shop, logs = as_of(midnight, row["product_id"])
 

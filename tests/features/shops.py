@@ -1,4 +1,4 @@
-"""Small random shops, their events in DuckDB, and the primary table that the project makes of them."""
+"""Small random shops, their events in DuckDB, and the primary table that the project makes from the events."""
 
 import functools
 import random
@@ -16,8 +16,9 @@ from purchase_predict.features import earlier_sessions, expressions
 from purchase_predict.schema import EVENTS, KEYS
 from tests.features.reference import Event
 
-MIDNIGHT = datetime(2019, 10, 7)  # a Monday's
-#: Few times and few ids around midnight, so that ties, repetitions, shared ids and overlapping sessions are frequent.
+MIDNIGHT = datetime(2019, 10, 7)  # the start of a Monday
+#: The values of each column that events are drawn from. There are few times, all near a midnight, and few ids. So ties,
+#: repetitions, shared ids and overlapping sessions are frequent.
 VALUES: dict[str, list[Any]] = {
     "event_time": [
         *(MIDNIGHT + timedelta(seconds=seconds) for seconds in range(-6, 7)),
@@ -33,21 +34,21 @@ VALUES: dict[str, list[Any]] = {
     "user_id": [1, 2],
     "user_session": [None, "s1", "s1", "s2", "s3"],
 }
-#: One event, and the events of a small shop, as hypothesis draws them.
+#: Hypothesis strategies for one event, and for the events of a small shop.
 EVENT = st.builds(Event, **{name: st.sampled_from(values) for name, values in VALUES.items()})
 SHOPS = st.lists(EVENT, max_size=40)
-#: The tables that are made after those, in their order.
+#: The tables that are made after `expressions.STEPS`, in this order.
 MADE = ("primary", "corrections", "totals", "shop_before", "product_days")
-#: The tables that are queried in a shop's connection.
+#: The tables for which `queries` returns the SQL.
 TABLES = (*expressions.STEPS, "repeated", *MADE, "with_shop")
-#: The default of the number of pairs up to which earlier sessions are counted by joins.
+#: The project's own limit: earlier sessions of users with at most this many pairs are counted by joins.
 MAX_JOINED_PAIRS = earlier_sessions.MAX_JOINED_PAIRS
 
 _ARROW_TYPES = {"TIMESTAMP": pa.timestamp("us"), "VARCHAR": pa.string(), "BIGINT": pa.int64(), "DOUBLE": pa.float64()}
 
 
 def many_shops(number: int) -> list[Event]:
-    """The events of this many small shops in one table, each with two users of its own; 10 % of them are repeated."""
+    """The events of this many small shops, each with two users of its own. Another 10 % are repetitions of events."""
     draw = random.Random(20191001)
     events = [
         Event(
@@ -73,7 +74,7 @@ def events_table(events: Sequence[Event]) -> pa.Table:
 
 @contextmanager
 def joined_up_to(pairs: int) -> Iterator[None]:
-    """Counts the earlier sessions of users with more pairs than this by running sums, those of others by joins."""
+    """In the block, `pairs` replaces `MAX_JOINED_PAIRS`, the limit above which running sums replace joins."""
     expressions.sql.cache_clear()
     with mock.patch.object(earlier_sessions, "MAX_JOINED_PAIRS", pairs):
         yield
@@ -82,7 +83,7 @@ def joined_up_to(pairs: int) -> Iterator[None]:
 
 @functools.cache
 def queries(max_joined_pairs: int) -> dict[str, str]:
-    """DuckDB's SQL of all tables. Cached, because Ibis needs longer to make it than DuckDB to run it."""
+    """DuckDB's SQL of each table in `TABLES`. Cached, because Ibis takes longer to make it than DuckDB to run it."""
     with joined_up_to(max_joined_pairs):
         return {name: expressions.sql("duckdb", name, "") for name in TABLES}
 
@@ -100,7 +101,7 @@ def prepared(events: Sequence[Event], max_joined_pairs: int = MAX_JOINED_PAIRS) 
 
 
 def on_duckdb(events: Sequence[Event], max_joined_pairs: int = MAX_JOINED_PAIRS) -> list[dict[str, Any]]:
-    """The primary table that the project makes of these events, in the order of the reference."""
+    """The primary table that the project makes from these events, sorted as in `reference.primary`."""
     with prepared(events, max_joined_pairs) as connection:
         for table in MADE:
             connection.execute(f'CREATE TABLE "{table}" AS {queries(max_joined_pairs)[table]}')

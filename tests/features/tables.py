@@ -1,4 +1,4 @@
-"""Events as load leaves them, and the primary table that DuckDB makes of them."""
+"""Writes events as load does, and makes the primary table from them on DuckDB."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from purchase_predict.schema import KEYS
 
 
 def bucketed(events: pa.Table, folder: Path, buckets: int = 2) -> Path:
-    """The events in a folder, a folder in it per bucket of users."""
+    """Writes the events to a folder, with one subfolder per bucket of users; returns the folder."""
     bucket_of_row = events["user_id"].to_numpy() % buckets
     for bucket in range(buckets):
         (folder / f"bucket={bucket}").mkdir(parents=True)
@@ -23,7 +23,13 @@ def bucketed(events: pa.Table, folder: Path, buckets: int = 2) -> Path:
 
 
 def made(events: pa.Table, folder: Path, state: Path | None = None) -> tuple[pd.DataFrame, Path]:
-    """The primary table of the events, sorted by its keys, and the state at their end."""
+    """Makes the primary table, sorted by its keys, and the file with the product counters at the end of the events.
+
+    Args:
+        events: the events.
+        folder: a folder that does not exist yet.
+        state: such a file of earlier events; None: there are none.
+    """
     folder.mkdir()
     with connect(folder) as connection:
         on_duckdb.primary_from_events(connection, bucketed(events, folder / "events"), state)

@@ -1,4 +1,4 @@
-"""dataset.json: what is written is what is read, and a file of another version is one line that names the key."""
+"""dataset.json: reading returns what was written; for a file of another version, a one-line error names the key."""
 
 import json
 from dataclasses import replace

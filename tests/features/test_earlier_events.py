@@ -1,4 +1,4 @@
-"""Events with a history: their carts get the columns that all events together give, and no other cart is scored."""
+"""Events with a history: their carts get the same columns as from all events together, and no other cart is scored."""
 
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ from purchase_predict.schema import KEYS
 from purchase_predict.sources import sample
 from tests.features.tables import bucketed, made
 
-#: In the middle of many sessions.
+#: The start of the later events: not at midnight, and at a busy hour, so that days and sessions may be divided.
 CUT = datetime(2019, 11, 15, 18)
 
 
@@ -29,7 +29,7 @@ def between(events: pa.Table, start: datetime, end: datetime) -> pa.Table:
 
 
 def with_history(later: pa.Table, earlier: pa.Table, folder: Path, state: Path | None = None) -> pd.DataFrame:
-    """The primary table of the carts of `later`."""
+    """The rows of the primary table for the carts of `later`; `earlier` is their history."""
     folder.mkdir()
     with connect(folder) as connection:
         tables = bucketed(later, folder / "later"), bucketed(earlier, folder / "earlier", buckets=3)
@@ -39,13 +39,13 @@ def with_history(later: pa.Table, earlier: pa.Table, folder: Path, state: Path |
 
 
 def rows_of(whole: pd.DataFrame, later: pa.Table) -> pd.DataFrame:
-    """The rows of the whole table whose pair is put in the cart in the later events."""
+    """The rows of `whole` whose pair has a cart event in `later`."""
     carts = later.filter(pc.equal(later["event_type"], "cart")).select(list(KEYS)).to_pandas().drop_duplicates()
     return whole.merge(carts, on=list(KEYS)).sort_values(list(KEYS), ignore_index=True)
 
 
 def assert_same(one: pd.DataFrame, other: pd.DataFrame) -> None:
-    """Not the types: pandas reads a column of whole numbers by whether it has a null."""
+    """Compares the values, but not the types: pandas reads whole numbers as floats if the column has a null."""
     pd.testing.assert_frame_equal(one.reset_index(drop=True), other.reset_index(drop=True), check_dtype=False)
 
 
@@ -74,7 +74,8 @@ def test_a_state_counts_in_place_of_the_events_up_to_its_last_day(events: pa.Tab
     expected = rows_of(whole, later)
     shop = [name for name in expected if name.startswith("product_")]
     assert_same(with_all, expected)
-    # A pair that was carted before the short history is not known to be bought; few sessions are so long.
+    # If a pair was carted before the short history and bought after it, the purchase is not counted, because the cart
+    # event is missing. Few sessions are so long.
     differing = (with_short[shop] - expected[shop]).abs().max(axis=1) > 1e-12
     assert differing.mean() < 0.01
 
@@ -87,7 +88,7 @@ def test_rows_up_to_the_last_day_of_a_state_see_the_events_alone(events: pa.Tabl
 
 
 def test_session_ids_of_two_kinds_meet(events: pa.Table, tmp_path: Path) -> None:
-    """A source has its session ids as UUIDs only where all of them are."""
+    """Session ids are stored as UUIDs only if all ids of a source are UUIDs. So the types of two sources may differ."""
     later, earlier = between(events, CUT, datetime(2020, 1, 1)), between(events, datetime(2019, 1, 1), CUT)
     (tmp_path / "kinds").mkdir()
     with connect(tmp_path / "kinds") as connection:

@@ -1,4 +1,4 @@
-"""Features against the plain-Python reference, on small random shops, and against the future."""
+"""Features are equal to those of the plain-Python reference on small random shops, and do not use later events."""
 
 from collections import Counter
 from datetime import timedelta
@@ -15,11 +15,11 @@ from tests.features import reference
 from tests.features.reference import Event
 from tests.features.shops import MAX_JOINED_PAIRS, MIDNIGHT, SHOPS, many_shops, on_duckdb, prepared, queries
 
-#: Planning the queries takes 0.2 s of each example.
+#: Settings of the property tests. Slow examples are allowed, because planning the queries takes 0.2 s of each example.
 PROPERTY = settings(deadline=None, max_examples=examples(60), suppress_health_check=[HealthCheck.too_slow])
 
 
-#: Earlier sessions are counted by joins or, for users with many pairs, by running sums.
+#: The ways to count earlier sessions: by joins or, for users with more than `max_joined_pairs` pairs, by running sums.
 WAYS = pytest.mark.parametrize(
     "max_joined_pairs", [0, 2, MAX_JOINED_PAIRS], ids=["by running sums", "by both", "by joins"]
 )
@@ -34,7 +34,7 @@ def test_every_column_is_what_plain_python_computes(max_joined_pairs: int, event
 
 @WAYS
 def test_a_thousand_shops_in_one_table_are_what_plain_python_computes(max_joined_pairs: int) -> None:
-    """Many shops hit rare cases; for those that hypothesis hits above, it finds a small example."""
+    """1,000 shops have rare cases that the test above may miss. If the test above fails, its example is a small one."""
     events = many_shops(1000)
     assert on_duckdb(events, max_joined_pairs) == reference.primary(events)
 
@@ -151,7 +151,7 @@ def test_a_purchase_after_midnight_does_not_make_yesterdays_pair_bought_for_a_ro
     assert rates == {1: None, 2: 0.0, 3: pytest.approx(0.5)}
 
 
-# ---- who does a hundred thousand things --------------------------------------------------------------------------
+# ---- one user with 100,000 events --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("at_once", [False, True], ids=["one session after the other", "all sessions at once"])

@@ -1,4 +1,4 @@
-"""Spark against DuckDB: the same rows on a real cluster of two workers, and errors in one line."""
+"""Features on Spark: a real cluster of two workers makes the same rows as DuckDB, and errors are one line."""
 
 import json
 import os
@@ -43,7 +43,7 @@ SCHEMA = pa.schema(
 
 @pytest.fixture(scope="module")
 def on_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A session on two workers, which the tests of this file share."""
+    """A Spark session on a cluster with two workers. The tests of this file share it."""
     folder = tmp_path_factory.mktemp("spark")
     with spark_cluster.running(folder) as master, spark_cluster.session_on(master, folder):
         yield
@@ -57,7 +57,7 @@ def folders(folder: Path) -> tuple[Path, Path]:
 
 
 def by_spark(connection: duckdb.DuckDBPyConnection, loaded: Path, target: Path) -> on_spark.Written:
-    """Makes `primary_table` of what load wrote with Spark."""
+    """Makes `primary_table` with Spark from the events that load wrote."""
     manifest = json.loads((loaded / "source.json").read_text())
     session_type = manifest["session_type"]
     made = on_spark.primary_from_events(
@@ -86,7 +86,10 @@ def assert_engines_agree(source: str, folder: Path) -> tuple[int, dict[str, int]
 
 
 def source() -> str:
-    """Real events where there are some; any other source, to compare the engines on more, by the variable."""
+    """The source to compare the engines on: the real events if they are there, else a sample.
+
+    The variable PURCHASE_PREDICT_SPARK_SOURCE names another source, for example a larger one.
+    """
     return os.environ.get("PURCHASE_PREDICT_SPARK_SOURCE") or (str(REAL) if REAL.exists() else "sample:20000")
 
 
@@ -102,7 +105,7 @@ def test_two_workers_make_every_row_that_duckdb_makes(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("on_cluster")
 def test_random_shops_on_two_workers_are_what_plain_python_computes(tmp_path: Path) -> None:
-    """Four hundred small shops in one table, each with users of its own: a query on Spark is slow, however small."""
+    """400 small shops, each with its own users, are in one table, because a query on Spark is slow, however small."""
     events = many_shops(400)
     (tmp_path / "events/bucket=0").mkdir(parents=True)
     columns = dict(zip(Event._fields, map(list, zip(*events, strict=True)), strict=True))
@@ -110,7 +113,7 @@ def test_random_shops_on_two_workers_are_what_plain_python_computes(tmp_path: Pa
     manifest = {"session_type": "VARCHAR", "crc32": crc32_below(tmp_path / "events")}
     (tmp_path / "source.json").write_text(json.dumps(manifest))
     expected = reference.primary(events)
-    # Some users have their earlier sessions looked at by joins, others by running sums.
+    # With this limit, earlier sessions are counted by joins for some users and by running sums for others.
     with duckdb.connect() as connection, joined_up_to(2):
         made = by_spark(connection, tmp_path, tmp_path / "primary")
         result = connection.execute(f"FROM primary_table ORDER BY {', '.join(KEYS)}")

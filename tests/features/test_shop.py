@@ -1,4 +1,8 @@
-"""What the shop knows, continued: events after a state are as all events together, and a single row gets the same."""
+"""The columns about the product, computed from a state: the product counters at the end of earlier events.
+
+With the state, later events get the same columns as from all events together. A single row gets the same ones from the
+model's counters.
+"""
 
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,12 +20,13 @@ from purchase_predict.schema import SHOP, SHOP_MIXING
 from purchase_predict.sources import sample
 from tests.features.tables import made
 
+#: The midnight between earlier and later events.
 CUT = datetime(2019, 11, 15)
 
 
 @pytest.fixture(scope="module")
 def events() -> pa.Table:
-    """Events of sessions that do not pass the midnight at which they are cut."""
+    """The events of a sample, without the sessions that have events on both sides of `CUT`."""
     table = sample.events(20_000)
     sessions = table.group_by("user_session").aggregate([("event_time", "min"), ("event_time", "max")])
     early, late = sessions["event_time_min"], sessions["event_time_max"]
@@ -63,7 +68,7 @@ def test_a_single_row_gets_what_the_next_day_would_see(events: pa.Table, tmp_pat
     _, state = made(events, tmp_path / "all")
     counters = pd.read_parquet(state)
     tomorrow = datetime(1970, 1, 1) + timedelta(days=int(counters["day"].max()) + 1)
-    products = [*counters["product_id"].head(50), 7]  # the last one was never seen
+    products = [*counters["product_id"].head(50), 7]  # the last product has no events
     prices = [*np.linspace(0.5, 900, 49), 0.0, 20.0]
     carts = pa.table(
         {

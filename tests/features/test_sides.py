@@ -1,4 +1,4 @@
-"""The share of the test set where sessions and users have very different numbers of rows."""
+"""The share of the test set if sessions and users have very different numbers of rows."""
 
 import hashlib
 from pathlib import Path
@@ -18,7 +18,11 @@ from tests.features.splits import a_row, sessions, side, split
 
 
 def shop(sizes: list[int], one_session_a_user: bool) -> list[dict[str, object]]:
-    """Rows of users with these numbers of rows, spread over the time by turns; no two (of 100) end at one moment."""
+    """Rows of users with these numbers of rows.
+
+    The rows of each user are spread over the same period. With up to 100 users, rows of different users have different
+    times.
+    """
     rows = []
     for user, size in enumerate(sizes):
         for number in range(size):
@@ -44,7 +48,7 @@ def test_where_no_split_is_close_the_real_share_and_the_reason_are_said(tmp_path
 
 
 def by_user(sizes: list[int], ratio: float) -> tuple[dict[int, bool], str]:
-    """Whether each of the users with these numbers of rows is in the test, and the note."""
+    """Splits users with these numbers of rows; returns whether each user (from 1) is in the test set, and the note."""
     with duckdb.connect() as connection:
         connection.execute(
             "CREATE TABLE rows AS SELECT user_id, 's' AS user_session FROM ("
@@ -58,7 +62,7 @@ def by_user(sizes: list[int], ratio: float) -> tuple[dict[int, bool], str]:
 
 
 def closest(sizes: list[int], ratio: float) -> float:
-    """The smallest distance from the requested share, as a share, that a choice of whole users has; slow."""
+    """The smallest distance between the requested share and the share of any choice of whole users; slow."""
     sums = {0}
     for size in sizes:
         sums |= {size + other for other in sums}
@@ -99,7 +103,7 @@ def test_the_share_is_off_only_where_every_choice_of_users_is(sizes: list[int], 
 
 
 def test_the_sides_of_the_sample_are_what_they_always_were() -> None:
-    """The digest is that of the sides before large users were chosen together: a dataset keeps its rows."""
+    """The digest is from the time before large users were chosen together: the split of existing datasets must stay."""
     with duckdb.connect() as connection:
         connection.register("events", sample.events(20_000))
         connection.execute("CREATE TABLE rows AS FROM events WHERE event_type = 'cart'")
@@ -109,7 +113,11 @@ def test_the_sides_of_the_sample_are_what_they_always_were() -> None:
 
 
 def test_a_session_that_never_ends_does_not_take_its_time_to_the_test(tmp_path: Path) -> None:
-    """Ten long sessions that reach to the end would make half of the rows the test."""
+    """Ten long sessions reach to the end.
+
+    If the test set began where the last 30 % of the rows in time begin, it would also get all earlier rows of these
+    sessions. It would then have half of all rows.
+    """
     rows = [a_row(99, f"long{n}", product, n % 2, 9_000 * product // 30) for n in range(10) for product in range(30)]
     rows += [a_row(n, f"s{n}", 1, n % 2, n * 14) for n in range(700)]
     made = split(rows, tmp_path, 0.3)
@@ -133,6 +141,6 @@ def test_the_share_is_near_or_said(
         assume(False)
     share = made.description.rows.test / len(rows)
     assert (abs(share - ratio) <= TOLERANCE) != bool(made.note)
-    # Two points, or as far as the largest user or session is coarse.
+    # The share is off by at most the tolerance or the share of the largest user (or session), whichever is larger.
     largest = max(sizes) / len(rows)
     assert abs(share - ratio) <= max(TOLERANCE, largest) + 1e-9

@@ -75,7 +75,7 @@ def test_no_session_is_on_both_sides(
 
 def test_a_repeated_row_stays_once_and_is_counted(tmp_path: Path) -> None:
     rows = some_rows()
-    # Another session of a user may have the same id as another user's: those are two rows, not one.
+    # These 20 rows repeat the keys of other rows. Rows with the same session id but another user are not repetitions.
     dearer = [row | {"price": 5.0} for row in rows[:20]]
     made = split(rows + dearer, tmp_path)
     assert made.description.rows.read == 220
@@ -132,7 +132,7 @@ def test_events_without_a_cart_are_one_line(tmp_path: Path) -> None:
 
 
 def process(source: str, folder: Path, memory_limit: str | None = None) -> tuple[dict[str, int], Dataset]:
-    """Load and process in the project's own functions; both files are in `folder/made`."""
+    """Runs load and process with the project's own functions. The train and test files are in `folder/made`."""
     for name in ("loaded", "scratch", "made"):
         (folder / name).mkdir(parents=True)
     load_source(source, folder / "loaded", folder / "scratch", 0.01)

@@ -1,4 +1,4 @@
-"""The stand-in's API over HTTP on this machine (see `standin`), and the kubeconfig that leads to it."""
+"""Serves the API of the stand-in for a cluster (see `standin`) over HTTP on this machine, and writes its kubeconfig."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from tests.kubernetes.standin import TOKEN, Cluster, Error
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One call."""
+    """Answers the calls of one connection."""
 
     protocol_version = "HTTP/1.1"
     cluster: Cluster
@@ -83,7 +83,7 @@ class Handler(BaseHTTPRequestHandler):
                         container.changed.wait(1)
                     new, ended = container.lines[sent:], container.code is not None
                 for time, text in new:
-                    if time[:19] >= query.get("sinceTime", "")[:19]:  # by the second
+                    if time[:19] >= query.get("sinceTime", "")[:19]:  # the API ignores fractions of a second
                         yield f"{time} {text}"
                 sent += len(new)
 
@@ -114,12 +114,12 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Nothing: who called was killed."""
+        """Prints no traceback, because a test may have killed the caller during the call."""
 
 
 @contextmanager
 def served(cluster: Cluster, folder: Path) -> Iterator[Path]:
-    """The kubeconfig of a stand-in that answers while the block runs; what still runs then is ended.
+    """Serves a stand-in while the block runs, and yields its kubeconfig. Then kills the containers that still run.
 
     Args:
         cluster: the stand-in.

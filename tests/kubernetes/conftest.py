@@ -28,13 +28,13 @@ def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def empty_cluster() -> Cluster:
-    """A cluster on whose machines there is no room: its Jobs wait."""
+    """A cluster whose nodes have no room for pods of the step load, so the Jobs of this step wait."""
     return Cluster({}, REAL, held={"load"})
 
 
 @pytest.fixture
 def kubeconfig(empty_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The file that leads to the cluster without room, whose API is asked again soon."""
+    """The kubeconfig of `empty_cluster`. The first pause before a failed call is retried is 0.05 s."""
     with served(empty_cluster, tmp_path) as file:
         monkeypatch.setenv("KUBECONFIG", str(file))
         monkeypatch.setattr(calls, "_PAUSE", 0.05)
@@ -45,7 +45,7 @@ def kubeconfig(empty_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.Monke
 def launched(
     tracking: str, project: Path, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Launched]:
-    """A workflow whose steps may run on a stand-in of a cluster, whose containers are processes of this machine."""
+    """A workflow whose steps can run on the stand-in for a cluster. Its containers are processes on this machine."""
     pytest.importorskip("kubernetes")
     workflow = Workflow(project, tracking, f"{request.node.originalname}-{tmp_path.name[-3:]}")
     workflow.client.create_experiment(workflow.experiment)

@@ -1,4 +1,4 @@
-"""A workflow whose steps run as Jobs on the stand-in of a cluster."""
+"""A workflow whose steps run as Jobs on the stand-in for a cluster."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +9,13 @@ import yaml
 from tests.kubernetes.standin import Cluster
 from tests.workflow.runner import Outcome, Workflow
 
-#: The smallest workflow.
+#: Parameters of a short workflow: 20,000 sample events, 1 trial, no backtest.
 SMALL = ("-P", "source=sample:20000", "-P", "max_evals=1", "-P", "backtest=false")
 
 
 @dataclass(frozen=True)
 class Launched:
-    """A workflow, its cluster, and its `backend_config`."""
+    """A workflow, the cluster on which its steps run, and the file with its `backend_config`."""
 
     workflow: Workflow
     cluster: Cluster
@@ -26,9 +26,9 @@ class Launched:
         return (*SMALL, "-P", f"backend={backend}", "-P", f"backend_config={self.file}", *more)
 
     def run(self, *more: str, backend: str = "kubernetes", **environ: str) -> Outcome:
-        """main in this process."""
+        """Runs main in this process, with the steps on the cluster."""
         return self.workflow.main_here(*self.arguments(*more, backend=backend), **environ)
 
     def configure(self, **values: Any) -> None:
-        """Changes the file."""
+        """Changes settings in the file."""
         self.file.write_text(yaml.safe_dump(yaml.safe_load(self.file.read_text()) | values))

@@ -1,8 +1,9 @@
-"""The stand-in's node: a container is a process of this machine, in a network and a file system of its own.
+"""The containers of the stand-in for a cluster. Each is a process on this machine.
 
-Where the test asks for it (as root on Linux), a container has the network namespace of its step, its own process ids
-(so that nobody outside takes its heartbeat for one of a process of this machine), and mounts under which the launcher's
-files are hidden. Otherwise it is a plain process. In both cases its folder, a copy of the image, is gone when it ends.
+A test may ask for isolated containers (as root on Linux). An isolated container has the network namespace of its step,
+its own process ids, and mounts that hide the launcher's files. Because of its own process ids, nobody outside takes its
+heartbeat for that of a process on this machine. Any other container is a plain process. In both cases the container
+works in a copy of the image's folder, and this copy is removed when the container ends.
 """
 
 import contextlib
@@ -19,7 +20,8 @@ from pathlib import Path
 
 from tests.workflow.processes import children
 
-#: Makes a container of a process: $1 is its folder, $2 what it may not see, the rest its command.
+#: Shell script that sets up the mounts of an isolated container and then becomes its command. $1: the container's
+#: folder; $2: the folder that is hidden from it; the other arguments: its command.
 ISOLATED = """
 mount --make-rprivate /
 mount --bind "$1" /mnt
@@ -28,12 +30,12 @@ cd /mnt/project
 shift 2
 exec "$@"
 """
-#: What the image sets, and a container always has.
+#: Environment variables of every container, by name and value: the image's LANG, and no telemetry.
 _IMAGE = {"LANG": "C.UTF-8", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
 def expanded(word: str, variables: Mapping[str, str]) -> str:
-    """A word of a command or a variable's value as the kubelet expands it.
+    """Replaces the references in a word of a command, or in a variable's value, as the kubelet does.
 
     `$(NAME)` of a known variable becomes its value, `$$` becomes `$`, and everything else stays.
     """
@@ -48,7 +50,7 @@ class Container:
     """A container of an image.
 
     Attributes:
-        command: its words, as its process has got them.
+        command: the words of its command, after their expansion.
         lines: time and text of each line that it has written.
         code: its exit code; None while it runs.
     """
@@ -63,16 +65,16 @@ class Container:
         python: Path,
         ended: Callable[[], None],
     ) -> None:
-        """Starts it.
+        """Starts the container.
 
         Args:
-            image: the folder that is copied for it.
-            command: its words, expanded.
-            environ: its variables.
-            machine: the network namespace; empty: this one.
-            hidden: the folder that it may not see; None: it is a plain process.
+            image: the image's folder, which is copied for the container.
+            command: the words of its command, already expanded.
+            environ: its environment variables.
+            machine: its network namespace; empty: that of this process.
+            hidden: the folder that is hidden from it; None: the container is a plain process.
             python: the folder of the image's `python`.
-            ended: called when it has ended.
+            ended: called when the container has ended.
         """
         self.folder = Path(tempfile.mkdtemp(prefix="pod-", dir="/tmp"))
         shutil.copytree(image, self.folder / "project")
@@ -112,19 +114,19 @@ class Container:
 
     @property
     def pid(self) -> int:
-        """The container's first process, by its id outside."""
+        """The process id of the container's first process, as seen from outside the container."""
         inside = children(self._process.pid) if self._isolated else []
         return inside[0] if inside else self._process.pid
 
     def stop(self, grace: float) -> None:
-        """SIGTERM, and after the grace period SIGKILL, as the kubelet does; returns when it has ended."""
+        """Sends SIGTERM, and SIGKILL after `grace` seconds, as the kubelet does. Waits for the end."""
         self._send(signal.SIGTERM)
         with self.changed:
             self.changed.wait_for(lambda: self.code is not None, grace)
         self.kill()
 
     def kill(self) -> None:
-        """Ends it at once, as the kernel does where memory is out."""
+        """Sends SIGKILL, as the kernel does when memory runs out. Returns when the container has ended."""
         self._send(signal.SIGKILL)
         with self.changed:
             self.changed.wait_for(lambda: self.code is not None, 20)

@@ -1,26 +1,29 @@
-"""A stand-in for a Kubernetes cluster: of its API the calls that a Job needs, and the Job controller behind them.
+"""A stand-in for a Kubernetes cluster: the API calls that a Job needs, and a Job controller.
 
-What it does is what the API's OpenAPI document (https://github.com/kubernetes/kubernetes/tree/master/api/openapi-spec)
-and the API conventions say:
+It behaves as described in the API's OpenAPI document
+(https://github.com/kubernetes/kubernetes/tree/master/api/openapi-spec) and in the API conventions:
 
 - `POST /apis/batch/v1/namespaces/{namespace}/jobs` checks the manifest against the schemas of an old and a new version
-  (tests/kubernetes/schemas), with `fieldValidation=Strict` refuses an unknown field with 400, and answers 409 for a
-  name that is taken and 403 where the quota `count/jobs.batch` is used up;
-- `GET .../jobs/{name}`, and `GET .../jobs?watch=true&fieldSelector=metadata.name=...&resourceVersion=...`: one JSON
-  object a line, each change after that version, until `timeoutSeconds`;
-- `DELETE .../jobs/{name}?propagationPolicy=Foreground`: the Job has a `deletionTimestamp` and is there until its pod
-  has had SIGTERM, `terminationGracePeriodSeconds` (30) to end, and SIGKILL;
-- `GET /api/v1/namespaces/{namespace}/pods?labelSelector=job-name=...`, the same for `events` with
-  `fieldSelector=involvedObject.name=...`, and `.../pods/{name}/log?follow&timestamps&sinceTime`;
-- every call without the right bearer token is a 401, and an error is a `Status` object;
-- a Job has one pod. It is `Complete` if that ended with 0, `Failed` for `BackoffLimitExceeded` otherwise, and for
-  `DeadlineExceeded` `activeDeadlineSeconds` after its start;
-- containers beside the first one are no processes; they run until the pod is deleted, and so does the pod;
-- `$(NAME)` and `$$` in commands and variables are expanded;
-- `env` from a Secret that is not there leaves the container waiting (`CreateContainerConfigError`).
+  (tests/kubernetes/schemas). A violation is a 400; an unknown field only with `fieldValidation=Strict`. A name that is
+  taken is a 409. A used-up quota `count/jobs.batch` is a 403.
+- `GET .../jobs/{name}` returns the Job. `GET .../jobs?watch=true&fieldSelector=metadata.name=...&resourceVersion=...`
+  returns each change after that version as one line of JSON, until `timeoutSeconds` are over.
+- `DELETE .../jobs/{name}?propagationPolicy=Foreground` gives the Job a `deletionTimestamp`. The Job remains until its
+  pod has ended. The pod gets SIGTERM, and 30 s later (`terminationGracePeriodSeconds`) SIGKILL.
+- `GET /api/v1/namespaces/{namespace}/pods?labelSelector=job-name=...` lists pods, `.../events` with
+  `fieldSelector=involvedObject.name=...` lists events, `.../pods/{name}/log?follow&timestamps&sinceTime` returns a log.
+- A call without the right bearer token is a 401. Every error is a `Status` object.
+- A Job has one pod. If the pod's command exits with 0, the Job becomes `Complete`; otherwise it becomes `Failed` with
+  the reason `BackoffLimitExceeded`. `activeDeadlineSeconds` after its start, it becomes `Failed` with the reason
+  `DeadlineExceeded`.
+- Only the first container of a pod is a process. Further containers count as running until the pod is deleted, and so
+  does the pod.
+- `$(NAME)` and `$$` in commands and variables are expanded.
+- `env` from a Secret that does not exist keeps the container waiting (`CreateContainerConfigError`).
 
-What cannot happen here is played: `troubles` has for a step what its pod meets (`ImagePullBackOff`, `OOMKilled`, ...),
-in the words of the kubelet and the Job controller. `exit: <text>` is a pod that ends with this last line.
+Failures that cannot happen here are simulated: `troubles` holds, by step, the failure of the next pod
+(`ImagePullBackOff`, `OOMKilled`, ...). It is reported in the words of the kubelet and the Job controller. With
+`exit: <text>`, the pod fails, and `<text>` is the last line of its log.
 """
 
 import copy
@@ -44,7 +47,7 @@ SCHEMAS = {
 }
 _VALIDATORS = {version: jsonschema_rs.validator_for(schema) for version, schema in SCHEMAS.items()}
 TOKEN = "token-of-the-launcher"
-#: Seconds that a container has to end after SIGTERM.
+#: Seconds from SIGTERM to SIGKILL when a pod is deleted.
 GRACE = 30.0
 
 _LOW = "The node was low on resource: ephemeral-storage. Threshold quantity: 1Gi, available: 0. "
@@ -52,7 +55,7 @@ _QUOTA = (
     'Error creating: pods "{name}-x" is forbidden: exceeded quota: team, requested: requests.memory=5Gi, '
     "used: requests.memory=30Gi, limited: requests.memory=32Gi"
 )
-#: Troubles that keep a container waiting, with the kubelet's message.
+#: The kubelet's message for each failure that keeps a container waiting.
 WAITING = {
     "ErrImagePull": "rpc error: code = NotFound desc = failed to pull and unpack image: not found",
     "ImagePullBackOff": 'Back-off pulling image "{image}"',
@@ -60,7 +63,7 @@ WAITING = {
 
 
 class Error(Exception):
-    """An answer that is a `Status`."""
+    """An error of the API, which the caller gets as a `Status` object."""
 
     def __init__(self, code: int, reason: str, message: str) -> None:
         super().__init__(message)
@@ -69,21 +72,23 @@ class Error(Exception):
 
 @dataclass
 class Cluster:
-    """What the API keeps.
+    """The cluster's state, its API and its Job controller.
 
     Attributes:
-        images: the folder of each image, by its name with digest.
+        images: the folder of each image, by the image's name with digest.
         python: the folder of the `python` in the images.
-        machines: the network namespace of each step; empty: none can be made.
-        hidden: the folder that a container may not see; None: containers are plain processes.
-        secrets: values by secret and key.
-        troubles: what the next pod of a step meets.
-        job_quota: Jobs that may be there; None: any number.
-        outages: answers that are 503 from now on, as while the API restarts.
-        token: what a caller must bring.
-        created: called with the step of a Job that exists by now, before the API answers who has created it.
-        submitted: every manifest that was taken, as it came.
-        jobs, pods, events: what there is.
+        machines: the network namespace of each step; empty: containers use the network of this process.
+        hidden: the folder that is hidden from containers; None: containers are plain processes.
+        secrets: the values of the Secrets, by name and key.
+        troubles: by step, the failure of the step's next pod.
+        job_quota: the maximum number of Jobs; None: no maximum.
+        outages: how many of the next calls get a 503, as while the API restarts.
+        token: the bearer token that a call must have.
+        created: called with the step of a new Job, after the Job was created and before the API answers that call.
+        submitted: every accepted manifest, unchanged.
+        jobs, pods: the Jobs and pods that exist, by name.
+        events: all events.
+        containers: every container that has started, by the name of its pod.
     """
 
     images: Mapping[str, Path]
@@ -101,7 +106,7 @@ class Cluster:
     pods: dict[str, dict[str, Any]] = field(default_factory=dict)
     events: list[dict[str, Any]] = field(default_factory=list)
     containers: dict[str, Container] = field(default_factory=dict)
-    #: The steps whose pods have to wait for a machine.
+    #: The steps whose pods wait until a node has room for them (see `release`).
     held: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -232,7 +237,7 @@ class Cluster:
         if container["image"] not in self.images:
             return self._waits(pod, "ImagePullBackOff", WAITING["ImagePullBackOff"].format(image=container["image"]))
         name = pod["metadata"]["name"]
-        # Held while it starts, so that its end is not noted before its start.
+        # The lock is held during the start, so that the end of the container cannot be recorded before its start.
         with self.changed:
             self.containers[name] = Container(
                 self.images[container["image"]],
@@ -257,7 +262,7 @@ class Cluster:
         name = pod["metadata"]["labels"]["job-name"]
         with self.changed:
             pod["status"]["containerStatuses"][0]["state"] = {"terminated": terminated}
-            if len(pod["spec"]["containers"]) > 1:  # the others go on, and with them the pod
+            if len(pod["spec"]["containers"]) > 1:  # the other containers still run, and so does the pod
                 if job := self.jobs.get(name):
                     job["status"]["ready"] = 0
                     self._note("MODIFIED", job)
@@ -269,7 +274,7 @@ class Cluster:
             self._condition(name, "Complete", "CompletionsReached", "Reached expected number of succeeded pods")
 
     def fail(self, name: str) -> None:
-        """The Job fails, as when its node is lost."""
+        """Makes a Job fail, as if its node were lost."""
         self._condition(name, "Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit")
 
     def _condition(self, name: str, kind: str, reason: str, message: str) -> None:
@@ -312,7 +317,7 @@ class Cluster:
             self.changed.notify_all()
 
     def close(self) -> None:
-        """Ends what still runs."""
+        """Kills the containers that still run."""
         for container in self.containers.values():
             container.kill()
 

@@ -1,4 +1,4 @@
-"""A Job outlives who launched it: the next workflow waits for it and reuses what it makes."""
+"""A Job continues after its launcher was killed: the next workflow waits for the Job and reuses its result."""
 
 import os
 import queue
@@ -18,8 +18,13 @@ pytestmark = pytest.mark.servers
 
 @dataclass(frozen=True)
 class Kill:
-    """Who is killed, and when: while a step is `in` its work, `before`, while its pod waits for a machine, or `at` the
-    creation of its Job, of which main has no answer yet.
+    """The kill of a process.
+
+    Attributes:
+        who: "main", or "launcher" (`mlflow run`, the parent of main).
+        step: the step during which it happens.
+        when: "before": while the step's pod waits for a node. "at": when the step's Job has been created, but main does
+            not have the API's answer yet. "in": while the step works.
     """
 
     who: str
@@ -34,7 +39,8 @@ KILLS = [
     *(Kill(who, step) for who in ("main", "launcher") for step in STEPS),
     *(Kill("main", step, when) for when in ("before", "at") for step in STEPS),
 ]
-#: By day, one after the other: each workflow gets one step further than the one before it.
+#: The kills that are tried without `--all-outages`, one after the other. Each workflow gets one step further than the
+#: workflow before it.
 BY_DAY = [
     Kill("launcher", "load"), Kill("main", "process"), Kill("main", "train", "before"), Kill("main", "deploy", "at"),
 ]  # fmt: skip
@@ -47,14 +53,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def kill(launched: Launched, kill: Kill, arguments: tuple[str, ...]) -> str:
-    """Starts a workflow, and kills whom it is to lose once the step is where it shall be; returns what it said."""
+    """Starts a workflow and kills a process of it (see `Kill`). Returns the output up to the step's first line."""
     workflow, cluster = launched.workflow, launched.cluster
     if kill.when == "at":
         return kill_at_creation(launched, kill.step, arguments)
     if kill.when == "before":
         cluster.held = {kill.step}
     before = len(cluster.submitted)
-    # A process that is to see its parent die is one that was started anew (tests/workflow/runner.py).
+    # If the launcher is killed, main must notice the death of its parent. So neither is preloaded: the parent of a
+    # preloaded process is the server that forked it (tests/preloaded).
     process = workflow.start_main(*arguments) if kill.who == "main" else workflow.fresh.start(*arguments)
     said = until(process, f"{kill.step}: running")
     step_label = "purchase-predict/step"
@@ -65,14 +72,14 @@ def kill(launched: Launched, kill: Kill, arguments: tuple[str, ...]) -> str:
     first = process_of(process.pid)
     dying = [first, *(children(first) if kill.who == "launcher" else [])]
     os.kill(first, signal.SIGKILL)
-    # A main that has lost its launcher ends by itself, and leaves the Job alone.
+    # After the death of its launcher, main ends by itself and leaves the Job alone.
     wait_for(lambda: not any(map(alive, dying)), 60)
     process.communicate(timeout=60)
     return said
 
 
 def kill_at_creation(launched: Launched, step: str, arguments: tuple[str, ...]) -> str:
-    """Kills main once the Job of a step exists, and before the API's answer."""
+    """Starts main, and kills it after a step's Job was created and before the API answers. Returns as `kill` does."""
     started: queue.Queue[int] = queue.Queue()
 
     def created(made: str) -> None:
@@ -102,7 +109,7 @@ def test_the_next_workflow_waits_for_the_job_and_nothing_is_computed_twice(
     assert last.code == 0, last.err
     for one in kills:
         assert last.steps[one.step] == "reused"
-        # A Job at work may have ended before the next workflow looks.
+        # Only a Job whose pod is held is sure to be waited for: any other may end before the next workflow looks at it.
         assert one.when != "before" or f"{one.step}: waiting for run " in said + last.out
     for step in STEPS:
         (run,) = workflow.runs(step)
@@ -110,7 +117,8 @@ def test_the_next_workflow_waits_for_the_job_and_nothing_is_computed_twice(
     assert len(cluster.submitted) == len(STEPS)
     states = [run.info.status for run in workflow.runs("main")]
     assert states[0] == "FINISHED"
-    # The last one may have been too short to see that they are dead; the next one closes them then.
+    # The last workflow may end before it notices that earlier ones are dead. Their runs are then still open, and the
+    # next workflow closes them.
     assert set(states[1:]) <= {"KILLED", "RUNNING"}
     (version,) = workflow.client.search_model_versions(f"name = '{workflow.experiment}'")
     assert version.run_id == workflow.runs("train")[0].info.run_id
@@ -146,7 +154,7 @@ def test_a_job_that_fails_after_its_launcher_died_is_taken_over_at_once(launched
     assert died.info.status == "KILLED"
     assert died.data.tags["lease.closed"].endswith(
         " has ended"
-    )  # its Job, or main above it: no heartbeat is waited for
+    )  # the Job or main; the reason is not a missing heartbeat
 
 
 def test_a_job_that_cannot_start_is_not_waited_for_after_its_launcher_died(launched: Launched) -> None:

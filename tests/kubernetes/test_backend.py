@@ -1,4 +1,4 @@
-"""The backend as MLflow finds it where the project is installed: `mlflow run -b purchase-predict-kubernetes`."""
+"""The backend that MLflow finds if the project is installed: `mlflow run -b purchase-predict-kubernetes`."""
 
 import contextlib
 import json
@@ -22,7 +22,7 @@ NAME = "purchase-predict-kubernetes"
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What pip leaves of the project's entry points."""
+    """Makes the project's entry points known to Python, as an installation by pip does."""
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     lines = [f"{name} = {target}" for name, target in project["entry-points"]["mlflow.project_backend"].items()]
     folder = tmp_path / "installed/purchase_predict-0.dist-info"
@@ -63,7 +63,7 @@ def test_mlflow_finds_it_and_a_step_alone_runs_as_a_job(launched: Launched, tmp_
     tags = run.data.tags
     assert (run.info.status, tags["step.complete"], tags["mlflow.project.backend"]) == ("FINISHED", "true", NAME)
     assert "job.log" in [file.path for file in launched.workflow.client.list_artifacts(run.info.run_id)]
-    # main reuses it.
+    # main reuses this run.
     assert launched.run("-P", "source=sample:300", "-P", "dry_run=true").steps["load"] == "reused"
 
 

@@ -1,4 +1,4 @@
-"""The calls to the API: who we are, tries again, and the end of patience."""
+"""The calls to the API: authentication, retries, and when a call is given up."""
 
 import sys
 import threading
@@ -50,9 +50,9 @@ def test_an_api_that_restarts_is_asked_again_and_one_that_is_gone_is_given_up(
     started = time.monotonic()
     with pytest.raises(Away, match=r"cluster http://127.0.0.1:\d+: no answer for 1 s \(503 Service Unavailable\)"):
         Cluster.connect(patience=1).job("ml", "x")
-    assert 900 < empty_cluster.outages < 1000  # the pauses double
+    assert 900 < empty_cluster.outages < 1000  # few attempts, because the pauses double
     assert time.monotonic() - started < 10
-    # Who only looks asks once.
+    # With a patience of 0, as for checks of other workflows' Jobs, a call is not retried.
     empty_cluster.outages = 5
     assert Others(lambda: Cluster.connect(patience=0)).lives("ml/x") is None
     assert empty_cluster.outages == 4
@@ -78,7 +78,8 @@ def test_a_progress_bar_in_a_log_is_one_line(kubeconfig: Path, empty_cluster: st
     assert list(Cluster.connect().log("ml", "pod", "step", lines[0][0])) == lines[1:]
 
 
-#: A credential plugin, as clouds have one: each call gives the token that the file beside it holds.
+#: Source code of a credential plugin, as cloud providers have them. It prints the token that is in the file beside it.
+#: This token has expired already, so the client runs the plugin again for each call.
 PLUGIN = """
 import json, pathlib
 token = pathlib.Path(__file__).with_suffix(".token").read_text()

@@ -24,7 +24,7 @@ def pod(state: dict[str, Any] | None = None, **status: Any) -> dict[str, Any]:
 
 
 def alone(state: dict[str, Any]) -> dict[str, Any]:
-    """A pod without a container beside the step's."""
+    """A pod whose only container is that of the step."""
     made = pod(state)
     made["spec"]["containers"].pop()
     return made
@@ -94,7 +94,7 @@ TROUBLES = {
 
 
 def explained(trouble: tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, str]], str]) -> State:
-    """The state of a trouble, which is explained in one line."""
+    """The state of a trouble. Asserts that its problem is one line with the expected text."""
     of_job, pods, events, says = trouble
     state = state_of(of_job, pods, events)
     assert says in state.problem
@@ -117,7 +117,7 @@ def test_a_container_beside_the_step_may_keep_it_from_starting() -> None:
 
 
 def beside(step: dict[str, Any], proxy: dict[str, Any] | None) -> dict[str, Any]:
-    """A pod whose step's container has ended, and the one beside it is in another state."""
+    """A pod whose step container has ended, in the state `step`. The container beside it is in the state `proxy`."""
     made = pod({"terminated": step})
     made["status"]["containerStatuses"][0] |= {"state": proxy} if proxy else {}
     return made
@@ -138,7 +138,7 @@ def test_a_container_beside_the_step_does_not_keep_the_job_from_ending(proxy: di
 def test_a_failure_of_a_container_beside_the_step_is_none_of_the_step() -> None:
     state = state_of(FAILED, [beside({"exitCode": 0}, {"terminated": {"exitCode": 143}})], [])
     assert (state.ended, state.succeeded, state.lingers) == (True, True, False)
-    # All have ended: the Job's own end follows.
+    # If all containers have ended, the Job soon gets a condition. Until then it counts as running.
     assert state_of(STARTED, [beside({"exitCode": 0}, {"terminated": {"exitCode": 0}})], []).running
 
 

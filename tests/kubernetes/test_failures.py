@@ -1,4 +1,4 @@
-"""What can go wrong with a Job: one line each, with the way out, and nothing is left behind."""
+"""Failures of Jobs: each is reported in one line with a remedy, and leaves no Job behind that nobody waits for."""
 
 import shutil
 import signal
@@ -34,7 +34,7 @@ def test_what_the_cluster_says_of_a_pod_is_the_runs_error(launched: Launched, tr
     (run,) = launched.workflow.runs("load")
     assert (run.info.status, "Error: " + run.data.tags["error"]) == ("FAILED", line)
     assert launched.workflow.runs("main")[0].data.tags["error"] == run.data.tags["error"]
-    # A Job that could start after all would compute what nobody waits for.
+    # The Job was deleted, or has ended. Otherwise it might start later and compute a result that nobody waits for.
     wait_for(lambda: not [one for one in launched.cluster.jobs.values() if not one["status"].get("conditions")], 20)
 
 

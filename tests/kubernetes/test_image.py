@@ -1,4 +1,4 @@
-"""The label of an image, read from a stand-in of a registry (the distribution specification of OCI)."""
+"""The label of an image, read from a stand-in for a registry (OCI distribution specification)."""
 
 import base64
 import json
@@ -23,7 +23,7 @@ LOGIN = base64.b64encode(b"me:planted").decode()
 
 
 class Registry(BaseHTTPRequestHandler):
-    """Holds one image, of which everybody with a token may read; a token is for those who sign in."""
+    """A registry with one image. It can be read with a token, which only a client with the right login gets."""
 
     labels: dict[str, str]
     signs_in = LOGIN
@@ -62,7 +62,7 @@ class Registry(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[str, type[Registry]]]:
-    """The name of the image with its digest, and what its registry is like."""
+    """The image's name with its digest, and the class of its registry, whose attributes a test may set."""
     handler = type("Bound", (Registry,), {"labels": {}})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -13,7 +13,7 @@ LINES = [(f"2026-11-29T10:00:{second:02}.000000000Z", f"line {second}") for seco
 
 
 class Broken:
-    """A cluster whose connection breaks in the middle of the log, and which repeats the second of `since`."""
+    """A cluster that refuses the first call, because the container has not started. The second breaks after 3 lines."""
 
     def __init__(self, lines: list[tuple[str, str]]) -> None:
         self.lines, self.calls = lines, 0

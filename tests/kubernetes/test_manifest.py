@@ -16,7 +16,7 @@ from tests.kubernetes.files import HOSTILE, IMAGE, RUN_ID, config, work
 from tests.kubernetes.pods import expanded
 from tests.kubernetes.standin import SCHEMAS
 
-#: A file that says all that one can say.
+#: A `backend_config` with many settings for all steps, and with further settings and a template for train.
 FULL = config(
     service_account="purchase-predict",
     deadline=7200,
@@ -144,7 +144,7 @@ def test_rendering_leaves_the_file_as_it_is() -> None:
     assert json.dumps(FULL, sort_keys=True) == before
 
 
-#: Texts in which the signs of Kubernetes's references are frequent.
+#: Texts that often contain `$`, `(` and `)`, the characters of Kubernetes' references to variables.
 REFERENCES = st.text("$()A" + "a b{}'\"") | st.text()
 
 
@@ -186,7 +186,7 @@ def test_memory_and_disk_follow_from_memory_limit_unless_the_file_says_them() ->
 
 
 def asked(entry_point: str, resources: dict[str, Any], template: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What a Job with memory_limit=4GB asks for, with resources in the file and in its template's container."""
+    """The resources of a Job with memory_limit=4GB, given those in the file and in the template's container."""
     containers = [{"resources": template}] if template else []
     values = config(resources=resources, template={"spec": {"template": {"spec": {"containers": containers}}}})
     found: dict[str, Any] = container(rendered(values, entry_point, memory_limit="4GB"))["resources"]
@@ -202,12 +202,12 @@ def test_a_memory_limit_that_is_no_size_is_one_line(limit: str) -> None:
 def test_what_the_file_says_of_resources_wins_and_the_rest_follows_from_memory_limit() -> None:
     computed = asked("load", {})
     memory, disk = computed["requests"]["memory"], computed["requests"]["ephemeral-storage"]
-    # A processor changes neither memory nor disk.
+    # A CPU request changes neither memory nor disk.
     assert asked("load", {"requests": {"cpu": "4"}}) == {
         "requests": {"cpu": "4", "memory": memory, "ephemeral-storage": disk}, "limits": {"memory": memory}
     }  # fmt: skip
     assert asked("load", {"limits": {"memory": "16Gi"}}) == computed | {"limits": {"memory": "16Gi"}}
-    # The template's container counts, too; the file's own resources win over it, by kind and name.
+    # The resources of the template's container count, too. Those of the file override them, by kind and name.
     template = {"limits": {"cpu": "2", "memory": "5G"}, "requests": {"cpu": "1"}}
     assert asked("load", {"limits": {"cpu": "8"}}, template) == {
         "requests": {"cpu": "1", "ephemeral-storage": disk}, "limits": {"cpu": "8", "memory": "5G"}

@@ -1,4 +1,4 @@
-"""Which Jobs of other workflows live, and what becomes of one that cannot start."""
+"""Which Jobs of other workflows live, and what happens to a Job that cannot start."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A secret's value is in no Job, wherever in the file it was written."""
+"""A secret's value is refused wherever it stands in `backend_config`, so that no Job contains it."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What docs/upstream.md says of MLflow and of the Kubernetes client is still so."""
+"""Checks that docs/upstream.md is still true about MLflow and the Kubernetes client."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The package as pip installs it: whole, and with the backend that MLflow finds by its name."""
+"""The package as pip installs it: no file is missing, and MLflow finds the backend by its name."""
 
 import os
 import subprocess

@@ -6,7 +6,10 @@ import pandas as pd
 
 
 class Constant:
-    """A model that gives every row the same probability, and may fail."""
+    """A model that gives every row the probability 0.25.
+
+    It raises RuntimeError once it has seen `fails_at` rows. `answered` is called at each call, with the number of rows.
+    """
 
     columns = ("price", "brand")
     counters = None

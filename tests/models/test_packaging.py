@@ -72,14 +72,14 @@ def test_no_file_of_it_is_a_pickle(files: Path) -> None:
     assert not [name for name in names if name.endswith((".pkl", ".pickle", ".joblib", ".cloudpickle"))]
     for path in files.rglob("*"):
         if path.is_file():
-            path.read_text(encoding="utf-8")  # text, all of it
+            path.read_text(encoding="utf-8")  # fails if the file is not text
 
 
 # ---- models of another form --------------------------------------------------------------------------------------
 
 
 class Planted:
-    """Something that makes a file as soon as it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -98,7 +98,7 @@ def altered(files: Path, folder: Path, **flavor: object) -> str:
 
 
 def with_trap(files: Path, folder: Path, trap: Path, **flavor: object) -> str:
-    """A copy of the model with other entries in MLmodel, and with code and a pickle that make the file `trap`."""
+    """A copy of the model with other entries in MLmodel, and with code and a pickle that create the file `trap`."""
     uri = altered(files, folder, **flavor)
     code = f"from pathlib import Path\nPath({str(trap)!r}).touch()\n"
     for name in ("purchase_model.py", "other.py", "code/planted.py"):
@@ -164,7 +164,7 @@ def test_a_model_of_an_early_version_of_the_project_is_loaded(files: Path, tmp_p
     pd.testing.assert_frame_equal(packaging.load(uri).answer(raw), packaging.load(str(files)).answer(raw))
 
 
-# ---- what it is made of ------------------------------------------------------------------------------------------
+# ---- requirements, predictions and digest ------------------------------------------------------------------------
 
 
 def test_it_asks_only_for_what_scoring_needs(files: Path) -> None:
@@ -233,7 +233,7 @@ def test_loading_by_version_changes_neither_model_nor_digest(trained: Trained) -
         return {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest()
             for path in location.rglob("*")
-            # MLflow's note of the version that it was loaded by
+            # MLflow writes this file when a model is loaded by version
             if path.is_file() and path.name != "registered_model_meta"
         }
 
@@ -253,7 +253,7 @@ def test_the_digest_is_that_of_the_answers(trained: Trained, tmp_path: Path) -> 
 
 @pytest.fixture
 def planted(trained: Trained) -> Iterator[Path]:
-    """Byte code beside the model's code that Python takes without a look at the source, and that answers otherwise."""
+    """Byte code beside the model's code. Python runs it without checking the source. Its probabilities are 0.125."""
     model = mlflow.get_logged_model(mlflow.get_run(trained.run_id).outputs.model_outputs[0].model_id)
     code = Path(model.artifact_location.removeprefix("file://")) / "purchase_model.py"
     source = code.read_text(encoding="utf-8")
@@ -273,7 +273,7 @@ def test_byte_code_among_the_artifacts_is_not_run(trained: Trained, planted: Pat
     raw, before = carts(50), planted.read_bytes()
     record = artifacts.checksums_below(mlflow.get_run(trained.run_id), "model")
     assert len(record) > 5
-    assert set(mlflow.pyfunc.load_model(trained.uri).predict(raw)["probability"]) == {0.125}  # Python does take it
+    assert set(mlflow.pyfunc.load_model(trained.uri).predict(raw)["probability"]) == {0.125}  # Python does run it
     model_id = mlflow.get_run(trained.run_id).outputs.model_outputs[0].model_id
     for uri in (trained.uri, f"models:/{model_id}", str(planted.parent.parent)):
         for checksums in (record, {}):
@@ -291,10 +291,11 @@ def test_code_that_is_byte_code_alone_is_not_loaded(trained: Trained, planted: P
 
 
 def environment_of(requirements: list[str], folder: Path) -> Path:
-    """A virtual environment with these requirements and what they require, and nothing else; its Python.
+    """Makes a virtual environment with only these requirements and their dependencies. Returns its `python`.
 
-    The packages are the installed ones, linked: downloading them again takes minutes. A folder with files of
-    these packages alone is linked as a whole, with its byte code: Python would compile 2,000 modules anew.
+    The packages are links to the installed ones, because downloading them again takes minutes. A folder that holds
+    files of these packages only is linked as a whole. The link then includes the byte code, and Python does not have to
+    compile 2,000 modules again.
     """
     venv.create(folder, symlinks=True)
     (site,) = folder.glob("lib/python*/site-packages")

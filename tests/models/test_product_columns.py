@@ -1,4 +1,4 @@
-"""The columns about the product that `predict` takes from the input, from its history, or from the model's counters."""
+"""The columns about the product. `predict` takes them from the input, its history, or the model's product counters."""
 
 import re
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from tests.registered import Trained, carts, invoke
 
 @pytest.fixture(scope="module")
 def of_events(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
-    """A model of the events `sample.events(20_000)`."""
+    """A model trained on the built-in sample of 20,000 events."""
     with registered.store_for_many(empty_store, tmp_path_factory.mktemp("store")):
         yield registered.of_events(sample.events(20_000).to_pandas(), tmp_path_factory.mktemp("of_events"))
 
@@ -41,7 +41,7 @@ def test_columns_that_the_model_fills_in_are_not_said_to_be_null(of_events: Trai
         f"the input lacks 9 of the model's columns, which count as null: {', '.join(BEHAVIOUR)}; "
         f"missing values of {', '.join(SHOP)} are filled in from the model's own product counters"
     )
-    # The same columns as the model's own answer names.
+    # The model's own answer names these columns, too.
     assert mlflow.pyfunc.load_model(uri).predict(given)["missing"].str.contains(", ".join(BEHAVIOUR[:-1])).all()
 
 
@@ -104,7 +104,7 @@ def test_carts_of_days_within_the_models_events_get_a_line_unless_there_is_a_his
 
 
 def remarks(model: Trained, folder: Path, **given: str) -> dict[str, str]:
-    """The lines of a prediction about the columns of products, by their tag."""
+    """The lines that a run of `predict` prints about columns of the product, by the tag that keeps the line."""
     result = invoke(predict, model=model.uri, output=folder / "out.parquet", **given)
     assert result.exit_code == 0, result.output
     tags = newest_run().data.tags
@@ -127,7 +127,8 @@ def test_rows_that_are_filled_in_from_later_counters_get_a_line(of_events: Train
 def test_a_history_that_lacks_a_part_of_the_models_events_gets_a_line(of_events: Trained, tmp_path: Path) -> None:
     events = sample.events(20_000).to_pandas()
     noon = events["event_time"].max()
-    # Carts of the afternoon of the model's last day, with a history of that day alone, and with all of it.
+    # The input is carts at 23:59 on the last day of the model's events. One history has the events of that day only,
+    # the other has all events.
     (morning := events[events["event_time"] >= noon.normalize()]).to_parquet(tmp_path / "morning.parquet")
     events.to_parquet(tmp_path / "all.parquet")
     afternoon = morning.assign(event_time=noon.normalize() + pd.Timedelta(hours=23, minutes=59))
@@ -138,7 +139,7 @@ def test_a_history_that_lacks_a_part_of_the_models_events_gets_a_line(of_events:
     assert "computed from the input's events and its history alone. These have only" in short["predict.products"]
     assert remarks(of_events, tmp_path, input=f"{tmp_path}/in.parquet", history=f"{tmp_path}/all.parquet") == {}
     assert remarks(of_events, tmp_path, input=f"{tmp_path}/all.parquet") == {}
-    # Events that are in the input and in the history count once.
+    # An event that is in both the input and the history counts once.
     (half := events[events["event_time"] >= events["event_time"].median()]).to_parquet(tmp_path / "half.parquet")
     twice = remarks(of_events, tmp_path, input=f"{tmp_path}/half.parquet", history=f"{tmp_path}/half.parquet")
     assert len(half) * 2 >= len(events)

@@ -21,7 +21,7 @@ CATEGORIES = {"brand": ["acme", "umbra"]}
 
 
 def encode(**columns: object) -> list[list[float | None]]:
-    """The encoded rows, None for NaN."""
+    """The encoded rows, with None in place of NaN."""
     encoded = purchase_model.encode(pd.DataFrame(columns), FEATURES, CATEGORIES)
     return [[None if np.isnan(value) else float(value) for value in row] for row in encoded]
 
@@ -141,7 +141,7 @@ def of_shop() -> tuple[purchase_model.PurchaseModel, pd.DataFrame]:
 
 
 def sent(model: purchase_model.PurchaseModel, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The answers to records in one request, in which a column that some rows lack is NaN in these."""
+    """The answers to records sent in one request. A column that only some records have is NaN in the others."""
     frame = pd.DataFrame(records)
     answered = model.predict(None, frame[[name for name in COLUMNS if name in frame]])
     return answered.to_dict(orient="records")
@@ -174,7 +174,7 @@ def test_a_row_with_the_required_columns_alone_is_filled_in_beside_a_whole_one(
     known = model.shop.known(pd.DataFrame([required]))
     filled = pd.DataFrame([required | {name: known[name][0] for name in SHOP}])
     assert second["probability"] == model.predict(None, filled)["probability"][0]
-    # A required column that one row lacks is named, too; an unknown category is a value.
+    # A required column is also named if one row lacks it. An unknown category does not count as missing.
     third, fourth = sent(model, [dict(whole.drop("price")), dict(whole) | {"brand": "?"}])
     assert (third["missing"], fourth["missing"]) == ("price", "")
 
@@ -186,7 +186,7 @@ def test_rows_as_process_makes_them_miss_only_what_the_event_did_not_have(
     assert frame[list(purchase_model.NULL_AT_ZERO)].isna().any().all()
     named = {name for text in model.predict(None, frame)["missing"] for name in text.split(", ") if name}
     assert named <= {"price", "brand", "category", "sub_category"}
-    # The seconds since an earlier event or session are named if the counts say that it exists.
+    # The seconds since an earlier event or session are named if the row's counts say that there was one.
     again = frame.assign(num_products_session=1.0, num_prev_sessions=1.0, **dict.fromkeys(purchase_model.NULL_AT_ZERO))
     assert model.predict(None, again)["missing"].str.endswith(", ".join(purchase_model.NULL_AT_ZERO)).all()
 

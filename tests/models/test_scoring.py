@@ -70,7 +70,7 @@ def test_each_row_of_a_csv_is_scored_or_refused(trained: Trained, tmp_path: Path
     assert set(scored["run_id"]) == {run.info.run_id}
     assert [path.name for path in target.parent.iterdir()] == ["out.parquet"]
 
-    # The same answers as the model gives to each row.
+    # The file has the same answers as the model itself gives for these rows.
     kept = frame.drop(index=[3, 77]).astype({"price": float}).set_index("user_session")
     answered = packaging.load(MODEL).answer(kept)
     scored = scored.set_index("user_session").loc[kept.index]
@@ -104,7 +104,7 @@ def test_carts_with_all_columns_of_the_model_are_scored_with_all_of_them(
     lacking = invoke(predict, model=uri, input=tmp_path / "lacking.csv", output=tmp_path / "out/scored.csv")
     said = f"the input lacks 1 of the model's columns, which count as null: {BEHAVIOUR[0]}"
     assert said in lacking.stderr
-    assert f"{BEHAVIOUR[0]} 0" not in lacking.stderr  # nor is it said to have drifted
+    assert f"{BEHAVIOUR[0]} 0" not in lacking.stderr  # the column is not reported as drifted
     answer = mlflow.pyfunc.load_model(uri).predict(given.drop(columns=[BEHAVIOUR[0]]))
     assert answer["missing"].str.contains(BEHAVIOUR[0]).all()
 
@@ -170,7 +170,7 @@ def test_events_are_turned_into_carts_first(trained: Trained, tmp_path: Path) ->
     assert len(scored) == run.data.metrics["scored_rows"] > 1000
     assert scored["event_time"].str.startswith("2019-").all()
     assert not scored.duplicated(["user_id", "user_session", "product_id"]).any()
-    # The shop is not the one that the model was trained on: a warning, numbers and a plot show the drift.
+    # The events come from another shop than the training rows: a warning, metrics and a plot show the drift.
     assert run.data.metrics["psi_brand"] > 0.2
     assert "have moved far from the training data" in result.stderr
     assert {"drift.html", "drift.json", "drift.png", "source.json"} <= {
@@ -356,7 +356,7 @@ def test_killed_in_the_middle_nothing_stands_under_the_final_name_and_the_next_o
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not target.exists()
-    # Those of a process that lives, of another machine, and of an unknown owner stay.
+    # An incomplete file is kept if its process lives, if it is from another machine, or if its owner is unknown.
     owners = (process_name(os.getppid()), "elsewhere 1 2", "x")
     others = [tmp_path / f".out.parquet.{quote(owner, safe='')}.partial" for owner in owners]
     for other in others:

@@ -1,4 +1,4 @@
-"""What the preloaded Python imports: what the project imports of others, and what that imports late."""
+"""The imports of the preloaded Python: packages that the project uses, and modules that these import later."""
 
 import ast
 import gc
@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
-#: Not imported: Spark, which few processes need, and what is the project's.
+#: Packages that are not imported here: Spark, which few processes need, and the project's own. A process runs the
+#: project's code of its own checkout.
 NOT_IMPORTED = {"pyspark", "purchase_predict", "steps", "main"}
-#: Not kept: it becomes another one when it is imported within a server.
+#: A package whose modules are removed again. When it is imported, it sets itself up differently in a server's process
+#: than in any other, so each process must import it itself.
 NOT_KEPT = "mlflow.server."
-#: Variables that are read at import and once more by whoever uses them.
+#: Variables whose values at import do not matter, because they are read again wherever they are used.
 READ_AGAIN = {
     "HOME", "PATH", "PWD", "TMPDIR", "TEMP", "TMP", "PYTEST_CURRENT_TEST", "MLFLOW_TRACKING_URI",
-    "MLFLOW_DISABLE_TELEMETRY",  # which another one turns off in all tests
-    "_MLFLOW_SERVER_FILE_STORE", "_MLFLOW_SERVER_SERVE_ARTIFACTS",  # by what is not kept
+    "MLFLOW_DISABLE_TELEMETRY",  # DO_NOT_TRACK turns telemetry off in all tests
+    "_MLFLOW_SERVER_FILE_STORE", "_MLFLOW_SERVER_SERVE_ARTIFACTS",  # read by NOT_KEPT
 }  # fmt: skip
-#: What these import late, when they are used.
+#: Modules that the packages import only when they are used.
 LATE = (
     "mlflow.cli",
     "mlflow.projects.backend.local",
@@ -34,7 +36,7 @@ LATE = (
 
 
 def imported_by_the_project() -> Iterator[str]:
-    """The modules of others that an import statement of the project names."""
+    """The modules in the project's import statements, without those of NOT_IMPORTED."""
     for file in (PROJECT / "main.py", *PROJECT.glob("steps/*.py"), *PROJECT.glob("purchase_predict/**/*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -43,11 +45,12 @@ def imported_by_the_project() -> Iterator[str]:
 
 
 def preload() -> list[str]:
-    """Imports all of it.
+    """Imports the modules and removes those of NOT_KEPT again.
 
     Returns:
-        The variables that were read meanwhile, by name (who goes through all of them reads none): where one of them
-        differs, a process starts anew.
+        The names of the variables that were read during the imports and matter. A command for which one of these
+        variables has another value starts a fresh Python. READ_AGAIN and the variables that the imports set are left
+        out. A loop over `os.environ.items()` does not count as reading.
     """
     before, read = dict(os.environ), set[str]()
     kind = type(os.environ)
@@ -63,12 +66,12 @@ def preload() -> list[str]:
         try:
             __import__(name)
         except ImportError:
-            continue  # whoever needs it says so
+            continue  # a program that needs this module reports that it is missing
     assert not [name for name in sys.modules if name.partition(".")[0] in NOT_IMPORTED - {"pyspark"}]
     for name in [name for name in sys.modules if f"{name}.".startswith(NOT_KEPT)]:
         del sys.modules[name]
     gc.collect()
-    gc.freeze()  # no process has to look through these objects, nor to copy them for it
+    gc.freeze()  # garbage collection skips these objects, so a fork need not copy their memory
     kind.__getitem__ = get
     set_at_import = {name for name, value in os.environ.items() if before.get(name) != value}
     return sorted(read - READ_AGAIN - set_at_import)

@@ -1,4 +1,4 @@
-"""A process of the preloaded Python: becomes the one that a command asks for, runs its program, and ends."""
+"""Turns a fork of the preloaded Python into the process that a command asks for, runs its program, and ends."""
 
 import atexit
 import ctypes
@@ -19,14 +19,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-#: Linux's prctl: the signal that a process gets when its parent has died, and the name of a process.
+#: Options of Linux's prctl. They set the signal that a process gets when its parent dies, and the name of the process.
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
-#: Linux's setns: a network namespace.
+#: The flag of Linux's setns for a network namespace.
 _CLONE_NEWNET = 0x40000000
 
 
 class Request(NamedTuple):
-    """What a command asks for."""
+    """A command's request: the properties of the command that its process needs."""
 
     pid: int
     group: int
@@ -40,17 +40,26 @@ class Request(NamedTuple):
 
     @property
     def leads(self) -> bool:
-        """Whether the command leads a process group: what signals it, signals the group."""
+        """Whether the command leads a process group. If so, signals to it go to the program's whole group."""
         return self.pid == self.group
 
 
 def shown_name(command: int) -> str:
-    """The name that `ps` shows of the process of a command."""
+    """The name of a command's process in `ps -o comm`. It contains the command's process id."""
     return f"of {command}"
 
 
 def become(request: Request, files: list[int], path: list[str]) -> Callable[[], object]:
-    """Makes this process the one that was asked for; returns its program."""
+    """Turns this process into the one that a command asks for.
+
+    Args:
+        request: the command's request.
+        files: the command's open files, as received in this process.
+        path: `sys.path` without its first entry, which depends on the program.
+
+    Returns:
+        The program to run.
+    """
     if request.leads:
         os.setpgid(0, 0)
     _take(files, request.numbers)
@@ -73,14 +82,14 @@ def become(request: Request, files: list[int], path: list[str]) -> Callable[[], 
     sys.modules["__main__"] = types.ModuleType("__main__")
     _as_just_imported()
     ctypes.CDLL(None).prctl(_PR_SET_NAME, shown_name(request.pid).encode())
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # the server's end is its processes' end
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # if the server dies, its processes do, too
     return _program(request.arguments, path)
 
 
 def _as_just_imported() -> None:
-    """What modules take from the process when they are imported, and Python does not renew after a fork."""
+    """Renews the state that modules took from the server when they were imported. A fork does not renew it."""
     sys.modules["numpy"].random.seed()
-    # The server has no terminal, so Python would keep lines for later.
+    # The server's standard output was a pipe, so Python would buffer lines even if this process has a terminal.
     stdout: io.TextIOWrapper = sys.stdout  # type: ignore[assignment]
     stdout.reconfigure(line_buffering=stdout.isatty(), write_through=bool(os.environ.get("PYTHONUNBUFFERED")))
     tempfile.tempdir = None
@@ -99,7 +108,7 @@ def _take(files: list[int], numbers: list[int]) -> None:
 
 
 def _enter_network(pid: int) -> None:
-    """Enters the network namespace of a process (`ip netns exec`)."""
+    """Enters the network namespace of another process, such as one that `ip netns exec` started."""
     mine, other = (Path(f"/proc/{of}/ns/net") for of in ("self", pid))
     if mine.stat().st_ino != other.stat().st_ino:
         with other.open("rb") as file:
@@ -129,9 +138,10 @@ def _program(arguments: list[str], path: list[str]) -> Callable[[], object]:
 
 
 def run(program: Callable[[], object]) -> NoReturn:
-    """Runs a program to the end of this process, as Python does: threads, exit functions, files.
+    """Runs a program, then ends this process almost as Python does.
 
-    The imported modules are not taken apart one by one, which would take 2 s.
+    Threads are waited for, exit functions are called, and the standard streams are flushed. Unlike in Python, the
+    imported modules are not destroyed one by one, which would take 2 s.
     """
     code, interrupted = 0, False
     try:
@@ -149,7 +159,7 @@ def run(program: Callable[[], object]) -> NoReturn:
         try:
             stream.flush()
         except (OSError, ValueError):
-            code = code or 120  # as Python ends where nobody reads
+            code = code or 120  # Python's exit code if the output cannot be written
     if interrupted:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)

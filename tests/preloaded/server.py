@@ -1,17 +1,19 @@
-"""A Python that has imported other people's packages, and forks itself for each process of a workflow.
+"""The preloaded Python: a server that has imported third-party packages, and forks itself for each new process.
 
-A stand-in for a fresh Python: to import MLflow and what it brings takes 2 to 5 s of CPU time in each process, and the
-tests start hundreds. What is imported here is never the project: a process runs the code of its own checkout.
+It saves time: in a fresh Python, importing MLflow and its dependencies takes 2 to 5 s of CPU time, and the tests start
+hundreds of processes. The server never imports the project, because a process must run the code of its own checkout.
 
-A process gets the arguments, variables, folder, files, limits and ignored signals of the command (command.py) that asks
-for it. A signal to the command reaches the process; the command ends as the process does; a killed command takes its
-process with it. Differences from a fresh Python:
+A command (command.py) asks the server for a process. The process gets the command's arguments, variables, working
+folder, open files, limits and ignored signals. A signal to the command is passed on to the process. The command ends as
+the process does. If the command is killed, the process is killed, too. Differences from a fresh Python:
 
-- The command and the process have two process ids. `os.getppid` names the command's parent; `ps` shows the command.
-- SIGSTOP stops the command only; a signal to a command that leads a process group is one to the group.
-- All processes of a session hash strings with the same seed.
+- The command and its process have different process ids. In the process, `os.getppid` returns the command's parent.
+  `ps -o comm` shows the process as `of <process id of the command>`.
+- SIGSTOP to the command does not stop the process.
+- If the command leads a process group, a signal to the command goes to the whole group of the process.
+- All processes of one server hash strings with the same seed.
 
-Tests of such things start fresh processes (`Workflow.fresh`).
+Tests that depend on one of these differences start fresh processes (`Workflow.fresh`).
 """
 
 import array
@@ -27,9 +29,9 @@ from collections.abc import Callable
 from tests.preloaded.imports import preload
 from tests.preloaded.process import Request, become, run
 
-#: Open files of a command, at most: those that Linux passes in one message.
+#: The most open files that a command can have. Linux passes no more in one message.
 _FILES = 253
-#: In the status of a process that has ended.
+#: The bit for a core dump in the status of an ended process.
 _CORE_DUMPED = 0x80
 
 
@@ -42,7 +44,7 @@ def received(connection: socket.socket) -> tuple[Request, list[int]]:
 
 
 class Server:
-    """Forks a process for each command, and stands between the two until the process ends."""
+    """Forks a process for each command, and connects the two until the process ends."""
 
     def __init__(self, address: str) -> None:
         self.path = sys.path[1:]
@@ -51,14 +53,14 @@ class Server:
         self.listener.bind(address)
         self.listener.listen(128)
         self.selector.register(self.listener, selectors.EVENT_READ, self.fork)
-        self.selector.register(0, selectors.EVENT_READ, lambda: os._exit(0))  # the session has ended
+        self.selector.register(0, selectors.EVENT_READ, lambda: os._exit(0))  # the tests have ended
 
     def serve(self) -> Callable[[], object]:
-        """Returns in a new process only: the program that it is to run."""
+        """Serves commands. Returns only in a forked process, with the program that this process must run."""
         while True:
             for key, _ in self.selector.select():
                 if key.fileobj not in self.selector.get_map():
-                    continue  # closed a moment ago
+                    continue  # an earlier event of this round has closed it
                 program = key.data()
                 if program:
                     return program
@@ -68,12 +70,12 @@ class Server:
         try:
             request, files = received(connection)
         except (ValueError, EOFError, OSError):
-            connection.close()  # killed before it could ask
+            connection.close()  # the command was killed before its request was complete
             return None
         pid = os.fork()
         if pid:
             if request.leads:
-                with contextlib.suppress(OSError):  # the process does it, too: whoever comes first
+                with contextlib.suppress(OSError):  # the process does this, too; either may be first
                     os.setpgid(pid, pid)
             for file in files:
                 os.close(file)
@@ -92,7 +94,7 @@ class Server:
                 asked = connection.recv(1)
             except OSError:
                 asked = b""
-            with contextlib.suppress(ProcessLookupError):  # all of it has ended
+            with contextlib.suppress(ProcessLookupError):  # the process, or its whole group, has ended
                 (os.killpg if leads else os.kill)(pid, asked[0] if asked else signal.SIGKILL)
             if not asked:
                 self.selector.unregister(connection)
@@ -111,7 +113,7 @@ class Server:
         self.selector.register(process, selectors.EVENT_READ, ended)
 
     def forget(self) -> None:
-        """Closes, in a new process, what is the server's."""
+        """Closes the server's files and sockets in a forked process."""
         for key in list(self.selector.get_map().values()):
             if isinstance(key.fileobj, socket.socket):
                 key.fileobj.close()
@@ -122,7 +124,7 @@ class Server:
 
 if __name__ == "__main__":
     _read = preload()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests, whose end is the server's
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the tests; the server ends after them
     _server = Server(sys.argv[1])
     print(*_read, flush=True)
     run(_server.serve())

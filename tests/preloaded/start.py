@@ -1,4 +1,4 @@
-"""Starts the preloaded Python of this test process, when the first workflow asks for it."""
+"""Starts the preloaded Python (server.py) of this test process, when it is first needed."""
 
 import atexit
 import contextlib
@@ -18,24 +18,25 @@ from tests.preloaded.process import shown_name
 HERE = Path(__file__).resolve().parent
 REAL_PYTHON = sys.executable
 _FOLDER = "preloaded-"
-#: joblib and scikit-learn set these variables when they are imported, here and in the preloaded Python, too. So they do
-#: not make a difference between two environments.
+#: Variables that joblib and scikit-learn set when they are imported. The preloaded Python starts without them and sets
+#: them itself. So a command is preloaded whether or not its environment has them.
 _SET_AT_IMPORT = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
 
 
 @functools.cache
 def commands(at_start: tuple[tuple[str, str], ...] = ()) -> Path | None:
-    """A folder for the front of PATH, with a preloaded `python` and `mlflow`; None where this is not Linux.
+    """A folder for the front of PATH, with a preloaded `python` and `mlflow`; None if the system is not Linux.
 
     Args:
-        at_start: variables that processes find when they start, by name and value, so one preloaded Python each.
+        at_start: variables that take effect only at the start of a process, by name and value. Each combination has a
+            preloaded Python of its own.
     """
     if sys.platform != "linux":
         return None
     folder = Path(tempfile.mkdtemp(prefix=_FOLDER))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     address = str(folder / "socket")
-    # Its standard input is never written to: it ends with this process.
+    # Nothing is written to the server's standard input. When this process ends, the input ends, and so does the server.
     server = subprocess.Popen(
         [REAL_PYTHON, "-m", "tests.preloaded.server", address],
         stdin=subprocess.PIPE,
@@ -52,13 +53,13 @@ def commands(at_start: tuple[tuple[str, str], ...] = ()) -> Path | None:
 
 
 def program(name: str) -> str:
-    """The preloaded `python` or `mlflow`, or the real one where there is none."""
+    """The path of the preloaded `python` or `mlflow`; on systems other than Linux, of the real one."""
     return str((commands() or Path(REAL_PYTHON).parent) / name)
 
 
 @contextlib.contextmanager
 def preloaded() -> Iterator[None]:
-    """What this process starts with its own Python while the block runs, starts with the preloaded one."""
+    """Sets `sys.executable` to the preloaded Python during the block, so that child processes use it."""
     before, sys.executable = sys.executable, program("python")
     try:
         yield
@@ -67,8 +68,12 @@ def preloaded() -> Iterator[None]:
 
 
 def process_of(command: int) -> int:
-    """The process that does the work of a command, by its process id; the command itself where it is not preloaded."""
-    # As the first line of the command says: the interpreter, its options, the command's own file.
+    """The id of the process that does the work of a command; the command's own id if the command is not preloaded.
+
+    Args:
+        command: the process id of the command.
+    """
+    # A preloaded command is a script. Its command line begins with the interpreter, its options, and the script's file.
     words = Path(f"/proc/{command}/cmdline").read_text().split("\0")
     if len(words) < 3 or not Path(words[2]).parent.name.startswith(_FOLDER):
         return command

@@ -16,7 +16,7 @@ from tests.workflow.processes import alive, wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the preloaded Python needs Linux")
 
-#: What a program can see of how it was started.
+#: A program that prints what it can see of how it was started.
 SEEN = """
 import json, os, signal, sys, threading
 signals = {name: str(signal.getsignal(getattr(signal, name))) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGPIPE")}
@@ -42,7 +42,7 @@ def preloaded() -> str:
 
 @pytest.fixture
 def program(tmp_path: Path) -> Path:
-    """A folder with a package, which is also a script."""
+    """A folder with a package whose module `seen` can also run as a script."""
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "__init__.py").touch()
     (tmp_path / "package" / "seen.py").write_text(SEEN)
@@ -84,7 +84,7 @@ def test_a_command_ends_as_its_program_does(preloaded: str, code: str) -> None:
 
 
 def begun(preloaded: str) -> tuple["subprocess.Popen[str]", int]:
-    # Who runs the tests in the background has them ignore SIGINT.
+    # If the tests run in the background of a shell, they may ignore SIGINT, and a child process would inherit this.
     process = subprocess.Popen(
         [preloaded, "-c", WAIT], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
@@ -117,7 +117,7 @@ def test_the_parent_is_the_commands_even_when_that_dies(preloaded: str) -> None:
     deadline = time.monotonic() + 20
     while int(shell.stdout.readline()) == shell.pid:
         assert time.monotonic() < deadline
-    shell.stdout.close()  # nobody reads: it ends
+    shell.stdout.close()  # the program's next print fails, and it ends
     shell.wait()
 
 
@@ -183,7 +183,7 @@ def test_every_option_that_is_not_a_program_is_left_to_python() -> None:
 
 
 def test_a_step_finds_what_main_has_left_in_the_environment_and_is_preloaded_all_the_same(preloaded: str) -> None:
-    # As sklearn and main leave it.
+    # Variables as scikit-learn and main set them.
     left = {"KMP_INIT_AT_FORK": "FALSE", "KMP_DUPLICATE_LIB_OK": "True", "MLFLOW_DISABLE_TELEMETRY": "true"}
     environ = (
         os.environ | left | {"MLFLOW_RUN_ID": "1", "MLFLOW_TRACKING_URI": "sqlite:///x", "MLFLOW_EXPERIMENT_ID": "1"}

@@ -10,13 +10,15 @@ from purchase_predict.database import quoted
 from purchase_predict.reading.load import Loaded, load_source
 from purchase_predict.schema import TABLES
 
+#: The column names of the events table.
 EVENTS = [column.name for column in TABLES["events"]]
+#: A valid row of events, as a line of CSV.
 GOOD = "2019-10-01 00:00:01 UTC,view,1,2,a.b,acme,1.5,7,s1"
 HEADER = ",".join(EVENTS)
 
 
 class Box:
-    """A folder to load from and folders to load into."""
+    """A folder to load from (`source`), and a new folder for each load (`target` is that of the latest load)."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -54,5 +56,6 @@ class Box:
 
 
 def bad(**values: str) -> str:
+    """The row `GOOD` with some values replaced, as CSV. The new values need not be malformed."""
     row = dict(zip(EVENTS, GOOD.split(","), strict=True)) | values
     return ",".join(row.values())

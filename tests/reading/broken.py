@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from tests.reading.box import HEADER, bad
 
+#: Bytes that are put into the rows.
 _pieces = st.one_of(
     st.just(b'"'), st.just(b","), st.just(b"\n"), st.just(b"\r\n"), st.just(b"\r"), st.just(b"\0"), st.just(b" "),
     st.just(b'""'), st.just(b'","'), st.just(b'" ,'), st.just(b"\n\n"), st.just(b"\xff"), st.just(b"\xef\xbb\xbf"),
@@ -12,6 +13,7 @@ _pieces = st.one_of(
     st.binary(max_size=12),
 )  # fmt: skip
 
+#: Values of the column `brand`, as fields of CSV.
 _fields = st.sampled_from(["", "acme", '"a,b"', '"a ""quoted"" b"', '"two\nlines"', "ü", 'in"ch', "'", '"x\r\ny"'])
 
 

@@ -1,4 +1,4 @@
-"""One source loaded by both engines, and what both must have in common."""
+"""Loads a source by each engine, and returns results that must be equal."""
 
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -17,12 +17,21 @@ from purchase_predict.reading.task_result import StoredFile
 from purchase_predict.workflow.storing import ArtifactStore
 from tests.reading.box import Box
 
+#: Copies the files below a folder to the place where load keeps the rows.
 Store = Callable[[Path], None]
 
 
 @dataclass
 class Result:
-    """What a load came to: what was loaded and the lines that said what was not, or the message of its error."""
+    """The result of a load. It must be the same for both engines.
+
+    Attributes:
+        loaded: what was loaded; None: the load failed.
+        error: the error message; empty: the load did not fail.
+        rejects: the refused rows (`rejects.csv`).
+        manifest: `source.json` without the checksums of the written files, which differ between the engines.
+        lines: the printed lines that name skipped files and ignored columns.
+    """
 
     loaded: Loaded | None
     error: str
@@ -32,16 +41,19 @@ class Result:
 
 
 def _named(printed: StringIO) -> str:
-    """The printed lines that name what was not read; those about progress come and go with the time that passes."""
+    """The printed lines that name skipped files and ignored columns.
+
+    Lines about progress are left out: how many are printed depends on the time that a load takes.
+    """
     return "".join(line for line in printed.getvalue().splitlines(keepends=True) if line.startswith("load: "))
 
 
 class SparkBox(Box):
-    """A folder to load from, by either engine. Executors store next to what this machine writes."""
+    """A folder to load from by either engine. The executors store the rows in a subfolder of the target (`place`)."""
 
     @property
     def place(self) -> Path:
-        """Where the executors store."""
+        """The folder in which the executors store the rows."""
         return self.target / "artifacts"
 
     def load_on_spark(
@@ -60,6 +72,7 @@ class SparkBox(Box):
             return table_digest(connection, parquet_below(self.place / table))
 
     def by_duckdb(self, source: Path | str | None = None, ratio: float = 1.0) -> Result:
+        """Loads the source by DuckDB. If this fails, the result holds the error message."""
         try:
             with redirect_stdout(StringIO()) as lines:
                 loaded = self.load(source, ratio)
@@ -70,7 +83,10 @@ class SparkBox(Box):
         return Result(loaded, "", self.rejects(), manifest, _named(lines))
 
     def by_spark(self, source: Path | str | None = None, ratio: float = 1.0) -> Result:
-        """As `by_duckdb`; checks that what the executors stored is what was loaded, file by file."""
+        """Loads the source by Spark. If this fails, the result holds the error message.
+
+        Also checks what the executors stored: the checksum of each file, and the digest of all rows.
+        """
         try:
             with redirect_stdout(StringIO()) as lines:
                 loaded, files = self.load_on_spark(source, ratio)

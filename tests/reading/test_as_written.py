@@ -1,4 +1,4 @@
-"""What Spark and pandas write, and sources that change while they are read: the right rows, or one line."""
+"""Files as Spark and pandas write them are read correctly; a source that changes meanwhile is an error in one line."""
 
 import gzip
 import json
@@ -39,7 +39,7 @@ def test_a_column_of_a_folder_that_is_not_read_is_named(box: Box, capsys: pytest
     folder.mkdir(parents=True)
     (folder / "part.csv").write_text(f"{header},note\n{row},x\n")
     (folder / "event_time=2020").mkdir()
-    (folder / "event_time=2020/part.csv").write_text(f"{HEADER}\n{GOOD}\n")  # read from the file
+    (folder / "event_time=2020/part.csv").write_text(f"{HEADER}\n{GOOD}\n")  # event_time is read from the file
     box.load()
     (line,) = capsys.readouterr().out.splitlines()
     assert line == "load: ignored columns that the events table does not have: country, shop:id, note"

@@ -1,4 +1,4 @@
-"""The fast path for plain CSV text: it gives the result of the slower ways, or steps aside."""
+"""The fast path for plain CSV text gives the same result as the slower ways, or leaves the text to them."""
 
 import uuid
 from collections.abc import Iterator
@@ -22,7 +22,9 @@ from purchase_predict.sources import sample
 from tests.conftest import examples
 
 COLUMNS = [column.name for column in EVENTS]
+#: A session id that is a UUID in DuckDB's spelling.
 SESSION = "00005eed-0000-4000-8000-00000000000a"
+#: Ordinary values of each column.
 USUAL = {
     "event_time": ["2019-10-01 00:00:01", "2019-10-01T00:00:02"],
     "event_type": ["view", "cart", "remove_from_cart", "purchase"],
@@ -34,6 +36,7 @@ USUAL = {
     "user_id": ["520088904", "7"],
     "user_session": [SESSION, str(uuid.UUID(int=2**128 - 1))],
 }
+#: Values, for any column, that are malformed or that one reader may understand differently than another.
 ODD = [
     "", " ", "-1", "+5", "-0", "007", "13.0", "12.7", " 7", "7 ", "\t7", "0x10", "0X1f", "1_000", "1e400", "nan", "inf",
     "-inf", "NaN", "true", "9223372036854775807", "9223372036854775808", "2019-10-01", "2019-10-01 00:00:01 UTC",
@@ -47,7 +50,10 @@ ODD = [
 
 @st.composite
 def _texts(draw: st.DrawFn) -> str:
-    """Ordinary rows; some have an odd value or a blank line after them, and some texts are quoted throughout."""
+    """CSV text of ordinary rows. In some texts, all ordinary values are quoted.
+
+    Some rows have an odd value, or end with a blank line or another line end than the other rows.
+    """
     ending, quote = draw(st.sampled_from(["\n", "\n", "\r\n"])), draw(st.sampled_from(["", "", '"']))
     rows = []
     for _ in range(draw(st.integers(0, 12))):
@@ -60,6 +66,7 @@ def _texts(draw: st.DrawFn) -> str:
 
 @contextmanager
 def _small_blocks(bytes_: int = 200) -> Iterator[None]:
+    """Lowers the sizes of blocks, pieces and row groups, so that even a short text has several of them."""
     with (
         mock.patch.object(csv_blocks, "_BLOCK_BYTES", bytes_),
         mock.patch.object(plain, "_PIECE_BYTES", 64),
@@ -69,6 +76,7 @@ def _small_blocks(bytes_: int = 200) -> Iterator[None]:
 
 
 def _outcome(file: Path, folder: Path) -> object:
+    """What a load returns, and the text of rejects.csv (None: no such file); or the error message of the load."""
     for name in ("target", "scratch"):
         (folder / name).mkdir(parents=True)
     try:

@@ -1,4 +1,4 @@
-"""Loading on a real cluster of two workers: the same rows, digests and refused rows as on one machine."""
+"""Loading on a real Spark cluster of 2 workers gives the same rows, digests and refused rows as on one machine."""
 
 import gzip
 import os
@@ -39,7 +39,7 @@ UUID = "00005eed-0000-4000-8000-00000000000a"
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[storage.Bucket]:
-    """A bucket in Cloud Storage's emulator, which the workers find by their environment, as this process does."""
+    """A bucket in an emulator of Cloud Storage. This process and the workers find it by an environment variable."""
     running = create_server("127.0.0.1", 0, in_memory=True)
     running.start()
     with pytest.MonkeyPatch.context() as patch:
@@ -52,7 +52,7 @@ def bucket() -> Iterator[storage.Bucket]:
 
 @pytest.fixture(scope="module")
 def mounted(bucket: storage.Bucket, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder that viewfs://shop/data names, and a session on two workers, which the tests of this file share."""
+    """The local folder behind viewfs://shop/data, and an open Spark session on 2 workers. The tests share both."""
     folder = tmp_path_factory.mktemp("spark")
     (data := folder / "data").mkdir()
     mount = {"spark__hadoop__fs__viewfs__mounttable__shop__link__/data": data.as_uri()}
@@ -62,7 +62,7 @@ def mounted(bucket: storage.Bucket, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def box(mounted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SparkBox:
-    monkeypatch.setattr(on_spark, "TASK_BYTES", 1)  # a task for each file
+    monkeypatch.setattr(on_spark, "TASK_BYTES", 1)  # so that each file gets its own task
     return SparkBox(tmp_path)
 
 
@@ -148,9 +148,9 @@ def test_a_user_is_in_one_bucket_in_whichever_way_each_file_is_read(
 ) -> None:
     sample.write(events := box.source / "part-0.parquet", 3_000)
     text = duckdb.sql(f"FROM '{events}'").df().to_csv(index=False)
-    (box.source / "part-1.csv").write_text(text)  # in blocks
-    (box.source / "part-2.csv").write_text(f"{text}not a record\n")  # line by line
-    (box.source / "part-3.csv.gz").write_bytes(gzip.compress(text.encode()))  # in one scan
+    (box.source / "part-1.csv").write_text(text)  # is read in blocks
+    (box.source / "part-2.csv").write_text(f"{text}not a record\n")  # is read line by line
+    (box.source / "part-3.csv.gz").write_bytes(gzip.compress(text.encode()))  # is read in one scan
     monkeypatch.setattr(on_spark, "bucket_count", lambda parts: 4)
     monkeypatch.setattr(on_spark, "TASK_BYTES", 1)
     box.load_on_spark()
@@ -164,7 +164,7 @@ def test_a_user_is_in_one_bucket_in_whichever_way_each_file_is_read(
 
 
 def test_a_file_system_that_spark_alone_reaches_is_read(box: SparkBox, mounted: Path) -> None:
-    """viewfs stands for hdfs and s3a: Spark lists and reads it by Hadoop, and nothing here knows its addresses."""
+    """viewfs stands for hdfs and s3a: only Spark, by means of Hadoop, can list and read its addresses."""
     columns = [name for name in EVENTS if name != "brand"]
     lacking = ",".join(value for name, value in zip(EVENTS, GOOD.split(","), strict=True) if name != "brand")
     files = {
@@ -203,7 +203,7 @@ def test_a_file_system_that_spark_alone_reaches_is_read(box: SparkBox, mounted: 
         log.rmdir()
     (mounted / "lake/metadata").mkdir()
     (mounted / "lake/metadata/v1.metadata.json").write_text("{}")
-    for place in ("lake", "lake/deep", "lake/deep/*.parquet"):  # its table is refused from within, too
+    for place in ("lake", "lake/deep", "lake/deep/*.parquet"):  # a part of the table is refused, too
         with pytest.raises(click.ClickException, match="Apache Iceberg"):
             sources.listing(f"viewfs://shop/data/{place}")
 
@@ -274,7 +274,7 @@ def test_a_task_that_runs_twice_stores_the_same_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("numbers", [[[0], [2]], [[0, 1], [1, 2]], [[0, 1, 2, 3]]], ids=["lost", "twice", "unknown"])
 def test_each_part_must_be_read_once(numbers: list[list[int]], tmp_path: Path) -> None:
-    """Spark skips a file that it cannot read where `spark.sql.files.ignoreCorruptFiles` is set."""
+    """A skipped file is noticed: Spark skips unreadable files if `spark.sql.files.ignoreCorruptFiles` is set."""
     box = SparkBox(tmp_path)
     for number in range(3):
         box.write(f"{HEADER}\n{GOOD}\n", f"part-{number}.csv")
@@ -313,7 +313,7 @@ def test_refused_rows_that_are_lost_on_the_way_are_an_error(box: SparkBox, monke
 def test_a_disk_that_is_not_shared_is_one_line(
     damage: object, message: str, box: SparkBox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The driver's folder has a file that the executors' lacks, or has with another content."""
+    """A file that the driver has listed is missing on the executors' disk, or has other content there."""
     for number in range(3):
         box.write(f"{HEADER}\n{GOOD}\n", f"part-{number}.csv")
     listed = sources.listing(str(box.source))

@@ -1,4 +1,4 @@
-"""Parquet: columns, types and values that no column of ours can have."""
+"""Parquet files: columns, types and values, including those that no column of the project's tables can have."""
 
 import datetime as dt
 from decimal import Decimal
@@ -160,12 +160,13 @@ def test_columns_of_one_name_may_differ_in_type_between_files(box: Box) -> None:
 
 
 def times(unit: str, value: int, zone: str | None = None) -> pa.Array:
-    """Three times in 2019, and another value."""
+    """Three times on 2019-10-01 and the time `value`, all as numbers of `unit` since 1970."""
     seconds = [1_569_888_000 + number for number in range(3)]
     scale = {"ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
     return pa.array([*(second * scale for second in seconds), value], pa.int64()).view(pa.timestamp(unit, zone))
 
 
+#: Times far from today, in units since 1970: up to the limits of 64-bit integers, and in microseconds the year 10000.
 FAR = [2**62, -(2**62), 2**63 - 1, -(2**63), -(2**63) + 1, 253_402_300_800_000_000]
 
 
@@ -178,7 +179,7 @@ def test_a_time_far_from_ours_is_refused_alone(unit: str, zone: str | None, stat
         pq.write_table(table, box.source / f"{number}.parquet", write_statistics=statistics)
     loaded = box.load()
     rejects = box.rejects()
-    # In nanoseconds, 2**62 is 2116, and the last of the values is 1978.
+    # In nanoseconds, 2**62 lies in 2116, which is refused, and the last value in 1978, which is accepted.
     good = 3 * len(FAR) + (unit == "ns")
     assert (loaded.rows, loaded.rejected) == (good, 4 * len(FAR) - good)
     assert {(line, column) for _, line, column, *_ in rejects} == {(4, "event_time")}

@@ -1,4 +1,4 @@
-"""Random sources of files as people have them: what is read, refused or left out by name is all that was there."""
+"""Random sources: every row is read or refused, its file is left out by name, or the load of the source fails."""
 
 import json
 import tempfile

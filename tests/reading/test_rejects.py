@@ -87,7 +87,7 @@ def test_a_time_is_read_in_each_form_that_says_when_it_was(packed: bool, box: Bo
     box.write(gzip.compress(text) if packed else text, "part-0.csv.gz" if packed else "part-0.csv")
     assert (box.load().rows, box.rejects()) == (len(forms), [])
     assert {row["event_time"] for row in box.table()} == expected
-    for form in forms:  # alone, in the quickest way that takes it
+    for form in forms:  # each alone, so that the quickest way that accepts its form reads it
         box.write(f"{HEADER}\n{bad(event_time=form)}\n", "one.csv")
         assert box.load(box.source / "one.csv").rows == 1
         assert box.table()[0]["event_time"] in expected
@@ -257,14 +257,14 @@ def test_rows_and_rejects_add_up_to_the_lines(text: bytes, tmp_path_factory: pyt
     further = sum(str(value).count("\n") for row in rows for value in row.values())
     # Blank lines inside quotes are part of a value, and `lines_there` leaves them out.
     inside = sum(len(re.findall(r"\n(?=\n)", str(value))) for row in rows for value in row.values())
-    # A record with line breaks that breaks a rule is refused once, at its first line.
+    # A record of several lines that violates a rule is refused once, with the number of its first line.
     refused_further = sum(_lines_of_refused(text, line) - 1 for _, line, column, _, _ in rejects if column)
     assert loaded.rows + further - inside + loaded.rejected + refused_further == lines_there(text)
     assert len({line for _, line, _, _, _ in rejects}) == len(rejects)
 
 
 def _lines_of_refused(text: bytes, line: int) -> int:
-    """The number of lines, without blank ones, of the refused record that starts on this line."""
+    """The number of lines, not counting blank ones, of the refused record that starts at the line with this number."""
     following = text.decode(errors="replace").split("\n")[line - 1 :]
     reader = csv.reader(piece.rstrip("\r") + "\n" for piece in following)
     next(reader)

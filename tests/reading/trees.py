@@ -1,4 +1,4 @@
-"""Random sources: what people have in a folder, and what a load of it must come to."""
+"""Random sources: files and folders such as people have, and the expected result of a load."""
 
 import bz2
 import gzip
@@ -19,12 +19,17 @@ from tests.reading.box import GOOD, HEADER, bad
 
 @dataclass
 class Tree:
-    """A source as it is made: its folder, and by hand, what a load of it must come to."""
+    """A source while it is being made: its folder, and the expected result of a load.
+
+    `add` works out the expected result without the code that is tested.
+    """
 
     root: Path
+    #: The number of rows that a load reads or refuses.
     rows: int = 0
+    #: The names that a load reports as left out. A folder has a slash at its end.
     left_out: set[str] = field(default_factory=set)
-    #: Names of which the refusal must name one; with any, nothing is loaded.
+    #: If not empty, nothing is loaded, and the error message must contain one of these names.
     refused: set[str] = field(default_factory=set)
 
 
@@ -35,18 +40,20 @@ def _zip(content: bytes) -> bytes:
     return packed.getvalue()
 
 
+#: Endings of files that may hold a table but are not read, each with a function that makes the content from CSV text.
 PACKERS = {".csv.zip": _zip, ".csv.bz2": bz2.compress, ".csv.xz": lzma.compress, ".csv.zst": bytes, ".tsv": bytes,
            "": bytes, ".parq": bytes, ".csv.bak": bytes, ".csv2": bytes, ".csv_old": bytes, ".txt": bytes,
            ".json": bytes, ".2019": bytes, ".zip.001": _zip, ".unknown": bytes}  # fmt: skip
-#: What holds no table, whatever is in it.
+#: Names of files that hold no table, whatever their content. A number is put in for `{}`.
 DOCUMENTS = ("notes-{}.md", "README_{}.txt", "schema-{}.json", "LICENSE-{}", "part-{}.csv.md5", "query-{}.sql")
+#: The kinds of things that `add` adds to a source.
 KINDS = ("csv", "gz", "parquet", "empty", "empty gz", "header", "broken row", "broken Parquet row", "packed",
          "document", "hidden", "hidden folder", "partition", "link", "linked folder", "loop", "dangling",
          "bookkeeping", "Delta", "locked folder")  # fmt: skip
 
 
 def with_broken_value(events: pa.Table) -> pa.Table:
-    """Events, the last with a value that DuckDB cannot scan: a time far from ours, or text that is not UTF-8."""
+    """Events whose last row has a value that DuckDB cannot scan: a time far from today, or text that is not UTF-8."""
     column, values = (
         ("event_time", pa.array([0] * (events.num_rows - 1) + [2**62]).view(pa.timestamp("ms")))
         if events.num_rows % 2
@@ -56,7 +63,7 @@ def with_broken_value(events: pa.Table) -> pa.Table:
 
 
 def add(tree: Tree, kind: str, number: int, rows: int, folder: str) -> None:
-    """Adds one thing to a source, and what it must come to."""
+    """Adds a thing of this kind to a source, and updates the expected result of a load."""
     prefix = f"{folder}/" if folder else ""
     name = f"{prefix}part-{number}"
     text = "\n".join([HEADER, *[GOOD] * rows, ""]).encode()
@@ -128,12 +135,13 @@ def add(tree: Tree, kind: str, number: int, rows: int, folder: str) -> None:
         case "locked folder":
             write(f"{prefix}locked-{number}/part.csv", text)
             (tree.root / f"{prefix}locked-{number}").chmod(0)
-            if os.access(tree.root / f"{prefix}locked-{number}", os.R_OK):  # of root, nothing is locked
+            if os.access(tree.root / f"{prefix}locked-{number}", os.R_OK):  # root may read everything
                 tree.rows += rows
             else:
                 tree.refused.add(f"{prefix}locked-{number}")
 
 
+#: The kind, the number of rows and the folder of a thing in a source.
 things = st.tuples(
     st.sampled_from(KINDS), st.integers(1, 20), st.sampled_from(["", "sub", "event_day=1", "a b/c"])
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Deploys and rollbacks without a model: the rows that judge them are given, and so is the quality of each version."""
+"""Deploys and rollbacks without real models: stand-in test rows give each version a fixed roc_auc."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,14 +16,20 @@ from purchase_predict.registry.judge import Rules
 from purchase_predict.registry.way_back import way_back
 from purchase_predict.workflow.lease import heartbeat
 
-#: The call that moves an alias.
+#: The method of MLflow's client that moves an alias.
 ALIAS = "set_registered_model_alias"
 RULES = Rules("roc_auc", 0.0, 0.0, False)
 
 
 @dataclass
 class Rows:
-    """Stands for test rows: the quality of each version is given, and an answer takes a moment."""
+    """Stands for test rows on which each version has a fixed roc_auc.
+
+    Attributes:
+        quality: the roc_auc of each version, by version number.
+        pause: called at the start of each scoring or comparison, to take time or to change the registry.
+        count, users_of_the_rarer_class, widening: as in `HeldOutRows`.
+    """
 
     quality: Mapping[str, float]
     pause: Callable[[], None] = lambda: None
@@ -71,7 +77,16 @@ def roll_back(name: str) -> None:
 
 
 def check(name: str, moves: list[tuple[str, str, bool]], quality: Mapping[str, float]) -> None:
-    """Each move follows the one before; what was promoted was better; previous is what the alias really left."""
+    """Checks the moves of staging, and that the alias, journal, tags and stages of the model agree with them.
+
+    Each move must start at the version where the move before it ended. A promoted version must be better than the
+    holder that it replaced, and must not have been rolled back before.
+
+    Args:
+        name: the registered model.
+        moves: for each move: the holder before (empty: none), the new holder, and whether it was a rollback.
+        quality: the roc_auc of each version, by version number.
+    """
     at, previous, out = "", dict[str, str](), set[str]()
     for before, after, back in moves:
         assert before == at

@@ -1,4 +1,4 @@
-"""A version that waits for approval, approved or refused."""
+"""A version that waits for approval is approved or refused."""
 
 import json
 import re
@@ -24,7 +24,7 @@ from tests.registered import Trained, invoke
 
 @pytest.fixture(scope="module")
 def models(shared_store: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
-    """Models on one dataset, the second better than the first."""
+    """Two models that were trained on one dataset; `good` is better than `weak`."""
     dataset = registered.process(registered.carts(3000), tmp_path_factory.mktemp("data"))
     rounds = {"weak": 1, "good": 40}
     return {name: registered.train(dataset, tmp_path_factory.mktemp(name), count) for name, count in rounds.items()}
@@ -38,7 +38,7 @@ def waits(name: str, version: int, env: str = "production") -> str | None:
 
 
 def deployed(name: str, model: Trained, approve: bool = True) -> mlflow.entities.Run:
-    """Deploys to production; the run."""
+    """Deploys a model to production, and returns the deploy run."""
     result = invoke(deploy, model=model.uri, registry_name=name, env="production", approve=str(approve).lower())
     assert result.exit_code == 0, result.output
     runs = mlflow.search_runs(max_results=1, output_format="list")
@@ -112,7 +112,7 @@ def test_the_alias_that_moves_while_it_is_judged_is_looked_at_again(
     original, moved = promotion.promote, []
 
     def promote(*arguments: object) -> bool:
-        if not moved:  # on MLflow's page, by somebody who claims nothing
+        if not moved:  # as if by somebody without a claim, on MLflow's page
             moved.append(True)
             mlflow.MlflowClient().set_registered_model_alias(name, "production", "2")
         return original(*arguments)  # type: ignore[arg-type]
@@ -154,7 +154,7 @@ def test_what_does_not_wait_is_not_approved(models: dict[str, Trained], given: d
 
 
 def damaged(file: Path) -> None:
-    """Lets everything pass: the gate's rules, with a tolerance of 1."""
+    """Raises the tolerance in a deploy's promotion.json from 0 to 1, so that a worse version would pass the gate."""
     text = file.read_text()
     assert '"tolerance": 0.0' in text
     file.write_text(text.replace('"tolerance": 0.0', '"tolerance": 1.0'))
@@ -179,7 +179,7 @@ def test_rules_that_are_gone_or_changed_promote_nothing_and_get_a_way_out(
     assert holder
     assert int(holder.version) == 2
 
-    again = deployed(name, models["weak"])  # the way out: the damaged run is not reused
+    again = deployed(name, models["weak"])  # the way out: deploy again; the damaged run is not reused
     assert again.info.run_id != run.info.run_id
 
 
@@ -203,7 +203,7 @@ def test_rules_that_no_deploy_wrote_are_one_line_with_a_way_out(
         del facts[why.split("'")[1]]
         text = json.dumps(facts)
     file.write_text(text)
-    registered.complete(run.info.run_id, run.data.tags)  # its record, too
+    registered.complete(run.info.run_id, run.data.tags)  # so that the recorded checksum fits the changed file
     completed._completed.clear()
     result = invoke(approve, registry_name=name, version=1)
     assert result.exit_code == 1
@@ -224,7 +224,7 @@ def test_the_run_of_a_waiting_version_is_read_after_the_users_name(models: dict[
 
 
 def way_out(name: str) -> str:
-    """The command that judges version 1 again; it must wait for approval again, too."""
+    """The deploy command that an error names. It judges version 1 again, which then waits for approval again."""
     return (
         f"mlflow run . -e deploy --env-manager local -P model=models:/{name}/1 -P registry_name={name} "
         "-P env=production -P approve=true"

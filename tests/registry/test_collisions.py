@@ -1,4 +1,4 @@
-"""Tags that two deploys write at the same moment: the store refuses one write, which is then made again."""
+"""Two deploys write at the same time. A write that the store refuses or the other deploy overwrites is repeated."""
 
 import json
 from collections.abc import Callable
@@ -17,6 +17,7 @@ from steps.deploy import deploy
 from tests import registered
 from tests.registered import invoke
 
+#: Writes of deploy and approve that may collide, as methods of MLflow's client.
 WRITES = (
     "set_model_version_tag",
     "set_logged_model_tags",
@@ -27,7 +28,11 @@ WRITES = (
 
 
 def colliding_once(write: Callable[..., Any]) -> tuple[Callable[..., Any], list[str]]:
-    """The write, refused the first time for each tag or alias, and what was refused."""
+    """Makes a write collide with the write of another process the first time it is called for a tag, alias or version.
+
+    Returns:
+        The method that collides, and the list of the calls that it has refused so far.
+    """
     refused: list[str] = []
 
     def collide(client: mlflow.MlflowClient, *args: Any, **kwargs: Any) -> Any:
@@ -73,7 +78,7 @@ def test_the_versions_of_a_model_that_another_deploy_records_are_kept(
     write = mlflow.MlflowClient.set_logged_model_tags
 
     def overwritten(client: mlflow.MlflowClient, model_id: str, tags: dict[str, str]) -> None:
-        """Another deploy has read the tag before this write, and writes it after this write."""
+        """Writes the tags. Then another deploy, which had read the tag before this write, overwrites the tag."""
         monkeypatch.undo()
         theirs = json.dumps([*known(), other])
         write(client, model_id, tags)

@@ -47,7 +47,7 @@ def promotion_json(run_output: str) -> dict[str, object]:
 
 
 def holders(name: str) -> dict[str, object]:
-    """Who holds what: aliases, and the versions in each stage."""
+    """The version that holds each alias, and the versions in each stage."""
     stages: dict[str, list[int]] = {}
     for version in versions.versions(name):
         stages.setdefault(version.current_stage, []).append(int(version.version))
@@ -87,7 +87,7 @@ def test_each_version_carries_both_numbers_and_only_a_better_one_is_promoted(mod
     assert models["good"].run_id in version.description
     assert "| roc_auc |" in version.description
 
-    # The weaker one again: no new version, not promoted, the alias stays.
+    # The weak model is deployed again: it gets no new version and is not promoted, and the alias does not move.
     third = invoke(deploy, model=models["weak"].uri, registry_name=name, env="staging")
     assert third.exit_code == 0
     assert promotion_json(third.output)["promoted"] is False
@@ -174,7 +174,7 @@ def test_roll_forward_to_a_named_version_blames_nobody(models: dict[str, Trained
     assert holders(name) == {"staging": 2, "Staging": [2], "Archived": [1]}
     for version in versions.versions(name):
         assert promotion.rolled_back(version) == {}
-    # And the way back is there again.
+    # A rollback to version 1 is possible again.
     assert invoke(rollback, registry_name=name, env="staging").exit_code == 0
     assert holders(name) == {"staging": 1, "Staging": [1], "Archived": [2]}
 
@@ -200,7 +200,7 @@ def test_rollback_refuses_in_one_line(models: dict[str, Trained], parameters: di
 
 
 def damage(trained: Trained) -> None:
-    """Takes the trees away from under a logged model."""
+    """Deletes the file with the trees of a logged model."""
     model = mlflow.get_run(trained.run_id).outputs.model_outputs[0]
     location = mlflow.get_logged_model(model.model_id).artifact_location
     (Path(location.removeprefix("file://")) / "artifacts" / "booster.txt").unlink()
@@ -235,8 +235,8 @@ def test_a_challenger_that_cannot_be_loaded_is_on_record_and_not_promoted(
     damage(broken)
     lost = invoke(deploy, model=broken.uri, registry_name=name, env="staging")
     assert "artifact model/artifacts/booster.txt" in lost.stderr
-    assert versions.get_version(name, 2) is None  # what is known to be damaged is not even registered
-    # A model that was logged like this.
+    assert versions.get_version(name, 2) is None  # a model that is known to be damaged is not registered
+    # Record the files again, so that the model seems to have been logged without its trees.
     registered.complete(broken.run_id, mlflow.get_run(broken.run_id).data.tags)
     completed._completed.clear()
     result = invoke(deploy, model=broken.uri, registry_name=name, env="staging")
@@ -300,7 +300,7 @@ print(version.version)
 
 
 def race(uri: str, name: str, contenders: list[Trained]) -> list[int]:
-    """Deploys of the models in processes that start together; the versions that they ended with."""
+    """Registers and promotes each model in its own process, all at once; returns the version number of each."""
     processes = [
         subprocess.Popen(
             [program("python"), "-c", _RACE, name, trained.uri],
@@ -337,7 +337,7 @@ def test_a_registry_without_stages_has_the_alias_alone(
 ) -> None:
     name = "stageless"
     invoke(deploy, model=models["weak"].uri, registry_name=name, env="staging")
-    # As Unity Catalog answers: no stage on a version, and an error to who moves one.
+    # As in Unity Catalog: a version has no stage, and a request to change the stage is an error.
     monkeypatch.setattr(ModelVersion, "current_stage", None)
 
     def unsupported(*_: object, **__: object) -> None:

@@ -32,7 +32,7 @@ def test_a_rollback_says_what_moved_by_whom_and_why(models: dict[str, Trained]) 
     name = "described"
     for model in ("weak", "good"):
         assert invoke(deploy, model=models[model].uri, registry_name=name, env="production").exit_code == 0
-    # The link to the model leads to its own page, not to the run that made it.
+    # The link to the model leads to the model's own page, not to the run that trained it.
     outputs = mlflow.get_run(models["good"].run_id).outputs
     assert f"/models/{outputs.model_outputs[0].model_id}?" in notes("deploy").split("made from: ")[1].splitlines()[0]
 

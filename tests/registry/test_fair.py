@@ -1,4 +1,7 @@
-"""A contest on rows that neither side was trained on, or none; models whose runs are gone; every form of a URI."""
+"""Models are compared on rows that neither was trained on; with too few such rows, nothing is promoted.
+
+Other tests are about models whose runs are gone, the forms of a model's URI, and names of registered models.
+"""
 
 import re
 from pathlib import Path
@@ -23,7 +26,7 @@ from tests.registered import Trained, invoke
 
 @pytest.fixture(scope="module")
 def tables(shared_store: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Datasets of the same shop: a small test set, a large one, all rows of both, and another shop's."""
+    """Datasets: three of the same shop, with a small, a large and a tiny test set; and one of another shop."""
     rows, other = registered.carts(4000), registered.carts(4000, seed=7)
 
     def dataset(name: str, table: pd.DataFrame, test_ratio: float = 0.3) -> str:
@@ -39,7 +42,7 @@ def tables(shared_store: str, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 @pytest.fixture(scope="module")
 def trained(tables: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
-    """A model on each of them, the one with the small test set the most overfitted."""
+    """A model for each dataset. Those of the small and the tiny test set are overfitted (300 rounds)."""
     rounds = {"small test": 300, "large test": 40, "tiny test": 300, "elsewhere": 40}
     return {
         name: registered.train(dataset, tmp_path_factory.mktemp("model"), rounds[name])
@@ -48,7 +51,7 @@ def trained(tables: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def deployed(name: str, model: str, **given: str) -> str:
-    """Deploys to staging; what it said."""
+    """Deploys a model to staging, and returns the output."""
     result = invoke(deploy, model=model, registry_name=name, env="staging", **given)
     assert result.exit_code == 0, result.output
     return result.output
@@ -58,7 +61,7 @@ def test_rows_that_the_champion_was_trained_on_do_not_count(trained: dict[str, T
     deployed("fair", trained["small test"].uri)
     said = deployed("fair", trained["large test"].uri)
     assert "test rows that neither model was trained on" in said
-    assert "staging: promoted" in said  # on its own training rows the overfitted champion would have won
+    assert "staging: promoted" in said  # the overfitted champion would have won on its own training rows
 
 
 def test_where_too_few_rows_are_left_there_is_no_contest_and_no_promotion(trained: dict[str, Trained]) -> None:
@@ -72,7 +75,7 @@ def test_where_too_few_rows_are_left_there_is_no_contest_and_no_promotion(traine
 
 
 def follow_the_way_out(name: str, said: str, version: int) -> None:
-    """Runs the rollback that a "not comparable" names; it gives the environment to the version."""
+    """Runs the rollback that a "not comparable" message names. Afterwards, the version holds staging."""
     command = (
         f"mlflow run . -e rollback --env-manager local -P registry_name={name} -P version={version} -P env=staging "
         "-P allow_failed=true"

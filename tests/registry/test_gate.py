@@ -1,4 +1,4 @@
-"""The rule of the gate, for every metric that it may compare by, whichever way is better."""
+"""The gate's rule, for every metric that it may compare by: those where more is better, and those where less is."""
 
 import subprocess
 from pathlib import Path
@@ -20,7 +20,7 @@ metrics = st.sampled_from(SEARCHABLE)
 
 
 def sure(metric: str) -> dict[str, Score]:
-    """Scores whose whole interval is better than the constant answer's."""
+    """Scores whose whole 95 % interval is better than the baseline."""
     better = Score(0.4, 0.35, 0.45, 0.69) if METRICS[metric].less_is_better else Score(0.8, 0.75, 0.85, 0.5)
     return {"roc_auc": Score(0.8, 0.75, 0.85, 0.5), metric: better}
 
@@ -66,6 +66,7 @@ def test_utility_turns_a_loss_round_and_nothing_else(value: float, metric: str) 
     assert utility(metric, utility(metric, value)) == value
 
 
+#: A program for a checkout in which the Brier score is searchable: it searches and decides by this metric.
 _ANOTHER_LOSS = """
 from purchase_predict.metrics import SEARCHABLE, Score
 from purchase_predict.parameters import typed
@@ -120,11 +121,12 @@ def test_whatever_the_metric_roc_auc_must_beat_a_coin_too(metric: str) -> None:
     assert decision.reason.startswith("roc_auc 0.5500: its 95 % interval (0.5100 to 0.6000; its lower end counts as")
 
 
+#: The number of rows of each user.
 rows_of_users = st.lists(st.integers(1, 30), min_size=1, max_size=60)
 
 
 def users_of(rows: list[int]) -> list[int]:
-    """The user of each row."""
+    """The user of each row, given the number of rows of each user."""
     return [user for user, count in enumerate(rows) for _ in range(count)]
 
 

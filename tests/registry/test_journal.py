@@ -1,4 +1,4 @@
-"""The journal and `status`: right for every moment, whatever was promoted, rolled back, moved by hand or deleted."""
+"""The journal and `status` are right at any time, after any promotions, rollbacks, moves by hand and deletions."""
 
 import itertools
 import json
@@ -21,6 +21,7 @@ from purchase_predict.registry.status import past
 from steps.status import status
 from tests.registered import empty_versions, invoke
 
+#: The number of random moves.
 MOVES = 1000 if settings().max_examples >= 100 else 40
 ME = Author("anna", "0123", "because")
 
@@ -30,12 +31,13 @@ def tags(name: str) -> dict[str, str]:
 
 
 def moves(name: str, count: int, chance: random.Random) -> Iterator[str]:
-    """Moves production at random, also by hand or by deleting its holder, which the next deploy or rollback records.
+    """Makes random changes to production: promotions, rollbacks, moves of the alias by hand, and deletions of versions.
 
-    Two changes by hand in a row never lead back to the holder that the journal knows: no journal can notice that.
+    The next promotion or rollback records a move by hand, or the deletion of the holder, in the journal. Such a change
+    never leads back to the holder in the journal's last entry, because no journal could notice that.
 
     Yields:
-        The holder after each move; empty: none.
+        The version number of the holder after each change; empty: none.
     """
     client = mlflow.MlflowClient()
     made = empty_versions(name, 6)
@@ -71,7 +73,7 @@ def test_status_is_right_for_every_moment_or_says_that_it_does_not_know(shared_s
     assert journal.problem(model.tags, "production") is None
     at_first = past(model, present, "production", before)
     assert (at_first.version, at_first.doubt) == ("", "")
-    held = defaultdict[int, set[str]](set)  # by the number of the last entry
+    held = defaultdict[int, set[str]](set)  # by the number of the journal's last entry then (0: none)
     for at, holder in timeline:
         entry = journal.holder_at(entries, at)
         held[entry.number if entry else 0] |= {holder, entry.version if entry else ""}
@@ -168,7 +170,8 @@ def test_a_journal_that_was_removed_is_noticed(tag: str, number: str, shared_sto
     client.set_registered_model_alias(name, "staging", "1")
     client.set_model_version_tag(name, number, f"{tag}.staging", "passed")
     output = invoke(status, registry_name=name).output
-    # One that passed and holds nothing, and one that waits, may have been moved by hand.
+    # These prove no promotion: a verdict "passed" of a version that is not the holder; and a holder that waits for
+    # approval, which got the alias by hand.
     expected = (tag, number) not in (("gate", "2"), ("waits", "1"))
     assert (f"the journal of staging has no entry, although version {number} was promoted" in output) == expected
     assert "the journal of production" not in output
@@ -270,7 +273,7 @@ def test_status_says_who_holds_what_and_what_was_refused(shared_store: str) -> N
     assert "rolled back: version 2, by carl" in lines
     assert lines[1].startswith("production: version 1 since 20")
     assert lines[1].endswith(" UTC, after a rollback by carl (run 89): sales")
-    assert promotion.promote(second, "production", first, ME) is False  # it was read before the rollback
+    assert promotion.promote(second, "production", first, ME) is False  # `second` was read before its rollback
     again = versions.get_version("said", second.version)
     assert again
     assert promotion.promote(again, "production", first, ME)
@@ -326,7 +329,7 @@ def test_what_is_wrong_is_said_in_one_line(shared_store: str, given: dict[str, s
 
 def test_times_never_go_back_though_a_clock_is_behind(shared_store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     class Behind(datetime):
-        """Stands for the clock of another machine."""
+        """Stands for the clock of another machine, which is 1 hour behind."""
 
         @classmethod
         def now(cls, tz: tzinfo | None = None) -> "Behind":
@@ -355,7 +358,7 @@ def test_a_time_that_cannot_be_read_is_noticed(at: object, shared_store: str) ->
     assert "tag journal.staging.000001 cannot be read" in wrong
 
 
-#: An entry with its head, as `append` writes them.
+#: An entry, and the tags of a journal with only this entry, as `append` writes them.
 ONE = Entry(1, "2026-05-03T12:00:00+00:00", "promoted", "1", "", "anna", "0123", "because", "")
 WHOLE = {"journal.staging.000001": ONE.text, "journal.staging": f"1 {ONE.digest}"}
 

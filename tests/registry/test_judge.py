@@ -1,4 +1,4 @@
-"""What the judge hands to the gate, on rows that stand for real ones."""
+"""How a challenger is judged, and which numbers the gate receives. Most tests use a stand-in for the test rows."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -34,9 +34,10 @@ class Rows:
     """Stands for test rows on which every challenger beats its champion.
 
     Attributes:
-        users_of_the_rarer_class, widening: as in `HeldOutRows`.
-        trained_on, predicts: called with the URI of a model; raise if its training rows are unknown, or if it
-            cannot answer.
+        trained_on: called with a model's URI; raises if the model's training rows are unknown.
+        predicts: called with a model's URI; raises if the model cannot predict.
+        compared: the URIs of the champions that a challenger was compared with.
+        users_of_the_rarer_class, count, widening: as in `HeldOutRows`.
     """
 
     users_of_the_rarer_class: int = 100
@@ -61,7 +62,7 @@ class Rows:
 
 
 def of(number: int) -> Callable[[str], None]:
-    """Fails for the version with this number."""
+    """A function that fails for the URI of the version with this number."""
     return lambda uri: fails(uri) if uri.endswith(f"/{number}") else None
 
 
@@ -137,7 +138,7 @@ def test_a_rollback_in_one_environment_counts_until_that_environment_is_given_ba
     assert promotion.roll_back(second, first, "production", "by anna", author, blame=True)
     assert "rolled back by anna" in judge(second, "staging", Rows(), RULES).decision.reason
 
-    # The user gives the other environment to it.
+    # The user gives staging, the other environment, to version 2.
     target = get_version(name, second.version)
     assert target
     assert promotion.roll_back(first, target, "staging", "by anna", author, blame=False)

@@ -1,4 +1,7 @@
-"""A promotion or a rollback that is killed before any of its writes: afterwards it has happened, or it has not."""
+"""A promotion or rollback is killed before one of its writes, each write in turn.
+
+After `mend`, the move is either complete or has left no trace.
+"""
 
 import itertools
 import json
@@ -20,6 +23,7 @@ from tests.registry.decisions import ALIAS, Rows, deploy
 
 ENV = "staging"
 ANNA, OTHER = Author("anna", "0123", "because"), Author("bert", "4567")
+#: The methods of MLflow's client that write.
 WRITES = [
     name
     for name in dir(mlflow.MlflowClient)
@@ -34,7 +38,10 @@ class Killed(BaseException):
 
 @contextmanager
 def killed_before(number: int) -> Iterator[list[str]]:
-    """Raises `Killed` before the write with this number, from 1; yields the names of the writes that were made."""
+    """Ends the block before its write with this number, as if the process were killed there; the first is 1.
+
+    Yields the names of the writes that were made.
+    """
     made: list[str] = []
 
     def wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -53,6 +60,7 @@ def killed_before(number: int) -> Iterator[list[str]]:
 
 
 def now(version: ModelVersion) -> ModelVersion:
+    """The version as the registry has it now."""
     found = versions.get_version(version.name, version.version)
     assert found
     return found
@@ -73,9 +81,9 @@ def tagged(version: ModelVersion, *tags: str) -> None:
         mlflow.MlflowClient().set_model_version_tag(version.name, version.version, tag, "by bert")
 
 
-#: Tags of a version that a move to staging removes.
+#: Tags that a move of staging removes from the new holder.
 REMOVED = ("waits.staging", "rolled_back.staging")
-#: A tag that it keeps.
+#: A tag that the new holder keeps.
 KEPT = "rolled_back.production"
 
 
@@ -127,6 +135,7 @@ def moved_by_hand_before(name: str) -> Callable[[], None]:
     return lambda: promote(three)
 
 
+#: Each function prepares a registered model of the given name, and returns the move of staging to be killed.
 SCENARIOS = [
     first,
     once_rolled_back,
@@ -139,7 +148,11 @@ SCENARIOS = [
 
 
 def state(name: str) -> dict[str, Any]:
-    """Everything that the registry holds about a model, but for times, and for what only the journal's head says."""
+    """The aliases, tags, versions and journal entries of a registered model, for a comparison with another model.
+
+    A journal entry is reduced to its action, holder, previous holder and author. For an entry "found", the author is
+    left out, too, because either the move itself or `mend` may write it.
+    """
     model = mlflow.MlflowClient().get_registered_model(name)
     assert journal.problem(model.tags, ENV) is None
     return {
@@ -173,11 +186,12 @@ def test_a_move_that_is_killed_before_any_write_has_happened_or_has_not(
         act = scenario(killed)
         with killed_before(number) as made:
             act()
-        if len(made) < number - 1:  # there is no such write
+        if len(made) < number - 1:  # the move has been killed before each of its writes
             break
         promotion.mend(killed, ENV, OTHER)
         found = state(killed)
-        # Of a version that holds the environment already, only tags change, and they may follow before the alias.
+        # `mend` drops a move whose alias has not moved. But if the version already holds the environment, `mend` takes
+        # the alias for moved, and completes the move.
         assert found == after if ALIAS in made else found in (before, after), made
     assert number > 4
 
@@ -253,7 +267,7 @@ def test_a_rolled_back_tag_of_an_earlier_version_of_the_project_is_mended(shared
     assert not promotion.rolled_back(now(one))
 
 
-#: A move to version 1 as a promotion writes it.
+#: The move of a promotion without an earlier holder, as it is stored (as JSON) in the tag `moving.<env>`.
 MOVE = {"action": "promoted", "before": "", "author": {"by": "anna", "run_id": "0123", "reason": ""}, "by_hand": ""}
 
 

@@ -1,4 +1,4 @@
-"""A model is checked against the record of its files, by whatever URI it is loaded."""
+"""A model's files are checked against their recorded checksums, whichever form of its URI the model is loaded by."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +18,7 @@ from tests.registered import Trained, invoke
 
 @pytest.fixture(scope="module")
 def trained(shared_store: str, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """A model that is registered twice: as version 1 by deploy, as version 2 and `by-hand` by MLflow alone."""
+    """A model with 3 versions: `registered` 1 by deploy, and `registered` 2 and `by-hand` 1 by MLflow alone."""
     dataset = registered.process(registered.carts(3000), tmp_path_factory.mktemp("data"))
     found = registered.train(dataset, tmp_path_factory.mktemp("model"))
     assert invoke(deploy, model=found.uri, registry_name="registered", env="staging").exit_code == 0
@@ -36,7 +36,7 @@ def uris(trained: Trained) -> list[str]:
 
 @pytest.fixture
 def flipped(trained: Trained) -> Iterator[Path]:
-    """The booster with one byte changed, so that it still loads and answers otherwise."""
+    """The booster's file with one byte changed: the model still loads, but predicts something else."""
     model = mlflow.get_logged_model(models.find(trained.uri).model_id)
     file = Path(model.artifact_location.removeprefix("file://")) / "artifacts/booster.txt"
     before = file.read_bytes()

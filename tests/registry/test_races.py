@@ -1,4 +1,4 @@
-"""Deploys and rollbacks at the same time: they take turns, so the outcome is one that they could have had in a row."""
+"""Deploys and rollbacks that run at the same time take turns: the outcome is as if they had run one after another."""
 
 import random
 import threading
@@ -16,6 +16,7 @@ from purchase_predict.workflow import lease
 from tests.registered import empty_versions
 from tests.registry.decisions import Rows, check, deploy, open_run, roll_back
 
+#: The number of random races.
 ROUNDS = 200 if settings().max_examples >= 100 else 6
 
 
@@ -27,7 +28,7 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass
 class Moves:
-    """Each move of the alias, in order: who held it, who got it, and whether by a rollback."""
+    """The moves of the alias: the holder before (empty: none), the new holder, and whether it was a rollback."""
 
     made: list[tuple[str, str, bool]] = field(default_factory=list)
 
@@ -56,7 +57,7 @@ def test_the_alias_is_never_at_a_loser_and_previous_always_leads_back(
             except BaseException as error:
                 errors.append(error)
 
-        if round_ % 3:  # otherwise three deploys meet an empty environment
+        if round_ % 3:  # in the other rounds, the race starts without a holder
             deploy(made[3], rows)
         calls: list[tuple[str, Callable[[], object]]] = [("rollback", lambda name=name: roll_back(name))]
         calls += [("deploy", lambda version=version, rows=rows: deploy(version, rows)) for version in made[:3]]

@@ -36,7 +36,7 @@ def newest_deploy() -> Run:
 
 
 def lose(store: str, name: str, version: int) -> None:
-    """Removes a version and keeps the alias that names it, as a registry that was restored in part."""
+    """Removes a version but keeps the alias that names it, as in a registry that was only partly restored."""
     with sqlite3.connect(store.removeprefix("sqlite:///")) as connection:
         for table in ("model_version_tags", "model_versions"):
             connection.execute(f"DELETE FROM {table} WHERE name = ? AND version = ?", (name, version))

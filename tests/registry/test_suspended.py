@@ -1,4 +1,7 @@
-"""A deploy or rollback that is suspended at any call for so long that others take it for dead and decide meanwhile."""
+"""A deploy or rollback is suspended for so long that another deploy takes it for dead and decides meanwhile.
+
+It is suspended before one of its calls of MLflow (`SLEEPY`), each call in turn.
+"""
 
 import itertools
 import threading
@@ -19,8 +22,9 @@ from tests.registry.decisions import ALIAS, Rows, check, deploy
 
 QUALITY = {"1": 0.6, "2": 0.65, "3": 0.7}
 ME = Author("anna", "0123")
-#: Calls that a process is suspended before; of several in a row, the first. MLflow cannot write on a condition, so
-#: nothing helps a process that is suspended between its last look and the alias, or an entry of the journal.
+#: The calls before which a process is suspended. Of several calls of the same method in a row, only the first counts.
+#: Calls that move the alias or write to the journal are not among them: MLflow has no conditional write, so nothing can
+#: protect a process that is suspended between its last check and such a call.
 SLEEPY = ("get_registered_model", "get_model_version", "search_model_versions", "set_model_version_tag")
 
 
@@ -32,10 +36,13 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def suspended_before(number: int, meanwhile: Callable[[], None]) -> Iterator[list[str]]:
-    """Calls `meanwhile` before the call with this number, from 1; yields the names of the calls."""
+    """Calls `meanwhile` once, before the call with this number; the first is 1.
+
+    If that call moves the alias, `meanwhile` is called before the next call instead. Yields the names of the calls.
+    """
     made: list[str] = []
     mine = threading.current_thread()  # the heartbeat's thread calls MLflow, too
-    waiting, inside = [meanwhile], False  # some methods of the client call others
+    waiting, inside = [meanwhile], False  # some methods of the client call others, which are not counted
 
     def wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
         def call(*given: Any, **named: Any) -> Any:
@@ -61,7 +68,7 @@ def suspended_before(number: int, meanwhile: Callable[[], None]) -> Iterator[lis
 
 
 def close_claimants(name: str) -> None:
-    """Closes the runs that claim staging, as any workflow does with runs that it takes for dead."""
+    """Closes the runs that have a claim on staging, as any run of the workflow closes runs that it takes for dead."""
     for tag in mlflow.MlflowClient().get_registered_model(name).tags:
         if tag.startswith("claim.staging."):
             mlflow.MlflowClient().set_terminated(tag.removeprefix("claim.staging."), "KILLED")
@@ -85,7 +92,7 @@ def test_a_deploy_that_was_taken_for_dead_is_judged_again(shared_store: str, mon
 
         with suspended_before(number, meanwhile) as made:
             judgement = deploy(second, Rows(QUALITY))
-        if len(made) < number:  # there is no such call
+        if len(made) < number:  # the deploy has been suspended before each of its calls
             break
         assert versions.champion_number(name, "staging") == "3"
         assert judgement.promoted == (("1", "2", False) in moves)
@@ -96,7 +103,7 @@ def test_a_deploy_that_was_taken_for_dead_is_judged_again(shared_store: str, mon
 
 
 def test_a_deploy_decides_while_its_run_is_open(shared_store: str) -> None:
-    """Others remove the claim of a closed run at once, so a second turn needs an open one."""
+    """A deploy that judges again must open its run again if it was closed: others remove the claim of a closed run."""
     name, statuses = "open", list[str]()
     first, second, third = empty_versions(name, 3)
     deploy(first, Rows(QUALITY))
@@ -105,7 +112,7 @@ def test_a_deploy_decides_while_its_run_is_open(shared_store: str) -> None:
         claims = [tag for tag in mlflow.MlflowClient().get_registered_model(name).tags if tag.startswith("claim.")]
         (run_id,) = (tag.rpartition(".")[2] for tag in claims)
         statuses.append(mlflow.get_run(run_id).info.status)
-        if len(statuses) == 2:  # after the scores, before the contest's result
+        if len(statuses) == 2:  # the first pause is in `scores`, the second in `compare`
             close_claimants(name)
             deploy(third, Rows(QUALITY))
 
@@ -132,7 +139,7 @@ def test_a_rollback_that_was_taken_for_dead_ends_in_one_line(
 
         with suspended_before(number, meanwhile):
             result = invoke(rollback_step.rollback, registry_name=name, env="staging", version="1")
-        if not moves:  # there is no such call
+        if not moves:  # the rollback has been suspended before each of its calls
             break
         promotion.mend(name, "staging", ME)
         tags = mlflow.MlflowClient().get_registered_model(name).tags
@@ -143,7 +150,7 @@ def test_a_rollback_that_was_taken_for_dead_ends_in_one_line(
             assert len(result.stderr.splitlines()) == 1
             assert "another run or person has meanwhile moved staging of" in result.stderr
             assert held == ["1", "2", "3"]
-        else:  # suspended before it had a claim, or after the alias had moved
+        else:  # suspended after it had moved the alias, or before it had a claim
             assert held in (["1", "2", "1", "3"], ["1", "2", "3", "1"])
         assert versions.champion_number(name, "staging") == held[-1]
         assert not [tag for version in versions.versions(name) for tag in version.tags if tag.startswith("moving.")]

@@ -1,4 +1,4 @@
-"""The version that a rollback goes to, after any history of promotions, rollbacks, deletions and moves by hand."""
+"""The version that a rollback returns to, after any history of promotions, rollbacks, deletions and moves by hand."""
 
 import click
 import mlflow
@@ -12,7 +12,9 @@ from tests.registered import empty_versions
 from tests.registry.decisions import Rows, deploy
 
 ME = Author("anna", "0123", "because")
-#: Moves of staging: a number is promoted, `<` is a rollback, `<1` one to version 1, `=1` a move by hand, `-1` deletes.
+#: Histories of staging, each with the version that the next rollback must return to (empty: none). In a history, `1`
+#: promotes version 1, `<` rolls back, `<1` rolls back to version 1, `=1` moves the alias to version 1 by hand, and `-1`
+#: deletes version 1.
 HISTORIES = {
     "1": "",
     "1 2": "1",
@@ -25,7 +27,7 @@ HISTORIES = {
     "1 2 3 -2 <": "",
     "1 2 3 4 -2 -3": "1",
     "1 2 3 2": "3",
-    "1 2 3 2 <": "1",  # version 2 was promoted twice, and its tag `previous` names 3
+    "1 2 3 2 <": "1",  # 2 was promoted twice: its tag `previous` names 3, and only the journal knows 1
     "1 2 3 4 2 <": "3",
     "1 2 3 4 2 < <": "1",
     "1 2 3 2 < <": "",
@@ -36,7 +38,7 @@ HISTORIES = {
 
 
 def play(name: str, moves: str) -> None:
-    """Makes the moves in a new registered model of four versions."""
+    """Makes the moves of a history in a new registered model with 4 versions."""
     client = mlflow.MlflowClient()
     empty_versions(name, 4)
     for move in moves.split():
@@ -59,7 +61,7 @@ def play(name: str, moves: str) -> None:
 
 
 def found(name: str) -> str:
-    """The version that a rollback would go to; empty if there is none."""
+    """The number of the version that a rollback would return to; empty: none."""
     holder = versions.champion(name, "staging")
     assert holder
     try:

@@ -1,4 +1,4 @@
-"""What a page is made of, from a real booster, with names like an attack."""
+"""The contents of the report, drift and promotion pages for tests. Some names contain markup, as in an attack."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -24,9 +24,9 @@ from purchase_predict.report.lineage import Origin, Step
 from purchase_predict.search.fold_scores import FoldScore
 
 SCRIPT = "<script>alert('x')</script>"
-#: A name in which a browser finds no place to break a line: it may break at a hyphen, not at an underscore.
+#: A long name that a browser cannot break into lines. It breaks lines at hyphens, but not at underscores.
 UNBROKEN = "Sportbekleidung_Damen_Laufbekleidung_Wintersport_" * 2
-#: What a prediction was asked for.
+#: The parameters of a prediction.
 FACTS = {
     "model": "models:/purchase_predict/2",
     "input": "/data/" + SCRIPT + UNBROKEN,
@@ -36,7 +36,7 @@ FACTS = {
 
 
 def past(weeks: int = 9) -> Backtest:
-    """A backtest whose model gets better; its first week has too few buyers, its second model is a constant."""
+    """A backtest whose scores improve. The first week has too few buyers; the second week's model is a constant."""
     start, scores = datetime(2019, 8, 26, tzinfo=UTC), {}
     periods = []
     for week in range(weeks):
@@ -65,7 +65,7 @@ def contents(
     correction: dict[str, float] | None = None,
     money: Money | None = None,
 ) -> Contents:
-    """What a page is made of, from a real booster; a category, a feature and a run are named like an attack."""
+    """The contents of a report page, from a real booster. Some names contain markup: a category, a feature, a step."""
     rng = np.random.default_rng(0)
     price, views = rng.random(rows) * 100, rng.integers(0, 9, rows).astype(float)
     brand = rng.integers(0, 4, rows).astype(float)
@@ -160,7 +160,7 @@ def contents(
 
 
 def prediction(rows: int = 5000, moved: bool = True) -> Prediction:
-    """What came of scoring carts whose brand has moved far and whose price slightly; a brand is an attack."""
+    """The result of scoring carts. If `moved`, brand moved far and price slightly. A brand's name contains markup."""
     values = [SCRIPT, *(f"brand {number}" for number in range(20))]
     reference = {
         "price": {"edges": [5.13, 12.0, 900.0], "shares": [0.25, 0.25, 0.25, 0.24, 0.01]},
@@ -184,7 +184,7 @@ def prediction(rows: int = 5000, moved: bool = True) -> Prediction:
 
 
 def promotion_facts(contest: bool = True, **changes: object) -> dict[str, Any]:
-    """The content of promotion.json, of a challenger that is better in all metrics but one."""
+    """The content of promotion.json for a challenger that is better in every metric except F1."""
     difference = {"value": 0.0084, "low": 0.0015, "high": 0.0156}
     each = {"challenger": 0.7607, "champion": 0.7523, "difference": difference}
     worse = {**each, "difference": {"value": -0.01, "low": -0.02, "high": 0.002}}
@@ -208,7 +208,7 @@ def promotion_facts(contest: bool = True, **changes: object) -> dict[str, Any]:
 
 
 def promotion(**changes: Any) -> str:
-    """The page of a deploy."""
+    """The promotion page of a deploy run, as HTML."""
     scores = {name: metrics.Score(0.76, 0.74, 0.78, 0.5) for name in metrics.METRICS}
     step = Step("train", "ran", "0123456789abcdef", "https://mlflow.example.org/#/runs/0123456789abcdef")
     return promotion_page.render(promotion_facts(**changes), scores, step)

@@ -36,12 +36,12 @@ def test_the_contents_are_measured_on_the_test_rows() -> None:
     profile = drift.profile(connection, "rows", features)
     described = replace(description, features=features, categories=categories, profile=profile)
     table = training.Dataset(described, train, test, None).encoded(train)
-    no_trial: Any = None  # the trials and their predictions play no part here
+    no_trial: Any = None  # the trials and their predictions are not used here
     found = SearchResult([], no_trial, booster, [], no_trial, 0.5, 0.5, table)
     measured_gain = Calibration(correction, metrics.Difference(0.1, 0.05, 0.15))
     done = Training(table, test, encoded, found, measured_gain, 0.5, uncorrected, probability, measured, described)
     made = gather(done, "roc_auc", None, Origin())
-    # This correction is a wrong one on purpose: only the uncorrected probabilities are well calibrated.
+    # This correction is wrong on purpose: only the uncorrected probabilities are well calibrated.
     assert made.calibration_error_before < measured["calibration_error"].value / 2
     assert np.trapezoid(made.curves.roc.y, made.curves.roc.x) == pytest.approx(measured["roc_auc"].value)
     assert {part.by for part in made.slices} == {"category", "price", "user"}

@@ -54,7 +54,7 @@ def test_the_legend_has_the_line_of_the_drawing() -> None:
     text = drift_page.render(prediction(), FACTS)
     assert '<span class="key second solid"></span>now' in text
     assert ".beside .line { stroke-dasharray: none;" in text
-    # Of equal weight, the later rule counts.
+    # The two CSS rules have the same specificity, so the later one applies.
     assert text.index(".key.second {") < text.index(".key.solid { border-top-style: solid; }")
 
 

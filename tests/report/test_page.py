@@ -84,7 +84,7 @@ def test_the_answer_states_its_uncertainty_and_a_coin_is_called_one() -> None:
 def test_a_metric_and_a_threshold_have_one_form_wherever_they_stand() -> None:
     shown = contents()
     text = render(dataclasses.replace(shown, threshold=0.34162))
-    assert text.count(f"{shown.scores['roc_auc'].value:.4f}") == 4  # header, table, and twice where it is weak
+    assert text.count(f"{shown.scores['roc_auc'].value:.4f}") == 4  # header, table, and twice for weak segments
     assert re.findall(r"0\.34\d*", text) == ["0.342"] * 4
     for name in ("precision", "recall"):
         assert (
@@ -208,7 +208,7 @@ def test_the_best_so_far_never_falls_back() -> None:
     line = re.search(r'<polyline class="line" points="([^"]+)"', after)
     assert line
     heights = [float(point.split(",")[1]) for point in line.group(1).split()]
-    assert heights == sorted(heights, reverse=True)  # SVG counts downwards
+    assert heights == sorted(heights, reverse=True)  # in SVG, y grows downwards
     assert "log10(learning_rate)" in after
 
 

@@ -12,7 +12,7 @@ from tests.search.tables import table
 
 
 def drawn(folder: Path) -> dict[str, np.ndarray]:
-    """The pictures in a folder, by name; each shows something."""
+    """The pictures in a folder, by file name. Asserts that none of them is empty."""
     pictures = {file.name: matplotlib.image.imread(file) for file in folder.iterdir()}
     assert all(picture.std() > 0 for picture in pictures.values())
     return pictures

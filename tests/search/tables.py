@@ -10,7 +10,7 @@ from purchase_predict.search.trial import LabelledRows
 
 
 def table(rows: int = 600, users: int = 150, seed: int = 0) -> LabelledRows:
-    """Rows of three numbers and a category, 10 % of them null; the first number and the category drive the label."""
+    """Rows of 3 numbers and a category, with 10 % nulls. The first number and the category drive the label."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(rows, 4))
     x[:, 3] = rng.integers(0, 5, rows)
@@ -20,11 +20,12 @@ def table(rows: int = 600, users: int = 150, seed: int = 0) -> LabelledRows:
 
 
 def timed(rows: int = 600, users: int = 150, seed: int = 0, days: int = 60) -> LabelledRows:
-    """The same rows, of sessions that end on some day; the rows are in no order of time."""
+    """The rows of `table`, with sessions that end on random days. The rows are not sorted by time."""
     made = table(rows, users, seed)
     return replace(made, ended=np.random.default_rng(seed).integers(0, days, rows) * 86_400 * 10**9)
 
 
 MadeRows = Callable[..., LabelledRows]
-#: For tests of what holds on folds by user and on folds that follow time: the argument `made_rows` makes the rows.
+#: Runs a test twice: with rows whose folds are grouped by user, and with rows whose folds follow time. The test's
+#: argument `made_rows` is the function that makes the rows.
 both_kinds = pytest.mark.parametrize("made_rows", [table, timed])

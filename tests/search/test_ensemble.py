@@ -44,7 +44,7 @@ def member(trial: int, leaves: int = 7, rounds: int = 5, **params: float) -> Mem
 )
 def test_the_model_is_the_mean_of_its_members_in_log_odds(seed: int, shapes: list[tuple[int, int, float]]) -> None:
     rows = rows_with_gaps(seed)
-    # With an enormous min_gain_to_split no tree has a split: LightGBM writes such trees in a form of their own.
+    # With a min_gain_to_split of 1e9, no tree has a split. LightGBM writes such trees in a special format.
     members = [member(n, leaves, rounds, min_gain_to_split=gain) for n, (leaves, rounds, gain) in enumerate(shapes)]
     boosters = fit(members, lightgbm_dataset(rows).construct(), 1)
     mean = mean_of(boosters)
@@ -123,7 +123,7 @@ def test_a_fit_that_has_not_begun_when_the_time_is_over_is_left_out(at_once: int
 
 @given(st.lists(st.floats(0.1, 10), min_size=1, max_size=4), st.integers(1, 4))
 def test_the_wall_time_is_that_of_a_pool(seconds: list[float], at_once: int) -> None:
-    free, clock = [0.0] * at_once, 0.0  # when each place of a pool is free; fits start in their order
+    free, clock = [0.0] * at_once, 0.0  # `free`: when each worker is free; fits start in the order of `seconds`
     for one in seconds:
         place = min(range(at_once), key=free.__getitem__)
         free[place] += one
@@ -140,13 +140,13 @@ def test_only_trials_that_are_not_behind_the_first_become_the_model(metric: str)
     first = evaluate(0, STARTING_POINTS[0], None)
     assert first.loss is not None
     trials = [replace(first, number=number, loss=first.loss + number * 1e-6) for number in range(5)]
-    twin = replace(first, number=7)  # other parameters, the same trees
+    twin = replace(first, number=7)  # stands for a trial with other parameters but equal trees
     assert [trial.number for trial in finish.members_of([trials[0], twin, trials[1]], evaluate)] == [0, 1]
     far = replace(first, number=9, loss=first.loss + 10)
     assert [trial.number for trial in finish.members_of(trials, evaluate)] == [0, 1, 2]
     assert [trial.number for trial in finish.members_of([trials[0], far, trials[1]], evaluate)] == [0, 1]
     assert [trial.number for trial in finish.members_of([trials[3], far], evaluate)] == [3]
-    # The first may be worse on the search's own folds: it is first because it was better on others.
+    # The first trial may have a higher loss on the search's folds: it is first because it was better on other folds.
     assert [trial.number for trial in finish.members_of([trials[4], trials[0]], evaluate)] == [4, 0]
 
 

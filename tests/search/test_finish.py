@@ -12,7 +12,10 @@ from tests.search.tables import table
 
 
 class Ticking:
-    """A clock that advances by one second with each boosting round, and not otherwise."""
+    """A simulated clock that advances by 1 s with each boosting round, and only then.
+
+    The final fit sees 1 core, so its members are fitted one after the other.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0

@@ -1,4 +1,4 @@
-"""Folds that look forward in time, and folds that cannot."""
+"""Folds that follow time, and folds grouped by user, which are used if the rows cannot be split by time."""
 
 import itertools
 from dataclasses import replace
@@ -31,7 +31,7 @@ def test_each_fold_learns_from_what_came_before_what_it_is_judged_on(
     assert 2 <= len(folds) <= FORWARD_FOLDS
     for train, judged in folds:
         assert made.ended[train].max() < made.ended[judged].min()  # so no session is on both sides
-        # All that came before, not a window.
+        # A fold trains on all earlier rows, not only on a window of them.
         assert set(train) == set(np.flatnonzero(made.ended < made.ended[judged].min()))
     starts = [made.ended[judged].min() for _, judged in folds]
     assert starts == sorted(starts, reverse=True)
@@ -69,7 +69,7 @@ def test_scores_threshold_and_predictions_are_of_the_judged_rows_alone() -> None
 
 
 def test_a_column_that_names_the_day_wins_nothing_on_folds_that_look_forward() -> None:
-    """On some days most visitors buy: who knows the day of a row knows much, and of tomorrow nothing."""
+    """On some days most visitors buy. So the day of a row predicts other rows of this day, but no later rows."""
     rng = np.random.default_rng(3)
     days = rng.integers(0, 60, 3000)
     mood = rng.normal(0, 1.5, 60)[days]
@@ -116,13 +116,13 @@ def test_folds_by_user_have_no_span() -> None:
 
 
 def moments(ended: list[int], bought: list[int]) -> LabelledRows:
-    """Rows of sessions that end at these moments, each row's user for itself."""
+    """Rows whose sessions end at the times `ended`. Each row has a user of its own."""
     made = table(len(ended))
     return replace(made, y=np.array(bought), ended=np.array(ended), user=np.arange(len(ended)))
 
 
 def cuttable(ended: list[int], bought: list[int], parts: int) -> bool:
-    """By trying each choice of cuts: whether the rows can be cut in time into parts that all have both classes."""
+    """Whether rows can be split by time into this many parts that each have both classes. Tries each choice of cuts."""
     order = sorted(set(ended))
     classes = [{label for at, label in zip(ended, bought, strict=True) if at == moment} for moment in order]
     return any(
@@ -152,9 +152,9 @@ def test_there_are_three_forward_folds_wherever_any_cuts_allow_them(carts: list[
 
 
 def planned(rows: LabelledRows, split: int) -> list[tuple[list[int], list[int]]]:
-    """The folds at the planned cuts, whatever they hold."""
+    """The folds at the planned cuts, even if a part does not have both classes."""
     assert rows.ended is not None
-    history = 0.6 + 0.05 * (0, -1, 1, -2)[split]  # computed like this, for the same rounding
+    history = 0.6 + 0.05 * (0, -1, 1, -2)[split]  # as in `forward_folds`, so that both round alike
     order = sorted(rows.ended)
     cuts = [order[int(share * len(order))] for share in history + (1 - history) * np.arange(3) / 3]
     return [
@@ -174,14 +174,14 @@ def test_cuts_stay_where_they_are_planned_if_each_part_has_both_classes(
 
 
 def few_purchases() -> LabelledRows:
-    """The last planned block has no purchase."""
+    """Rows without a purchase in the last planned block."""
     made = timed(600, days=600)
     assert made.ended is not None
     return replace(made, y=np.where(made.ended >= np.quantile(made.ended, 0.8), 0, made.y))
 
 
 def one_moment() -> LabelledRows:
-    """More than 40 % of the rows end at the last moment."""
+    """Rows of which more than 40 % have the same, latest time."""
     made = timed(600, days=600)
     assert made.ended is not None
     return replace(made, ended=np.minimum(made.ended, int(np.quantile(made.ended, 0.55))))

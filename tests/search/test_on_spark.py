@@ -1,4 +1,4 @@
-"""Trials on a real Spark cluster of two workers: the same as in this process, and errors in one line."""
+"""Trials on a real Spark cluster of 2 workers: they equal the trials of this process, and errors are one line."""
 
 import dataclasses
 import sys
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.servers
 
 @pytest.fixture(scope="module")
 def on_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A session on two workers, which the tests of this file share."""
+    """A Spark session on a cluster of 2 workers. The tests of this module share the session."""
     folder = tmp_path_factory.mktemp("spark")
     with spark_cluster.running(folder) as master, spark_cluster.session_on(master, folder):
         yield
@@ -34,7 +34,7 @@ def test_the_trials_of_two_workers_are_those_of_this_process(made_rows: MadeRows
     told: list[int] = []
     kept = [dataclasses.replace(here.trials[0], out_of_fold=None)]
     with on_spark.cluster(0) as (run, parallelism):
-        assert parallelism == 2  # the cores of the cluster
+        assert parallelism == 2  # the number of cores in the cluster
         there = search.search(
             made_rows(),
             4,
@@ -45,7 +45,7 @@ def test_the_trials_of_two_workers_are_those_of_this_process(made_rows: MadeRows
             run_batch=run,
             parallelism=parallelism,
         )
-    assert sorted(told) == [1, 2, 3]  # the first was taken over
+    assert sorted(told) == [1, 2, 3]  # trial 0 is not run again, because it is in `kept`
     assert [(t.number, t.state, t.point, t.loss) for t in there.trials] == [
         (t.number, t.state, t.point, t.loss) for t in here.trials
     ]

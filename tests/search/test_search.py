@@ -37,7 +37,7 @@ def test_the_first_trial_is_lightgbms_defaults_and_the_best_is_no_worse() -> Non
 
 
 def test_folds_that_run_at_once_do_not_change_lightgbms_global_thread_number() -> None:
-    # LightGBM has one number for the whole process. Changing it while another fold was fitted crashed the process.
+    # LightGBM has one default thread number per process. Changing it while another fold was fitted crashed the process.
     shared = ctypes.c_int.in_dll(lightgbm.basic._LIB, "LGBM_DEFAULT_NUM_THREADS")
     whole = table()
     trial = Objective(whole, grouped_folds(whole, 4, 1), "roc_auc", 1)(0, DEFAULTS, None)
@@ -191,14 +191,14 @@ def test_a_fold_stops_at_its_best_evaluation_and_has_less_patience_when_behind(
     update = lightgbm.Booster.update
 
     def counted(booster: lightgbm.Booster, **more: object) -> bool:
-        if threading.current_thread() is threading.main_thread():  # a fit of an earlier test may still end in a pool
+        if threading.current_thread() is threading.main_thread():  # an earlier test's fit may still run in a pool
             ran.append(1)
         return bool(update(booster, **more))
 
     monkeypatch.setattr(lightgbm.Booster, "update", counted)
 
     def fitted(behind_below: float | None) -> tuple[int, int, float, np.ndarray]:
-        """Rounds run, then the best evaluation: rounds, utility, probabilities."""
+        """The number of rounds run, and the rounds, the utility and the probabilities of the best evaluation."""
         whole = objective.lightgbm_dataset(rows)
         ran.clear()
         rounds, utility, probability = objective.fit_fold(
@@ -276,9 +276,9 @@ def test_trials_of_a_batch_do_not_depend_on_each_other_and_an_interrupted_batch_
     whole = search.search(made_rows(), 7, "roc_auc", 5, parallelism=3)
     wider = search.search(made_rows(), 7, "roc_auc", 5, parallelism=7)
     assert [trial.point for trial in wider.trials[:3]] == [trial.point for trial in whole.trials[:3]]
-    assert {trial.state for trial in wider.trials} == {"finished"}  # there was no best to prune against
+    assert {trial.state for trial in wider.trials} == {"finished"}  # the only batch has no best trial to prune against
     kept = [replace(trial, out_of_fold=None) for trial in whole.trials[:5]]
-    suggest, asked = next_point, []  # asked: how many earlier trials, and which number
+    suggest, asked = next_point, []  # `asked`: the number of earlier trials, and the new trial's number
 
     def noted(earlier: list[Trial], number: int, seed: int) -> dict[str, float]:
         asked.append((len(earlier), number))
@@ -286,7 +286,7 @@ def test_trials_of_a_batch_do_not_depend_on_each_other_and_an_interrupted_batch_
 
     monkeypatch.setattr(search, "next_point", noted)
     resumed = search.search(made_rows(), 7, "roc_auc", 5, earlier=kept, parallelism=3)
-    assert asked == [(3, 5), (6, 6)]  # the rest of a batch learns from the same trials as its first ones
+    assert asked == [(3, 5), (6, 6)]  # trial 5 learns from trials 0 to 2, like the rest of its batch
     assert [trial.point for trial in resumed.trials] == [trial.point for trial in whole.trials]
     assert [trial.state for trial in resumed.trials] == [trial.state for trial in whole.trials]
     assert len({tuple(trial.point.items()) for trial in whole.trials}) == 7
@@ -333,7 +333,7 @@ def test_folds_are_alike_in_users_rows_and_purchases(count: int, seed: int) -> N
     for each in (lambda check: len(set(rows.user[check])), lambda check: rows.y[check].sum()):
         assert np.ptp([each(check) for check in checks]) <= 1
     assert np.ptp([len(check) for check in checks]) < 0.05 * 3000
-    assert rows.y.sum() == 8  # few buyers, one purchase each: at random a fold might get none
+    assert rows.y.sum() == 8  # 8 buyers with 1 purchase each: with random folds, a fold might get none
 
 
 def test_a_table_with_many_rows_has_fewer_folds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,17 +16,17 @@ from tools.server import Server
 
 @pytest.fixture(scope="session")
 def network() -> Iterator[Network | None]:
-    """A machine for each step, where this machine allows it."""
+    """A network namespace for each step, which serves as its machine; None if they cannot be made here."""
     with machines() as made:
         yield made
 
 
 @pytest.fixture(scope="session")
 def server(network: Network | None) -> Iterator[Server]:
-    """PostgreSQL, the emulator of Cloud Storage, and mlflow with authentication: one for all files of a worker.
+    """A server with PostgreSQL, the emulator of Cloud Storage and authentication, shared by all files of a worker.
 
-    It is reached at the bridge's address where there are machines. Each file has an experiment and registered models
-    of its own.
+    If there is a `network`, the server listens at the address of its bridge. Each test file uses its own experiment
+    and its own registered models.
     """
     with started(network.bridge if network else "127.0.0.1", auth=True) as running:
         yield running
@@ -40,7 +40,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def workflow(server: Server, project: Path, request: pytest.FixtureRequest) -> Workflow:
-    """The project, which works against the server, in the file's own experiment."""
+    """The project's workflow. It uses the server, and an experiment named after the test file."""
     made = Workflow(project, with_password(server), request.module.__name__)
     made.client.create_experiment(made.experiment)
     return made
@@ -48,13 +48,13 @@ def workflow(server: Server, project: Path, request: pytest.FixtureRequest) -> W
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
-    """The primary table of a sample."""
+    """The primary table of the built-in sample of 20,000 events."""
     return served.primary_of("sample:20000", tmp_path_factory.mktemp("rows"))
 
 
 @pytest.fixture(scope="module")
 def registry(rows: pd.DataFrame, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A store with versions of a model of these rows, for the servers of a file."""
+    """URI of a store with 2 versions of a model trained on `rows`: version 1 in production, version 2 in staging."""
     with served.registry_of(rows, empty_store, tmp_path_factory.mktemp("registry")) as store:
         yield store
 
@@ -74,7 +74,11 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """The folder for pictures of pages. SCREENSHOTS=docs renews those of docs/serving.md."""
+    """The folder for screenshots; SCREENSHOTS names one that is kept.
+
+    With SCREENSHOTS=docs, test_serve.py replaces the pictures in docs/serving.md. Do not run test_report_page.py with
+    this setting: it would replace the README's pictures of a real report with pictures of test data.
+    """
     folder = Path(os.environ.get("SCREENSHOTS", tmp_path))
     folder.mkdir(parents=True, exist_ok=True)
     return folder

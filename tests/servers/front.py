@@ -1,4 +1,4 @@
-"""A real HTTP server that stands before a tracking server: asks for a bearer token, or fails as it is told."""
+"""A real HTTP server in front of a tracking server: it asks for a bearer token, or fails as a test wants."""
 
 import http.client
 import sys
@@ -10,18 +10,21 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
-#: What it does instead of handing a request on: answers with that status, cuts the connection, or says nothing.
+#: What happens to a request. None: it is passed on. An HTTP status: the response has this status. "cut": the connection
+#: is closed without a response. "hang": the same, after up to 30 s of silence.
 Fault = int | str | None
 
 
 @dataclass
 class Front:
-    """Hands requests on to `behind` (none may be needed where each fails).
+    """The settings of the server in front, and the requests that it has received.
 
     Attributes:
-        behind: URI of the server behind, with user and password where it wants them.
-        fault: decides by method, path and the number of the request, counted from 1.
-        token: what a client must bear, or '' to let everybody in.
+        behind: URI of the tracking server, with user and password if it needs them; empty if every request fails.
+        token: the bearer token that a request must have; empty: none is required.
+        fault: returns the fault for a request from its method, its path and its number, counted from 1.
+        url: URL of the server in front, set by `standing`.
+        seen: method and path of each request so far.
     """
 
     behind: str = ""
@@ -33,7 +36,7 @@ class Front:
 
 @contextmanager
 def standing(front: Front) -> Iterator[Front]:
-    """Serves on a free port of the loopback until the block ends."""
+    """Runs the server in front on a free port of 127.0.0.1 until the block ends."""
     over = threading.Event()
     lock = threading.Lock()
 
@@ -85,7 +88,7 @@ def standing(front: Front) -> Iterator[Front]:
         def handle_error(self, request: object, client_address: object) -> None:
             if not isinstance(
                 sys.exc_info()[1], ConnectionError
-            ):  # a client that has hung up is no error of the server's
+            ):  # a client that disconnects is not an error of the server
                 super().handle_error(request, client_address)  # type: ignore[arg-type]
 
     server = FrontServer(("127.0.0.1", 0), Handler)

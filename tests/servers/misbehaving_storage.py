@@ -1,4 +1,4 @@
-"""A Cloud Storage JSON API on a real socket that can be told to misbehave."""
+"""A stand-in for the JSON API of Cloud Storage, on a real socket. Tests can make it fail."""
 
 import base64
 import json
@@ -19,10 +19,17 @@ def crc32c(content: bytes) -> str:
 
 
 class Storage(ThreadingHTTPServer):
-    """`objects` by name; `fault(kind, name, number)` may answer a request: None lets it pass.
+    """A server with one bucket, `BUCKET`.
 
-    `kind` is list or read, `number` counts the requests of that kind and name from 1. A fault is a status with its
-    message, "cut" (the connection ends in the middle), or "garbled" (wrong bytes of the right length).
+    Attributes:
+        objects: content of each object, by name.
+        generations: generation of each object, by name.
+        fault: returns what goes wrong with a request; None: nothing. It is called with the kind ("list" or "read"),
+            the object's name (empty for a list), and the number of the request among those of the same kind and name,
+            counted from 1. A status with a message is returned as an error. Two faults affect reads only: "cut" ends
+            the connection after half of the content, and "garbled" sends wrong bytes of the right length.
+        requests: number of requests so far, by kind and name.
+        ranges: Range header of each read of an existing object; empty if the read had none.
     """
 
     daemon_threads = True

@@ -1,4 +1,4 @@
-"""The tracking server of `make server`, started for tests, and the network of machines that can reach it."""
+"""Starts the tracking server of `make server` for tests, and makes a network of machines that can reach it."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ from tools.server import PARTS, Server
 
 
 class PreloadedServer(Server):
-    """A server whose Python processes are preloaded: a start takes 3 s of CPU time, not 12 s."""
+    """A server whose Python processes are preloaded (`tests/preloaded`). A start takes 3 s of CPU time, not 12 s."""
 
     def start(self, parts: Sequence[str] = PARTS) -> None:
         with preloaded():
@@ -28,7 +28,12 @@ class PreloadedServer(Server):
 
 @dataclass(frozen=True)
 class Network:
-    """A bridge of this machine, and for each step the network namespace that is its machine."""
+    """A bridge of this machine, and network namespaces behind it that stand for machines.
+
+    Attributes:
+        bridge: IP address of the bridge.
+        machines: name of the network namespace of each step.
+    """
 
     bridge: str
     machines: dict[str, str]
@@ -36,12 +41,12 @@ class Network:
 
 @contextmanager
 def started(host: str, auth: bool) -> Iterator[Server]:
-    """What `make server` starts, in a folder that is removed when the block ends."""
+    """Starts what `make server` starts, in a new folder. At the end of the block, stops it and removes the folder."""
     try:
         program("initdb")
     except click.ClickException as missing:
         pytest.skip(missing.message)
-    # Not pytest's own folder: nobody but its owner can enter that, and PostgreSQL does not run as root.
+    # Not in pytest's folder, which only its owner can enter: if the tests run as root, PostgreSQL runs as another user.
     folder = Path(tempfile.mkdtemp(prefix="server-", dir="/tmp"))
     folder.chmod(0o755)
     server = PreloadedServer(folder)
@@ -55,7 +60,7 @@ def started(host: str, auth: bool) -> Iterator[Server]:
 
 
 def with_password(server: Server) -> str:
-    """The URI of a server that asks for a password, with user and password in it."""
+    """The URI of a server with authentication; the URI contains user and password."""
     return server.config.uri.replace("://", f"://admin:{server.config.password}@")
 
 
@@ -65,8 +70,8 @@ def ip(*arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]
 
 @contextmanager
 def machines() -> Iterator[Network | None]:
-    """A network with a machine for each step, or None where this machine does not allow it (root and iproute2)."""
-    # Names and addresses of this process alone: other tests may run beside it.
+    """Makes a network with a machine for each step. Yields None if it cannot be made: it needs root and iproute2."""
+    # Names and addresses depend on the process id, because other test processes may make networks at the same time.
     pid, net = os.getpid(), f"10.203.{os.getpid() % 250}"
     bridge = f"ppbr{pid}"[:15]
     if (

@@ -1,4 +1,4 @@
-"""Cloud Storage and a disk that hold the same names: what is read, left out or refused is the same."""
+"""If Cloud Storage and a disk hold the same names, the same names are read, left out or refused."""
 
 import tempfile
 from collections.abc import Iterator
@@ -24,14 +24,14 @@ def server() -> Iterator[Storage]:
 
 
 def put(server: Storage, names: list[str]) -> None:
-    """The bucket holds these objects, and no other."""
+    """Replaces the content of the bucket by objects with these names."""
     server.objects = dict.fromkeys(names, b"x")
     server.generations = dict.fromkeys(names, 1)
     server.requests.clear()
 
 
 def outcome(source: str) -> tuple[list[str], tuple[str, ...]] | str:
-    """What is read and what is left out, or the refusal without the source's name."""
+    """The names that are read and those that are left out; for a refused source, the message without its name."""
     try:
         found = sources.listing(source)
     except click.ClickException as error:
@@ -40,7 +40,10 @@ def outcome(source: str) -> tuple[list[str], tuple[str, ...]] | str:
 
 
 def assert_same(server: Storage, folder: Path, tree: list[str], source: str) -> tuple[list[str], tuple[str, ...]] | str:
-    """Both hold the tree, and a source in it has the same outcome; returns that."""
+    """Asserts that a source in this tree has the same outcome in Cloud Storage and on disk. Returns the outcome.
+
+    One message differs: if a file does not exist on disk, Cloud Storage reports that there is no data file.
+    """
     put(server, [*(f"clicks/{name}" for name in tree), "elsewhere.csv", "clicks/"])
     for name in tree:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -55,6 +58,7 @@ def assert_same(server: Storage, folder: Path, tree: list[str], source: str) -> 
     return there
 
 
+#: File trees with unusual names: glob characters, hidden files, partitions, packed files and logs of table formats.
 ODD = [
     ["a.csv", "b.csv.zip"], ["a.csv", "sub/part-00000"], ["a.csv", "README.md", ".git/config", "_SUCCESS"],
     ["a[1].csv", "a1.csv"], ["[x]/a.csv", "x/a.csv"], ["event_type=view/a.csv", "_k=1/a.csv"], ["notes.txt"],
@@ -86,6 +90,7 @@ def test_an_object_of_the_very_name_comes_before_the_glob(name: str, server: Sto
         assert assert_same(server, tmp_path, tree, f"/{name.rpartition('/')[0]}/*.csv") == ([base], ())
 
 
+#: A file in the log of a table, and the format of this table.
 MARKERS = {
     "_delta_log/0.json": "Delta Lake",
     ".hoodie/hoodie.properties": "Apache Hudi",
@@ -117,8 +122,9 @@ def test_plain_files_beside_such_a_table_are_read(source: str, server: Storage, 
 def test_the_search_for_such_tables_costs_no_request_per_object_or_folder(server: Storage) -> None:
     put(server, [f"clicks/day={number % 50}/{number}.parquet" for number in range(900)])
     assert len(sources.listing("gs://shop/clicks/*/*.parquet").parts) == 900
-    # Six listings: the name itself as an object and as a folder, all below `clicks/`, and three logs in the bucket's
-    # root. The client may ask for the bucket itself, too.
+    # 6 listings are needed. One looks for an object with exactly this name, one for a folder with this name, and one
+    # lists everything below `clicks/`. Three look for the logs of the 3 table formats in the bucket's root. The limit
+    # is higher than 6 because Google's client may also request the bucket's metadata.
     assert server.requests["list", ""] < 20
 
 

@@ -1,4 +1,4 @@
-"""Cloud Storage against a real protocol server, and against one that misbehaves."""
+"""Reading from and writing to Cloud Storage: with the emulator, and with a server that fails on purpose."""
 
 import json
 import logging
@@ -83,7 +83,7 @@ def names(source: str) -> list[str]:
     return [found.name for found in sources.listing(source).parts]
 
 
-# ---- what a server writes ----------------------------------------------------------------------------------------
+# ---- the log of answers ------------------------------------------------------------------------------------------
 
 
 def test_the_log_of_answers_goes_to_a_bucket(emulator: tuple[Server, storage.Bucket], tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_the_fingerprint_reads_no_object_and_sees_every_change(server: Storage) 
     assert server.reads() == 0
 
 
-# ---- a real protocol server --------------------------------------------------------------------------------------
+# ---- the emulator ------------------------------------------------------------------------------------------------
 
 
 def test_a_folder_in_the_emulator_loads_as_the_same_rows_from_disk_do(

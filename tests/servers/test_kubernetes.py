@@ -1,7 +1,8 @@
-"""Four Jobs from a cluster's bare API to a promoted version, on machines that share the server and the bucket alone.
+"""A workflow as four Kubernetes Jobs, up to a promoted version. The Jobs share only the tracking server and the bucket.
 
 The cluster is a stand-in (tests/kubernetes/standin.py). PostgreSQL, the tracking server with a password, and the
-emulator of the bucket are real processes. Each container has a network, process ids and a file system of its own.
+emulator of the bucket are real processes. If network namespaces can be made here (root and iproute2), each container
+has its own network and process ids, and cannot see the tests' files. Otherwise a container is a plain process.
 """
 
 import json
@@ -37,7 +38,7 @@ def launched(
     pytest.importorskip("kubernetes")
     client = server.config.client
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", client["STORAGE_EMULATOR_HOST"])
-    # What a container may not see: all that the tests have in their folder, the launcher's checkout among it.
+    # The folder that containers cannot see: that of all tests of this process. It also has the launcher's checkout.
     hidden = tmp_path.parent if network else None
     secrets = {"mlflow": {"user": USER, "password": server.config.password}}
     cluster = Cluster({IMAGE: workflow.project}, REAL, network.machines if network else {}, hidden, secrets)

@@ -1,4 +1,7 @@
-"""Each step on a machine of its own: four network namespaces that share the server and the bucket, and nothing else."""
+"""Each step on a machine of its own: the machines share only the tracking server and the bucket.
+
+A machine is a network namespace, with its own checkout, home and temporary folder.
+"""
 
 import shutil
 import subprocess
@@ -26,7 +29,7 @@ def test_four_machines_share_the_server_and_the_bucket_alone(
     sample.write(tmp_path / "part-0.parquet", 20_000)
     bucket = storage.Client(project="shop", credentials=AnonymousCredentials()).bucket(server.config.bucket)
     bucket.blob("machines/part-0.parquet").upload_from_filename(tmp_path / "part-0.parquet")
-    # An absolute path: `ip` looks for programs on this process's PATH.
+    # An absolute path, so that it does not matter on which PATH `ip` looks for programs.
     mlflow_run = (str(workflow.commands / "mlflow"), "run", ".", "--env-manager", "local")
 
     def on(machine: str, *command: str) -> Outcome:
@@ -39,7 +42,8 @@ def test_four_machines_share_the_server_and_the_bucket_alone(
             cwd=project, env=environ | {"HOME": str(home), "TMPDIR": str(home / "tmp")},
             capture_output=True, text=True, check=False, timeout=600,
         )  # fmt: skip
-        # The machine is gone before the next one starts: what it did not hand to the server is lost.
+        # The files of this machine are deleted before the next step starts: only what is on the server or in the
+        # bucket remains.
         shutil.rmtree(home)
         assert done.returncode == 0, done.stderr
         return Outcome(done.returncode, done.stdout, done.stderr)

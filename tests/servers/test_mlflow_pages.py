@@ -1,4 +1,4 @@
-"""What MLflow's own pages show of a workflow, in Debian's Chromium, opened by the addresses that the project prints."""
+"""MLflow's own pages about a workflow, opened in Debian's Chromium at the addresses that the project makes."""
 
 import re
 from pathlib import Path
@@ -17,7 +17,7 @@ SMALL = ("-P", "source=sample:20000", "-P", "max_evals=2", "-P", "backtest=false
 
 @pytest.fixture(scope="module")
 def ended(workflow: Workflow) -> Outcome:
-    """A workflow, and a dry run after it."""
+    """The outcome of a workflow. A dry run with the same parameters has followed it."""
     outcome = workflow.main_here(*SMALL, "-P", "env=staging")
     assert outcome.code == 0, outcome.err
     assert workflow.main_here(*SMALL, "-P", "env=staging", "-P", "dry_run=true").code == 0
@@ -32,7 +32,7 @@ def tab(browser: Any, server: Server, ended: Outcome) -> Any:
 
 
 def shown(tab: Any, address: str, *texts: str, name: str, pictures: Path) -> str:
-    """Opens a page, waits for the texts, keeps a picture of it, and returns its text."""
+    """Opens a page, waits until it shows the texts, saves a screenshot, and returns the page's text."""
     tab.goto(address)
     for text in texts:
         tab.get_by_text(text).first.wait_for(timeout=30_000)
@@ -41,7 +41,7 @@ def shown(tab: Any, address: str, *texts: str, name: str, pictures: Path) -> str
 
 
 def linked(server: Server, description: str, link: str) -> str:
-    """The address to which a link of a description leads."""
+    """The address that a link in a description leads to."""
     found = re.search(rf"\[{link}\]\((#[^)]+)\)", description)
     assert found, description
     return f"{server.config.uri}/{found[1]}"
@@ -65,7 +65,7 @@ def test_the_run_of_a_workflow_says_what_it_led_to(
 ) -> None:
     main = workflow.runs("main")[-1]
     address = f"{server.config.uri}/{page(main.info.experiment_id, main.info.run_id)}"
-    texts = ("Report of the model", "train: sample:20000")  # the second one is a link to a child run
+    texts = ("Report of the model", "train: sample:20000")  # the second text is a link to a child run
     text = shown(tab, address, *texts, name="workflow", pictures=pictures)
     for said in (f"{MODEL} version 1 held staging", "test_roc_auc", "Version 1", "process"):
         assert said in text, said
@@ -84,7 +84,10 @@ def test_the_report_is_shown_in_the_artifacts_tab(server: Server, workflow: Work
 def test_a_link_of_the_report_opens_a_run_as_the_note_beside_it_says(
     server: Server, workflow: Workflow, tab: Any, pictures: Path
 ) -> None:
-    """MLflow's frame lets a page open no window, so a plain click does nothing; it must not blank the report."""
+    """Ctrl+click and middle click open the run in a new tab. A plain click must leave the report as it is.
+
+    MLflow shows the report in a frame that may not open windows, so a plain click on a link does nothing.
+    """
     shown(
         tab,
         linked(server, note(workflow.runs("main")[-1]), "Report of the model"),

@@ -1,6 +1,6 @@
-"""Parts of the server go away while steps run, and processes of the workflow are killed: nothing is lost or doubled.
+"""Parts of the server stop while steps run, and processes of a workflow are killed: nothing is lost or duplicated.
 
-`--all-outages` tries each of them during each step.
+With `--all-outages`, each part stops and each process is killed during each step.
 """
 
 import os
@@ -15,11 +15,12 @@ from tests.workflow.processes import alive, main_and_step, until, wait_for
 from tests.workflow.runner import Outcome, Workflow
 from tools.server import PARTS, Server
 
-#: Seconds for which a part is gone, to which its start comes.
+#: Seconds between the stop of a part and its restart. The duration of the restart comes on top.
 GONE = {"mlflow": 1, "postgres": 1, "storage": 20}
 VICTIMS = ("launcher", "main", "step")
-#: By day, one workflow loses each part once, at a step that writes much to it; another one loses each of its processes
-#: once, in the step that lasts longest.
+#: The cases without `--all-outages`. A case is a list of pairs: what stops, and during which step. One workflow loses
+#: each part of the server once, during a step that writes much to this part. Another workflow is started 3 times, and
+#: each time loses another one of its processes during train, the step that lasts longest.
 BY_DAY = {
     "outages": [[("postgres", "process"), ("storage", "train"), ("mlflow", "deploy")]],
     "kills": [[(victim, "train") for victim in VICTIMS]],
@@ -35,7 +36,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def own(pairs: list[tuple[str, str]]) -> tuple[str, ...]:
-    """Data and registered model of its own, so that each step has to run."""
+    """Arguments with a source and a registered model that no other case uses, so that no step can be reused."""
     what, step = pairs[0]
     rows = 20_000 + (*PARTS, *VICTIMS).index(what) * len(STEPS) + STEPS.index(step)
     return "-P", f"source=sample:{rows}", "-P", "max_evals=1", "-P", f"registry_name={what}-{step}"
@@ -66,7 +67,7 @@ def test_a_run_goes_on_when_a_part_is_back_and_the_next_one_loses_and_doubles_no
     process = workflow.start_main(*asked)
     for part, step in outages:
         if f"{step}: running" not in until(process, f"{step}: running"):
-            # An earlier outage ended it: the next workflow meets this one.
+            # An earlier outage ended the workflow, so this outage happens during a new one.
             one_line_or_none(workflow.outcome(process))
             process = workflow.start_main(*asked)
             until(process, f"{step}: running")
@@ -84,19 +85,21 @@ def test_a_run_goes_on_when_a_part_is_back_and_the_next_one_loses_and_doubles_no
 
 
 def kill(workflow: Workflow, asked: tuple[str, ...], victim: str, step: str) -> list[Run]:
-    """Kills launcher, main or step while the step works; returns main's run and the step's, both left behind.
+    """Kills launcher, main or step while the step works. Returns the runs that main and the step leave behind.
 
-    Only where the launcher is the victim is there one: in tests/workflow/test_faults.py a launcher loses its step.
+    A launcher is started only if it is the victim. tests/workflow/test_faults.py kills the step of a launcher.
     """
-    # Whose child is the victim sees only its end; whose parent is, has to see by itself that it is gone.
+    # If the step is killed, its parent sees the exit status, even if the processes are preloaded. If the launcher or
+    # main is killed, its children must notice its death by themselves. For these cases, no process is preloaded.
     started = workflow if victim == "step" else workflow.fresh
     process = started.start(*asked) if victim == "launcher" else started.start_main(*asked)
     main, working = main_and_step(process, step)
-    # It has entered its run: of a step that main's death meets earlier, tests/workflow/test_faults.py knows.
+    # The first heartbeat shows that the step has entered its run. tests/workflow/test_faults.py tests the other case:
+    # main dies before the step has entered its run.
     wait_for(lambda: "lease.heartbeat" in workflow.runs(step)[0].data.tags)
     left = [workflow.runs("main")[0], workflow.runs(step)[0]]
     os.kill({"launcher": process.pid, "main": main, "step": working}[victim], signal.SIGKILL)
-    outcome = workflow.outcome(process, 600)  # all of them write to the same pipe
+    outcome = workflow.outcome(process, 600)  # waits for all 3: they write to the same pipe
     wait_for(lambda: not any(alive(pid) for pid in (process.pid, main, working)))
     assert outcome.code == (1 if victim == "step" else -signal.SIGKILL)
     ended = (

@@ -1,4 +1,7 @@
-"""Real events, sent in time order: each column and each probability is what process and the packaged model make."""
+"""Real events, sent to a server in time order.
+
+Each answer must have the columns that process computes, and the probability that the packaged model returns for them.
+"""
 
 import csv
 import gzip
@@ -23,14 +26,14 @@ from tests.serving.served import NAME, Served
 
 pytestmark = needs_real_data
 KEYS = ["user_id", "user_session", "product_id"]
-#: Events of a request, of as many seconds as they have. That each second may be a request of its own is a matter of
-#: `tests/serving/test_advance.py`.
+#: Maximum number of events in a request. A request holds all events of one or more seconds. Smaller requests, down
+#: to the events of a single time, are tested in `tests/serving/test_advance.py`.
 REQUEST_EVENTS = 600
 
 
 @pytest.fixture(scope="module")
 def events() -> list[list[dict[str, Any]]]:
-    """The events as requests."""
+    """The bodies of the requests: lists of events, in time order."""
     (file,) = (REAL_DATA / "events").glob("*.csv.gz")
     with gzip.open(file, "rt", newline="") as text:
         rows = [{name: value or None for name, value in row.items()} for row in csv.DictReader(text)]
@@ -45,7 +48,7 @@ def events() -> list[list[dict[str, Any]]]:
 
 @pytest.fixture(scope="module")
 def primary(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
-    """What load and process make of the events."""
+    """The primary table that load and process make of the events."""
     return served.primary_of(str(REAL_DATA / "events"), tmp_path_factory.mktemp("primary"))
 
 
@@ -59,7 +62,7 @@ def registry(primary: pd.DataFrame, empty_store: Path, tmp_path_factory: pytest.
 
 
 def replay(servers: Sequence[Served], requests: list[list[dict[str, Any]]]) -> int:
-    """Sends the requests, the servers taking turns; returns the number of repeated events."""
+    """Sends each request to one of the servers, in turn. Returns the number of repeated events."""
     repeated = 0
     for number, request in enumerate(requests):
         status, answer = servers[number % len(servers)].ask("/events", request)
@@ -73,7 +76,10 @@ def replay(servers: Sequence[Served], requests: list[list[dict[str, Any]]]) -> i
 
 
 def differences(log: Path, primary: pd.DataFrame, registry: str) -> dict[str, int]:
-    """The pairs whose first logged answer differs from the batch's, by column."""
+    """The number of pairs whose first logged answer differs from the batch's, by column and for the probability.
+
+    Columns without a difference are left out.
+    """
     logged = ds.dataset(log, partitioning="hive").to_table().to_pandas().sort_values("answered_at", kind="stable")
     answered = logged.drop_duplicates(KEYS).set_index(KEYS).sort_index()
     expected = primary.set_index(KEYS).sort_index()

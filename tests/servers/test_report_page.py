@@ -1,4 +1,4 @@
-"""The report in a real browser: Debian's Chromium."""
+"""The report, the drift page and the promotion page in a real browser: Debian's Chromium."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.report.pages import FACTS, UNBROKEN, contents, prediction, promotion
 
 
 def report() -> str:
-    """The report with everything that it can show; a name without a place to break stands in each of its parts."""
+    """The report with all its parts. Many names in it are `UNBROKEN`, which a browser cannot break into lines."""
     made = contents(suspicious={UNBROKEN: 0.9999}, money=Money(12, 3))
     weakest = replace(made.slices[0], name=UNBROKEN)
     steps = [replace(step, what=UNBROKEN) for step in made.origin.steps]
@@ -20,7 +20,7 @@ def report() -> str:
     )
 
 
-#: Each page, made when a test asks for it.
+#: A function for each page that returns its HTML. A page is made only if a test needs it.
 PAGES = {
     "report": report,
     "drift": lambda: drift_page.render(prediction(), FACTS),
@@ -35,7 +35,7 @@ def page_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     return file
 
 
-#: What is wrong with the texts of the drawings: too small, cut off, or one over another.
+#: JavaScript that lists the texts in drawings that are smaller than 11 px, cut off, or over another text.
 BAD_TEXTS = """[...document.querySelectorAll('svg[role=img]')].flatMap(svg => {
   const frame = svg.getBoundingClientRect(), scale = frame.width / svg.viewBox.baseVal.width;
   const texts = [...svg.querySelectorAll('text')].map(text => [text.textContent, text.getBoundingClientRect(),
@@ -49,7 +49,7 @@ BAD_TEXTS = """[...document.querySelectorAll('svg[role=img]')].flatMap(svg => {
   return [...small, ...cut, ...over];
 })"""
 
-#: The tables that are wider than the frame that would let them be scrolled.
+#: JavaScript that lists the tables that do not fit into the element around them without scrolling.
 TOO_WIDE = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth).map(e => e.innerText)"
 
 
@@ -67,7 +67,7 @@ def test_no_text_of_a_drawing_is_small_cut_off_or_under_another(browser: object,
     (tmp_path / "report.html").write_text(PAGES[shown]() if shown in PAGES else page.render(made), encoding="utf-8")
     tab = browser.new_page()  # type: ignore[attr-defined]
     tab.goto((tmp_path / "report.html").as_uri())
-    for width in (390, 514, 560, 700, 768, 1024, 1280):  # 514: the frame of MLflow's Artifacts tab
+    for width in (390, 514, 560, 700, 768, 1024, 1280):  # 514 px: the frame in MLflow's Artifacts tab
         tab.set_viewport_size({"width": width, "height": 900})
         assert tab.evaluate(BAD_TEXTS) == [], width
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
@@ -92,7 +92,7 @@ def test_the_page_fits_and_asks_nothing(
     assert [url for url in requests if not url.startswith("data:")] == [page_file.as_uri()]
     assert messages == []
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
-    # Nothing sticks out at the right.
+    # No table needs scrolling, and no element extends beyond the right edge.
     assert tab.evaluate(TOO_WIDE) == []
     assert (
         tab.evaluate(
@@ -101,7 +101,7 @@ def test_the_page_fits_and_asks_nothing(
         )
         == []
     )
-    # Ink and paper are far apart in both schemes.
+    # Text (`ink`) and background (`paper`) have a high contrast in both schemes.
     ink, paper = (
         tab.evaluate(f"getComputedStyle(document.body).{name}.match(/\\d+/g).slice(0, 3).map(Number)")
         for name in ("color", "backgroundColor")
@@ -114,7 +114,7 @@ def test_the_page_fits_and_asks_nothing(
 
 
 def test_it_holds_in_the_sandboxed_frame_of_mlflows_artifacts_tab(browser: object, page_file: Path) -> None:
-    """MLflow shows a page in a frame 514 px wide that lets scripts run and nothing else."""
+    """MLflow shows a page in a frame that is 514 px wide. The frame allows scripts and nothing else."""
     tab = browser.new_page(viewport={"width": 1280, "height": 900})  # type: ignore[attr-defined]
     messages: list[str] = []
     tab.on("console", lambda message: messages.append(message.text))
@@ -131,7 +131,7 @@ def test_it_holds_in_the_sandboxed_frame_of_mlflows_artifacts_tab(browser: objec
 
 
 def test_it_is_printed_as_dark_text_on_white_even_where_the_screen_is_dark(browser: object, page_file: Path) -> None:
-    width = 718  # of A4 with margins of 1 cm, at 96 px an inch
+    width = 718  # px: a page of A4 with margins of 1 cm, at 96 px per inch
     tab = browser.new_page(viewport={"width": width, "height": 1000}, color_scheme="dark")  # type: ignore[attr-defined]
     tab.emulate_media(media="print")
     tab.goto(page_file.as_uri())

@@ -1,4 +1,7 @@
-"""A tracking server that fails, hangs or is gone: tried again by MLflow's own settings, then told in one line."""
+"""A tracking server that fails, hangs or cuts connections.
+
+MLflow repeats a failed request as often as its own settings say. After the last try, the step ends with one line.
+"""
 
 import logging
 import re
@@ -21,14 +24,15 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def load(caplog: pytest.LogCaptureFixture) -> Callable[..., Outcome]:
-    """The step load by itself in this process, with a server that is tried twice and not for long."""
+    """Runs the step load alone, in this process. A request is tried at most twice, with a timeout of 2 s."""
     quick = {"MAX_RETRIES": "1", "BACKOFF_FACTOR": "0", "BACKOFF_JITTER": "0", "TIMEOUT": "2"}
 
     def run(uri: str, **settings: str) -> Outcome:
         workflow = Workflow(PROJECT, uri, experiment="")
         asked = {f"MLFLOW_HTTP_REQUEST_{name}": value for name, value in (quick | settings).items()}
         outcome = workflow.step_here("load", "-P", "source=sample:300", **asked)
-        # A process of its own would print warnings, except those of urllib3, which has a handler that drops them.
+        # In a process of its own, load would print warnings to stderr. Those of urllib3 would not be printed, because
+        # urllib3 has a handler that drops them.
         records = [record for record in caplog.records if record.levelno >= logging.WARNING]
         warned = [record.getMessage() for record in records if not record.name.startswith("urllib3.")]
         return replace(outcome, err=outcome.err + "".join(f"{line}\n" for line in warned))
@@ -42,7 +46,7 @@ def test_a_server_that_always_fails_is_named_without_its_password_after_the_last
 ) -> None:
     with standing(Front(fault=lambda method, path, number: fault)) as front:
         outcome = load(front.url.replace("://", "://ann:planted-password@"))
-        assert len(front.seen) == 2  # once, and once more as MLFLOW_HTTP_REQUEST_MAX_RETRIES says
+        assert len(front.seen) == 2  # the first try, and 1 retry (MLFLOW_HTTP_REQUEST_MAX_RETRIES)
     assert outcome.code == 1
     assert re.fullmatch(rf"Error: tracking server {front.url}: .*\n", outcome.err), outcome.err
     assert "planted-password" not in outcome.out + outcome.err

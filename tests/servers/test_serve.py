@@ -27,7 +27,7 @@ from tests.serving.served import NAME, Served, event
 
 @pytest.fixture(scope="module")
 def server(registry: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A server that was filled with the sample, with staging beside it and a log of answers."""
+    """A server filled with the events of the sample. It has staging as its shadow, and a log of answers."""
     folder = tmp_path_factory.mktemp("serve")
     options = {"state": folder / "state", "warm": "sample:20000", "shadow": "staging", "answers": folder / "answers"}
     with served.server(registry, folder / "log", **options) as running:
@@ -49,7 +49,7 @@ def test_a_cart_event_is_answered_by_the_version_that_holds_the_alias(server: Se
         "product_id": 1000001,
     }
     assert (cart["moment"], cart["model_version"]) == ("2019-12-02T10:01:00Z", "1")
-    assert cart["missing"] == ["category", "sub_category"]  # which the event does not have
+    assert cart["missing"] == ["category", "sub_category"]  # the event has no category_code
     assert 0 < cart["probability"] < 1
     assert cart["will_buy"] in (0, 1)
 
@@ -258,7 +258,8 @@ def test_a_cart_is_typed_and_a_visit_replayed_on_the_page(
     typed = tab.inner_text("#answers").replace("\u200b", "")
     assert "Version 1 of the model answered" in typed
     assert "num_views_product" in typed
-    # All typed views are before the cart event and differ, however short their time is, in whatever zone it is read.
+    # Every typed view has a different time before the cart event, even if `seconds` is 0. A typed time is UTC,
+    # whatever the time zone of the browser.
     for time_, views, seconds in (("2019-10-07 12:30:05", "2", "0"), ("2019-10-07 12:30:05 UTC", "200", "30")):
         for name, value in {"time": time_, "views": views, "seconds": seconds}.items():
             tab.fill(f"[name={name}]", value)
@@ -267,7 +268,7 @@ def test_a_cart_is_typed_and_a_visit_replayed_on_the_page(
         (answer,) = asked_for.value.json()["answers"]
         assert answer["moment"] == "2019-10-07T12:30:05Z"
         assert answer["columns"]["num_views_product"] == int(views)
-        assert answer["columns"]["duration"] == max(1, int(seconds))  # no view is at the very time of the cart
+        assert answer["columns"]["duration"] == max(1, int(seconds))  # never 0: each view is in an earlier second
     tab.reload()
     tab.wait_for_selector("#events td")
     tab.click("#visit button")
@@ -285,7 +286,7 @@ def test_a_cart_is_typed_and_a_visit_replayed_on_the_page(
     tab.close()
 
 
-# ---- ready columns -----------------------------------------------------------------------------------------------
+# ---- /invocations: rows whose columns are already computed -------------------------------------------------------
 
 
 def test_invocations_answer_as_the_packaged_model_does(server: Served, rows: pd.DataFrame, registry: str) -> None:
@@ -306,7 +307,7 @@ def test_invocations_answer_as_the_packaged_model_does(server: Served, rows: pd.
         np.testing.assert_allclose(predictions["probability"], expected["probability"], rtol=0, atol=1e-12)
         assert predictions["will_buy"].tolist() == expected["will_buy"].tolist()
         assert predictions["missing"].tolist() == expected["missing"].tolist()
-    # A row without the optional columns is answered beside whole rows as if it were alone.
+    # A row without the optional columns gets the same answer alone and beside a complete row.
     lacking = {name: value for name, value in records[0].items() if name in FEATURES}
     (alone,), together = (
         server.ask("/invocations", {"dataframe_records": sent})[1]["predictions"]
@@ -334,7 +335,7 @@ def test_wrong_invocations_are_the_callers_fault(server: Served, body: bytes, ki
     assert server.ask("/invocations", body, **{"Content-Type": kind})[0] == status
 
 
-# ---- how it is ---------------------------------------------------------------------------------------------------
+# ---- health, metrics, shadow and log -----------------------------------------------------------------------------
 
 
 def test_health_ready_and_metrics(server: Served) -> None:
@@ -365,7 +366,7 @@ def test_nothing_of_a_request_is_in_the_log(server: Served) -> None:
     server.ask("/invocations", {"dataframe_records": [{"price": secret}]})
     columns = {**dict.fromkeys(COLUMNS), "price": 9.5, secret: 1}
     server.ask("/invocations", {"dataframe_records": [columns], "params": {secret: 1}})
-    # pandas reads a large CSV in parts, and warns of a column whose parts differ in type.
+    # pandas reads a large CSV in parts. If a column's types differ between parts, pandas warns, and names the column.
     row = "1," * len(COLUMNS)
     lines = [",".join([*COLUMNS, secret]), *[f"{row}1"] * 40_000, *[f"{row}{secret}"] * 40_000]
     assert server.ask("/invocations", "\n".join(lines).encode(), **{"Content-Type": "text/csv"})[0] == 200
@@ -378,15 +379,17 @@ def test_nothing_of_a_request_is_in_the_log(server: Served) -> None:
 
 
 def test_requests_that_its_own_description_gives_rise_to_are_answered(server: Served) -> None:
-    """schemathesis makes valid and invalid requests of every address out of openapi.json."""
+    """schemathesis generates valid and invalid requests to every address in openapi.json."""
     before = psutil.Process(server.process.pid).memory_info().rss
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.address}/openapi.json", "--no-color"]
     command += ["--checks", "not_a_server_error", "--phases", "examples,fuzzing", "--mode", "all", "--seed", "1"]
-    # Four of the addresses take input, and each gets this many requests: 2,167 requests in all, or 143 by day.
+    # Each of the 4 addresses that take input gets this many requests. The total is 2,167 requests with the profile
+    # `deep`, and 143 otherwise.
     deep = settings().max_examples >= DEEP_EXAMPLES
     run = subprocess.run([*command, "--max-examples", str(540 if deep else 34)], capture_output=True, text=True)
     assert run.returncode == 0, run.stdout
-    made = re.search(r"([\d,]+) generated, ([\d,]+) passed", run.stdout)  # it may warn that few of them were valid
+    # The output may also have a warning that few requests were valid.
+    made = re.search(r"([\d,]+) generated, ([\d,]+) passed", run.stdout)
     assert made, run.stdout
     assert made[1] == made[2]
     assert int(made[1].replace(",", "")) >= (2000 if deep else 100)

@@ -41,7 +41,7 @@ def server(registry: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield running
 
 
-# ---- its run, its end --------------------------------------------------------------------------------------------
+# ---- its start, its end, and who may ask it ----------------------------------------------------------------------
 
 
 def test_it_ends_on_sigterm_after_the_requests_at_work_and_its_run_is_closed(registry: str, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_acknowledged_events_are_there_once_after_kill_9(registry: str, tmp_path
             try:
                 while acknowledged < len(table):
                     status, said = running.ask("/events", table[acknowledged : acknowledged + 5])
-                    assert status == 200, said  # nothing else acknowledges events
+                    assert status == 200, said  # only a 200 acknowledges events
                     acknowledged += 5
             except (OSError, HTTPException):
                 pass
@@ -160,12 +160,12 @@ def test_acknowledged_events_are_there_once_after_kill_9(registry: str, tmp_path
         fresh = sum(
             running.ask("/events", table[start : start + 500])[1]["events"] for start in range(0, len(table), 500)
         )
-        # The request at which the server was killed may be there, too, though nobody was told.
+        # The events of the request that the last kill interrupted may be stored, too, although no client was told so.
         assert len(table) - acknowledged - 10 <= fresh <= len(table) - acknowledged
 
 
 def under_load(running: Served, while_: Callable[[], None]) -> list[tuple[float, int, str | None]]:
-    """Two clients ask without a pause while something is done: when each asked, the status and the version."""
+    """Two clients send requests without a pause while `while_` runs. Returns time, status and version of each."""
     asked: list[tuple[float, int, str | None]] = []
     ended = threading.Event()
 
@@ -189,7 +189,11 @@ def under_load(running: Served, while_: Callable[[], None]) -> list[tuple[float,
 
 
 class Moves:
-    """Moves production from version to version; `holders` has each move's time and the version that then holds it."""
+    """Moves the alias production from version to version.
+
+    Attributes:
+        holders: time of each move, and the version that holds production from then on; None: no version.
+    """
 
     def __init__(self) -> None:
         self.client = mlflow.MlflowClient()
@@ -204,25 +208,25 @@ class Moves:
         self.client.delete_registered_model_alias(NAME, "production")
 
     def delete_the_holder(self) -> None:
-        """Deletes the version that holds production, and with it the alias."""
+        """Deletes the version that holds production. The alias is deleted with it."""
         (_, number) = self.holders[-1]
         self.holders.append((time.time(), None))
         self.client.delete_model_version(NAME, number)
 
     def roll_back(self) -> None:
-        """From version 2 to version 1, as the entry point `rollback` does it."""
+        """Rolls production back from version 2 to version 1, as the entry point `rollback` does."""
         two, one = (self.client.get_model_version(NAME, number) for number in "21")
         self.holders.append((time.time(), "1"))
         assert promotion.roll_back(two, one, "production", "for the test", Author("test", ""), blame=True)
 
     def promote_a_new_version(self) -> None:
-        """The model of version 2, registered again under the next number."""
+        """Registers the model of version 2 again, as a new version, and promotes the new version."""
         two = self.client.get_model_version(NAME, "2")
         made = self.client.create_model_version(NAME, two.source, model_id=two.model_id, tags=two.tags)
         self.promote(str(made.version))
 
     def promote_and_delete_the_one_before(self) -> None:
-        """Version 1 again, and the version that loses the alias is deleted at once."""
+        """Promotes version 1, and at once deletes the version that held production until then."""
         (_, number) = self.holders[-1]
         self.promote("1")
         self.client.delete_model_version(NAME, number)
@@ -253,7 +257,7 @@ def test_promotions_rollbacks_and_deletions_take_effect_within_five_seconds_and_
                 for number in range(21 if all_outages else 7):
                     each[number % 7]()
                     running.wait_until(answers_with_the_holder, 5.5)
-                    time.sleep(0.5)  # under load, the version answers for a while
+                    time.sleep(0.5)  # so that this version answers some requests of the load
 
             moves.holders.append((time.time(), "1"))
             asked = under_load(running, move)
@@ -318,7 +322,7 @@ def test_a_full_disk_is_a_503_in_one_line_and_nothing_acknowledged_is_lost(regis
         assert answer["detail"].startswith("the state cannot be written: ")
         assert running.ask("/health")[0] == 200
         assert (running.metric("state_up"), running.metric("state_writable")) == (1, 0)
-        assert running.ask("/events", acknowledged[0])[1]["repeated"] == len(batch)  # which writes nothing
+        assert running.ask("/events", acknowledged[0])[1]["repeated"] == len(batch)  # which are not written
         assert running.ask("/ready")[1]["problems"] == [answer["detail"]]
         enlarge(disk, "64m")
         again = [running.ask("/events", batch)[1] for batch in acknowledged]

@@ -1,4 +1,7 @@
-"""A store that hangs instead of refusing: requests get a 503 soon, and probes and metrics are answered meanwhile."""
+"""A state store that hangs instead of refusing connections.
+
+Requests soon get a 503. Meanwhile, the server still answers probes and returns its metrics.
+"""
 
 import itertools
 import json
@@ -17,18 +20,19 @@ from tests.serving import served
 from tests.serving.redis_server import RedisServer
 from tests.serving.served import Served, event
 
-#: More requests than may be in progress at once, within a second.
+#: Number of requests that are sent within 1 s. This is 100 more than may be in progress at once.
 REQUESTS = MAX_REQUESTS + 100
-#: A request that waits for the timeouts of all requests before it would wait for minutes; its own timeout is 2 s.
+#: Maximum seconds until all requests are answered. The timeout of one request is 2 s. If a request waited for the
+#: timeouts of all requests before it, it would wait for minutes.
 SOON_SECONDS = 15
 
-#: A server, its store, and what lets that store hang.
+#: A server, and a function whose context manager makes the server's store hang until its block ends.
 Hanging = tuple[Served, Callable[[], AbstractContextManager[None]]]
 
 
 @contextmanager
 def locked(file: Path) -> Iterator[None]:
-    """Locks a SQLite file, as another process does that copies it."""
+    """Locks a SQLite file against writes until the block ends, as a process that copies the file may do."""
     with closing(sqlite3.connect(file, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         yield
@@ -59,7 +63,7 @@ def test_a_store_that_hangs_is_a_503_soon_and_the_probes_are_answered(hanging: H
             while not arriving.done():
                 assert running.ask("/health") == (200, {"status": "alive"})
                 ready, metrics = running.ask("/ready"), running.ask("/metrics")
-                assert ready[0] in (200, 503)  # SQLite can be read meanwhile
+                assert ready[0] in (200, 503)  # 200 with SQLite: a locked file can be read
                 assert metrics[0] == 200
             seconds = time.monotonic() - begun
             waits = arriving.result()

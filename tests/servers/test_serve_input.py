@@ -1,4 +1,4 @@
-"""Requests of any kind, for the server of `mlflow run -e serve`: none of them is a fault of the server."""
+"""Requests with any content, sent to the server of `mlflow run -e serve`: none of them causes a server error."""
 
 import json
 import socket
@@ -15,7 +15,7 @@ from tests.conftest import examples
 from tests.serving import served
 from tests.serving.served import Served, event
 
-#: Any text that JSON can hold, halves of surrogate pairs included.
+#: Any text that JSON can hold, including single halves of surrogate pairs.
 TEXT = st.text(st.characters(codec=None), max_size=8)
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
@@ -33,7 +33,7 @@ def server(registry: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def raw(server: Served, method: bytes, target: bytes, headers: bytes = b"", body: bytes = b"") -> int:
-    """The status of a request that is sent as it is; 0: the connection was closed without an answer."""
+    """Sends exactly these bytes as a request. Returns the status; 0: the connection was closed without an answer."""
     host, _, port = server.address.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), timeout=30) as connection:
         length = b"Content-Length: %d\r\n" % len(body) if body else b""

@@ -37,7 +37,7 @@ def server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
                 env={
                     **os.environ,
                     "MLFLOW_TRACKING_URI": store,
-                    # No pickle is in the model: forbidding it changes nothing.
+                    # The model contains no pickle, so it loads although pickles are forbidden.
                     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
                 },
                 stdout=output,
@@ -57,12 +57,12 @@ def server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
                     time.sleep(0.2)
             yield address
         finally:
-            os.killpg(process.pid, 15)  # the server's own children, too: nothing else is in its session
+            os.killpg(process.pid, 15)  # also ends the server's children; nothing else is in its process group
             process.wait(timeout=30)
 
 
 def post(server: str, body: dict[str, Any] | str, type_: str = "application/json") -> tuple[int, Any]:
-    """Status and answer to an invocation."""
+    """Posts to /invocations. Returns the status and the answer."""
     text = body if isinstance(body, str) else json.dumps(body)
     request = urllib.request.Request(f"{server}/invocations", text.encode(), {"Content-Type": type_})
     try:
@@ -73,7 +73,7 @@ def post(server: str, body: dict[str, Any] | str, type_: str = "application/json
 
 
 def records(rows: int) -> list[dict[str, Any]]:
-    """Carts as a client sends them: whole numbers as ints, what is not known as null."""
+    """Rows of carts as a client sends them: whole numbers as int, unknown values as null."""
     frame = carts(rows, seed=5).drop(columns=[LABEL, "user_id", "user_session"])
     return list(json.loads(frame.to_json(orient="records", double_precision=2)))
 

@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from tests.workflow.runner import Outcome, Workflow
 
 SMALL = ("-P", "source=sample:5000", "-P", "max_evals=1", "-P", "registry_name=together")
-#: Far more than it takes: 4 workflows on a machine with 2 cores that others use, too.
+#: Maximum minutes for a workflow. It takes far less, but 4 workflows may share 2 cores with other programs.
 MINUTES = 15
 
 
 def all_outcomes(workflow: Workflow, processes: list[subprocess.Popen[str]]) -> list[Outcome]:
-    with ThreadPoolExecutor(len(processes)) as pool:  # a pipe that nobody reads would stop its workflow
+    with ThreadPoolExecutor(len(processes)) as pool:  # read all pipes at once: a full pipe would stop its workflow
         outcomes = list(pool.map(lambda process: workflow.outcome(process, MINUTES * 60), processes))
     for outcome in outcomes:
         assert outcome.code == 0, outcome.err
@@ -23,7 +23,8 @@ def test_four_at_once_compute_nothing_twice_and_leave_a_consistent_registry(work
     metrics = ["roc_auc", "roc_auc", "roc_auc", "log_loss"]
     outcomes = all_outcomes(workflow, [workflow.start_main(*SMALL, "-P", f"metric={metric}") for metric in metrics])
 
-    # Three identical and one that searches something else: the tables once, two models.
+    # Three workflows are identical, and the fourth optimises another metric. So load and process run once, and train
+    # and deploy run twice.
     for step, times in (("load", 1), ("process", 1), ("train", 2), ("deploy", 2)):
         ran = [outcome for outcome in outcomes if outcome.steps[step] == "ran"]
         runs = workflow.runs(step)

@@ -1,4 +1,4 @@
-"""The whole workflow against what `make server AUTH=true` starts."""
+"""The whole workflow with the server that `make server AUTH=true` starts."""
 
 import os
 import signal
@@ -31,11 +31,18 @@ KEY = "planted-private-key-77aa"
 
 @dataclass(frozen=True)
 class Remote:
-    """A server, two git repositories that a daemon serves, and all that processes have shown of themselves."""
+    """A tracking server, a git daemon with two repositories, and what processes have shown to others.
+
+    Attributes:
+        git: URL of the git daemon.
+        repositories: folder of the daemon's repositories.
+        key: key file of a service account; it contains a private key.
+        printed: standard output and standard error of every command so far.
+        commands: command lines seen on the machine (`watch_command_lines`).
+    """
 
     server: Server
     workflow: Workflow
-    #: URL of the git daemon, the folder of its repositories, and a file with a private key.
     git: str
     repositories: Path
     key: Path
@@ -47,16 +54,16 @@ class Remote:
         return self.repositories / "project"
 
     def run(self, *arguments: str, **options: object) -> Outcome:
-        """`mlflow run`, logged in by variables."""
+        """`mlflow run`, with user and password in environment variables."""
         return self.kept(self.workflow.run(*arguments, **{"uri": self.server.config.uri, **self.login, **options}))
 
     def step(self, step: str, *arguments: str, **options: object) -> Outcome:
-        """A step alone, without a login."""
+        """A step alone. User and password are in the URI, or the caller gives a token."""
         return self.kept(self.workflow.step(step, *arguments, **{**self.without_login, **options}))
 
     @property
     def without_login(self) -> dict[str, str]:
-        """The variables of a client that gives user and password in the URI, or a token."""
+        """The variables of a client that has a token, or user and password in the URI."""
         return self.server.config.storage | {"GOOGLE_APPLICATION_CREDENTIALS": str(self.key)}
 
     @property
@@ -81,7 +88,10 @@ def later_commit(repository: Path, readme: str) -> None:
 
 @pytest.fixture(scope="module")
 def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`project`, with the tag v1, and `mono`, where the project is the folder shop; both went on since."""
+    """The folder of two git repositories: `project` with the tag v1, and `mono` with the project in its folder `shop`.
+
+    In both, a later commit follows.
+    """
     folder = tmp_path_factory.mktemp("git")
     project, mono = checkout(folder / "project"), folder / "mono"
     git(project, "tag", "v1")
@@ -132,16 +142,16 @@ def remote(
 
 
 def watch_command_lines(seen: set[str], over: threading.Event) -> None:
-    """Collects the command line of every process of the machine, which everybody on it can read."""
+    """Collects the command lines of all processes of the machine. Every user of the machine can read them."""
     while not over.wait(0.2):
         for file in Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 seen.add(file.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
             except OSError:
-                continue  # it has ended
+                continue  # the process has ended
 
 
-# ---- what is run: once each, for all tests that look at it -------------------------------------------------------
+# ---- commands, run once each for all tests -----------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +161,7 @@ def empty_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def first(remote: Remote, empty_folder: Path) -> Outcome:
-    """The first run: of a git URL, in an empty folder."""
+    """The first workflow, run from a git URL in an empty folder."""
     outcome = remote.run(*SOURCE, project=f"{remote.git}/project", cwd=empty_folder)
     assert outcome.code == 0, outcome.err
     return outcome
@@ -159,10 +169,10 @@ def first(remote: Remote, empty_folder: Path) -> Outcome:
 
 @pytest.fixture(scope="module")
 def elsewhere(remote: Remote, first: Outcome, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    """A run of another machine's clone, with user and password in the URI, as some write it."""
+    """A workflow from a clone, as on another machine. User and password are in the URI, as some users write it."""
     folder = tmp_path_factory.mktemp("elsewhere")
     git(folder, "clone", "-q", str(remote.project), "another place")
-    # What MLflow's own launcher prints is MLflow's to mask.
+    # MLflow's own lines with the server's URL are switched off: masking secrets in them is up to MLflow.
     environ = remote.without_login | {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", "HOME": str(folder)}
     outcome = remote.workflow.run(
         *SOURCE, project=str(folder / "another place"), cwd=folder,
@@ -173,7 +183,7 @@ def elsewhere(remote: Remote, first: Outcome, tmp_path_factory: pytest.TempPathF
 
 @dataclass(frozen=True)
 class Tokens:
-    """load with the right bearer token and with a wrong one, at a server that asks for one."""
+    """Outcomes of load at a server that asks for a bearer token: with the right token and with a wrong one."""
 
     accepted: Outcome
     refused: Outcome
@@ -193,11 +203,11 @@ def tokens(remote: Remote) -> Tokens:
 
 @pytest.fixture(scope="module")
 def without_data(remote: Remote) -> Outcome:
-    """process with a run that does not exist, with user and password in the URI."""
+    """The outcome of process whose `data` is in a run that does not exist; user and password are in the URI."""
     return remote.step("process", "-P", "data=runs:/0123456789abcdef0123456789abcdef/events")
 
 
-# ---- what is to be seen ------------------------------------------------------------------------------------------
+# ---- the tests ---------------------------------------------------------------------------------------------------
 
 
 def test_a_git_url_in_an_empty_folder_leads_to_a_staged_version(
@@ -210,7 +220,7 @@ def test_a_git_url_in_an_empty_folder_leads_to_a_staged_version(
 
 
 def test_runs_name_their_commit_and_keep_their_artifacts_in_the_bucket(remote: Remote, first: Outcome) -> None:
-    # Below the first main: those of later workflows are not looked at.
+    # The oldest main is that of `first`. The steps of later workflows are left out.
     main = remote.workflow.runs("main")[-1]
     steps = [run for name in ALL for run in remote.workflow.runs(name)]
     below = [run for run in steps if run.data.tags.get("mlflow.parentRunId") == main.info.run_id]

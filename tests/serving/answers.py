@@ -1,8 +1,9 @@
-"""Answers of a server, as its log has them."""
+"""Answers of a server, as the log of answers holds them."""
 
 from purchase_predict.serving.answer_log import Answer
 from purchase_predict.serving.columns import COLUMNS
 
+#: Microseconds in a day.
 DAY = 86_400_000_000
 ROW = [
     1 if name == "product_id" else "acme" if name == "brand" else None if "category" in name else 2.5

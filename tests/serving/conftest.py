@@ -18,13 +18,13 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
     server.kill()
 
 
-#: Opens the state of a test, as one of the servers that share it.
+#: Opens the state of a test. Each call stands for one of the servers that share the state.
 OpenState = Callable[[], State]
 
 
 @pytest.fixture(params=["sqlite", "redis"])
 def open_state(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenState]:
-    """Opens an empty state again and again: a SQLite file, or Redis."""
+    """Opens the test's state as often as it is called. The state is a SQLite file or Redis, and empty at first."""
     opened: list[State] = []
     uri = ""
     if request.param == "redis":

@@ -17,7 +17,7 @@ from tools.machine import free_port
 
 @dataclass
 class RedisServer:
-    """A server that writes every change to a file before it answers; it may be killed and started again."""
+    """A Redis that writes each change to a file before it answers. It can be killed and started again."""
 
     folder: Path
     port: int = 0
@@ -47,7 +47,7 @@ class RedisServer:
 
     @contextmanager
     def evicting(self, bytes_left: int) -> Iterator["redis.Redis"]:
-        """A client, while Redis evicts once it uses this many bytes more than now."""
+        """Lets Redis evict keys once it uses `bytes_left` bytes more than now; yields a client."""
         client = redis.Redis(port=self.port)
         try:
             client.config_set("maxmemory-policy", "allkeys-lru")
@@ -59,7 +59,7 @@ class RedisServer:
 
     @contextmanager
     def hanging(self) -> Iterator[None]:
-        """Stops Redis as a whole: it accepts connections, and says nothing."""
+        """Suspends Redis's process: clients can still connect, but get no answer."""
         assert self.process
         self.process.send_signal(signal.SIGSTOP)
         try:

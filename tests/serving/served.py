@@ -29,18 +29,18 @@ NAME = "served"
 _STARTED = " answers at http"
 
 
-#: What stays the same in the events of a visit.
+#: The values that all events of a visit share.
 VISIT = {"user_id": 1, "user_session": "a visit", "product_id": 1000001, "price": 99.5, "brand": "brand-01"}
 
 
 def event(time_: str, kind: str, **other: object) -> dict[str, Any]:
-    """An event of the visit, at a time of one day."""
+    """An event of the visit, at a time of the day 2019-12-02; `other` replaces values of `VISIT`."""
     return {"event_time": f"2019-12-02 {time_} UTC", "event_type": kind, **VISIT, **other}
 
 
 @contextmanager
 def registry_of(rows: pd.DataFrame, empty_store: Path, folder: Path) -> Iterator[str]:
-    """A store with version 1 in production and version 2 in staging, both trained on these rows."""
+    """The URI of a store: version 1 holds production, version 2 holds staging; both were trained on these rows."""
     with registered.store_for_many(empty_store, folder / "store") as store:
         for env, rounds in (("production", 60), ("staging", 20)):
             (folder / env).mkdir()
@@ -50,7 +50,7 @@ def registry_of(rows: pd.DataFrame, empty_store: Path, folder: Path) -> Iterator
 
 
 def primary_of(source: str, folder: Path) -> pd.DataFrame:
-    """The primary table that load and process make of a source of events."""
+    """The primary table that `load` and `process` make from a source of events."""
     for name in ("input", "reading", "scratch"):
         (folder / name).mkdir(parents=True)
     load_source(source, folder / "input", folder / "reading", 0)
@@ -60,7 +60,7 @@ def primary_of(source: str, folder: Path) -> pd.DataFrame:
 
 
 def trained_on(rows: pd.DataFrame, folder: Path, rounds: int = 30) -> Trained:
-    """A model trained on a primary table of events, with all its columns."""
+    """A train run, whose model uses all columns of a primary table that was made from events."""
     (folder / "process").mkdir(parents=True)
     (folder / "train").mkdir()
     return registered.train(registered.process(rows, folder / "process"), folder / "train", rounds)
@@ -76,7 +76,7 @@ class Served:
     headers: dict[str, str] = field(default_factory=dict)
 
     def ask(self, path: str, body: object = None, **headers: str) -> tuple[int, Any]:
-        """Status and answer: JSON where it is, else text."""
+        """Sends a request; returns the response's status and body. A body that is JSON is parsed, else it is text."""
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         request = urllib.request.Request(
             self.address + path, data, {"Content-Type": "application/json", **self.headers, **headers}
@@ -88,7 +88,7 @@ class Served:
             return error.code, _read(error)
 
     def metric(self, name: str) -> float:
-        """The value of a metric without labels, or the first one with labels that the name gives."""
+        """The value of a metric. `name` may end with labels. If several metrics begin with `name`, the first counts."""
         _, text = self.ask("/metrics")
         (line, *_) = [line for line in text.splitlines() if line.startswith(f"purchase_predict_{name}")]
         return float(line.rpartition(" ")[2])
@@ -103,13 +103,13 @@ class Served:
 
 @contextmanager
 def server(store: str, log: Path, *, measured: bool = True, **parameters: object) -> Iterator[Served]:
-    """The server as its entry point starts it, on a free port; ended by SIGTERM.
+    """Starts the server as its entry point does, on a free port, and yields it. Ends it with SIGTERM.
 
     Args:
-        store: the tracking store.
-        log: the file that gets what it prints.
-        measured: whether coverage measures it where it measures the tests, which takes a third more time.
-        parameters: of the entry point.
+        store: the URI of the tracking store.
+        log: the file to which the server's output is appended.
+        measured: whether coverage also measures the server when it measures the tests. This takes a third more time.
+        parameters: the parameters of the entry point.
     """
     given = {"registry_name": NAME, "env": "production", "port": 0} | parameters
     starts = log.read_text().count(_STARTED) if log.exists() else 0
@@ -138,7 +138,7 @@ def server(store: str, log: Path, *, measured: bool = True, **parameters: object
 
 
 def _coverage() -> dict[str, str]:
-    """The variable that has coverage measure a process, where it measures this one."""
+    """The environment variable that makes coverage measure a process; empty if coverage does not measure this one."""
     return {"COVERAGE_PROCESS_START": str(PROJECT / "pyproject.toml")} if coverage.Coverage.current() else {}
 
 

@@ -1,4 +1,4 @@
-"""Features as events come, against what `process` makes of the same events."""
+"""Compares the rows that the server makes as events arrive with the rows that `process` makes of the same events."""
 
 import random
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from tests.features import reference
 from tests.features.shops import SHOPS, VALUES, many_shops, on_duckdb
 from tests.serving.visits import arriving, as_loaded, counted, event, expected, requests, sent
 
-#: The queries of the batch take 0.2 s of each example.
+#: Settings of the property tests. The number of examples is small, because `process`'s queries take 0.2 s per example.
 PROPERTY = settings(deadline=None, max_examples=examples(60), suppress_health_check=list(HealthCheck))
 
 
@@ -66,7 +66,7 @@ def column(state: SqliteState, request: list[Event], name: str) -> Any:
     return pair.row[COLUMNS.index(name)]
 
 
-# ---- where the order of arrival is not that of the times ---------------------------------------------------------
+# ---- events that do not arrive in the order of their times -------------------------------------------------------
 
 
 def test_an_event_of_the_carts_second_that_comes_after_the_answer_is_counted_and_changes_no_row(
@@ -78,7 +78,7 @@ def test_an_event_of_the_carts_second_that_comes_after_the_answer_is_counted_and
     assert (
         column(state, [event(5, "cart")], "num_views_session") == 1
     )  # the repeated event gets the answer of the first
-    assert column(state, [event(6, "cart", product=3)], "num_views_session") == 2  # later rows know it
+    assert column(state, [event(6, "cart", product=3)], "num_views_session") == 2  # a later row counts it
 
 
 def test_a_late_event_is_counted_and_later_rows_know_it(state: SqliteState) -> None:
@@ -104,7 +104,7 @@ def test_a_late_cart_event_is_answered_counted_and_marked(state: SqliteState) ->
     assert (done.counts.late, done.counts.late_carts) == (1, 1)
     assert done.carts[0].late
     row = dict(zip(COLUMNS, done.carts[0].row or [], strict=True))
-    assert row["num_views_session"] == 2  # it saw them, though they came later
+    assert row["num_views_session"] == 2  # the row counts both views, although their times are later
     assert row["duration"] == 0
     assert row["seconds_since_prev_event"] == 0
 
@@ -156,16 +156,16 @@ def test_an_event_of_a_day_before_the_newest_row_is_counted_and_later_rows_know_
         return column(state, [event(DAY * day, "cart", user=user)], "product_carts_per_view")
 
     counted(state, [event(0, "view")])
-    # No row of a later day lacks it yet.
+    # There is no row yet, so no row of a later day lacks these events.
     assert counted(state, [event(DAY, "view")]).counts.earlier_day == 0
     assert counted(state, [event(1, "view", user=2)]).counts.earlier_day == 0
     before = rate(1, user=1)
-    # Another visitor's, who has nothing newer: it is not late.
+    # User 2 has no newer event, so these events are not late.
     done = counted(state, [event(2, kind, user=2) for kind in ("view", "cart", "purchase", "remove_from_cart")])
-    assert (done.counts.earlier_day, done.counts.late) == (3, 0)  # removals are in no column about the product
+    assert (done.counts.earlier_day, done.counts.late) == (3, 0)  # columns about the product do not use removals
     assert rate(1, user=1) == before == 0
     assert rate(1, user=3) > 0
-    assert counted(state, [event(DAY + 5, "view", user=2)]).counts.earlier_day == 0  # of the row's own day
+    assert counted(state, [event(DAY + 5, "view", user=2)]).counts.earlier_day == 0  # on the row's own day
 
 
 def test_an_event_before_a_row_whose_day_is_no_longer_kept_apart_is_counted(state: SqliteState) -> None:
@@ -191,7 +191,8 @@ def test_an_event_that_is_older_than_the_state_reaches_back_is_refused_and_not_c
     assert done.too_old == [0]
     assert list(done.carts) == [1]
     assert done.counts.counted == 1
-    # It is refused by the request's own newest event, too: nothing could tell later whether it was counted.
+    # The newest event of the same request also decides whether an event is too old. Later, the state would no longer
+    # know whether the old event was counted.
     assert counted(state, [event(9 * 86_400, "view"), event(1, "view")], retention_days=2).too_old == [1]
 
 
@@ -211,7 +212,7 @@ def test_what_is_in_the_cart_is_what_was_neither_removed_nor_bought(state: Sqlit
         (3, False),
     ]
     counted(state, [event(3, "cart", product=2)])
-    counted(state, [event(1, "remove_from_cart")])  # late: the cart event at second 0 was before it
+    counted(state, [event(1, "remove_from_cart")])  # late, but after the cart event at second 0
     assert [(product, pair.in_cart) for _, product, pair in state.carts("s", 100)] == [
         (1, False),
         (2, True),

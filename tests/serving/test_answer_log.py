@@ -1,4 +1,4 @@
-"""The log of answers: whole Parquet files by day, bounded, in a folder."""
+"""The log of answers: complete Parquet files, one folder per day. The queue and the age of the files are limited."""
 
 import gzip
 import time
@@ -62,7 +62,7 @@ def test_answers_are_written_by_day_with_features_versions_and_the_shadows(tmp_p
 def test_the_documents_queries_count_purchases_at_the_cart_and_after_it(
     purchases: list[str], bought: float, session: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also if all session ids of the events look like numbers."""
+    """The results are the same if all session ids of the events look like numbers."""
     log = AnswerLog(str(tmp_path / "answers"), 10**5, Meters())
     cart, elsewhere = answer(), answer()
     cart.session, elsewhere.session = session, "not among the events"

@@ -1,6 +1,6 @@
-"""A visitor's events in any order: a row is what `process` makes of the events that have arrived, or it is marked.
+"""Events arrive in any order. A row equals the row that `process` makes of the events so far, or it is marked.
 
-In the end, the shop's counters are those that `process` makes of all events.
+Rows are compared in the columns `OWN`. At the end, the shop's counters equal those that `process` makes of all events.
 """
 
 import random
@@ -27,7 +27,7 @@ from tests.serving.conftest import OpenState
 from tests.serving.visits import arriving, as_loaded, counted, event, expected
 
 PROPERTY = settings(deadline=None, max_examples=examples(400), suppress_health_check=list(HealthCheck))
-#: The columns about the product: they use other visitors' events, too.
+#: The columns that use only the visitor's own events. The other columns, `SHOP`, use the events of all visitors.
 OWN = [name for name in COLUMNS if name not in SHOP]
 
 
@@ -37,7 +37,10 @@ def row_of(pair: Pair) -> dict[str, Any]:
 
 
 def check(events: list[reference.Event], draw: random.Random) -> int:
-    """Sends events in any order, and compares each new row, then the counters; returns the number of unmarked rows."""
+    """Sends events in random order, and compares the server with `process`.
+
+    Compares each new row that is not marked, and at the end the counters. Returns the number of rows compared.
+    """
     events = [event for event in as_loaded(events) if event.user_session is not None]
     draw.shuffle(events)
     state, rows, unmarked, counts = SqliteState(":memory:"), set[Any](), 0, Counts()
@@ -61,14 +64,14 @@ def check(events: list[reference.Event], draw: random.Random) -> int:
     return unmarked
 
 
-#: The products of the shops; None: all of them.
+#: The subjects of the counters: each product of the shops, and None for all products together.
 SUBJECTS = (*VALUES["product_id"], None)
-#: The counters by subject and day: before this day, over all earlier days.
+#: Counters by subject and day. They are sums over all days before this day.
 Counters = dict[tuple[int | None, int], list[int]]
 
 
 def counters(state: State) -> Counters:
-    """The counters of a state as rows of the newest days, and of the day after them, read them."""
+    """The counters that rows read from a state, for rows of the newest `KEPT_DAYS` days and of the day after these."""
     batch = state.change([event(0, "view", product=product) for product in VALUES["product_id"]], lambda batch: batch)
     days = {**batch.product_days, None: batch.shop_days}
     kept = range(batch.newest_day - shop_days.KEPT_DAYS + 1, batch.newest_day + 2)
@@ -108,7 +111,7 @@ def test_a_row_without_a_mark_is_what_process_makes_of_the_events_that_have_arri
 
 @pytest.mark.parametrize("kept", [1, 2, 3, records.TALLY_SESSIONS])
 def test_so_it_is_for_a_visitor_of_many_sessions(kept: int) -> None:
-    """They overlap, start together, and late events move their starts."""
+    """Sessions overlap or start at the same time, and late events move their starts."""
     draw, unmarked = random.Random(7), 0
     with mock.patch.object(records, "TALLY_SESSIONS", kept):
         for _ in range(120):
@@ -122,8 +125,9 @@ def test_so_it_is_for_a_visitor_of_many_sessions(kept: int) -> None:
     assert unmarked > 100
 
 
-# ---- one by one --------------------------------------------------------------------------------------------------
+# ---- single cases ------------------------------------------------------------------------------------------------
 
+#: Seconds in an hour.
 HOUR = 3600
 
 
@@ -135,7 +139,7 @@ def state() -> Any:
 
 
 def answered(state: State, cart: Event) -> tuple[bool, list[Any]]:
-    """The mark of a cart event's answer, and its columns about earlier sessions."""
+    """Whether the row of a cart event is marked, and the row's columns about earlier sessions."""
     pair = counted(state, [cart]).carts[0]
     row = row_of(pair)
     names = ("num_prev_sessions", "seconds_since_prev_session", "num_prev_purchases", "num_prev_product_views")
@@ -152,7 +156,7 @@ def test_a_session_that_arrives_late_is_an_earlier_one_in_later_rows(state: Sqli
 def test_a_late_event_that_moves_a_start_marks_only_rows_of_sessions_that_started_meanwhile(
     state: SqliteState,
 ) -> None:
-    """The purchase at 11 o'clock is one of an earlier session only once its session has moved."""
+    """The purchase at 11:00 counts for session `b` only after its session, `a`, has moved to a start before `b`."""
     counted(state, [event(8 * HOUR, "view", session="0"), event(10 * HOUR, "view", session="b")])
     counted(state, [event(11 * HOUR, "view", session="a"), event(11 * HOUR, "purchase", session="a")])
     counted(state, [event(9 * HOUR, "view", session="a", product=2)])
@@ -176,11 +180,12 @@ def test_events_of_one_second_are_in_the_order_of_their_fractions(state: SqliteS
 
 # ---- the shop's counters -----------------------------------------------------------------------------------------
 
+#: Seconds in a day.
 DAY = 24 * HOUR
 
 
 def pair_counts(state: State) -> dict[int, list[int]]:
-    """The numbers of carted and of bought pairs on each day after midnight; -1: all earlier days."""
+    """The numbers of carted and bought pairs by day. 0: the day of `event(0, ...)`; -1: the sum of the older days."""
 
     def numbers(batch: Batch) -> dict[int, list[int]]:
         midnight, kept = event(0, "view").day, slice(shop_days.CARTED_PAIRS, shop_days.BOUGHT_PAIRS + 1)
@@ -193,7 +198,7 @@ def pair_counts(state: State) -> dict[int, list[int]]:
 def test_a_pair_is_counted_on_the_days_of_its_first_cart_event_and_its_first_purchase_after_it(
     open_state: OpenState,
 ) -> None:
-    """In whatever order they arrive; the answered row stays as it is."""
+    """The order of arrival does not matter. A row that was answered does not change."""
     state = open_state()
     counted(state, [event(2 * DAY + HOUR, "purchase"), event(2 * DAY, "purchase"), event(DAY, "purchase")])
     assert pair_counts(state) == {}

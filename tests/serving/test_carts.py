@@ -1,4 +1,4 @@
-"""The carts of a session id that any number of visitors share: what is read is bounded, and events do not wait."""
+"""The carts of a session id that many visitors share: a read is bounded, and events do not wait for it."""
 
 import time
 from pathlib import Path
@@ -26,7 +26,7 @@ def test_a_session_of_very_many_pairs_is_read_in_part(open_state: OpenState) -> 
 
 
 def shared(state: SqliteState | RedisState, visitors: int) -> None:
-    """A session id of visitors who only view, one of whom puts a product in the cart."""
+    """Counts events of visitors who share a session id. All of them view; 2 of them also put a product in the cart."""
     for first in range(0, visitors, 1000):
         counted(state, [event(0, "view", user=user) for user in range(first, first + 1000)])
     counted(state, [event(1, "cart", user=visitors // 2), event(2, "cart", user=visitors - 1, product=4)])
@@ -37,7 +37,7 @@ def test_visitors_who_only_view_are_not_read_from_a_file(tmp_path: Path) -> None
     shared(state, 3000)
     state._reader.set_progress_handler(lambda: steps.append(1), 1)
     assert [(user, product) for user, product, _ in state.carts("s", 100)] == [(1500, 1), (2999, 4)]
-    assert 0 < len(steps) < 300  # steps of SQLite's program
+    assert 0 < len(steps) < 300  # instructions of SQLite's virtual machine
     state.close()
 
 

@@ -1,4 +1,4 @@
-"""While a store hangs, calls fail at once; a store that refuses, or that others use, is asked each time."""
+"""While a store hangs, calls fail at once. A store that refuses, or that others keep changing, is called each time."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from purchase_predict.serving.state import Busy, Unavailable
 
 
 class Failing:
-    """A stand-in for a store: each call takes some seconds of a clock and fails."""
+    """A stand-in for a store: each call takes `seconds` seconds of a simulated clock, and then fails."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.clock, self.seconds, self.calls = 100.0, 2.0, 0
@@ -45,7 +45,7 @@ def test_after_a_call_that_hung_every_call_fails_at_once_for_a_second(store: Fai
         with pytest.raises(Unavailable, match=r"^it hangs$"):
             call()
     assert store.calls == 1
-    with pytest.raises(Busy):  # what does not wait cannot hang
+    with pytest.raises(Busy):  # a call that does not wait cannot hang, so it reaches the store
         breaker.change([], lambda batch: None, wait=False)
     store.clock += 1.0
     with pytest.raises(Unavailable):

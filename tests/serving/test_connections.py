@@ -1,4 +1,4 @@
-"""Connections that say nothing are closed, too many are refused and counted, and requests at once are limited."""
+"""Silent connections are closed. The numbers of connections, of requests in progress and of their bytes are limited."""
 
 import asyncio
 import socket
@@ -31,7 +31,7 @@ async def read_and_answer(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def with_handlers() -> FastAPI:
-    """The same as an endpoint, with the server's own answers to errors."""
+    """Like `read_and_answer`, but as a FastAPI endpoint with the server's own error handlers."""
     app = FastAPI()
     _add_errors(app)
 
@@ -45,7 +45,7 @@ def with_handlers() -> FastAPI:
 
 @contextmanager
 def serving(meters: Meters, app: ASGIApp = read_and_answer) -> Iterator[Callable[[], socket.socket]]:
-    """A server in a thread; yields what connects to it."""
+    """Runs a server in a thread; yields a function that connects to it."""
     guarded = Guard(app, "", "127.0.0.1", meters)
     config = uvicorn.Config(guarded, http=connections.protocol(meters), lifespan="off", log_level="error")
     server = uvicorn.Server(config)
@@ -62,7 +62,7 @@ def serving(meters: Meters, app: ASGIApp = read_and_answer) -> Iterator[Callable
 
 
 def status(connection: socket.socket) -> int:
-    """The status of an answer, which is read to its end; 0 if the server closes the connection without one."""
+    """Reads a response to its end; returns its status, or 0 if the server closes the connection without a response."""
     response = HTTPResponse(connection)
     try:
         response.begin()
@@ -81,7 +81,7 @@ def test_a_connection_without_a_request_is_closed(said: str, monkeypatch: pytest
         talking.sendall(WHOLE.encode())
         assert status(talking) == 200
         assert status(silent) == 0
-        talking.sendall(WHOLE.encode())  # what has asked once may stay
+        talking.sendall(WHOLE.encode())  # a connection that has sent a request stays open
         assert status(talking) == 200
 
 
@@ -105,7 +105,7 @@ def test_requests_beyond_the_limit_get_a_503_that_is_counted(monkeypatch: pytest
         time.sleep(0.2)
         other.sendall(WHOLE.encode())
         assert status(other) == 503
-        for probe in guard.PROBES:  # a busy server is alive
+        for probe in guard.PROBES:  # the limit does not apply to probes: a busy server is alive
             other.sendall(WHOLE.replace("/events", probe).encode())
             assert status(other) == 200
         slow.sendall(b"12345")
@@ -123,7 +123,7 @@ def test_bodies_that_are_too_large_together_get_a_503_that_is_counted(
     monkeypatch.setattr(guard, "MAX_BYTES_IN_PROGRESS", 7)
     meters = Meters()
     with serving(meters, app) as connect, connect() as slow, connect() as other:
-        if together:  # both have begun before the first byte of a body arrives
+        if together:  # both requests have begun before the first byte of a body arrives
             other.sendall(HEAD.encode())
             time.sleep(0.2)
         slow.sendall(f"{HEAD}1234".encode())
@@ -132,7 +132,7 @@ def test_bodies_that_are_too_large_together_get_a_503_that_is_counted(
         assert status(other) == 503
         slow.sendall(b"5")
         assert status(slow) == 200
-        for _ in range(3):  # what is answered or refused takes up no place
+        for _ in range(3):  # answered and refused bodies no longer count
             slow.sendall(WHOLE.encode())
             assert status(slow) == 200
     assert meters.value("bodies_refused_total") == 1

@@ -1,4 +1,4 @@
-"""Which raw events are taken, and what is said about the others: as `load` does with a source."""
+"""Raw events are accepted, or refused with a reason, by the rules that `load` applies to a source."""
 
 import csv
 from datetime import UTC, datetime
@@ -115,7 +115,7 @@ def test_what_is_no_object_is_refused(raw: object) -> None:
 
 
 def test_load_refuses_the_same_values(tmp_path: Path) -> None:
-    """Every value that a CSV file can hold is taken by both, or refused by both, and means the same to both."""
+    """`load` and `parse` accept and refuse the same values of a CSV file, and read the same times."""
     times = [
         "2019-10-07 12:30:05 UTC",
         "2019-10-07T12:30:05Z",

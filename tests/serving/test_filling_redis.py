@@ -1,4 +1,4 @@
-"""Nobody serves a state in Redis while it is being filled, and only one server fills it."""
+"""While a state in Redis is being filled, no server uses it, and only one server fills it."""
 
 import time
 from collections.abc import Callable
@@ -34,7 +34,10 @@ def begun(redis_server: RedisServer) -> RedisFiller:
 def test_a_server_that_runs_already_is_unavailable_until_the_state_is_filled(
     client: "redis.Redis", redis_server: RedisServer
 ) -> None:
-    """An event that it acknowledged would be overwritten, and would count as repeated when it is sent again."""
+    """Otherwise the filling could overwrite the records of an event that this server has acknowledged.
+
+    If the event were sent again, it would count as repeated, so it would stay lost.
+    """
     state = RedisState(redis_server.uri, 90)
     filler = begun(redis_server)
     calls: list[Callable[[], object]] = [
@@ -121,8 +124,8 @@ def test_a_lease_is_renewed_while_nothing_is_written(
 def test_a_killed_filling_is_no_state_and_is_begun_anew(client: "redis.Redis", redis_server: RedisServer) -> None:
     first = begun(redis_server)
     first.put("visitor_records", [(1, "[]", 0)])
-    first._stop_renewing()  # as at a kill
-    client.delete(LEASE)  # as it expires
+    first._stop_renewing()  # as if the process were killed
+    client.delete(LEASE)  # as if it had expired
     with pytest.raises(click.ClickException, match="if that server was killed, start a server with warm=<source>"):
         RedisState(redis_server.uri, 90)
     second = begun(redis_server)
@@ -134,7 +137,7 @@ def test_a_killed_filling_is_no_state_and_is_begun_anew(client: "redis.Redis", r
 def test_a_filling_that_another_server_took_over_writes_and_removes_nothing(
     last: str, client: "redis.Redis", redis_server: RedisServer
 ) -> None:
-    """As a server that was stopped for longer than its lease, or cut off from Redis."""
+    """`first` stands for a server that was suspended, or cut off from Redis, for longer than its lease."""
     first = begun(redis_server)
     client.delete(LEASE)
     second = begun(redis_server)

@@ -1,4 +1,4 @@
-"""The version that answers is the one that holds the alias; what does not load leaves the old one at work."""
+"""The version that holds the alias answers. If it does not load, the old version stays in service."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +25,7 @@ from tests.serving.served import NAME, event
 
 @pytest.fixture(scope="module")
 def versions(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A registry with two versions, of which the second holds production: its folder."""
+    """The folder of a registry with 2 versions. Version 2 holds production."""
     folder = tmp_path_factory.mktemp("store")
     with registered.store_for_many(empty_store, folder):
         dataset = registered.process(carts(2000), tmp_path_factory.mktemp("data"))
@@ -110,10 +110,10 @@ def test_a_version_that_does_not_load_leaves_the_old_one_at_work(
         assert version(following) == "2"
         assert following.problem.startswith("version 1 does not load: ")
         assert following.problem.endswith("; version 2 stays in service")
-        assert following.failures == 1  # it is not loaded again with every look
+        assert following.failures == 1  # not every `look` tries again to load the version
     finally:
         booster.write_bytes(whole)
-    monkeypatch.setattr(follower.time, "monotonic", lambda: 1e12)  # the seconds are over
+    monkeypatch.setattr(follower.time, "monotonic", lambda: 1e12)  # the next attempt is due
     following.look()
     assert (version(following), following.problem) == ("1", "")
 
@@ -182,7 +182,7 @@ def test_a_foreign_models_pickle_does_not_run_and_the_old_version_stays(followin
         client.set_registered_model_alias(NAME, "production", foreign.version)
         for _ in range(3):
             following.look()
-        assert following.failures == 1  # it is not loaded again with every look
+        assert following.failures == 1  # not every `look` tries again to load the version
         assert not trap.exists()
         assert version(following) == "2"
         (problem,) = seen
@@ -213,7 +213,7 @@ def test_a_registry_that_is_away_leaves_the_model_at_work(following: Follower, m
 
 def test_a_number_that_was_given_again_is_another_version(following: Follower, monkeypatch: pytest.MonkeyPatch) -> None:
     before = mlflow.MlflowClient().get_model_version(NAME, "2")
-    # As in a registry that was emptied and filled again.
+    # As if the registry had been emptied and filled again: it then numbers its versions from 1 again.
     again = ModelVersion(NAME, "2", before.creation_timestamp + 1, source=before.source)
     monkeypatch.setattr(mlflow.MlflowClient, "get_model_version_by_alias", lambda *_: again)
     following.look()

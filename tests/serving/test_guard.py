@@ -1,4 +1,4 @@
-"""Who is let in: the token and its file."""
+"""Access control: the token that requests need, and the file that holds it."""
 
 import base64
 from pathlib import Path
@@ -28,7 +28,7 @@ def test_the_token_is_the_files_only_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_a_byte_order_mark_is_no_part_of_the_token(encoding: str, tmp_path: Path) -> None:
-    """As Windows' programs write a file: with `\\r\\n`, and PowerShell in UTF-16."""
+    """Programs on Windows write such files: their lines end with `\\r\\n`, and PowerShell writes UTF-16."""
     (tmp_path / "token").write_bytes(f"{TOKEN}\r\n".encode(encoding))
     assert token_of(str(tmp_path / "token"), "0.0.0.0") == TOKEN
 

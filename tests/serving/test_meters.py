@@ -1,4 +1,4 @@
-"""The metrics in Prometheus's own format, as its own parser reads them."""
+"""The metrics in Prometheus's text format, as Prometheus's own parser reads them."""
 
 from dataclasses import fields
 

@@ -1,4 +1,4 @@
-"""The state in a SQLite file while it forgets visitors: beside requests, after its end, and after errors."""
+"""The state in a SQLite file: forgetting during a request and after the state is closed, and failed transactions."""
 
 import sqlite3
 import threading
@@ -32,7 +32,7 @@ def test_what_is_forgotten_does_not_depend_on_a_request_that_is_not_committed(tm
 
 @pytest.mark.parametrize("waits", [False, True])
 def test_a_state_that_is_closed_forgets_nobody_and_nothing_fails(waits: bool, tmp_path: Path) -> None:
-    """Also if it is closed while `forget` waits for a request."""
+    """This also holds if the state is closed while `forget` waits for a request."""
     state, done = SqliteState(tmp_path / "state.sqlite"), mock.Mock()
     counted(state, [event(0, "view")])
     forgets = threading.Thread(target=lambda: done(state.forget(1, done.removed)))

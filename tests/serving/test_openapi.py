@@ -23,7 +23,7 @@ from tests.serving.served import event
 
 TOKEN = "0123456789abcdef0123"
 JSON = {"content-type": "application/json"}
-#: The routes that count events, and those that read a body.
+#: `COUNTING`: the routes that take events. `READING`: all routes that read a body.
 COUNTING = ("/events", "/try")
 READING = (*COUNTING, "/invocations")
 COUNTED = {"refused": []}
@@ -53,7 +53,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def status(routes: ASGIApp, path: str, body: bytes | None = b"[1]", token: str = "", **headers: str) -> int:
-    """The status of a request; the body None never arrives."""
+    """The status of the response to a request. If `body` is None, the body never arrives."""
     found: list[int] = []
 
     async def receive() -> Message:
@@ -98,7 +98,7 @@ def of_guard(routes: ASGIApp, path: str, monkeypatch: pytest.MonkeyPatch) -> set
 
 
 def of_routes(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
-    """The statuses of the routes themselves, with their paths."""
+    """Paths, each with a status that its route returns; `of_guard` has the statuses that the guard returns."""
     routes = server.routes
     for path in server.documented:
         yield path, status(routes, path)

@@ -1,4 +1,4 @@
-"""Where the state is, and that one server at a time uses a file."""
+"""The location of the state, and the lock that lets only one server at a time use a file."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A Redis that evicts is refused, or reported if it does so later."""
+"""A Redis that evicts keys is refused. If it begins to evict keys later, this is reported as a problem."""
 
 from types import SimpleNamespace
 from typing import Any, cast
@@ -71,7 +71,7 @@ def test_the_counter_of_a_redis_that_restarts_goes_on() -> None:
     evictions = Evictions({"evicted_keys": 5})
     seen = [evictions.seen({}, {"evicted_keys": number})[0] for number in (5, 7, 7, 0, 3, 4)]
     assert seen == [0, 2, 2, 2, 5, 6]
-    assert Evictions({}).seen({}, {}) == (0, "")  # an INFO that does not tell
+    assert Evictions({}).seen({}, {}) == (0, "")  # INFO has neither the settings nor the counter
     assert "(maxmemory 1000, maxmemory-policy volatile-ttl)" in Evictions({}).seen(LIMITED, {})[1]
 
 

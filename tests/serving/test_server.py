@@ -1,4 +1,4 @@
-"""What the server leaves behind if it cannot start."""
+"""A server that cannot start closes its state and its port."""
 
 import socket
 import warnings

@@ -21,7 +21,7 @@ def raw(time: str, kind: str, user: int = 1) -> dict[str, Any]:
 def test_a_cart_event_that_is_sent_again_gets_the_mark_of_its_first_answer(
     before: dict[str, Any], open_state: OpenState
 ) -> None:
-    """Also from another server, and a later cart event of the same product, which is answered with the first row."""
+    """Another server gives the same mark. So does a later cart event of the pair: its answer has the first row."""
     follower: Any = SimpleNamespace(scorer=None)
     servers = [Service(open_state(), follower, Meters(), ALL_DAYS) for _ in range(2)]
     cart, later = raw("2019-10-07 12:00:05", "cart"), raw("2019-10-17 12:00:11", "cart")

@@ -1,4 +1,7 @@
-"""The shadow scores carts beside the requests, and whatever it does, the log gets every answer."""
+"""The shadow scores carts without delaying requests. The log gets every answer, even if the shadow is slow or fails.
+
+One exception: an answer that is still being scored when `Shadow.close` stops waiting may be lost.
+"""
 
 import logging
 import threading
@@ -18,7 +21,7 @@ from tests.serving.answers import answer
 
 
 class Version:
-    """A version that scores as it is given; None: each row with 0.75 and "will buy"."""
+    """A version that scores rows with the function `score`; None: probability 0.75 and "will buy" for each row."""
 
     def __init__(self, version: str, score: Callable[[list[Any]], tuple[float, int]] | None = None) -> None:
         self.version, self._score = version, score or (lambda row: (0.75, 1))
@@ -28,7 +31,7 @@ class Version:
 
 
 class Held(Version):
-    """A version that scores nothing until it is let go; `at_work` tells that it has a row."""
+    """A version that scores nothing until `let_go` is set. It sets `at_work` once it has a row."""
 
     def __init__(self, version: str) -> None:
         self.at_work, self.let_go = threading.Event(), threading.Event()
@@ -41,7 +44,7 @@ class Held(Version):
 
 
 class Log:
-    """Keeps the answers that it gets."""
+    """A stand-in for the log of answers that keeps the answers in memory."""
 
     def __init__(self) -> None:
         self.answers: list[Answer] = []
@@ -61,7 +64,7 @@ def started(version: Version | None) -> tuple[Shadow, Log, Meters]:
 
 
 def counted(meters: Meters) -> dict[str, float]:
-    """The shadow's counters that are not 0; of its answers, those of version 4."""
+    """The shadow's counters that are not 0. `answers` counts only the answers of version 4."""
     values = {name: meters.value(f"shadow_{name}_total") for name in ("dropped", "failures", "disagreements")}
     values["difference"] = round(meters.value("shadow_difference_total"), 9)
     values["answers"] = meters.value("shadow_answers_total", version="4")
@@ -90,7 +93,7 @@ def test_a_slow_shadow_delays_no_request_drops_what_is_too_much_and_counts_it(mo
     for user in range(1, 31):
         shadow.add(answer(user=user))
     assert time.monotonic() - begun < 1
-    assert log.users == list(range(11, 31))  # 1 is being scored, 10 wait
+    assert log.users == list(range(11, 31))  # user 0 is being scored, users 1 to 10 are queued
     assert counted(meters) == {"dropped": 20}
     slow.let_go.set()
     shadow.close()

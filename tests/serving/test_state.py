@@ -1,4 +1,4 @@
-"""Both stores of the state: the same answers, from one server or from several that take turns."""
+"""The stores of the state, SQLite and Redis: equal answers with one server or several, forgetting, and errors."""
 
 import sqlite3
 import threading
@@ -42,7 +42,7 @@ def test_the_state_is_there_after_it_was_opened_anew(open_state: OpenState) -> N
 
 
 def test_servers_at_the_same_time_lose_no_event_and_count_none_twice(open_state: OpenState) -> None:
-    """Four servers send the same events of one visitor at once, each in another order."""
+    """4 servers count the same events of one visitor at the same time, each in a different order."""
     events = [event(second, "view", product=second % 3) for second in range(40)]
     states = [open_state() for _ in range(4)]
     fresh = [0] * 4
@@ -146,7 +146,7 @@ def test_an_event_ahead_of_the_clock_is_remembered_as_long_as_it_may_arrive_agai
 def test_who_is_forgotten_is_counted_and_reported_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where it fails after some of them, as on a disk that has become full."""
+    """This also holds if forgetting fails after visitors were removed, for example because the disk is full."""
     state, meters = SqliteState(tmp_path / "state.sqlite"), Meters()
     with mock.patch.object(on_sqlite.time, "time", return_value=100 * 86_400.0):
         counted(state, [event(0, "cart", user=user, session=str(user)) for user in range(120)])
@@ -181,13 +181,14 @@ def test_redis_forgets_by_itself(redis_server: RedisServer) -> None:
     lives = {key.decode(): client.ttl(key) for key in client.scan_iter()}
     kept = {key for key, seconds in lives.items() if seconds == -1}
     assert kept == {"purchase-predict:days:1", "purchase-predict:days:all", "purchase-predict:version"}
-    # An event a day ahead of the clock counts until the day 3 days after its own has ended.
+    # An event may be 1 day ahead of the clock (`FUTURE_DAYS`). The state accepts it again until the end of the day that
+    # is 3 days after its own, so a key must not expire before.
     least = (FUTURE_DAYS + 3 + 1) * 86_400
     assert all(least - 60 < seconds <= least for key, seconds in lives.items() if key not in kept)
     state.close()
 
 
-# ---- what is wrong with the store --------------------------------------------------------------------------------
+# ---- errors of the store -----------------------------------------------------------------------------------------
 
 
 def test_a_full_disk_loses_nothing_and_says_so(tmp_path: Path) -> None:
@@ -301,7 +302,7 @@ def test_a_visitors_sessions_are_ranked_by_their_start() -> None:
     assert [starts(start) for start in (5, 5, 7, 9, 9)] == [(0, None), (0, None), (2, 5), (3, 7), (3, 7)]
     assert starts(8) == (3, 7)  # late: after the session at 7, before those at 9
     assert starts(10) == (6, 9)
-    assert starts(6, 9) == (2, 5)  # one of those at 9 starts earlier now
+    assert starts(6, 9) == (2, 5)  # one of the sessions at 9 now starts at 6
     assert [visitor.knows(start) for start in (6, 7, 9, 10)] == [True, False, False, True]
     assert starts(11) == (7, 10)
 
@@ -340,7 +341,7 @@ def test_a_file_may_be_locked_in_any_way(kind: str, tmp_path: Path) -> None:
     locked = sqlite3.OperationalError("database is locked")
     locked.sqlite_errorcode = getattr(sqlite3, f"SQLITE_{kind}")
     with mock.patch.object(state, "_connection") as connection:
-        connection.execute.side_effect = [None, locked, None]  # the pragma, BEGIN, the pragma
+        connection.execute.side_effect = [None, locked, None]  # results of the pragma, BEGIN, the pragma
         connection.in_transaction = False
         with pytest.raises(Busy):
             state.change([event(1, "view")], lambda batch: batch, wait=False)

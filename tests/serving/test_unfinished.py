@@ -1,4 +1,4 @@
-"""A file that is being written cannot be taken for a complete one, and what a killed process left is removed."""
+"""Readers do not find a file before it is complete, and the unfinished files of a killed process are removed."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ def logged(folder: Path) -> AnswerLog:
 
 
 def matched(folder: Path) -> set[Path]:
-    """What readers take for files of the log; pathlib's globs match hidden files, too."""
+    """The files that readers of the log find with globs. pathlib's globs also match hidden files."""
     return {path for pattern in ("*.parquet", "*/*.parquet", "**/*.parquet") for path in folder.glob(pattern)}
 
 
@@ -57,7 +57,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 
 def forked(work: Callable[[], None]) -> int:
-    """The id of a process that does some work, then waits to be killed."""
+    """Starts a process that does some work and then waits to be killed; returns its id."""
     pid = os.fork()
     if not pid:
         try:

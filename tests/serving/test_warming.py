@@ -1,4 +1,4 @@
-"""A state filled from history is what the server has once it has counted the same events one by one."""
+"""A state filled from past events equals the state of a server that has counted the same events one by one."""
 
 import json
 import sqlite3
@@ -26,7 +26,7 @@ from tests.serving.visits import ALL_DAYS, arriving, as_loaded, counted, sent
 
 
 def written(events: list[reference.Event], folder: Path) -> str:
-    """A source with these events."""
+    """Writes a source with these events; returns its path."""
     pq.write_table(events_table(events), folder / "events.parquet")
     return str(folder / "events.parquet")
 
@@ -39,7 +39,7 @@ def fill(place: str | Path, source: str, scratch: Path, retention_days: int = AL
 
 
 def in_sqlite(path: Path) -> dict[str, Any]:
-    """What a SQLite state holds."""
+    """The contents of a SQLite state, by table."""
     with sqlite3.connect(path) as connection:
         ids = {
             number: (session, user)
@@ -63,7 +63,10 @@ def in_sqlite(path: Path) -> dict[str, Any]:
 
 
 def _folded(days: dict[tuple[int, int], tuple[int, ...]]) -> dict[tuple[int, int], tuple[int, ...]]:
-    """Counters with all old days added up: one by one, that happens when the product has its next event."""
+    """Counters, with the days before the newest 3 days of the table summed under day -1.
+
+    A server that counts events one by one sums a product's old days only at the product's next event.
+    """
     newest = max((day for _, day in days), default=0)
     folded: dict[tuple[int, int], tuple[int, ...]] = {}
     for (product, day), counters in days.items():
@@ -115,7 +118,7 @@ def test_so_it_is_for_a_visitor_with_more_sessions_than_a_tally_keeps_apart(
 def test_events_that_follow_are_answered_as_if_the_server_had_seen_all(
     store: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """Half of a shop's events come from history, and some of them are sent again."""
+    """The first 2,000 of 4,000 events fill the state. Their last 500 are then sent again, before the other 2,000."""
     place: str | Path = tmp_path / "state"
     if store == "redis":
         place = request.getfixturevalue("redis_server").uri
@@ -152,9 +155,10 @@ def test_visitors_beyond_the_retention_are_left_out_but_count_for_the_shop(tmp_p
 
 
 def long_ago(folder: Path) -> str:
-    """A source whose newest day is in 2019: users 0, 80 and 90 were last seen so many days before it.
+    """Writes a source whose newest day is 2019-10-07; returns its path.
 
-    User 0 was seen 89 and 500 days before it, too. All have a session "s".
+    A user's number is the number of days between the user's session "s" and this day: 0, 80, 90 or 91. User 0 also has
+    sessions 89 and 500 days before this day, and removes a product on the day after.
     """
     days = [(0, 0, "s"), (0, 89, "old"), (0, 500, "oldest"), (80, 80, "s"), (90, 90, "s"), (91, 91, "s")]
     events = [
@@ -226,7 +230,7 @@ def test_the_digest_of_a_seen_event_is_the_servers_own_in_sql(tmp_path: Path) ->
 
 
 def test_a_state_that_holds_something_is_left_alone(tmp_path: Path, redis_server: RedisServer) -> None:
-    """Events that remove from the cart change no counter of the shop."""
+    """A removal is also tried, because it adds a visitor, but changes no counter of the shop."""
     for kind in ("view", "remove_from_cart"):
         redis.Redis.from_url(redis_server.uri).flushall()
         for place in (tmp_path / kind, redis_server.uri):

@@ -1,4 +1,4 @@
-"""What a source holds is read, named as left out, or refused: nothing of it is passed over in silence."""
+"""Every file of a source is read, reported as left out, or an error. Only bookkeeping files are skipped silently."""
 
 import fnmatch
 import itertools
@@ -42,7 +42,7 @@ def data(source: object) -> list[str]:
     return [part.name for part in sources.listing(str(source)).parts]
 
 
-#: Packed, split, in other formats, renamed, or of no known kind.
+#: Files that may hold a table but are not read: packed, split, in another format, renamed, or of no known kind.
 TABLES = [
     "a.csv.zip", "a.csv.bz2", "a.csv.xz", "a.csv.zst", "A.CSV.ZIP", "a.tsv", "a.tsv.gz", "a.parq", "a.jsonl", "a.gz",
     "a.xlsx", "events", "sub/part-00000", "a.csv.bak", "a.csv~", "a.csv (1)", "b/a.parquet.tmp", "a.tar.gz", "a.7z",
@@ -53,7 +53,7 @@ TABLES = [
     "a.numbers", "a.unknown", "README.zip", "readme.txt.gz", "notes.tar", "licensed.txt", "schemata",
     "price_changes.json", "manifested.json", "a.sha256_old",
 ]  # fmt: skip
-#: Hidden, or known to hold no table.
+#: Files that are left out and reported: hidden, or known by their name to hold no table.
 NO_TABLES = [
     "README.md", "README", "README.txt", "readme_en.txt", "LICENSE", "LICENSE-MIT", "License.txt", "NOTICE",
     "notes.txt", "notes-1.txt", "Release Notes.txt", "CHANGELOG", "requirements.txt", "Dockerfile", "Makefile",
@@ -136,11 +136,11 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     "name", ["b.csv", "folder", "b.csv.zip", "2019.10", "events.2019", "old.d", "v1.md", "day=1", "README.md"]
 )
 def test_a_link_that_leads_nowhere_is_an_error(name: str, tmp_path: Path) -> None:
-    """Whatever its name: it may have been a folder."""
+    """It is an error whatever its name is, because it may have led to a folder."""
     (make(tmp_path, "a.csv") / name).symlink_to(tmp_path / "gone")
     for source in (tmp_path, tmp_path / "**/*.csv"):
         assert f"{name}: is a link to {tmp_path / 'gone'}, which cannot be read" in refusal(source)
-    assert data(tmp_path / "a*.csv") == ["a.csv"]  # the glob cannot mean it
+    assert data(tmp_path / "a*.csv") == ["a.csv"]  # the glob cannot match the link
 
 
 def test_a_hidden_link_that_leads_nowhere_is_left_out_by_name(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_place_that_cannot_be_looked_up_is_one_line(tmp_path: Path, monkeypatc
     status = Path.stat
 
     def locked(path: Path, **options: bool) -> os.stat_result:
-        if "locked" in path.parts:  # root may read everything, so it is not a real one
+        if "locked" in path.parts:  # simulated, because a real locked folder does not stop root
             raise PermissionError(13, "Permission denied")
         return status(path, **options)
 
@@ -177,7 +177,7 @@ def test_a_file_with_a_link_beside_it_is_read_once(tmp_path: Path) -> None:
     for source in (tmp_path, tmp_path / "**/*.csv"):
         assert data(source) == ["b.csv", "year/c.csv"]
         assert linked(source) == {"a.csv": "b.csv", "d.csv": "b.csv", "current/c.csv": "year/c.csv"}
-    assert data(tmp_path / "[ac]*/*.csv") == ["current/c.csv"]  # the other name is no part of the glob
+    assert data(tmp_path / "[ac]*/*.csv") == ["current/c.csv"]  # the glob does not match the file's other name
     assert data(tmp_path / "a*.csv") == ["a.csv"]
 
 
@@ -260,7 +260,10 @@ def test_a_glob_looks_at_nothing_that_it_does_not_match(tmp_path: Path) -> None:
 
 @contextmanager
 def nested(root: Path, name: str, depth: int) -> Iterator[None]:
-    """Folders within folders, with a file in the innermost, without the recursion of `Path.mkdir` and `rmtree`."""
+    """Folders within folders, all of this name, with a file `b.csv` in the innermost. They are removed at the end.
+
+    `Path.mkdir` and `shutil.rmtree` are not used for all folders at once, because they may recurse too deeply.
+    """
     before = Path.cwd()
     os.chdir(root)
     try:
@@ -301,6 +304,7 @@ def test_a_hidden_folder_whose_path_is_too_long_is_left_out(tmp_path: Path) -> N
 
 
 def naively_matches(segments: list[str], names: list[str]) -> bool:
+    """Whether a glob matches a path, found by trying every number of folders for each `**`."""
     if not segments or not names:
         return not segments and not names
     if segments[0] != "**":

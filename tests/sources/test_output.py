@@ -15,7 +15,7 @@ from tests.conftest import examples
 
 
 def read_next_time(source: str, output: Path) -> bool:
-    """The naive answer: writes the output as predict does, and lists the input again."""
+    """Whether the input includes the output: writes the output as predict does, then lists the input again."""
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(".partial")
     partial.write_text("scored")
@@ -44,7 +44,7 @@ def read_next_time(source: str, output: Path) -> bool:
         ("in/*.csv", "in/scored.parquet", False),
         ("in", "in/_scored.csv", False),  # hidden
         ("in", "in/.new/scored.csv", False),
-        ("in/[x]*.csv", "in/[x]*.csv", True),  # what exists by the very name comes before the glob
+        ("in/[x]*.csv", "in/[x]*.csv", True),  # if a file of exactly this name exists, the name is not taken for a glob
         ("in/[x]/*.csv", "in/[x]/scored.csv", True),
         ("in/x/a.csv", "in/x/b.csv", False),
         ("in/x/linked.csv", "far/a.csv", True),
@@ -114,7 +114,7 @@ def test_in_any_tree_an_output_is_refused_exactly_if_the_next_listing_reads_it(
         predicted = reads(given, written)
         try:
             expected = read_next_time(given, written)
-        except OSError:  # it cannot be written there
+        except OSError:  # the output cannot be written there
             assume(False)
         event(f"refused: {predicted}")
         assert predicted == expected

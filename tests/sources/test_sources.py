@@ -12,7 +12,7 @@ from purchase_predict.sources.names import Kind, kind
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """As a Spark job leaves it."""
+    """A folder as a Spark job leaves it."""
     root = tmp_path / "clicks here"
     data = ("part-1.csv", "part-0.csv.gz", "b/part-2.parquet", "PART-5.CSV")
     other = ("_SUCCESS", ".part-0.csv.crc", "_temporary/part-3.csv", ".hidden/part-4.csv", "notes.txt")
@@ -27,6 +27,7 @@ def names(source: object) -> list[str]:
     return [part.name for part in sources.listing(str(source)).parts]
 
 
+#: The data files in `folder`, in the order of a listing.
 DATA = ["PART-5.CSV", "b/part-2.parquet", "part-0.csv.gz", "part-1.csv"]
 
 
@@ -69,7 +70,7 @@ def test_the_fingerprint_depends_on_names_and_content_but_not_on_the_place(folde
     (moved / "_SUCCESS").write_text("other")
     assert sources.fingerprint(str(moved)) == first
     seen = {first}
-    (moved / "part-1.csv").write_text("part-2.csv")  # as many bytes
+    (moved / "part-1.csv").write_text("part-2.csv")  # other content of the same size
     seen.add(sources.fingerprint(str(moved)))
     (moved / "part-1.csv").rename(moved / "part-9.csv")
     seen.add(sources.fingerprint(str(moved)))

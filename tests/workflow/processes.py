@@ -1,4 +1,7 @@
-"""The processes of a workflow that a test has started: the launcher, main below it, and below that the step."""
+"""Finds, watches and suspends the processes of a workflow that a test has started.
+
+They are the launcher (`mlflow run`), its child main, and main's child, the step. `python main.py` has no launcher.
+"""
 
 import os
 import signal
@@ -11,7 +14,8 @@ from pathlib import Path
 
 from tests.preloaded.start import process_of
 
-#: A search that lasts until it is killed.
+#: Parameters of a workflow whose search (400 trials) does not end before the test stops it. The first two items
+#: give the source.
 LONG = ("-P", "source=sample:20000", "-P", "max_evals=400")
 
 
@@ -35,7 +39,10 @@ def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
 
 
 def stop_between_writes(pid: int, database: Path) -> None:
-    """Stops a process for now, but not while it reads or writes the database, which others could then not write."""
+    """Suspends a process (SIGSTOP), but not while it reads or writes the SQLite database.
+
+    A process that is suspended during a read or a write keeps its lock, so no other process could write.
+    """
     deadline = time.monotonic() + 60
     while True:
         os.kill(pid, signal.SIGSTOP)
@@ -51,13 +58,13 @@ def stop_between_writes(pid: int, database: Path) -> None:
 
 
 def _is_stopped(pid: int) -> bool:
-    """Whether every thread of a process has stopped: the signal reaches them one after the other."""
+    """Whether every thread of a process has stopped. SIGSTOP reaches the threads one after the other."""
     states = [file.read_text().rpartition(")")[2].split()[0] for file in Path(f"/proc/{pid}/task").glob("*/stat")]
     return set(states) == {"T"}
 
 
 def until(process: subprocess.Popen[str], start: str) -> str:
-    """What the process says up to a line that starts so."""
+    """Reads the stdout of a process up to the first line that begins with `start`, or to its end; returns the lines."""
     said = ""
     assert process.stdout
     for line in process.stdout:
@@ -68,7 +75,15 @@ def until(process: subprocess.Popen[str], start: str) -> str:
 
 
 def main_and_step(process: subprocess.Popen[str], step: str) -> tuple[int, int]:
-    """Waits until main, or the main of a launcher, has started the step; returns the process ids of both."""
+    """Waits until main has started the step.
+
+    Args:
+        process: main, or the launcher of main.
+        step: the name of the step.
+
+    Returns:
+        The process ids of main and of the step.
+    """
     until(process, f"{step}: running")
     assert isinstance(process.args, list)
     first = process_of(process.pid)
@@ -78,7 +93,7 @@ def main_and_step(process: subprocess.Popen[str], step: str) -> tuple[int, int]:
 
 
 def _starting(step: str, main: int) -> list[int]:
-    # Main starts git, too, and each of its children is main's own copy or a shell at first.
+    # Main also starts git, and each child begins as a copy of main or as a shell. The command line tells them apart.
     def arguments(pid: int) -> str:
         try:
             return Path(f"/proc/{pid}/cmdline").read_text()
@@ -89,7 +104,7 @@ def _starting(step: str, main: int) -> list[int]:
 
 
 def until_training(process: subprocess.Popen[str]) -> tuple[int, int]:
-    """Waits until the first trial is done; returns the process ids of main and of the step."""
+    """Waits until the step `train` has finished its first trial; returns the process ids of main and of the step."""
     main, step = main_and_step(process, "train")
     until(process, "train: trial 1")
     return main, step

@@ -1,10 +1,16 @@
-"""Runs the workflow in three ways, and reads its output and the runs that it left.
+"""Runs the workflow or a step for a test, and reads the output and the MLflow runs.
 
-`mlflow run` is what users call: launcher, main, and a process for each step. `main` leaves the launcher out
-(`python main.py`), for tests whose subject is not `mlflow run`. `main_here` and `step_here` start no process: for dry
-runs, for workflows that reuse everything, and for steps that only prepare what a test needs. The processes are forks of
-a Python that has imported other people's packages (tests/preloaded), which saves 2 to 5 s of CPU time each; those of
-`workflow.fresh` start anew: for tests of signals, of killed processes, and of what a process finds when it starts.
+`Workflow` has a method for each way:
+
+- `run` calls `mlflow run`, as users do. It starts a launcher, main, and one process for each step.
+- `main` calls `python main.py`, without the launcher. It is for tests whose subject is not `mlflow run`.
+- `step` calls `python -m steps.<step>`.
+- `main_here` and `step_here` run main or a step in the test's own process. They are for dry runs, for workflows that
+  reuse most steps, and for steps that only prepare what a test needs.
+
+The started processes are forks of a Python process that has already imported the third-party packages
+(tests/preloaded). This saves 2 to 5 s of CPU time per process. The processes of `workflow.fresh` are not forks. They
+are for tests of signals, of killed processes, and of what a process finds when it starts.
 """
 
 import contextlib
@@ -34,7 +40,7 @@ REAL = Path(sys.executable).parent
 
 
 def clean_environ() -> dict[str, str]:
-    """This process's environment without what MLflow has put there for its own children."""
+    """This process's environment without the variables `MLFLOW_*`: MLflow sets some of them for its child processes."""
     return {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
 
 
@@ -46,7 +52,7 @@ class Outcome:
 
     @property
     def steps(self) -> dict[str, str]:
-        """What the closing table says of each step: ran, reused or would run."""
+        """By step: `ran`, `reused` or `would run`, as in the table that main prints at its end."""
         return dict(re.findall(r"^(load|process|train|deploy) +(ran|reused|would run) ", self.out, re.MULTILINE))
 
     @property
@@ -60,22 +66,23 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Workflow:
-    """A checkout of the project, and the tracking store and experiment ('': the default one) of its runs.
+    """A checkout of the project, with the tracking store and the experiment of its runs.
 
-    Every way to run it takes the arguments of `mlflow run`: `"-P", "max_evals=1"`.
+    If `experiment` is empty, no experiment is named, so MLflow or the project chooses its default. Every method that
+    runs something takes the arguments of `mlflow run`, such as `"-P", "max_evals=1"`.
     """
 
     project: Path
     uri: str
     experiment: str = "tests"
-    #: Whether its processes are forks of a Python that has made most imports.
+    #: Whether its processes are forks of a Python process that has already imported the third-party packages.
     preloaded: bool = True
-    #: Variables that its processes find when they start, by name and value.
+    #: Environment variables that its processes have from their start (such as LD_PRELOAD), as pairs of name and value.
     at_start: tuple[tuple[str, str], ...] = ()
 
     @property
     def fresh(self) -> "Workflow":
-        """The same, whose processes import everything anew."""
+        """The same workflow, but its processes are not forks: each imports every package itself."""
         return replace(self, preloaded=False)
 
     @property
@@ -85,11 +92,11 @@ class Workflow:
 
     @property
     def path(self) -> dict[str, str]:
-        """The variable PATH, by which a process of the workflow finds them first."""
+        """The variable PATH with the folder `commands` in front."""
         return {"PATH": f"{self.commands}{os.pathsep}{os.environ['PATH']}"}
 
     def environ(self, uri: str | None = None) -> dict[str, str]:
-        """The variables of a process of the workflow."""
+        """The environment variables of a process of the workflow. `_popen` adds `path` and `at_start`."""
         named = {"MLFLOW_EXPERIMENT_NAME": self.experiment} if self.experiment else {}
         return {**clean_environ(), "MLFLOW_TRACKING_URI": uri or self.uri, **named}
 
@@ -116,28 +123,32 @@ class Workflow:
         )
 
     def run(self, *arguments: str, **options: Any) -> Outcome:
-        """`mlflow run`, to its end."""
+        """Runs `mlflow run` and waits for its end."""
         return self.outcome(self.start(*arguments, **options))
 
     def main(self, *arguments: str, **environ: str) -> Outcome:
-        """`python main.py`, to its end."""
+        """Runs `python main.py` and waits for its end."""
         return self.outcome(self.start_main(*arguments, **environ))
 
     def step(self, step: str, *arguments: str, **options: Any) -> Outcome:
-        """`python -m steps.<step>`, to its end."""
+        """Runs `python -m steps.<step>` and waits for its end."""
         return self.outcome(self.start_step(step, *arguments, **options))
 
     def main_here(self, *arguments: str, **environ: str) -> Outcome:
-        """main in this process, with the working tree's own code; steps that it has to run are processes still."""
-        with preloaded() if self.preloaded else contextlib.nullcontext():  # main has its steps run by its own Python
+        """Runs main in this process, with the code of the working tree instead of the checkout's.
+
+        Each step that main has to run is still a process of its own.
+        """
+        # Main launches its steps with the Python that `sys.executable` names.
+        with preloaded() if self.preloaded else contextlib.nullcontext():
             return self._here("main", arguments, environ)
 
     def step_here(self, step: str, *arguments: str, **environ: str) -> Outcome:
-        """A step alone in this process, with the working tree's own code: main reuses its run."""
+        """Runs one step in this process, with the code of the working tree. A later main reuses the run of the step."""
         return self._here(f"steps.{step}", arguments, environ)
 
     def prepare(self, *arguments: str) -> None:
-        """Runs load and process of a source in this process, so that a workflow begins with train."""
+        """Runs load (with these arguments) and process in this process, so that a later workflow starts with train."""
         for step, given in (("load", arguments), ("process", ())):
             outcome = self.step_here(step, *given)
             assert outcome.code == 0, outcome.err
@@ -154,10 +165,10 @@ class Workflow:
 
     @contextmanager
     def environ_here(self, **environ: str) -> Iterator[None]:
-        """This process has the environment of a process of the workflow while the block runs."""
+        """Gives this process the environment variables of a process of the workflow while the block runs."""
         before, before_uri = dict(os.environ), mlflow.tracking._tracking_service.utils._tracking_uri
         wanted = {**self.environ(), **environ}
-        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]  # the variable decides, as in a process that has just started
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]  # the variable decides, as in a new process
         try:
             os.environ.clear()
             os.environ.update(wanted)
@@ -171,7 +182,7 @@ class Workflow:
 
     @staticmethod
     def outcome(process: subprocess.Popen[str], seconds: float = 900) -> Outcome:
-        """Waits for what was started; far longer than it takes, for the machine may be busy."""
+        """Waits until a started process has ended. The limit is far above a run's time: the machine may be busy."""
         out, err = process.communicate(timeout=seconds)
         return Outcome(process.returncode, out, err)
 
@@ -184,7 +195,7 @@ class Workflow:
         experiment = self.client.get_experiment_by_name(self.experiment)
         if experiment is None:
             return []
-        # main's run has the tag from MLflow's launcher only.
+        # On main's run, only `mlflow run` sets this tag. A run of `python main.py` does not have it.
         wanted = "" if entry_point == "main" else f"tags.\"mlflow.project.entryPoint\" = '{entry_point}'"
         found = self.client.search_runs([experiment.experiment_id], wanted, order_by=["attributes.start_time DESC"])
         if entry_point != "main":
@@ -194,13 +205,13 @@ class Workflow:
 
 
 def options(arguments: tuple[str, ...]) -> list[str]:
-    """The options of an entry point's command line, from the arguments of `mlflow run`."""
+    """The options of an entry point for arguments of `mlflow run`: `-P name=value` becomes `--name=value`."""
     return [f"--{argument}" for argument in arguments if argument != "-P"]
 
 
 @contextmanager
 def tracking_server(folder: Path) -> Iterator[str]:
-    """The URI of a real MLflow server of its own, which keeps runs and artifacts in the folder."""
+    """Starts an MLflow server that keeps runs and artifacts in the folder; yields its URI, and stops it at the end."""
     port = free_port()
     command = [program("mlflow"), "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     stores = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "server")]

@@ -1,4 +1,8 @@
-"""Content is checked, not trusted: a flipped bit in any artifact is noticed, never used, and made anew."""
+"""Artifacts are checked before they are reused, fetched or loaded.
+
+A damaged artifact (even by 1 flipped bit) or an added file is noticed and never used. The next workflow runs the step
+again.
+"""
 
 import random
 import shutil
@@ -20,12 +24,12 @@ from tests.registered import invoke
 from tests.workflow.runner import Workflow
 
 SOURCE = ("-P", "source=sample:5000")
-#: Bits that are flipped, each in a random place of a random artifact.
+#: Number of bits that the test flips, one at a time, each at a random place. All artifacts take turns.
 FLIPS = 100
 
 
 def flip(file: Path, seed: int) -> bytes:
-    """Flips one bit of a file, and returns what it was before."""
+    """Flips one random bit of a file; returns the content that the file had before."""
     before = file.read_bytes()
     place = random.Random(seed).randrange(8 * len(before))
     after = bytearray(before)
@@ -47,7 +51,7 @@ def finished(project: Path, empty_store: Path, tmp_path_factory: pytest.TempPath
 
 
 def files_of(run: Run) -> dict[str, Path]:
-    """Where each recorded artifact of a run lies."""
+    """The local file of each recorded artifact of a run, by the artifact's path."""
     places = artifacts._Places(run)
     return {path: file for path in artifacts.recorded(run) if (file := places.file(path))}
 
@@ -140,7 +144,7 @@ def test_a_file_that_was_added_to_an_output_is_noticed_before_it_is_reused_or_fe
 def test_a_folder_that_was_moved_and_linked_is_not_reused(
     finished: Workflow, depth: int, local: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MLflow would refuse to download it."""
+    """MLflow does not download a folder that was replaced by a symbolic link, so a later step could not read it."""
     run = finished.runs("load")[0]
     bucket = next(file.parent for path, file in sorted(files_of(run).items()) if path.startswith("events/bucket"))
     folder = [bucket.parent, bucket][depth]

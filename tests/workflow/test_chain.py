@@ -29,7 +29,7 @@ class First:
 
     workflow: Workflow
     outcome: Outcome
-    #: The run of main and of each step.
+    #: The MLflow runs of main and of each step, by entry point.
     runs: dict[str, Run]
 
 
@@ -44,14 +44,17 @@ def first(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> First:
 
 @pytest.fixture
 def workflow(first: First, tmp_path: Path) -> Workflow:
-    """The first run's project and artifacts, and a copy of its store: no test sees the runs of another."""
+    """The workflow of the first run, with a copy of its store, so that no test sees the runs of another test.
+
+    All tests share the project and the artifacts of the first run.
+    """
     shutil.copy(first.workflow.uri.removeprefix("sqlite:///"), tmp_path / "mlflow.db")
     return replace(first.workflow, uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
 
 
 @contextmanager
 def edited(file: Path, text: str) -> Iterator[None]:
-    """The file has another text while the block runs."""
+    """Replaces the text of a file while the block runs."""
     before = file.read_text()
     file.write_text(text)
     yield
@@ -60,7 +63,7 @@ def edited(file: Path, text: str) -> Iterator[None]:
 
 @pytest.fixture
 def without_test_set(first: First) -> Iterator[None]:
-    """The artifacts of the first run, without the test set until the test ends."""
+    """Removes the test set from the artifacts of the first run until the test ends."""
     file = Path(urlparse(first.runs["process"].info.artifact_uri).path) / "dataset" / "test.parquet"
     content = file.read_bytes()
     file.unlink()
@@ -83,7 +86,8 @@ def test_first_run_ends_with_a_staged_version_and_honest_numbers(first: First) -
     train = first.runs["train"].data.metrics
     of_model = {metric.key: metric.value for metric in workflow.client.get_logged_model(made.model_id).metrics}
     assert set(of_model) == set(train)
-    # Of the folds and the past weeks there are several values each; a run shows the last, a model some one.
+    # Metrics of folds and of the backtest's past weeks have several values. For such a metric, MLflow returns the last
+    # value of a run, but any of the values of a logged model. So these metrics are not compared.
     series = {name for name in train if name.startswith(("fold_", "backtest_")) and name != "backtest_seconds"}
     assert len(series) > 2
     assert {name: of_model[name] for name in set(train) - series} == {name: train[name] for name in set(train) - series}
@@ -124,7 +128,7 @@ def test_the_pages_of_mlflow_say_what_each_run_is_and_what_came_out(first: First
         assert report in text
         assert f"runs/{runs['process'].info.run_id}/artifacts/dataset" in text
     assert "probability" in client.get_registered_model("purchase_predict").description
-    # Tags that MLflow shows hold no JSON.
+    # No tag holds JSON, except tags that MLflow's page hides (`mlflow.*`).
     shown = {name: text for run in runs.values() for name, text in run.data.tags.items() if name[:7] != "mlflow."}
     assert not {name for name, text in shown.items() if text.startswith(("{", "["))}
     (made,) = runs["train"].outputs.model_outputs
@@ -160,7 +164,8 @@ def test_second_run_reuses_every_step_whatever_readme_says(first: First, workflo
     assert main.data.tags["mlflow.source.git.dirty"] == "true"
     differences = Path(urlparse(main.info.artifact_uri).path) / "source" / "uncommitted.diff"
     assert "+something else entirely" in differences.read_text()
-    # main, then the launcher: nobody else was started, and the server is not asked twice for the same.
+    # Each Python process writes one line when it ends: here main, then the launcher. So no step was started. The limit
+    # on main's calls to the tracking server shows that main does not ask for the same thing twice.
     main_calls, _ = (json.loads(line)["calls"] for line in (tmp_path / "phases.jsonl").read_text().splitlines())
     assert len(main_calls) <= 23
 

@@ -1,4 +1,4 @@
-"""A clock that is set back by a day, during a run and between runs."""
+"""A clock that is set back by 1 day during a run, so that the next runs seem to be older than this run."""
 
 import shutil
 import subprocess
@@ -17,10 +17,10 @@ pytestmark = pytest.mark.servers
 
 @pytest.fixture
 def clock(tmp_path: Path) -> tuple[Path, dict[str, str]]:
-    """The file that says how far the clock is off, and what makes a process and its children go by it."""
+    """A file with the offset of a fake clock, and the variables that make a process and its children use this clock."""
     if not shutil.which("faketime"):
         pytest.skip("faketime is missing")
-    # Python sleeps until an absolute time, which libfaketime 0.9.10 gets wrong.
+    # `time.sleep` waits until an absolute time, which libfaketime 0.9.10 gets wrong. So another wait replaces it.
     (tmp_path / "sitecustomize.py").write_text(
         "import threading, time\ntime.sleep = lambda seconds: threading.Event().wait(seconds)\n"
     )
@@ -39,7 +39,7 @@ SOURCE = ("-P", "source=sample:5000")
 
 
 def asked(max_evals: int) -> tuple[str, ...]:
-    # With another tolerance deploy runs, too, even where the model stays the same.
+    # Each `max_evals` has its own tolerance. So deploy runs again, even if the model stays the same.
     return *SOURCE, "-P", f"max_evals={max_evals}", "-P", f"tolerance={max_evals / 100}"
 
 
@@ -67,6 +67,6 @@ def test_a_clock_that_is_set_back_costs_no_reuse(workflow: Workflow, clock: tupl
     first, third, _ = workflow.runs("main")
     assert first.info.end_time < first.info.start_time
     assert timedelta(milliseconds=first.info.start_time - third.info.start_time) > timedelta(hours=23)
-    # This process has the right time.
+    # The test's own process does not use the fake clock: its time is right.
     assert workflow.main_here(*asked(2)).steps == dict.fromkeys(STEPS, "reused")
     assert [len(workflow.runs(step)) for step in STEPS] == [1, 1, 2, 2]

@@ -1,4 +1,4 @@
-"""Scratch on a disk that is too small."""
+"""Scratch files on a disk that is too small."""
 
 from pathlib import Path
 

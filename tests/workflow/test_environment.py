@@ -10,7 +10,7 @@ from purchase_predict.workflow.environment import environment
 
 @pytest.fixture
 def site_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The only folder with installed packages."""
+    """An empty folder, the only one in which Python looks for installed packages."""
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     return tmp_path
 

@@ -10,7 +10,10 @@ from purchase_predict.workflow.experiments import PROJECT_EXPERIMENT, shared_wit
 
 @pytest.fixture(autouse=True)
 def _without_artifacts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The runs here have no artifacts: the default experiment's would lie in this process's folder."""
+    """Skips the check of artifacts, because the runs of this module have none.
+
+    Artifacts of MLflow's default experiment would be written to this process's working folder.
+    """
     monkeypatch.setattr(completed, "problem", lambda run: None)
 
 

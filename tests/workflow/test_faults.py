@@ -1,4 +1,4 @@
-"""Killed processes, hostile values, and stores that cannot work."""
+"""Killed processes, hostile parameter values, and tracking stores that cannot be used."""
 
 import os
 import signal
@@ -38,7 +38,7 @@ def test_a_killed_step_is_not_taken_for_complete_and_a_killed_launcher_stops_its
 
     outcome = workflow.step_here("train", "-P", "max_evals=1")
     assert outcome.code == 0, outcome.err
-    # The killed searches were not for nothing: their first trial is not run again.
+    # The first trial of the killed searches is reused, not run again.
     assert "train: trials reused from an earlier search with the same search key: 1" in outcome.out
     assert workflow.runs("train")[0].data.metrics["trials_taken_over"] == 1
 
@@ -47,26 +47,29 @@ def test_a_step_whose_main_died_before_it_began_ends_too(workflow: Workflow) -> 
     workflow.prepare(*LONG[:2])
     process = workflow.fresh.start_main(*LONG)
     main, step = main_and_step(process, "train")
-    os.kill(step, signal.SIGSTOP)  # it still imports
+    os.kill(step, signal.SIGSTOP)  # the step still imports its modules
     os.kill(main, signal.SIGKILL)
     wait_for(lambda: not alive(main))
-    (run,) = workflow.runs("train")  # main has opened it before it started the process
+    (run,) = workflow.runs("train")  # main opens the step's run before it starts the step's process
     assert "lease.heartbeat" not in run.data.tags
     os.kill(step, signal.SIGCONT)
-    said, _ = process.communicate(timeout=300)  # the step writes to the same pipe
+    said, _ = process.communicate(timeout=300)  # waits for the step, too, which writes to the same pipe
     wait_for(lambda: not alive(step))
     assert "train: trial 10/400" not in said
-    # RUNNING where it was stopped before it had entered its run.
+    # RUNNING if the step ended before it had entered its run.
     assert workflow.runs("train")[0].info.status in ("KILLED", "RUNNING")
 
 
-#: A name that a shell, a format string or a command line would take for something else.
+#: A folder name with characters that have a meaning in a shell, a format string or a command line.
 HOSTILE = "a b'c\"d $(touch pwned) `touch pwned` ; é {x} -- \\n"
 
 
 @pytest.fixture(scope="module")
 def hostile(project: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workflow, str]:
-    """`mlflow run -e load` of a folder with a hostile name, with the id of a bystander's run in the environment."""
+    """A workflow whose load has read a folder with a hostile name, and the id of an unrelated run.
+
+    `mlflow run -e load` was called with the id of the unrelated run in MLFLOW_RUN_ID.
+    """
     folder = tmp_path_factory.mktemp("hostile")
     workflow = Workflow(project, new_store(empty_store, folder / "store"))
     experiment = workflow.client.get_experiment_by_name("tests")

@@ -95,7 +95,7 @@ def test_reasons_that_are_not_what_load_wrote_are_not_in_the_report(
     client.log_dict(load, {"refused": [{"column": "price", "reason": "must be a price", "rows": 12}]}, "source.json")
     registered.complete(load, {OUTPUT: "source.json"})
     file = Path(client.get_run(load).info.artifact_uri.removeprefix("file://")) / "source.json"
-    if "without a record" in how:  # as in version 0.1
+    if "without a record" in how:  # as if a person had deleted the tag with the record
         client.delete_tag(load, f"{artifacts.ARTIFACTS}.0")
     if how == "gone":
         file.unlink()
@@ -105,9 +105,9 @@ def test_reasons_that_are_not_what_load_wrote_are_not_in_the_report(
     process = run(client, **{COMPLETE: "true", INPUTS: json.dumps({"data": f"runs:/{load}/events"})})
     found = history.origin(run(client), f"runs:/{process}/dataset")
     assert (found.reasons, found.rows_refused) == ({}, 12)
-    said = capsys.readouterr().err.splitlines()  # MLflow's progress, too, which an entry point turns off
+    said = capsys.readouterr().err.splitlines()  # also has MLflow's progress bar, which entry points turn off
     assert len([line for line in said if line.startswith("the report lacks the reasons for refused rows: ")]) == 1
-    if how in ("damaged", "cut"):  # the next workflow makes it anew
+    if how in ("damaged", "cut"):  # so the next workflow runs load again
         assert client.get_run(load).data.tags[COMPLETE] == "damaged"
 
 
@@ -151,7 +151,7 @@ def test_a_train_alone_comes_after_earlier_runs_and_before_nothing(client: mlflo
     process = run(client, **{COMPLETE: "true", INPUTS: json.dumps({"data": "runs:/gone/events"})})
     train = run(client)
     assert [(step.what, step.run_id) for step in history.origin(train, f"runs:/{process}/dataset").steps] == [
-        ("an earlier run", "gone"),  # its run may have been deleted
+        ("an earlier run", "gone"),  # the run of load, which may have been deleted
         ("an earlier run", process),
         ("ran, and made this page", train),
         ("not part of this run", ""),

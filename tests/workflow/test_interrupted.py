@@ -1,4 +1,4 @@
-"""A run that Ctrl-C ends says so, and how many trials the next run goes on with."""
+"""A run that is ended by Ctrl-C records that it was interrupted, and how many trials are kept for the next run."""
 
 from typing import Any
 
@@ -42,11 +42,11 @@ def test_an_interrupted_run_says_so_and_what_is_kept(
         3: ": 3 finished trials are kept; the next run with the same data, code, metric and seed continues from there",
     }[count]
     assert run.data.tags["mlflow.note.content"] == f"**Interrupted**{expected}"
-    # Main leaves the line to its step, which has the same terminal.
+    # Main prints no line, because its interrupted step prints the line on the same terminal.
     said = capsys.readouterr().err.strip()  # click adds an empty line
     assert said == ("" if entry_point == "main" else f"train: interrupted{expected}")
 
 
 def test_mlflow_still_overwrites_the_status_of_a_run_that_has_ended() -> None:
-    """Once this fails, MLflow has repaired the fault: remove section 3 of docs/upstream.md."""
+    """If this test fails, MLflow has fixed the bug: then remove section 3 of docs/upstream.md."""
     assert not RunStatus.is_terminated("KILLED")  # type: ignore[arg-type]

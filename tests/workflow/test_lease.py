@@ -48,7 +48,7 @@ def never() -> None:
 
 @pytest.fixture
 def dead_process() -> str:
-    """The heartbeat of a process of this machine that has ended."""
+    """The heartbeat of a process that ran on this machine and has ended."""
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     beat = f"{processes.process_name(process.pid)} 0"
     assert not processes.ended_here(beat)
@@ -180,7 +180,7 @@ def test_a_job_that_waits_for_a_machine_keeps_its_claim_while_its_main_lives(
     for count in range(8):
         client.set_tag(main.info.run_id, HEARTBEAT, ELSEWHERE.format(count))
         assert {run.info.run_id for run in watch.claims("key", mine)} == claiming
-    for _ in range(3):  # each look counts once, although two runs of the family claim the key
+    for _ in range(3):  # a call counts as one look, even if main and its step both claim the key
         assert {run.info.run_id for run in watch.claims("key", mine)} == claiming
     assert watch.claims("key", mine) == []
     assert (status(client, main), status(client, step)) == ("KILLED", "KILLED")
@@ -216,7 +216,7 @@ def test_the_next_workflow_closes_what_killed_processes_left_running_and_nothing
     below_others = open_run(client, others_ended)
 
     watch = Watch(client, 1)
-    for _ in range(2):  # a trial is seen to be left behind when its step has been closed
+    for _ in range(2):  # the first sweep closes the step; only then can the second close its trial
         watch.sweep(mine)
     dead = (main, step, not_begun, trial, left_below)
     assert [status(client, run) for run in dead] == ["KILLED"] * len(dead)
@@ -236,9 +236,10 @@ def test_a_run_whose_heartbeat_goes_on_is_never_closed(
         client.set_tag(other.info.run_id, HEARTBEAT, ELSEWHERE.format(count))
         watch.sweep(mine)
     assert status(client, other) == "RUNNING"
+    # The limit is 5 looks (0.5 s / 0.1 s). Looks are counted, not time, so an outage of the server closes no run.
     for _ in range(4):
         watch.sweep(mine)
-    assert status(client, other) == "RUNNING"  # an outage of the server costs looks, not lives
+    assert status(client, other) == "RUNNING"
     for _ in range(2):
         watch.sweep(mine)
     assert status(client, other) == "KILLED"

@@ -30,7 +30,7 @@ SECRET = "T0SECRET"
 
 @contextmanager
 def listening(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[tuple[str, list[bytes]]]:
-    """An address, and the bodies that were posted to it."""
+    """Starts a web server that answers each POST with `answer`; yields its address and the bodies posted so far."""
     bodies: list[bytes] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -63,7 +63,7 @@ def status_of(code: int, **headers: str) -> Callable[[BaseHTTPRequestHandler], N
 
 @pytest.fixture
 def posted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[str]]]:
-    """The texts that were posted to NOTIFY_URL, without the id of a run."""
+    """Sets NOTIFY_URL to a test server; yields a function that returns the texts posted so far, without run ids."""
     with listening(status_of(200)) as (address, bodies):
         monkeypatch.setenv("NOTIFY_URL", address)
         monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "tests")
@@ -147,7 +147,7 @@ def test_a_failure_is_told_once_and_leaves_nothing_of_the_address(store: str, mo
 
 
 class Away:
-    """A tracking server that goes away once a run is open: every write fails, as MLflow reports it."""
+    """A tracking server that goes away while a run is open: after `go`, every write raises an MlflowException."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.patch = patch
@@ -223,7 +223,7 @@ def test_an_error_before_the_run_opens_is_notified_of_once(
     monkeypatch.setattr(mlflow.tracking._tracking_service.utils, "_tracking_uri", None)
     invoke(train)
     invoke(status)
-    monkeypatch.setenv(MAIN_PROCESS, "a process")  # of main, in the environment of its steps and in its own
+    monkeypatch.setenv(MAIN_PROCESS, "a process")  # main sets it for itself and its steps
     invoke(train)
     invoke(main)
     no_run = f"tracking server {uri}: no run can be opened: {tmp_path} is a folder, not a file"

@@ -1,4 +1,7 @@
-"""How a command begins: a tracking server that cannot be used is one line, at once, and without its password."""
+"""How a command starts.
+
+If the tracking server cannot be used, the command says so at once, in one line without the server's password.
+"""
 
 import atexit
 import gc
@@ -49,7 +52,7 @@ def test_a_source_whose_path_is_not_utf_8_does_not_blame_the_server(monkeypatch:
 
 
 def test_only_a_process_of_its_own_takes_its_imports_from_the_collector(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The collector would look through MLflow's modules again and again."""
+    """Without `gc.freeze`, the garbage collector would scan MLflow's modules again and again."""
     frozen: list[bool] = []
     at_exit: list[object] = []
     monkeypatch.setattr(gc, "freeze", lambda: frozen.append(True))

@@ -1,4 +1,7 @@
-"""Runs whose process is in a Job of a cluster: whether they live, as those see it who can ask the cluster or cannot."""
+"""How other processes decide whether a run lives, if its process is in a Job of a cluster.
+
+Some processes can ask the cluster; the others rely on heartbeats.
+"""
 
 from collections.abc import Iterator
 
@@ -15,7 +18,7 @@ ELSEWHERE = "another-machine/1 4711 99 {}"
 
 
 class Jobs:
-    """What the cluster knows of each Job."""
+    """A stand-in for a cluster: `alive` says for each Job whether it lives; `asked` lists the Jobs asked about."""
 
     def __init__(self) -> None:
         self.alive: dict[str, bool] = {}
@@ -118,9 +121,9 @@ def test_a_pod_that_comes_too_late_computes_nothing(
 ) -> None:
     run_id = open_run(client, step_job="ml/x").info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
-    remote.refuse_second_start(run_id, "lease.heartbeat")  # not in a Job
+    remote.refuse_second_start(run_id, "lease.heartbeat")  # no error outside a Job
     monkeypatch.setenv(remote.IN_JOB, "ml/x")
-    remote.refuse_second_start(run_id, "lease.heartbeat")  # the first pod, in time
+    remote.refuse_second_start(run_id, "lease.heartbeat")  # no error in the first pod, which is in time
     if state == "begun":
         client.set_tag(run_id, "lease.heartbeat", ELSEWHERE)
     else:

@@ -91,7 +91,7 @@ def test_targets_whose_names_begin_alike_have_incomplete_files_of_their_own(tmp_
     assert [scratch.incomplete(target) for target in targets] == files
     for file in files:
         assert file.parent == tmp_path
-        file.write_text("rows")  # the file system takes the name
+        file.write_text("rows")  # the file system accepts the name
 
 
 def test_incomplete_files_of_killed_processes_are_removed_and_no_others(
@@ -106,7 +106,8 @@ def test_incomplete_files_of_killed_processes_are_removed_and_no_others(
             patch.setattr(scratch, "process_name", lambda pid: name)
             left = scratch.incomplete(target)
         left.write_text("rows")
-        before = tmp_path / f".{'x' * 40}.{quote(name, safe='')}.partial"  # without a digest
+        # An earlier version of this project gave incomplete files names without a digest.
+        before = tmp_path / f".{'x' * 40}.{quote(name, safe='')}.partial"
         before.write_text("rows")
         scratch.incomplete(target)
         assert set(tmp_path.iterdir()) == {mine, left, before}, "the process still runs"

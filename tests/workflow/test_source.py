@@ -1,6 +1,6 @@
-"""The source closure of a step: every file that can change its result, and no comment.
+"""The source closure of a step: it contains every file that can change the step's result, and ignores comments.
 
-A closure holds one digest per file, so that many files are edited at once, and each is looked at by its own digest.
+A closure has one digest per file. So a test edits many files at once, and then checks the digest of each.
 """
 
 import ast
@@ -20,7 +20,7 @@ from purchase_predict.workflow.source import source_closure
 from tests.conftest import checkout
 from tests.preloaded.start import program
 
-#: The digest of each file in the closure of each step.
+#: By step, then by file: the digest of each file in the step's closure.
 Closures = dict[str, dict[str, str]]
 
 
@@ -41,7 +41,7 @@ def before(copy: Path) -> Closures:
 
 @contextmanager
 def edited(project: Path, names: Iterable[str], edit: Callable[[str], str]) -> Iterator[None]:
-    """Each of these files has another text, or begins to exist, while the block runs."""
+    """Edits these files while the block runs. A file that does not exist is created, and removed at the end."""
     texts = {project / name: None for name in names} | {
         project / name: (project / name).read_text(encoding="utf-8") for name in names if (project / name).exists()
     }
@@ -58,7 +58,7 @@ def edited(project: Path, names: Iterable[str], edit: Callable[[str], str]) -> I
 
 
 def differing(before: Closures, after: Closures) -> dict[str, set[str]]:
-    """The steps in whose closures a file has another digest, or is new or gone; by that file."""
+    """By file: the steps in whose closures the file has a new digest, was added or was removed."""
     steps: dict[str, set[str]] = {}
     for step in STEPS:
         for name in {*before[step], *after[step]}:
@@ -71,9 +71,9 @@ def with_statement(text: str) -> str:
     return text + "\nEDITED = 1\n"
 
 
-#: Files, and the steps whose closure an edit of the file changes.
-#: Shows what a step does, and returns nothing.
+#: A module that is in no closure, because it shows progress and returns nothing.
 SHOWS_ONLY = "purchase_predict/progress.py"
+#: Pairs of a file and the steps whose closures change if the file is edited.
 EDITED: list[tuple[str, set[str]]] = [
     ("README.md", set()),
     ("main.py", set()),
@@ -99,7 +99,7 @@ EDITED: list[tuple[str, set[str]]] = [
 
 @pytest.fixture(scope="module")
 def after_edits(copy: Path, before: Closures) -> dict[str, set[str]]:
-    """The steps whose closures change when all these files are edited, by file."""
+    """By file: the steps in whose closures the file's digest changes if all files of EDITED are edited at once."""
     with edited(copy, [name for name, _ in EDITED], with_statement):
         return differing(before, closures(copy))
 
@@ -136,8 +136,8 @@ def test_line_ends_of_the_checkout_do_not_count(copy: Path, before: Closures) ->
     file.write_bytes(text)
 
 
-#: Ways to import a module of the project from `purchase_predict/reading/load.py`. Each module has a number of its own
-#: in place of the `#`, prints its name, and is imported by one statement alone.
+#: Pairs of a module's file and a statement that imports the module in `purchase_predict/reading/load.py`. `#` stands
+#: for the number of the pair, so each module is imported by one statement only. The modules print their names.
 FORMS = [
     ("purchase_predict/extra#.py", "import purchase_predict.extra#"),
     ("purchase_predict/extra#.py", "import purchase_predict.extra# as e"),
@@ -160,12 +160,12 @@ FORMS = [
 
 @dataclass(frozen=True)
 class Imported:
-    """All forms of import at once.
+    """The results of importing the modules of all FORMS at once.
 
     Attributes:
         printed: the names of the modules that Python imported.
-        edits: the steps whose closure changes with an edit of the module, by the module's file.
-        closure: of load.
+        edits: by file of a module: the steps whose closures change if the module is edited.
+        closure: the closure of load: the digest of each file.
     """
 
     printed: set[str]
@@ -217,7 +217,8 @@ def test_templates_and_styles_beside_a_module_count(copy: Path, before: Closures
         assert differing(before, closures(copy)) == {page: {"train"}, style: {"train", "deploy"}}
 
 
-#: Prints the files that Python runs when it imports each step: in a copy of the process that has imported MLflow alone.
+#: Program that prints, for each step, the files of all modules that are loaded after the step's import. Each step is
+#: imported in a fork of a process that has imported only MLflow.
 _EXECUTED = f"""
 import importlib, json, os, sys, mlflow
 
@@ -233,7 +234,7 @@ for step in {list(STEPS)}:
 
 @pytest.fixture(scope="module")
 def executed(copy: Path) -> dict[str, set[str]]:
-    """The project's files that Python runs when it imports a step, by step."""
+    """By step: the project's files that Python runs when it imports the step."""
     run = subprocess.run([program("python"), "-c", _EXECUTED], cwd=copy, check=True, capture_output=True, text=True)
     ran = {}
     for step, names in map(json.loads, run.stdout.splitlines()):
@@ -245,13 +246,13 @@ def executed(copy: Path) -> dict[str, set[str]]:
 
 
 def statements(text: str) -> list[int]:
-    """The places in a module's syntax tree at which a statement can be changed."""
+    """The numbers of a module's statements, in the order of `ast.walk`."""
     nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.stmt)]
     return list(range(len(nodes)))
 
 
 def with_changed_statement(text: str, place: int) -> str:
-    """The module with one statement more before the one at this place, in its own block."""
+    """The module's text with one more statement, in the same block and before the statement with the number `place`."""
     tree = ast.parse(text)
     chosen = [node for node in ast.walk(tree) if isinstance(node, ast.stmt)][place]
     for node in ast.walk(tree):
@@ -265,7 +266,10 @@ def with_changed_statement(text: str, place: int) -> str:
 def test_a_changed_statement_of_a_module_that_a_step_executes_is_never_missed(
     copy: Path, before: Closures, executed: dict[str, set[str]]
 ) -> None:
-    """A random statement of each module; the wing `workflow/`, which touches no table, counts with step.py alone."""
+    """Adds a statement at a random place of each module.
+
+    Of the package `workflow/`, only `step.py` and `__init__.py` count: its other modules touch no tables.
+    """
     rng = random.Random(0)
     uncounted = {SHOWS_ONLY} | {
         name

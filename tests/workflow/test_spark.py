@@ -25,7 +25,7 @@ SOURCE = "source=sample:20000"
 
 @pytest.fixture
 def clicks(tmp_path: Path) -> str:
-    """Events in several files of each format, with a malformed row."""
+    """A `source` of 20,000 events: 2 Parquet files, 1 CSV file (with 1 more row, malformed) and 1 gzipped CSV file."""
     table = sample.events(20_000)
     (folder := tmp_path / "clicks").mkdir()
     for number in range(2):
@@ -39,7 +39,7 @@ def clicks(tmp_path: Path) -> str:
 
 @pytest.fixture(scope="module")
 def connect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a server of Spark Connect that lives in another time zone."""
+    """The URL of a Spark Connect server in other time zones: Tokyo for its process, New York for its sessions."""
     folder = tmp_path_factory.mktemp("connect")
     port = free_port()
     settings = {
@@ -83,11 +83,11 @@ def test_a_server_of_spark_connect_loads_and_makes_what_duckdb_does(
     for run in by_duckdb:
         workflow.client.delete_run(run.info.run_id)
 
-    # Without Java here, it is the server that works.
+    # JAVA_HOME is wrong, so the steps cannot run Spark themselves: the server has to do the work.
     spark = {"SPARK_REMOTE": connect, "JAVA_HOME": "/nonexistent"}
     outcome = workflow.main_here("-P", clicks, "-P", "max_evals=1", "-P", "engine=spark", **spark)
     assert outcome.code == 0, outcome.err
-    # The steps behind them reuse what they have made of DuckDB's dataset: it is the same one.
+    # Train and deploy are reused: they ran on DuckDB's dataset, and Spark's dataset has the same content.
     assert outcome.steps == {"load": "ran", "process": "ran", "train": "reused", "deploy": "reused"}
     for step, before in zip(("load", "process"), by_duckdb, strict=True):
         (by_spark,) = workflow.runs(step)
@@ -99,7 +99,7 @@ def test_a_server_of_spark_connect_loads_and_makes_what_duckdb_does(
         for run in (by_duckdb[0], *workflow.runs("load"))
     ]
     assert Path(refused[0]).read_text() == Path(refused[1]).read_text()
-    # DuckDB takes what the executors have stored, and the load is reused whatever the engine.
+    # The load is reused although the engine is another one, and DuckDB reads the files that Spark's executors stored.
     (process,) = workflow.runs("process")
     workflow.client.delete_run(process.info.run_id)
     outcome = workflow.main_here("-P", clicks, "-P", "max_evals=1")

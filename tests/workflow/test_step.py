@@ -18,7 +18,7 @@ from tests.registered import invoke
 
 
 class TestFinding:
-    """Runs that only look like hits."""
+    """Which runs are found for reuse or as an input, and which runs only look as if they could be used."""
 
     @pytest.fixture
     def experiment(self, store: str) -> str:
@@ -112,7 +112,7 @@ class TestFinding:
         train = self.make(experiment)
         client.set_tag(train, "mlflow.project.entryPoint", "train")
         client.set_tag(train, completed.INPUTS, json.dumps({"dataset": its_own}))
-        self.make(experiment)  # a later dataset, which holds other rows
+        self.make(experiment)  # a newer dataset, which the model does not belong to
         filled = plan.with_inputs({"model": "", "dataset": "", "env": "staging"}, experiment)
         assert filled["dataset"] == its_own
 
@@ -214,7 +214,7 @@ def test_too_little_memory_is_one_line(
 
 @pytest.fixture
 def small_source(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A source of 100,000 events, which load has loaded once."""
+    """A source of 100,000 events. Load has run for it once, so process has an input."""
     import steps.load
     from purchase_predict.sources import sample
 
@@ -230,7 +230,10 @@ def small_source(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_rows_of_a_source_that_changed_after_the_key_was_made_are_not_kept_under_that_key(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Load's own check compares two listings of its own: both may be newer than the key."""
+    """`load_source` compares two listings of the source with each other, but both may be newer than the key.
+
+    So the step also compares the digest of the source with the digest in the key.
+    """
     import steps.load
 
     source = tmp_path / "clicks.csv"
@@ -286,10 +289,11 @@ def test_any_other_store_is_not_refused(uri: str, monkeypatch: pytest.MonkeyPatc
     workflow_command._refuse_relative_store()
 
 
-#: What takes long to import, and who uses it. MLflow itself imports pandas.
+#: Packages that take long to import. Pandas is not among them, because MLflow itself imports it.
 HEAVY = ("hyperopt", "lightgbm", "sklearn", "matplotlib", "ibis", "duckdb", "google.cloud.storage")
 
 
+#: By entry point's module: the packages of HEAVY that it uses and may import.
 USERS: dict[str, set[str]] = {
     "main": set(),
     "steps.load": {"duckdb"},
@@ -301,7 +305,10 @@ USERS: dict[str, set[str]] = {
 
 @pytest.fixture(scope="module")
 def imported() -> dict[str, set[str]]:
-    """What each of them imports of it, in a process of its own: a copy of one that has imported MLflow alone."""
+    """By module of USERS: the packages of HEAVY that it imports.
+
+    Each module is imported in a fork of a process that has imported only MLflow.
+    """
     code = f"""
 import importlib, json, os, sys, mlflow
 

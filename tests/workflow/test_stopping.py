@@ -1,4 +1,7 @@
-"""A process that is to stop ends wherever it is, and its run says so: SIGTERM, Ctrl-C, and a launcher that died."""
+"""A process stops on SIGTERM, on Ctrl-C and when its launcher has died, whatever code it is in.
+
+Its run, if one is open, ends as KILLED.
+"""
 
 import os
 import signal
@@ -11,7 +14,7 @@ import pytest
 
 from tests.conftest import PROJECT
 
-#: A step whose destructor is sent a signal: Python drops the exception.
+#: Body of a step that gets a signal in a destructor. There, Python drops the exception of the signal handler.
 IN_A_DESTRUCTOR = """
 class Deaf:
     def __del__(self):
@@ -23,7 +26,7 @@ Deaf()
 print("dropped", flush=True)
 time.sleep(60)
 """
-#: A step whose launcher ends while native code holds the step for ever.
+#: Body of a step whose launcher is killed while native code blocks the step forever.
 IN_NATIVE_CODE = """
 mutex = ctypes.create_string_buffer(64)
 os.kill(launcher, signal.SIGKILL)
@@ -31,7 +34,7 @@ print("held", flush=True)
 while True:
     ctypes.CDLL(None).pthread_mutex_lock(mutex)
 """
-#: A step with a thread that does not end.
+#: Body of a step that gets a signal while another of its threads sleeps for 120 s.
 BESIDE_A_THREAD = """
 import threading
 threading.Thread(target=time.sleep, args=[120]).start()
@@ -39,7 +42,7 @@ print("beside", flush=True)
 os.kill(os.getpid(), signal.SIGTERM)
 time.sleep(60)
 """
-#: A step that Ctrl-C reaches in a destructor, and that native code then holds for ever.
+#: Body of a step that gets Ctrl-C in a destructor, which drops the exception. Then native code blocks the step forever.
 DROPPED_THEN_HELD = IN_A_DESTRUCTOR.replace("SIGTERM", "SIGINT").replace(
     "time.sleep(60)",
     """
@@ -48,7 +51,7 @@ while True:
     ctypes.CDLL(None).pthread_mutex_lock(mutex)
 """,
 )
-#: A library that makes an error of its own of Ctrl-C, as DuckDB does.
+#: Body of a step in which a library turns Ctrl-C into an error of its own, as DuckDB does.
 AS_AN_ERROR = """
 print("begun", flush=True)
 try:
@@ -58,7 +61,8 @@ except KeyboardInterrupt:
     pass
 raise RuntimeError("Query interrupted")
 """
-#: A launcher that waits for its child when Ctrl-C has arrived, for longer than until the repetition.
+#: Body of a step that, after Ctrl-C, waits for a child process, as MLflow's launcher does. It waits 4 s, so the request
+#: to stop is repeated (after 2 s) during the wait.
 WAITS_FOR_ITS_CHILD = """
 try:
     os.kill(os.getpid(), signal.SIGINT)
@@ -68,7 +72,7 @@ except KeyboardInterrupt:
     print("waited", flush=True)
     raise
 """
-#: One that hangs when Ctrl-C has arrived, until the user presses it again.
+#: Body of a step that hangs after Ctrl-C. The user presses Ctrl-C again 1 s later.
 HANGS = """
 import threading
 try:
@@ -80,7 +84,7 @@ finally:
     stopping._CLOSING_SECONDS = 60
     time.sleep(60)
 """
-#: The step of a test: its body follows. It waits shorter than a real one.
+#: Program of a step with one of the bodies above. Its time limits are shorter than the real ones.
 STEP = """
 import ctypes, os, signal, subprocess, sys, time
 from purchase_predict.workflow import command, stopping
@@ -114,7 +118,7 @@ def code_of(body: str) -> str:
 def test_a_step_that_is_to_stop_stops_wherever_it_is_and_its_run_says_so(store: str, body: str, said: str) -> None:
     experiment = mlflow.MlflowClient().create_experiment("stopping")
     run = mlflow.MlflowClient().create_run(experiment)
-    # The launcher is a process of its own: one of the steps outlives it.
+    # The launcher is a separate process, because one of the steps kills it.
     launcher = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
     printed = subprocess.run(
         [sys.executable, "-c", launcher, code_of(body)],
@@ -122,7 +126,7 @@ def test_a_step_that_is_to_stop_stops_wherever_it_is_and_its_run_says_so(store: 
         env={**os.environ, "MLFLOW_RUN_ID": run.info.run_id, "MLFLOW_EXPERIMENT_ID": experiment},
         capture_output=True,
         text=True,
-        timeout=50,  # it ends when the step does, which has its pipes
+        timeout=50,  # `run` also waits for the step, because the step holds the pipes
     )
     assert said in printed.stdout, printed.stderr
     assert mlflow.MlflowClient().get_run(run.info.run_id).info.status == "KILLED"

@@ -1,4 +1,7 @@
-"""What executors put among the artifacts of a run: complete files, by whatever way leads there, and all of them."""
+"""Files that Spark's executors store as artifacts of a run, in a folder or through a tracking server.
+
+Each file must be complete, and none may be missing.
+"""
 
 import subprocess
 from pathlib import Path
@@ -26,15 +29,15 @@ SIZES = {"events/bucket=0/part-000000-0.parquet": 1, "events/bucket=1/part-00000
 
 
 @pytest.mark.servers
-@pytest.mark.usefixtures("store")  # which gives this process its own tracking server back
+@pytest.mark.usefixtures("store")  # restores this process's tracking URI after the test
 def test_files_go_through_a_server_that_hands_artifacts_out(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "server").mkdir()
     with tracking_server(tmp_path / "server") as uri:
         run = mlflow.MlflowClient(uri).create_run("0")
         assert run.info.artifact_uri.startswith("mlflow-artifacts:")
         store = ArtifactStore.of(run.info.artifact_uri, uri)
-        mlflow.set_tracking_uri("http://127.0.0.1:1")  # an executor knows of no server but the store's
-        for _ in range(2):  # a task that is repeated
+        mlflow.set_tracking_uri("http://127.0.0.1:1")  # an executor knows only the URI in `store`
+        for _ in range(2):  # as if Spark repeated the task
             store(folder)
         mlflow.set_tracking_uri(uri)
         assert artifacts.listed(run.info.run_id, ["events"]) == SIZES

@@ -74,7 +74,7 @@ def test_a_failure_is_described_without_secrets() -> None:
 
 @pytest.fixture
 def outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """An environment whose commands the caller's shell does not find."""
+    """The `bin` folder of a Python environment that is not on the PATH of the caller's shell."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "activate").touch()
     monkeypatch.setattr(summary.sys, "executable", str(tmp_path / "bin" / "python"))

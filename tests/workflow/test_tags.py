@@ -1,4 +1,4 @@
-"""Tags that a person removed or changed: a run with them is not reused, and the one line names run and tag."""
+"""If a person removed or changed a tag of a run, the run is not reused. One line names the run and the tag."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Workflows that run at the same time, and what killed ones leave to the next."""
+"""Workflows that run at the same time, and workflows that run after another workflow was killed."""
 
 import os
 import signal
@@ -59,7 +59,8 @@ def test_main_waits_for_a_step_that_runs_alone(workflow: Workflow) -> None:
     workflow.prepare(*LONG[:2])
     alone = workflow.start_step("train", "-P", "max_evals=10")
     wait_for(lambda: any("lease.key" in run.data.tags for run in workflow.runs("train")))
-    stop_between_writes(process_of(alone.pid), Path(workflow.uri.removeprefix("sqlite:///")))  # until main has met it
+    # The step is suspended until main waits for it. Otherwise it could end before main looks.
+    stop_between_writes(process_of(alone.pid), Path(workflow.uri.removeprefix("sqlite:///")))
     second = workflow.start_main(*LONG[:2], "-P", "max_evals=10")
     said = until(second, "train: waiting for run")
     os.kill(process_of(alone.pid), signal.SIGCONT)

@@ -21,5 +21,6 @@ def test_trials_come_back_from_the_store_as_they_were() -> None:
         (run_of_trial, *_) = mlflow.search_runs(filter_string="attributes.run_name = 'trial 3'", output_format="list")
         mlflow.MlflowClient().set_tag(run_of_trial.info.run_id, trials._TRIAL, "{oops")
         assert len(trials.earlier("key", run.info.experiment_id)) == 2, "trials before the first one that is lost"
-    # All that a later trial is held against is among it; the predictions are made again.
+    # The store returns everything with which later trials are compared. It does not keep the out-of-fold predictions:
+    # the search computes them again.
     assert found == [replace(trial, out_of_fold=None) for trial in made]

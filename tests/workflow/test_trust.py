@@ -1,4 +1,4 @@
-"""Labels that cannot be predicted, and labels that cannot be missed, through the real workflow."""
+"""Random labels through the real workflow, and a feature that equals the label through the step `train`."""
 
 from pathlib import Path
 

@@ -132,7 +132,7 @@ def test_the_differences_of_a_file_that_holds_secrets_by_its_name_are_never_show
     (project / "b.txt").write_text("new\n")
     found = uncommitted(project)
     assert found is not None
-    assert name in found or not name.isascii()  # git escapes other characters
+    assert name in found or not name.isascii()  # git escapes non-ASCII characters
     assert "hunter" not in found
     assert "+new" in found
 
