@@ -38,8 +38,8 @@ from tests.documents import (
     is_part,
     units,
 )
-from tests.preloaded.start import program
-from tests.workflow.runner import clean_environ
+from tests.preloaded.start import program, variables_of
+from tests.workflow.runner import SMALL_SERVER, clean_environ
 from tools.machine import answers, free_port, within
 from tools.server import Server
 
@@ -64,9 +64,10 @@ class Shell:
     ran: set[str] = field(default_factory=set)
 
     def environ(self, **more: str) -> dict[str, str]:
-        names = ("HOME", "LANG", "TMPDIR", "DO_NOT_TRACK", "OMP_WAIT_POLICY")
+        names = ("HOME", "TMPDIR", "DO_NOT_TRACK")
         kept = {name: value for name, value in clean_environ().items() if name in names}
-        return {**kept, "PATH": self.path, "MLFLOW_PORT": str(free_port()), **more}
+        kept |= variables_of(Path(program("python")).parent)
+        return {**kept, **SMALL_SERVER, "PATH": self.path, "MLFLOW_PORT": str(free_port()), **more}
 
     def filled(self, text: str, add: str = "") -> str:
         """A command of a document with its places filled in and `add` at its end. It then counts as one that ran."""
@@ -133,6 +134,10 @@ def _with_environment(project: Path) -> None:
     (folder / "lib").symlink_to(Path(sys.prefix) / "lib")
     for file in (Path(sys.prefix) / "bin").iterdir():
         (folder / "bin" / file.name).symlink_to(program(file.name) if file.name in ("python", "mlflow") else file)
+    activate = folder / "bin" / "activate"
+    text = activate.read_text().replace(sys.prefix, str(folder))
+    activate.unlink()  # the link to the script of this environment
+    activate.write_text(text)
     shutil.copy(Path(sys.prefix) / "pyvenv.cfg", folder)
     for stamp in (f".python-{sys.version_info.major}.{sys.version_info.minor}", ".ready", ".ready-tests"):
         (folder / stamp).touch()
@@ -239,9 +244,9 @@ def test_what_is_reported_upstream_is_so(shell: Shell) -> None:
         ("_get_run_command(", "['python', 'main.py', \"'"),
         ("RunStatus.is_terminated(", "False True"),
     ):
-        program, shown = (block("docs/upstream.md", part).text for part in (begins, prints))
-        shell.ran.add(program)
-        ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        code, shown = (block("docs/upstream.md", part).text for part in (begins, prints))
+        shell.ran.add(code)
+        ended = subprocess.run([program("python"), "-c", code], capture_output=True, text=True, check=True)
         assert ended.stdout == shown
 
 
@@ -256,7 +261,7 @@ def test_the_model_answers_another_project(first: str, shell: Shell, tmp_path: P
     script = re.sub(r"^(model\.predict\(.*\))( +#|$)", r"print(\1)\2", script, flags=re.MULTILINE)
     (tmp_path / "other.py").write_text(script)
     ended = subprocess.run(
-        [Path(sys.executable).parent / "python", "other.py"],
+        [program("python"), "other.py"],
         cwd=tmp_path,
         env=shell.environ(),
         capture_output=True,

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tests.preloaded.start import variables_of
 from tests.workflow.processes import children
 
 #: Shell script that sets up the mounts of an isolated container and then becomes its command. $1: the container's
@@ -80,8 +81,8 @@ class Container:
         shutil.copytree(image, self.folder / "project")
         (self.folder / "tmp").mkdir()
         home = Path("/mnt") if hidden else self.folder
-        variables = _IMAGE | {"PATH": f"{python}:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": str(home)}
-        variables |= {"TMPDIR": str(home / "tmp")} | dict(environ)
+        variables = _IMAGE | variables_of(python) | {"PATH": f"{python}:/usr/bin:/bin:/usr/sbin:/sbin"}
+        variables |= {"HOME": str(home), "TMPDIR": str(home / "tmp")} | dict(environ)
         unshare = [
             "unshare",
             "--mount",

@@ -21,6 +21,8 @@ _FOLDER = "preloaded-"
 #: Variables that joblib and scikit-learn set when they are imported. The preloaded Python starts without them and sets
 #: them itself. So a command is preloaded whether or not its environment has them.
 _SET_AT_IMPORT = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
+#: By the folder of the commands: the variables that Python or its modules read when they start.
+_variables: dict[Path, dict[str, str]] = {}
 
 
 @functools.cache
@@ -48,8 +50,15 @@ def commands(at_start: tuple[tuple[str, str], ...] = ()) -> Path | None:
     assert server.stdout
     at_import = server.stdout.readline().decode().split()
     assert at_import, "the preloaded Python has ended"
-    _write_commands(folder, address, at_import, command.start(at_import, os.environ | dict(at_start)))
+    start = command.start(at_import, os.environ | dict(at_start))
+    _variables[folder] = {name: value for name, value in start[0].items() if name not in dict(at_start)}
+    _write_commands(folder, address, at_import, start)
     return folder
+
+
+def variables_of(folder: Path) -> dict[str, str]:
+    """The variables that the commands in this folder must get so that their processes are preloaded."""
+    return _variables.get(folder, {})
 
 
 def program(name: str) -> str:

@@ -13,7 +13,6 @@ from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
-import psutil
 import pytest
 from hypothesis import settings
 
@@ -380,7 +379,7 @@ def test_nothing_of_a_request_is_in_the_log(server: Served) -> None:
 
 def test_requests_that_its_own_description_gives_rise_to_are_answered(server: Served) -> None:
     """schemathesis generates valid and invalid requests to every address in openapi.json."""
-    before = psutil.Process(server.process.pid).memory_info().rss
+    before = server.memory
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.address}/openapi.json", "--no-color"]
     command += ["--checks", "not_a_server_error", "--phases", "examples,fuzzing", "--mode", "all", "--seed", "1"]
     # Each of the 4 addresses that take input gets this many requests. The total is 2,167 requests with the profile
@@ -394,6 +393,6 @@ def test_requests_that_its_own_description_gives_rise_to_are_answered(server: Se
     assert made[1] == made[2]
     assert int(made[1].replace(",", "")) >= (2000 if deep else 100)
     assert server.process.poll() is None
-    assert psutil.Process(server.process.pid).memory_info().rss < before + 300 * 2**20
+    assert server.memory < before + 300 * 2**20
     _, metrics = server.ask("/metrics")
     assert not [line for line in metrics.splitlines() if "errors_total{" in line and not line.endswith(" 0")]

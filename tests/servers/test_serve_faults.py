@@ -7,7 +7,6 @@ import random
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,11 +23,13 @@ from purchase_predict.registry import promotion
 from purchase_predict.registry.journal import Author
 from purchase_predict.sources import sample
 from steps.serve import serve
+from tests.preloaded.start import program
 from tests.registered import invoke
 from tests.serving import served
 from tests.serving.redis_server import RedisServer
 from tests.serving.served import NAME, Served, as_sent, event
 from tests.small_disk import enlarge, small_disk
+from tests.workflow.runner import SMALL_SERVER
 from tools.machine import answers, free_port, within
 
 TOKEN = "0123456789abcdef0123456789abcdef"
@@ -337,12 +338,16 @@ def test_a_tracking_server_that_is_away_leaves_the_answers_as_they_are(
     registry: str, tmp_path: Path, all_outages: bool
 ) -> None:
     port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", registry, "--port", str(port)]
-    command += ["--workers", "1", "--host", "127.0.0.1"]
+    command = [program("mlflow"), "server", "--backend-store-uri", registry, "--port", str(port)]
+    command += ["--host", "127.0.0.1"]
 
     def started() -> "subprocess.Popen[bytes]":
         process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            command,
+            env=os.environ | SMALL_SERVER,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         assert within(90, lambda: answers(f"http://127.0.0.1:{port}/health"))
         return process

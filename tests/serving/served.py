@@ -16,6 +16,7 @@ from typing import Any
 
 import coverage
 import pandas as pd
+import psutil
 
 from purchase_predict.database import connect
 from purchase_predict.features import on_duckdb
@@ -23,6 +24,7 @@ from purchase_predict.reading.load import load_source
 from steps.deploy import deploy
 from tests import registered
 from tests.conftest import PROJECT
+from tests.preloaded.start import process_of, program
 from tests.registered import Trained, invoke
 
 NAME = "served"
@@ -75,6 +77,11 @@ class Served:
     address: str = ""
     headers: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def memory(self) -> int:
+        """Resident memory of the server in bytes."""
+        return int(psutil.Process(process_of(self.process.pid)).memory_info().rss)
+
     def ask(self, path: str, body: object = None, **headers: str) -> tuple[int, Any]:
         """Sends a request; returns the response's status and body. A body that is JSON is parsed, else it is text."""
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
@@ -113,11 +120,12 @@ def server(store: str, log: Path, *, measured: bool = True, **parameters: object
     """
     given = {"registry_name": NAME, "env": "production", "port": 0} | parameters
     starts = log.read_text().count(_STARTED) if log.exists() else 0
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": store, "MLFLOW_EXPERIMENT_NAME": "tests"}
+    measuring = _coverage() if measured else {}
+    python = sys.executable if measuring else program("python")  # coverage begins when a Python starts
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "steps.serve", *(f"--{name}={value}" for name, value in given.items())],
-            env=environment | (_coverage() if measured else {}),
+            [python, "-m", "steps.serve", *(f"--{name}={value}" for name, value in given.items())],
+            env=os.environ | measuring | {"MLFLOW_TRACKING_URI": store, "MLFLOW_EXPERIMENT_NAME": "tests"},
             stdout=output,
             stderr=subprocess.STDOUT,
         )
