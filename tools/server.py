@@ -139,7 +139,7 @@ class Server:
     def running(self, part: str) -> bool:
         """Whether a part (one of `PARTS`) runs."""
         if part == "postgres":
-            return self._file("postgres").exists() and self._pg("pg_ctl", "status", check=False).returncode == 0
+            return self._data.exists() and self._pg("pg_ctl", "-D", str(self._data), "status", check=False).returncode == 0
         return self._process(part) is not None
 
     # ---- start and stop ------------------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ class Server:
         for part in reversed(PARTS):
             if part in parts and self.running(part):
                 if part == "postgres":
-                    self._pg("pg_ctl", "-m", "fast", "-w", "stop")
+                    self._pg("pg_ctl", "-D", str(self._data), "-m", "fast", "-w", "stop")
                 else:
                     self._end(part)
 
@@ -165,24 +165,33 @@ class Server:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
     def _start_postgres(self) -> None:
-        data = self._file("postgres")
-        fresh = not data.exists()
-        if fresh:
-            if len(f"{self._socket}/.s.PGSQL.5432".encode()) > _LONGEST_SOCKET:
-                raise click.ClickException(f"{self.folder}: too long for PostgreSQL's socket: STATE=<a shorter path>")
-            for folder in (data, self._socket):
-                folder.mkdir()
-                folder.chmod(0o700)
-                if owner := postgres_user():
-                    refuse_unreachable(self.folder)
-                    shutil.chown(folder, owner, owner)
-            # No password is needed: PostgreSQL listens on no port, and only the folder's owner can reach the socket.
-            self._pg("initdb", "-U", "mlflow", "--auth=trust", "--encoding=UTF8", "--locale=C")
+        if not self._data.exists():
+            self._create_data()
         options = f"-c listen_addresses='' -c unix_socket_directories='{self._socket}'"
-        self._pg("pg_ctl", "-w", "-l", str(self._socket / "log"), "-o", options, "start")
-        if fresh:
-            for name in ("mlflow", "auth"):
-                self._pg("createdb", "-h", str(self._socket), "-U", "mlflow", name)
+        self._pg("pg_ctl", "-D", str(self._data), "-w", "-l", str(self._socket / "log"), "-o", options, "start")
+        login = ["-h", str(self._socket), "-U", "mlflow"]
+        names = self._pg("psql", *login, "-d", "postgres", "-Atc", "SELECT datname FROM pg_database").stdout.split()
+        for name in ("mlflow", "auth"):
+            if name not in names:
+                self._pg("createdb", *login, name)
+
+    def _create_data(self) -> None:
+        """Creates PostgreSQL's data folder. If a start is interrupted here, the next start begins again."""
+        if len(f"{self._socket}/.s.PGSQL.5432".encode()) > _LONGEST_SOCKET:
+            raise click.ClickException(f"{self.folder}: too long for PostgreSQL's socket: STATE=<a shorter path>")
+        owner = postgres_user()
+        if owner:
+            refuse_unreachable(self.folder)
+        unfinished = self._file("postgres.new")
+        for folder in (unfinished, self._socket):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(mode=0o700)
+            if owner:
+                shutil.chown(folder, owner, owner)
+        # No password is needed: PostgreSQL listens on no port, and only the folder's owner can reach the socket.
+        given = ["-U", "mlflow", "--auth=trust", "--encoding=UTF8", "--locale=C"]
+        self._pg("initdb", "-D", str(unfinished), *given)
+        unfinished.rename(self._data)
 
     def _start_storage(self) -> None:
         config = self.config
@@ -268,12 +277,11 @@ class Server:
         self._file(f"{part}.pid").unlink()
 
     def _pg(self, name: str, *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
-        needs_data = ["-D", str(self._file("postgres"))] if name in ("initdb", "pg_ctl") else []
         user = postgres_user()
         done: subprocess.CompletedProcess[str]
         try:
             done = subprocess.run(
-                [program(name), *needs_data, *arguments],
+                [program(name), *arguments],
                 cwd="/",  # the caller's folder may be closed to PostgreSQL's user
                 check=check,
                 # No pipe at the start: the database would keep it open as long as it runs. It logs to a file (`-l`).
@@ -288,6 +296,10 @@ class Server:
         return done
 
     # ---- files ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _data(self) -> Path:
+        return self._file("postgres")
 
     @property
     def _socket(self) -> Path:

@@ -46,11 +46,11 @@ def primary_from_events(
         # Ibis compiles the SQL of the later tables while the first tables are computed.
         names = [*expressions.STEPS, "repeated", "primary", "corrections"]
         sql = {name: compiler.submit(expressions.sql, "duckdb", name, "bucket_") for name in names}
-        futures = [
-            pool.submit(_primary_of_bucket, cursor, bucket, number, sql)
-            for number, (cursor, bucket) in enumerate(zip(cursors, buckets, strict=True))
-        ]
         try:
+            futures = [
+                pool.submit(_primary_of_bucket, cursor, bucket, number, sql)
+                for number, (cursor, bucket) in enumerate(zip(cursors, buckets, strict=True))
+            ]
             with phase("features", len(buckets), "buckets") as shown:
                 for future in futures:
                     future.add_done_callback(lambda _: shown.advance())

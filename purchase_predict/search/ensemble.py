@@ -72,10 +72,10 @@ def fit(
         boosters = [fitted(member) for member in members]
     else:
         with ThreadPoolExecutor(at_once) as pool:
-            futures = [pool.submit(fitted, member) for member in members]
             try:
-                # A signal raises an exception in this thread. Without `given_up`, the pool would then wait until all
-                # fits are complete.
+                # A signal raises an exception in this thread, even while it submits. Without `given_up`, the pool would
+                # then wait until all fits are complete.
+                futures = [pool.submit(fitted, member) for member in members]
                 ended, _ = wait(futures, return_when=FIRST_EXCEPTION)
                 for future in ended:
                     future.result()  # raises the exception of the fit

@@ -3,7 +3,9 @@
 import os
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import lightgbm
 import numpy as np
@@ -12,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from purchase_predict.metrics import SEARCHABLE
-from purchase_predict.search import finish, objective, search
+from purchase_predict.search import ensemble, finish, objective, search
 from purchase_predict.search.ensemble import Member, fit, mean_of, mean_probability, wall_time
 from purchase_predict.search.folds import grouped_folds
 from purchase_predict.search.objective import Objective, lightgbm_dataset
@@ -109,6 +111,30 @@ def test_ctrl_c_ends_all_fits() -> None:
             fit(endless, lightgbm_dataset(rows_with_gaps(4)).construct(), 2, begun.set)
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+def test_ctrl_c_while_fits_are_submitted_ends_the_fit_that_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, rounds = threading.Event(), 0
+
+    class Interrupted(ThreadPoolExecutor):
+        """Ctrl-C arrives while the second member is submitted."""
+
+        def submit(self, fitted: Any, member: Member) -> Any:  # type: ignore[override]
+            if member.trial == 1:
+                begun.wait()
+                raise KeyboardInterrupt
+            return super().submit(fitted, member)
+
+    def count() -> None:
+        nonlocal rounds
+        rounds += 1
+        begun.set()
+
+    monkeypatch.setattr(ensemble, "ThreadPoolExecutor", Interrupted)
+    endless = [member(number, rounds=10**6) for number in range(2)]
+    with pytest.raises(KeyboardInterrupt):
+        fit(endless, lightgbm_dataset(rows_with_gaps(4)).construct(), 2, count)
+    assert rounds < 10**6
 
 
 @pytest.mark.parametrize("at_once", [1, 2])

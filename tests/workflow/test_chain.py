@@ -37,7 +37,7 @@ class First:
 def first(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> First:
     folder = tmp_path_factory.mktemp("chain")
     workflow = Workflow(checkout(folder / "project"), new_store(empty_store, folder / "store"))
-    outcome = workflow.fresh.run(*ONE_TRIAL)
+    outcome = workflow.run(*ONE_TRIAL)
     assert outcome.code == 0, outcome.err
     return First(workflow, outcome, {name: workflow.runs(name)[0] for name in ("main", *ALL)})
 
