@@ -1,4 +1,4 @@
-"""Shows the progress of a process. A terminal has one line that is updated; a log gets lines about long phases only.
+"""Shows the progress of a process. On a terminal, one line is updated; a log gets lines about long phases only.
 
 A phase is a named piece of work. Phases may be nested; the innermost one is shown, after the name of the entry point.
 Progress changes no result, so this module is not part of a step key (see `workflow/source.py`).
@@ -22,7 +22,7 @@ from purchase_predict import early_interrupt
 
 #: Seconds between two updates of the line on a terminal.
 _TICK = 0.5
-#: Seconds after which a phase gets its first line in a log, and seconds between any two lines after that.
+#: Seconds until a phase gets its first line in a log, and seconds from each of its lines to the next.
 _FIRST_LINE, _NEXT_LINE = 10.0, 60.0
 #: The longest and the shortest bar, in characters. If even the shortest one does not fit on the line, there is no bar.
 _BAR, _SHORTEST_BAR = 20, 5
@@ -92,7 +92,7 @@ class _Display:
         self.finished = threading.Event()
         self.thread: threading.Thread | None = None
         self.streams: tuple[TextIO, TextIO] | None = None
-        # Whether the terminal's line shows a phase, and whether the last other text ended with a line break.
+        # Whether the terminal's line shows a phase, and whether the last text besides progress ended with a line break.
         self.shown, self.at_start = False, True
 
     def push(self, phase: Phase) -> None:
@@ -208,8 +208,8 @@ def phase(
 def starting() -> None:
     """Shows the phase `starting` on a terminal until `name_process` is called; not in a step that main launched.
 
-    A process calls this function first, before its slow imports. So this is also the place where it begins to record
-    Ctrl-C (`early_interrupt.note`).
+    A process calls this function first, before its slow imports. From here on, Ctrl-C is noted, too
+    (`early_interrupt.note`).
     """
     global _starting
     early_interrupt.note()
@@ -227,7 +227,10 @@ def _started() -> None:
 
 
 def be_silent() -> None:
-    """Shows no progress from now on. For a process on a Spark executor, whose output is part of the executor's."""
+    """Shows no progress of later phases.
+
+    For a process on a Spark executor: its output is part of the executor's output.
+    """
     _display.silent = True
 
 
@@ -255,7 +258,8 @@ def handed_over(text: str, folder: Path) -> Iterator[None]:
 
     Args:
         text: the phase's name, shown while the other process shows no progress of its own.
-        folder: the other process creates a file in it while it shows its own progress.
+        folder: it contains a file while the other process shows its own progress. That process creates and deletes the
+            file.
     """
     global _mine
     _mine = folder / "progress"

@@ -1,3 +1,4 @@
+import gc
 import os
 import shutil
 import signal
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 PROJECT = Path(__file__).resolve().parent.parent
 REAL_DATA = PROJECT.parent / "shared" / "data"
@@ -45,42 +48,61 @@ def examples(deep: int) -> int:
 #: The test files that take longest, in descending order of their time. They start first. Otherwise, one worker could
 #: still be busy with a long file when the other workers are idle.
 LONGEST = (
-    "test_documents.py",
+    "spark/test_features.py",
+    "spark/test_reading.py",
+    "spark/test_search.py",
     "servers/test_outages.py",
-    "servers/test_serve.py",
-    "servers/test_serve_faults.py",
-    "servers/test_replay.py",
-    "reading/test_on_spark.py",
-    "features/test_on_spark.py",
-    "workflow/test_spark.py",
-    "workflow/test_faults.py",
-    "workflow/test_chain.py",
-    "servers/test_tracking.py",
-    "workflow/test_clock.py",
-    "search/test_on_spark.py",
-    "servers/test_together.py",
-    "servers/test_machines.py",
     "kubernetes/test_adoption.py",
-    "workflow/test_stopping.py",
-    "servers/test_mlflow_pages.py",
-    "servers/test_kubernetes.py",
-    "registry/test_deploy.py",
-    "registry/test_suspended.py",
-    "registry/test_killed.py",
-    "search/test_ensemble.py",
-    "search/test_search.py",
     "servers/test_cloud_listing.py",
-    "servers/test_serve_hanging.py",
-    "kubernetes/test_failures.py",
-    "workflow/test_together.py",
-    "workflow/test_artifacts.py",
-    "servers/test_retries.py",
-    "models/test_packaging.py",
-    "models/test_scoring.py",
-    "registry/test_fair.py",
-    "features/test_expressions.py",
+    "workflow/test_spark.py",
+    "workflow/test_stopping.py",
+    "test_documents.py",
+    "servers/test_kubernetes.py",
+    "workflow/test_chain.py",
+    "servers/test_serve_faults.py",
+    "servers/test_tracking.py",
+    "registry/test_suspended.py",
+    "servers/test_replay.py",
     "servers/test_cloud_storage.py",
+    "registry/test_killed.py",
+    "registry/test_deploy.py",
+    "workflow/test_faults.py",
+    "kubernetes/test_failures.py",
+    "servers/test_serve.py",
+    "servers/test_mlflow_pages.py",
+    "servers/test_together.py",
+    "workflow/test_together.py",
+    "servers/test_serve_hanging.py",
+    "registry/test_fair.py",
+    "workflow/test_clock.py",
+    "models/test_scoring.py",
+    "servers/test_machines.py",
+    "search/test_search.py",
+    "servers/test_retries.py",
+    "servers/test_serve_input.py",
+    "workflow/test_artifacts.py",
+    "workflow/test_lease.py",
+    "workflow/test_notification.py",
+    "models/test_packaging.py",
 )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Half as many workers again as cores, because many tests wait for servers and processes."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores + cores // 2
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
+    """The tests of a file run on one worker. So do all tests of `tests/spark`, because they share a cluster."""
+
+    class OneWorker(LoadFileScheduling):  # type: ignore[misc]  # pytest-xdist has no types
+        def _split_scope(self, nodeid: str) -> str:
+            return "tests/spark" if nodeid.startswith("tests/spark/") else super()._split_scope(nodeid)
+
+    return OneWorker(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
@@ -91,6 +113,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # Stable: the tests of a file stay together and in their order.
     ranks = {PROJECT / "tests" / name: rank for rank, name in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+
+
+def pytest_collection_finish() -> None:
+    """The modules stay until the end, so garbage collections need not look at their objects again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 #: Variables that are removed for the tests. A developer may have set them, and pytest-xdist sets PYTHONPATH in its

@@ -42,7 +42,7 @@ CANNOT_RUN = {
         "needs a cluster; tests/workflow/test_spark.py runs the workflow on a server of Spark's"
     ),
     "SPARK_MASTER=spark://host:7077 mlflow run . --env-manager local -P trials=spark -P parallelism=8 "
-    "-P max_evals=64": "needs a cluster; tests/search/test_on_spark.py starts one of two workers",
+    "-P max_evals=64": "needs a cluster; tests/spark/test_search.py starts one of two workers",
     "gcloud dataproc clusters create clicks --region=europe-west1 --image-version=<one with Spark 4.0 and Java 17> "
     "\\\n  --num-workers=4 --worker-machine-type=n2-highmem-8 --max-idle=30m": "needs Google Cloud",
     "gcloud compute ssh clicks-m --zone=europe-west1-b": "needs Google Cloud",

@@ -139,7 +139,8 @@ class Server:
     def running(self, part: str) -> bool:
         """Whether a part (one of `PARTS`) runs."""
         if part == "postgres":
-            return self._data.exists() and self._pg("pg_ctl", "-D", str(self._data), "status", check=False).returncode == 0
+            given = ["-D", str(self._data), "status"]
+            return self._data.exists() and self._pg("pg_ctl", *given, check=False).returncode == 0
         return self._process(part) is not None
 
     # ---- start and stop ------------------------------------------------------------------------------------------

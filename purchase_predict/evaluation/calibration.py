@@ -9,7 +9,7 @@ from sklearn.model_selection import GroupKFold
 from purchase_predict.evaluation.scores import EPSILON, Answers, difference
 from purchase_predict.metrics import Difference
 
-#: Cross-validation folds, by user, on which the correction is measured.
+#: Number of cross-validation folds, grouped by user, on which the gain of the correction is measured.
 CORRECTION_FOLDS = 4
 
 
@@ -18,7 +18,8 @@ class Calibration:
     """The correction of the probabilities, and its measured gain.
 
     `correction`: `slope` and `intercept`; the corrected log-odds are slope * log-odds + intercept. None if the model
-    keeps its own probabilities. `gain`: by how much the correction lowers log loss on users it was not fitted on.
+    keeps its own probabilities. `gain`: by how much such a correction lowers log loss, measured by cross-validation on
+    users that it was not fitted on.
     """
 
     correction: dict[str, float] | None
@@ -32,8 +33,8 @@ def measure(y: np.ndarray, probability: np.ndarray, users: np.ndarray) -> Calibr
     kept: it would change the ranking. Isotonic regression was tried, too: it gives different rows equal probabilities,
     and scored worse on the test rows of every data set that was tried.
 
-    The final model learns from more rows than the models of the folds, so it may be slightly more confident than the
-    out-of-fold predictions measured here.
+    The out-of-fold predictions come from the models of the search's folds. The final model learns from more rows, so it
+    may be slightly more confident than they are.
 
     Args:
         y: labels, 0 or 1.

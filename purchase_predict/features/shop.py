@@ -1,9 +1,10 @@
 """What the shop knows about a product: counters per product and day over all users, and the columns made from these.
 
-A row of the primary table uses the counters as of the midnight (UTC) at which its day begins: no user's events of this
-day or later count. Counters of different users, buckets or files can be added up.
+A row of the primary table uses the counters as of the midnight (UTC) at which its day begins: events of
+this day or later are left out, whoever the user is. Counters of different users, buckets or files can be added up.
 
-All counters are whole numbers, so that sums do not depend on the order of rows, and both engines agree to the last bit.
+All counters are whole numbers, so that sums do not depend on the order of rows, and DuckDB and Spark agree to the last
+bit.
 """
 
 from typing import Any
@@ -41,15 +42,16 @@ def log_price(price: ir.Value) -> ir.Value:
 
 
 def corrections(candidates: ir.Table, usable: ir.Table, pairs: ir.Table) -> ir.Table:
-    """What `totals` must add to the counts of a bucket's events.
+    """What `totals` must add to its counts for the users of one bucket.
 
     Finding repetitions among all events would cost more than all else in this module. So `totals` counts all events, of
-    all users at once. The corrections subtract the candidates, add each distinct candidate once, and add the counters
-    of pairs.
+    all users at once. The corrections subtract all events that may repeat each other (`candidates`), add each distinct
+    one once, and add the counters of pairs.
 
     Args:
         candidates: the events that may repeat each other (`expressions.alike`).
-        usable: the events that rows need, without repetitions. They include all purchases of carted pairs.
+        usable: the events that the rows of the primary table are computed from, without repetitions. They include all
+            purchases of carted pairs.
         pairs: the first cart event of each pair.
     """
     repeated = _of_events(candidates, -1).union(_of_events(candidates.distinct(), 1))
@@ -61,7 +63,8 @@ def totals(events: ir.Table, corrections: ir.Table) -> ir.Table:
 
     Args:
         events: all events with a session.
-        corrections: the corrections of all buckets. For each row, `events` has an event of the product on the day.
+        corrections: the corrections of all buckets. The product and the day of each of their rows occur in `events`,
+            too: the join would lose other rows.
     """
     counted = _of_events(events, 1)
     both = join(
@@ -87,10 +90,10 @@ def shop_before(days: ir.Table) -> ir.Table:
 
 
 def as_of_midnight(days: ir.Table, shop: ir.Table, rows: ir.Table) -> ir.Table:
-    """The columns about each product, as of the midnight at which a day begins, for each day with rows of the product.
+    """The columns about each product, for each day on which it has rows, as of the midnight at which the day begins.
 
     Args:
-        days: the counters, one row per product and day; all days of a product, but not necessarily all products.
+        days: the counters, one row per product and day. Products may be missing, but no day of a product that is there.
         shop: the counters of all products, as `shop_before` returns them.
         rows: rows of the primary table.
 
@@ -99,7 +102,8 @@ def as_of_midnight(days: ir.Table, shop: ir.Table, rows: ir.Table) -> ir.Table:
 
     - `product_conversion_rate`: the share of the carted pairs that were bought, smoothed with the shop's share.
     - `product_carts_per_view`, `product_purchases_per_view`: carts, and purchases, per view, smoothed in the same way.
-    - `mean_log_price`: the mean logarithm of the prices of the product's events, in millionths; null if there are none.
+    - `mean_log_price`: the mean logarithm of the prices of the product's events, in millionths; null if there is no
+      price.
 
     A rate is null if the whole shop has no carted pair (conversion) or no view (the others) before that midnight.
     """
@@ -122,9 +126,9 @@ def as_of_midnight(days: ir.Table, shop: ir.Table, rows: ir.Table) -> ir.Table:
 def with_shop(rows: ir.Table, product_days: ir.Table) -> ir.Table:
     """Adds the columns about each row's product to the primary table.
 
-    `product_relative_price` is the logarithm of a ratio: the row's price to the geometric mean of the product's earlier
-    prices. It is 0 at the usual price and -0.22 at 80 % of it. It is null if the row has no price above 0, or if the
-    product had no such price before.
+    `product_relative_price` is the logarithm of a ratio: the row's price to the geometric mean of the product's prices
+    on earlier days. It is 0 at the usual price and -0.22 at 80 % of it. It is null if the row has no price above 0, or
+    if the product had no such price on an earlier day.
     """
     known = rows.mutate(day=day_of(rows.event_time))
     known = join(known, product_days, PRODUCT_DAY)
@@ -177,7 +181,7 @@ def _carted(pairs: ir.Table) -> ir.Table:
 
 
 def _bought(events: ir.Table, pairs: ir.Table) -> ir.Table:
-    """Counts each pair on the day of its first purchase at or after the moment: before, the purchase is not known."""
+    """Counts each pair on the day of its first purchase at or after the moment. Before this day, it is not known."""
     purchases = events.filter(events.event_type == "purchase").select(*PAIR, bought="event_time")
     both = pairs.select(*PAIR, "event_time").inner_join(purchases, PAIR)
     both = both.filter(both.bought >= both.event_time)

@@ -28,7 +28,7 @@ _TOP_ONLY = ("context", "steps")
 #: Names that are allowed under `steps`: MLproject's entry points. They are listed here, because the file MLproject is
 #: not installed with the package.
 ENTRY_POINTS = ("main", *STEPS, "approve", "rollback", "status", "predict", "serve")
-#: Kubernetes' names in the resources of a container.
+#: The fields that Kubernetes allows in a container's `resources`.
 _RESOURCES = ("requests", "limits", "claims")
 #: The types of the values, each with its name in error messages.
 _TYPES = {str: "text", int: "a whole number", dict: "a mapping", list: "a list"}
@@ -51,7 +51,8 @@ class StepConfig:
         node_selector: labels of the nodes that may run the pod.
         tolerations: Kubernetes tolerations of the pod.
         env: further environment variables of the container, by name.
-        env_from_secrets: environment variables from Secrets, by name: `secret` (its name) and `key` (the key in it).
+        env_from_secrets: environment variables whose values come from Secrets, by the variable's name. Each has two
+            entries: `secret` (the name of the Secret) and `key` (the key in the Secret).
         template: a partial Job manifest that the other settings are merged into. Its activeDeadlineSeconds and
             ttlSecondsAfterFinished override `deadline` and `keep`.
     """
@@ -84,7 +85,7 @@ class Config:
         place: the file's name in messages.
         context: a context of the kubeconfig; empty: its current context, or, in a pod without a kubeconfig, the pod's
             service account.
-        folder: the folder to which a relative file name in the content refers.
+        folder: the folder of files that the content names by a relative path.
         values: the content.
     """
 
@@ -199,7 +200,7 @@ def _refuse_beyond_json(values: Mapping[str, Any], place: str) -> None:
 
 
 def _check_template(template: Mapping[str, Any], place: str) -> None:
-    """Raises if the template holds a secret, or if a part that this project reads has another form than in a Job."""
+    """Raises if the template holds a secret, or if a part that this project reads has a form that no Job has."""
     pod: Any = template
     for name in ("spec", "template", "spec"):
         pod = pod.get(name, {})
@@ -226,7 +227,7 @@ def _list_of_mappings(part: Mapping[str, Any], name: str, place: str) -> None:
 
 
 def _without_nulls(part: Any) -> Any:
-    """A part of a template without its nulls. To Kubernetes, a null is the same as a value that is left out."""
+    """A part of a template without the entries whose value is null. To Kubernetes, such an entry is left out."""
     if isinstance(part, dict):
         return {name: _without_nulls(value) for name, value in part.items() if value is not None}
     return [_without_nulls(value) for value in part] if isinstance(part, list) else part
@@ -234,7 +235,11 @@ def _without_nulls(part: Any) -> Any:
 
 def _mapping(file: Path) -> dict[str, Any]:
     try:
-        read = yaml.safe_load(file.read_text(encoding="utf-8"))  # JSON is YAML, too
+        text = file.read_text(encoding="utf-8")
+        try:
+            read = json.loads(text)  # JSON that is indented with tabs is not YAML
+        except ValueError:
+            read = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         raise click.ClickException(f"backend_config {file}: cannot be read: {first_line(error)}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that does not exist
@@ -245,7 +250,7 @@ def _mapping(file: Path) -> dict[str, Any]:
 
 def _typed(value: Any, kind: type, place: str) -> Any:
     if not isinstance(value, kind) or isinstance(value, bool):
-        # A list or a mapping is not shown, because it may hold a secret in a form that no pattern finds.
+        # A list or a mapping is not shown, because it may hold a secret that `plain_secrets` does not recognize.
         found = _TYPES[type(value)] if isinstance(value, (list, dict)) else repr(value)
         raise click.ClickException(f"{place}: must be {_TYPES[kind]}, not {found}")
     return value

@@ -24,10 +24,10 @@ from purchase_predict.workflow.completed import ERROR
 IMAGE = "step.image"
 #: The artifact with the pod's log.
 LOG = "job.log"
-#: Longest pauses in seconds between two checks of a Job: until the Job runs, and while it runs. A change of the Job
-#: ends the pause.
+#: Longest pause in seconds between two checks of a Job: `_STARTING` until the Job runs, `_RUNNING` while it runs. A
+#: change of the Job ends the pause.
 _STARTING, _RUNNING = 3, 60
-#: Seconds to wait until the pods of a deleted Job have ended.
+#: Maximum number of seconds to wait until the pods of a deleted Job have ended.
 _DELETED = 60.0
 
 
@@ -35,7 +35,7 @@ class Job:
     """The Job of one run.
 
     Attributes:
-        problem: why the Job failed; empty: it has not failed.
+        problem: why the Job failed, or why its run is not FINISHED although the Job succeeded; empty: no problem.
         told: whether the pod's log has already shown the problem.
     """
 
@@ -55,7 +55,8 @@ class Job:
     def submit(self, key: str = "") -> None:
         """Creates the Job.
 
-        If that fails or is interrupted, the run is closed, and the Job is deleted unless the API is away.
+        If that fails or is interrupted, the run is closed, and the Job is deleted unless the API cannot be reached or
+        refuses.
 
         Args:
             key: the step key that the run claims, so that other workflows wait for the Job even after main has ended;
@@ -75,7 +76,8 @@ class Job:
                 client.set_tag(run_id, lease.CLAIM, key)
             self._cluster.create(self._manifest)
         except BaseException as error:
-            # If the API is away, the Job may exist and cannot be deleted. Its pod stops, because its run is closed.
+            # If the API cannot be reached, the Job may exist and cannot be deleted. Its pod stops, because its run is
+            # closed.
             if not isinstance(error, Away):
                 with suppress(click.ClickException):
                     self.cancel()
@@ -87,8 +89,9 @@ class Job:
     def wait(self) -> bool:
         """Waits until the Job has ended, and prints its log meanwhile.
 
-        Deletes the Job after its patience if it cannot start, or at once if only other containers keep it from ending.
-        After a failure, sets `problem`, records the problem on the run, and closes the run if it is still open.
+        If a problem keeps the Job from starting, deletes it after `patience` seconds (see `StepConfig`). If the command
+        has ended but other containers of the pod still run, deletes the Job at once. After a failure, sets `problem`,
+        records the problem on the run, and closes the run if it is still open.
 
         Returns:
             Whether the Job's command succeeded and its run is FINISHED.
@@ -112,8 +115,8 @@ class Job:
         run = client.get_run(self._work.run_id)
         if state.succeeded and run.info.status == "FINISHED":
             return True
-        # The tag ERROR and the last line of the log (in `state`) come from the pod. They may hold a secret that only
-        # this process knows, so they are masked here.
+        # The tag ERROR comes from the pod, and so does the last line of its log in `state.problem`. They may contain a
+        # value that only this process knows to be secret, so they are masked here.
         recorded = printable(self._log.masked(run.data.tags.get(ERROR, "")))
         reason = recorded or (self._log.error if state.exited else "")
         self.told = bool(reason) and self._log.error == reason

@@ -1,4 +1,4 @@
-"""Reads all files of a source by one DuckDB query, and writes typed rows as Parquet, in buckets of users."""
+"""Reads all files of a source with one DuckDB query, and writes typed rows as Parquet, in buckets of users."""
 
 import shutil
 from collections.abc import Collection, Mapping, Sequence
@@ -18,13 +18,14 @@ from purchase_predict.schema import Column
 #: A column gets a dictionary if a row group has at most this many distinct values. By default, DuckDB tries to build a
 #: dictionary even for sessions and products, where that does not pay. This limit, and Snappy in place of zstd, cut the
 #: time to write 10 million events from 7.3 to 4.3 CPU seconds; the files grow from 180 to 268 MB. Bloom filters, which
-#: no reader uses, took 0.7 s more.
+#: no reader uses, would add 0.7 s.
 _DICTIONARY_LIMIT = 5_000
 #: DuckDB's types of numbers that may be NaN.
 _FLOATS = ("DOUBLE", "FLOAT")
 #: The text of the error that the SQL of `_copy_as` raises if a session id is not a UUID.
 _NOT_A_UUID = "not a UUID"
-#: A time as text: a date, and optionally a time of day, and an offset of less than 16 hours or a time zone's name.
+#: A time as text: a date; then optionally a time of day; then optionally an offset of less than 16 hours, or the name
+#: of a time zone.
 _TIME = (
     r"\s*[0-9]{4}[-/][0-9]{1,2}[-/][0-9]{1,2}([T\s]\s*[0-9:.]+)?"
     r"\s*([+-](0?[0-9]|1[0-5])(:?[0-5][0-9](:[0-5][0-9])?)?|[A-Za-z][\w/+-]*)?\s*"
@@ -33,7 +34,7 @@ _TIME = (
 
 @dataclass(frozen=True)
 class Reading:
-    """A source to read, and the folder that its rows are written to; used by each way of reading (`ways`).
+    """A source to read, and the folder that its rows are written to; used by all ways of reading (module `ways`).
 
     Attributes:
         table: the table that the files hold; `columns` are its columns.
@@ -53,13 +54,13 @@ class Reading:
 
     @property
     def written(self) -> Path:
-        """The folder that the Parquet files are written to: `bucket=<number>/*.parquet`."""
+        """The folder that the Parquet files are written to, as `bucket=<number>/*.parquet`."""
         return self.scratch / "partitioned"
 
 
 @dataclass(frozen=True)
 class Copied:
-    """The rows that were written to `Reading.written`.
+    """What is known about the rows that were written to `Reading.written`.
 
     Attributes:
         rows: rows written.
@@ -75,12 +76,17 @@ class Copied:
 
 
 def in_one_scan(reading: Reading) -> Copied | None:
-    """Copies all files in one pass; None if a file cannot be read, a row is malformed or a line is doubtful."""
+    """Copies all files with one query.
+
+    Returns:
+        None if a file cannot be read, a row is malformed, a line may be understood in two ways (`Outline.plain`), or
+        DuckDB read another number of rows than the files have lines.
+    """
     texts = [file for file in reading.files if file.is_csv]
     rows: int | None = None
     session_type = ""
     with ThreadPoolExecutor() as pool:
-        # Lines are counted while DuckDB reads. If a file turns out to be doubtful, all files are read line by line.
+        # Lines are counted while DuckDB reads. If a file is not plain, all files are read line by line.
         counting = [pool.submit(csv_records.outline, file.path, len(file.columns)) for file in texts]
         with suppress(duckdb.Error):
             rows, session_type = copy(reading, reading.files, leave_out_broken=False)
@@ -95,7 +101,9 @@ def in_one_scan(reading: Reading) -> Copied | None:
 
 
 def copy(reading: Reading, files: Sequence[File], leave_out_broken: bool) -> tuple[int, str]:
-    """Copies the rows of all files to `reading.written`, in one pass, each row to the bucket of its user.
+    """Copies the rows of all files to `reading.written`, each row to the bucket of its user.
+
+    The files are read once per session type that is tried.
 
     Args:
         leave_out_broken: whether rows that break a rule are left out; otherwise such a row is an error.
@@ -105,15 +113,15 @@ def copy(reading: Reading, files: Sequence[File], leave_out_broken: bool) -> tup
             UUID fits if every id is a UUID in DuckDB's own spelling; VARCHAR always fits.
 
     Raises:
-        duckdb.Error: a file cannot be read, or a row breaks a rule.
+        duckdb.Error: a file cannot be read, or a row breaks a rule and is not left out.
     """
     for session_type in reading.session_types:
         shutil.rmtree(reading.written, ignore_errors=True)
         try:
             return _copy_as(reading, files, session_type, leave_out_broken), session_type
         except duckdb.InvalidInputException as error:
-            # Another error that quotes a file may contain this text by chance. It then occurs again with VARCHAR,
-            # and is raised.
+            # The message of another error may quote a file, and so contain this text by chance. The error then occurs
+            # again with VARCHAR, and is raised.
             if session_type == "VARCHAR" or _NOT_A_UUID not in str(error):
                 raise
     raise AssertionError("every session id is text")
@@ -183,7 +191,8 @@ def _value(column: Column, type_: str) -> str:
     if column.type == "VARCHAR":
         return f"nullif({name}::VARCHAR, '')"
     if column.type == "TIMESTAMP":
-        # Times with an offset are converted to UTC. Times without an offset are UTC already, and quicker to cast.
+        # Times with an offset are converted to UTC. Times without an offset are UTC already; those in the
+        # usual form are cast without one, which is quicker.
         with_offset = f"TRY_CAST({name} AS TIMESTAMPTZ) AT TIME ZONE 'UTC'"
         if type_ != "VARCHAR":
             return with_offset
@@ -198,7 +207,8 @@ def _value(column: Column, type_: str) -> str:
     if column.type == "DOUBLE" or type_.endswith("INT") or type_.endswith("INTEGER"):
         return cast
     if type_ == "VARCHAR":
-        # The cast alone would round 12.7 to 13. The first test is quick; the second accepts Spark's 13.0.
+        # The cast alone would round 12.7 to 13. The first test is quick; the second also accepts whole
+        # numbers as Spark writes them, such as 13.0.
         whole = f"regexp_full_match({name}, '\\s*[+-]?[0-9]+([.]0*)?\\s*')"
         return f"CASE WHEN {cast}::VARCHAR = {name} THEN {cast} WHEN {whole} THEN {cast} END"
     if type_ in _FLOATS or type_.startswith("DECIMAL"):

@@ -1,4 +1,4 @@
-"""The result of a task that reads parts of a source on an executor, and its form as JSON on the way to the driver."""
+"""The result of a task that reads parts of a source on an executor. The result is sent to the driver as JSON."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -30,8 +30,8 @@ class TaskResult:
         rows: the number of rows read; refused rows are not counted.
         refused: the number of refused rows in each part that has any, by the part's number.
         session_type: the type of `user_session` in the stored files, UUID or VARCHAR; means nothing if `rows` is 0.
-        sums: the sums of the task's rows; the table's digest is computed from the total of all tasks. None if no row
-            was read.
+        sums: the checksums of the task's rows. The sums of all tasks are added up, and the table's digest is computed
+            from the total. None if no row was read.
         files: the stored files, by path, such as `events/bucket=0/part-000000-0.parquet`.
     """
 

@@ -17,8 +17,8 @@ from purchase_predict.workflow import models
 from purchase_predict.workflow.completed import digest_of, run_of
 from purchase_predict.workflow.notification import notify
 
-#: The most times that a version is judged. It is judged again if it passed and could not be promoted, because meanwhile
-#: the holder changed, the claim was lost or the version was rolled back.
+#: How often a version is judged at most. It is judged again if it passed and could not be promoted, because meanwhile
+#: the holder changed, the claim was lost, or the version was rolled back or deleted.
 _ATTEMPTS = 5
 
 
@@ -78,11 +78,11 @@ def decide(
 def training_rows(dataset: str, fetch: Callable[[str], Path]) -> Callable[[str], Path | None]:
     """Returns a function that fetches the training rows of a model, given the model's URI.
 
-    The function returns the Parquet file, or None if the model was trained on `dataset` itself. It raises
+    The function returns the Parquet file, or None if the model was trained on the content of `dataset`. It raises
     click.ClickException if the training rows are no longer known.
 
     Args:
-        dataset: `runs:/<run id>/dataset`, whose test rows the models are judged on.
+        dataset: the URI `runs:/<run id>/dataset`. The models are judged on the test rows of this dataset.
         fetch: downloads an artifact.
     """
     own = digest_of(run_of(dataset))

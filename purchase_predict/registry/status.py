@@ -33,11 +33,12 @@ class Environment:
 
     Attributes:
         env: staging or production.
-        version: the number of the version that holds it; empty: none, or, for a past time, not known (see `doubt`).
+        version: the number of the version that holds it; empty: no version holds it. For a past time, empty may also
+            mean that the holder is not known (see `doubt`).
         entry: the journal's last entry up to that time; None: there was none, or the journal has a problem.
-        problem: the evidence that the journal was changed or removed; empty: none.
+        problem: why the journal cannot be relied on, for example because it was changed; empty: it can.
         claimed_by: ids of the runs that hold or wait for the claim; empty for a past time.
-        missing: whether the alias names a version that does not exist, as in a restored registry.
+        missing: whether the alias names a version that does not exist, for example after a restore from a backup.
         doubt: what the journal does not know about the holder at that time; empty: nothing.
     """
 
@@ -80,7 +81,8 @@ class Status:
         environments: one or both.
         waiting: since when each waiting version has waited for approval, and who deployed it. A key reads, for example,
             "version 3 for staging".
-        rolled_back: when, by whom and why each rolled-back version was rolled back; keys as "version 3".
+        rolled_back: when, by whom and why each rolled-back version was rolled back. A key reads, for
+            example, "version 3".
         refused: why each of the newest refused versions failed the gate; keys as in `waiting`.
         open_runs: the step and the user of each run in progress; a key is "run" and the run's id.
     """
@@ -120,7 +122,7 @@ def status(name: str, envs: Sequence[str], at: datetime | None, experiment_id: s
         name: the registered model.
         envs: the environments.
         at: a past time, with a time zone; None: now.
-        experiment_id: the experiment whose runs in progress are listed.
+        experiment_id: the runs in progress of this experiment, and of those that share runs with it, are listed.
         mine: id of the run that asks, which is not listed.
 
     Raises:
@@ -170,7 +172,7 @@ def past(model: RegisteredModel, present: Sequence[ModelVersion], env: str, at: 
 
 
 def _moving(present: Sequence[ModelVersion], env: str) -> bool:
-    """Whether a move of the environment to one of these versions is in progress."""
+    """Whether a move of the environment to one of these versions has begun and is not completed."""
     return any(f"{promotion.MOVING}.{env}" in version.tags for version in present)
 
 
@@ -223,12 +225,12 @@ def _without_journal(model: RegisteredModel, present: Sequence[ModelVersion], en
 
 
 def _promoted(version: ModelVersion, env: str, holder: str) -> bool:
-    """Whether a version's tags show that a deploy or rollback gave it the environment or took it away."""
+    """Whether a deploy or rollback has ever given the environment to this version, or taken it from this version."""
     moved = (promotion.PREVIOUS, promotion.BY_HAND, promotion.ROLLED_BACK)
     if any(f"{tag}.{env}" in version.tags for tag in moved):
         return True
-    # The first holder has none of these tags, so its verdict counts. A holder that still waits for approval got the
-    # alias by hand.
+    # The first holder has none of these tags; it is recognized by the gate's verdict. A holder that still waits for
+    # approval got the alias by hand.
     passed = version.tags.get(f"{promotion.GATE}.{env}") == "passed" and f"{promotion.WAITS}.{env}" not in version.tags
     return passed and str(version.version) == holder
 
@@ -270,7 +272,7 @@ def _rolled_back(present: Sequence[ModelVersion], aliases: Mapping[str, str], en
     found = {}
     for version in present:
         # A version that holds the environment is not listed as rolled back there. If it still has the tag,
-        # the run that promoted it was killed before removing the tag.
+        # it was given the alias by hand, or the run that promoted it was killed before removing the tag.
         left = [env for env in envs if not _holds(version, env, aliases)]
         marks = promotion.rolled_back(version)
         if reasons := [marks[tag] for env in left if (tag := f"{promotion.ROLLED_BACK}.{env}") in marks]:
@@ -279,7 +281,7 @@ def _rolled_back(present: Sequence[ModelVersion], aliases: Mapping[str, str], en
 
 
 def _refused(present: Sequence[ModelVersion], envs: Sequence[str], aliases: Mapping[str, str]) -> dict[str, str]:
-    found = {  # a version that failed but holds the environment is left out: somebody rolled back to it
+    found = {  # a version that failed but holds the environment is left out: a person or a rollback gave it the alias
         f"version {version.version} for {env}": version.tags.get(
             f"{promotion.GATE_REASON}.{env}", "no reason on record"
         )

@@ -9,8 +9,8 @@ import numpy as np
 from purchase_predict.evaluation.curves import Curve
 from purchase_predict.metrics import Score
 
-# Lengths are in SVG units; a drawing is scaled to the width of its column. Columns in layout.css are
-# wide enough that the text, 12 units high, is never smaller than 11 pixels.
+# Lengths are in SVG units. A drawing is scaled to the width of its column, up to a limit in layout.css. On screens of
+# 390 pixels and more, the text, 12 units high, is at least 11 pixels high.
 WIDTH, HEIGHT = 340, 230
 MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 64, 20, 10, 44
 DOT_RADIUS = 3.5
@@ -46,7 +46,7 @@ def chart(
         y_label: what the y axis shows.
         reference: the points of the dashed line.
         dots: whether each point gets a dot.
-        interval: lower and upper end of a shaded band, at the curve's `x`.
+        interval: the lower ends and the upper ends of a shaded band, one of each per `x` of the curve.
     """
     inside = axes(x_label, y_label, UNIT_TICKS, UNIT_TICKS)
     if interval:
@@ -83,11 +83,11 @@ def scatter(
     whole: bool = False,
     most: float = math.inf,
 ) -> str:
-    """Points on axes that fit the values. An axis with only one distinct value extends beyond this value.
+    """Points on axes that fit the values. If all values of an axis are equal, the axis extends beyond this value.
 
     Args:
         x: one value per point.
-        y: one value per point, 0 or more.
+        y: one value per point; each is at least 0.
         x_label: what the x axis shows.
         y_label: what the y axis shows.
         line: y values of a line at the same x, within the range of `y`.
@@ -107,7 +107,7 @@ def intervals(names: Sequence[str], scores: Sequence[Score], x_label: str, y_lab
 
     Args:
         names: the text below each dot; if there are more than `INTERVAL_LABELS` names, only some are shown.
-        scores: one score per name, 0 or more.
+        scores: one score per name; each is at least 0.
         x_label: what the names are.
         y_label: what the scores are.
         most: the highest value that a score can have.
@@ -158,7 +158,7 @@ class Scale:
         step = round_step((high - low) / TICKS)
         if whole:
             return cls(low, high, max(1.0, math.ceil(step)), whole=True)
-        room = (high - low) * 0.06  # so that no dot lies on the edge
+        room = (high - low) * 0.06  # so that no dot lies on the edge, except at `least` or `most`
         return cls(max(least, low - room), min(most, high + room), step)
 
     def at(self, value: np.ndarray | float) -> np.ndarray:
@@ -168,7 +168,9 @@ class Scale:
 
 def _readable(low: float, high: float, least: float, most: float) -> tuple[float, float]:
     """The ends of an axis, moved apart if the texts of its ticks would be equal."""
-    span = TICKS * min(10.0**-MAX_DIGITS, max(abs(low), abs(high)) / 100)  # 100: a text has 3 significant digits
+    # The text of a tick has MAX_DIGITS decimal places or, for smaller steps, 3 significant digits. Two ticks must
+    # differ by at least one unit of the last digit.
+    span = TICKS * min(10.0**-MAX_DIGITS, max(abs(low), abs(high)) / 100)
     if high - low >= span:
         return low, high
     low = max(least, (low + high - span) / 2)
@@ -197,7 +199,7 @@ def y_at(share: float) -> float:
 
 
 def points(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) -> str:
-    """The text of the attribute `points` of an SVG line. `x` and `y` are shares of their axes."""
+    """The text of the attribute `points` of an SVG polyline or polygon. `x` and `y` are shares of their axes."""
     return " ".join(f"{x_at(float(a)):.1f},{y_at(float(b)):.1f}" for a, b in zip(x, y, strict=True))
 
 
@@ -219,7 +221,10 @@ def _dots(x: np.ndarray, y: np.ndarray) -> str:
 
 
 def axes(x_label: str, y_label: str, x_ticks: Sequence[tuple[float, str]], y_ticks: Sequence[tuple[float, str]]) -> str:
-    """The grid lines, ticks and labels of both axes. A tick is a pair: its share of the axis and its text."""
+    """The ticks and labels of both axes, and a grid line at each tick of the y axis.
+
+    A tick is a pair: its share of the axis and its text.
+    """
     grid = "".join(
         f'<line class="grid" x1="{x_at(0)}" x2="{x_at(1)}" y1="{y_at(share):.1f}" y2="{y_at(share):.1f}"/>'
         f'<text x="{MARGIN_LEFT - 6}" y="{y_at(share) + 4:.1f}" text-anchor="end">{escape(text)}</text>'

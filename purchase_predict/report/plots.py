@@ -25,7 +25,7 @@ UNIT = (-0.02, 1.02)
 def model(
     curves: Curves, scores: Mapping[str, Score], threshold: float, importance: Mapping[str, float], folder: Path
 ) -> None:
-    """Draws four PNG files: precision over recall, the ROC curve, the calibration, and the feature importance.
+    """Draws four PNG files: the precision-recall curve, the ROC curve, the calibration, and the feature importance.
 
     Args:
         curves: the model's curves on the test rows.
@@ -74,7 +74,7 @@ def _precision_recall(curves: Curves, scores: Mapping[str, Score], threshold: fl
 
 
 def search(trials: pd.DataFrame, metric: str, folder: Path) -> None:
-    """Draws the score of each trial (`search.png`), and the scores over each parameter (`parameters.png`).
+    """Draws the score of each trial (`search.png`), and the scores against each parameter (`parameters.png`).
 
     Args:
         trials: one row per trial, from `search.trial.trials_frame`; at least one trial has finished.

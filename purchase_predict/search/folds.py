@@ -1,7 +1,8 @@
-"""Cross-validation folds of the training rows: forward in time if the rows have times, else grouped by user.
+"""Cross-validation folds of the training rows.
 
-Folds grouped by user validate a model on days that it was trained on, so they overrate a column that identifies the
-day. For columns that do not change over time, both kinds of folds rank models alike.
+The folds go forward in time if the rows have times and can be cut by time; otherwise they are grouped by user. Folds
+grouped by user validate a model on days that it was trained on. So a column that identifies the day looks too good. For
+columns that do not change over time, both kinds of folds rank models alike.
 """
 
 from collections.abc import Sequence
@@ -17,16 +18,17 @@ Folds = Sequence[tuple[np.ndarray, np.ndarray]]
 
 #: The number of folds grouped by user, for a table with fewer than MANY_ROWS rows.
 FOLDS = 4
-#: The number of folds grouped by user, from MANY_ROWS rows on. Six searches of 30 s on 50,000 rows of the real primary
-#: table made 42 trials with 2 folds (median test ROC AUC 0.8593) and 26 trials with 4 folds (0.8585).
+#: The number of folds grouped by user, from MANY_ROWS rows on. Measured with searches of 30 s on 50,000 rows of the
+#: real primary table: with 2 folds, a search made 42 trials and had a median test ROC AUC of 0.8593; with 4 folds, 26
+#: trials and 0.8585.
 FOLDS_FOR_MANY_ROWS = 2
 #: From this many rows on, half of the rows are enough to train a fold. On 25,000 rows, searches with fewer than 4 folds
-#: ended up to 0.006 lower, because their scores were too noisy.
+#: had noisier scores, so they chose worse models: ROC AUC on the test rows was lower by as much as 0.006.
 MANY_ROWS = 40_000
 
 
 def has_many_rows(count: int) -> bool:
-    """Whether a table has so many rows that there are fewer folds by user and the best trials are not scored again."""
+    """Whether a table has many rows: then there are fewer folds, and the best trials are not scored again."""
     return count >= MANY_ROWS
 
 
@@ -36,7 +38,8 @@ def has_many_rows(count: int) -> bool:
 FORWARD_FOLDS, _HISTORY = 3, 0.6
 #: `confirmation_folds` moves the earliest cut back (split 1) or forward (split 2) by this share of the rows.
 _SHIFT = 0.05
-#: What `kind_of_folds` returns for rows with times, if the split gives both classes to each part between two cuts.
+#: What `kind_of_folds` returns for the planned folds: the rows have times and can be cut into FORWARD_FOLDS + 1 parts
+#: that each have both classes.
 _PLANNED = f"{FORWARD_FOLDS} folds that follow time"
 
 
@@ -103,7 +106,7 @@ def _cuts(ended: np.ndarray, y: np.ndarray, shares: np.ndarray) -> list[int]:
     # For each class, the number of rows before each distinct time; the last number counts all rows of the class.
     before = [np.append(0, np.cumsum(np.bincount(number, y == label))) for label in (0, 1)]
     planned = np.searchsorted(moments, np.sort(ended)[(shares * len(y)).astype(int)])
-    # Computed from the end backwards: the latest place of each cut that leaves both classes in the part after the cut.
+    # For each cut, the latest place at which the part after the cut still has both classes. Computed from the end.
     latest = [len(moments)]
     for _ in range(len(shares) + 1):
         if latest[0] < 0:
@@ -125,7 +128,7 @@ def follows_time(rows: LabelledRows, folds: Folds) -> bool:
 
 
 def kind_of_folds(rows: LabelledRows, folds: Folds) -> str:
-    """What the folds of a search are and, if rows with times do not have the planned folds, why."""
+    """Describes the folds of a search. If the rows have times but not the planned folds, also says why."""
     forward = follows_time(rows, folds)
     kind = f"{len(folds)} folds that {'follow time' if forward else 'are grouped by user'}"
     if rows.ended is None or kind == _PLANNED:
@@ -138,7 +141,7 @@ def kind_of_folds(rows: LabelledRows, folds: Folds) -> str:
 
 
 def fold_count(row_count: int) -> int:
-    """The number of folds for a table with this many rows."""
+    """The number of folds grouped by user, for a table with this many rows."""
     return FOLDS_FOR_MANY_ROWS if has_many_rows(row_count) else FOLDS
 
 

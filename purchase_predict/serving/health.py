@@ -19,9 +19,9 @@ class Health:
     def ready(self) -> dict[str, Any]:
         """The content of /ready: whether model and state are available, which version answers, and all problems.
 
-        If the state can be read but not written, for example on a full disk, `problems` says so, but the server stays
-        ready: only a further request can show whether the state can be written again. The server also stays ready if
-        Redis evicts keys, because most visitors are still known.
+        If the state can be read but not written, for example on a full disk, `problems` says so. The server stays
+        ready: only a further request can show that writing works again, and a server that is not ready gets none. The
+        server also stays ready if Redis evicts keys, because most visitors are still known.
         """
         size, wrong = self._size()
         follower = self.service.follower

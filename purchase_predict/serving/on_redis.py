@@ -1,10 +1,10 @@
 """The state (module `state`) in Redis, for several servers that share it.
 
-A request reads the records of its visitors, changes them and writes them in one transaction. Redis watches the
-visitors' keys: if another server changes one of them meanwhile, the transaction fails and the request starts again. The
-shop's counters are not watched, because they change only by atomic commands: increments and the script `_FOLD`. The
-digests of the counted events are written in the same transaction. So a request that is sent again after a broken
-connection counts only once.
+A request reads the records of its visitors, changes them and writes them in one transaction. Redis watches
+the key `visitor:<user>` of each visitor: if another server changes it meanwhile, the transaction fails and the request
+starts again. The shop's counters are not watched, because they change only by atomic commands: increments and the
+script `_FOLD`. The digests of the counted events are written in the same transaction. So a request that is sent again
+after a broken connection counts only once.
 
 Keys, all with the prefix `purchase-predict:`
 
@@ -21,8 +21,8 @@ Keys, all with the prefix `purchase-predict:`
 - `version`: the version of the records and of these keys.
 
 All keys except `days:`, `filling`, `lease` and `version` expire `retention_days` + 2 days after they were last written.
-A key that `warm` makes expires as if it had been written on the day of its newest event. For this, the newest day of
-the source of `warm` counts as today.
+`warm` writes keys from past events. Such a key expires as if it had been written on the day of its newest event, where
+the newest day in the source counts as today, and no event as older than `retention_days`.
 """
 
 import struct
@@ -51,7 +51,7 @@ VERSION_KEY = f"{PREFIX}version"
 #: Seconds to wait for an answer of Redis.
 _TIMEOUT_SECONDS = 2.0
 #: Maximum number of attempts of a request. An attempt fails if another server changes the same visitors, or if the
-#: connection breaks. The second number is the maximum number of attempts that fail because the connection breaks.
+#: connection breaks. After the connection has broken as often as the second number says, the request gives up.
 _ATTEMPTS, _CONNECTIONS = 50, 2
 DAY_SECONDS = 86_400
 _INCOMPLETE = (
@@ -135,7 +135,7 @@ class RedisState:
     def _change_once(self, events: Sequence[Event], work: Callable[[Batch], Result]) -> Result:
         visitors = sorted({event.user for event in events})
         with self._redis.pipeline() as pipe:
-            # The transaction also fails if a filling begins before it is executed.
+            # If a filling begins before the transaction is executed, the transaction fails, too.
             pipe.watch(FILLING, *(f"{PREFIX}visitor:{user}" for user in visitors))
             batch = self._read(events)
             result = work(batch)
@@ -239,13 +239,13 @@ class RedisState:
         ]
 
     def forget(self, retention_days: int, removed: Callable[[int], None]) -> None:
-        """See `state.State.forget`. Does nothing: keys expire in Redis, which does not report the visitors removed."""
+        """See `state.State.forget`. Does nothing: Redis removes expired keys itself, and does not report them."""
 
     def size(self) -> Size:
         """See `state.State.size`. Visitors are not counted.
 
-        The bytes are all memory that Redis uses, including other databases and applications. To measure only the state,
-        each of its keys would have to be measured separately.
+        The size in bytes is all memory that Redis uses, also for other databases and for the data of other
+        applications. To measure only the state, each of its keys would have to be measured separately.
         """
         try:
             with self._redis.pipeline(transaction=False) as pipe:
@@ -275,7 +275,7 @@ def expires_after(retention_days: int) -> int:
 def holds_something(client: "redis.Redis", shown: str) -> bool:
     """Whether the state has visitors or counters of the shop.
 
-    Both are checked, because a removal from the cart adds a visitor, but no counter.
+    Both are checked: a removal from the cart adds a visitor, but no counter, and visitors expire, but counters do not.
 
     Raises:
         click.ClickException: another version of the server has written the state.
@@ -292,7 +292,7 @@ def holds_something(client: "redis.Redis", shown: str) -> bool:
 
 
 def put_in_cart(pipe: Any, session: str, user: int, product: int, seconds: int) -> None:
-    """Adds a pair to `carts:<session>`, to expire `seconds` from now; removes the pairs that have expired."""
+    """Adds a pair that expires in `seconds` to `carts:<session>`, and removes the expired pairs from it."""
     now = int(time.time())
     pipe.zadd(f"{PREFIX}carts:{session}", {f"{user}:{product}": now + seconds})
     pipe.zremrangebyscore(f"{PREFIX}carts:{session}", "-inf", now)

@@ -20,10 +20,10 @@ from purchase_predict.serving.state import Batch, State, Unavailable
 _ANY_AGE = 10**6
 #: Maximum number of events in a request.
 MAX_EVENTS = 1000
-#: Maximum number of products of a session id that /carts reads. A product that several visitors put in the cart counts
+#: /carts returns at most this many products for one session id. A product that several visitors put in the cart counts
 #: once for each of them.
 MAX_CARTS = 1000
-#: Metrics (keys of `meters.METRICS`), and the attribute of `advance.Counts` that is added to each.
+#: For each metric (a key of `meters.METRICS`), the attribute of `advance.Counts` whose value is added to it.
 _METERS = {
     "events_total": "counted",
     "events_repeated_total": "repeated",
@@ -47,7 +47,7 @@ class Service:
         retention_days: an event is refused if its day is more than this many days before the newest event's day.
         log: the log of answers; None: no log.
         shadow: scores carts with a second environment's version, for log and metrics only; None: off.
-        unwritten: why the last write of events to the state failed; empty if it succeeded.
+        unwritten: why new events could not be counted at the last attempt; empty if they were counted.
     """
 
     state: State
@@ -129,8 +129,8 @@ class Service:
 
         Returns:
             `user_session` (the id), `carts` (the answers), and `complete`. Several visitors may share a session id:
-            `carts` then holds the products of all of them. At most `MAX_CARTS` products of an id are read. If there are
-            more, as for an id like `undefined`, `complete` is false.
+            `carts` then holds the products of all of them. At most `MAX_CARTS` products of an id are returned. If there
+            are more, as for an id like `undefined`, `complete` is false.
 
         Raises:
             Unavailable: the state cannot be read.
@@ -187,7 +187,10 @@ class Service:
         return answers
 
     def _of_pairs(self, found: Sequence[tuple[int, str, Pair]], why: bool) -> list[dict[str, Any]]:
-        """The answers for pairs that were put in the cart. Each entry of `found` is a user, a session id and a pair."""
+        """The answers for pairs that have a row.
+
+        Each entry of `found` has a user, a session id and the pair's record.
+        """
         scorer = self.follower.scorer
         rows = [pair.row or [] for _, _, pair in found]
         scored: Sequence[tuple[float | None, int | None]] = [(None, None)] * len(rows)

@@ -24,11 +24,11 @@ from purchase_predict.workflow import processes, scratch
 _WATCH_SECONDS = 0.5
 #: Seconds between two repetitions of a request to stop (SIGTERM or Ctrl-C).
 _REPEAT_SECONDS = 3
-#: The process exits by itself this many seconds after the first SIGTERM, or after Ctrl-C. But while a run is being
-#: closed after Ctrl-C, the limit is `_CLOSING_SECONDS`.
+#: The process begins to exit by itself this many seconds after the first SIGTERM, or after Ctrl-C. But while Ctrl-C is
+#: handled or a run is closed after Ctrl-C, the limit is `_CLOSING_SECONDS`.
 GRACE_SECONDS = 15
-#: The process exits by itself this many seconds after Ctrl-C, even while a run is being closed. This is enough time for
-#: a step to end, or for the pod of a deleted Job to end (60 s) and its log to be read to the end (20 s).
+#: The limit while Ctrl-C is handled or a run is closed after Ctrl-C, in seconds. This is enough time for a step to end,
+#: or for the pod of a deleted Job to end (60 s) and its log to be read to the end (20 s).
 _CLOSING_SECONDS = 120
 #: Before the process exits by itself, it tries for at most this many seconds to close its run: the server may be away.
 #: The sum of this limit and GRACE_SECONDS must be less than `lease._LEASE_SECONDS`.
@@ -57,15 +57,16 @@ opened: list[str] = []
 class _Request:
     """A request to stop this process, and the handlers of SIGINT and SIGTERM.
 
-    The request is repeated as a SIGTERM, even if it came as Ctrl-C. So a SIGINT always comes from the user. It may
-    interrupt the closing of a run; a SIGTERM raises nothing while a run is being closed.
+    The request is repeated as a SIGTERM, even if it came as Ctrl-C. So a SIGINT always comes from the user. A
+    SIGINT may interrupt the closing of a run; a SIGTERM does not.
 
     Attributes:
         asked: set once the process is to stop.
         finished: set once the work of the process has ended.
         by_user: whether the request came as Ctrl-C.
         repeating: whether the next SIGTERM is one that `repeat` sends.
-        arrived: whether the process was already handling the interruption, or closing its run, at the last SIGTERM.
+        arrived: whether the interruption had taken effect at the last SIGTERM: the process was handling it, or closing
+            its run.
         since: when the request came, in seconds of the monotonic clock.
     """
 
@@ -98,7 +99,7 @@ class _Request:
 
     @property
     def signal(self) -> signal.Signals:
-        """The signal that the exit code names."""
+        """The signal whose number is in the exit code (128 + number)."""
         return signal.SIGINT if self.by_user else signal.SIGTERM
 
     def note(self, by_user: bool) -> None:
@@ -122,7 +123,8 @@ def _asked() -> _Request | None:
 def _is_being_handled() -> bool:
     """Whether a KeyboardInterrupt is being handled, in an `except`, a `finally` or the end of a `with`.
 
-    For example, MLflow's launcher catches it first and waits in its `except` for its child process to end.
+    For example, MLflow's launcher catches it before this project does, and waits in an `except` until the child process
+    has ended.
     """
     error = sys.exc_info()[1]
     while error and not isinstance(error, KeyboardInterrupt):
@@ -136,9 +138,10 @@ def stop_with_launcher() -> Iterator[None]:
 
     Python drops an exception that a signal handler raises in a destructor or in a callback of native code, and some
     libraries catch every exception. So the request is repeated until the block ends or the time limit is reached. At
-    the time limit, a thread closes the run as KILLED and ends the process. After the death of the launcher, this works
-    even if native code keeps the signal handlers from running. SIGTERM and Ctrl-C have no effect until their handler
-    runs, because only the handler notes them. If the shell has set SIGINT to be ignored, SIGINT stays ignored.
+    the time limit, a thread closes the run as KILLED and ends the process. If the launcher has died, the time limit
+    works even while native code keeps the signal handlers from running, because a thread notes the death. SIGTERM and
+    Ctrl-C are only noted by their handler, so they have no effect until it runs. If the shell has set SIGINT to be
+    ignored, SIGINT stays ignored.
     """
     request = _Request()
     closing.clear()
@@ -202,7 +205,7 @@ def _end_from_within(run_id: str | None, code: int) -> NoReturn:
         while True:
             try:
                 return mlflow.MlflowClient().set_terminated(run_id, "KILLED")
-            except MlflowException:  # the store may be locked by a step that is about to exit in the same way
+            except MlflowException:  # such as a locked store: a step may be closing its run at this moment, too
                 logging.getLogger(__name__).debug("the run could not be closed", exc_info=True)
                 time.sleep(_WATCH_SECONDS)
 
@@ -220,7 +223,7 @@ def exit_at_last(code: int) -> None:
     At exit, Python waits for its threads. If the signal arrived while a thread pool was starting a thread, the pool
     does not tell this thread to end, and Python would wait forever.
     """
-    if not _asked():  # no signal: the program itself raised the interruption
+    if not _asked():  # no request, for example because the program itself raised the interruption
         return
 
     def leave() -> None:
@@ -231,7 +234,10 @@ def exit_at_last(code: int) -> None:
 
 
 def _launchers() -> tuple[int, ...]:
-    """The process id of the parent. If the parent is a shell (which activates an environment), also its parent's id."""
+    """The process id of the parent.
+
+    If the parent is a shell, as MLflow starts for a step, also the shell's parent's id.
+    """
     parent = os.getppid()
     try:
         shell = psutil.Process(parent)

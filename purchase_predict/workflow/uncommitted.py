@@ -1,4 +1,4 @@
-"""Records the uncommitted changes of the checkout on main's run.
+"""Records the uncommitted changes of the checkout on the run of the entry point `main`.
 
 MLflow itself records the commit (`mlflow.source.git.commit`). This module sets the tag `mlflow.source.git.dirty`, which
 says whether there were uncommitted changes, and writes the changes to an artifact.
@@ -21,10 +21,10 @@ from purchase_predict.settings import PROJECT
 #: Path of the artifact with the uncommitted changes.
 UNCOMMITTED = "source/uncommitted.diff"
 
-#: Maximum number of bytes kept of the names, and of the differences. It is enough for edits by hand, and too small for
-#: data files.
+#: Maximum number of bytes kept of the names of changed files (`git status`), and of the differences (`git diff`). It is
+#: enough for edits by hand, and too small for data files.
 _MAX_BYTES = 1_000_000
-#: Maximum size in bytes of the list of all file names. In a larger repository nothing is recorded.
+#: Maximum size in bytes of the list of the tracked files' names. If it is larger, no changes are recorded.
 _MAX_NAMES = 100_000_000
 #: Words in a file's name that suggest a secret, compared in lower case. `_WORD` divides a name into words: a word ends
 #: before a capital letter that follows a small one, and before any character that is not an ASCII letter.
@@ -37,14 +37,15 @@ _WORD = re.compile(r"[A-Z]*[a-z]+|[A-Z]+")
 _SECRET_ENDING = re.compile(
     r"pem|key|p8|p12|pfx|ppk|der|jks|jceks|keytab|kdbx?|asc|gpg|pgp|age|ovpn|tfvars|tfstate|rdp|htpasswd|pgpass", re.I
 )
-#: Names of settings files in which programs keep passwords or tokens, and of the folders of such programs.
+#: Names of files that often hold passwords, tokens or keys: settings files, histories, SSH keys, service accounts; and
+#: names of folders that often hold such files.
 _SECRET_FILE = re.compile(
     r"[._]netrc|\.(npmrc|yarnrc(\.yml)?|pypirc|condarc|dockercfg|boto|s3cfg|my\.cnf|databrickscfg|mc|htaccess)"
     r"|pip\.conf|rclone\.conf|\.?\w*_history|service.?account.*|id_\w+.*",
     re.I,
 )
 _SECRET_FOLDER = re.compile(r"\.(ssh|gnupg|aws|azure|kube|docker|gcloud|oci|password-store)|secrets?|credentials", re.I)
-#: Endings of code. The name of a code file suggests no secret: `secrets.py` handles secrets, but holds none.
+#: Endings of code. The name of a code file suggests no secret: `secrets.py` usually handles secrets, but holds none.
 _CODE = (".py", ".pyi")
 #: Maximum number of seconds that main waits at its end for the recording.
 _MAX_WAIT = 10
@@ -54,7 +55,8 @@ _MAX_WAIT = 10
 def recorded(run_id: str) -> Iterator[None]:
     """Records the checkout's uncommitted changes on a run, in a thread, while the block runs.
 
-    At the end of the block, waits at most `_MAX_WAIT` seconds for the thread. Errors are only logged for debugging.
+    At the end of the block, waits at most `_MAX_WAIT` seconds for the thread. An error is not
+    raised, but logged at the level DEBUG.
     """
     client = mlflow.MlflowClient()
 
@@ -65,7 +67,7 @@ def recorded(run_id: str) -> Iterator[None]:
                 client.set_tag(run_id, MLFLOW_GIT_DIRTY, "true" if changes else "false")
             if changes:
                 client.log_text(run_id, changes, UNCOMMITTED)
-        except Exception:  # the workflow itself reports problems of the server
+        except Exception:  # not raised: the workflow itself reports problems of the tracking server
             logging.getLogger(__name__).debug("uncommitted changes are not recorded", exc_info=True)
 
     thread = threading.Thread(target=record, name="uncommitted", daemon=True)
@@ -79,9 +81,9 @@ def recorded(run_id: str) -> Iterator[None]:
 def uncommitted(project: Path) -> str | None:
     """The uncommitted changes of the project's folder: the names (`git status`), then the differences (`git diff`).
 
-    Differences are kept only for modified files. Added, renamed and untracked files, and a file that replaced a link,
-    may hold secrets, so only their names are kept. The same applies to files whose path suggests a secret
-    (`suggests_secrets`). Names and differences are each cut after `_MAX_BYTES`.
+    Differences are kept only for modified files. Added, renamed and untracked files, and files that replaced a
+    symbolic link, may hold secrets. Only their names are kept, and only the name of a new folder. The same applies to
+    files whose path suggests a secret (`suggests_secrets`). Names and differences are each cut after `_MAX_BYTES`.
 
     Returns:
         The text; empty if everything is committed. None if a git command fails (no git, no repository, no commit), or
@@ -90,9 +92,9 @@ def uncommitted(project: Path) -> str | None:
     status = _git(project, "status", "--porcelain", "--", ".")
     if not status:
         return status
-    # The names of all files, because a file may change between this call and `git diff`.
+    # All tracked files, not only the changed ones, because a file may still change before `git diff` runs.
     names = _git(project, "ls-files", "-z", "--", ".", most=_MAX_NAMES)
-    if names is None or len(os.fsencode(names)) > _MAX_NAMES:  # a cut list is longer, because `_git` adds a note
+    if names is None or len(os.fsencode(names)) > _MAX_NAMES:  # `_git` adds a note to a list that it has cut
         return None
     secret = [name for name in names.split("\0") if suggests_secrets(name)]
     differences = _git(

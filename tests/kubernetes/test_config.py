@@ -15,7 +15,7 @@ def test_json_and_yaml_say_the_same_and_a_template_may_be_a_file_beside(tmp_path
     (tmp_path / "job.yaml").write_text("spec: {template: {spec: {priorityClassName: batch}}}")
     values = config(context="here", steps={"train": {"template": "job.yaml", "patience": 5}}, env={"A": "1"})
     (tmp_path / "k.yaml").write_text(yaml.safe_dump(values))
-    (tmp_path / "k.json").write_text(json.dumps(values))
+    (tmp_path / "k.json").write_text(json.dumps(values, indent="\t"))
     found = [Config.read(str(tmp_path / name)) for name in ("k.yaml", "k.json")]
     assert found[0].of_step("train") == found[1].of_step("train")
     assert found[0].context == "here"

@@ -28,7 +28,7 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass
 class Moves:
-    """The moves of the alias: the holder before (empty: none), the new holder, and whether it was a rollback."""
+    """The moves of the alias, each as: the holder before (empty: none), the new holder, whether it was a rollback."""
 
     made: list[tuple[str, str, bool]] = field(default_factory=list)
 
@@ -91,7 +91,7 @@ def test_who_claims_nothing_may_still_move_the_alias_and_the_challenger_is_judge
     assert str(holder.version) == "3"
 
 
-def test_the_claim_of_a_run_that_has_ended_or_is_gone_keeps_nobody(shared_store: str) -> None:
+def test_the_claim_of_a_run_that_has_ended_or_is_gone_keeps_nobody_waiting(shared_store: str) -> None:
     name = "stale-claims"
     (version,) = empty_versions(name, 1)
     client, ended = mlflow.MlflowClient(), open_run()

@@ -12,7 +12,7 @@ import pytest
 
 from purchase_predict import spark_session
 from purchase_predict.sources import sample
-from tests.spark_cluster import QUICK_START
+from tests.spark.cluster import QUICK_START
 from tests.workflow.runner import Workflow
 from tools.machine import free_port
 

@@ -13,6 +13,7 @@ import mlflow
 import pytest
 
 from tests.conftest import PROJECT
+from tests.preloaded.start import program
 
 #: Body of a step that gets a signal in a destructor. There, Python drops the exception of the signal handler.
 IN_A_DESTRUCTOR = """
@@ -119,9 +120,9 @@ def test_a_step_that_is_to_stop_stops_wherever_it_is_and_its_run_says_so(store: 
     experiment = mlflow.MlflowClient().create_experiment("stopping")
     run = mlflow.MlflowClient().create_run(experiment)
     # The launcher is a separate process, because one of the steps kills it.
-    launcher = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+    launcher = "import subprocess, sys; subprocess.run([sys.argv[1], '-c', sys.argv[2]])"
     printed = subprocess.run(
-        [sys.executable, "-c", launcher, code_of(body)],
+        [sys.executable, "-c", launcher, program("python"), code_of(body)],
         cwd=PROJECT,
         env={**os.environ, "MLFLOW_RUN_ID": run.info.run_id, "MLFLOW_EXPERIMENT_ID": experiment},
         capture_output=True,
@@ -139,7 +140,7 @@ def test_a_step_that_is_to_stop_stops_wherever_it_is_and_its_run_says_so(store: 
 )
 def test_ctrl_c_ends_a_step_that_nobody_launched_as_interrupted(store: str, body: str, said: str) -> None:
     started = time.monotonic()
-    ended = subprocess.run([sys.executable, "-c", code_of(body)], cwd=PROJECT, env=environ(),
+    ended = subprocess.run([program("python"), "-c", code_of(body)], cwd=PROJECT, env=environ(),
                            capture_output=True, text=True, timeout=50)  # fmt: skip
     assert said in ended.stdout, ended.stderr
     assert ended.returncode == 130
@@ -149,8 +150,8 @@ def test_ctrl_c_ends_a_step_that_nobody_launched_as_interrupted(store: str, body
 
 def test_a_sigint_that_the_shell_has_set_to_be_ignored_stays_ignored(store: str) -> None:
     ended = subprocess.run(
-        [sys.executable, "-c", code_of("os.kill(os.getpid(), signal.SIGINT)\nprint('goes on')")], cwd=PROJECT,
-        env=environ(), capture_output=True, text=True, timeout=50,
+        [program("python"), "-c", code_of("os.kill(os.getpid(), signal.SIGINT)\nprint('goes on')")],
+        cwd=PROJECT, env=environ(), capture_output=True, text=True, timeout=50,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     )  # fmt: skip
     assert (ended.returncode, "goes on" in ended.stdout) == (0, True), ended.stderr

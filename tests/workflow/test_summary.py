@@ -96,14 +96,14 @@ def test_without_a_server_the_lines_at_the_end_open_the_page_and_its_runs(store:
     ]
 
 
-def test_who_finds_the_environment_already_is_told_nothing_of_it(
+def test_no_line_activates_an_environment_that_is_on_the_path(
     store: str, outside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(summary, "_CALLERS_PATH", str(outside))
     assert "first:" not in summary.what_came_out(run("bb"), "f1", "", "")
 
 
-def test_with_a_server_they_are_its_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_a_server_the_lines_link_to_its_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://me:secret@server:5000/")
     text = summary.what_came_out(run("bb"), "f1", "", "")
     assert f"look:   http://server:5000/#/experiments/7/runs{MODE}" in text

@@ -4,7 +4,6 @@ import gzip
 import os
 import re
 import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +11,6 @@ import click
 import duckdb
 import pyarrow.parquet as pq
 import pytest
-from gcp_storage_emulator.server import create_server
-from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,10 +18,9 @@ from hypothesis import strategies as st
 from purchase_predict.reading import executor, on_spark
 from purchase_predict.reading.executor import Work
 from purchase_predict.reading.task_result import TaskResult
-from purchase_predict.sources import cloud_storage, hadoop, sample, sources
+from purchase_predict.sources import hadoop, sample, sources
 from purchase_predict.sources.listing import Listing
 from purchase_predict.workflow.storing import ArtifactStore
-from tests import spark_cluster
 from tests.conftest import REAL_DATA
 from tests.reading.box import EVENTS, GOOD, HEADER, bad
 from tests.reading.broken import broken_csv
@@ -35,29 +31,6 @@ pytest.importorskip("pyspark")
 pytestmark = pytest.mark.servers
 
 UUID = "00005eed-0000-4000-8000-00000000000a"
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[storage.Bucket]:
-    """A bucket in an emulator of Cloud Storage. This process and the workers find it by an environment variable."""
-    running = create_server("127.0.0.1", 0, in_memory=True)
-    running.start()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{running._api._httpd.socket.getsockname()[1]}")
-        cloud_storage.connection.cache_clear()
-        yield storage.Client(project="shop", credentials=AnonymousCredentials()).create_bucket("shop")
-    cloud_storage.connection.cache_clear()
-    running.stop()
-
-
-@pytest.fixture(scope="module")
-def mounted(bucket: storage.Bucket, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The local folder behind viewfs://shop/data, and an open Spark session on 2 workers. The tests share both."""
-    folder = tmp_path_factory.mktemp("spark")
-    (data := folder / "data").mkdir()
-    mount = {"spark__hadoop__fs__viewfs__mounttable__shop__link__/data": data.as_uri()}
-    with spark_cluster.running(folder) as master, spark_cluster.session_on(master, folder, **mount):
-        yield data
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import dataclasses
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -12,22 +11,14 @@ import pytest
 from purchase_predict.search import on_spark, search
 from purchase_predict.search.trial import Trial
 from steps.train import train
-from tests import registered, spark_cluster
+from tests import registered
 from tests.search.tables import MadeRows, both_kinds, table
 
 pytest.importorskip("pyspark")
 pytestmark = pytest.mark.servers
 
 
-@pytest.fixture(scope="module")
-def on_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A Spark session on a cluster of 2 workers. The tests of this module share the session."""
-    folder = tmp_path_factory.mktemp("spark")
-    with spark_cluster.running(folder) as master, spark_cluster.session_on(master, folder):
-        yield
-
-
-@pytest.mark.usefixtures("on_cluster")
+@pytest.mark.usefixtures("mounted")
 @both_kinds
 def test_the_trials_of_two_workers_are_those_of_this_process(made_rows: MadeRows) -> None:
     here = search.search(made_rows(), 4, "roc_auc", 2, parallelism=2)
@@ -54,7 +45,7 @@ def test_the_trials_of_two_workers_are_those_of_this_process(made_rows: MadeRows
     assert there.threshold == here.threshold
 
 
-@pytest.mark.usefixtures("on_cluster")
+@pytest.mark.usefixtures("mounted")
 def test_what_fails_on_the_cluster_is_said_and_what_fails_here_ends_the_search() -> None:
     broken = dataclasses.replace(table(), features=["a"])
     with on_spark.cluster(2) as (run, parallelism):
@@ -70,7 +61,7 @@ def test_what_fails_on_the_cluster_is_said_and_what_fails_here_ends_the_search()
             search.search(table(), 2, "roc_auc", 1, refuse, run_batch=run, parallelism=parallelism)
 
 
-@pytest.mark.usefixtures("on_cluster")
+@pytest.mark.usefixtures("mounted")
 def test_each_trial_of_the_cluster_becomes_a_nested_run(empty_store: Path, tmp_path: Path) -> None:
     for name in ("data", "store"):
         (tmp_path / name).mkdir()

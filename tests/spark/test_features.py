@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -17,7 +16,6 @@ from purchase_predict.features import on_duckdb, on_spark
 from purchase_predict.reading.load import load_source
 from purchase_predict.schema import KEYS
 from purchase_predict.workflow import key
-from tests import spark_cluster
 from tests.features import reference
 from tests.features.reference import Event
 from tests.features.shops import joined_up_to, many_shops
@@ -39,14 +37,6 @@ SCHEMA = pa.schema(
         "user_session": pa.string(),
     }
 )
-
-
-@pytest.fixture(scope="module")
-def on_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A Spark session on a cluster with two workers. The tests of this file share it."""
-    folder = tmp_path_factory.mktemp("spark")
-    with spark_cluster.running(folder) as master, spark_cluster.session_on(master, folder):
-        yield
 
 
 def folders(folder: Path) -> tuple[Path, Path]:
@@ -93,7 +83,7 @@ def source() -> str:
     return os.environ.get("PURCHASE_PREDICT_SPARK_SOURCE") or (str(REAL) if REAL.exists() else "sample:20000")
 
 
-@pytest.mark.usefixtures("on_cluster")
+@pytest.mark.usefixtures("mounted")
 def test_two_workers_make_every_row_that_duckdb_makes(tmp_path: Path) -> None:
     rows, counts = assert_engines_agree(source(), tmp_path)
     assert rows > 500
@@ -103,7 +93,7 @@ def test_two_workers_make_every_row_that_duckdb_makes(tmp_path: Path) -> None:
         assert counts == {"events": 141_465, "events_without_session": 0, "events_repeated": 13_475}
 
 
-@pytest.mark.usefixtures("on_cluster")
+@pytest.mark.usefixtures("mounted")
 def test_random_shops_on_two_workers_are_what_plain_python_computes(tmp_path: Path) -> None:
     """400 small shops, each with its own users, are in one table, because a query on Spark is slow, however small."""
     events = many_shops(400)
@@ -129,14 +119,14 @@ def test_random_shops_on_two_workers_are_what_plain_python_computes(tmp_path: Pa
     }
 
 
-@pytest.mark.usefixtures("on_cluster")
+@pytest.mark.usefixtures("mounted")
 def test_what_spark_cannot_read_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(click.ClickException, match=r"PATH_NOT_FOUND.*nothing-here") as refused:
         on_spark.primary_from_events(f"file://{tmp_path}/nothing-here", "UUID", {}, f"file://{tmp_path}/out")
     assert "\n" not in refused.value.message
 
 
-@pytest.mark.usefixtures("on_cluster")
+@pytest.mark.usefixtures("mounted")
 def test_a_flipped_bit_and_a_lost_or_added_file_are_noticed_by_the_executors(tmp_path: Path) -> None:
     load_source("sample:2000", *folders(tmp_path), 0)
     crc32 = json.loads((tmp_path / "loaded/source.json").read_text())["crc32"]
