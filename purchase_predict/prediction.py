@@ -164,6 +164,11 @@ class Prediction:
         """The population stability index of each column; empty if it was not measured."""
         return drift.population_stability(self.reference, self.shares)
 
+    @cached_property
+    def by_chance(self) -> dict[str, float]:
+        """The index of each column that chance alone gives with this number of carts (`drift.expected_by_chance`)."""
+        return drift.expected_by_chance(self.reference, self.scored.rows)
+
     @property
     def forecast(self) -> str:
         """What the model expects of the carts, in a few words."""
@@ -220,7 +225,7 @@ class Prediction:
             "predict.history": self.past.lacking if self.past else None,
             "predict.products": self.past.unknown_products if self.past else None,
             "predict.lacking": self.lacking,
-            "predict.drift": drift.warning(self.drift, self.scored.rows),
+            "predict.drift": drift.warning(self.drift, self.by_chance),
         }
         return {tag: line for tag, line in lines.items() if line}
 

@@ -103,8 +103,11 @@ def without_secrets(text: str) -> str:
 def names_a_secret(name: str) -> bool:
     """Whether the name of a variable or parameter marks its value as a secret.
 
-    GOOGLE_APPLICATION_CREDENTIALS does not: its value is the path of a file.
+    A name whose value is the path of a file does not, such as GOOGLE_APPLICATION_CREDENTIALS or a name that ends with
+    FILE (AWS_WEB_IDENTITY_TOKEN_FILE, PGPASSFILE).
     """
     if name == "NOTIFY_URL":  # whoever knows the address can post there
         return True
-    return bool(re.search(_SECRET_NAME, name, re.IGNORECASE)) and name != "GOOGLE_APPLICATION_CREDENTIALS"
+    if name == "GOOGLE_APPLICATION_CREDENTIALS" or name.lower().endswith(("file", "path", "dir")):
+        return False
+    return bool(re.search(_SECRET_NAME, name, re.IGNORECASE))

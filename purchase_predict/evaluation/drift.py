@@ -11,15 +11,13 @@ from typing import Any
 
 import duckdb
 
-from purchase_predict.evaluation.stability import WARN_ABOVE, stability
+from purchase_predict.evaluation.stability import WARN_ABOVE, by_chance, stability
 from purchase_predict.schema import CATEGORICAL
 
 #: The quantiles of the training rows that separate the bins of a number.
 DECILES = [tenth / 10 for tenth in range(1, 10)]
 #: The number of values of a text column that have their own bin: the most frequent ones. All others share one bin.
 VALUE_BINS = 100
-#: Below this number of rows, the warning also gives the index that is expected by chance.
-CHANCE_ROWS = 1000
 
 #: The bins of each feature and the share of the training rows in each bin, as `profile` returns them.
 Profile = dict[str, dict[str, Any]]
@@ -109,27 +107,33 @@ def _counting(relation: str, numbers: Mapping[str, Sequence[float]]) -> str:
     return f"SELECT {', '.join(counts)} FROM {relation}"
 
 
-def expected_by_chance(rows: int) -> float | None:
-    """The index to expect by chance alone: about 10 / `rows`, for about 10 bins. None from CHANCE_ROWS rows on."""
-    return 10 / rows if rows < CHANCE_ROWS else None
+def expected_by_chance(reference: Mapping[str, Mapping[str, Any]], rows: int) -> dict[str, float]:
+    """The index of each column that `rows` rows drawn at random from the training rows have on average.
+
+    Args:
+        reference: the `profile` of the training rows.
+        rows: the number of rows.
+    """
+    return {name: by_chance(described["shares"], rows) for name, described in reference.items()}
 
 
-def warning(indices: Mapping[str, float], rows: int) -> str | None:
+def warning(indices: Mapping[str, float], chance: Mapping[str, float]) -> str | None:
     """One line that names the columns with an index above `WARN_ABOVE`, the largest first; None: no such column.
 
     Args:
         indices: the index of each column.
-        rows: the number of new rows.
+        chance: the index that chance alone gives (`expected_by_chance`).
     """
     moved = sorted(((index, name) for name, index in indices.items() if index > WARN_ABOVE), reverse=True)
     if not moved:
         return None
-    listed = ", ".join(f"{name} {index:.2f}" for index, name in moved)
-    by_chance = expected_by_chance(rows)
-    chance = f"; with {rows} rows, chance alone gives an index of about {by_chance:.2f}" if by_chance else ""
+    listed = ", ".join(
+        f"{name} {index:.2f}" + (f" ({chance[name]:.2f} by chance alone)" if chance[name] else "")
+        for index, name in moved
+    )
     return (
         f"drift: {len(moved)} of {len(indices)} columns have moved far from the training data (population stability "
-        f"index above {WARN_ABOVE}): {listed}{chance}"
+        f"index above {WARN_ABOVE}): {listed}"
     )
 
 

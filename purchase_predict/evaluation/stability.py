@@ -8,6 +8,8 @@ earlier, above `WARN_ABOVE`.
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 #: A column with an index above the first value has moved slightly; above the second value, it has moved far and gets a
 #: warning.
 SLIGHT_ABOVE, WARN_ABOVE = 0.1, 0.2
@@ -15,6 +17,10 @@ SLIGHT_ABOVE, WARN_ABOVE = 0.1, 0.2
 LIMITS = {"slightly": SLIGHT_ABOVE, "far": WARN_ABOVE}
 #: A bin with a smaller share counts with this share, because a share of 0 would make the index infinite.
 EMPTY_BIN_SHARE = 1e-4
+#: An index that chance alone gives is mentioned if it is at least this large.
+CHANCE_SHOWN = 0.01
+#: A bin adds less than this to the number of rows times the index that chance alone gives. Without rare bins, it is 1.
+_CHANCE_PER_BIN = 3
 
 
 def parts(expected: Sequence[float], actual: Sequence[float]) -> list[float]:
@@ -26,6 +32,30 @@ def parts(expected: Sequence[float], actual: Sequence[float]) -> list[float]:
     """
     pairs = [(max(e, EMPTY_BIN_SHARE), max(a, EMPTY_BIN_SHARE)) for e, a in zip(expected, actual, strict=True)]
     return [(a - e) * math.log(a / e) for e, a in pairs]
+
+
+def by_chance(expected: Sequence[float], rows: int) -> float:
+    """The mean index of `rows` rows drawn at random from the expected rows; 0.0 if it is below CHANCE_SHOWN.
+
+    A column with many bins needs many rows: with 100 bins and 500 rows, the mean is about 0.2.
+
+    Args:
+        expected: the share of the expected rows in each bin, 0 to 1.
+        rows: the number of drawn rows.
+    """
+    possible = [share for share in expected if 0 < share < 1]
+    if len(possible) * _CHANCE_PER_BIN < CHANCE_SHOWN * rows:
+        return 0.0
+    counts = np.arange(rows + 1)
+    log_factorials = np.append(0.0, np.cumsum(np.log(counts[1:])))
+    log_choices = log_factorials[-1] - log_factorials - log_factorials[::-1]
+    actual = np.maximum(counts / rows, EMPTY_BIN_SHARE)
+    mean = 0.0
+    for share in possible:
+        binomial = np.exp(log_choices + counts * math.log(share) + counts[::-1] * math.log1p(-share))
+        floored = max(share, EMPTY_BIN_SHARE)
+        mean += float(binomial @ ((actual - floored) * np.log(actual / floored)))
+    return mean if mean >= CHANCE_SHOWN else 0.0
 
 
 def verdict(index: float) -> str:

@@ -157,8 +157,9 @@ def _refuse_missing(found: Mapping[str, Any], entry_point: str, config: StepConf
     needed = dict.fromkeys(
         (name for name in SECRETS if os.environ.get(name)), "the tracking server would refuse the Job"
     )
-    if entry_point == "deploy" and Settings.read().notify_url:  # main posts the failures of all steps itself
-        needed["NOTIFY_URL"] = "the Job could not post promotions and refusals"
+    # main posts the failures of its steps itself.
+    if entry_point in ("deploy", "approve", "rollback") and Settings.read().notify_url:
+        needed["NOTIFY_URL"] = "the Job could not post promotions, refusals and rollbacks"
     for name, effect in needed.items():
         if name not in found:
             raise click.ClickException(

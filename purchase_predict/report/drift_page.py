@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from purchase_predict.evaluation.drift import expected_by_chance
 from purchase_predict.evaluation.profile import written
 from purchase_predict.evaluation.stability import LIMITS, WARN_ABOVE, parts, verdict
 from purchase_predict.prediction import Prediction
@@ -33,6 +32,7 @@ class Moved:
     Attributes:
         name: the column's name.
         index: its population stability index, 0 or more.
+        chance: the index that chance alone gives with this number of carts; 0.0 if it is small.
         most: a text about the bin that moved most: its label, and its shares in training and now.
         drawing: an SVG drawing of the training rows and the scored carts, bin by bin.
         first: the label of the drawing's first bin.
@@ -41,6 +41,7 @@ class Moved:
 
     name: str
     index: float
+    chance: float
     most: str
     drawing: str
     first: str
@@ -76,7 +77,7 @@ def render(prediction: Prediction, facts: Mapping[str, Any]) -> str:
         far=far,
         unknown=[column for column in far if column.name in SHOP] if past and past.until else [],
         moved=LIMITS,
-        chance=expected_by_chance(prediction.scored.rows),
+        chance=any(column.chance for column in columns),
         spread=overlaid([spread], "predicted probability", "share of the carts", prediction.threshold),
         facts={name: shown_uri(str(facts[name])) for name in _FACTS if facts.get(name)},
         made=datetime.now(UTC),
@@ -91,7 +92,8 @@ def _columns(prediction: Prediction) -> list[Moved]:
         position = int(np.argmax(parts(expected, actual)))
         most = f"{labels[position]}: {100 * expected[position]:.1f} % in training, {100 * actual[position]:.1f} % now"
         drawn = _fewer(labels, expected, actual)
-        found.append(Moved(name, index, most, beside(*drawn, ("training", "now")), drawn[0][0], drawn[0][-2]))
+        drawing, chance = beside(*drawn, ("training", "now")), prediction.by_chance[name]
+        found.append(Moved(name, index, chance, most, drawing, drawn[0][0], drawn[0][-2]))
     return found
 
 

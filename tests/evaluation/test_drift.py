@@ -3,6 +3,7 @@ import math
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from purchase_predict.evaluation import drift
+from purchase_predict.evaluation.stability import CHANCE_SHOWN, by_chance
+from purchase_predict.evaluation.stability import stability as index_of
 from tests.registered import carts
 
 FEATURES = ["price", "num_views_product", "brand", "category"]
@@ -36,7 +39,7 @@ def test_rows_like_the_training_rows_have_not_moved(connection: duckdb.DuckDBPyC
     assert stability(connection, train, reference) == dict.fromkeys(FEATURES, 0.0)
     moved = stability(connection, other, reference)
     assert all(0 <= index < 0.03 for index in moved.values())
-    assert drift.warning(moved, 5000) is None
+    assert drift.warning(moved, drift.expected_by_chance(reference, 5000)) is None
 
 
 def test_what_has_moved_is_named_the_furthest_first(connection: duckdb.DuckDBPyConnection) -> None:
@@ -46,12 +49,13 @@ def test_what_has_moved_is_named_the_furthest_first(connection: duckdb.DuckDBPyC
     frame["brand"] = "newcomer"
     moved = stability(connection, table(connection, "other", frame), reference)
     assert moved["brand"] > moved["price"] > 0.2
-    line = drift.warning(moved, 5000)
+    line = drift.warning(moved, drift.expected_by_chance(reference, 5000))
     assert line
     assert line.index("brand") < line.index("price")
     assert "num_views_product" not in line
     assert "chance" not in line
-    assert "with 40 rows, chance alone gives an index of about 0.25" in str(drift.warning(moved, 40))
+    chance = drift.expected_by_chance(reference, 40)
+    assert f"price {moved['price']:.2f} ({chance['price']:.2f} by chance alone)" in str(drift.warning(moved, chance))
 
 
 def test_a_column_that_is_not_there_is_not_said_to_have_moved(connection: duckdb.DuckDBPyConnection) -> None:
@@ -102,3 +106,23 @@ def test_the_bins_hold_every_row_once_whatever_its_order(values: list[float | No
 def test_the_plot_is_drawn(tmp_path: Path) -> None:
     drift.plot({"price": 0.3, "brand": 0.01}, tmp_path / "drift.png")
     assert (tmp_path / "drift.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("rows", [30, 300, 3000])
+@pytest.mark.parametrize(
+    "weights",
+    [[1] * 10, [1] * 100, [0.5**number for number in range(60)], [1, 0, 3, 0], [1]],
+    ids=["equal", "many", "rare", "empty", "one"],
+)
+def test_chance_gives_the_mean_index_of_rows_drawn_at_random(weights: list[float], rows: int) -> None:
+    shares = np.array(weights) / sum(weights)
+    drawn = np.random.default_rng(1).multinomial(rows, shares, 4000) / rows
+    mean = float(np.mean([index_of(list(shares), list(actual)) for actual in drawn]))
+    expected = by_chance(list(shares), rows)
+    assert expected == (pytest.approx(mean, rel=0.1) if mean > CHANCE_SHOWN * 1.1 else pytest.approx(0, abs=0.011))
+
+
+def test_a_column_with_many_values_moves_far_by_chance_alone() -> None:
+    assert by_chance([0.01] * 100, 500) > 0.19
+    assert by_chance([0.1] * 10, 500) < 0.02
+    assert by_chance([0.01] * 100, 100_000_000) == 0

@@ -289,13 +289,16 @@ def test_a_password_that_nothing_brings_to_the_job_is_one_line_that_says_how(mon
     assert container(rendered(config(template=template)))["envFrom"] == from_all
 
 
-def test_what_deploy_posts_needs_the_address_in_its_job_too(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("entry_point", ["deploy", "approve", "rollback"])
+def test_an_entry_point_that_posts_needs_the_address_in_its_job_too(
+    entry_point: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("NOTIFY_URL", "https://hooks.example/planted")
     assert "planted" not in json.dumps(rendered(config(), "train"))
     with pytest.raises(click.ClickException, match=r"NOTIFY_URL is set on this machine, .* could not post") as one:
-        rendered(config(), "deploy")
+        rendered(config(), entry_point)
     assert "planted" not in one.value.message
     secret = {"NOTIFY_URL": {"secret": "chat", "key": "url"}}
-    assert "planted" not in json.dumps(rendered(config(env_from_secrets=secret), "deploy"))
+    assert "planted" not in json.dumps(rendered(config(env_from_secrets=secret), entry_point))
     with pytest.raises(click.ClickException, match="NOTIFY_URL looks like a secret"):
         rendered(config(env={"NOTIFY_URL": "https://hooks.example/planted"}))

@@ -53,6 +53,13 @@ def test_a_value_that_would_be_masked_in_a_log_is_refused(values: dict[str, Any]
     assert "pl$anted" not in error.value.message
 
 
+@pytest.mark.parametrize("name", ["AWS_WEB_IDENTITY_TOKEN_FILE", "PGPASSFILE", "GOOGLE_APPLICATION_CREDENTIALS"])
+def test_the_path_of_a_file_with_a_secret_is_allowed(name: str) -> None:
+    read(in_template(containers=[variable(name, "/var/run/secrets/token")]))
+    with pytest.raises(click.ClickException, match=f"{name} looks like a secret"):
+        read(in_template(containers=[variable(name, URI)]))
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -70,6 +70,8 @@ TIMES = pa.array([dt.time(1)] * ROWS)
 LISTS, STRUCTS = pa.array([["x"]] * ROWS), pa.array([{"a": 1}] * ROWS)
 MAPS = pa.array([[("a", 1)]] * ROWS, pa.map_(pa.string(), pa.int64()))
 MOMENTS = pa.array([dt.datetime(2019, 10, 1)] * ROWS)
+LISTS_OF_DECIMALS = pa.array([[Decimal("1.50")]] * ROWS, pa.list_(pa.decimal128(9, 2)))
+LISTS_OF_MOMENTS = pa.array([[dt.datetime(2019, 10, 1)]] * ROWS)
 
 
 @pytest.mark.parametrize(
@@ -84,6 +86,10 @@ MOMENTS = pa.array([dt.datetime(2019, 10, 1)] * ROWS)
         ("event_time", TIMES, "must be a UTC time, but has the type TIME"),
         ("event_time", DURATIONS, "must be a UTC time, but has the type DURATION"),
         ("brand", LISTS, "must be text, but has the type VARCHAR[]"),
+        ("price", LISTS_OF_DECIMALS, "must be a number, but has the type DECIMAL(9,2)[]"),
+        ("user_id", LISTS_OF_DECIMALS, "must be a whole number, but has the type DECIMAL(9,2)[]"),
+        ("event_time", LISTS_OF_MOMENTS, "must be a UTC time, but has the type TIMESTAMP[]"),
+        ("brand", LISTS_OF_DECIMALS, "must be text, but has the type DECIMAL(9,2)[]"),
         ("brand", STRUCTS, "must be text, but has the type STRUCT(a BIGINT)"),
         ("brand", MAPS, "must be text, but has the type MAP(VARCHAR, BIGINT)"),
         ("brand", DURATIONS, "must be text, but has the type DURATION"),
