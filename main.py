@@ -1,4 +1,4 @@
-"""The workflow: load -> process -> train -> deploy. A step whose step key has not changed is reused.
+"""The workflow: load -> process -> train -> deploy. If a step's key has not changed, the step's earlier run is reused.
 
 mlflow run . --env-manager local -P max_evals=1
 mlflow run . --env-manager local -P source=/data/clicks -P dry_run=true
@@ -6,7 +6,7 @@ mlflow run . --env-manager local -P source=/data/clicks -P dry_run=true
 
 from typing import Any
 
-import purchase_predict.telemetry  # noqa: F401  # before MLflow
+import purchase_predict.telemetry  # noqa: F401  # must be imported before MLflow
 
 # isort: split
 from purchase_predict import progress

@@ -11,8 +11,8 @@ import xxhash
 
 #: Bytes of a file that are read at once.
 _BLOCK_BYTES = 2**20
-#: The name of a file of Python's byte code, complete or half written. Upper and lower case count as equal, because they
-#: are equal on some file systems.
+#: Matches the name of a Python byte-code file (`.pyc`), and of the temporary file (`.pyc.<number>`) that Python writes
+#: first. Case is ignored, because some file systems ignore it.
 _BYTE_CODE = re.compile(r"\.pyc(\.\d+)?$", re.IGNORECASE)
 #: MLflow's description of a model, and the file that MLflow writes beside it when it loads a registered version.
 _MODEL, _VERSION = "MLmodel", "registered_model_meta"
@@ -88,7 +88,7 @@ def is_byte_code(name: str) -> bool:
 def added(present: Iterable[str], known: Collection[str]) -> str | None:
     """The first path, in alphabetical order, that was not recorded; None if all were recorded.
 
-    Such a file was added later. A reader of the folder would take it for data.
+    A file that was not recorded was added later. Code that reads the folder would take the file for data.
 
     Args:
         present: paths in a folder. Byte code, and the file that MLflow adds to a model that it loads, are ignored.

@@ -38,8 +38,8 @@ def connect(scratch: Path, memory_limit: str = "", threads: int = 0) -> duckdb.D
             "memory_limit": memory_limit or f"{machine_memory() // 4 // 2**20}MiB",
             "temp_directory": str(scratch / "spill"),
             "preserve_insertion_order": "false",
-            # Rows that a thread holds in memory, for all buckets together, before it writes them. DuckDB's default
-            # (524,288) takes 0.5 GB more.
+            # During a partitioned write, each thread holds up to this many rows in memory, over all partitions
+            # together. DuckDB's default (524,288) takes 0.5 GB more.
             "partitioned_write_flush_threshold": "32768",
         }
     )
@@ -78,7 +78,7 @@ class Sums:
         columns: the table's columns, in alphabetical order.
         rows: the number of rows.
         first: the sum of the rows' hashes.
-        second: the sum of the hashes of these hashes. It tells tables apart that have equal first sums by chance.
+        second: the sum of the hashes of the rows' hashes. It distinguishes tables whose `first` is equal by chance.
     """
 
     columns: tuple[str, ...]
@@ -106,7 +106,7 @@ def table_digest(connection: duckdb.DuckDBPyConnection, relation: str) -> str:
 
     Args:
         connection: the DuckDB connection that runs the query.
-        relation: the table, as SQL to stand after FROM.
+        relation: the table, as the SQL text that follows FROM.
     """
     return sums_and_count(connection, relation, "false")[0].digest
 
@@ -116,7 +116,7 @@ def sums_and_count(connection: duckdb.DuckDBPyConnection, relation: str, conditi
 
     Args:
         connection: the DuckDB connection that runs the query.
-        relation: the table, as SQL to stand after FROM.
+        relation: the table, as the SQL text that follows FROM.
         condition: an SQL condition on a row.
 
     Returns:
@@ -126,7 +126,7 @@ def sums_and_count(connection: duckdb.DuckDBPyConnection, relation: str, conditi
         sorted((name, type_) for name, type_, *_ in connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall())
     )
     row = ", ".join(_hashed(f'"{name}"', type_) for name, type_ in columns.items())
-    # Sums do not depend on the order of rows.
+    # Sums are used because they do not depend on the order of the rows.
     ((rows, first, second, meeting),) = connection.execute(
         f"""SELECT count(*), sum(hashed::HUGEINT), sum(hash(hashed)::HUGEINT), count(*) FILTER (WHERE meets)
             FROM (SELECT hash({row}) AS hashed, {condition} AS meets FROM {relation})"""

@@ -1,8 +1,8 @@
 """Ctrl-C while a process imports its modules.
 
-Python drops an exception that a signal raises in a callback of the import machinery. The process would continue as if
-nobody had pressed Ctrl-C. So the event `noted` records the signal, and `workflow.stopping` ends the process before it
-opens its run.
+Python drops an exception that a signal handler raises in a callback of the import machinery. The process would continue
+as if nobody had pressed Ctrl-C. So the event `noted` records the signal, and `workflow.stopping` ends the process
+before it opens its run.
 """
 
 import signal

@@ -56,7 +56,8 @@ class Compared:
 
 
 #: Every metric that is reported, by name and in the order of the report. F1, precision and recall come twice: at the
-#: chosen threshold and at a probability of 0.5. F1 needs a threshold, so a search for F1 stops folds early by log loss.
+#: chosen threshold and at a probability of 0.5. F1 needs a threshold, which is chosen only after a fold is trained. So
+#: a search for F1 stops folds early by log loss.
 METRICS = {
     metric.name: metric
     for metric in (

@@ -2,8 +2,8 @@
 
 from mlflow.exceptions import MlflowException
 
-#: Codes of a server that cannot be reached, refuses the caller, or fails. If an error with another code ends a process,
-#: it counts as a bug, and the user sees the traceback.
+#: Codes of a server that cannot be reached, refuses the caller, or fails. An error with any other code counts as a bug:
+#: if it ends a process, the user sees its traceback.
 _SERVER = {
     "INTERNAL_ERROR",
     "TEMPORARILY_UNAVAILABLE",

@@ -165,7 +165,7 @@ class Moment(click.ParamType[datetime | None]):
 
 
 class Text(click.ParamType[str]):
-    """Text that a regular expression matches from its first to its last character, in at most `max_bytes` bytes."""
+    """Text of at most `max_bytes` bytes that a regular expression matches from its first to its last character."""
 
     name = "text"
 
@@ -189,7 +189,7 @@ class Parameter:
     Attributes:
         type: checks a value and converts it.
         in_key: whether the value is part of the step key. An input's address is not; the digest of its content is.
-        made_by: the step whose output the value names; empty: none.
+        made_by: if the value is the URI of a step's output, the name of this step; else empty.
         same_trials: whether the search key leaves the value out. Such a value cannot change a trial: it limits the
             number of trials, or is used after the trials.
     """
@@ -204,8 +204,8 @@ class Parameter:
 ON_HADOOP = re.compile(r"(hdfs|viewfs|s3a?|abfss?|wasbs?)://")
 
 _URI = Text("be runs:/<run id>/<path>, models:/<name>@<alias>, models:/<name>/<version>, or empty", r".*")
-#: The most bytes of a registered model's name. MLflow's database has room for 256 characters. Its file store names a
-#: folder after the model, and most file systems allow names of at most 255 bytes.
+#: The maximum length of a registered model's name, in bytes. MLflow's database has room for 256 characters. Its file
+#: store names a folder after the model, and most file systems allow names of at most 255 bytes.
 _NAME_BYTES = 255
 _NAME_RULE = (
     f"be a name of at most {_NAME_BYTES} bytes, without / : @ ? # % \\ or quotes; a name of dots alone is not allowed"
@@ -272,8 +272,8 @@ PARAMETERS = {
     "shadow": Parameter(OneOf(ENVIRONMENTS, empty="none")),
     "answers": Parameter(Text("be a local folder, gs://<bucket>/<folder>, or empty", r"(gs://.+|(?!.*://).*)")),
 }
-#: The inputs that are another step's output, and the step that makes each. Empty inputs are filled in in this order:
-#: `model` first, because an empty `dataset` in deploy becomes the dataset that this model was trained with.
+#: The inputs that are another step's output, with the step that makes each. They are in the order in which empty inputs
+#: are filled in: `model` first, because in deploy an empty `dataset` becomes the dataset that trained this model.
 MADE_BY = {name: PARAMETERS[name].made_by for name in ("model", "data", "dataset")}
 
 

@@ -92,8 +92,8 @@ class Past:
             `share` is below COMPLETE_SHARE; else None.
         until_carts: the number of scored carts of that day or earlier; 0 if `until` is None.
         share: the number of events of the input and its history up to the counters' last day, divided by the number of
-            events in the counters. It may be above 1. It is 0 if the model has no counters, or if no cart of that day
-            or earlier was scored.
+            events in the counters. It may be above 1. It is 0 if the model has no counters or uses no product columns,
+            or if no cart of that day or earlier was scored.
     """
 
     history: str
@@ -166,12 +166,12 @@ class Prediction:
 
     @cached_property
     def by_chance(self) -> dict[str, float]:
-        """The index of each column that chance alone gives with this number of carts (`drift.expected_by_chance`)."""
+        """The index that each column would have by chance alone with this many carts (`drift.expected_by_chance`)."""
         return drift.expected_by_chance(self.reference, self.scored.rows)
 
     @property
     def forecast(self) -> str:
-        """What the model expects of the carts, in a few words."""
+        """The expected number of purchases and the number of carts above the threshold, as text for a message."""
         at = "" if self.threshold is None else f" {self.threshold:.3f}"
         return (
             f"about {self.scored.expected:,.0f} purchases expected; "
@@ -202,7 +202,7 @@ class Prediction:
 
     @property
     def lacking(self) -> str | None:
-        """One line about the model's columns that the input lacks or the model filled in; None if there are none."""
+        """One line about model columns that the input lacks or that the model filled in; None if there are none."""
         missing, filled = self.scored.missing, self.scored.filled
         parts = []
         if missing:
@@ -278,8 +278,8 @@ def predict(
         marks: columns with the same value in every row, such as the model's version.
         reference: the profile of the training rows (`drift.profile`); None: drift is not measured.
         scratch: an empty folder for temporary files.
-        record: an empty folder for the files to keep: `source.json`, `rejects.csv` if rows were refused, the same two
-            files of a history as `history_*`, and `drift.json` and `drift.png` if drift was measured.
+        record: an empty folder for the files to keep: `source.json`, and `rejects.csv` if rows were refused. The files
+            of a history have the prefix `history_`. If drift was measured, `drift.json` and `drift.png` are added.
 
     Raises:
         click.ClickException: a source cannot be read, the model cannot score the rows, or the target cannot be written.
@@ -332,7 +332,8 @@ def _carts_until_model(connection: duckdb.DuckDBPyConnection, model: Model) -> t
     """`until`, `until_carts` and `share` of `Past`, for the carts of `primary_table`.
 
     The model's product counters are not used for carts up to the counters' last day, because the counters include
-    events after these carts. The last day counts as a whole, even if the model's events end at noon.
+    events after these carts. The counters have days, not times. So this also holds for a cart of the last day that
+    is later than the model's last event.
     """
     until = _last_day(model)
     carts = _rows_until(connection, until) if until else 0

@@ -92,7 +92,7 @@ class _Display:
         self.finished = threading.Event()
         self.thread: threading.Thread | None = None
         self.streams: tuple[TextIO, TextIO] | None = None
-        # Whether the terminal's line shows a phase, and whether the last text besides progress ended with a line break.
+        # shown: the terminal's line shows a phase. at_start: the last text other than progress ended with a line break.
         self.shown, self.at_start = False, True
 
     def push(self, phase: Phase) -> None:
@@ -133,7 +133,7 @@ class _Display:
 
     def _tick(self) -> None:
         while not self.finished.wait(_TICK):
-            with suppress(IndexError, OSError, ValueError):  # a phase that has just ended, a stream that was closed
+            with suppress(IndexError, OSError, ValueError):  # the last phase has just ended, or a stream was closed
                 if self.streams:
                     if not _handed_over():
                         self.draw(self.phases[-1])
@@ -206,9 +206,9 @@ def phase(
 
 
 def starting() -> None:
-    """Shows the phase `starting` on a terminal until `name_process` is called; not in a step that main launched.
+    """Shows the phase `starting` on a terminal until `name_process` is called, but not in a step that main launched.
 
-    A process calls this function first, before its slow imports. From here on, Ctrl-C is noted, too
+    A process calls this function first, before its slow imports. The function also starts to record Ctrl-C
     (`early_interrupt.note`).
     """
     global _starting
@@ -258,8 +258,8 @@ def handed_over(text: str, folder: Path) -> Iterator[None]:
 
     Args:
         text: the phase's name, shown while the other process shows no progress of its own.
-        folder: it contains a file while the other process shows its own progress. That process creates and deletes the
-            file.
+        folder: a folder for the file that exists while the other process shows its own progress. The other process
+            creates and deletes this file.
     """
     global _mine
     _mine = folder / "progress"

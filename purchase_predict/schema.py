@@ -111,8 +111,8 @@ LABEL = "purchased"
 #: The columns that identify a row of the primary table: a product in the cart of one user's session.
 KEYS = ("user_id", "user_session", "product_id")
 
-#: The moment: the time at which the product was first put in the cart. Of the primary tables that `load` and `process`
-#: write, only one made from events has this column. In the events table, the column is the time of each event.
+#: The moment: the time at which the product was first put in the cart. A primary table that `load` or `process` wrote
+#: has this column only if it was made from events. In the events table, the column is the time of each event.
 MOMENT = "event_time"
 
 #: The features that are text. All other features are numbers.

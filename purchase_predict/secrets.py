@@ -103,8 +103,8 @@ def without_secrets(text: str) -> str:
 def names_a_secret(name: str) -> bool:
     """Whether the name of a variable or parameter marks its value as a secret.
 
-    A name whose value is the path of a file does not, such as GOOGLE_APPLICATION_CREDENTIALS or a name that ends with
-    FILE (AWS_WEB_IDENTITY_TOKEN_FILE, PGPASSFILE).
+    The path of a file or folder is no secret. So GOOGLE_APPLICATION_CREDENTIALS does not count, and neither do names
+    that end with FILE, PATH or DIR (AWS_WEB_IDENTITY_TOKEN_FILE, PGPASSFILE).
     """
     if name == "NOTIFY_URL":  # whoever knows the address can post there
         return True

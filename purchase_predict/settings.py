@@ -54,7 +54,7 @@ class Settings:
             return next((value for name in names if (value := source.get(name))), None)
 
         def setting(*names: str) -> str | None:
-            # A variable that is set but empty counts: `ENV= mlflow run .` promotes nothing.
+            # A variable that is set but empty overrides .env, too: `ENV= mlflow run .` promotes nothing.
             if any(name in environ for name in names):
                 return first(environ, *names)
             return first(dotenv, *names)
@@ -75,7 +75,7 @@ class Settings:
         )
 
     def export(self, environ: MutableMapping[str, str] = os.environ) -> None:
-        """Puts the settings into the environment, where MLflow, Google's libraries and the steps look for them.
+        """Sets the environment variables in which MLflow, Google's libraries and the steps look for the settings.
 
         MLflow prints the tracking URI, so the user and password of an HTTP server are taken out of it and put into
         MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
@@ -123,7 +123,7 @@ def _parts(uri: str) -> SplitResult:
     """
     try:
         parts = urlsplit(uri)
-        _ = parts.port  # checked when it is read
+        _ = parts.port  # `urlsplit` does not check the port; reading it does
     except ValueError:
         raise click.ClickException(
             f"MLFLOW_TRACKING_URI={shown_uri(uri)}: is not a valid address: the host, the port or the password is "

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 _PROJECT = Path(purchase_predict.__file__).parents[1]
-#: Parts of an error that Python raised on an executor.
+#: The message of an error that Python raised on an executor: the first line of the traceback, a line with an exception,
+#: and the exception for a missing module.
 _TRACEBACK = "Traceback (most recent call last):"
 _RAISED = re.compile(r"^[A-Za-z_][\w.]*: .+$", re.MULTILINE)
 _MISSING = re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'")

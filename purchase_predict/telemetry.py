@@ -1,4 +1,4 @@
-"""Turns MLflow's telemetry off. By default, MLflow contacts a host of its own. Import this module before MLflow.
+"""Turns MLflow's telemetry off. By default, it sends usage data to MLflow's developers. Import this before MLflow.
 
 To turn telemetry on, set `MLFLOW_DISABLE_TELEMETRY=false`.
 """

@@ -38,8 +38,8 @@ class Training:
         scores: the metrics of `probability`.
         description: the description of the train and the test set (`dataset.json`).
         shop: the file with the product counters at the end of the events, or None.
-        backtest: the metrics in past weeks, each from a fit with the model's parameters on the rows before that week;
-            None: not measured, or the rows have no time.
+        backtest: the metrics in past weeks. For each week, a model with this model's parameters is fitted on the
+            rows before that week. None: not measured, or the rows have no time.
     """
 
     train: LabelledRows
@@ -133,7 +133,7 @@ class Dataset:
 
     @property
     def row_counts(self) -> dict[str, int]:
-        """The rows of each side."""
+        """The number of rows of each side."""
         return {"train": len(self.train), "test": len(self.test)}
 
     def encoded(self, rows: pd.DataFrame) -> LabelledRows:

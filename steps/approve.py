@@ -1,8 +1,8 @@
 """Entry point `approve`: promotes a version that waits for approval.
 
 The version is first judged again, on the test rows and by the rules of its deploy, because the champion may have
-changed since then. In: the registered model, the version, the environment and the reason. Out: alias and stage moved,
-`promotion.json`, `promotion.html`. If the version no longer passes, nothing moves and the entry point fails.
+changed since that deploy. In: the registered model, the version, the environment and the reason. Out: alias and stage
+moved, `promotion.json`, `promotion.html`. If the version no longer passes, nothing moves and the entry point fails.
 
     mlflow run . -e approve --env-manager local -P version=3 -P reason="agreed with marketing"
 """

@@ -3,8 +3,8 @@
 In: a source. Out: `events/bucket=*/*.parquet` or `primary/*.parquet`, `source.json`, and `rejects.csv` if rows were
 refused.
 
-With `engine=spark`, the executors read the source and store the rows among this run's artifacts. Only refused rows pass
-through this process. Both engines give the same rows. The built-in sample is always made and read in this process.
+With `engine=spark`, Spark's executors read the source and store the rows among this run's artifacts. Only refused rows
+pass through this process. Both engines give the same rows. The built-in sample is always made and read in this process.
 
     mlflow run . -e load --env-manager local -P source=data/
 """

@@ -29,7 +29,7 @@ from purchase_predict.workflow.notification import notify
 def rollback(run: Run, registry_name: str, env: str, version: str, reason: str, allow_failed: bool) -> None:
     """Move an environment back to its previous version, or to a version that you name."""
     env = named_environment(env)
-    versions.champion(registry_name, env)  # fails if the model does not exist, before a claim is set on it
+    versions.champion(registry_name, env)  # fails before the claim if the model does not exist
     with sole_right(registry_name, env, run) as claim:
         promotion.mend(registry_name, env, Author.of(run), claim)
         holder, target = way_back(registry_name, env, version, allow_failed=allow_failed)

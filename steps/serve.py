@@ -28,7 +28,7 @@ def serve(
 ) -> None:
     """Start a server that takes events over HTTP and answers each cart event with a prediction."""
     env = named_environment(env)
-    # The server asks the registry again every 2 s. So a failed request is retried only once, not for minutes.
+    # The server checks the registry every 2 s anyway. So a failed request is retried only once, not for minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     options = server.Settings(env=env, **rest)  # type: ignore[arg-type]

@@ -1,1 +1,1 @@
-"""Tools beside the workflow."""
+"""Development tools that are not part of the workflow."""

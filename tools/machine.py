@@ -15,7 +15,10 @@ from purchase_predict.workflow.processes import process_name
 
 
 def program(name: str) -> str:
-    """The path of one of PostgreSQL's programs; on Debian the server's programs are not in PATH."""
+    """The path of one of PostgreSQL's programs.
+
+    Debian's folders are searched before PATH, because on Debian the server's programs are not in PATH.
+    """
     versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda bin: int(bin.parent.name), reverse=True)
     folders = [*map(str, versions), os.environ.get("PATH", "")]
     found = shutil.which(name, path=os.pathsep.join(folders))
@@ -25,7 +28,10 @@ def program(name: str) -> str:
 
 
 def postgres_user() -> str | None:
-    """The user for PostgreSQL's programs: for root, postgres, because PostgreSQL refuses root; None: the caller."""
+    """The user that runs PostgreSQL's programs; None: the caller.
+
+    For root, the user is `postgres`, because PostgreSQL refuses to run as root.
+    """
     return "postgres" if os.geteuid() == 0 else None
 
 

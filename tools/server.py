@@ -33,8 +33,10 @@ USER = "admin"
 
 #: With this host, the server listens at every address of the machine.
 _EVERY_ADDRESS = "0.0.0.0"
-_PATIENCE = 120.0  # seconds until a part answers; a busy machine takes long to import MLflow
-_LONGEST_SOCKET = 107  # bytes of a Unix socket's path
+#: Time limit in seconds for a started part to answer. It is long because a busy machine takes long to import MLflow.
+_PATIENCE = 120.0
+#: Maximum length in bytes of a Unix socket's path.
+_LONGEST_SOCKET = 107
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Config:
 
     @property
     def names(self) -> list[str]:
-        """The host names under which clients may call the server. Under others, MLflow's pages would show no runs."""
+        """The host names under which clients may call the server. Under other names, MLflow's pages show no runs."""
         mine = [self.host]
         if self.host == _EVERY_ADDRESS:
             addresses = [one for of_card in psutil.net_if_addrs().values() for one in of_card]
@@ -82,7 +84,7 @@ class Server:
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
 
-    # ---- what it is ----------------------------------------------------------------------------------------------
+    # ---- settings and state --------------------------------------------------------------------------------------
 
     @property
     def config(self) -> Config:
@@ -260,7 +262,10 @@ class Server:
             raise click.ClickException(f"{part} does not answer at {answers_at}: see {self._file(f'{part}.log')}")
 
     def _process(self, part: str) -> int | None:
-        """The process id of a part that was started here; None if it has no process, even if its id is used again."""
+        """The id of a part's process; None if the part was not started here, or its process has ended.
+
+        The process is compared by `born`, because a new process may have the same id.
+        """
         try:
             pid, name = self._file(f"{part}.pid").read_text().split("\n", 1)
         except FileNotFoundError:
@@ -285,7 +290,7 @@ class Server:
                 [program(name), *arguments],
                 cwd="/",  # the caller's folder may be closed to PostgreSQL's user
                 check=check,
-                # No pipe at the start: the database would keep it open as long as it runs. It logs to a file (`-l`).
+                # `start` gets no pipe: the database would keep it open as long as it runs. Its log is a file (`-l`).
                 stdout=subprocess.DEVNULL if "start" in arguments else subprocess.PIPE,
                 stderr=subprocess.DEVNULL if "start" in arguments else subprocess.PIPE,
                 text=True,

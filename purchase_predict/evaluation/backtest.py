@@ -1,7 +1,7 @@
 """A backtest: the model's metrics in each past week, after training on the rows before that week.
 
-Each week has its own fit, which has seen neither that week nor a later one. The parameters are those of the search,
-which has seen most of these weeks.
+Each week has its own fit, which has seen neither that week nor a later one. All fits use the parameters that the
+search chose. The search has seen most of these weeks, so the metrics may be slightly too good.
 """
 
 import math
@@ -73,8 +73,8 @@ class Backtest:
         unit: "week" or "tenth".
         metric: the metric of the trend.
         periods: in the order of time.
-        left_out: periods that were not measured because the time limit was reached.
-        seconds: how long it took.
+        left_out: the number of periods that were not measured because the time limit was reached.
+        seconds: the duration of the backtest in seconds.
     """
 
     unit: str
@@ -97,10 +97,11 @@ class Backtest:
     def trend(self) -> Difference | None:
         """The change per period of the gain over the baseline; None if fewer than `MIN_SCORED` periods count.
 
-        It is the slope of a weighted straight line through the gains. A period's weight is 1 / (standard error)², from
-        the width of its interval, with the floor `MIN_WIDTH`. If the gains scatter more than their intervals suggest,
-        the slope's interval is widened accordingly (Birge, The Calculation of Errors by the Method of Least Squares,
-        1932). Student's t accounts for the small number of periods.
+        It is the slope of a weighted straight line through the gains. A period's weight is 1 / (standard error)². The
+        standard error is computed from the width of the period's interval, which has a minimum (`MIN_WIDTH`). If the
+        gains scatter more than their intervals suggest, the slope's interval is widened accordingly (Birge, The
+        Calculation of Errors by the Method of Least Squares, 1932). Student's t accounts for the small number of
+        periods.
         """
         counted = self.counted
         if len(counted) < MIN_SCORED:
@@ -121,7 +122,7 @@ class Backtest:
 
     @property
     def verdict(self) -> str:
-        """Whether the model gets better or worse over time, and which periods do not count."""
+        """A text that says whether the model gets better or worse over time, and which periods do not count."""
         return " ".join(filter(None, [self._direction, self._not_counted]))
 
     @property

@@ -1,4 +1,4 @@
-"""Platt scaling: whether the predicted probabilities of a model need a correction, and which one."""
+"""Platt scaling: a correction of a model's predicted probabilities, used only if it lowers log loss."""
 
 from dataclasses import dataclass
 
@@ -34,7 +34,7 @@ def measure(y: np.ndarray, probability: np.ndarray, users: np.ndarray) -> Calibr
     and scored worse on the test rows of every data set that was tried.
 
     The out-of-fold predictions come from the models of the search's folds. The final model learns from more rows, so it
-    may be slightly more confident than they are.
+    may be slightly more confident than those models.
 
     Args:
         y: labels, 0 or 1.

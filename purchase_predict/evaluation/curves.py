@@ -27,7 +27,7 @@ class Curves:
     `roc`: true positive rate by false positive rate. `precision_recall`: precision by recall. `calibration`: share of
     purchases by mean predicted probability, one point per tenth of the rows. `by_threshold`: precision, recall and F1
     by decision threshold, with the keys "precision", "recall" and "F1"; the precision curve ends at the highest
-    threshold that a row reaches.
+    of `THRESHOLDS` that the probability of any row reaches, because above it no row counts as "will buy".
     `bought` and `not_bought`: the share of the rows of each class in each of `DISTRIBUTION_BINS` bins of probability.
     """
 

@@ -1,7 +1,7 @@
 """Drift: how far the columns of a table have moved from the training rows, as the population stability index (PSI).
 
-The bins of a number are separated by the deciles of the training rows. Text has one bin for each frequent value, and
-one for all other values. Null has its own bin.
+The bins of a numeric column are separated by the deciles of the training rows. A text column has one bin for each
+frequent value, and one for all other values. Null has its own bin.
 """
 
 import itertools
@@ -14,7 +14,7 @@ import duckdb
 from purchase_predict.evaluation.stability import WARN_ABOVE, by_chance, stability
 from purchase_predict.schema import CATEGORICAL
 
-#: The quantiles of the training rows that separate the bins of a number.
+#: The quantiles of the training rows that separate the bins of a numeric column.
 DECILES = [tenth / 10 for tenth in range(1, 10)]
 #: The number of values of a text column that have their own bin: the most frequent ones. All others share one bin.
 VALUE_BINS = 100
@@ -28,13 +28,14 @@ def profile(connection: duckdb.DuckDBPyConnection, relation: str, features: Sequ
 
     Args:
         connection: the DuckDB connection that runs the queries.
-        relation: the training rows, as SQL to stand after FROM; at least one row.
+        relation: the training rows (at least one), as SQL that can follow FROM.
         features: the columns to describe.
 
     Returns:
-        For each feature, a dict with the bins and the shares. A number has `edges`: its distinct deciles, ascending;
-        bin i holds the values above edge i - 1 and up to edge i. Text has `values`, the most frequent first. Both have
-        `shares`: one for each bin, then one for all other values (text only), then one for null. They add up to 1.
+        For each feature, a dict with the bins and the shares. A numeric column has `edges`: its distinct deciles,
+        ascending. Bin i holds the values above edge i - 1 and up to edge i; the last bin holds the values above the
+        last edge. A text column has `values`, the most frequent first. Both kinds have `shares`: one for each bin, then
+        one for all other values (text only), then one for null. The shares add up to 1.
     """
     described: Profile = {}
     for name in features:
@@ -72,7 +73,7 @@ def shares(
 
     Args:
         connection: the DuckDB connection that runs the queries.
-        relation: the rows, as SQL to stand after FROM.
+        relation: the rows, as SQL that can follow FROM.
         bins: the `profile` of the training rows. Columns that `relation` lacks are left out of the result.
     """
     columns = {name for name, *_ in connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()}
@@ -100,7 +101,7 @@ def shares(
 
 
 def _counting(relation: str, numbers: Mapping[str, Sequence[float]]) -> str:
-    """The query that counts all rows, then for each numeric column the rows up to each edge and those not null."""
+    """The query that counts all rows, then for each numeric column the values up to each edge and those not null."""
     counts = ["count(*)"]
     for name, edges in numbers.items():
         counts += [*(f"count(*) FILTER ({name} <= {edge!r})" for edge in edges), f"count({name})"]
@@ -108,7 +109,7 @@ def _counting(relation: str, numbers: Mapping[str, Sequence[float]]) -> str:
 
 
 def expected_by_chance(reference: Mapping[str, Mapping[str, Any]], rows: int) -> dict[str, float]:
-    """The index of each column that `rows` rows drawn at random from the training rows have on average.
+    """For each column, the mean index of `rows` rows drawn at random from the training rows (`stability.by_chance`).
 
     Args:
         reference: the `profile` of the training rows.

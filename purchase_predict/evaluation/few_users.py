@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable
 
 #: The minimum effective number of users of each class (buyers and others). With fewer buyers, the interval of a model
-#: without skill lies above the baseline in more than 2.5 % of draws.
+#: without skill lies above the baseline in more simulated test sets than the 2.5 % that a 95 % interval allows.
 MIN_USERS = 10
 #: Half the width of a 95 % interval of the normal distribution, in standard errors.
 NORMAL = 1.959964
@@ -56,8 +56,9 @@ def student_t(freedom: float) -> float:
 def stretch(users: float) -> float:
     """The factor by which an interval from resampling users must be widened if one class has few users.
 
-    A percentile bootstrap of n users is too narrow by sqrt((n - 1) / n), and uses the normal quantile where Student's t
-    is needed (Hesterberg, What Teachers Should Know About the Bootstrap, 2015, section 4).
+    The interval of a percentile bootstrap of n users is too narrow for two reasons: its standard error is too small by
+    the factor sqrt((n - 1) / n), and it uses the normal quantile where Student's t is needed (Hesterberg,
+    What Teachers Should Know About the Bootstrap, 2015, section 4).
 
     Args:
         users: users of the rarer class, 2 or more, with equally many rows each.

@@ -15,7 +15,8 @@ from purchase_predict.evaluation.stability import stability, verdict
 BINS = 16
 #: The number of values of a text column that are shown: the most frequent ones. All others share one bin.
 SHOWN_VALUES = 8
-#: A non-negative column gets logarithmic bins if its 95th percentile is more than this many times its median.
+#: A numeric column gets logarithmic bins if its 95th percentile is more than this many times its median and its 1st
+#: percentile is not negative.
 SKEWED = 8
 
 
@@ -44,8 +45,8 @@ class ColumnProfile:
         labels: what each bin holds, in the order of the bins.
         train: the column in the training rows.
         test: the column in the test rows.
-        stability: the population stability index of the test rows against the training rows, 0 or more, over the bins
-            of `drift.profile`, as `predict` measures it.
+        stability: the population stability index of the test rows against the training rows, 0 or more. It is
+            computed over the bins of `drift.profile`, as in `predict`.
         unknown: the share of the test rows whose text is in no training row, 0 to 1; 0 for a number.
     """
 
@@ -154,14 +155,14 @@ def _bins(known: np.ndarray, distinct: np.ndarray) -> tuple[np.ndarray, tuple[st
 
 
 def written(number: float) -> str:
-    """A number as the text of a label: whole and large numbers without decimals."""
+    """A number as the text of a label: no decimals if it is whole or at least 1,000, else 3 significant digits."""
     return f"{number:,.0f}" if number % 1 == 0 or abs(number) >= 1000 else f"{number:.3g}"
 
 
 def _stability(reference: Mapping[str, Any], counts: np.ndarray, rows: int) -> float:
     """The population stability index of a column.
 
-    The bins are those of `drift.shares`. They are counted with NumPy, because train does not use DuckDB.
+    The bins are those of `drift.shares`. The rows are counted with NumPy, because train does not use DuckDB.
 
     Args:
         reference: the column's bins and shares in the training rows.

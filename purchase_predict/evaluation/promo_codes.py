@@ -15,9 +15,9 @@ from purchase_predict.evaluation.scores import EPSILON, INTERVAL_QUANTILES, resa
 TRADEOFF_SHARES = np.linspace(0, 1, 21)
 #: Shares of the carts that get a code, 0 to 1, for which cut-offs are given.
 CODE_SHARES = (0.1, 0.2, 0.3, 0.5, 0.7)
-#: The effect that an A/B test should detect: the difference between the shares that bought in its two groups.
+#: The effect that an A/B test should detect: the difference between the shares of bought carts in its two groups.
 DETECTED_EFFECT = 0.02
-#: (z_0.975 + z_0.8)², for a two-sided test at 5 % with 80 % power.
+#: (z_0.975 + z_0.8)², for a two-sided test at the 5 % level with 80 % power.
 _TEST_QUANTILES = (1.959964 + 0.841621) ** 2
 
 

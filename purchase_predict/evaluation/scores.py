@@ -94,7 +94,7 @@ class Ranked:
             return float(np.sum(w * self.residual**2) / np.sum(w))
         if metric == "calibration_error":
             # Guo et al., On Calibration of Modern Neural Networks, 2017, eq. 3, for the probability of a purchase:
-            # the gap between mean prediction and share of purchases in each bin, averaged over bins by their rows.
+            # the mean, weighted by rows, of each bin's gap between mean prediction and share of purchases.
             return float(np.abs(np.bincount(self.bin, w * self.residual)).sum() / np.sum(w))
         kind, at_half, _ = metric.partition("_at_half")
         if kind in ("f1", "precision", "recall"):

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-#: A column with an index above the first value has moved slightly; above the second value, it has moved far and gets a
-#: warning.
+#: A column with an index above SLIGHT_ABOVE has moved slightly. A column with an index above WARN_ABOVE has moved far,
+#: and gets a warning.
 SLIGHT_ABOVE, WARN_ABOVE = 0.1, 0.2
 #: The same limits, by the names that the templates of the HTML pages use.
 LIMITS = {"slightly": SLIGHT_ABOVE, "far": WARN_ABOVE}
@@ -19,7 +19,8 @@ LIMITS = {"slightly": SLIGHT_ABOVE, "far": WARN_ABOVE}
 EMPTY_BIN_SHARE = 1e-4
 #: An index that chance alone gives is mentioned if it is at least this large.
 CHANCE_SHOWN = 0.01
-#: A bin adds less than this to the number of rows times the index that chance alone gives. Without rare bins, it is 1.
+#: The index that chance alone gives, multiplied by the number of rows, is less than this per bin. If no bin has a small
+#: share, the product is about 1 per bin.
 _CHANCE_PER_BIN = 3
 
 

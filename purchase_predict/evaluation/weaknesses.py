@@ -56,13 +56,13 @@ def slices(rows: pd.DataFrame, y: np.ndarray, probability: np.ndarray, seed: int
 
 
 def _few(y: np.ndarray, users: np.ndarray) -> tuple[str, ...]:
-    """The classes that have too few users for an interval, by their effective number."""
+    """The classes whose effective number of users is below `MIN_USERS`, which is too low for an interval."""
     classes = {"buyers": 1, "non-buyers": 0}
     return tuple(name for name, label in classes.items() if effective_users(users[y == label].tolist()) < MIN_USERS)
 
 
 def _roc_auc(y: np.ndarray, probability: np.ndarray, users: np.ndarray, seed: int) -> Score:
-    """ROC AUC with its interval, of rows of both classes."""
+    """The ROC AUC of some rows, with its interval. The rows must include both classes."""
     ranked = Ranked(y, probability, 0.5)
     resamples = [ranked.score("roc_auc", weights) for weights in resampled_weights(users, seed)]
     low, high = np.nanquantile(resamples, INTERVAL_QUANTILES)
@@ -114,7 +114,10 @@ def suspicious(
 
 
 def _rate_elsewhere(code: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """For each row the share of purchases of its code, computed on the half of the rows that it does not belong to."""
+    """For each row, the share of purchases among the rows with the same code in the other half of the rows.
+
+    So a row's own label does not count.
+    """
     rates = np.empty(len(y))
     odd = np.random.default_rng(0).permutation(len(y)) % 2 == 1
     for half in (odd, ~odd):

@@ -49,7 +49,7 @@ class Description:
             if the split is by user.
         features: the columns that the model sees, in their order.
         categories: the values of each categorical feature in train, the most frequent first.
-        profile: the bins of each feature and the share of the training rows in each, as `drift.profile` returns them.
+        profile: the bins of each feature and the share of the training rows per bin, as `drift.profile` returns them.
         events: the event counts as `on_duckdb.primary_from_events` returns them; empty for a ready primary table.
     """
 

@@ -7,7 +7,7 @@ import duckdb
 
 from purchase_predict.database import one_row, quoted
 
-#: The name of a table with the pairs to score: those with a cart event in the input.
+#: The name of a table with the pairs to score: those with a cart event in the events to score.
 _ASKED = "asked"
 
 
@@ -44,7 +44,7 @@ def joined(connection: duckdb.DuckDBPyConnection, folder: Path, history: Path, t
 
 
 def keep_asked(connection: duckdb.DuckDBPyConnection) -> None:
-    """Removes the rows of `primary_table` whose pair has no cart event in the input."""
+    """Removes the rows of `primary_table` whose pair has no cart event in the events to score."""
     connection.execute(f"DELETE FROM primary_table WHERE (user_id, user_session, product_id) NOT IN (FROM {_ASKED})")
 
 

@@ -96,7 +96,7 @@ def _counted_by_running_sums(questions: ir.Table, facts: ir.Table) -> ir.Table:
 
 
 def _facts(events: ir.Table, visits: ir.Table, pairs: ir.Table) -> ir.Table:
-    """The facts: first views and purchases of products that the user carted, and all purchases."""
+    """The facts about all products: each purchase. About each product that the user carted: purchases, first views."""
     of_carted_products = events.semi_join(pairs, ["user_id", "product_id"])
     views = of_carted_products.filter(of_carted_products.event_type == "view")
     # `num_prev_product_views` counts sessions, so only the first view of each session is a fact.

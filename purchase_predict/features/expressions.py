@@ -190,7 +190,7 @@ def _last_purchases(events: ir.Table) -> ir.Table:
 
 
 def _timeline(events: ir.Table) -> ir.Table:
-    """One row per session and time of its events. Views count up to and including this time, others only before it."""
+    """One row per session and time of its events. Views count up to and at this time, other events only before it."""
     kind = events.event_type
     is_act = kind != "remove_from_cart"  # an act is a view, a cart or a purchase
     nth = ibis.row_number().over(group_by=[*PAIR, is_act], order_by="event_time")
@@ -264,7 +264,7 @@ def _columns(rows: ir.Table) -> ir.Table:
     def count(name: str) -> ir.Value:
         return rows[name].fill_null(0).cast("int64")
 
-    # The code is cut at the positions of its dots, because `split` takes a regular expression on Spark.
+    # `category_code` is cut at the positions of its dots, because `split` takes a regular expression on Spark.
     dot = code.find(".")
     rest = code.substr(dot + 1)
     second = rest.find(".")

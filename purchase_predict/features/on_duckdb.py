@@ -10,8 +10,8 @@ from purchase_predict.progress import phase
 
 #: The name of the folder with `shop_state`, inside the folder of a primary table that Spark wrote.
 STATE = "shop"
-#: Product counters are added up in parts of about this many events, because all at once would need more memory than
-#: the rest of the step.
+#: Approximate number of events per part. Product counters are summed for one part of the products at a time. Summing
+#: them for all products at once would need more memory than the rest of the step.
 _PART_EVENTS = 12_500_000
 
 
@@ -26,13 +26,14 @@ def primary_from_events(
     include these events.
 
     Args:
-        connection: the database. As many buckets are computed at a time as it has threads.
+        connection: the database. Its number of threads is the maximum number of buckets computed at the same time.
         folder: one folder of Parquet events per bucket of users.
         state: the file with the `shop_state` of earlier events; None: there are none. For rows after the last day of
             `state`, its counters replace the counters of the events up to that day. Other rows use the events only.
 
     Returns:
-        The number of events: `events` in all, `events_without_session` and `events_repeated`, which are left out.
+        The event counts. `events` counts all events. `events_without_session` and `events_repeated` count the events
+        that are left out of the table.
     """
     from purchase_predict.features import expressions
 
@@ -97,7 +98,7 @@ def _add_shop(connection: duckdb.DuckDBPyConnection, parts: int, state: Path | N
         connection.execute(f"DELETE FROM shop_product_days WHERE day > {last}")
         _add_product_days(connection, parts, f"day > {last}")
     connection.execute(f"CREATE TABLE shop_state AS {expressions.sql('duckdb', 'state', 'shop_')}")
-    # A table, not a view: with a view, `split.split` would hold this join and its window function in memory at once.
+    # A table, not a view: with a view, this join and the window function of `split.split` would be in memory together.
     connection.execute(f"CREATE TABLE primary_table AS {expressions.sql('duckdb', 'with_shop', 'shop_')}")
 
 

@@ -1,4 +1,4 @@
-"""What the shop knows about a product: counters per product and day over all users, and the columns made from these.
+"""The shop's counters per product and day, over all users, and the columns that are computed from these counters.
 
 A row of the primary table uses the counters as of the midnight (UTC) at which its day begins: events of
 this day or later are left out, whoever the user is. Counters of different users, buckets or files can be added up.
@@ -42,7 +42,7 @@ def log_price(price: ir.Value) -> ir.Value:
 
 
 def corrections(candidates: ir.Table, usable: ir.Table, pairs: ir.Table) -> ir.Table:
-    """What `totals` must add to its counts for the users of one bucket.
+    """The amounts that `totals` adds to its counts for the users of one bucket.
 
     Finding repetitions among all events would cost more than all else in this module. So `totals` counts all events, of
     all users at once. The corrections subtract all events that may repeat each other (`candidates`), add each distinct
@@ -63,8 +63,8 @@ def totals(events: ir.Table, corrections: ir.Table) -> ir.Table:
 
     Args:
         events: all events with a session.
-        corrections: the corrections of all buckets. The product and the day of each of their rows occur in `events`,
-            too: the join would lose other rows.
+        corrections: the corrections of all buckets. `events` has an event with the product and day of each correction.
+            The join would drop corrections for which there is no such event.
     """
     counted = _of_events(events, 1)
     both = join(
@@ -93,7 +93,7 @@ def as_of_midnight(days: ir.Table, shop: ir.Table, rows: ir.Table) -> ir.Table:
     """The columns about each product, for each day on which it has rows, as of the midnight at which the day begins.
 
     Args:
-        days: the counters, one row per product and day. Products may be missing, but no day of a product that is there.
+        days: the counters, one row per product and day. A product may have no rows; otherwise it has all its rows.
         shop: the counters of all products, as `shop_before` returns them.
         rows: rows of the primary table.
 
@@ -181,7 +181,10 @@ def _carted(pairs: ir.Table) -> ir.Table:
 
 
 def _bought(events: ir.Table, pairs: ir.Table) -> ir.Table:
-    """Counts each pair on the day of its first purchase at or after the moment. Before this day, it is not known."""
+    """Counts each pair on the day of its first purchase at or after the moment.
+
+    The pair does not count as bought on an earlier day, because the purchase was not known then.
+    """
     purchases = events.filter(events.event_type == "purchase").select(*PAIR, bought="event_time")
     both = pairs.select(*PAIR, "event_time").inner_join(purchases, PAIR)
     both = both.filter(both.bought >= both.event_time)

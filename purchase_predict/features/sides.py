@@ -13,18 +13,19 @@ import duckdb
 from purchase_predict.database import one_row, quoted
 from purchase_predict.schema import MOMENT
 
-#: The largest difference between the real and the requested share of the test set for which `note` returns no line.
+#: The accepted difference between the real and the requested share of the test set. If the difference is larger, other
+#: splits are tried. `note` reports a difference that remains.
 TOLERANCE = 0.02
-#: The largest number of different sums of large users' rows (see `_best_subset`). If there are more rows than this, the
-#: sums are rounded: they are exact to 0.005 % of the rows.
+#: The maximum number of different row counts that `_best_subset` distinguishes. If there are more rows than this, the
+#: row counts are rounded; the error is at most 0.005 % of all rows.
 _MAX_SUMS = 1_000_000
 
 
 def by_time(connection: duckdb.DuckDBPyConnection, test_ratio: float, row_count: int) -> str:
     """Creates the table `sides` for `rows` with moments. Returns the test set's start.
 
-    A session that reaches into the time of the test belongs to the test set as a whole. If long sessions make the test
-    set too large, the test set starts later: at the time that brings its share closest to the requested share.
+    A session with a row in the test period is in the test set with all its rows. If long sessions make the test set
+    too large, the test set starts later: at the time that brings its share closest to the requested share.
     """
     offset = min(row_count - 1, int(row_count * (1 - test_ratio)))
     (cut,) = one_row(connection, f"SELECT {MOMENT} FROM rows ORDER BY {MOMENT} LIMIT 1 OFFSET {offset}")
@@ -83,8 +84,8 @@ def _best_subset(sizes: Sequence[int], wanted: float, row_count: int) -> list[in
 
     Args:
         sizes: rows of each large user, in the order of their MD5.
-        wanted: the requested rows of the test.
-        row_count: all rows.
+        wanted: the requested number of rows in the test set.
+        row_count: the number of all rows.
 
     Returns:
         The positions of the chosen users in `sizes`, ascending.
@@ -115,7 +116,7 @@ def _best_subset(sizes: Sequence[int], wanted: float, row_count: int) -> list[in
 
 
 def _place(connection: duckdb.DuckDBPyConnection, users: Sequence[tuple[Any, int]], wanted: float) -> None:
-    """Fills the test with these large users (each with its rows), then with small ones in the order of their MD5."""
+    """Puts large users (user id and row count of each) in the test, then small users in the order of their MD5."""
     rest = wanted - sum(rows for _, rows in users)
     connection.execute(
         """UPDATE placed SET test = NOT placed.large AND before < ?::DOUBLE

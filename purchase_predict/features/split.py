@@ -53,11 +53,11 @@ def split(connection: duckdb.DuckDBPyConnection, test_ratio: float, target: Path
     First, repeated rows are dropped: of rows with the same (user_id, user_session, product_id), the one with the
     smallest values stays.
 
-    With moments, the test set is the last `test_ratio` of the rows in time, with all rows of the sessions that reach
-    into that time. Without moments, the test set is filled with whole users in the order of their MD5. Users with more
-    rows than the tolerance are chosen so that the share is close to `test_ratio`. No session is on both sides, so a
-    session or user with very many rows may make the test set larger or smaller than `test_ratio`. The deviation exceeds
-    `sides.TOLERANCE` only if no other choice is closer.
+    With moments, the test set is the last `test_ratio` of the rows in time. A session with a row in this time is in the
+    test set with all its rows. Without moments, the test set is filled with users, in the order of their MD5. All rows
+    of a user are on one side. Users with more rows than the tolerance are chosen so that the share is close to
+    `test_ratio`. No session is on both sides, so a session or user with very many rows may make the test set larger or
+    smaller than `test_ratio`. The deviation exceeds `sides.TOLERANCE` only if no other choice is closer.
 
     Args:
         connection: a database with the table or view `primary_table`.
@@ -65,7 +65,7 @@ def split(connection: duckdb.DuckDBPyConnection, test_ratio: float, target: Path
         target: the folder for the files.
 
     Raises:
-        click.ClickException: there are no rows, or too few of a class on one of the sides.
+        click.ClickException: there are no rows, or train or test has too few rows of a class.
     """
     columns = [name for name, *_ in connection.execute("DESCRIBE primary_table").fetchall()]
     features = features_of(columns)

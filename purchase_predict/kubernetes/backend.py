@@ -78,7 +78,7 @@ def _wait_for(submitted: "SubmittedJob") -> None:
         raise
 
 
-#: The images with an unreadable label that this process has already reported.
+#: The images for which this process has already reported that their label cannot be read.
 _reported: set[str] = set()
 #: Settings with lower-case names that MLflow adds to the user's settings.
 _MLFLOWS = ("build_image", "docker_auth")

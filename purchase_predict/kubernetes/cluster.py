@@ -55,7 +55,7 @@ class Cluster:
     """
 
     def __init__(self, configuration: Any, patience: float = _PATIENCE) -> None:
-        """Args: `configuration`: from the official client; `patience`: seconds to retry a call if the API is away."""
+        """Uses the official client's `configuration`. Retries a call for `patience` seconds while the API is away."""
         self._configuration, self._patience = configuration, patience
         self._session = requests.Session()
         self._session.auth = self._sign
@@ -144,7 +144,7 @@ class Cluster:
         return sorted(found.json()["items"], key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
 
     def events(self, namespace: str, name: str) -> list[dict[str, Any]]:
-        """The cluster's events about a Job or pod; empty if the API refuses the call, such as for lack of rights."""
+        """The cluster's events about a Job or pod; empty if the API refuses the call, e.g. for lack of rights."""
         try:
             selector = {"fieldSelector": f"involvedObject.name={name}"}
             return list(self._call("GET", f"/api/v1/namespaces/{namespace}/events", selector).json()["items"])
@@ -154,7 +154,8 @@ class Cluster:
     def wait_for_change(self, namespace: str, name: str, version: str, seconds: int) -> None:
         """Waits until a Job has a later resource version than `version`, for at most `seconds`.
 
-        A watch that breaks or is outdated ends earlier. So the caller has to look at the Job again in any case.
+        The method returns earlier if the connection breaks or the API no longer knows `version`. So the caller has to
+        look at the Job again in any case.
         """
         parameters = {
             "watch": "true",

@@ -44,8 +44,8 @@ class StepConfig:
         service_account: the pod's service account; empty: the namespace's default.
         tracking_uri: the tracking server's address in the cluster; empty: the one that main uses.
         deadline: seconds from the Job's start until the cluster ends the Job, even if main still waits for it.
-        patience: seconds for which a problem (image, Secret, quota) may keep the Job from starting; then the Job is
-            deleted.
+        patience: seconds for which a problem that does not pass by itself (image, Secret, quota) may keep the Job from
+            starting; then the Job is deleted.
         keep: seconds for which the cluster keeps the Job after its end.
         resources: requests and limits of the container.
         node_selector: labels of the nodes that may run the pod.
@@ -83,9 +83,9 @@ class Config:
 
     Attributes:
         place: the file's name in messages.
-        context: a context of the kubeconfig; empty: its current context, or, in a pod without a kubeconfig, the pod's
-            service account.
-        folder: the folder of files that the content names by a relative path.
+        context: a context of the kubeconfig. If it is empty, the current context is used; a pod without a kubeconfig
+            then uses its service account.
+        folder: the folder that relative paths in the content start from.
         values: the content.
     """
 
@@ -200,7 +200,7 @@ def _refuse_beyond_json(values: Mapping[str, Any], place: str) -> None:
 
 
 def _check_template(template: Mapping[str, Any], place: str) -> None:
-    """Raises if the template holds a secret, or if a part that this project reads has a form that no Job has."""
+    """Raises if the template holds a secret, or if a part that this project reads has the wrong type."""
     pod: Any = template
     for name in ("spec", "template", "spec"):
         pod = pod.get(name, {})
@@ -227,7 +227,7 @@ def _list_of_mappings(part: Mapping[str, Any], name: str, place: str) -> None:
 
 
 def _without_nulls(part: Any) -> Any:
-    """A part of a template without the entries whose value is null. To Kubernetes, such an entry is left out."""
+    """A part of a template without the entries whose value is null. Kubernetes treats them as left out."""
     if isinstance(part, dict):
         return {name: _without_nulls(value) for name, value in part.items() if value is not None}
     return [_without_nulls(value) for value in part] if isinstance(part, list) else part
@@ -237,7 +237,7 @@ def _mapping(file: Path) -> dict[str, Any]:
     try:
         text = file.read_text(encoding="utf-8")
         try:
-            read = json.loads(text)  # JSON that is indented with tabs is not YAML
+            read = json.loads(text)  # tried first, because JSON that is indented with tabs is not YAML
         except ValueError:
             read = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-#: The kubelet's reasons for which a container cannot start, each with its wording in messages.
+#: The kubelet's names of the reasons why a container cannot start, each with its wording in messages.
 _WAITING = {
     "ImagePullBackOff": "its image cannot be pulled",
     "ErrImagePull": "its image cannot be pulled",
@@ -145,7 +145,7 @@ def _set_up(events: Sequence[Mapping[str, Any]]) -> State:
         return State()
     if missing := next(filter(None, map(_missing, messages)), ""):
         return State(problem=missing)
-    # The node tries again, and another pod may release a disk.
+    # This problem may pass by itself, because the node tries again, and another pod may release a disk.
     return State(
         problem=f"its node cannot set up the pod ({messages[-1]}): check the node and {_TEMPLATE}", passing=True
     )

@@ -55,8 +55,8 @@ class Job:
     def submit(self, key: str = "") -> None:
         """Creates the Job.
 
-        If that fails or is interrupted, the run is closed, and the Job is deleted unless the API cannot be reached or
-        refuses.
+        If that fails or is interrupted, closes the run. Also deletes the Job then, unless the API cannot be reached or
+        refuses the deletion.
 
         Args:
             key: the step key that the run claims, so that other workflows wait for the Job even after main has ended;
@@ -89,9 +89,9 @@ class Job:
     def wait(self) -> bool:
         """Waits until the Job has ended, and prints its log meanwhile.
 
-        If a problem keeps the Job from starting, deletes it after `patience` seconds (see `StepConfig`). If the command
-        has ended but other containers of the pod still run, deletes the Job at once. After a failure, sets `problem`,
-        records the problem on the run, and closes the run if it is still open.
+        If a problem that does not pass by itself keeps the Job from starting, deletes the Job after `patience` seconds
+        (see `StepConfig`). If the command has ended but other containers of the pod still run, deletes the Job at once.
+        After a failure, sets `problem`, records the problem on the run, and closes the run if it is still open.
 
         Returns:
             Whether the Job's command succeeded and its run is FINISHED.

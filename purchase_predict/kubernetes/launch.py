@@ -1,4 +1,4 @@
-"""Launches main's steps as Jobs, and lets this process check whether Jobs of other workflows live."""
+"""Launches main's steps as Jobs, and lets this process check on Jobs of other workflows."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def elsewhere(run: Run, parameters: Mapping[str, Any]) -> dict[str, Launch]:
-    """The steps that run on Kubernetes by main's parameter `backend`, each with the function that launches it.
+    """The steps that main's parameter `backend` assigns to Kubernetes, each with the function that launches it.
 
     If there is such a step, this process from now on also asks the cluster about Jobs of other workflows. It connects
     to the cluster only when needed: a workflow that reuses every step needs no cluster.
@@ -64,7 +64,7 @@ def _launch(cluster: Cluster, config: Config, plan: Plan, experiment_id: str, ru
     # slow to import, and not needed if every step is reused
     from purchase_predict.kubernetes.backend import SubmittedJob, submit
 
-    announced: list[SubmittedJob] = []  # filled before `submit` returns, in case of an interruption
+    announced: list[SubmittedJob] = []  # `submit` fills it before it creates the Job
     try:
         submitted = submit(
             cluster, config, plan.entry_point, {name: written(value) for name, value in plan.values.items()},

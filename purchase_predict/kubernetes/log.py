@@ -12,7 +12,8 @@ from purchase_predict.kubernetes.cluster import Cluster
 from purchase_predict.kubernetes.manifest import SECRETS
 from purchase_predict.secrets import names_a_secret, without_secrets
 
-#: Seconds between two attempts to read the log, and seconds to wait for the last lines after the pod has ended.
+#: `_PAUSE`: seconds between two attempts to read the log. `_LAST_LINE`: seconds to wait for the last lines after the
+#: pod has ended.
 _PAUSE, _LAST_LINE = 1.0, 20.0
 #: Once a kept log has this size in bytes, further lines are only printed.
 _MAX_BYTES = 20_000_000
@@ -27,7 +28,7 @@ class Log:
     """
 
     def __init__(self, cluster: Cluster, namespace: str, file: Path) -> None:
-        """Args: `file`: the file to which the log's lines are written. Secrets that this process knows are masked."""
+        """Prepares to write the log's lines to `file`. Secrets that this process knows are masked in them."""
         self._cluster, self._namespace, self._file = cluster, namespace, file
         self._secrets = [value for name in SECRETS if names_a_secret(name) and (value := os.environ.get(name, ""))]
         self._thread: threading.Thread | None = None

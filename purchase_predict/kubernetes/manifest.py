@@ -1,7 +1,7 @@
 """The manifest of a step's Job: the template in `backend_config`, completed by the workflow.
 
 The command is a list of words, which neither a shell nor Kubernetes interprets. The manifest contains no password or
-token. An environment variable that holds one refers to a Secret of the cluster.
+token: an environment variable for a password or token refers to a Secret of the cluster.
 """
 
 import copy
@@ -123,7 +123,8 @@ def _container(given: Mapping[str, Any], work: Work, config: StepConfig, place: 
         "command": [literal(word) for word in start],
         "args": [],
         "env": _environment(given.get("env", []), work, config, place),
-        # If the container fails, the pod's status then holds the last lines of its log, even if nobody reads the log.
+        # With this policy, the pod's status holds the last log lines of a container that failed. So they are known even
+        # if nobody reads the log.
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
 
@@ -157,7 +158,7 @@ def _refuse_missing(found: Mapping[str, Any], entry_point: str, config: StepConf
     needed = dict.fromkeys(
         (name for name in SECRETS if os.environ.get(name)), "the tracking server would refuse the Job"
     )
-    # main posts the failures of its steps itself.
+    # These steps post promotions, refusals and rollbacks. main posts the failures of its steps from its own process.
     if entry_point in ("deploy", "approve", "rollback") and Settings.read().notify_url:
         needed["NOTIFY_URL"] = "the Job could not post promotions, refusals and rollbacks"
     for name, effect in needed.items():

@@ -1,4 +1,7 @@
-"""Checks whether Jobs of other workflows live. Deletes a Job after twice its patience if it cannot start or end."""
+"""Checks whether Jobs of other workflows may still compute their runs.
+
+A Job that cannot start or end is deleted after twice its patience.
+"""
 
 import re
 import time
@@ -26,7 +29,7 @@ class Others:
     """Looks at Jobs that other processes have submitted, and remembers for how long a problem has hindered each."""
 
     def __init__(self, cluster: Callable[[], Cluster]) -> None:
-        """Args: `cluster`: returns the cluster; called only when a Job is looked at."""
+        """Takes a function `cluster` that returns the cluster. It is called only when a Job is looked at."""
         self._cluster = cluster
         #: By Job: whether its problem may pass by itself, and since when it has had a problem of this kind
         #: (`time.monotonic`).
@@ -34,7 +37,7 @@ class Others:
         self._said: set[tuple[str, bool]] = set()
 
     def lives(self, job: str) -> bool | None:
-        """Whether a Job may still compute its run; None if the cluster does not know it, refuses a call, or is away.
+        """Whether a Job may still compute its run; None if the cluster has no such Job, refuses a call, or is away.
 
         Args:
             job: the Job, as `<namespace>/<name>`.

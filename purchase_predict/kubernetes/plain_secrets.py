@@ -23,7 +23,7 @@ def refuse_secret(name: str, value: str, place: str) -> None:
     """Raises if a variable, header or parameter seems to hold a secret, judging by its name or the form of its value.
 
     Args:
-        name: its name.
+        name: the name of the variable, header or parameter.
         value: its value.
         place: where it is set, for the message.
 
@@ -39,8 +39,8 @@ def refuse_secrets(part: Any, place: str) -> None:
 
     Args:
         part: a mapping, a list or a single value.
-        place: the part's name in the message. The message names an entry of a mapping `place.name`, and an entry of a
-            list `place[0]`.
+        place: the part's name in the message. There, an entry of a mapping is called `<place>.<name>`, and an entry of
+            a list `<place>[<number>]`.
 
     Raises:
         click.ClickException: a text seems to hold a secret.

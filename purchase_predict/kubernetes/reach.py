@@ -1,4 +1,4 @@
-"""Checks before a Job is submitted whether it can reach its tracking server, its artifacts and its source."""
+"""Checks before a Job is submitted whether it can reach its tracking server, its artifacts and its source data."""
 
 import re
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ def refuse_unreachable(
     config: StepConfig,
     place: str,
 ) -> None:
-    """Raises if the Job could not reach the tracking server, the artifacts or the source.
+    """Raises if the Job could not reach the tracking server, the artifacts or the source data.
 
     Args:
         tracking_uri: the tracking URI that main uses.

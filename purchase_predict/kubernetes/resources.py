@@ -77,8 +77,8 @@ def resources(entry_point: str, given: Mapping[str, Any], memory_limit: str, pla
         "requests": {"memory": _mib(need), "ephemeral-storage": _mib(disk)},
         "limits": {"memory": _mib(max(need, memory["requests"] or 0))},
     }
-    # If the file has a limit below the computed request, the computed request is left out. Unless the file has its own
-    # request, Kubernetes then requests the limit.
+    # Kubernetes refuses a request above the limit. So if the file has a limit below the computed request, the computed
+    # request is left out. Kubernetes then requests the limit, unless the file has its own request.
     for name, request in list(computed["requests"].items()):
         limit = _size(given, "limits", name, entry_point, place)
         if limit is not None and limit < size_of(request):

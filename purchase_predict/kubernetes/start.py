@@ -1,4 +1,4 @@
-"""The first process in a Job's container: compares the image with what the workflow expects, then becomes the step.
+"""The first process in a Job's container: compares the image with what the workflow expects, then runs the step.
 
     python -m purchase_predict.kubernetes.start python -m steps.train --dataset=runs:/...
 

@@ -30,10 +30,11 @@ Result = TypeVar("Result")
 #: The packages that the logged model needs for scoring, pinned to the versions installed here.
 REQUIREMENTS = ("mlflow", "lightgbm", "pandas", "numpy")
 
-#: What the file MLmodel of a packaged model must contain: MLflow's loader of models from code; a code path that ends in
-#: one of `_CODE_PATHS` (the second is from early versions of this project); the artifacts, of which `shop` is optional.
+#: The file MLmodel of a packaged model must name this loader: MLflow's loader of models from code.
 _LOADER = "mlflow.pyfunc.loaders.code_model"
+#: The code path in MLmodel must end in one of these. The second is from early versions of this project.
 _CODE_PATHS = ("/purchase_predict/models/purchase_model.py", "/purchase_predict/model.py")
+#: The artifacts that MLmodel must list, and those that it may list.
 _ARTIFACTS, _OPTIONAL_ARTIFACTS = {"booster", "spec"}, {"shop"}
 #: Entries of MLmodel that would make MLflow load a pickle, further code, or another MLmodel file in a subfolder.
 _FORBIDDEN = ("python_model", "code", "data")
@@ -117,7 +118,7 @@ class Packaged:
 
 
 def load(uri: str, files: Mapping[str, str] | None = None) -> Packaged:
-    """Loads the model at `uri`, if `log` packaged it. Any other model is refused before its code runs.
+    """Loads the model at `uri`, if it has the form that `log` makes. Any other model is refused before its code runs.
 
     Args:
         uri: any model URI of MLflow.
@@ -125,7 +126,7 @@ def load(uri: str, files: Mapping[str, str] | None = None) -> Packaged:
 
     Raises:
         Damaged: a file is missing, is not what was logged, or was added.
-        click.ClickException: the model was not packaged by `log`, or cannot be loaded. `answer` raises it if the model
+        click.ClickException: the model has another form, or cannot be loaded. `answer` raises it if the model
             cannot score the rows.
     """
     packaged = _call_foreign_code(f"{uri} cannot be loaded", lambda: _load(uri, files or {}))

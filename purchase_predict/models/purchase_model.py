@@ -21,8 +21,8 @@ from mlflow.types import DataType, Schema
 MULTITHREADED_ROWS = 1000
 #: The columns about the product, as in the project's `schema.py`.
 SHOP = ("product_conversion_rate", "product_carts_per_view", "product_purchases_per_view", "product_relative_price")
-#: Columns that are rightly null while a count is 0, each with the column of this count. The first is null at the first
-#: event of a session, the second in the first session of a visitor.
+#: Columns that have no value if a count is 0, each with the column of this count. Such a null is not a missing value.
+#: The first column is null at the first event of a session, the second in the first session of a visitor.
 NULL_AT_ZERO = {"seconds_since_prev_event": "num_products_session", "seconds_since_prev_session": "num_prev_sessions"}
 
 
@@ -173,9 +173,9 @@ class PurchaseModel(PythonModel):
 
         Returns:
             `probability`, `will_buy` and `missing`. `missing` names the model's columns that have no value in the row,
-            separated by commas. The relative price is among them if the shop does not know the product. Two kinds of
-            columns are not named: a category with an unknown value, and the seconds since an earlier event or session
-            if the row's counts show that there was none (`NULL_AT_ZERO`).
+            separated by commas. The relative price is among them if the counters have no price of the product.
+            Two kinds of columns are not named: a category with an unknown value, and the seconds since an earlier event
+            or session if the row's counts show that there was none (`NULL_AT_ZERO`).
 
         Raises:
             MlflowException: a value has the wrong type, or the threshold is above 1; a served model then responds with

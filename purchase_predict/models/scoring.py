@@ -120,7 +120,7 @@ def score(
     selected = ", ".join(
         f"{name}::VARCHAR AS {name}" if name == "user_session" else name for name in dict.fromkeys([*keys, *columns])
     )
-    # The result is fetched to its end, because DuckDB does not start a reader while a result is open.
+    # `fetchall` closes the result of the count: DuckDB does not start the reader below while another result is open.
     ((total,),) = connection.execute(f"SELECT count(*) FROM {relation}").fetchall()
     chunks = connection.sql(f"SELECT {selected} FROM {relation}").to_arrow_reader(CHUNK_ROWS)
     rows, buyers, expected, spread = 0, 0, 0.0, np.zeros(DISTRIBUTION_BINS, int)

@@ -13,11 +13,12 @@ import pyarrow.parquet as pq
 #: A bucket's rows are written as a row group once the bucket has at least this many. If there are more than 25 buckets,
 #: the limit is lower: `_WAITING_ROWS` divided by the number of buckets.
 _GROUP_ROWS = 120_000
-#: The largest number of rows that all buckets together collect in memory, roughly. Rows that are being written come on
-#: top.
+#: The largest number of rows that all buckets together collect in memory, roughly. Rows that are being written are not
+#: counted.
 _WAITING_ROWS = 3_000_000
-#: A column of whole numbers gets a dictionary if its first `_SAMPLED_ROWS` rows have at most this many distinct values.
+#: A column of whole numbers gets a dictionary if a sample of its rows has at most this many distinct values.
 _DICTIONARY_VALUES = 500
+#: The number of rows in this sample: the first rows of the first row group.
 _SAMPLED_ROWS = 20 * _DICTIONARY_VALUES
 #: Values that Arrow encodes at once. With Arrow's default of 1,024, encoding takes 7 % longer.
 _BATCH_VALUES = 16_384
@@ -47,7 +48,7 @@ def bucket_numbers(users: npt.NDArray[np.int64], buckets: int) -> npt.NDArray[np
 
 
 def bucket_sql(user: str, buckets: int) -> str:
-    """An SQL expression for DuckDB: the bucket of the user in column `user`, equal to that of `bucket_numbers`.
+    """An SQL expression for DuckDB: the bucket of the user in column `user`, as `bucket_numbers` computes it.
 
     The two must agree. On a cluster, one task may split a user's events in Python and another task in SQL, and all
     events of a user must be in the same bucket.

@@ -30,7 +30,7 @@ _TIME_LENGTH = 19
 _UUID_LENGTH, _DASHES = 36, (8, 13, 18, 23)
 #: For each group of digits in a UUID: its start, its end (exclusive) and the number of dashes before it.
 _DIGITS = ((0, 8, 0), (9, 13, 1), (14, 18, 2), (19, 23, 3), (24, 36, 4))
-#: In ASCII, the bits 0x60 are 0x20 in a digit, 0x40 in a capital letter and 0x60 in a small letter.
+#: `byte & _CASE_BITS` is `_CAPITAL` if an ASCII byte is a capital letter, 0x60 for a small letter and 0x20 for a digit.
 _CASE_BITS, _CAPITAL = np.uint8(0x60), np.uint8(0x40)
 
 
@@ -58,9 +58,9 @@ def copy(
             time or UUID raises NotPlain.
         ids: VARCHAR columns with very many distinct values, which get no dictionary.
         as_uuids: whether to store the ids as UUIDs.
-        bucket_of: the BIGINT column that decides the bucket: rows with equal values share one.
+        bucket_of: the BIGINT column that decides the bucket. Rows with equal values are in the same bucket.
         buckets: the number of buckets, at most 256.
-        threads: the number of threads, which parse blocks and write row groups.
+        threads: the number of threads that parse blocks and write row groups.
         read: called with a block's number of bytes, after the block's rows were handed to the bucket files.
 
     Returns:
@@ -144,9 +144,9 @@ def _parsed(block: bytes, columns: Sequence[str], types: Mapping[str, str], ids:
         )
     except pa.ArrowInvalid as error:
         raise NotPlain(str(error)) from error
-    # Arrow skips blank lines. They are rare, so they are counted only if rows are missing. A value with n line breaks
-    # in quotes spans n + 1 lines, so n rows are missing. The first and the last of these lines hold a quote, so at most
-    # n - 1 are blank. Blank lines therefore never account for all missing rows.
+    # Arrow skips blank lines. They are rare, so they are counted only if there are fewer rows than lines. A value with
+    # n line breaks in quotes spans n + 1 lines, so n rows are missing. The first and the last of these lines hold a
+    # quote, so at most n - 1 are blank. Blank lines therefore never account for all missing rows.
     if table.num_rows != lines and table.num_rows != lines - plain.blank_lines(block):
         raise NotPlain(f"{lines} lines are {table.num_rows} records")
     return table.select(list(types)).combine_chunks()

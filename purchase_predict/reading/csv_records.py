@@ -1,8 +1,8 @@
 """The records of a CSV file, line by line, so that no line is lost.
 
 A record is one line, or several if a quoted field (RFC 4180) contains line breaks. If no record can start on a line,
-this line alone is refused, and reading continues with the next line: an unclosed quote costs only its own line. So
-every line of a file is the header, blank, part of one record, or refused.
+for example because a quote is not closed, only this line is refused. Reading continues with the next line. So every
+line of a file is the header, blank, part of one record, or refused.
 """
 
 import csv
@@ -24,7 +24,7 @@ from purchase_predict.errors import first_line
 #: The longest line in bytes and the longest quoted field in characters. DuckDB's reader gets the same limit for the
 #: original files, and 4 times this limit for numbered files (see `careful`).
 LONGEST = 2_000_000
-#: Bytes that are read at once: few enough to stay in a core's cache. Blocks of 4 MiB take three times as long.
+#: Bytes that `outline` reads at once: few enough to stay in a core's cache. With 4 MiB, it takes 3 times as long.
 _BLOCK_BYTES = 2**18
 #: The byte order mark of UTF-8.
 BOM = b"\xef\xbb\xbf"
@@ -36,7 +36,7 @@ _OTHER_ENCODINGS = {
     b"\xfe\xff": "UTF-16",
 }
 _BLANK = re.compile(rb"\n(?=\r?\n)")
-#: Spaces between a quote and a separator: readers disagree whether they belong to the value.
+#: Spaces between a quote and a separator. CSV readers disagree whether these spaces belong to the value.
 _LOOSE_QUOTES = re.compile(rb'" +[,\r\n]|[,\n] +"')
 
 #: The likely cause if a refused line has a backslash before a quote.
@@ -198,7 +198,7 @@ def _is_text(block: bytes) -> bool:
 
 
 def _has_surplus(block: bytes, columns: int) -> bool:
-    """Whether a line ends in a comma and may have too many fields. To be safe, commas within quotes count."""
+    """Whether a line ends in a comma and may have too many fields. To be safe, commas in quotes are counted, too."""
     if b",\n" not in block and b",\r\n" not in block and not block.endswith(b","):
         return False
     return any(line.endswith(b",") and line.count(b",") >= columns for line in map(_without_end, block.split(b"\n")))

@@ -47,8 +47,8 @@ class Work:
         buckets: the number of buckets that events are spread over by user.
         session_types: the types that `user_session` may be stored as (see `scan.Reading`).
         memory_limit: DuckDB's memory limit in a task, such as `2GB`; empty: a quarter of the machine's memory,
-            divided by its cores, but at least 512 MiB.
-        gcp_project: the Google Cloud project to read as; empty: that of the credentials.
+            divided by its number of cores, but at least 512 MiB.
+        gcp_project: the Google Cloud project to use; empty: that of the credentials.
         store: copies the files below a folder to the place where load keeps the rows. It may be called again with the
             same files.
     """

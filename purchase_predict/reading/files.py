@@ -147,8 +147,9 @@ def common_table(files: Sequence[File], tables: Mapping[str, tuple[Column, ...]]
         tables: the columns of each table that the files may hold.
 
     Raises:
-        click.ClickException: a file holds none of the tables, because it lacks a required column of each; two files
-            hold different tables; or the type of a Parquet column cannot be converted to the column's schema type.
+        click.ClickException: a file holds none of the tables, because it lacks a column of each that is not optional;
+            two files hold different tables; or the type of a Parquet column cannot be converted to the column's schema
+            type.
     """
     held = {file.part.name: _table_of(file, tables) for file in files}
     first, common = next(iter(held.items()))

@@ -1,7 +1,7 @@
 """Reads a source into Parquet. Every row is either loaded, or refused with its file, line and reason.
 
-Three ways are tried, the quickest first (`ways`). In the end, rows read and rows refused must add up to the rows in the
-files.
+Up to three ways of reading are tried, the quickest first (`ways`). Afterwards, rows read and rows refused must add up
+to the rows in the files.
 """
 
 import shutil
@@ -29,7 +29,8 @@ from purchase_predict.sources.part import Part
 #: Events in a bucket, roughly; more if `_MAX_BUCKETS` is reached. In `process`, each thread holds one bucket in memory.
 _BUCKET_ROWS = 1_000_000
 _MAX_BUCKETS = 64
-#: Bytes of an event in a CSV file, and in a packed file (gzipped CSV: about 20; Parquet: about 30).
+#: Bytes of an event, roughly: in a CSV file, and in a packed file. Gzipped CSV has about 20 and Parquet about 30 bytes
+#: per event; 20 is used for both.
 _CSV_EVENT, _PACKED_EVENT = 130, 20
 #: The largest number of ignored columns, or of skipped files, that a message names.
 _NAMED = 20
@@ -75,7 +76,8 @@ def load_source(
         memory_limit: DuckDB's memory, such as `2GB`; empty: a quarter of the machine's memory.
         gcp_project: the Google Cloud project to use; empty: that of the credentials.
         tables: the tables that the source may hold, and the columns to read of each.
-        may_be_empty: whether a source with a header but no rows is loaded as an empty table; otherwise it is an error.
+        may_be_empty: whether a source with a header but no rows is loaded as an empty table; otherwise such a source is
+            an error.
 
     Raises:
         click.ClickException: the source cannot be read, changed while it was read, holds none of the tables, has no

@@ -59,8 +59,8 @@ def load_source(
         store: copies the files below a folder to the place where load keeps the rows. It is sent to the executors and
             called there, perhaps more than once with the same files.
         memory_limit: DuckDB's memory limit in a task, such as `2GB`; empty: a quarter of the machine's memory,
-            divided by its cores, but at least 512 MiB.
-        gcp_project: the Google Cloud project to read as; empty: that of the credentials.
+            divided by its number of cores, but at least 512 MiB.
+        gcp_project: the Google Cloud project to use; empty: that of the credentials.
 
     Returns:
         What was loaded, and the files that the executors stored, by their path.
@@ -123,7 +123,7 @@ def _read_and_stored(session: "SparkSession", work: Work) -> Iterator[tuple["Dat
                 written = results.filter("done IS NOT NULL").select("done").collect()
             tasks = sorted((TaskResult.read(row[0]) for row in written), key=lambda task: task.numbers[0])
             _refuse_wrong_tasks(work, tasks)
-            # All tasks must store `user_session` as the same type. If they differ, all run again and store text.
+            # All tasks must store `user_session` as the same type. If types differ, all tasks run again and store text.
             if len({task.session_type for task in tasks if task.rows}) < 2:
                 yield results, tasks
                 return
@@ -138,7 +138,7 @@ def _reading_settings(source: str) -> dict[str, str]:
     return {
         "spark.sql.files.ignoreCorruptFiles": "false",
         "spark.sql.files.ignoreMissingFiles": "false",
-        "spark.sql.execution.arrow.maxRecordsPerBatch": "1",  # a file at a time
+        "spark.sql.execution.arrow.maxRecordsPerBatch": "1",  # one file per batch
         "spark.sql.files.maxPartitionBytes": str(TASK_BYTES),
         "spark.sql.files.openCostInBytes": "0",
         "spark.sql.files.maxPartitionNum": str(_MAX_TASKS),
@@ -161,9 +161,9 @@ def _tasks(session: "SparkSession", work: Work) -> "DataFrame":
 def _groups(parts: Sequence[Part]) -> list[list[int]]:
     """For each task, the numbers of the parts that it reads.
 
-    A task reads consecutive parts of at most `TASK_BYTES` together, or one larger part. In a large source, the limit
-    is the size of the source divided by `_MAX_TASKS`. A packed file (gzipped CSV, Parquet) counts `_PACKED` times its
-    size.
+    A task reads consecutive parts whose sizes add up to at most `TASK_BYTES`, or one larger part. For a large source,
+    the limit is the size of the source divided by `_MAX_TASKS`. The size of a packed file (gzipped CSV, Parquet) is
+    multiplied by `_PACKED`.
     """
     sizes = [part.size * (1 if part.ending == ".csv" else _PACKED) for part in parts]
     wanted = max(TASK_BYTES, sum(sizes) / _MAX_TASKS)

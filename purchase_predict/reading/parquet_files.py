@@ -22,7 +22,7 @@ _OURS = {"line", "path", "bucket", "filename", "value", "broken", "unreadable"}
 NO_COLUMN = "_no_column"
 #: The time units that can hold far times, with the number of units in a second. Nanoseconds cannot hold far times.
 _UNITS = {"s": 1, "ms": 10**3, "us": 10**6}
-#: The start of the years 1 and 10000, in seconds since 1970. Times far outside these limits make DuckDB's scan or
+#: The start of the years 1 and 10000, in seconds since 1970. Some times outside these limits make DuckDB's scan or
 #: database fail.
 _FIRST, _END = -62_135_596_800, 253_402_300_800
 
@@ -167,8 +167,8 @@ def _times_as_text(times: pa.Array) -> pa.Array:
 
 
 def _is_text(type_: pa.DataType) -> bool:
-    # Arrow itself raises if the text of a dictionary is not UTF-8, unless the dictionary has 32-bit indices. That case
-    # must be checked here.
+    # If the text of a dictionary is not UTF-8, Arrow itself raises, except for a dictionary with 32-bit indices. So the
+    # text of dictionaries must be checked, too.
     if pa.types.is_dictionary(type_):
         type_ = type_.value_type
     return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_))

@@ -64,9 +64,9 @@ def blank_lines(block: bytes) -> int:
 
 
 def _quotes_enclose_values(text: Bytes) -> bool:
-    """Whether every quote opens or closes a value, in turn.
+    """Whether the quotes open and close values in turn.
 
-    An opening quote stands right after a separator (a comma or line end), a closing quote right before a separator.
+    A separator (a comma or line end) must come right before each opening quote, and right after each closing quote.
     """
     around = np.array([_FEED], np.uint8)
     text = np.concatenate([around, text, around])

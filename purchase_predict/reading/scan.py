@@ -16,9 +16,9 @@ from purchase_predict.reading.files import PATH, File, Scan, scans
 from purchase_predict.schema import Column
 
 #: A column gets a dictionary if a row group has at most this many distinct values. By default, DuckDB tries to build a
-#: dictionary even for sessions and products, where that does not pay. This limit, and Snappy in place of zstd, cut the
-#: time to write 10 million events from 7.3 to 4.3 CPU seconds; the files grow from 180 to 268 MB. Bloom filters, which
-#: no reader uses, would add 0.7 s.
+#: dictionary even for session and product ids, where the time for it is wasted. This limit, and Snappy in place of
+#: zstd, cut the time to write 10 million events from 7.3 to 4.3 CPU seconds; the files grow from 180 to 268 MB. Bloom
+#: filters, which no reader uses, would add 0.7 s.
 _DICTIONARY_LIMIT = 5_000
 #: DuckDB's types of numbers that may be NaN.
 _FLOATS = ("DOUBLE", "FLOAT")
@@ -60,11 +60,11 @@ class Reading:
 
 @dataclass(frozen=True)
 class Copied:
-    """What is known about the rows that were written to `Reading.written`.
+    """Facts about the rows that were written to `Reading.written`.
 
     Attributes:
-        rows: rows written.
-        records: records in each file, written or refused, by the file's number.
+        rows: the number of rows written.
+        records: the number of records in each file, written or refused, by the file's number.
         session_type: the type of `user_session` in the Parquet files, UUID or VARCHAR.
         sums: the sums that the table's digest is computed from; None if they are not known yet.
     """
@@ -79,8 +79,8 @@ def in_one_scan(reading: Reading) -> Copied | None:
     """Copies all files with one query.
 
     Returns:
-        None if a file cannot be read, a row is malformed, a line may be understood in two ways (`Outline.plain`), or
-        DuckDB read another number of rows than the files have lines.
+        What was copied. None if a file cannot be read, a row is malformed, a line may be understood in two ways
+        (`Outline.plain`), or DuckDB read another number of rows than were counted in the files.
     """
     texts = [file for file in reading.files if file.is_csv]
     rows: int | None = None
@@ -120,8 +120,8 @@ def copy(reading: Reading, files: Sequence[File], leave_out_broken: bool) -> tup
         try:
             return _copy_as(reading, files, session_type, leave_out_broken), session_type
         except duckdb.InvalidInputException as error:
-            # The message of another error may quote a file, and so contain this text by chance. The error then occurs
-            # again with VARCHAR, and is raised.
+            # The message of another error may quote a file, and so contain `_NOT_A_UUID` by chance. That error occurs
+            # again with VARCHAR, and is then raised.
             if session_type == "VARCHAR" or _NOT_A_UUID not in str(error):
                 raise
     raise AssertionError("every session id is text")
@@ -131,7 +131,7 @@ def _copy_as(reading: Reading, files: Sequence[File], session_type: str, leave_o
     names = ", ".join(column.name for column in reading.columns if column.name != "user_session")
     session = "user_session"
     if session_type == "UUID":
-        # A session id is only stored as a UUID if reading it back gives the same text.
+        # A session id is stored as a UUID only if reading it back gives the same text.
         session = (
             "CASE WHEN bucket IS NULL OR TRY_CAST(user_session AS UUID)::VARCHAR = user_session "
             f"THEN TRY_CAST(user_session AS UUID) ELSE error({quoted(_NOT_A_UUID)}) END AS user_session"
@@ -168,7 +168,7 @@ def typed(scan: Scan, columns: Sequence[Column], with_place: bool = False, raw_a
 
     Args:
         with_place: whether to select the file's `path` and the row's `line`, too.
-        raw_as_text: columns whose `<name>_raw` is text.
+        raw_as_text: columns whose `<name>_raw` is cast to text.
     """
     here = [column for column in columns if column.name in scan.types]
     values = [f'{_value(c, scan.types[c.name])} AS "{c.name}"' for c in here]
@@ -176,7 +176,8 @@ def typed(scan: Scan, columns: Sequence[Column], with_place: bool = False, raw_a
     # Optional columns that these files lack.
     values += [f"NULL::{c.type} AS {c.name}, NULL AS {c.name}_raw" for c in columns if c.name not in scan.types]
     place = f"{PATH} AS path, {scan.line} AS line, " if with_place else ""
-    # pandas may write missing values as NaN: a text column without any value is then a column of floats.
+    # pandas may write missing values as NaN. A text column without any value is then a column of floats. So in columns
+    # that may be empty, NaN is read as null.
     floats = [column.name for column in here if not column.required and scan.types[column.name] in _FLOATS]
     nulls = ", ".join(f"CASE WHEN NOT isnan({name}) THEN {name} END AS {name}" for name in floats)
     relation = f"(SELECT * REPLACE ({nulls}) FROM {scan.relation})" if floats else scan.relation
@@ -191,8 +192,8 @@ def _value(column: Column, type_: str) -> str:
     if column.type == "VARCHAR":
         return f"nullif({name}::VARCHAR, '')"
     if column.type == "TIMESTAMP":
-        # Times with an offset are converted to UTC. Times without an offset are UTC already; those in the
-        # usual form are cast without one, which is quicker.
+        # Times with an offset are converted to UTC. Times without an offset are in UTC already. Text in the usual form
+        # (`plain`) is cast to TIMESTAMP directly, which is quicker.
         with_offset = f"TRY_CAST({name} AS TIMESTAMPTZ) AT TIME ZONE 'UTC'"
         if type_ != "VARCHAR":
             return with_offset

@@ -68,7 +68,8 @@ def waiting_version(name: str, number: str, env: str) -> Waiting:
     Args:
         name: the registered model.
         number: the version's number.
-        env: the environment; empty: the one that the version waits for, or the setting ENV if it waits for several.
+        env: the environment. If it is empty, the only environment that the version waits for is used, or the setting
+            ENV if the version waits for several.
 
     Raises:
         click.ClickException: there is no such model or version, the version does not wait for approval in `env`, or the

@@ -1,9 +1,9 @@
 """The lock on an environment: only one deploy, approval or rollback at a time judges versions and moves the alias.
 
-A claim is a tag of the registered model, `claim.<env>.<run id>`. It is valid while its run lives (see
-`workflow/lease.py`), so other runs soon continue after a deploy was killed. A run also loses its claim if it is
-suspended for so long that another run takes it for dead. So each promotion and rollback checks twice whether its claim
-still exists (`holds`): before its first write, and right before it moves the alias.
+A claim is a tag of the registered model, `claim.<env>.<run id>`. It is valid while its run is RUNNING and sends
+heartbeats (see `workflow/lease.py`). So if a deploy is killed, the runs that wait for it soon continue. A run also
+loses its claim if it is suspended for so long that another run takes it for dead. So each promotion and rollback checks
+twice whether its claim still exists (`holds`): before its first write, and right before it moves the alias.
 """
 
 from collections.abc import Iterator, Mapping
@@ -45,7 +45,7 @@ def sole_right(name: str, env: str, mine: Run) -> Iterator[str]:
 def holds(tags: Mapping[str, str], claim: str) -> bool:
     """Whether a claim is among the tags of a registered model.
 
-    Always true if `claim` is empty, which means that nobody else decides about the environment.
+    An empty `claim` means that nobody else decides about the environment. The result is then always true.
     """
     return not claim or claim in tags
 

@@ -17,8 +17,8 @@ from purchase_predict.workflow import models
 from purchase_predict.workflow.completed import digest_of, run_of
 from purchase_predict.workflow.notification import notify
 
-#: How often a version is judged at most. It is judged again if it passed and could not be promoted, because meanwhile
-#: the holder changed, the claim was lost, or the version was rolled back or deleted.
+#: The most times that a version is judged. A version that passed is judged again if it could not be promoted, because
+#: meanwhile the holder changed, the claim was lost, or the version was rolled back or deleted.
 _ATTEMPTS = 5
 
 
@@ -78,8 +78,8 @@ def decide(
 def training_rows(dataset: str, fetch: Callable[[str], Path]) -> Callable[[str], Path | None]:
     """Returns a function that fetches the training rows of a model, given the model's URI.
 
-    The function returns the Parquet file, or None if the model was trained on the content of `dataset`. It raises
-    click.ClickException if the training rows are no longer known.
+    The function returns the Parquet file, or None if the model was trained on `dataset` or on a dataset with the same
+    content. It raises click.ClickException if the training rows are no longer known.
 
     Args:
         dataset: the URI `runs:/<run id>/dataset`. The models are judged on the test rows of this dataset.
@@ -91,7 +91,7 @@ def training_rows(dataset: str, fetch: Callable[[str], Path]) -> Callable[[str],
         trained_on = models.find(uri).trained_on
         if not trained_on:
             raise click.ClickException(f"{uri}: the training rows of this model are no longer known")
-        # The train rows and the test rows of one dataset share no session.
+        # The train rows and the test rows of one dataset share no session, so no test row has to be left out.
         return None if digest_of(run_of(trained_on)) == own else fetch(f"{trained_on}/train.parquet")
 
     return of

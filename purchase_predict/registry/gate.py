@@ -17,7 +17,7 @@ class Contest:
         value: the champion's metric.
         gain: how much better the challenger is; above 0 if it is better, also for metrics where less is better.
         low, high: the ends of the gain's 95 % interval.
-        challenger: the challenger's metric on the rows of the contest; None: the same as on all test rows.
+        challenger: the challenger's metric on the rows of the contest; None: the same as in `scores` of `decide`.
         rows: how many rows the contest used.
         of: how many test rows the challenger was not trained on.
         metrics: every metric of both models, for `promotion.json`.
@@ -34,8 +34,8 @@ class Contest:
     metrics: Mapping[str, Compared] = field(default_factory=dict)
 
 
-#: The reason of a decision mentions the widening if its factor is above this value. If all users have the same number
-#: of rows, the factor is above it for 30 users or fewer.
+#: The interval of a metric is widened by a factor if one class has few users. A decision's reason mentions this only if
+#: the factor is above this value: if all users have the same number of rows, for 30 users or fewer.
 _NAMED_WIDENING = 1.06
 
 
@@ -60,9 +60,9 @@ def decide(
 ) -> Decision:
     """The gate: a challenger must beat the baseline, reach `min_roc_auc`, and be better than the champion.
 
-    It must beat the baseline both in `metric` and in roc_auc, because only roc_auc has the same expected value for
-    every model without skill. Average precision, for example, does not: if a few users have most of the rows not
-    bought, a random order of the users scores above the baseline, which is the share of bought rows.
+    The challenger must beat the baseline both in `metric` and in roc_auc, because only roc_auc has the same expected
+    value for every model without skill. Average precision, for example, does not. Its baseline is the share of bought
+    rows. If a few users have most of the rows not bought, even a random order of the users scores above this baseline.
 
     Args:
         metric: the metric to compare by.
@@ -76,7 +76,7 @@ def decide(
         min_roc_auc: the lowest roc_auc that passes, 0 to 1; 0: any.
     """
     if users is not None and users < MIN_USERS:
-        counted = math.floor(users * 10) / 10  # 9.97 is not shown as 10
+        counted = math.floor(users * 10) / 10  # rounded down, so that 9.97 is not shown as 10
         return Decision(
             False,
             f"too few users to tell: the test rows need at least {MIN_USERS} users who bought and {MIN_USERS} who did "

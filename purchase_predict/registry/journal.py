@@ -37,8 +37,8 @@ class Entry:
     """A change of the holder of an environment.
 
     Attributes:
-        number: the entry's number; the first is 1, and none is left out.
-        at: when (UTC, ISO 8601).
+        number: the entry's number; the first is 1, and no number is left out.
+        at: the time of the entry (UTC, ISO 8601).
         action: "promoted"; "rolled back"; or "found", if the alias had already been moved without an entry.
         version: the version number of the new holder; empty: none.
         previous: the version number of the holder before; empty: none.

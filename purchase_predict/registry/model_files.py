@@ -19,7 +19,7 @@ from purchase_predict.workflow.completed import COMPLETE
 from purchase_predict.workflow.models import run_if_there, tag_version
 from purchase_predict.workflow.storing import local_folder
 
-#: Tags of a version: the checksum of each file of its model, and the damage that was found.
+#: Tags of a version. `model.files`: the checksum of each file of its model. `model.damaged`: the damage that was found.
 MODEL_FILES, MODEL_DAMAGED = "model.files", "model.damaged"
 
 

@@ -4,7 +4,7 @@ A move (a change of an environment's holder) takes several writes, and a process
 whole move is first written into one tag of the new holder (`_Move`). The alias moves next, and every other tag follows.
 `mend` completes the move if the alias has moved, and drops the move if the alias has not.
 
-A run that finds its claim on the environment lost (`claim.holds`) moves no alias and appends nothing to the journal.
+A run that has lost its claim on the environment (`claim.holds`) moves no alias and appends nothing to the journal.
 The run that now holds the claim completes or drops the unfinished move (`mend`).
 """
 
@@ -196,7 +196,7 @@ def _number(version: ModelVersion | None) -> str:
 
 
 def mend(name: str, env: str, author: Author, claim: str = "") -> None:
-    """Repairs what a killed deploy or rollback left half done, and adds a move that was made by hand to the journal.
+    """Completes or drops a move that a killed run left unfinished, and records a move by hand in the journal.
 
     Call it while `claim.sole_right` is held. A tag `rolled_back.<env>` on the version that holds this environment is
     removed: in an earlier release of this project, a rollback wrote the tag before it moved the alias, and it may have

@@ -21,7 +21,7 @@ def has_stages(version: ModelVersion) -> bool:
 
 
 def move_alias(version: ModelVersion, env: str) -> None:
-    """Gives the environment's alias to a version, in one call, so that the alias is not unset in between."""
+    """Gives the environment's alias to a version. This is a single call, so the alias is never unset meanwhile."""
     client = mlflow.MlflowClient()
     through_collisions(lambda: client.set_registered_model_alias(version.name, env, version.version))
 
@@ -63,7 +63,7 @@ def _next_stage_move(name: str) -> bool:
             continue
         with _without_stage_warnings():
             if wanted:
-                # One call is one transaction, so the stage is not without a version in between.
+                # One call is one transaction, so the stage always has a version.
                 client.transition_model_version_stage(name, wanted[0], _STAGES[env], archive_existing_versions=True)
             else:
                 client.transition_model_version_stage(name, holders[0], _ARCHIVED)

@@ -93,7 +93,7 @@ def _sentence(
         number: the version's number.
         env: the environment of the deploy; empty: none.
         holder: the number that the environment's alias names; empty: none.
-        version: the version; None if it holds the environment, was deleted, or has no environment.
+        version: the version; None if it holds the environment or was deleted, or if `env` is empty.
         missing: whether the alias names a version that does not exist.
         verbs: the verbs.
     """

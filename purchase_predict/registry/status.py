@@ -78,7 +78,7 @@ class Status:
     Attributes:
         name: the registered model.
         at: the past time; None: now.
-        environments: one or both.
+        environments: one environment or both.
         waiting: since when each waiting version has waited for approval, and who deployed it. A key reads, for example,
             "version 3 for staging".
         rolled_back: when, by whom and why each rolled-back version was rolled back. A key reads, for
@@ -122,8 +122,9 @@ def status(name: str, envs: Sequence[str], at: datetime | None, experiment_id: s
         name: the registered model.
         envs: the environments.
         at: a past time, with a time zone; None: now.
-        experiment_id: the runs in progress of this experiment, and of those that share runs with it, are listed.
-        mine: id of the run that asks, which is not listed.
+        experiment_id: the experiment whose runs in progress are listed. Those of the experiments that share runs with
+            it are listed, too.
+        mine: id of this process's own run, which is not listed.
 
     Raises:
         click.ClickException: there is no such model, `at` is in the future, or `at` is given and the journal was

@@ -157,7 +157,7 @@ def version_gone(deployed: Run) -> str | None:
     version = get_version(name, number)
     if version is None:
         return f"version {number} of {name} is gone"
-    # The number is not enough: a registry that was emptied counts from 1 again.
+    # The same number may belong to another model, because a registry that was emptied counts from 1 again.
     if version.tags.get(MODEL_DIGEST) != digest:
         return f"version {number} of {name} holds another model"
     if MODEL_DAMAGED in version.tags or files_problem(version, in_place=True):

@@ -223,7 +223,7 @@ def _dots(x: np.ndarray, y: np.ndarray) -> str:
 def axes(x_label: str, y_label: str, x_ticks: Sequence[tuple[float, str]], y_ticks: Sequence[tuple[float, str]]) -> str:
     """The ticks and labels of both axes, and a grid line at each tick of the y axis.
 
-    A tick is a pair: its share of the axis and its text.
+    A tick is a pair: its position as a share of the axis (0 to 1), and its text.
     """
     grid = "".join(
         f'<line class="grid" x1="{x_at(0)}" x2="{x_at(1)}" y1="{y_at(share):.1f}" y2="{y_at(share):.1f}"/>'

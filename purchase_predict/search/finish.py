@@ -32,8 +32,8 @@ MAX_LEADERS = 10
 #: The number of further splits into folds that each leader is scored on.
 CONFIRMATION_SPLITS = 2
 #: The final fit gets one LightGBM thread, plus one per this many rows. One thread takes 19 s for 1,000 rounds on
-#: 280,000 rows. Two threads took 0.6 times as long if each had its own core. If another process used one of the cores,
-#: they took 3 to 8 times as long, because threads wait for each other at every split.
+#: 280,000 rows. Two threads took 0.6 times as long as one if each had its own core. If another process used one of the
+#: cores, they took 3 to 8 times as long as one, because threads wait for each other at every split.
 ROWS_PER_THREAD = 1_000_000
 #: The best number of rounds grows with the cube root of the number of rows.
 _ROUNDS_EXPONENT = 1 / 3

@@ -44,7 +44,8 @@ def fold_scores(rows: LabelledRows, folds: Folds, out_of_fold: np.ndarray, metri
     Args:
         rows: the rows that were searched on.
         folds: for each fold the positions of its training rows and of its validation rows.
-        out_of_fold: the out-of-fold probability of each of `rows`, 0 to 1; not used where no fold validates on the row.
+        out_of_fold: the out-of-fold probability of each of `rows`, 0 to 1. The value of a row that no fold validates on
+            is not used.
         metric: the metric of the search.
     """
 

@@ -28,18 +28,22 @@ MANY_ROWS = 40_000
 
 
 def has_many_rows(count: int) -> bool:
-    """Whether a table has many rows: then there are fewer folds, and the best trials are not scored again."""
+    """Whether a table has at least MANY_ROWS rows.
+
+    Such a table has fewer folds grouped by user, and its best trials are not scored again.
+    """
     return count >= MANY_ROWS
 
 
-#: The number of forward folds, and the share of the rows before the earliest validation block. With less history, the
-#: out-of-fold score underrates the final model: searches of the real events with 3 seeds scored 0.683 to 0.685 with
-#: a history of 0.4, and 0.711 to 0.713 with 0.6. On the test rows they scored 0.709 to 0.714.
+#: FORWARD_FOLDS is the number of forward folds. _HISTORY is the share of the rows before the earliest validation block.
+#: With less history, the out-of-fold score underrates the final model. In searches of the real events with 3 seeds, the
+#: out-of-fold score was 0.683 to 0.685 with a history of 0.4, and 0.711 to 0.713 with 0.6. The score on the test rows
+#: was 0.709 to 0.714.
 FORWARD_FOLDS, _HISTORY = 3, 0.6
 #: `confirmation_folds` moves the earliest cut back (split 1) or forward (split 2) by this share of the rows.
 _SHIFT = 0.05
-#: What `kind_of_folds` returns for the planned folds: the rows have times and can be cut into FORWARD_FOLDS + 1 parts
-#: that each have both classes.
+#: The text that `kind_of_folds` returns for the planned folds. The planned folds need rows that have times and can be
+#: cut by time into FORWARD_FOLDS + 1 parts, each with both classes.
 _PLANNED = f"{FORWARD_FOLDS} folds that follow time"
 
 
@@ -63,9 +67,9 @@ def confirmation_folds(rows: LabelledRows, seed: int, split: int) -> list[tuple[
 def forward_folds(rows: LabelledRows, split: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Splits the rows by rolling origin: a fold trains on all rows before a cut and validates on the block after it.
 
-    The blocks follow each other and end with the last row. No session is on both sides, but a returning user may be, as
-    in production. The latest fold comes first: it resembles the future most, and pruning compares trials on the first
-    folds.
+    The blocks follow each other and end with the last row. No session is on both sides of a cut, but a returning user
+    may be, as in production. The latest fold comes first, because it resembles the future most and pruning compares
+    trials on the first folds.
 
     Args:
         rows: the rows to split.
@@ -148,9 +152,10 @@ def fold_count(row_count: int) -> int:
 def grouped_folds(rows: LabelledRows, count: int, seed: int | Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Splits the rows into folds. All rows of a user are in one fold.
 
-    Users are sorted by purchases and rows, in random order among equals, and assigned to the folds in turn. So the
-    folds have similar numbers of users, rows and purchases. scikit-learn's StratifiedGroupKFold is not used, because it
-    handles one user at a time: on 50,000 rows it took 3 s of processor time, as much as 4 fits.
+    Users are sorted by their number of purchases, then by their number of rows, and at random if both are equal. The
+    sorted users are assigned to the folds in turn. So the folds have similar numbers of users, rows and purchases.
+    scikit-learn's StratifiedGroupKFold is not used, because it handles one user at a time: on 50,000 rows it took 3 s
+    of processor time, as much as 4 fits.
 
     Args:
         rows: the rows to split.

@@ -117,7 +117,10 @@ class _Batch:
         return [self.ended[number] for number in self.points]
 
     def _poll(self, spark_trials: hyperopt.Trials, *_: Any) -> tuple[bool, list[Any]]:
-        """Collects the trials that have ended. SparkTrials calls this in a thread and hangs on an exception."""
+        """Collects the trials that have ended, and keeps an exception for `run`.
+
+        SparkTrials calls this method in a thread, and would hang if the method raised the exception.
+        """
         try:
             self._collect(spark_trials)
         except Exception as error:

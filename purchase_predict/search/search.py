@@ -23,7 +23,8 @@ from purchase_predict.search.objective import Objective, Runner
 from purchase_predict.search.suggest import next_point
 from purchase_predict.search.trial import LabelledRows, Trial, best_of
 
-#: A table with more rows is searched on a sample of whole users with about this many rows. The final fit uses all rows.
+#: If a table has more rows, the search uses a sample: all rows of randomly chosen users, about this many rows together.
+#: The final fit uses all rows of the table.
 SEARCH_ROWS = 50_000
 
 
@@ -34,7 +35,7 @@ class SearchResult:
     Attributes:
         trials: all trials, sorted by number.
         best: the first of the trials that the model is made of. If the best trials were scored again on other folds
-            (`finish.ranked`), this is the one that scored best there. It may not be the trial with the lowest loss.
+            (`finish.ranked`), `best` is the trial that scored best on those folds. Another trial may have a lower loss.
         booster: the model, fitted on all rows.
         members: the fits that the model is the mean of; the first has the parameters of `best`.
         out_of_fold: the out-of-fold probability of each row in `searched`: the mean, in log-odds, over the members'
@@ -184,7 +185,7 @@ def _out_of_fold(trial: Trial, trials: Sequence[Trial], objective: Objective, pa
 
 
 def sample_users(rows: LabelledRows, seed: int) -> LabelledRows:
-    """All rows of randomly chosen users, about SEARCH_ROWS rows together; every row if there are no more than that."""
+    """All rows of randomly chosen users, about SEARCH_ROWS rows together; all rows if there are at most SEARCH_ROWS."""
     if len(rows.y) <= SEARCH_ROWS:
         return rows
     users, user_of_row = np.unique(rows.user, return_inverse=True)

@@ -8,7 +8,7 @@ from hyperopt import hp
 
 #: The upper bound of `max_depth`, in levels. A point with this value gets LightGBM's "unlimited" (-1).
 _UNLIMITED_DEPTH = 16
-#: The lower bound of both penalties. A point with this value gets no penalty: 0, which a log scale cannot represent.
+#: The lower bound of both penalties. A point with this value gets a penalty of 0, because a log scale has no 0.
 _NO_PENALTY = 1e-8
 #: The space lies around LightGBM's defaults, mostly on a log scale. Lower learning rates are left to the final fit.
 #: Bagging fractions below 0.6 are left out: only 1 of the 15 best random points (5 on each of three data sets) had such
@@ -38,9 +38,9 @@ DEFAULTS = {
     "lambda_l2": _NO_PENALTY,
     "cat_smooth": 10.0,
 }
-#: The first trials: the defaults, then trees of 31, 15 and 63 leaves with half of the features each. In searches of few
-#: trials, as on a large table, no random point scored as well as these. LightGBM's tuning guide and Optuna's tuner also
-#: start with the fraction of features.
+#: The first trials: the defaults, then trees of 31, 15 and 63 leaves with half of the features per tree. In searches of
+#: few trials, as on a large table, no random point scored as well as these. LightGBM's tuning guide and Optuna's tuner
+#: also start with the fraction of features.
 STARTING_POINTS = (
     DEFAULTS,
     *({**DEFAULTS, "feature_fraction": 0.5, "num_leaves": leaves} for leaves in (31.0, 15.0, 63.0)),

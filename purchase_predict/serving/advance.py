@@ -13,11 +13,12 @@ arrived, except in these cases:
   product use the events of all visitors on earlier days. So existing rows of later days may lack this event. (This does
   not apply to a removal from the cart, which these columns do not use.)
 - *Row of an old day*: the row's day is no longer among the newest `shop_days.KEPT_DAYS` days, so its columns about the
-  product may include later days.
+  product may also count events of this day and of later days.
 - *Overlap*: the columns about earlier sessions may be wrong, for one of two reasons. First, the row's session continues
   after the visitor has started at least `records.TALLY_SESSIONS` later sessions. The columns may then also count views
   and purchases of the row's session and of later sessions. Second, a late event has moved the start of another session
-  to a time before the row's session. The columns then lack what was counted for this other session before the move.
+  to a time before the row's session. The columns then lack this other session's views and purchases that were counted
+  before the move.
 
 Each case is counted in `Counts` and shown in /metrics. `Pair.late` marks a row that is late, of an old day or an
 overlap.
@@ -141,7 +142,8 @@ def _count_together(batch: Batch, events: list[Event], done: Advanced, answered:
     for event in events:
         pair = batch.pairs[event.user, event.session, event.product]
         if event.kind != "view" and event.time >= pair.decided:
-            # Among events of the same time, a removal or a purchase wins, whatever their order.
+            # If one of several events at the same time is a removal or a purchase, the product is not in the cart,
+            # whatever the order of these events.
             pair.in_cart = event.kind == "cart" and (event.time > pair.decided or pair.in_cart)
             pair.decided = event.time
 
@@ -196,7 +198,7 @@ def _count(batch: Batch, event: Event) -> None:
 
 
 def _count_product(session: Session, pair: Pair, time: int, now: bool) -> None:
-    """Counts a product when it is viewed, carted or bought for the first time in the session."""
+    """Counts a product at its first view, cart or purchase in the session. A late event may make this time earlier."""
     if pair.act is None:
         session.products += not now
         session.products_now += now

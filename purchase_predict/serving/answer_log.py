@@ -2,9 +2,9 @@
 
     <answers>/day=2026-11-29/120000-<process>-<random>.parquet
 
-A row of a file has an answer and its time, the columns that were scored, and the shadow's answer (module `shadow`).
-Rows can be joined with the output of `predict`, or with later events, by `user_id`, `user_session` and `product_id`. A
-file appears only once it is complete (module `unfinished`).
+A row of a file has an answer and its time, the columns that were scored, and the answer of the shadow, a second model
+version (module `shadow`). Rows can be joined with the output of `predict`, or with later events, by `user_id`,
+`user_session` and `product_id`. A file appears only once it is complete (module `unfinished`).
 """
 
 import contextlib
@@ -36,7 +36,7 @@ from purchase_predict.sources.part import CLOUD
 if TYPE_CHECKING:
     from google.cloud import storage
 
-#: Queued answers are written at least every `_FLUSH_SECONDS`, or as soon as there are `_FLUSH_ROWS` of them.
+#: Queued answers are written every `_FLUSH_SECONDS`, or earlier if `_FLUSH_ROWS` answers are queued.
 _FLUSH_SECONDS, _FLUSH_ROWS = 60.0, 20_000
 #: Maximum number of queued answers. Further answers are dropped and counted, so the log never delays a request.
 _WAITING_ROWS = 100_000
@@ -84,7 +84,7 @@ class Answer:
 
 
 def end(thread: threading.Thread, waiting: "queue.Queue[Answer | None]") -> None:
-    """Tells a thread to end once it has handled the answers in its queue, and waits up to `CLOSE_SECONDS` for this.
+    """Lets a thread handle the answers in its queue and then end. Waits up to `CLOSE_SECONDS` for the thread's end.
 
     Puts None at the end of the queue; a thread that takes None from the queue must end.
     """

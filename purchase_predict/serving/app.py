@@ -20,7 +20,7 @@ from purchase_predict.serving.invocations import invoke
 from purchase_predict.serving.service import MAX_EVENTS, Service
 from purchase_predict.serving.state import Busy, Unavailable
 
-#: Maximum number of digits of a whole number that is parsed. The numbers in valid fields are much shorter.
+#: A whole number with more digits than this is read as infinity (`_whole`). Numbers in valid fields are much shorter.
 _MOST_DIGITS = 400
 #: The status in the metrics if a client disconnects before its whole request has arrived. No client receives it.
 _CLIENT_GONE = 499

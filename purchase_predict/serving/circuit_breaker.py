@@ -7,7 +7,7 @@ from purchase_predict.serving.events import Event
 from purchase_predict.serving.records import Pair
 from purchase_predict.serving.state import Batch, Result, Size, State, Unavailable
 
-#: If a call fails after this many seconds or more, the store hangs. The stores' own timeout is 2 s.
+#: If a call fails after this many seconds or more, the store counts as hanging. The stores' own timeout is 2 s.
 _HANGING_SECONDS = 1.0
 #: Seconds for which calls fail at once after a call has shown that the store hangs. Then calls reach the store again.
 _OPEN_SECONDS = 1.0
@@ -55,7 +55,8 @@ class CircuitBreaker:
             return call()
         except Unavailable as error:
             now = time.monotonic()
-            # An error without a cause shows that Redis answers. For example, other servers keep changing a visitor.
+            # An error without a cause means that Redis has answered, so it does not hang. For example, a change has
+            # failed because other servers keep changing the same visitor.
             if error.__cause__ and now - started >= _HANGING_SECONDS:
                 self._open_until, self._problem = now + _OPEN_SECONDS, str(error)
             raise

@@ -20,7 +20,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d(?:\.\d{1,6})?)(?: ?(?:UTC|Z)|([+-]\d\d:?\d\d))?")
 _INT64 = 2**63
-#: Values that count as null: null in JSON, and the empty text, which is null in CSV. `load` treats both alike.
+#: Values of a field that count as null, as they do in `load`: null in JSON, and the empty text (null in CSV).
 _EMPTY = (None, "")
 _NAMES = tuple(column.name for column in EVENTS)
 _REASONS = {column.name: column.reason or TYPES[column.type].reason for column in EVENTS}
@@ -49,7 +49,7 @@ class Event(NamedTuple):
     def digest(self) -> int:
         """A signed 64-bit hash of all columns except user and time. User, time and digest identify an event.
 
-        The hash is the lower half of the MD5 of a text. Events that differ in a hashed column have different texts.
+        The hash is the last 8 bytes of the MD5 of a text. Events that differ in a hashed column have different texts.
         `summaries.SEEN_EVENTS` computes the same hash in SQL.
         """
         code, brand = self.category_code, self.brand

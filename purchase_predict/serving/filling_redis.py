@@ -58,7 +58,7 @@ class RedisFiller:
     """Fills a state in Redis; see `warming.Filler`."""
 
     def __init__(self, client: "redis.Redis", retention_days: int) -> None:
-        """Args: `client` is connected to a Redis with an empty state; `retention_days` is the server's."""
+        """Args: `client` is connected to the Redis to fill; `retention_days` is the server's parameter of this name."""
         self._redis, self._expires = client, expires_after(retention_days)
         self._retention_days = retention_days
         self._owner = uuid.uuid4().hex.encode()

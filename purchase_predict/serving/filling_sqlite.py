@@ -31,7 +31,8 @@ class SqliteFiller:
         self._path, self._part = path, path.with_name(f"{path.name}.filling")
         self._part.unlink(missing_ok=True)  # left by a filling that was killed
         self._connection = sqlite3.connect(self._part, isolation_level=None, check_same_thread=False)
-        # No journal is needed: nobody reads the file before it is complete, and the next filling starts a new file.
+        # No journal is needed: nobody reads the file before it is complete. If this process is killed, the next filling
+        # starts with a new file.
         self._connection.executescript(
             f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -262144; {TABLES} BEGIN;"
         )
@@ -65,7 +66,8 @@ class SqliteFiller:
             if path.exists() and path.stat().st_size:
                 with sqlite3.connect(path) as connection:
                     refuse_other_version(path, connection)
-                    # Both tables are checked: a removal from the cart adds a visitor, but no counter of the shop.
+                    # Both tables are checked: a removal from the cart adds a visitor, but no counter of the shop. And
+                    # visitors are forgotten, but the shop's counters stay.
                     if connection.execute("SELECT 1 FROM shop_days UNION ALL SELECT 1 FROM visitors").fetchone():
                         return None
             return cls(path)

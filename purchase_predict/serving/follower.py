@@ -127,8 +127,8 @@ def _seconds_to_next(attempts: int, error: Exception) -> float:
 
     The second attempt is made at the next check of the registry, so that a single failed request does not delay a
     rollback. The delay then grows with each attempt, up to `_RETRY_SECONDS`. If the version is damaged or was not
-    packaged by this workflow, the delay is `_RETRY_SECONDS` from the first failed attempt on: such an error does not go
-    away within seconds.
+    packaged by this workflow, the delay is `_RETRY_SECONDS` from the first failed attempt on, because such an error is
+    not temporary.
     """
     lasting = isinstance(error, click.ClickException) and isinstance(error.__cause__, click.ClickException | None)
     return _RETRY_SECONDS if lasting else min(_RETRY_SECONDS, POLL_SECONDS * (2 ** (attempts - 1) - 1))

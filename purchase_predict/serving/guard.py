@@ -30,7 +30,7 @@ _DRAINED_BYTES = 32 * 2**20
 BODY_SECONDS = 30.0
 #: Maximum number of requests in progress. A further request gets a 503.
 MAX_REQUESTS = 500
-#: Paths that `MAX_REQUESTS` does not limit: a busy server is alive, and its metrics show why it is busy.
+#: Paths that `MAX_REQUESTS` does not limit: a busy server must not seem dead, and its metrics show why it is busy.
 PROBES = ("/health", "/ready", "/metrics")
 #: The `detail` in responses: `NO_TOKEN` with status 401, `WRONG_HOST` with 400, `FAILED` with 500.
 NO_TOKEN = "a token is needed: Authorization: Bearer <token>"
@@ -242,7 +242,7 @@ async def _answer(send: Send, status: int, detail: str) -> None:
     if status == 401:
         headers += [(b"www-authenticate", b"Bearer"), (b"www-authenticate", b'Basic realm="purchase-predict"')]
     if status in (408, 413):
-        headers.append((b"connection", b"close"))  # the rest of the body is not read
+        headers.append((b"connection", b"close"))  # a part of the body may not have been read
     if status == 503:
         headers.append((b"retry-after", b"1"))
     await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -10,10 +10,11 @@ Keys, all with the prefix `purchase-predict:`
 
 - `visitor:<user>`: the visitor's record. `products:<user>`: a hash of the records of the visitor's products.
 - `session:<user>:<session>`: a hash of the session's record (field "") and its pairs' records (field: product).
-- `carts:<session>`: a sorted set of this session id's pairs that have a row (`Pair.row`), as `<user>:<product>`. A
-  pair's score is the time at which it expires, in seconds since 1970. Any number of visitors may share a session id.
+- `carts:<session>`: a sorted set of this session id's pairs that have a row (`Pair.row`), as `<user>:<product>`. The
+  sorted set's score of a pair is the time at which the pair expires, in seconds since 1970. Any number of visitors may
+  share a session id.
 - `seen:<user>:<day>`: the set of the visitor's counted events of a day, each as time and digest.
-- `days:<product>`, `days:all`: a hash of the counters of a product or of all products, by `<day>:<counter>`.
+- `days:<product>`, `days:all`: a hash of the counters of a product or of all products (field: `<day>:<counter>`).
 - `filling`, `lease`: `filling` exists while the state is filled from past events, and after a filling was killed; see
   `filling_redis`. While `filling` exists, servers that answer requests do not use the state: it lacks visitors, and
   the filling would overwrite what these servers write. `lease` exists while a server fills the state. The lease
@@ -21,8 +22,9 @@ Keys, all with the prefix `purchase-predict:`
 - `version`: the version of the records and of these keys.
 
 All keys except `days:`, `filling`, `lease` and `version` expire `retention_days` + 2 days after they were last written.
-`warm` writes keys from past events. Such a key expires as if it had been written on the day of its newest event, where
-the newest day in the source counts as today, and no event as older than `retention_days`.
+`warm` writes keys from past events. Such a key expires as if it had been written on the day of its newest event. For
+this, the newest day in the source counts as today. An event that is older than `retention_days` counts as
+`retention_days` days old.
 """
 
 import struct
@@ -48,18 +50,18 @@ PREFIX = "purchase-predict:"
 #: This key exists while a state is not completely filled. Its value names the owner, the only server that may write.
 FILLING = f"{PREFIX}filling"
 VERSION_KEY = f"{PREFIX}version"
-#: Seconds to wait for an answer of Redis.
+#: Seconds to wait for a connection to Redis, and for each of its answers.
 _TIMEOUT_SECONDS = 2.0
-#: Maximum number of attempts of a request. An attempt fails if another server changes the same visitors, or if the
-#: connection breaks. After the connection has broken as often as the second number says, the request gives up.
+#: A request makes at most `_ATTEMPTS` attempts. An attempt fails if another server changes the same visitors, or if the
+#: connection breaks. The request gives up earlier if the connection has broken in `_CONNECTIONS` attempts.
 _ATTEMPTS, _CONNECTIONS = 50, 2
 DAY_SECONDS = 86_400
 _INCOMPLETE = (
     "not completely filled from past events: wait until the server that fills the state has finished; if that server "
     "was killed, start a server with warm=<source>"
 )
-#: Lua script: adds the counters of the days before ARGV[1] to the counters of the day ARGV[2], and removes the counters
-#: of these earlier days. Redis runs a script atomically.
+#: Lua script: in the hash KEYS[1], adds the counters of the days before ARGV[1] to the counters of the key ARGV[2]
+#: (`shop_days.EARLIER`), and removes the counters of these days. Redis runs a script atomically.
 _FOLD = """
     local fields = redis.call('HGETALL', KEYS[1])
     for i = 1, #fields, 2 do
@@ -135,7 +137,7 @@ class RedisState:
     def _change_once(self, events: Sequence[Event], work: Callable[[Batch], Result]) -> Result:
         visitors = sorted({event.user for event in events})
         with self._redis.pipeline() as pipe:
-            # If a filling begins before the transaction is executed, the transaction fails, too.
+            # `FILLING` is also watched: the transaction fails if a filling begins before the transaction is executed.
             pipe.watch(FILLING, *(f"{PREFIX}visitor:{user}" for user in visitors))
             batch = self._read(events)
             result = work(batch)
@@ -244,8 +246,8 @@ class RedisState:
     def size(self) -> Size:
         """See `state.State.size`. Visitors are not counted.
 
-        The size in bytes is all memory that Redis uses, also for other databases and for the data of other
-        applications. To measure only the state, each of its keys would have to be measured separately.
+        The size in bytes is all memory that Redis uses. It includes other databases and the data of other applications,
+        because Redis can only measure either all memory or a single key.
         """
         try:
             with self._redis.pipeline(transaction=False) as pipe:
@@ -266,8 +268,9 @@ class RedisState:
 def expires_after(retention_days: int) -> int:
     """Seconds after which a key expires.
 
-    The state must remember a counted event for as long as it would accept the event again: until the end of the day
-    that is `retention_days` after the event's day. The event's day may be `FUTURE_DAYS` after the day of its arrival.
+    A counted event that is sent again must be recognized until it is refused as too old. So the state must remember the
+    event until the end of the day that is `retention_days` after the event's day. The event's day may be up to
+    `FUTURE_DAYS` after the day on which the event arrives.
     """
     return (FUTURE_DAYS + retention_days + 1) * DAY_SECONDS
 
@@ -292,7 +295,7 @@ def holds_something(client: "redis.Redis", shown: str) -> bool:
 
 
 def put_in_cart(pipe: Any, session: str, user: int, product: int, seconds: int) -> None:
-    """Adds a pair that expires in `seconds` to `carts:<session>`, and removes the expired pairs from it."""
+    """Adds a pair to `carts:<session>`, and removes expired pairs. The new pair expires after `seconds` seconds."""
     now = int(time.time())
     pipe.zadd(f"{PREFIX}carts:{session}", {f"{user}:{product}": now + seconds})
     pipe.zremrangebyscore(f"{PREFIX}carts:{session}", "-inf", now)

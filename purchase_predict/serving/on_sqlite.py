@@ -1,9 +1,9 @@
 """The state (module `state`) in a local SQLite file.
 
 Each request is one transaction, in WAL mode. A commit reaches the operating system before the request is answered, so
-the commit survives the end of the process, even by kill -9. It reaches the disk at the next checkpoint, or when the
-operating system writes its cache back (Linux: after about 30 s). Before that, only a power failure or a crash of the
-operating system can lose the commit.
+the commit survives the end of the process, even by kill -9. The commit reaches the disk at the next checkpoint, or when
+the operating system writes its cache back (Linux: after about 30 s). Before that, only a power failure or a crash of
+the operating system can lose the commit.
 """
 
 import contextlib
@@ -22,22 +22,22 @@ from purchase_predict.serving.records import Pair, Product, Session, Visitor
 from purchase_predict.serving.shop_days import COUNTERS, EARLIER, Days
 from purchase_predict.serving.state import VERSION, Batch, Busy, Result, Size, Unavailable, keys_of
 
-#: Seconds after which a background thread checks the size of the write-ahead log again.
+#: A background thread checks the size of the write-ahead log at intervals of this many seconds.
 _CHECKPOINT_SECONDS = 0.5
 #: A checkpoint moves the write-ahead log into the database once the log has more bytes than this.
 _CHECKPOINT_BYTES = 32 * 2**20
 #: Seconds to wait for another process that has locked the file.
 _BUSY_SECONDS = 2
-#: The number of visitors is counted again after this many seconds.
+#: `size` counts the visitors again if the last count is more than this many seconds old.
 _COUNT_SECONDS = 60
 #: `forget` removes visitors, and the old seen events of visitors, in transactions of about this many visitors each.
 _CHUNK = 50
 
 _COUNTER_NAMES = tuple(f"c{number}" for number in range(COUNTERS))
 _COUNTER_COLUMNS = ", ".join(f"{name} INTEGER NOT NULL" for name in _COUNTER_NAMES)
-#: `touched` is the day on which a visitor's last event arrived, by the server's clock, as days since 1970. `warm`
-#: treats the newest day of its source as today. The table `carts` lists the pairs that have a row (`Pair.row`). It is
-#: searched by session id alone, so a result may include pairs of several visitors who share a session id.
+#: `touched` is the day on which a visitor's last event arrived, by the server's clock, as days since 1970. If `warm`
+#: fills the state, the newest day of the source counts as today. The table `carts` lists the pairs that have a row
+#: (`Pair.row`). A search by session id finds the pairs of all visitors who share this session id.
 TABLES = f"""
     CREATE TABLE visitors (user INTEGER PRIMARY KEY, touched INTEGER NOT NULL, record TEXT NOT NULL);
     CREATE TABLE sessions (
@@ -94,7 +94,8 @@ class SqliteState:
         self._counted: tuple[float, int] = (-_COUNT_SECONDS, 0)
         try:
             self._connection = self._connect()
-            # Reads have their own connection and lock, so that requests with events do not wait for them.
+            # If the state is in a file, `carts` and `size` read with a connection and a lock of their own, so that
+            # requests with events do not wait for these reads.
             in_memory = str(path) == ":memory:"
             self._reader = self._connection if in_memory else self._connect()
             self._reading = self._lock if in_memory else threading.Lock()
@@ -277,9 +278,8 @@ class SqliteState:
 
     def forget(self, retention_days: int, removed: Callable[[int], None]) -> None:
         """See `state.State.forget`. Uses small transactions, so that requests wait only briefly."""
-        # `advance` accepts an event until `retention_days` after the event's day, and the event's day may be
-        # `FUTURE_DAYS` after the day of arrival. Until then, the state must remember the event; see
-        # `on_redis.expires_after`.
+        # `advance` accepts an event until `retention_days` after the event's day, so the state must remember the event
+        # until then. The event's day may be up to `FUTURE_DAYS` after the day on which the event arrived (`touched`).
         oldest = int(time.time() // 86_400) - retention_days - FUTURE_DAYS
         with contextlib.suppress(_Closed):
             self._forget_visitors(oldest, removed)

@@ -19,7 +19,8 @@ from purchase_predict.schema import EVENTS
 from purchase_predict.sources import sample
 
 _FOLDER = Path(__file__).parent
-#: Maximum number of visits that can be replayed; number of events of the built-in sample that they are chosen from.
+#: `_VISITS`: maximum number of visits that the page can replay. `_EVENTS`: number of events of the built-in sample from
+#: which these visits are chosen.
 _VISITS, _EVENTS = 8, 2_000
 
 

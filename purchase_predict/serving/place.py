@@ -41,9 +41,9 @@ def _default_file(registry_name: str, env: str) -> Path:
 def locked(place: str | Path) -> Iterator[None]:
     """Locks the state's file against other servers while the block runs. A state in Redis is shared and not locked.
 
-    The lock is on a second file, `<state's file>.lock`, because filling replaces the state's file. The operating system
-    removes the lock when the process ends, even if it is killed. The lock file stays: if it were removed, two servers
-    could each hold a lock on a file of this name.
+    The lock is on a second file, `<state's file>.lock`, because filling replaces the state's file, and a lock would
+    stay on the old file. The operating system removes the lock when the process ends, even if it is killed. The lock
+    file stays: if it were removed, two servers could each hold a lock on a file of this name.
 
     Args:
         place: as `place_of` returns it.

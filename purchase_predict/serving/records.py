@@ -10,9 +10,9 @@ from typing import Any, Self
 from purchase_predict.serving.events import DAY_MICROSECONDS
 from purchase_predict.serving.shop_days import KEPT_DAYS
 
-#: Number of newest session starts for which a tally (`Tally`) keeps separate counts. If at least this many sessions
-#: start after a session, the sum over the sessions before it may be too high. A row with such a sum is marked
-#: (`Pair.late`) and counted (`advance.Counts.overlaps`).
+#: Number of newest session starts for which a tally (`Tally`) keeps separate counts. Older starts share one sum. So if
+#: at least this many sessions start after a session, a sum over the sessions before that session may be too high. A row
+#: with such a sum is marked (`Pair.late`) and counted (`advance.Counts.overlaps`).
 TALLY_SESSIONS = 32
 #: Maximum number of days in `Pair.purchases`. A day that is left out is never one of the shop's newest
 #: `shop_days.KEPT_DAYS` days. The shop's counters of all older days are one sum, so the exact day of an older purchase
@@ -129,8 +129,8 @@ class Visitor(Record):
         purchases: a tally of the purchases.
         moved_to, moved_from: a late event can move the start of a session to an earlier time. `moved_to` is the
             earliest new start, `moved_from` the newest old start; -1: none was moved. In all tallies except `sessions`,
-            facts that were counted before the move stay under the old start. So the sums over earlier sessions may lack
-            these facts if a session starts after `moved_to`, but not after `moved_from`.
+            facts that were counted before the move stay under the old start. So for a session that starts after
+            `moved_to`, and at or before `moved_from`, the sums over earlier sessions may lack these facts.
     """
 
     __slots__ = _VISITOR
@@ -177,8 +177,9 @@ class Session(Record):
     Attributes:
         first: the time of its first event; -1: none yet.
         visit: its start, the time of its first view, cart or purchase; None: none yet.
-        rank, prev_start: the number of the visitor's sessions that started earlier, and the newest start of these
-            sessions (None: there is none). `place` sets both, if the visitor's tally is exact.
+        rank: the number of the visitor's sessions that started earlier.
+        prev_start: the newest start of these sessions; None: there is none. `place` sets `rank` and `prev_start` if the
+            visitor's tally of sessions is exact for `visit`.
         views: the number of views so far.
         newest: the time of its newest event; -1: none yet.
         carts, removed, purchases, cents, products: counts before `newest`. The counts at `newest` have the same names
@@ -227,7 +228,7 @@ class Pair(Record):
         first_cart: the time of its first cart event; None: none yet.
         purchases: the time of the last purchase of each day, for the newest `PURCHASE_DAYS` days with a purchase.
         moment: the time of the cart event for which the row was made; None: no cart event yet. `first_cart` is before
-            `moment` if a late cart event has arrived after the row was made.
+            `moment` if an earlier cart event has arrived after the row was made.
         in_cart: whether the product is in the cart now. The newest cart event, removal or purchase of the pair decides.
         decided: the time of this newest cart event, removal or purchase; -1: none yet.
         row: the pair's columns at the moment, in the order of `columns.COLUMNS`; None: no cart event yet.

@@ -1,4 +1,4 @@
-"""Connects to a Redis, and refuses a Redis that evicts keys, that is, removes keys when its memory is full.
+"""Connects to Redis. Refuses a Redis server that is set to evict keys (remove keys when its memory is full).
 
 After an eviction, the state lacks a visitor, a session or a product's counters; or it lacks a set of seen events, which
 then count twice if they are sent again.
@@ -67,7 +67,8 @@ class Evictions:
         """Returns the number of keys evicted so far, and the problem in one line (empty: no problem).
 
         Args:
-            memory, stats: these sections of Redis's INFO now. After a restart, Redis counts evicted keys from 0 again.
+            memory, stats: the current sections `memory` and `stats` of Redis's INFO. A restart of Redis sets its count
+                of evicted keys to 0; the keys evicted before the restart stay in the returned number.
         """
         with self._lock:
             now = _evicted(stats)

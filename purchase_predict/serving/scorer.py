@@ -1,4 +1,4 @@
-"""Scores rows of the state with one version of the model, as the packaged model does, but without pandas."""
+"""Scores rows made from the state with one model version. Gives the packaged model's results, but without pandas."""
 
 import math
 from collections.abc import Sequence

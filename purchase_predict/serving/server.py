@@ -31,14 +31,18 @@ from purchase_predict.serving.state import State
 from purchase_predict.workflow.hints import command_line
 
 #: Maximum seconds to wait for requests in progress when the server ends. This must be less than
-#: `workflow.stopping.GRACE_SECONDS`, after which a process whose launcher has died exits by itself.
+#: `workflow.stopping.GRACE_SECONDS`: if the server's launcher dies, the server exits by itself after that many seconds,
+#: even if requests are in progress.
 _GRACE_SECONDS = 10
-#: Threads for /events if the state is in Redis. For SQLite, 1 thread is enough, because SQLite has one writer.
+#: Number of threads for /events if the state is in Redis. For SQLite, 1 thread is enough, because SQLite allows only
+#: one writer at a time.
 _REDIS_THREADS = 8
-#: With a local state, a request with at most this many events is counted in the event loop, at about 0.5 ms per event.
+#: With a local state, the event loop itself counts the events of a request that has at most this many events. This
+#: takes about 0.5 ms per event.
 _AT_ONCE = 5
 _HOUR_SECONDS = 3600
-#: Python's thread switch interval in seconds. The default, 5 ms, is half of the time that an answer may take.
+#: Python's thread switch interval in seconds. With the default, 5 ms, an answer could wait longer for another thread
+#: than it takes itself.
 _SWITCH_SECONDS = 0.0005
 
 

@@ -23,7 +23,7 @@ MAX_EVENTS = 1000
 #: /carts returns at most this many products for one session id. A product that several visitors put in the cart counts
 #: once for each of them.
 MAX_CARTS = 1000
-#: For each metric (a key of `meters.METRICS`), the attribute of `advance.Counts` whose value is added to it.
+#: For each metric (a key of `meters.METRICS`), the attribute of `advance.Counts` that is added to the metric.
 _METERS = {
     "events_total": "counted",
     "events_repeated_total": "repeated",
@@ -66,8 +66,9 @@ class Service:
             wait: whether to wait while another thread or process uses a local state.
 
         Returns:
-            `events` and `repeated` (the numbers of new and of repeated events), `refused` (position, field, value and
-            reason of each), and `answers` (one for each cart event that was not refused).
+            A dict. `events` is the number of new events, `repeated` the number of repeated events. `refused` lists the
+            refused events, each with position, field, value and reason. `answers` lists one answer for each cart event
+            that was not refused.
 
         Raises:
             Unavailable: the state cannot be read or written. The client can send the events again.
@@ -92,7 +93,7 @@ class Service:
         except Unavailable as error:
             self.unwritten = str(error)
             raise
-        if done.counts.counted:  # without new events nothing is written
+        if done.counts.counted:  # without new events, nothing is written, and writing may still fail
             self.unwritten = ""
         return done
 

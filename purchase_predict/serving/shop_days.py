@@ -43,7 +43,7 @@ def millionths_of_log(price: float | None) -> int | None:
 def columns(product: Days, shop: Days, day: int, price: float | None) -> list[float | None]:
     """Computes the columns `schema.SHOP` of a row from the counters of the days before the row's day.
 
-    A column is None if these counters, or the row's price, are not enough to compute it.
+    A column is None if a counter that it divides by is 0. The last column is also None if the price is 0 or None.
 
     Args:
         product: the counters of the row's product, by day.

@@ -49,7 +49,8 @@ class Batch:
     Attributes:
         visitors, sessions, pairs, products: the records by key. A record that the store does not have is new and empty.
         seen: the keys of those events that the state has already counted.
-        product_days, shop_days: the shop's counters by day, of each product and of all products together.
+        product_days: each product's counters by day.
+        shop_days: the counters of all products together, by day.
         counted: the events that are counted now. The store writes their records, and remembers the events as seen.
         added: amounts to add to the shop's counters, by product (None: all products) and day, then by counter.
     """
@@ -83,7 +84,7 @@ class Batch:
         return max((folded if day == shop_days.EARLIER else day for day in carts), default=-1)
 
     def count_for_shop(self, product: int, day: int, counts: dict[int, int]) -> None:
-        """Adds to a day's counters, of a product and of all products; `counts` is as in `shop_days.add`."""
+        """Adds `counts` (see `shop_days.add`) to a day's counters of the product, and to those of all products."""
         for subject, days in ((product, self.product_days[product]), (None, self.shop_days)):
             shop_days.add(days, day, counts)
             total = self.added.setdefault((subject, day), {})

@@ -10,9 +10,11 @@ The tables of a bucket of users:
 - `carts`: the keys of the pairs that have a row, and `age`.
 - `seen_events`: the keys of the events that count as seen, and `age`.
 
-`age` is a number of days before the newest day of the source. In `session_records`, `pair_records` and `carts`, it is
-the age of the session's newest event; in `product_records` and `visitor_records`, of the visitor's newest event; in
-`seen_events`, of the event itself.
+`age` is the age of an event: the number of days from the event's day to the newest day of the source. This event is
+
+- the session's newest event in `session_records`, `pair_records` and `carts`,
+- the visitor's newest event in `product_records` and `visitor_records`,
+- the event itself in `seen_events`.
 """
 
 from purchase_predict.schema import CATEGORICAL
@@ -113,7 +115,7 @@ _OF_PAIRS = (
     "SELECT visitor, product, visit, {count} AS count FROM pairs JOIN starts USING (visitor, session) WHERE {count} > 0"
 )
 
-#: `{offset}` is the number of sessions in the buckets before this one.
+#: `{offset}` is the number of sessions in the buckets before this one. It makes `id` unique across buckets.
 SESSION_RECORDS = f"""
     WITH ends AS (SELECT visitor, session, max(time) AS newest FROM known GROUP BY ALL),
     events AS (

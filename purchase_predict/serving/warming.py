@@ -52,8 +52,8 @@ class Filler(Protocol):
         """Writes the shop's counters.
 
         Args:
-            rows: product, day and counters.
-            shop: day and counters of all products together.
+            rows: each row has a product, a day, and the counters of this product and day.
+            shop: each row has a day, and the counters of all products together on this day.
         """
 
     def finish(self) -> None:

@@ -240,9 +240,9 @@ def _status(name: str, path: Path) -> os.stat_result:
     """The status of a file or folder.
 
     Raises:
-        click.ClickException: the path cannot be looked up; or it is neither a regular file nor a folder, but may hold
-            rows, judged by its name. A path that cannot be looked up is an error whatever its name, because it may be a
-            link to a folder.
+        click.ClickException: the path cannot be looked up; or its name is that of a file that may hold rows, but it is
+            neither a regular file nor a folder. A path that cannot be looked up is an error whatever its name, because
+            it may be a link to a folder.
     """
     try:
         status = path.stat()

@@ -17,15 +17,18 @@ _NO_TABLE = re.compile(
     r"|asc|checksum|crc(32c)?|md5(sums?)?|sha\d+(sums?)?|sig"
     "|avsc|ddl|done|keep|lnk|log|manifest|ok|ready|schema|success|url|xsd"
 )
-#: Names of files that hold no table; the files have no ending, or one of `_TEXT`. Other words may come before a name in
-#: `_ABOUT` (`events_schema.json`). Any of the names may have more text after it (`LICENSE-MIT`), but no further ending.
+#: Names of files that describe other files. Other words, or a file name and a dot, may come before such a name
+#: (`events_schema.json`, `events.md5.txt`).
 _ABOUT = r"(checksums?|licen[cs]es?|manifest|md5(sums?)?|readme|schema|sha\d+(sums?)?)"
+#: Names of files that hold no table, after an ending in `_TEXT` was removed. More text may follow such a name
+#: (`LICENSE-MIT`), but no further ending.
 _DOCUMENT = re.compile(
     rf".*\.{_ABOUT}|(([^.]*[^a-z.])?{_ABOUT}"
     r"|authors|changelog|changes|citation|codebook|codeowners|config|contribut(ing|ors)|copying|copyright"
     r"|data.?dictionary|datapackage|dockerfile|done|makefile|notice|(release.)?notes?|requirements|success|terms|todo)"
     r"([^a-z.][^.]*)?"
 )
+#: The endings that such a file may have.
 _TEXT = re.compile(r"\.(json|txt)$")
 #: The name of a hidden file or folder starts with `.` or `_`. As in Spark, `_day=1` is a partition, and not hidden.
 _HIDDEN = re.compile(r"_(?![^/]*=)|\.(?!\.?$)")
@@ -62,7 +65,7 @@ class Kind(Enum):
 def kind(name: str) -> Kind:
     """The kind of a file or object, by its name relative to the source.
 
-    A hidden file is never data, whatever its ending. Neither is a file in a hidden folder.
+    A file that is hidden or in a hidden folder is never data, whatever its ending.
     """
     base = name.rpartition("/")[2]
     hidden = hidden_folder(name) or is_hidden(base)

@@ -20,7 +20,7 @@ class Part:
         checksum: the checksum of the content, with the method in front: `xxh3_128:<hex>` for a local file,
             `crc32c:<base64>` in Cloud Storage. For a file that only Spark can reach, the time of the last change
             instead: `modified:<microseconds since 1970>`.
-        place: the path of a local file, bucket and object name in Cloud Storage, or an address that Spark reads.
+        place: the path of a local file; the bucket and object name in Cloud Storage; or an address that Spark reads.
         generation: Cloud Storage's version number of the content; None elsewhere.
         gzipped: whether Cloud Storage stores the object as gzip although its name does not end in `.gz`.
         state: size, times and inode of a local file; empty elsewhere. Every write to the file changes this state,

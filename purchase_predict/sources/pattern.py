@@ -50,7 +50,10 @@ class Pattern:
         return reached
 
     def _without_folders(self, reached: set[int]) -> set[int]:
-        """Adds the segment after each `**`, because `**` may match no folder. A `**` at the end needs a name."""
+        """Adds the position after each reached `**`, because `**` may match no folder.
+
+        A `**` at the end of the glob is an exception: it must match at least one segment.
+        """
         reached = set(reached)
         for at, segment in enumerate(self._segments[:-1]):
             if at in reached and segment == "**":

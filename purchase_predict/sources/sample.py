@@ -64,13 +64,16 @@ def events(count: int) -> pa.Table:
 
 
 class _Catalogue(NamedTuple):
-    """Products, most popular first: category and brand (positions; -1: none), price, and what affects sales."""
+    """Products, the most popular first."""
 
+    #: Positions in `_CATEGORIES`; -1: no category.
     category: np.ndarray
+    #: Positions in `_BRANDS`; -1: no brand.
     brand: np.ndarray
     price: np.ndarray
-    #: Log of the product's price divided by the usual price of its category.
+    #: The logarithm of (price / usual price of the category). A high value makes a purchase less likely.
     dearness: np.ndarray
+    #: The effect of category and brand on the log-odds of a purchase, before it is weighted (see `_interest`).
     appeal: np.ndarray
 
 
@@ -102,7 +105,7 @@ def _shop(count: int, visits: int) -> pa.Table:
     products, users = max(50, visits // 12), max(10, visits // 3)
     catalogue = _catalogue(rng, products)
     made = _visits(rng, visits, users)
-    # The current time within each visit; each part of a visit advances it.
+    # The time that each visit has reached. `_browsing` and `_interest` advance it.
     clock = made.start.astype(float)
     parts = [_browsing(rng, made, clock, products)]
     for share in (1.0, 0.35):  # every visit has one product of interest; 35 % have a second one

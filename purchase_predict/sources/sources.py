@@ -20,7 +20,8 @@ from purchase_predict.sources.part import CLOUD, Part
 
 #: The names of the built-in sample as a source.
 SAMPLE = re.compile(r"sample(?::(?P<events>[0-9]{1,15}))?")
-#: The number of events of `sample`, and the largest number for `sample:<events>`: the events are made in memory.
+#: The number of events of `sample`, and the largest number for `sample:<events>`. This number is limited because the
+#: events are made in memory.
 SAMPLE_EVENTS, _MOST_EVENTS = 200_000, 50_000_000
 
 

@@ -8,7 +8,7 @@ import mlflow
 
 from purchase_predict.secrets import shown_uri
 
-#: The default address of `mlflow ui`, which shows the pages of a store without a server.
+#: The default address of `mlflow ui`. This program shows the pages of a tracking store that has no server.
 UI = "http://127.0.0.1:5000"
 
 
@@ -25,13 +25,13 @@ class RunUri:
 
 @dataclass(frozen=True)
 class ModelUri:
-    """A version of a registered model: `models:/<name>@<alias>`, `models:/<name>/<version or stage or latest>`.
+    """A version of a registered model: `models:/<name>@<alias>` or `models:/<name>/<version or stage or latest>`.
 
     Attributes:
         name: the registered model.
         version: the version's number; empty if the URI has an alias, a stage or `latest` instead.
-        alias: the alias that the version holds; empty: none is given.
-        stage: the stage that the version is in, such as `Production`, or `latest`; empty: none is given.
+        alias: the alias that the version holds; empty if the URI has no alias.
+        stage: the stage that the version is in, such as `Production`, or `latest`; empty if the URI has neither.
     """
 
     name: str
@@ -64,8 +64,8 @@ def parse(uri: str) -> RunUri | ModelUri | LoggedModelUri | None:
     return None
 
 
-#: Query of every link. MLflow's web page has a mode for machine learning and one for agents, with other menus and
-#: columns. Without this query, a link opens the mode for agents.
+#: Query string of every link. MLflow's web page has a mode for machine learning and a mode for agents. The two modes
+#: have different menus and columns. Without this query string, a link opens the mode for agents.
 _MODE = "?workflowType=machine_learning"
 
 
@@ -99,16 +99,16 @@ def version_page(name: str, version: str) -> str:
 
 
 def registry_page(name: str = "") -> str:
-    """The link to the page of a registered model (without a name: to the list of models), relative to MLflow's page."""
+    """The link to a registered model's page, or to the list of models if `name` is empty; relative to MLflow's page."""
     return f"#/models{'/' if name else ''}{quote(name, safe='')}{_MODE}"
 
 
 def server() -> str:
-    """The address of the tracking server, without user and password; empty for a store without a server."""
+    """The address of the tracking server, without user and password; empty if the tracking store has no server."""
     tracking = shown_uri(mlflow.get_tracking_uri()).rstrip("/")
     return tracking if tracking.startswith("http") else ""
 
 
 def link(experiment_id: str, run_id: str) -> str:
-    """The full address of a run's page: on the tracking server, or, without a server, on `mlflow ui`."""
+    """The full address of a run's page on the tracking server. If there is no server: its address on `mlflow ui`."""
     return f"{server() or UI}/{page(experiment_id, run_id)}"

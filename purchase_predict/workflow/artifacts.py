@@ -26,9 +26,10 @@ from purchase_predict.workflow.storing import local_folder
 
 #: A step's run has the tags `<ARTIFACTS>.0`, `<ARTIFACTS>.1`, ... Together they hold the record of the run's artifacts:
 #: a JSON object with the size in bytes and the checksum of each file. In runs of an earlier version of this project,
-#: the names of these tags start with the second value. MLflow's page hides tags whose names start with `mlflow.`.
+#: the names of these tags start with the second value. The first value starts with `mlflow.`, because MLflow's page
+#: hides tags with such names.
 ARTIFACTS, _ARTIFACTS_BEFORE = "mlflow.purchase_predict.artifacts", "step.artifacts"
-#: A text of more characters is cut off after this number, or continued in another tag. MLflow allows 8,000 in a tag.
+#: Characters in a tag: a longer text is cut off at this length, or continued in another tag. MLflow allows 8,000.
 TAG_LENGTH = 5000
 #: Attempts to download an artifact before it counts as damaged.
 _ATTEMPTS = 2
@@ -51,7 +52,7 @@ def listed(run_id: str, roots: list[str] | None = None) -> dict[str, int]:
             folders are listed, but no models.
     """
     client = mlflow.MlflowClient()
-    # MLflow does not list a model at the root of its run. If asked for the model's name as a path, it lists the files.
+    # MLflow does not list a model at the root of its run. If the path is the model's name, it lists the model's files.
     top = {entry.path: entry for entry in client.list_artifacts(run_id)}
     sizes: dict[str, int] = {}
     for name in roots if roots is not None else top:
@@ -104,7 +105,7 @@ def _checksums(run: Run, paths: Sequence[str]) -> dict[str, str]:
 
 
 def recorded(run: Run) -> dict[str, Stored]:
-    """The record of the artifacts that a completed run wrote, by path. Runs of every version of this project have one.
+    """The record of the artifacts that a completed run wrote, by path. Runs of every version of this project have it.
 
     Raises:
         click.ClickException: the record is missing, or is not what the step wrote.
@@ -125,7 +126,7 @@ def _stored(entry: Any) -> Stored | None:
 
 
 def _below(record: Mapping[str, Stored], path: str) -> dict[str, Stored]:
-    """The recorded files of the artifact `path`, by their path in this folder. If `path` is a file: by its name."""
+    """The recorded files below the folder `path`, by their path in it. If `path` is a file: this file, by its name."""
     return {
         name.removeprefix(path).lstrip("/") or Path(path).name: stored
         for name, stored in record.items()
@@ -150,8 +151,8 @@ def problem(run: Run, output: str) -> str | None:
 
     Args:
         run: the run of the step.
-        output: the path of the artifact that the next step takes. No file may be added there, because the next step
-            reads every file in it. Files may be added elsewhere, such as a person's notes.
+        output: the path of the artifact that the next step takes. A file added there is a problem, because the next
+            step reads every file in it. A file added elsewhere, such as a person's notes, is not.
 
     Raises:
         click.ClickException: the record of the artifacts is missing, or is not what the step wrote.

@@ -41,8 +41,8 @@ class Done:
     Attributes:
         step: the name of the step.
         run: the completed run of the step; None if a dry run only planned the step.
-        reused: whether the run is reused. It may be an earlier run, or the run of another workflow that this one waited
-            for.
+        reused: whether the step was reused. `run` is then an earlier run, or a run that another workflow completed
+            while this workflow waited.
         reason: why the step was not reused at once, such as a changed parameter, or that another workflow ran the step
             meanwhile. Empty if the step was reused at once.
         seconds: wall time in seconds, including the wait for other workflows.
@@ -77,7 +77,8 @@ class Chain:
             run: main's run.
             parameters: main's parameters, typed. Each step gets those that it declares.
             fingerprint: the function that computes a source's content digest.
-            still_valid: by step, a further check of a completed run: a function that returns what is wrong, or None.
+            still_valid: for some steps, a function that checks a completed run further. It returns what is wrong, or
+                None.
             elsewhere: for each step that runs on another machine, the function that launches it.
         """
         self.run, self.elsewhere = run, elsewhere or {}
@@ -192,8 +193,8 @@ class Chain:
 
     def _close_interrupted(self) -> None:
         # MLflow's launcher marks an interrupted step FAILED, even if the step marked itself KILLED. The id of the
-        # step's run is not known here, and after a clock change another child may have the newest start time. So all
-        # children that are not complete become KILLED.
+        # step's run is not known here. The newest start time does not identify this run, because a clock may have been
+        # changed. So all children that are not complete become KILLED.
         client = mlflow.MlflowClient()
         children = client.search_runs(
             [self.run.info.experiment_id], f"tags.{MLFLOW_PARENT_RUN_ID} = '{self.run.info.run_id}'"

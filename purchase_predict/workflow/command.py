@@ -128,11 +128,11 @@ def _notify_of_failure(entry_point: str, message: str, run: Run | None = None) -
 
 
 def command(entry_point: str) -> Callable[[Callable[..., None]], click.Command]:
-    """Makes the click command of an entry point from `function(run, **parameters)`, with MLproject's parameters.
+    """Makes the click command of an entry point from `function(run, **parameters)`.
 
-    `run` is the run that `mlflow run` has opened, or else a new run. While the function runs, `run` is MLflow's active
-    run. It ends as FINISHED; as FAILED after an error, with the message in the tag `error`; or as KILLED after an
-    interruption.
+    The command's options are the parameters that MLproject declares for the entry point. `run` is the run that
+    `mlflow run` has opened, or else a new run. While the function runs, `run` is MLflow's active run. It ends as
+    FINISHED; as FAILED after an error, with the message in the tag `error`; or as KILLED after an interruption.
     """
 
     def decorate(function: Callable[..., None]) -> click.Command:
@@ -218,7 +218,7 @@ def _open_run(entry_point: str) -> Iterator[Run]:
 
 
 def _close_failed(run: Run, entry_point: str, message: str) -> None:
-    """Closes a failed run. The failure is posted first: if the server is away, MLflow retries a write for minutes."""
+    """Closes a failed run. Posts the failure first: if the server is down, MLflow retries each write for minutes."""
     closing.set()
     _notify_of_failure(entry_point, message, run)
     _record_failure(run.info.run_id, entry_point, message)
@@ -232,7 +232,7 @@ def _record_interruption(run: Run, entry_point: str) -> None:
     """
     try:
         sentence = descriptions.record_interruption(run)
-    except (MlflowException, RequestException):  # such as a server that is away; the run is closed already
+    except (MlflowException, RequestException):  # for example, the server is down; the run is already closed
         logging.getLogger(__name__).debug("the interruption could not be recorded", exc_info=True)
         return
     if entry_point != "main":
@@ -241,7 +241,7 @@ def _record_interruption(run: Run, entry_point: str) -> None:
 
 @contextmanager
 def _limits_explained() -> Iterator[None]:
-    """Turns any library's error about a full disk or too little memory into a ClickException of one line."""
+    """Turns an error about a full disk or too little memory into a ClickException of one line; not MLflow's errors."""
     try:
         yield
     except (click.ClickException, MlflowException):

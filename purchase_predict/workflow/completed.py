@@ -15,16 +15,19 @@ from purchase_predict.secrets import shown_uri
 from purchase_predict.workflow import addresses, artifacts, tags
 from purchase_predict.workflow.experiments import shared_with
 
-#: Tags of a step's run: its key, the digest of its output, and, written last, the mark that it is complete.
+#: Tags of a step's run. KEY: its step key. DIGEST: the digest of its output. COMPLETE: `true` if the run is complete;
+#: this tag is written last.
 KEY, DIGEST, COMPLETE = "step.key", "step.digest", "step.complete"
 #: Tag of a step's run: the parts from which its key was computed (`key.key_parts`), as JSON.
-#: MLflow's page hides tags whose names start with `mlflow.`.
+#: The tag's name starts with `mlflow.`, because MLflow's page hides such tags.
 KEY_PARTS = "mlflow.purchase_predict.key_parts"
 #: Tag of a step's run: the artifact path of its output.
 OUTPUT = "step.output"
-#: Tag of a step's run: the URI of each of its inputs, as JSON. Runs of an earlier version use the second name.
+#: Tag of a step's run: the URI of each input that another step made, as JSON. In runs of an earlier version of this
+#: project, the tag has the second name.
 INPUTS, _INPUTS_BEFORE = "mlflow.purchase_predict.inputs", "step.inputs"
-#: Value of COMPLETE on a run with a damaged artifact, and the tag that names the damage.
+#: _NO_LONGER: the value of COMPLETE on a run with a damaged artifact. DAMAGED: the tag of such a run that describes the
+#: damage.
 _NO_LONGER, DAMAGED = "damaged", "step.damaged"
 #: Tag of a trial's run: the search key of its search.
 SEARCH_KEY = "search.key"
@@ -132,9 +135,10 @@ def find_completed(
         still_valid: a further check; it returns what is wrong with a run, or None.
 
     Returns:
-        A pair of run and reason. If a run can be reused: the run and None. If completed runs have this key but none can
-        be reused: None, and why the newest cannot. If no completed run has this key: None, and the recorded damage of a
-        run with this key, or None.
+        A run or None, and a reason or None:
+        - if a run can be reused: the run, and None.
+        - if completed runs have this key, but none can be reused: None, and why the newest cannot be reused.
+        - if no completed run has this key: None, and the recorded damage of a run with this key (None: no damage).
     """
     reason = None
     for run in _search(experiment_id, f"tags.\"{KEY}\" = '{key}'", _CANDIDATES):

@@ -73,14 +73,15 @@ def log_sides(dataset: str, digest: str, rows: Mapping[str, int]) -> dict[str, D
 def log_metrics(
     metrics: Mapping[str, float], series: Sequence[Mapping[str, float]], sides: Mapping[str, DescribedTable]
 ) -> None:
-    """Logs metrics on the active run, each with the dataset that it belongs to: the training set or the test set.
+    """Logs metrics on the active run. Each of `metrics` is logged with its dataset: the training set or the test set.
 
     Metrics named `test_*` and `baseline_*` belong to the test set, all others to the training set. The page of a
     logged model lists the datasets to which the model's metrics belong.
 
     Args:
         metrics: the metrics by name.
-        series: further metrics by name, for MLflow's metric steps 0, 1, ...; they are logged without a dataset.
+        series: further metrics by name, a mapping for each of MLflow's metric steps 0, 1, ...; they are logged without
+            a dataset.
         sides: the descriptions that `log_sides` returned.
     """
     of_test = {name: value for name, value in metrics.items() if name.startswith(("test_", "baseline_"))}

@@ -101,7 +101,7 @@ def links_of_model(train: Run | None, dataset: str, deploy: Run) -> dict[str, st
 
     Args:
         train: the train run; None: it was deleted for good, so there is no report, no model and no link to the run.
-        dataset: `runs:/<run id>/dataset` that the version was judged on.
+        dataset: the dataset that the version was judged on, as `runs:/<run id>/dataset`.
         deploy: the run of deploy, or of approve.
     """
     links = {}
@@ -149,7 +149,7 @@ def of_steps(steps: Sequence[tuple[str, str, Run]], sentence: str = "") -> str:
 
 
 def _version_page(run: Run) -> str:
-    """The page of the version that a deploy decided about; empty if the run's tags name none."""
+    """The link to the page of the version that a deploy decided about; empty if the run's tags name no version."""
     name, number = (run.data.tags.get(tag) for tag in ("deploy.registry_name", "deploy.version"))
     return version_page(name, number) if name and number else ""
 
@@ -157,7 +157,8 @@ def _version_page(run: Run) -> str:
 def _page_of(experiment_id: str, uri: str) -> str:
     """The link to the page of the artifact, model or version that a URI names.
 
-    A run may be in another experiment than `experiment_id`: MLflow finds the run by its run id alone.
+    The link to an artifact works even if its run is not in the experiment `experiment_id`, because MLflow finds the run
+    by its id alone.
     """
     named = parse(uri)
     if isinstance(named, RunUri):

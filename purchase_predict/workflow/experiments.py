@@ -20,7 +20,7 @@ _DEFAULT_ID = "0"
 
 
 def shared_with(experiment_id: str) -> list[str]:
-    """The ids of the experiments whose runs may be reused or waited for in `experiment_id`, which is the first id."""
+    """The ids of the experiments whose runs a run of `experiment_id` may reuse or wait for: `experiment_id` first."""
     return list(_shared_with(experiment_id, mlflow.get_tracking_uri()))
 
 

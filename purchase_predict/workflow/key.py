@@ -28,8 +28,8 @@ _AFTER_SEARCH = (
         for name in ("backtest", "curves", "profile", "promo_codes", "stability", "weaknesses")
     ),
 )
-#: Source files that only draw the page of a deploy, by step. The key leaves them out: a new layout is no reason to
-#: decide about the promotion again.
+#: For each step: path prefixes. The source files with these prefixes only draw the step's page. The step key leaves
+#: them out, because a new layout is no reason to decide about a promotion again.
 _LOOKS = {"deploy": ("purchase_predict/report/layout", "purchase_predict/report/promotion_page")}
 
 

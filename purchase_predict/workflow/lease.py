@@ -1,10 +1,10 @@
 """The heartbeat of each run, the claim on the key of a step, and the closing of runs whose process died.
 
-Workflows that share a tracking server see each other only through the tags of their runs. A claim (see `turns`) lives
-as long as its run is RUNNING and the heartbeat of the run changes. Each observing process counts how often it has read
-the same heartbeat, so the clocks of two machines are not compared. If a process on the observer's machine ends, the
-observer notices this at its next look. It also notices at its next look that a Job (see `remote`) has ended, if it can
-ask the Job's cluster. A live Job keeps its claim even while it waits for a machine.
+Workflows that share a tracking server see each other only through the tags of their runs. A claim (see `turns`) is
+valid as long as its run is RUNNING and the heartbeat of the run changes. Each observing process counts how often it has
+read the same heartbeat, so the clocks of two machines are not compared. If a process on the observer's machine ends,
+the observer notices this at its next look. It also notices at its next look that a Job (see `remote`) has ended, if it
+can ask the Job's cluster. A live Job keeps its claim even while it waits for a machine.
 
 A suspended process may be taken for dead by mistake. If it computes a step, the only cost is a second computation: a
 model is registered only once, and only completed runs are reused. If it is a deploy or a rollback, it loses its claim
@@ -32,7 +32,8 @@ from purchase_predict.workflow.experiments import shared_with
 from purchase_predict.workflow.processes import ended_here, process_name
 from purchase_predict.workflow.turns import take_turn
 
-#: Tags of a run: the last heartbeat; the step key that the run claims; why another process closed the run.
+#: Tags of a run. HEARTBEAT: the last heartbeat. CLAIM: the step key that the run claims. CLOSED: why another process
+#: closed the run.
 HEARTBEAT, CLAIM, CLOSED = "lease.heartbeat", "lease.key", "lease.closed"
 
 #: Seconds between two heartbeats. Each is one small write.
@@ -81,7 +82,7 @@ def heartbeat(run: Run, *, sweep: bool) -> Iterator[None]:
         yield
     finally:
         finished.set()
-        # The wait has a limit, because the thread itself may be waiting for a server that is away.
+        # The wait has a limit, because the thread itself may be waiting for a server that is down.
         thread.join(_POLL_SECONDS)
 
 
@@ -97,7 +98,7 @@ class Watch:
         Args:
             client: MLflow's client.
             seconds: the time between two looks. `died` counts looks instead of measuring time. While the server is
-                away, nobody can look, so an outage of the server closes no run.
+                down, no look is possible, so no run is closed because of an outage.
         """
         self._client = client
         self._needed = math.ceil(_LEASE_SECONDS / seconds)
@@ -122,7 +123,8 @@ class Watch:
         looks = looks + 1 if beats == before else 0
         self._seen[run_id] = beats, looks
         # A child without a heartbeat counts as ended: it is a trial, which has no process, or its process has not
-        # reached this project's code yet. The run itself must have a heartbeat, or a Job that has ended.
+        # reached this project's code yet. The first run of the family counts as ended only if it has sent a heartbeat
+        # or its Job has ended.
         begun = beats[0] or jobs[0] is False
         if begun and all(_ended(run, job) for run, job in zip(family, jobs, strict=True)):
             return "the run's process has ended" if jobs[0] is None else "the run's Job has ended"
@@ -131,10 +133,10 @@ class Watch:
     def sweep(self, mine: Run) -> None:
         """Finds RUNNING runs whose process died, and closes them as KILLED. Searches the experiments of `shared_with`.
 
-        A run without a heartbeat may belong to another program, or its process may not have started yet. It is closed
-        in two cases only. Either its parent is a run of this project that has ended. Or `mlflow run` opened the run for
-        this project and never reached the project's code, for example because uv or conda is missing. If the process of
-        a closed run starts later, it opens the run again.
+        A run with neither a heartbeat nor a Job may belong to another program, or its process may not have started yet.
+        It is closed in two cases only. Either its parent is a run of this project that has ended. Or `mlflow run`
+        opened the run for this project and never reached the project's code, for example because uv or conda is
+        missing. If the process of a closed run starts later, it opens the run again.
 
         Args:
             mine: this process's run, which stays open.
@@ -209,7 +211,7 @@ class Watch:
 
 
 def _ended(run: Run, job_lives: bool | None) -> bool:
-    """Whether the process of a run is known to have ended. A run without a heartbeat counts as ended, except a Job."""
+    """Whether the process of a run is known to have ended. A run with neither a heartbeat nor a Job counts as ended."""
     beat = run.data.tags.get(HEARTBEAT)
     if remote.JOB in run.data.tags:  # a Job without a heartbeat may be waiting for a machine
         return job_lives is False or bool(beat and ended_here(beat))
@@ -261,7 +263,7 @@ def claim(
     """Waits until no other live run claims this step key. This run then holds the claim until `release`.
 
     Args:
-        run: this process's run, with its heartbeat.
+        run: this process's run. Its heartbeat must be running (`heartbeat`).
         key: the key of a step.
         completed: looks for a completed run with this key.
         say: called with one line for each run that is waited for.

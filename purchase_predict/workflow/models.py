@@ -16,10 +16,10 @@ from purchase_predict.workflow.addresses import LoggedModelUri, ModelUri, RunUri
 from purchase_predict.workflow.collisions import through_collisions
 from purchase_predict.workflow.completed import DIGEST, digest_of, inputs_of, output_uri, run_of
 
-#: Tags of a version: the digest of its model, the URI of the dataset that the model was trained with, and the source of
-#: this dataset.
+#: Tags of a version. MODEL_DIGEST: the digest of its model. MODEL_DATASET: the URI of the dataset that the model was
+#: trained with. MODEL_SOURCE: the source of this dataset.
 MODEL_DIGEST, MODEL_DATASET, MODEL_SOURCE = "model.digest", "model.dataset", "model.source"
-#: If this word is in a URI in place of a stage, the URI names the version with the highest number.
+#: The URI `models:/<name>/latest` names the version with the highest number.
 _LATEST = "latest"
 #: The highest number that a version can have.
 _LAST_VERSION = 2**31 - 1
@@ -110,7 +110,7 @@ def find(uri: str) -> TrainedModel:
     version, model_id = None, ""
     if isinstance(named, ModelUri):
         version = version_at(named)
-        source = parse(version.source or "")  # a registry may leave the model's id out, but not its source
+        source = parse(version.source or "")  # a registry may leave out `model_id`, but sets `source`
         run_id = version.run_id or ""
         model_id = version.model_id or (source.model_id if isinstance(source, LoggedModelUri) else "")
     else:
@@ -123,7 +123,7 @@ def find(uri: str) -> TrainedModel:
 
 
 def may_exist(number: str) -> bool:
-    """Whether a version can have this number. A query for a number of more than 32 bits would fail in the database."""
+    """Whether a version can have this number. A database may refuse a query for a number above `_LAST_VERSION`."""
     digits = number.lstrip("0")
     return digits.isdecimal() and len(digits) <= len(str(_LAST_VERSION)) and int(digits) <= _LAST_VERSION
 

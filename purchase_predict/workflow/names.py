@@ -1,4 +1,4 @@
-"""The name of a run on MLflow's pages: its step, and its source or version."""
+"""Names the runs on MLflow's pages after their entry point, source, environment or version."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -71,12 +71,13 @@ def give(run: Run, entry_point: str, name: str) -> None:
 def give_to_failed(run_id: str, entry_point: str) -> None:
     """Names a run that failed before it was named, for example because a parameter was wrong."""
     run = mlflow.MlflowClient().get_run(run_id)
-    if (run.info.run_name or "") != entry_point:  # main gives this name to a step that it launches; such a name stays
+    # A run that main has named after its step keeps this name.
+    if (run.info.run_name or "") != entry_point:
         give(run, entry_point, f"{entry_point}: failed at the start")
 
 
 def given(name: str, entry_point: str) -> bool:
-    """Whether a run's name is not the user's: it is empty, made up by MLflow (`vaunted-calf-622`), or set by main."""
+    """Whether a run has a default name: empty, made up by MLflow (`vaunted-calf-622`), or its entry point's name."""
     words = name.split("-")
     made_up = (
         len(words) == 3
@@ -87,6 +88,6 @@ def given(name: str, entry_point: str) -> bool:
 
 
 def _short(source: str) -> str:
-    """Shortens a source to `_LENGTH` characters by cutting off its start. Of a local path only the last part counts."""
+    """Cuts a source to `_LENGTH` characters at its start. Of a local path, only the last part is kept."""
     text = printable(source if "://" in source else Path(source).name or source)
     return text if len(text) <= _LENGTH else f"…{text[1 - _LENGTH :]}"

@@ -49,7 +49,7 @@ def notify(text: str, run: Run | None = None) -> None:
     """
     try:
         address = Settings.read().notify_url
-    except click.ClickException:  # the settings are wrong, and `text` may report this
+    except click.ClickException:  # the settings are wrong; `text` may report this, so post it
         address = os.environ.get("NOTIFY_URL")
     if not address:
         return
@@ -68,7 +68,7 @@ def notify(text: str, run: Run | None = None) -> None:
 
 
 def _post(address: str, body: bytes) -> str:
-    """Posts JSON; returns the problem, without the address, or an empty text."""
+    """Posts JSON. Returns a description of the problem, without the address; empty if the post was sent."""
     if not address.lower().startswith(("http://", "https://")):
         return "the address must begin with https:// or http://"
     try:

@@ -1,4 +1,4 @@
-"""Whether a process of this machine still lives."""
+"""Names a process of this machine, and finds out whether it has ended."""
 
 import os
 import socket
@@ -19,7 +19,7 @@ def process_name(pid: int) -> str:
 
 
 def ended_here(name: str) -> bool:
-    """Whether a process is known to have run on this machine and ended; False if this cannot be told.
+    """Whether a process is known to have run on this machine and ended; False if it is uncertain.
 
     Args:
         name: the process's name (`process_name`). Further words after the name are ignored, such as the count in a
@@ -30,7 +30,7 @@ def ended_here(name: str) -> bool:
         return False
     try:
         pid, start = process.split()[:2]
-        if int(pid) < 1:  # `os.kill` would take it for a group of processes
+        if int(pid) < 1:  # `os.kill` would take such an id for a group of processes
             return False
         os.kill(int(pid), 0)
     except ProcessLookupError:

@@ -24,21 +24,24 @@ _observers: list[Observer] = []
 
 
 def observe(observer: Observer) -> None:
-    """Sets the function by which `job_lives` asks a cluster about a Job. It replaces an earlier function."""
+    """Sets the function by which `job_lives` asks a cluster about a Job. Only the function set last is used."""
     _observers[:] = [observer]
 
 
 def job_lives(run: Run) -> bool | None:
-    """Whether the Job of a run lives; None if the run has no Job, or this process or the cluster does not know."""
+    """Whether the Job of a run lives.
+
+    None if the run has no Job, if this process cannot ask the cluster, or if the cluster gives no answer about the Job.
+    """
     job = run.data.tags.get(JOB)
     return _observers[0](job) if job and _observers else None
 
 
 def refuse_second_start(run_id: str, begun: str) -> None:
-    """Raises an error in a pod of a Job if the step's run is closed already, or if another pod has begun the step.
+    """In a pod of a Job, raises an error if the step's run is already closed or another pod has started the step.
 
-    A Job may wait so long for a machine or an image that its run is closed. A cluster may also start a second pod. In a
-    process outside a Job, this function does nothing.
+    The run may have been closed while the Job waited for a machine or an image. A cluster may also start a second pod
+    for the same Job. In a process outside a Job, this function does nothing.
 
     Args:
         run_id: the id of the run that the Job computes.

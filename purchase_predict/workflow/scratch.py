@@ -23,7 +23,7 @@ _PREFIX = "purchase-predict-"
 #: The file in a process's folder with the name of the process.
 _OWNER = ".owner"
 #: A scratch folder without a process name in `_OWNER` is removed after this many seconds, if it holds no other file. A
-#: process writes `_OWNER` right after it has made its folder, so the process of such a folder was killed in between.
+#: process makes its folder and then writes `_OWNER`. Such a folder is left if the process is killed between the two.
 _UNNAMED_SECONDS = 3600
 
 #: The name of an incomplete file: the first `_NAME_START` characters of the complete file's name, then the name of the
@@ -66,7 +66,7 @@ def remove_orphans() -> None:
     """Removes the scratch folders of this machine whose process was killed."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         owner = folder / _OWNER
-        with suppress(OSError, ValueError):  # of another user, not a scratch folder, or removed meanwhile
+        with suppress(OSError, ValueError):  # another user's folder, not a scratch folder, or removed meanwhile
             name = owner.read_text() if owner.exists() else ""
             if name and ended_here(name):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -85,8 +85,8 @@ def incomplete(target: Path) -> Path:
     with suppress(OSError):  # a folder that cannot be read
         for file in list(target.parent.glob(f"{glob.escape(start)}*{_INCOMPLETE}")):
             if ended_here(unquote(file.name.removeprefix(start).removesuffix(_INCOMPLETE))):
-                with suppress(OSError):  # of another user, or removed meanwhile
+                with suppress(OSError):  # another user's file, or removed meanwhile
                     file.unlink()
-    # The digest is a further word after the name of the process, which `ended_here` ignores.
+    # `ended_here` ignores the digest, because it is a further word after the name of the process.
     digest = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:_DIGEST]
     return target.with_name(f"{start}{quote(f'{process_name(os.getpid())} {digest}', safe='')}{_INCOMPLETE}")

@@ -3,8 +3,8 @@
 The digest of a Python file is computed from its syntax tree without docstrings. So edits to comments, docstrings or
 formatting do not change the digest. A file "counts" if its digest is part of the step key. Of the package `workflow/`,
 only `step.py` and `__init__.py` count. Its other modules neither read nor change tables: the linter's import contracts
-forbid them every library for tables. Modules of other packages that `workflow/` imports do count. `progress.py` does
-not count: it shows progress and returns nothing. `key.counted_source` leaves out a few more files.
+forbid them to import a library for tables. Modules of other packages that `workflow/` imports do count. `progress.py`
+does not count: it shows progress and returns nothing. `key.counted_source` leaves out a few more files.
 """
 
 import ast

@@ -46,7 +46,7 @@ class StepRun:
         run: MLflow's run.
         scratch: a folder for temporary files, removed at the end of the step.
         search_key: the search key of the step.
-        input_digests: the content digest of each input, by its name, as in the step key.
+        input_digests: the content digest of each input, by the input's name, as in the step key.
         checksums: the checksum of each artifact file that `log` or `stored` noted, by its path among the artifacts.
     """
 
@@ -166,7 +166,7 @@ def step(entry_point: str, fingerprint: Fingerprint | None = None) -> Callable[[
             sizes = artifacts.listed(run.info.run_id)
             if not any(path.partition("/")[0] == output.path for path in sizes):
                 sizes |= artifacts.listed(run.info.run_id, [output.path])
-            written = mlflow.MlflowClient().get_run(run.info.run_id)  # read again, to include the models that it logged
+            written = mlflow.MlflowClient().get_run(run.info.run_id)  # read again, to include the logged models
             record = artifacts.as_tags(written, sizes, running.checksums)
             text = descriptions.of_step(written, output.summary, source, plan.inputs, output.path, sizes)
             descriptions.describe_models(written, text)

@@ -24,14 +24,15 @@ from purchase_predict.workflow import processes, scratch
 _WATCH_SECONDS = 0.5
 #: Seconds between two repetitions of a request to stop (SIGTERM or Ctrl-C).
 _REPEAT_SECONDS = 3
-#: The process begins to exit by itself this many seconds after the first SIGTERM, or after Ctrl-C. But while Ctrl-C is
-#: handled or a run is closed after Ctrl-C, the limit is `_CLOSING_SECONDS`.
+#: The time limit: the process begins to exit by itself this many seconds after the request to stop (`_Request.since`).
+#: While Ctrl-C is handled or a run is closed after Ctrl-C, the time limit is `_CLOSING_SECONDS` instead.
 GRACE_SECONDS = 15
-#: The limit while Ctrl-C is handled or a run is closed after Ctrl-C, in seconds. This is enough time for a step to end,
-#: or for the pod of a deleted Job to end (60 s) and its log to be read to the end (20 s).
+#: The time limit while Ctrl-C is handled or a run is closed after Ctrl-C, in seconds. This is enough time for a step to
+#: end, or for the pod of a deleted Job to end (60 s) and its log to be read to the end (20 s).
 _CLOSING_SECONDS = 120
-#: Before the process exits by itself, it tries for at most this many seconds to close its run: the server may be away.
-#: The sum of this limit and GRACE_SECONDS must be less than `lease._LEASE_SECONDS`.
+#: Before the process exits by itself, it tries for at most this many seconds to close its run, because the tracking
+#: server may not answer. The sum of this value and GRACE_SECONDS must be less than `lease._LEASE_SECONDS`, because
+#: after `_LEASE_SECONDS` without a heartbeat a run counts as dead.
 _CLOSE_SECONDS = 8
 #: Environment variable with the name of main's process (`processes.process_name`). A step needs it because main may die
 #: before the step begins to watch its parent process.
@@ -48,7 +49,8 @@ class Stopped(KeyboardInterrupt):
 #: Set once this process begins to close its run after an error or an interruption. From then on SIGTERM raises
 #: nothing; Ctrl-C still raises KeyboardInterrupt.
 closing = threading.Event()
-#: Set if this process stops because its launcher has died. Its Jobs on a cluster then continue: no user cancelled them.
+#: Set if this process stops because its launcher has died. Its Jobs on a cluster continue, because no user cancelled
+#: them.
 orphaned = threading.Event()
 #: The id of the run that this process has opened; empty if it has not opened a run.
 opened: list[str] = []
@@ -139,9 +141,9 @@ def stop_with_launcher() -> Iterator[None]:
     Python drops an exception that a signal handler raises in a destructor or in a callback of native code, and some
     libraries catch every exception. So the request is repeated until the block ends or the time limit is reached. At
     the time limit, a thread closes the run as KILLED and ends the process. If the launcher has died, the time limit
-    works even while native code keeps the signal handlers from running, because a thread notes the death. SIGTERM and
-    Ctrl-C are only noted by their handler, so they have no effect until it runs. If the shell has set SIGINT to be
-    ignored, SIGINT stays ignored.
+    works even while native code keeps the signal handlers from running, because a thread notes the death. For SIGTERM
+    and Ctrl-C, the signal handler notes the request, so the time limit starts only when the handler runs. If the shell
+    has set SIGINT to be ignored, SIGINT stays ignored.
     """
     request = _Request()
     closing.clear()
@@ -234,9 +236,9 @@ def exit_at_last(code: int) -> None:
 
 
 def _launchers() -> tuple[int, ...]:
-    """The process id of the parent.
+    """The process id of this process's parent.
 
-    If the parent is a shell, as MLflow starts for a step, also the shell's parent's id.
+    If the parent is a shell, the id of the shell's parent is added, because MLflow starts a step through a shell.
     """
     parent = os.getppid()
     try:

@@ -52,7 +52,7 @@ class ArtifactStore:
 
         Args:
             expected: the size in bytes of each reported file, by its path among the artifacts.
-            there: the size in bytes of each file in the folder into which executors stored files, by its path.
+            there: the size in bytes of each file found in the folder that executors wrote to, by the file's path.
 
         Raises:
             click.ClickException: a file is missing or has another size, or the folder has a further file.

@@ -46,11 +46,11 @@ def record(chain: Chain, train: Run, sentence: str, version: str, outcome: str) 
 
     Args:
         chain: the chain, whose steps have all ended.
-        train: the run of train. Main's run gets the same test metrics.
+        train: the run of train. Its `test_<metric>` and `baseline_<metric>` are copied to main's run.
         sentence: the outcome in a sentence, for the description.
         version: the number of the version. It is recorded as a metric, because MLflow sorts tags as texts (10 before
             9), and also as a tag, which MLflow shows beside the tag `outcome`.
-        outcome: whether the version held the alias when main's run ended, in a few words, such as "held staging".
+        outcome: the state of the version when main's run ended: "held staging" or "waited for approval", for example.
     """
     steps = [(done.step, _what(done), done.run) for done in chain.done if done.run]
     written = chain.reused | {MLFLOW_RUN_NOTE: descriptions.of_steps(steps, sentence)}
@@ -112,14 +112,14 @@ def report_of(train: Run) -> str:
 
 
 def what_came_out(train: Run, metric: str, standing: str, serve: str) -> str:
-    """The result of a workflow: test metrics, alias of the version, report, and the commands to run next.
+    """The result of a workflow: test metrics, state of the version, report, and how to continue.
 
-    These commands open MLflow's page and serve the model.
+    To continue, the user gets the link or the command for MLflow's page, and the command that serves the model.
 
     Args:
         train: the run of train.
         metric: the metric that the search optimised.
-        standing: whether the version holds the alias now, in a sentence.
+        standing: whether the version now holds the alias or waits for approval, in a sentence.
         serve: the URI of the model to serve; empty: there is none.
     """
     tracking = shown_uri(mlflow.get_tracking_uri())
@@ -136,7 +136,10 @@ def what_came_out(train: Run, metric: str, standing: str, serve: str) -> str:
 
 
 def _first_line() -> list[str]:
-    """The line with the command that activates this environment; none if the caller's PATH has the environment."""
+    """The line with the command that activates the virtual environment.
+
+    None if the environment is in the caller's PATH, or if it has no file `activate`.
+    """
     folder = Path(sys.executable).parent
     if str(folder) in _CALLERS_PATH.split(os.pathsep) or not (folder / "activate").exists():
         return []

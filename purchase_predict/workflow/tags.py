@@ -1,4 +1,4 @@
-"""Reads tags of runs and versions. Raises an error of one line if a required tag is missing or a tag is unreadable."""
+"""Reads tags of runs and versions. Raises a one-line error if a required tag is missing or a tag is unreadable."""
 
 import json
 from typing import Any, NoReturn

@@ -84,7 +84,7 @@ def earlier(search_key: str, experiment_id: str) -> list[dict[str, Any]]:
     for run in runs:
         try:
             trial = tags.json_object(run, _TRIAL)
-        except click.ClickException:  # the search then computes the trial again
+        except click.ClickException:  # its number is then missing, and the search computes the trial again
             print_line(
                 f"an earlier trial is not reused: the tag {_TRIAL} of its run {run.info.run_id} "
                 "was changed and cannot be read",

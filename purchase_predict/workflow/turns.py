@@ -49,7 +49,7 @@ def take_turn(
         mine: this process's run.
         claims: the claims on the resource.
         doing: what the other run is doing, such as "computes the same step", for the printed line.
-        seconds: the time between two looks.
+        seconds: how many seconds to wait between two looks at the other claims.
         made: returns the wanted result if another run has made it meanwhile, else None.
         say: called with one line about the run that is waited for, at most once for each run. If several other runs
             have a claim, the line is about the first in the fixed order.
@@ -65,7 +65,7 @@ def take_turn(
         first = min(others, key=_order)
         run_id = first.info.run_id
         if announced and _order(first) < _order(mine):
-            claims.withdraw()  # before the line is printed, so its readers no longer find a claim of this run
+            claims.withdraw()  # first, so that a reader of the line below no longer finds this claim
             announced = False
         if run_id not in named:
             named.add(run_id)

@@ -21,29 +21,30 @@ from purchase_predict.settings import PROJECT
 #: Path of the artifact with the uncommitted changes.
 UNCOMMITTED = "source/uncommitted.diff"
 
-#: Maximum number of bytes kept of the names of changed files (`git status`), and of the differences (`git diff`). It is
-#: enough for edits by hand, and too small for data files.
+#: Maximum number of bytes kept of the names of changed files (`git status`), and the same number for the differences
+#: (`git diff`). It is enough for edits by hand, and too small for data files.
 _MAX_BYTES = 1_000_000
 #: Maximum size in bytes of the list of the tracked files' names. If it is larger, no changes are recorded.
 _MAX_NAMES = 100_000_000
-#: Words in a file's name that suggest a secret, compared in lower case. `_WORD` divides a name into words: a word ends
-#: before a capital letter that follows a small one, and before any character that is not an ASCII letter.
+#: Words in a file's name that suggest a secret, compared in lower case.
 _SECRET_WORD = re.compile(
     r".*(passw|passphrase|secret|credential|htpasswd|keystore|keyring|token)[a-z]*|[a-z]*keys?|apikey[a-z]*|o?auth|creds?"
     r"|pwd|pass|pgpass|netrc|jwt|bearer|vault|wallet|kubeconfig|gcp|gcloud|serviceaccount|env(rc)?|dotenv"
 )
+#: A word of a file's name. It ends before a capital letter that follows a small one, and before any character that is
+#: not an ASCII letter.
 _WORD = re.compile(r"[A-Z]*[a-z]+|[A-Z]+")
 #: Endings of key files, password stores, encrypted files, and settings files that often hold passwords.
 _SECRET_ENDING = re.compile(
     r"pem|key|p8|p12|pfx|ppk|der|jks|jceks|keytab|kdbx?|asc|gpg|pgp|age|ovpn|tfvars|tfstate|rdp|htpasswd|pgpass", re.I
 )
-#: Names of files that often hold passwords, tokens or keys: settings files, histories, SSH keys, service accounts; and
-#: names of folders that often hold such files.
+#: Names of files that often hold passwords, tokens or keys: settings files, histories, SSH keys, service accounts.
 _SECRET_FILE = re.compile(
     r"[._]netrc|\.(npmrc|yarnrc(\.yml)?|pypirc|condarc|dockercfg|boto|s3cfg|my\.cnf|databrickscfg|mc|htaccess)"
     r"|pip\.conf|rclone\.conf|\.?\w*_history|service.?account.*|id_\w+.*",
     re.I,
 )
+#: Names of folders that often hold files with passwords, tokens or keys.
 _SECRET_FOLDER = re.compile(r"\.(ssh|gnupg|aws|azure|kube|docker|gcloud|oci|password-store)|secrets?|credentials", re.I)
 #: Endings of code. The name of a code file suggests no secret: `secrets.py` usually handles secrets, but holds none.
 _CODE = (".py", ".pyi")
@@ -55,8 +56,8 @@ _MAX_WAIT = 10
 def recorded(run_id: str) -> Iterator[None]:
     """Records the checkout's uncommitted changes on a run, in a thread, while the block runs.
 
-    At the end of the block, waits at most `_MAX_WAIT` seconds for the thread. An error is not
-    raised, but logged at the level DEBUG.
+    At the end of the block, waits at most `_MAX_WAIT` seconds for the thread. An error is not raised, but logged at the
+    level DEBUG.
     """
     client = mlflow.MlflowClient()
 
@@ -82,8 +83,9 @@ def uncommitted(project: Path) -> str | None:
     """The uncommitted changes of the project's folder: the names (`git status`), then the differences (`git diff`).
 
     Differences are kept only for modified files. Added, renamed and untracked files, and files that replaced a
-    symbolic link, may hold secrets. Only their names are kept, and only the name of a new folder. The same applies to
-    files whose path suggests a secret (`suggests_secrets`). Names and differences are each cut after `_MAX_BYTES`.
+    symbolic link, may hold secrets, so only their names are kept. Of a new folder, only the folder's name is kept. Of a
+    modified file whose path suggests a secret (`suggests_secrets`), only the name is kept, too. Names and differences
+    are each cut after `_MAX_BYTES`.
 
     Returns:
         The text; empty if everything is committed. None if a git command fails (no git, no repository, no commit), or
@@ -94,7 +96,7 @@ def uncommitted(project: Path) -> str | None:
         return status
     # All tracked files, not only the changed ones, because a file may still change before `git diff` runs.
     names = _git(project, "ls-files", "-z", "--", ".", most=_MAX_NAMES)
-    if names is None or len(os.fsencode(names)) > _MAX_NAMES:  # `_git` adds a note to a list that it has cut
+    if names is None or len(os.fsencode(names)) > _MAX_NAMES:  # a cut list is longer, because `_git` adds a note
         return None
     secret = [name for name in names.split("\0") if suggests_secrets(name)]
     differences = _git(
