@@ -13,9 +13,9 @@ from tools import demo
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The command lines that the demo starts, and last the arguments of its call of `report`.
+    """The command lines that the demo starts. The last entry holds the arguments with which the demo calls `report`.
 
-    None of these commands runs. A stand-in for the server prints the server's first line.
+    None of these commands runs. A stand-in for the server prints a line with an address, as the server does.
     """
     lines: list[list[str]] = []
     popen = subprocess.Popen

@@ -1,4 +1,4 @@
-"""The log of a Job's pod: printed while it is written, and kept for the run."""
+"""The log of a Job's pod: printed while the pod writes it, and kept in a file that becomes an artifact of the run."""
 
 import os
 import threading
@@ -59,7 +59,8 @@ class Log:
                         if kept.tell() < _MAX_BYTES:
                             kept.write(masked + "\n")
                             kept.flush()
-                # The container has not started or is gone, or the connection broke. `Job` finds out what happened.
+                # The container has not started or is gone, the connection broke, or the API refused the call or did
+                # not answer. `Job` finds out what happened.
                 except (click.ClickException, requests.RequestException):
                     pass
                 if last:

@@ -50,9 +50,9 @@ def beside(labels: Sequence[str], expected: Sequence[float], actual: Sequence[fl
 
     Args:
         labels: what each bin holds.
-        expected: each bin's share of the expected rows, 0 to 1.
-        actual: each bin's share of the actual rows, 0 to 1.
-        names: what the expected and the actual rows are called.
+        expected: for each bin, the share (0 to 1) of the rows to compare with, such as the training rows.
+        actual: for each bin, the share (0 to 1) of the rows that are compared, such as the test rows.
+        names: the names of these two groups of rows, shown when hovering.
     """
     width, largest = SMALL_WIDTH / len(labels), max(*expected, *actual, 1e-9)
     parts = []
@@ -76,8 +76,8 @@ def swarm(contributions: pd.DataFrame, ranks: pd.DataFrame) -> str:
     """One row of dots per feature. A dot is a cart; its x is the contribution, its shade is the value's rank.
 
     Args:
-        contributions: rows by features, in log-odds.
-        ranks: rows by features; the rank of each feature value, 0 to 1. The dot of a NaN is hollow.
+        contributions: one row per cart, one column per feature, in log-odds.
+        ranks: the same shape; for each value, its rank among the feature's values, 0 to 1. The dot of a NaN is hollow.
     """
     shown = contributions.head(SWARM_CARTS)
     largest = max(float(shown.abs().to_numpy().max()), 1e-12)

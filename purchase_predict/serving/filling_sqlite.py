@@ -27,9 +27,12 @@ class SqliteFiller:
     """Fills a state in a SQLite file; see `warming.Filler`."""
 
     def __init__(self, path: Path) -> None:
-        """Args: `path` is the state's file. It does not exist or holds an empty state. The caller has locked it."""
+        """Args:
+
+        `path` is the state's file, missing or with an empty state. The caller holds its lock (`place.locked`).
+        """
         self._path, self._part = path, path.with_name(f"{path.name}.filling")
-        self._part.unlink(missing_ok=True)  # left by a filling that was killed
+        self._part.unlink(missing_ok=True)  # left by a process that was killed while it filled the state
         self._connection = sqlite3.connect(self._part, isolation_level=None, check_same_thread=False)
         # No journal is needed: nobody reads the file before it is complete. If this process is killed, the next filling
         # starts with a new file.
@@ -44,7 +47,8 @@ class SqliteFiller:
             "visitor_records": f"visitor, {int(time.time() // 86_400)} - age AS touched, record",
             "seen_events": "visitor, time, digest",
         }
-        # Rows are sorted by the primary key of their table, so that SQLite fills one page after the other.
+        # The rows of a bucket are sorted by the primary key of their table, so that SQLite fills one page after the
+        # other.
         self.orders = {
             "session_records": "ORDER BY id",
             "pair_records": "ORDER BY id, product",
@@ -66,8 +70,8 @@ class SqliteFiller:
             if path.exists() and path.stat().st_size:
                 with sqlite3.connect(path) as connection:
                     refuse_other_version(path, connection)
-                    # Both tables are checked: a removal from the cart adds a visitor, but no counter of the shop. And
-                    # visitors are forgotten, but the shop's counters stay.
+                    # Each table may be empty although the state is not. After removals from the cart alone, `visitors`
+                    # has rows and `shop_days` has none. After all visitors were forgotten, `shop_days` still has rows.
                     if connection.execute("SELECT 1 FROM shop_days UNION ALL SELECT 1 FROM visitors").fetchone():
                         return None
             return cls(path)

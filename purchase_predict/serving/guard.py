@@ -1,4 +1,7 @@
-"""Access control: checks each request's token, Host header, size and pace, and limits the requests in progress."""
+"""Access control: checks each request's token or Host header, and its size, and limits the requests in progress.
+
+A body that arrives too slowly is refused, too.
+"""
 
 import asyncio
 import base64
@@ -22,7 +25,8 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 #: Maximum size of a request's body in bytes: `MAX_BYTES` for /invocations, `MAX_EVENT_BYTES` for all other paths.
 MAX_EVENT_BYTES, MAX_BYTES = 2**20, 8 * 2**20
 #: Maximum total size, in bytes, of the bodies of all requests in progress. A request that would exceed this total gets
-#: a 503. A body stays in memory until its request is answered. Parsed as JSON, a body may take 20 times its size.
+#: a 503. A body stays in memory until its request is answered. Parsed as JSON, it may need 20 times as
+#: much memory.
 MAX_BYTES_IN_PROGRESS = 64 * 2**20
 #: A refused body is read up to about this many bytes before the response is sent (`_drain`).
 _DRAINED_BYTES = 32 * 2**20
@@ -44,15 +48,15 @@ _MIN_TOKEN = 16
 
 
 def token_of(file: str, host: str) -> str:
-    """Reads the token that every request must have; empty if none is required.
+    """Returns the token that every request must have; empty if none is required.
 
     Args:
         file: a file with the token as its only line; empty: no token.
         host: the address that the server listens on.
 
     Raises:
-        click.ClickException: the server would be open to other machines without a token, or the file cannot be read or
-            holds no valid token.
+        click.ClickException: no file is given although other machines can reach the server, the file cannot be read,
+            or it holds no valid token.
     """
     if not file:
         if host not in LOOPBACK:
@@ -90,7 +94,7 @@ class Guard:
             app: the application behind the middleware.
             token: the token that every request must have; empty: none is required.
             host: the address that the server listens on.
-            meters: counts requests, their durations and refused bodies.
+            meters: counts requests and refused bodies, and records how long requests took.
         """
         self._app, self._token, self._meters = app, token.encode(), meters
         self._names = None if token or host not in LOOPBACK else (*LOOPBACK, "[::1]")
@@ -120,7 +124,8 @@ class Guard:
                 await self._limited(scope, receive, noting, headers)
         finally:
             self._running -= not probe
-            # Metrics show the route's pattern, as a path may contain a session id. `other`: no route was reached.
+            # Metrics show the route's pattern instead of the path, because a path may contain a session id. `other`: no
+            # route was reached.
             route = getattr(scope.get("route"), "path_format", "other")
             self._meters.request(str(route), status, time.perf_counter() - started)
 
@@ -186,7 +191,10 @@ class Guard:
             self._bytes -= received
 
     def _too_many_bytes(self, more: int) -> bool:
-        """Whether `more` bytes would exceed `MAX_BYTES_IN_PROGRESS`. If so, the refusal is counted."""
+        """Whether `more` further bytes would raise the total above `MAX_BYTES_IN_PROGRESS`.
+
+        If so, the refusal is counted.
+        """
         exceeded = self._bytes + more > MAX_BYTES_IN_PROGRESS
         if exceeded:
             self._meters.add("bodies_refused_total")
@@ -223,7 +231,7 @@ async def _part(receive: Receive) -> Message:
 async def _drain(receive: Receive) -> None:
     """Reads and discards a body, up to about `_DRAINED_BYTES`.
 
-    Otherwise a client that is still sending would get a broken connection instead of a response.
+    Without this, a client that is still sending the body would get a broken connection instead of a response.
     """
     received, more = 0, True
     with contextlib.suppress(BodyRefused):
@@ -242,7 +250,7 @@ async def _answer(send: Send, status: int, detail: str) -> None:
     if status == 401:
         headers += [(b"www-authenticate", b"Bearer"), (b"www-authenticate", b'Basic realm="purchase-predict"')]
     if status in (408, 413):
-        headers.append((b"connection", b"close"))  # a part of the body may not have been read
+        headers.append((b"connection", b"close"))  # part of the body may still be unread
     if status == 503:
         headers.append((b"retry-after", b"1"))
     await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -20,13 +20,15 @@ from purchase_predict.spark_session import address_of, session_of
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, DataFrameReader, Row, SparkSession
 
-#: The largest size of a file, in bytes: Spark reads a whole file as one value.
+#: The maximum size of a file in bytes: Spark reads a whole file as one value, and a value cannot be larger.
 _LONGEST = 2**31 - 1
 #: Scheme and host of an address.
 _HOST = re.compile(r"[a-z0-9]+://[^/]*")
-#: Globs that find the log of a table in a format that is not read, each with the format. A log lies beside or above the
-#: table's files. Each glob is looked up separately, because Spark's listing hides the first two logs, and because a log
-#: may lie above the folder that is listed.
+#: A character with a meaning in Hadoop's globs. A backslash before it takes the meaning away.
+_GLOB_CHARACTER = re.compile(r"[\\*?\[\]{}]")
+#: Some table formats are not read. Each of them keeps a log beside or above the table's files. These globs find the
+#: logs; the value is the format's name. Each glob is looked up separately, for two reasons: Spark's listing hides
+#: `_delta_log` and `.hoodie`, and a log may lie above the listed folder.
 _LOGS = {
     "_delta_log": "Delta Lake",
     ".hoodie": "Apache Hudi",
@@ -47,11 +49,12 @@ def is_address(source: str) -> bool:
 def listing(source: str) -> Listing:
     """Lists a file, folder or glob.
 
-    If a file or folder has exactly the name `source`, the name is not taken for a glob.
+    A `source` that is exactly the name of a file with content, or of a folder with such a file, is not taken for a
+    glob.
 
     Raises:
-        click.ClickException: Spark cannot be used, there is no data file, or there is a table in a format that is not
-            read.
+        click.ClickException: Spark cannot be used, there is no data file, or there is a file or table in a format that
+            is not read.
     """
     root = address_of(source).rstrip("/")
     host = _HOST.match(root)
@@ -100,7 +103,7 @@ def contents(session: "SparkSession", parts: Sequence[Part]) -> "DataFrame":
 
 def _reader(session: "SparkSession", globs: bool) -> "DataFrameReader":
     reader = session.read.format("binaryFile").option("recursiveFileLookup", "true")
-    return reader.option("__globPaths__", str(globs).lower())  # by default, Spark takes `*` or `[` in a name for a glob
+    return reader.option("__globPaths__", str(globs).lower())  # by default, Spark treats `*` and `[` as a glob
 
 
 def _files(session: "SparkSession", address: str) -> _Found:
@@ -128,8 +131,12 @@ def _rows(table: Callable[[], "DataFrame"]) -> Sequence["Row"] | None:
 
 
 def _refuse_formats(session: "SparkSession", source: str, host: str, folder: str, names: Sequence[str]) -> None:
-    """Raises if a log of one of the formats in `_LOGS` lies beside or above the Parquet files."""
+    """Raises if a log of one of the formats in `_LOGS` lies in `folder`, above it, or below it.
+
+    Below it, the search goes down to the depth of the deepest Parquet file in `names`.
+    """
     depth = max(name.count("/") for name in names if name.lower().endswith(".parquet"))
+    folder = _GLOB_CHARACTER.sub(r"\\\g<0>", folder)  # `_exists` takes a glob, and the folder's name is none
     segments = folder.split("/")
     above = ["/".join(segments[:count]) for count in range(1, len(segments) + 1)]
     for log, format_ in _LOGS.items():

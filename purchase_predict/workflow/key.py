@@ -12,15 +12,15 @@ from purchase_predict.settings import PROJECT
 from purchase_predict.workflow.environment import environment
 from purchase_predict.workflow.source import source_closure
 
-#: Version of the key's format. Increase it when a part of the key changes its meaning. Since format 2, a source file is
+#: Version of the key's format. Increase it when a part of the key changes its meaning. Since format 2, a Python file is
 #: compared by its syntax tree.
 KEY_FORMAT = 2
 #: The parts of a key that are mappings from names to values.
 GROUPS = ("parameters", "environment", "inputs", "source")
 #: Maximum number of differences that `differences` names.
 _NAMED_DIFFERENCES = 3
-#: Source files that only use a search's result (report, backtest). They cannot change its trials, so the search key
-#: leaves them out.
+#: Source files that only use a search's result, such as those of the report and the backtest. They cannot change its
+#: trials, so the search key leaves them out.
 _AFTER_SEARCH = (
     "purchase_predict/report/",
     *(
@@ -28,8 +28,8 @@ _AFTER_SEARCH = (
         for name in ("backtest", "curves", "profile", "promo_codes", "stability", "weaknesses")
     ),
 )
-#: For each step: path prefixes. The source files with these prefixes only draw the step's page. The step key leaves
-#: them out, because a new layout is no reason to decide about a promotion again.
+#: Path prefixes of source files that only draw a step's page, by step; a step that is not listed has none. The step key
+#: leaves these files out, because a new layout is no reason to decide about a promotion again.
 _LOOKS = {"deploy": ("purchase_predict/report/layout", "purchase_predict/report/promotion_page")}
 
 
@@ -64,7 +64,10 @@ def key_of(parts: Mapping[str, Any]) -> str:
 
 
 def search_key_of(parts: Mapping[str, Any]) -> str:
-    """The search key: the step key without the parameters and source files that cannot change the trials."""
+    """The search key:
+
+    like the step key, but it leaves out parameters and source files that cannot change the trials.
+    """
     values = {name: value for name, value in parts["parameters"].items() if not PARAMETERS[name].same_trials}
     source = {name: digest for name, digest in parts["source"].items() if not name.startswith(_AFTER_SEARCH)}
     return key_of({**parts, "parameters": values, "source": source})

@@ -1,4 +1,4 @@
-"""Serves the API of the stand-in for a cluster (see `standin`) over HTTP on this machine, and writes its kubeconfig."""
+"""Serves the stand-in for a cluster (see `standin`) over HTTP on this machine, and writes a kubeconfig for it."""
 
 import json
 import re
@@ -119,7 +119,8 @@ class Server(ThreadingHTTPServer):
 
 @contextmanager
 def served(cluster: Cluster, folder: Path) -> Iterator[Path]:
-    """Serves a stand-in while the block runs, and yields its kubeconfig. Then kills the containers that still run.
+    """Serves a stand-in until the block ends, and yields the path of a kubeconfig for it. At the end, kills the
+    containers that still run.
 
     Args:
         cluster: the stand-in.

@@ -1,4 +1,4 @@
-"""The gate's rule, for every metric that it may compare by: those where more is better, and those where less is."""
+"""The gate's rule, with every metric that it may compare by (higher or lower is better), and with few users."""
 
 import subprocess
 from pathlib import Path
@@ -66,7 +66,8 @@ def test_utility_turns_a_loss_round_and_nothing_else(value: float, metric: str) 
     assert utility(metric, utility(metric, value)) == value
 
 
-#: A program for a checkout in which the Brier score is searchable: it searches and decides by this metric.
+#: A program that searches and decides by the Brier score. It runs in a copy of the project in which this metric is
+#: searchable.
 _ANOTHER_LOSS = """
 from purchase_predict.metrics import SEARCHABLE, Score
 from purchase_predict.parameters import typed

@@ -165,7 +165,7 @@ def test_a_file_system_that_spark_alone_reaches_is_read(box: SparkBox, mounted: 
     assert sources.fingerprint("viewfs://shop/data/clicks") != there.loaded.source_digest
     with pytest.raises(click.ClickException, match="source viewfs://shop/data/gone: no file or folder with data found"):
         sources.listing("viewfs://shop/data/gone")
-    for folder, place in (("lake/deep", "lake"), ("lake", "lake/deep"), ("lake", "lake")):
+    for folder, place in (("lake/deep", "lake"), ("lake", "lake/deep"), ("lake", "lake"), ("l[1]*", "l[1]*/deep")):
         (mounted / place / "deep").mkdir(parents=True, exist_ok=True)
         sample.write(mounted / place / "deep/part.parquet", 10)
         (log := mounted / folder / "_delta_log").mkdir(parents=True)
