@@ -103,11 +103,8 @@ def without_secrets(text: str) -> str:
 def names_a_secret(name: str) -> bool:
     """Whether the name of a variable or parameter marks its value as a secret.
 
-    The path of a file or folder is no secret. So GOOGLE_APPLICATION_CREDENTIALS does not count, and neither do names
-    that end with FILE, PATH or DIR (AWS_WEB_IDENTITY_TOKEN_FILE, PGPASSFILE).
+    GOOGLE_APPLICATION_CREDENTIALS does not: its value is the path of a file.
     """
     if name == "NOTIFY_URL":  # whoever knows the address can post there
         return True
-    if name == "GOOGLE_APPLICATION_CREDENTIALS" or name.lower().endswith(("file", "path", "dir")):
-        return False
-    return bool(re.search(_SECRET_NAME, name, re.IGNORECASE))
+    return bool(re.search(_SECRET_NAME, name, re.IGNORECASE)) and name != "GOOGLE_APPLICATION_CREDENTIALS"

@@ -4,8 +4,7 @@ In: `runs:/<run id>/events` or `/primary` of a load run. Out: `dataset/train.par
 `dataset/dataset.json` (split, row counts, base rates, features, categories).
 
 With `engine=spark`, Spark's executors compute the features from events: they read load's artifacts and write
-`primary/*.parquet` to this run's artifacts. With both engines, DuckDB makes the split, and the resulting rows are the
-same.
+`primary/*.parquet` to this run's artifacts. With both engines, DuckDB makes the split, and the rows are the same.
 
     mlflow run . -e process --env-manager local -P data=runs:/<run id>/events
 """

@@ -63,7 +63,7 @@ CANNOT_RUN = {
     "python -m compileall -q <environment>": "takes a minute; make setup does the same",
     "make packages": ".ci/run does it before these tests",
     "make setup": ".ci/run does it before these tests",
-    "make lint": ".ci/run does it before these tests",
+    "make lint": ".ci/run does it beside these tests",
     "make format": "it changes the checkout",
     "make test TESTS=tests/workflow/test_key.py": "this test is a part of make test",
     "make test PYTHON=python3.12": ".github/workflows/ci.yml does it",

@@ -152,6 +152,8 @@ class Server:
         for part in PARTS:
             if part in parts and not self.running(part):
                 {"postgres": self._start_postgres, "storage": self._start_storage, "mlflow": self._start_mlflow}[part]()
+            if part in parts and part == "postgres":
+                self._create_databases()
 
     def stop(self, parts: Sequence[str] = PARTS) -> None:
         """Stops the running parts: MLflow first, because it uses the others; the database last."""
@@ -172,10 +174,13 @@ class Server:
             self._create_data()
         options = f"-c listen_addresses='' -c unix_socket_directories='{self._socket}'"
         self._pg("pg_ctl", "-D", str(self._data), "-w", "-l", str(self._socket / "log"), "-o", options, "start")
+
+    def _create_databases(self) -> None:
+        """Creates the databases that are missing; an earlier start may have been interrupted."""
         login = ["-h", str(self._socket), "-U", "mlflow"]
-        names = self._pg("psql", *login, "-d", "postgres", "-Atc", "SELECT datname FROM pg_database").stdout.split()
+        names = self._pg("psql", "-X", *login, "-d", "postgres", "-Atc", "SELECT datname FROM pg_database").stdout
         for name in ("mlflow", "auth"):
-            if name not in names:
+            if name not in names.split():
                 self._pg("createdb", *login, name)
 
     def _create_data(self) -> None:

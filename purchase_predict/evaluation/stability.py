@@ -42,10 +42,10 @@ def by_chance(expected: Sequence[float], rows: int) -> float:
 
     Args:
         expected: the share of the expected rows in each bin, 0 to 1.
-        rows: the number of drawn rows.
+        rows: the number of drawn rows; 0: the mean is 0.0.
     """
     possible = [share for share in expected if 0 < share < 1]
-    if len(possible) * _CHANCE_PER_BIN < CHANCE_SHOWN * rows:
+    if not rows or len(possible) * _CHANCE_PER_BIN < CHANCE_SHOWN * rows:
         return 0.0
     counts = np.arange(rows + 1)
     log_factorials = np.append(0.0, np.cumsum(np.log(counts[1:])))

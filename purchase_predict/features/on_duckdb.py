@@ -1,7 +1,9 @@
 """Makes the primary table on DuckDB: each thread takes one bucket of users at a time."""
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import duckdb
 
@@ -35,32 +37,12 @@ def primary_from_events(
         The event counts. `events` counts all events. `events_without_session` and `events_repeated` count the events
         that are left out of the table.
     """
-    from purchase_predict.features import expressions
-
     buckets = sorted(folder.iterdir())
     (threads,) = one_row(connection, "SELECT current_setting('threads')")
     workers = min(threads, len(buckets))
     # One thread per bucket uses less processor time than all threads on one bucket, and no thread waits for another.
     connection.execute(f"SET threads = {threads // workers}")
-    cursors = [connection.cursor() for _ in buckets]
-    with ThreadPoolExecutor(1) as compiler, ThreadPoolExecutor(workers) as pool:
-        # Ibis compiles the SQL of the later tables while the first tables are computed.
-        names = [*expressions.STEPS, "repeated", "primary", "corrections"]
-        sql = {name: compiler.submit(expressions.sql, "duckdb", name, "bucket_") for name in names}
-        try:
-            futures = [
-                pool.submit(_primary_of_bucket, cursor, bucket, number, sql)
-                for number, (cursor, bucket) in enumerate(zip(cursors, buckets, strict=True))
-            ]
-            with phase("features", len(buckets), "buckets") as shown:
-                for future in futures:
-                    future.add_done_callback(lambda _: shown.advance())
-                counts = [future.result() for future in futures]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for cursor in cursors:
-                cursor.interrupt()
-            raise
+    counts = _primary_of_each(connection, buckets, workers)
     connection.execute(f"SET threads = {threads}")
     total, with_session, repeated = map(sum, zip(*counts, strict=True))
     made = {table: [f"{table}_{number}" for number in range(len(buckets))] for table in ("primary", "corrections")}
@@ -74,6 +56,35 @@ def primary_from_events(
     for table in ("part_shop_before", "shop_product_days", *made["primary"], *made["corrections"]):
         connection.execute(f"DROP TABLE {table}")
     return {"events": total, "events_without_session": total - with_session, "events_repeated": repeated}
+
+
+def _primary_of_each(
+    connection: duckdb.DuckDBPyConnection, buckets: Sequence[Path], workers: int
+) -> list[tuple[int, int, int]]:
+    """Runs `_primary_of_bucket` for each bucket, for `workers` buckets at the same time; its results, by bucket."""
+    from purchase_predict.features import expressions
+
+    cursors, given_up = [connection.cursor() for _ in buckets], Event()
+    with ThreadPoolExecutor(1) as compiler, ThreadPoolExecutor(workers) as pool:
+        # Ibis compiles the SQL of the later tables while the first tables are computed.
+        names = [*expressions.STEPS, "repeated", "primary", "corrections"]
+        sql = {name: compiler.submit(expressions.sql, "duckdb", name, "bucket_") for name in names}
+        try:
+            futures = [
+                pool.submit(_primary_of_bucket, cursor, bucket, number, sql, given_up)
+                for number, (cursor, bucket) in enumerate(zip(cursors, buckets, strict=True))
+            ]
+            with phase("features", len(buckets), "buckets") as shown:
+                for future in futures:
+                    future.add_done_callback(lambda _: shown.advance())
+                return [future.result() for future in futures]
+        except BaseException:
+            given_up.set()  # for a bucket between two queries, because `interrupt` ends only a query that runs
+            for waiting in (compiler, pool):
+                waiting.shutdown(wait=False, cancel_futures=True)
+            for cursor in cursors:
+                cursor.interrupt()
+            raise
 
 
 def _add_shop(connection: duckdb.DuckDBPyConnection, parts: int, state: Path | None) -> None:
@@ -135,21 +146,26 @@ def _events(bucket: Path) -> str:
 
 
 def _primary_of_bucket(
-    connection: duckdb.DuckDBPyConnection, bucket: Path, number: int, sql: dict[str, Future[str]]
+    connection: duckdb.DuckDBPyConnection, bucket: Path, number: int, sql: dict[str, Future[str]], given_up: Event
 ) -> tuple[int, int, int]:
     """Creates the tables `primary_<number>` and `corrections_<number>`.
 
     Returns:
         The number of events: in all, with a session, and repeated.
+
+    Raises:
+        CancelledError: `given_up` was set meanwhile.
     """
     connection.execute(f"CREATE TEMP VIEW bucket_raw AS FROM {_events(bucket)}")
-    tables = [name for name in sql if name not in ("repeated", "primary", "corrections")]
-    for table in tables:
-        connection.execute(f"CREATE TEMP TABLE bucket_{table} AS {sql[table].result()}")
+    tables = {name: f"TEMP TABLE bucket_{name}" for name in sql if name not in ("repeated", "primary", "corrections")}
+    tables |= {name: f"TABLE {name}_{number}" for name in ("primary", "corrections")}
+    for name, table in tables.items():
+        query = sql[name].result()
+        if given_up.is_set():
+            raise CancelledError
+        connection.execute(f"CREATE {table} AS {query}")
     total, with_session = one_row(connection, "SELECT count(*), count(user_session) FROM bucket_raw")
     (repeated,) = one_row(connection, sql["repeated"].result())
-    for table in ("primary", "corrections"):
-        connection.execute(f"CREATE TABLE {table}_{number} AS {sql[table].result()}")
     connection.close()  # drops the bucket's temporary tables
     return total, with_session, repeated
 

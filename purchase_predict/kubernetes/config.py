@@ -237,9 +237,11 @@ def _mapping(file: Path) -> dict[str, Any]:
     try:
         text = file.read_text(encoding="utf-8")
         try:
-            read = json.loads(text)  # tried first, because JSON that is indented with tabs is not YAML
-        except ValueError:
             read = yaml.safe_load(text)
+        except yaml.YAMLError:
+            if not text.lstrip().startswith("{"):
+                raise
+            read = json.loads(text)  # JSON is YAML, too, unless it is indented with tabs
     except (OSError, UnicodeDecodeError) as error:
         raise click.ClickException(f"backend_config {file}: cannot be read: {first_line(error)}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that does not exist

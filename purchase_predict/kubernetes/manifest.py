@@ -158,8 +158,8 @@ def _refuse_missing(found: Mapping[str, Any], entry_point: str, config: StepConf
     needed = dict.fromkeys(
         (name for name in SECRETS if os.environ.get(name)), "the tracking server would refuse the Job"
     )
-    # These steps post promotions, refusals and rollbacks. main posts the failures of its steps from its own process.
-    if entry_point in ("deploy", "approve", "rollback") and Settings.read().notify_url:
+    # These post promotions, refusals and rollbacks. main posts the failures of its steps from its own process.
+    if entry_point in ("main", "deploy", "approve", "rollback") and Settings.read().notify_url:
         needed["NOTIFY_URL"] = "the Job could not post promotions, refusals and rollbacks"
     for name, effect in needed.items():
         if name not in found:

@@ -16,6 +16,10 @@ _HIDDEN = "***"
 #: Text next to a reference that `_HIDDEN` has replaced: a login (`user:***@`), or the scheme in a header (`Bearer `).
 #: It holds no secret, but `without_secrets` or `shown_uri` would mask it.
 _REFERRED = re.compile(r"(?:[^\s/@:]+:)?(?<![^\s/:])\*{3}@|\b(?:Basic|Bearer|Digest|Token)\s+(?=\*{3})", re.IGNORECASE)
+#: The name of a variable that holds the path of a file or folder (AWS_WEB_IDENTITY_TOKEN_FILE, PGPASSFILE).
+_PATH_NAME = re.compile(r"(?:^|_)(?:PG)?(?:PASS)?(?:FILE|PATH|DIR)$", re.IGNORECASE)
+#: The start of a path.
+_PATH = re.compile(r"~?/|\.{1,2}/")
 _QUOTES = re.compile(r"""[\\"']""")
 
 
@@ -30,7 +34,8 @@ def refuse_secret(name: str, value: str, place: str) -> None:
     Raises:
         click.ClickException: the variable seems to hold a secret.
     """
-    if value and (names_a_secret(name) or _holds_secret(value, _VARIABLE)):
+    names_a_path = _PATH_NAME.search(name) and _PATH.match(value)  # the path of a file with a secret is no secret
+    if value and ((names_a_secret(name) and not names_a_path) or _holds_secret(value, _VARIABLE)):
         raise _refusal(name, place)
 
 

@@ -1,5 +1,6 @@
 import json
 import math
+import warnings
 from pathlib import Path
 
 import duckdb
@@ -126,3 +127,5 @@ def test_a_column_with_many_values_moves_far_by_chance_alone() -> None:
     assert by_chance([0.01] * 100, 500) > 0.19
     assert by_chance([0.1] * 10, 500) < 0.02
     assert by_chance([0.01] * 100, 100_000_000) == 0
+    with warnings.catch_warnings(action="error"):
+        assert by_chance([0.01] * 100, 0) == 0

@@ -81,7 +81,7 @@ class Container:
         shutil.copytree(image, self.folder / "project")
         (self.folder / "tmp").mkdir()
         home = Path("/mnt") if hidden else self.folder
-        variables = _IMAGE | variables_of(python) | {"PATH": f"{python}:/usr/bin:/bin:/usr/sbin:/sbin"}
+        variables = variables_of(python) | _IMAGE | {"PATH": f"{python}:/usr/bin:/bin:/usr/sbin:/sbin"}
         variables |= {"HOME": str(home), "TMPDIR": str(home / "tmp")} | dict(environ)
         unshare = [
             "unshare",

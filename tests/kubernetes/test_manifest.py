@@ -289,7 +289,7 @@ def test_a_password_that_nothing_brings_to_the_job_is_one_line_that_says_how(mon
     assert container(rendered(config(template=template)))["envFrom"] == from_all
 
 
-@pytest.mark.parametrize("entry_point", ["deploy", "approve", "rollback"])
+@pytest.mark.parametrize("entry_point", ["main", "deploy", "approve", "rollback"])
 def test_an_entry_point_that_posts_needs_the_address_in_its_job_too(
     entry_point: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,6 +60,13 @@ def test_the_path_of_a_file_with_a_secret_is_allowed(name: str) -> None:
         read(in_template(containers=[variable(name, URI)]))
 
 
+@pytest.mark.parametrize("name", ["TOKEN_FILE", "DB_PASSWORD_FILE", "PGPASSFILE", "AUTH_PROFILE", "API_KEY_XPATH"])
+def test_a_name_of_a_file_does_not_allow_a_secret_itself(name: str) -> None:
+    for value in ("hunter2", "db:5432:shop:me:hunter2"):
+        with pytest.raises(click.ClickException, match=f"{name} looks like a secret"):
+            read(in_template(containers=[variable(name, value)]))
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -21,7 +21,9 @@ _FOLDER = "preloaded-"
 #: Variables that joblib and scikit-learn set when they are imported. The preloaded Python starts without them and sets
 #: them itself. So a command is preloaded whether or not its environment has them.
 _SET_AT_IMPORT = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
-#: By the folder of the commands: the variables that Python or its modules read when they start.
+#: Variables that differ from machine to machine, are read when Python or its modules start, and change no result.
+_OF_THE_MACHINE = ("CI", "LANG", "OMP_WAIT_POLICY", "SSL_CERT_DIR", "SSL_CERT_FILE")
+#: By the folder of the commands: the result of `variables_of`.
 _variables: dict[Path, dict[str, str]] = {}
 
 
@@ -51,13 +53,16 @@ def commands(at_start: tuple[tuple[str, str], ...] = ()) -> Path | None:
     at_import = server.stdout.readline().decode().split()
     assert at_import, "the preloaded Python has ended"
     start = command.start(at_import, os.environ | dict(at_start))
-    _variables[folder] = {name: value for name, value in start[0].items() if name not in dict(at_start)}
+    _variables[folder] = {name: value for name, value in start[0].items() if name in _OF_THE_MACHINE}
     _write_commands(folder, address, at_import, start)
     return folder
 
 
 def variables_of(folder: Path) -> dict[str, str]:
-    """The variables that the commands in this folder must get so that their processes are preloaded."""
+    """Variables of this machine (`_OF_THE_MACHINE`) that the commands in this folder need to be preloaded.
+
+    A test that gives its commands an environment of their own adds them. They configure no program of the tests.
+    """
     return _variables.get(folder, {})
 
 
@@ -82,6 +87,8 @@ def process_of(command: int) -> int:
     Args:
         command: the process id of the command.
     """
+    if sys.platform != "linux":
+        return command
     # A preloaded command is a script. Its command line begins with the interpreter, its options, and the script's file.
     words = Path(f"/proc/{command}/cmdline").read_text().split("\0")
     if len(words) < 3 or not Path(words[2]).parent.name.startswith(_FOLDER):

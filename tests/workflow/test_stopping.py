@@ -122,7 +122,14 @@ def test_a_step_that_is_to_stop_stops_wherever_it_is_and_its_run_says_so(store: 
     # The launcher is a separate process, because one of the steps kills it.
     launcher = "import subprocess, sys; subprocess.run([sys.argv[1], '-c', sys.argv[2]])"
     printed = subprocess.run(
-        [sys.executable, "-c", launcher, program("python"), code_of(body)],
+        # Native code must keep Python's own handlers from running, so this process is not preloaded.
+        [
+            sys.executable,
+            "-c",
+            launcher,
+            sys.executable if body is IN_NATIVE_CODE else program("python"),
+            code_of(body),
+        ],
         cwd=PROJECT,
         env={**os.environ, "MLFLOW_RUN_ID": run.info.run_id, "MLFLOW_EXPERIMENT_ID": experiment},
         capture_output=True,
@@ -150,7 +157,7 @@ def test_ctrl_c_ends_a_step_that_nobody_launched_as_interrupted(store: str, body
 
 def test_a_sigint_that_the_shell_has_set_to_be_ignored_stays_ignored(store: str) -> None:
     ended = subprocess.run(
-        [program("python"), "-c", code_of("os.kill(os.getpid(), signal.SIGINT)\nprint('goes on')")],
+        [sys.executable, "-c", code_of("os.kill(os.getpid(), signal.SIGINT)\nprint('goes on')")],
         cwd=PROJECT, env=environ(), capture_output=True, text=True, timeout=50,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     )  # fmt: skip
