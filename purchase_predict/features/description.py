@@ -8,7 +8,7 @@ from typing import Any, Self
 import click
 
 NAME = "dataset.json"
-#: The file beside `dataset.json` with the product counters at the end of the events (`on_duckdb.write_state`).
+#: A file beside `dataset.json`. It holds the product counters after the last event (`on_duckdb.write_state`).
 STATE_FILE = "shop.parquet"
 
 
@@ -50,7 +50,8 @@ class Description:
         features: the columns that the model sees, in their order.
         categories: the values of each categorical feature in train, the most frequent first.
         profile: the bins of each feature and the share of the training rows per bin, as `drift.profile` returns them.
-        events: the event counts as `on_duckdb.primary_from_events` returns them; empty for a ready primary table.
+        events: the event counts as `on_duckdb.primary_from_events` returns them; empty if the input was a primary
+            table, so no events were read.
     """
 
     split: str

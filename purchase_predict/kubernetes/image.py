@@ -1,8 +1,8 @@
 """Checks before a Job is submitted whether its image was built from the source of the checkout.
 
 `make image` gives an image a label with digests of its source files. This module reads the label from the registry. The
-container later checks the files themselves (`start`). So if the label cannot be read from here, the only cost of a
-wrong image is the start of a pod.
+container later checks the files themselves (`start`). So if the label cannot be read from here, a wrong image is
+still refused, but only after a pod has started.
 """
 
 import base64
@@ -39,7 +39,7 @@ class _Refused(Exception):
 
 @cache
 def _label(image: str) -> tuple[dict[str, Any], str]:
-    """The content of an image's label, and why it cannot be read from here; one of the two is empty."""
+    """Two values, one of them empty: the content of an image's label; why it cannot be read from here."""
     host, name, digest = _parts(image)
     try:
         registry = _Registry(host, name)

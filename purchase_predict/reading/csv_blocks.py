@@ -144,9 +144,10 @@ def _parsed(block: bytes, columns: Sequence[str], types: Mapping[str, str], ids:
         )
     except pa.ArrowInvalid as error:
         raise NotPlain(str(error)) from error
-    # Arrow skips blank lines. They are rare, so they are counted only if there are fewer rows than lines. A value with
-    # n line breaks in quotes spans n + 1 lines, so n rows are missing. The first and the last of these lines hold a
-    # quote, so at most n - 1 are blank. Blank lines therefore never account for all missing rows.
+    # Arrow skips blank lines. They are rare, so they are counted only if there are fewer rows than lines. The
+    # comparison also finds values with line breaks. A quoted value with n line breaks spans n + 1 lines but belongs to
+    # one row, so there are n rows fewer than lines. At most n - 1 of these lines are blank, because the first and the
+    # last hold a quote. So the two numbers cannot be equal.
     if table.num_rows != lines and table.num_rows != lines - plain.blank_lines(block):
         raise NotPlain(f"{lines} lines are {table.num_rows} records")
     return table.select(list(types)).combine_chunks()
@@ -211,7 +212,7 @@ def _uuids(text: pa.StringArray) -> pa.Array:
     """UUIDs from text in DuckDB's own spelling: 32 lower-case hexadecimal digits in five groups.
 
     Raises:
-        NotUuids: a value is no UUID, or is a UUID in another spelling, which the UUID type would not keep.
+        NotUuids: a value is no UUID, or is a UUID in another spelling; the UUID type would lose that spelling.
     """
     characters = _characters(text)
     if characters is None or (len(text) and characters.shape[1] != _UUID_LENGTH):

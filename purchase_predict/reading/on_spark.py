@@ -1,7 +1,8 @@
 """Loading a source on the user's Spark cluster: the executors read, check and store the rows by the rules of `load`.
 
-Each task reads a few parts (`executor`). Spark's own CSV reader is not used, because it does not report the lines of
-malformed rows. Part names, counts, sums and refused rows pass through the driver; the rows that are loaded do not.
+Each task reads a few parts (`executor`). Spark's own CSV reader is not used, because it does not report the line
+numbers of malformed rows. Part names, counts, sums and refused rows pass through the driver; the rows that are loaded
+do not.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,9 +33,9 @@ if TYPE_CHECKING:
 
 #: Bytes of CSV that a task reads, roughly: about 1 million events.
 TASK_BYTES = 128 * 10**6
-#: Bytes of CSV that hold as many events as 1 byte of gzipped CSV or Parquet, roughly.
+#: 1 byte of gzipped CSV or Parquet holds about as many events as this many bytes of plain CSV.
 _PACKED = 6
-#: The number of tasks for a large source, roughly; there may be up to twice as many. More tasks would write more files,
+#: The intended number of tasks for a large source; there may be up to twice as many. More tasks would write more files,
 #: because each task writes its own file for each bucket.
 _MAX_TASKS = 64
 

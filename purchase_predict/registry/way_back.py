@@ -1,4 +1,4 @@
-"""Chooses the version that a rollback gives the environment to."""
+"""Chooses the version that a rollback moves an environment to."""
 
 from collections.abc import Iterator, Mapping
 
@@ -18,7 +18,7 @@ def way_back(name: str, env: str, number: str, *, allow_failed: bool) -> tuple[M
         name: the registered model.
         env: staging or production.
         number: the number of the version to move to; empty: `version_before` chooses.
-        allow_failed: whether the version `number` may have failed the gate of this environment.
+        allow_failed: whether to accept the version `number` even if it failed the gate of this environment.
 
     Raises:
         click.ClickException: no version holds the environment; the version `number` does not exist, holds the
@@ -66,8 +66,8 @@ def _earlier_holders(holder: ModelVersion, env: str, there: Mapping[str, ModelVe
     """The numbers of the earlier holders, the most recent first: from the journal, then from the tags `previous.<env>`.
 
     They may include `holder` itself, and an empty number where there was no holder. The journal also names deleted
-    holders, and may name a version twice if it held the environment twice. The tags name holders from before the
-    journal began. If the journal was changed, only the tags are used.
+    holders, and may name a version twice if it held the environment twice. The tags add the holders from before the
+    journal began. If entries of the journal were altered, only the tags are used.
     """
     tags = registered_model(holder.name).tags
     known = [] if journal.problem(tags, env) else journal.way_here(journal.recorded(tags, env))

@@ -22,7 +22,7 @@ class Member:
     """One fit of the ensemble.
 
     Attributes:
-        trial: the number of the trial that the parameters come from, from 0.
+        trial: the number of the number of the trial, counted from 0, that the parameters come from.
         params: all LightGBM parameters of the fit.
         rounds: the number of boosting rounds.
     """
@@ -43,7 +43,7 @@ def fit(
 
     Args:
         members: at least one.
-        dataset: the rows to fit, constructed.
+        dataset: the rows to fit; its `construct` was already called.
         at_once: how many members are fitted at the same time.
         on_round: called after each boosting round, by any thread.
         stopped: called with a member and the number of rounds that it has finished; returns whether the member must
@@ -96,8 +96,8 @@ def mean_of(boosters: Sequence[lightgbm.Booster]) -> lightgbm.Booster:
     """One booster whose output in log-odds is the mean of the outputs of several boosters.
 
     It has the trees of all boosters, with the trees' outputs divided by the number of boosters. LightGBM cannot divide
-    a model, so the model text is edited. The training parameters of several boosters are left out, because each fit has
-    its own. The result holds no training rows, even if there is only one booster.
+    a model, so the model text is edited. If there are several boosters, their training parameters are left out,
+    because each fit has its own. The result holds no training rows, even if there is only one booster.
     """
     if len(boosters) == 1:
         return lightgbm.Booster(model_str=boosters[0].model_to_string())

@@ -1,4 +1,4 @@
-"""The versions of Python and of the installed packages, for the step key."""
+"""The versions of Python and of the packages that the project installs, for the step key."""
 
 import functools
 import hashlib
@@ -17,7 +17,7 @@ def environment() -> dict[str, str]:
 
     Returns:
         A value for each of these names:
-        - `python`: Python's minor version, such as 3.11.
+        - `python`: Python's version up to the minor one, such as 3.11.
         - each package that pyproject.toml pins: its installed version, or `none`.
         - `lock`: a digest of the installed versions of the packages that requirements.lock lists.
     """

@@ -47,7 +47,8 @@ class TrainedModel:
     def address(self) -> str:
         """The URI to load the model from: the URI of the version, else of the logged model, else the given `uri`.
 
-        A `runs:/` URI is the last choice: MLflow may search for minutes under the path of a run.
+        A `runs:/` URI is the last choice: with such a URI, MLflow may need minutes to find the model under the run's
+        path.
         """
         if self.version:
             return str(ModelUri(self.version.name, version=str(self.version.version)))

@@ -1,7 +1,7 @@
-"""Artifacts are checked before they are reused, fetched or loaded.
+"""Artifacts are checked before they are fetched or loaded and, in a local store, before their step is reused.
 
-A damaged artifact (even by 1 flipped bit) or an added file is noticed and never used. The next workflow runs the step
-again.
+A damaged artifact, even with only 1 flipped bit, and an added file are noticed and never used. The next workflow runs
+the step again.
 """
 
 import random
@@ -24,7 +24,8 @@ from tests.registered import invoke
 from tests.workflow.runner import Workflow
 
 SOURCE = ("-P", "source=sample:5000")
-#: Number of bits that the test flips, one at a time, each at a random place. All artifacts take turns.
+#: Number of bits that the test flips, one at a time, each at a random place. The flips go through all artifacts in
+#: turn.
 FLIPS = 100
 
 
