@@ -102,7 +102,7 @@ def test_a_wrong_value_is_one_line_that_names_its_place(values: dict[str, Any], 
     ("text", "says"),
     [
         ("[1", "is neither JSON nor YAML"),
-        ('{\n\t"image": 1,\n}', "is neither JSON nor YAML: Expecting property name"),
+        ('{\n\t"image" 1\n}', "is neither JSON nor YAML: Expecting ':' delimiter"),
         ("1", "must be a mapping, not 1"),
         (None, "cannot be read"),
         ("deadline: 2026-13-45", "is neither JSON nor YAML: month must be in 1..12"),
