@@ -91,7 +91,9 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """For `-n auto`: half as many workers again as cores, because many tests wait for servers and processes."""
     if config.option.numprocesses != "auto" or "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None  # pytest-xdist decides
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    import joblib
+
+    cores = int(joblib.cpu_count())
     return cores + cores // 2
 
 

@@ -38,7 +38,7 @@ from tests.documents import (
     is_part,
     units,
 )
-from tests.preloaded.start import program, variables_of
+from tests.preloaded.start import machine_variables, program
 from tests.workflow.runner import SMALL_SERVER, clean_environ
 from tools.machine import answers, free_port, within
 from tools.server import Server
@@ -65,8 +65,7 @@ class Shell:
 
     def environ(self, **more: str) -> dict[str, str]:
         names = ("HOME", "TMPDIR", "DO_NOT_TRACK")
-        kept = {name: value for name, value in clean_environ().items() if name in names}
-        kept |= variables_of(Path(program("python")).parent)
+        kept = {name: value for name, value in clean_environ().items() if name in names} | machine_variables()
         return {**kept, **SMALL_SERVER, "PATH": self.path, "MLFLOW_PORT": str(free_port()), **more}
 
     def filled(self, text: str, add: str = "") -> str:

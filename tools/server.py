@@ -141,18 +141,18 @@ class Server:
     def running(self, part: str) -> bool:
         """Whether a part (one of `PARTS`) runs."""
         if part == "postgres":
-            given = ["-D", str(self._data), "status"]
-            return self._data.exists() and self._pg("pg_ctl", *given, check=False).returncode == 0
+            return self._data.exists() and self._pg("pg_ctl", "status", check=False).returncode == 0
         return self._process(part) is not None
 
     # ---- start and stop ------------------------------------------------------------------------------------------
 
     def start(self, parts: Sequence[str] = PARTS) -> None:
         """Starts the parts that do not run, and waits until they answer."""
-        for part in PARTS:
-            if part in parts and not self.running(part):
-                {"postgres": self._start_postgres, "storage": self._start_storage, "mlflow": self._start_mlflow}[part]()
-            if part in parts and part == "postgres":
+        start = {"postgres": self._start_postgres, "storage": self._start_storage, "mlflow": self._start_mlflow}
+        for part in (part for part in PARTS if part in parts):
+            if not self.running(part):
+                start[part]()
+            if part == "postgres":
                 self._create_databases()
 
     def stop(self, parts: Sequence[str] = PARTS) -> None:
@@ -160,7 +160,7 @@ class Server:
         for part in reversed(PARTS):
             if part in parts and self.running(part):
                 if part == "postgres":
-                    self._pg("pg_ctl", "-D", str(self._data), "-m", "fast", "-w", "stop")
+                    self._pg("pg_ctl", "-m", "fast", "-w", "stop")
                 else:
                     self._end(part)
 
@@ -173,7 +173,7 @@ class Server:
         if not self._data.exists():
             self._create_data()
         options = f"-c listen_addresses='' -c unix_socket_directories='{self._socket}'"
-        self._pg("pg_ctl", "-D", str(self._data), "-w", "-l", str(self._socket / "log"), "-o", options, "start")
+        self._pg("pg_ctl", "-w", "-l", str(self._socket / "log"), "-o", options, "start")
 
     def _create_databases(self) -> None:
         """Creates the databases that are missing; an earlier start may have been interrupted."""
@@ -292,7 +292,7 @@ class Server:
         done: subprocess.CompletedProcess[str]
         try:
             done = subprocess.run(
-                [program(name), *arguments],
+                [program(name), *(["-D", str(self._data)] if name == "pg_ctl" else []), *arguments],
                 cwd="/",  # the caller's folder may be closed to PostgreSQL's user
                 check=check,
                 # `start` gets no pipe: the database would keep it open as long as it runs. Its log is a file (`-l`).

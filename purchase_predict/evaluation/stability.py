@@ -31,8 +31,14 @@ def parts(expected: Sequence[float], actual: Sequence[float]) -> list[float]:
         expected: the share of the expected rows in each bin, 0 to 1.
         actual: the share of the actual rows in the same bins.
     """
-    pairs = [(max(e, EMPTY_BIN_SHARE), max(a, EMPTY_BIN_SHARE)) for e, a in zip(expected, actual, strict=True)]
-    return [(a - e) * math.log(a / e) for e, a in pairs]
+    each: list[float] = _added(np.array(expected), np.array(actual)).tolist()
+    return each
+
+
+def _added(expected: np.ndarray, actual: np.ndarray) -> np.ndarray:
+    e, a = np.maximum(expected, EMPTY_BIN_SHARE), np.maximum(actual, EMPTY_BIN_SHARE)
+    added: np.ndarray = (a - e) * np.log(a / e)
+    return added
 
 
 def by_chance(expected: Sequence[float], rows: int) -> float:
@@ -50,12 +56,10 @@ def by_chance(expected: Sequence[float], rows: int) -> float:
     counts = np.arange(rows + 1)
     log_factorials = np.append(0.0, np.cumsum(np.log(counts[1:])))
     log_choices = log_factorials[-1] - log_factorials - log_factorials[::-1]
-    actual = np.maximum(counts / rows, EMPTY_BIN_SHARE)
     mean = 0.0
     for share in possible:
         binomial = np.exp(log_choices + counts * math.log(share) + counts[::-1] * math.log1p(-share))
-        floored = max(share, EMPTY_BIN_SHARE)
-        mean += float(binomial @ ((actual - floored) * np.log(actual / floored)))
+        mean += float(binomial @ _added(np.array(share), counts / rows))
     return mean if mean >= CHANCE_SHOWN else 0.0
 
 

@@ -235,19 +235,22 @@ def _without_nulls(part: Any) -> Any:
 
 def _mapping(file: Path) -> dict[str, Any]:
     try:
-        text = file.read_text(encoding="utf-8")
-        try:
-            read = yaml.safe_load(text)
-        except yaml.YAMLError:
-            if not text.lstrip().startswith("{"):
-                raise
-            read = json.loads(text)  # JSON is YAML, too, unless it is indented with tabs
+        read = _parsed(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise click.ClickException(f"backend_config {file}: cannot be read: {first_line(error)}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that does not exist
         raise click.ClickException(f"backend_config {file} is neither JSON nor YAML: {first_line(error)}") from error
     found: dict[str, Any] = _typed(read, dict, f"backend_config {file}")
     return found
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        if not text.lstrip().startswith("{"):
+            raise
+        return json.loads(text)  # JSON is YAML, too, unless it is indented with tabs
 
 
 def _typed(value: Any, kind: type, place: str) -> Any:

@@ -19,16 +19,19 @@ from purchase_predict.sources.part import Part
 PATH, ROW = "_part_path", "file_row_number"
 #: The first column of a numbered CSV file (see `careful`): the record's line number in the original file.
 _LINE = "_line"
-_NUMBERS = r'U?(TINY|SMALL|BIG|HUGE)INT|U?INTEGER|FLOAT|DOUBLE|DECIMAL[^][]*|VARCHAR|BLOB|"NULL"'
-_TIMES = r'TIMESTAMP[^][]*|DATE|VARCHAR|BLOB|"NULL"'
+_NUMBERS = r'U?(TINY|SMALL|BIG|HUGE)INT|U?INTEGER|FLOAT|DOUBLE|DECIMAL.*|VARCHAR|BLOB|"NULL"'
+_TIMES = r'TIMESTAMP.*|DATE|VARCHAR|BLOB|"NULL"'
 #: For each type of the schema, DuckDB's types of Parquet columns that can be converted to it. A VARCHAR may hold any
 #: value; a BLOB may be text, as old programs write it. Lists (`DECIMAL(9,2)[]`), structs and durations cannot be
 #: converted to any type.
 _CAN_BE = {
-    "BIGINT": re.compile(_NUMBERS),
-    "DOUBLE": re.compile(_NUMBERS),
-    "TIMESTAMP": re.compile(_TIMES),
-    "VARCHAR": re.compile(f"(?!.*\\]$)({_NUMBERS}|{_TIMES}|BOOLEAN|TIME.*|UUID|JSON|ENUM.*)"),
+    type_: re.compile(f"(?!.*\\]$)({types})")
+    for type_, types in {
+        "BIGINT": _NUMBERS,
+        "DOUBLE": _NUMBERS,
+        "TIMESTAMP": _TIMES,
+        "VARCHAR": f"{_NUMBERS}|{_TIMES}|BOOLEAN|TIME.*|UUID|JSON|ENUM.*",
+    }.items()
 }
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.preloaded.start import variables_of
+from tests.preloaded.start import machine_variables
 from tests.workflow.processes import children
 
 #: Shell script that sets up the mounts of an isolated container and then becomes its command. $1: the container's
@@ -81,7 +81,7 @@ class Container:
         shutil.copytree(image, self.folder / "project")
         (self.folder / "tmp").mkdir()
         home = Path("/mnt") if hidden else self.folder
-        variables = variables_of(python) | _IMAGE | {"PATH": f"{python}:/usr/bin:/bin:/usr/sbin:/sbin"}
+        variables = machine_variables() | _IMAGE | {"PATH": f"{python}:/usr/bin:/bin:/usr/sbin:/sbin"}
         variables |= {"HOME": str(home), "TMPDIR": str(home / "tmp")} | dict(environ)
         unshare = [
             "unshare",

@@ -23,8 +23,6 @@ _FOLDER = "preloaded-"
 _SET_AT_IMPORT = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
 #: Variables that differ from machine to machine, are read when Python or its modules start, and change no result.
 _OF_THE_MACHINE = ("CI", "LANG", "OMP_WAIT_POLICY", "SSL_CERT_DIR", "SSL_CERT_FILE")
-#: By the folder of the commands: the result of `variables_of`.
-_variables: dict[Path, dict[str, str]] = {}
 
 
 @functools.cache
@@ -52,18 +50,16 @@ def commands(at_start: tuple[tuple[str, str], ...] = ()) -> Path | None:
     assert server.stdout
     at_import = server.stdout.readline().decode().split()
     assert at_import, "the preloaded Python has ended"
-    start = command.start(at_import, os.environ | dict(at_start))
-    _variables[folder] = {name: value for name, value in start[0].items() if name in _OF_THE_MACHINE}
-    _write_commands(folder, address, at_import, start)
+    _write_commands(folder, address, at_import, command.start(at_import, os.environ | dict(at_start)))
     return folder
 
 
-def variables_of(folder: Path) -> dict[str, str]:
-    """Variables of this machine (`_OF_THE_MACHINE`) that the commands in this folder need to be preloaded.
+def machine_variables() -> dict[str, str]:
+    """Variables of this machine that a command needs to be preloaded, and that configure no program of the tests.
 
-    A test that gives its commands an environment of their own adds them. They configure no program of the tests.
+    A test that gives its commands an environment of their own adds them.
     """
-    return _variables.get(folder, {})
+    return {name: os.environ[name] for name in _OF_THE_MACHINE if name in os.environ}
 
 
 def program(name: str) -> str:
