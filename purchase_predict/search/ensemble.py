@@ -22,7 +22,7 @@ class Member:
     """One fit of the ensemble.
 
     Attributes:
-        trial: the number of the number of the trial, counted from 0, that the parameters come from.
+        trial: the number of the trial, counted from 0, that the parameters come from.
         params: all LightGBM parameters of the fit.
         rounds: the number of boosting rounds.
     """

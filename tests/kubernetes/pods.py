@@ -31,8 +31,8 @@ cd /mnt/project
 shift 2
 exec "$@"
 """
-#: Environment variables of every container, by name and value: the image's LANG, and no telemetry.
-_IMAGE = {"LANG": "C.UTF-8", "MLFLOW_DISABLE_TELEMETRY": "true"}
+#: Environment variables of every container: those that the Dockerfile sets, and the LANG of its base image.
+_IMAGE = {"LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1", "DO_NOT_TRACK": "true"}
 
 
 def expanded(word: str, variables: Mapping[str, str]) -> str:

@@ -13,6 +13,8 @@ import sys
 
 #: Prefixes of variables that Python, the dynamic loader and native libraries read only once, at their start.
 AT_START = ("PYTHON", "LD_", "LC_", "LANG", "OMP_", "OPENBLAS_", "MKL_", "MALLOC_", "OPENSSL_")
+#: A variable with one of these prefixes that counts for a process of the preloaded Python, too (process.py).
+OBEYED = "PYTHONUNBUFFERED"
 FORWARDED = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT, _signal.SIGUSR1, _signal.SIGUSR2)
 
 
@@ -24,9 +26,14 @@ def start(at_import: list[str], environ: "os._Environ[str] | dict[str, str]") ->
         environ: the environment of the process.
 
     Returns:
-        The values of the variables in `at_import` and of those with a prefix in AT_START, and the effective user id.
+        The values of the variables in `at_import` and of those with a prefix in AT_START, except OBEYED, and the
+        effective user id.
     """
-    counts = {name: value for name, value in environ.items() if name in at_import or name.startswith(AT_START)}
+    counts = {
+        name: value
+        for name, value in environ.items()
+        if name in at_import or (name.startswith(AT_START) and name != OBEYED)
+    }
     return counts, os.geteuid()
 
 

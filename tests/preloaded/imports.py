@@ -18,7 +18,8 @@ NOT_KEPT = "mlflow.server."
 #: Variables whose values at import do not matter, because they are read again wherever they are used.
 READ_AGAIN = {
     "HOME", "PATH", "PWD", "TMPDIR", "TEMP", "TMP", "PYTEST_CURRENT_TEST", "MLFLOW_TRACKING_URI",
-    "MLFLOW_DISABLE_TELEMETRY",  # DO_NOT_TRACK turns telemetry off in all tests
+    "MLFLOW_DISABLE_TELEMETRY", "_MLFLOW_TELEMETRY_SESSION_ID",  # DO_NOT_TRACK turns telemetry off in all tests
+    "KUBECONFIG",  # read again by process.py
     "_MLFLOW_SERVER_FILE_STORE", "_MLFLOW_SERVER_SERVE_ARTIFACTS",  # read by NOT_KEPT
 }  # fmt: skip
 #: Modules that the packages import only when they are used.

@@ -183,14 +183,37 @@ def test_every_option_that_is_not_a_program_is_left_to_python() -> None:
 
 
 def test_a_step_finds_what_main_has_left_in_the_environment_and_is_preloaded_all_the_same(preloaded: str) -> None:
-    # Variables as scikit-learn and main set them.
+    # Variables as scikit-learn, MLflow and main set them.
     left = {"KMP_INIT_AT_FORK": "FALSE", "KMP_DUPLICATE_LIB_OK": "True", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    left |= {"_MLFLOW_TELEMETRY_SESSION_ID": "of main"}
     environ = (
         os.environ | left | {"MLFLOW_RUN_ID": "1", "MLFLOW_TRACKING_URI": "sqlite:///x", "MLFLOW_EXPERIMENT_ID": "1"}
     )
     code = "import sys, os; print('mlflow' in sys.modules, os.environ['MLFLOW_RUN_ID'])"
     run = subprocess.run([preloaded, "-c", code], env=environ, capture_output=True, text=True, check=True)
     assert run.stdout == "True 1\n"
+
+
+def test_variables_of_the_test_that_needs_the_first_command_do_not_count_for_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as first:
+        first.setenv("MPLCONFIGDIR", "of the first test")  # read when Matplotlib is imported
+        folder = commands.__wrapped__()
+    code = "import sys; print('mlflow' in sys.modules)"
+    run = subprocess.run([folder / "python", "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "True\n"
+
+
+def test_a_pod_writes_at_once_and_main_finds_its_cluster(preloaded: str) -> None:
+    code = (
+        "import sys; from kubernetes.config import kube_config\n"
+        "print(kube_config.KUBE_CONFIG_DEFAULT_LOCATION, sys.stdout.write_through, 'mlflow' in sys.modules)"
+    )
+    pytest.importorskip("kubernetes")
+    environ = os.environ | {"KUBECONFIG": "cluster.yaml", "PYTHONUNBUFFERED": "1"}
+    run = subprocess.run([preloaded, "-c", code], env=environ, capture_output=True, text=True, check=True)
+    assert run.stdout == "cluster.yaml True True\n"
 
 
 def test_temporary_files_go_where_the_process_is_told(preloaded: str, tmp_path: Path) -> None:
