@@ -52,10 +52,10 @@ LONGEST = (
     "spark/test_features.py",
     "spark/test_reading.py",
     "spark/test_search.py",
+    "workflow/test_spark.py",
     "servers/test_outages.py",
     "kubernetes/test_adoption.py",
     "servers/test_cloud_listing.py",
-    "workflow/test_spark.py",
     "workflow/test_stopping.py",
     "test_documents.py",
     "servers/test_kubernetes.py",
@@ -236,3 +236,9 @@ def checkout(folder: Path) -> Path:
     for arguments in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-qm", "project"]):
         subprocess.run([*git, *arguments], cwd=folder, check=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout of the project that no test changes."""
+    return checkout(tmp_path_factory.mktemp("checkout") / "project")

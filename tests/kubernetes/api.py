@@ -19,6 +19,7 @@ class Handler(BaseHTTPRequestHandler):
     """Answers the calls of one connection."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # otherwise a body would wait 40 ms until the client has confirmed the headers
     cluster: Cluster
 
     def do_GET(self) -> None:

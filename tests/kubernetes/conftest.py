@@ -5,19 +5,12 @@ import pytest
 import yaml
 
 from purchase_predict.kubernetes import cluster as calls
-from tests.conftest import checkout
 from tests.kubernetes.api import served
 from tests.kubernetes.files import IMAGE, config
 from tests.kubernetes.launched import Launched
 from tests.kubernetes.standin import Cluster
 from tests.preloaded.start import commands
 from tests.workflow.runner import REAL, Workflow, tracking_server
-
-
-@pytest.fixture(scope="session")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout of the project that no test changes."""
-    return checkout(tmp_path_factory.mktemp("checkout") / "project")
 
 
 @pytest.fixture(scope="session")

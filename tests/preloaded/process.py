@@ -94,7 +94,7 @@ def _as_just_imported() -> None:
     stdout.reconfigure(line_buffering=stdout.isatty(), write_through=bool(os.environ.get("PYTHONUNBUFFERED")))
     tempfile.tempdir = None
     if kube_config := sys.modules.get("kubernetes.config.kube_config"):
-        kube_config.KUBE_CONFIG_DEFAULT_LOCATION = os.environ.get("KUBECONFIG", "~/.kube/config")
+        kube_config.KUBE_CONFIG_DEFAULT_LOCATION = os.environ.get("KUBECONFIG", "~/.kube/config")  # type: ignore[attr-defined]
     multiprocessing.spawn.set_executable(sys.executable)
     multiprocessing.process.ORIGINAL_DIR = str(Path.cwd())  # type: ignore[attr-defined]
 

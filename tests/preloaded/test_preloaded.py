@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.preloaded import command
+from tests.preloaded import command, start
 from tests.preloaded.start import commands
 from tests.workflow.processes import alive, wait_for
 
@@ -194,15 +194,19 @@ def test_a_step_finds_what_main_has_left_in_the_environment_and_is_preloaded_all
     assert run.stdout == "True 1\n"
 
 
-def test_variables_of_the_test_that_needs_the_first_command_do_not_count_for_others(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    with monkeypatch.context() as first:
-        first.setenv("MPLCONFIGDIR", "of the first test")  # read when Matplotlib is imported
-        folder = commands.__wrapped__()
-    code = "import sys; print('mlflow' in sys.modules)"
-    run = subprocess.run([folder / "python", "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout == "True\n"
+def test_variables_of_the_test_that_needs_the_first_command_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Started(Exception):
+        pass
+
+    def popen(*_: object, env: dict[str, str], **__: object) -> None:
+        assert env["PATH"]
+        assert "MPLCONFIGDIR" not in env
+        raise Started
+
+    monkeypatch.setenv("MPLCONFIGDIR", "of this test")  # read when Matplotlib is imported
+    monkeypatch.setattr(start.subprocess, "Popen", popen)
+    with pytest.raises(Started):
+        commands.__wrapped__()
 
 
 def test_a_pod_writes_at_once_and_main_finds_its_cluster(preloaded: str) -> None:

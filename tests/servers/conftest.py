@@ -7,7 +7,6 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from tests.conftest import checkout
 from tests.servers.running import Network, machines, started, with_password
 from tests.serving import served
 from tests.workflow.runner import Workflow
@@ -30,12 +29,6 @@ def server(network: Network | None) -> Iterator[Server]:
     """
     with started(network.bridge if network else "127.0.0.1", auth=True) as running:
         yield running
-
-
-@pytest.fixture(scope="session")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout of the project that no test changes."""
-    return checkout(tmp_path_factory.mktemp("checkout") / "project")
 
 
 @pytest.fixture(scope="module")

@@ -54,6 +54,7 @@ class Storage(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: Storage
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # otherwise a body would wait 40 ms until the client has confirmed the headers
 
     def log_message(self, *_: object) -> None:
         pass

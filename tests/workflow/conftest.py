@@ -2,14 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import checkout, new_store
+from tests.conftest import new_store
 from tests.workflow.runner import Workflow
-
-
-@pytest.fixture(scope="session")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout of the project that no test changes."""
-    return checkout(tmp_path_factory.mktemp("checkout") / "project")
 
 
 @pytest.fixture
