@@ -35,7 +35,7 @@ def main(run: Run, **parameters: Any) -> None:
         load = chain.step("load")
         process = chain.step("process", data=load.uri)
         train = chain.step("train", dataset=process.uri)
-        again = parameters["force"] == "deploy"  # force=deploy also promotes a version that was rolled back
+        again = parameters["force"] == "deploy"  # with force=deploy, a rolled-back version may pass the gate
         deploy = chain.step("deploy", model=train.uri, dataset=process.uri, promote_rolled_back=again)
     print_block("\n" + summary.steps_table(chain.done))
     if chain.dry_run or not (train.run and deploy.run):

@@ -14,7 +14,8 @@ _BLOCK_BYTES = 2**20
 #: Matches the name of a Python byte-code file (`.pyc`), and of the temporary file (`.pyc.<number>`) that Python writes
 #: first. Case is ignored, because some file systems ignore it.
 _BYTE_CODE = re.compile(r"\.pyc(\.\d+)?$", re.IGNORECASE)
-#: MLflow's description of a model, and the file that MLflow writes beside it when it loads a registered version.
+#: The file in which MLflow describes a model, and the file that MLflow adds to the same folder when it loads a
+#: registered version.
 _MODEL, _VERSION = "MLmodel", "registered_model_meta"
 
 
@@ -91,7 +92,7 @@ def added(present: Iterable[str], known: Collection[str]) -> str | None:
     A file that was not recorded was added later. Code that reads the folder would take the file for data.
 
     Args:
-        present: paths in a folder. Byte code, and the file that MLflow adds to a model that it loads, are ignored.
+        present: paths in a folder. Byte code is ignored, and so is the file that MLflow adds when a model is loaded.
         known: the paths that were recorded.
     """
     for name in sorted(set(present).difference(known)):

@@ -14,7 +14,7 @@ noted = threading.Event()
 
 
 def note() -> None:
-    """Makes Ctrl-C set `noted` and raise KeyboardInterrupt. If the shell has SIGINT ignored, it stays ignored."""
+    """Makes Ctrl-C set `noted` and raise KeyboardInterrupt. If SIGINT was ignored at the start, it stays ignored."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupted)
 

@@ -1,4 +1,4 @@
-"""Messages in one line: other libraries' errors, lists of names, and text that a terminal may show."""
+"""Messages in one line: other libraries' errors, lists of names, and text that is safe to show on a terminal."""
 
 from collections.abc import Sequence
 
@@ -38,7 +38,7 @@ def _visible(line: str) -> str:
 
 
 def print_line(text: str, err: bool = False) -> None:
-    """Prints one line, made safe by `printable`: names of files, columns and runs come from outside the project.
+    """Prints one line, made safe by `printable`, because names of files, columns and runs come from outside.
 
     Args:
         text: the line.

@@ -13,7 +13,7 @@ _SERVER = {
 }
 #: Codes that a store returns for a write that collides with the write of another process.
 _COLLISION = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE"}
-#: Codes for a name or id that does not exist. MLflow calls an alias that no version holds an "invalid parameter".
+#: Codes for a name or id that does not exist. If no version holds an alias, MLflow returns INVALID_PARAMETER_VALUE.
 _MISSING = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 
 

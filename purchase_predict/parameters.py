@@ -26,7 +26,7 @@ STEPS = ("load", "process", "train", "deploy")
 
 
 class Engine(StrEnum):
-    """The engine that reads the source and computes the features of events."""
+    """The engine that reads the source and computes the features from its events."""
 
     DUCKDB = "duckdb"
     SPARK = "spark"
@@ -68,7 +68,7 @@ class Number(click.FloatRange):
 
 
 class WholeNumber(click.IntRange):
-    """A whole number in a range. `1.0` counts as `1`, because MLflow passes a parameter of type float on as `1.0`."""
+    """A whole number in a range. `1.0` counts as `1`: for a parameter of type float, MLflow passes 1 on as `1.0`."""
 
     def __init__(self, must_be: str, **bounds: Any) -> None:
         super().__init__(**bounds)

@@ -118,7 +118,7 @@ class Past:
 
     @property
     def unknown_products(self) -> str | None:
-        """A one-line warning if product columns were computed without events that the model knows; else None."""
+        """A one-line warning if product columns came from fewer events than the model's counters include; else None."""
         if self.until is None:
             return None
         sources, fault = ("events", "no earlier events")
@@ -166,7 +166,7 @@ class Prediction:
 
     @cached_property
     def by_chance(self) -> dict[str, float]:
-        """The index that each column would have by chance alone with this many carts (`drift.expected_by_chance`)."""
+        """For each column, the index to expect by chance alone with this many carts; 0.0 if it is negligible."""
         return drift.expected_by_chance(self.reference, self.scored.rows)
 
     @property
@@ -332,8 +332,8 @@ def _carts_until_model(connection: duckdb.DuckDBPyConnection, model: Model) -> t
     """`until`, `until_carts` and `share` of `Past`, for the carts of `primary_table`.
 
     The model's product counters are not used for carts up to the counters' last day, because the counters include
-    events after these carts. The counters have days, not times. So this also holds for a cart of the last day that
-    is later than the model's last event.
+    events after these carts. The counters have days, not times. So they are not used for any cart of their last day,
+    even if the cart is later than the model's last event.
     """
     until = _last_day(model)
     carts = _rows_until(connection, until) if until else 0

@@ -229,7 +229,7 @@ def _started() -> None:
 def be_silent() -> None:
     """Shows no progress of later phases.
 
-    For a process on a Spark executor: its output is part of the executor's output.
+    A process on a Spark executor calls this function, because its output is part of the executor's output.
     """
     _display.silent = True
 

@@ -105,7 +105,7 @@ PRIMARY = (
 #: The columns of each table that `load` reads.
 TABLES = {"events": EVENTS, "primary": PRIMARY}
 
-#: The label: 1 if the product was bought in the session at or after the moment, else 0.
+#: The label: 1 if the product was bought in the session at or after the moment (see `MOMENT`), else 0.
 LABEL = "purchased"
 
 #: The columns that identify a row of the primary table: a product in the cart of one user's session.

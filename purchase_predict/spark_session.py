@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 _PROJECT = Path(purchase_predict.__file__).parents[1]
-#: The message of an error that Python raised on an executor: the first line of the traceback, a line with an exception,
-#: and the exception for a missing module.
+#: Parts of the message of an error that Python raised on an executor: the first line of the traceback, a line with an
+#: exception, and the exception for a missing module.
 _TRACEBACK = "Traceback (most recent call last):"
 _RAISED = re.compile(r"^[A-Za-z_][\w.]*: .+$", re.MULTILINE)
 _MISSING = re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'")
@@ -158,10 +158,10 @@ def _wait_for_server(remote: str, where: str) -> None:
 def _reason(error: Exception) -> str:
     """The line of Spark's long message that names the error.
 
-    If the message has a Python traceback of an executor, this is the last error in the traceback. For a missing module,
-    it is an instruction to install the module. Without a traceback, only the lines that start with "[" (an error class)
-    or with "Caused by:" count. If the first of these starts with "[", it is returned; if it starts with "Caused by:",
-    the last of these is returned. Without such lines, the message's first line is returned.
+    If the message has the Python traceback of an executor, the result is the last error in the traceback. If this error
+    is a missing module, the result is an instruction to install the module. Without a traceback, the candidates are the
+    lines that start with "[" (an error class) or "Caused by:". The result is the first candidate if it starts with "[",
+    else the last candidate. Without candidates, the result is the message's first line.
     """
     text = str(error)
     if _TRACEBACK in text:

@@ -38,8 +38,9 @@ class Training:
         scores: the metrics of `probability`.
         description: the description of the train and the test set (`dataset.json`).
         shop: the file with the product counters at the end of the events, or None.
-        backtest: the metrics in past weeks. For each week, a model with this model's parameters is fitted on the
-            rows before that week. None: not measured, or the rows have no time.
+        backtest: the metrics in past periods (weeks, or tenths of the rows if there are few weeks). For each period, a
+            model with this model's parameters is fitted on the rows before that period. None: not measured, or the
+            rows have no time.
     """
 
     train: LabelledRows
@@ -196,7 +197,7 @@ def finish(
 
 
 def _backtest(found: SearchResult, train: LabelledRows, test: LabelledRows, metric: str, seed: int) -> Backtest | None:
-    """Scores the final fit's parameters on past weeks; None if the rows have no time.
+    """Scores the final fit's parameters on past periods; None if the rows have no time.
 
     A large table is sampled by user to about as many rows as the search uses.
     """

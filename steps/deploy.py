@@ -1,8 +1,8 @@
 """Step `deploy`: register the model, judge it against the champion on the same test rows, promote it if it is better.
 
-In: `runs:/<run id>/model` of a train run, or `models:/<name>@<alias>`. Out: a version of the registered model,
-`promotion.json`, `promotion.html`. `env`, or the variable ENV, names the environment to promote to (empty: none).
-With `approve`, a version that passes the gate waits for a person's approval.
+In: `runs:/<run id>/model` of a train run, or `models:/<name>@<alias>`; `runs:/<run id>/dataset` of a process run.
+Out: a version of the registered model, `promotion.json`, `promotion.html`. `env`, or the variable ENV, names the
+environment to promote to (empty: none). With `approve`, a version that passes the gate waits for a person's approval.
 
     mlflow run . -e deploy --env-manager local -P model=models:/purchase_predict@staging -P env=production
 """

@@ -17,7 +17,7 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent
 RUN_LOCK = "requirements.lock"
 DEVELOPMENT_LOCK = "requirements-dev.lock"
-#: The groups of pyproject.toml in requirements-dev.lock. Packages that only the benchmarks compare with are left out.
+#: The groups of pyproject.toml in requirements-dev.lock. The group `benchmark` (packages to compare with) is left out.
 DEVELOPMENT_GROUPS = ("dev", "servers", "spark", "kubernetes")
 
 

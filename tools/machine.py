@@ -81,7 +81,7 @@ def answers(url: str) -> bool:
 
 
 def within(seconds: float, condition: Callable[[], bool]) -> bool:
-    """Waits until the condition holds, or returns False when the seconds are over."""
+    """Waits until the condition holds, then returns True. Returns False if it does not hold within the time limit."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

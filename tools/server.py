@@ -1,4 +1,6 @@
-"""A tracking server for development: `mlflow server` with PostgreSQL; MLflow proxies its artifacts in Cloud Storage.
+"""A tracking server for development: `mlflow server` with its runs in PostgreSQL and its artifacts in Cloud Storage.
+
+Clients read and write artifacts through this server.
 
 make server                       starts the parts that do not run, and prints how to use them
 make server AUTH=true             the same with a user and a password
@@ -243,7 +245,7 @@ class Server:
     # ---- processes -----------------------------------------------------------------------------------------------
 
     def _begin(self, part: str, command: list[str], environ: dict[str, str], answers_at: str) -> None:
-        # A client's MLFLOW_ variables must not configure the server.
+        # The caller's MLFLOW_ variables are settings of a client, so the server must not inherit them.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
         with self._file(f"{part}.log").open("ab") as log:
             process = subprocess.Popen(
@@ -295,7 +297,8 @@ class Server:
                 [program(name), *(["-D", str(self._data)] if name == "pg_ctl" else []), *arguments],
                 cwd="/",  # the caller's folder may be closed to PostgreSQL's user
                 check=check,
-                # `start` gets no pipe: the database would keep it open as long as it runs. Its log is a file (`-l`).
+                # `pg_ctl start` gets no pipe: the database would inherit the pipe and keep it open until the database
+                # stops. The database writes its log to a file (`-l`).
                 stdout=subprocess.DEVNULL if "start" in arguments else subprocess.PIPE,
                 stderr=subprocess.DEVNULL if "start" in arguments else subprocess.PIPE,
                 text=True,

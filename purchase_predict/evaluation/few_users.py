@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Hashable, Iterable
 
 #: The minimum effective number of users of each class (buyers and others). With fewer buyers, the interval of a model
-#: without skill lies above the baseline in more simulated test sets than the 2.5 % that a 95 % interval allows.
+#: without skill lies above the baseline too often: in more than 2.5 % of the simulated test sets. A 95 % interval
+#: allows 2.5 %.
 MIN_USERS = 10
 #: Half the width of a 95 % interval of the normal distribution, in standard errors.
 NORMAL = 1.959964

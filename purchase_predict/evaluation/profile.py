@@ -102,7 +102,7 @@ def _text(
         labels.append(f"{len(values) - shown:,} others" if len(values) > shown else "others")
 
     def side(known: np.ndarray, nulls: np.ndarray, distinct: int) -> Side:
-        """Args: `known` are the codes of the non-null values; -1 is a value that no training row has."""
+        """The column on one side. `known`: the codes of the values that are not null; -1: not in the training rows."""
         bins = np.where((known < 0) | (known >= shown), shown, known).astype(int)
         counts = np.bincount(bins, minlength=len(labels))[: len(labels)]
         return Side(float(np.mean(nulls)), distinct, tuple((counts / len(nulls)).tolist()))

@@ -7,7 +7,7 @@ import numpy as np
 
 from purchase_predict.metrics import METRICS, Compared, Difference, Score, utility
 
-#: Bootstrap resamples behind an interval.
+#: The number of bootstrap resamples from which an interval is computed.
 RESAMPLES = 500
 #: The quantiles of the resampled metric that bound its 95 % interval.
 INTERVAL_QUANTILES = (0.025, 0.975)

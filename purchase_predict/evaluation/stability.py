@@ -19,8 +19,8 @@ LIMITS = {"slightly": SLIGHT_ABOVE, "far": WARN_ABOVE}
 EMPTY_BIN_SHARE = 1e-4
 #: An index that chance alone gives is mentioned if it is at least this large.
 CHANCE_SHOWN = 0.01
-#: The index that chance alone gives, multiplied by the number of rows, is less than this per bin. If no bin has a small
-#: share, the product is about 1 per bin.
+#: The mean index by chance is less than this number times the number of bins, divided by the number of rows. If no bin
+#: has a small share, it is about the number of bins divided by the number of rows.
 _CHANCE_PER_BIN = 3
 
 

@@ -56,7 +56,7 @@ def slices(rows: pd.DataFrame, y: np.ndarray, probability: np.ndarray, seed: int
 
 
 def _few(y: np.ndarray, users: np.ndarray) -> tuple[str, ...]:
-    """The classes whose effective number of users is below `MIN_USERS`, which is too low for an interval."""
+    """The classes whose effective number of users is below `MIN_USERS`. An interval needs at least that many users."""
     classes = {"buyers": 1, "non-buyers": 0}
     return tuple(name for name, label in classes.items() if effective_users(users[y == label].tolist()) < MIN_USERS)
 

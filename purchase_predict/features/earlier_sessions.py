@@ -70,14 +70,15 @@ def _counted_by_join(questions: ir.Table, facts: ir.Table) -> ir.Table:
 
 
 def _counted_by_running_sums(questions: ir.Table, facts: ir.Table) -> ir.Table:
-    """Rows with parts of each question's counts. A question's parts add up to its count of facts.
+    """Rows with parts of each question's counts. The parts of a question add up to its counts.
 
     This is two-dimensional dominance counting. The n facts and questions of a subject are numbered in the order of
     `at`. A number m is smaller than a number k exactly if m has a 0 and k has a 1 at their highest differing bit.
 
-    The rows are grouped for each bit: rows that agree in all higher bits form a group. In each group, only the facts
-    with a 0 and the questions with a 1 at this bit are kept, so all its facts come before all its questions in `at`.
-    Then each question gets the running sum of the facts before it in the order of `start`. The work is n log n.
+    The rows are grouped for each bit: rows whose numbers agree in all higher bits form a group. In each group, only the
+    facts with a 0 and the questions with a 1 at this bit are kept. So all its facts come before all its questions in
+    the order of `at`. Then each question gets the running sum of the facts before it in the order of `start`. The work
+    is n log n.
     """
     both = questions.union(facts)
     # Ties: in the order of `at`, a fact comes before a question of the same time, because an event at the moment is
@@ -96,7 +97,10 @@ def _counted_by_running_sums(questions: ir.Table, facts: ir.Table) -> ir.Table:
 
 
 def _facts(events: ir.Table, visits: ir.Table, pairs: ir.Table) -> ir.Table:
-    """The facts about all products: each purchase. About each product that the user carted: purchases, first views."""
+    """The facts. Every purchase is a fact about all products.
+
+    For each product that the user carted, its purchases and its first views are facts about this product.
+    """
     of_carted_products = events.semi_join(pairs, ["user_id", "product_id"])
     views = of_carted_products.filter(of_carted_products.event_type == "view")
     # `num_prev_product_views` counts sessions, so only the first view of each session is a fact.

@@ -29,7 +29,7 @@ from purchase_predict.schema import EVENTS, TYPES
 
 #: The columns in which repeated events are compared first (see `alike`). They are never null.
 _ALIKE = ["user_id", "event_time", "product_id"]
-#: The columns that `primary` needs of every event. It needs the other columns of cart events only.
+#: The columns that `primary` needs of every event. For cart events, it needs all columns.
 _USED = ["event_time", "event_type", "product_id", "price", "user_id", "user_session"]
 
 #: The tables that `primary` needs, in the order in which they are made. They are stored, because they are scanned
@@ -85,7 +85,7 @@ def sql(dialect: str, table: str, prefix: str) -> str:
             made("primary", primary(usable_, carts)), made("product_days", product_days())
         ),
     }[table]()
-    getattr(ibis, dialect)  # loads the backend; before, Ibis does not know the dialect
+    getattr(ibis, dialect)  # loads the backend; until then, Ibis does not know the dialect
     # In DuckDB, a sum of integers has a wider type than int64. Ibis assumes that the sum is int64 and adds no cast, so
     # the cast is added here.
     columns = ", ".join(

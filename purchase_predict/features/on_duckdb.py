@@ -61,7 +61,7 @@ def primary_from_events(
 def _primary_of_each(
     connection: duckdb.DuckDBPyConnection, buckets: Sequence[Path], workers: int
 ) -> list[tuple[int, int, int]]:
-    """Runs `_primary_of_bucket` for each bucket, for `workers` buckets at the same time; its results, by bucket."""
+    """Runs `_primary_of_bucket` for each bucket, `workers` at a time. Returns the results in bucket order."""
     from purchase_predict.features import expressions
 
     cursors, given_up = [connection.cursor() for _ in buckets], Event()
@@ -79,7 +79,7 @@ def _primary_of_each(
                     future.add_done_callback(lambda _: shown.advance())
                 return [future.result() for future in futures]
         except BaseException:
-            given_up.set()  # for a bucket between two queries, because `interrupt` ends only a query that runs
+            given_up.set()  # stops buckets that are between two queries; `interrupt` ends only running queries
             for waiting in (compiler, pool):
                 waiting.shutdown(wait=False, cancel_futures=True)
             for cursor in cursors:

@@ -63,8 +63,8 @@ def totals(events: ir.Table, corrections: ir.Table) -> ir.Table:
 
     Args:
         events: all events with a session.
-        corrections: the corrections of all buckets. `events` has an event with the product and day of each correction.
-            The join would drop corrections for which there is no such event.
+        corrections: the corrections of all buckets. Every correction has the product and day of some event in `events`.
+            The join would drop any other correction.
     """
     counted = _of_events(events, 1)
     both = join(
@@ -93,7 +93,7 @@ def as_of_midnight(days: ir.Table, shop: ir.Table, rows: ir.Table) -> ir.Table:
     """The columns about each product, for each day on which it has rows, as of the midnight at which the day begins.
 
     Args:
-        days: the counters, one row per product and day. A product may have no rows; otherwise it has all its rows.
+        days: the counters, one row per product and day. Whole products may be left out, but not single days of one.
         shop: the counters of all products, as `shop_before` returns them.
         rows: rows of the primary table.
 

@@ -46,7 +46,7 @@ def by_time(connection: duckdb.DuckDBPyConnection, test_ratio: float, row_count:
 
 
 def by_user(connection: duckdb.DuckDBPyConnection, test_ratio: float, row_count: int) -> None:
-    """Creates the table `sides` for `rows` without moments: users in the order of their MD5, until the test is full.
+    """Creates the table `sides` for `rows` without moments. The test gets users in MD5 order until it is full.
 
     A user with more rows than the tolerance is large, and is put in the test only if this brings the test's share
     closer to the requested share. If the share is then still off by more than the tolerance, the large users of the

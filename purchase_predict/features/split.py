@@ -1,4 +1,4 @@
-"""Splits the primary table into train and test: drops repeated rows, avoids leakage, counts categories on train."""
+"""Splits the primary table into train and test without leakage, drops repeated rows, and describes both sets."""
 
 import hashlib
 import json

@@ -13,7 +13,7 @@ from purchase_predict.settings import PROJECT
 from purchase_predict.workflow.environment import environment
 from purchase_predict.workflow.key import counted_source, differences
 
-#: Environment variable of the container: the source files and packages that the image must have, as JSON.
+#: Environment variable of the container: the step, and the source files and packages that the image must have, as JSON.
 EXPECTED = "PURCHASE_PREDICT_EXPECTED"
 #: The parts of a step key (`key.key_parts`) that the image must match.
 PARTS = ("source", "environment")
@@ -96,5 +96,5 @@ def refuse(image: str, difference: str) -> click.ClickException:
 
 
 def text(expected: Mapping[str, Any]) -> str:
-    """The expected files and packages as JSON, for the variable `EXPECTED`."""
+    """Files and packages as JSON, for the variable `EXPECTED` or for an image's label (`image.LABEL`)."""
     return json.dumps(expected, sort_keys=True, separators=(",", ":"))

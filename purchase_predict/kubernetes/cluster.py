@@ -84,7 +84,7 @@ class Cluster:
             ) from error
         configuration = client.Configuration()
         try:
-            # Read here, because the client reads KUBECONFIG only once, when it is imported.
+            # KUBECONFIG is read here, because the client reads it only once, when the client is imported.
             file = os.environ.get("KUBECONFIG") or None
             config.load_kube_config(file, context=context or None, client_configuration=configuration)
         except (config.ConfigException, OSError) as error:

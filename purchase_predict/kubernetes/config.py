@@ -43,7 +43,7 @@ class StepConfig:
         namespace: the Job's namespace.
         service_account: the pod's service account; empty: the namespace's default.
         tracking_uri: the tracking server's address in the cluster; empty: the one that main uses.
-        deadline: seconds from the Job's start until the cluster ends the Job, even if main still waits for it.
+        deadline: seconds from the Job's start until the cluster ends the Job, whether or not main still waits.
         patience: seconds for which a problem that does not pass by itself (image, Secret, quota) may keep the Job from
             starting; then the Job is deleted.
         keep: seconds for which the cluster keeps the Job after its end.
@@ -227,7 +227,7 @@ def _list_of_mappings(part: Mapping[str, Any], name: str, place: str) -> None:
 
 
 def _without_nulls(part: Any) -> Any:
-    """A part of a template without the entries whose value is null. Kubernetes treats them as left out."""
+    """A part of a template without the entries whose value is null. Kubernetes treats such entries as left out."""
     if isinstance(part, dict):
         return {name: _without_nulls(value) for name, value in part.items() if value is not None}
     return [_without_nulls(value) for value in part] if isinstance(part, list) else part

@@ -99,7 +99,7 @@ def state_of(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], events: 
     if "terminated" in status and _lingers(pod):
         problem = _ended_by_cluster({}, job, pod)
         return replace(State(ended=True, problem=problem) if problem else _exit(pod), lingers=True)
-    # If the container has terminated, the Job soon gets the condition Complete or Failed.
+    # A terminated container counts as running for now: the Job soon gets the condition Complete or Failed.
     if "running" in status or "terminated" in status:
         return State(running=True)
     if problem := _waits(pod):

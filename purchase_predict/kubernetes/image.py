@@ -1,8 +1,8 @@
 """Checks before a Job is submitted whether its image was built from the source of the checkout.
 
-`make image` gives an image a label with digests of its source files. This module reads the label from the registry. The
-container later checks the files themselves (`start`). So if the label cannot be read from here, a wrong image is
-still refused, but only after a pod has started.
+`make image` gives an image a label with digests of its source files. This module reads the label from the image's
+registry. The container later checks the files themselves (`start`). So if the label cannot be read from here, a wrong
+image is still refused, but only after a pod has started.
 """
 
 import base64
@@ -131,7 +131,7 @@ def _refuse(answer: requests.Response) -> None:
 
 
 def _docker_login(host: str) -> str:
-    """Docker's stored user and password for a registry, in base 64; empty if there is none."""
+    """Docker's stored user and password for a registry, in base 64; empty if none is stored or it cannot be read."""
     server = _HUB_LOGIN if host == _HUB else host
     try:
         config = json.loads(_DOCKER.read_text(encoding="utf-8"))

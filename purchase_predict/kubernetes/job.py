@@ -115,8 +115,8 @@ class Job:
         run = client.get_run(self._work.run_id)
         if state.succeeded and run.info.status == "FINISHED":
             return True
-        # The tag ERROR comes from the pod, and so does the last line of its log in `state.problem`. They may contain a
-        # value that only this process knows to be secret, so they are masked here.
+        # The tag ERROR, and the last log line in `state.problem`, come from the pod. They may contain a value that only
+        # this process knows to be secret, so they are masked here.
         recorded = printable(self._log.masked(run.data.tags.get(ERROR, "")))
         reason = recorded or (self._log.error if state.exited else "")
         self.told = bool(reason) and self._log.error == reason
@@ -169,7 +169,7 @@ class Job:
     def _keep_log(self) -> None:
         file = Path(self._folder.name) / LOG
         if file.is_file() and file.stat().st_size:
-            with suppress(MlflowException):  # the run ends in the same way without its log
+            with suppress(MlflowException):  # without a stored log, the run still gets the same status
                 mlflow.MlflowClient().log_artifact(self._work.run_id, str(file))
 
 

@@ -64,7 +64,7 @@ def _launch(cluster: Cluster, config: Config, plan: Plan, experiment_id: str, ru
     # slow to import, and not needed if every step is reused
     from purchase_predict.kubernetes.backend import SubmittedJob, submit
 
-    announced: list[SubmittedJob] = []  # `submit` fills it before it creates the Job
+    announced: list[SubmittedJob] = []  # `submit` adds the Job here before creating it
     try:
         submitted = submit(
             cluster, config, plan.entry_point, {name: written(value) for name, value in plan.values.items()},
@@ -88,7 +88,7 @@ def _launch(cluster: Cluster, config: Config, plan: Plan, experiment_id: str, ru
 def _cancel(submitted: "SubmittedJob", entry_point: str) -> None:
     try:
         submitted.cancel()
-    except click.ClickException as error:  # the runs are closed all the same, and the pod then stops by itself
+    except click.ClickException as error:  # the run is closed anyway, so the pod stops by itself
         print_line(f"{entry_point}: its Job could not be deleted: {error.format_message()}", err=True)
 
 

@@ -74,7 +74,7 @@ def manifest(work: Work, config: StepConfig, place: str) -> dict[str, Any]:
 
     Args:
         work: the Job's task.
-        config: the step's settings in the file.
+        config: the step's settings in the file `backend_config`.
         place: the file's name in messages.
 
     Raises:
@@ -158,7 +158,7 @@ def _refuse_missing(found: Mapping[str, Any], entry_point: str, config: StepConf
     needed = dict.fromkeys(
         (name for name in SECRETS if os.environ.get(name)), "the tracking server would refuse the Job"
     )
-    # These post promotions, refusals and rollbacks. main posts the failures of its steps from its own process.
+    # These entry points post promotions, refusals and rollbacks. The process of main posts failures of steps.
     if entry_point in ("main", "deploy", "approve", "rollback") and Settings.read().notify_url:
         needed["NOTIFY_URL"] = "the Job could not post promotions, refusals and rollbacks"
     for name, effect in needed.items():

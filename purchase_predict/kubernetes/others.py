@@ -1,6 +1,7 @@
 """Checks whether Jobs of other workflows may still compute their runs.
 
-A Job that cannot start or end is deleted after twice its patience.
+A Job that cannot start or end is deleted after twice its patience (`StepConfig.patience`). If the problem may pass by
+itself, the Job is not deleted.
 """
 
 import re
@@ -67,7 +68,7 @@ class Others:
             print_line(f"Job {job} of another workflow {does}: {state.problem or _LINGERS}")
         if state.passing:
             return True
-        with suppress(click.ClickException):  # if the Job's pod starts after all, it finds its run closed
+        with suppress(click.ClickException):  # the caller closes the run, so a pod that starts later stops
             cluster.delete(namespace, name)
         return False
 

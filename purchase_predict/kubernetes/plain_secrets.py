@@ -13,8 +13,8 @@ _VARIABLE = re.compile(r"\$\([A-Za-z_][\w.\-]*\)")
 #: (`{{ .password }}`) also count here.
 _REFERENCE = re.compile(r"\$(?:\([^)]*\)|\{[^}]*\}|\w+)|\{\{.*?\}\}")
 _HIDDEN = "***"
-#: Text next to a reference that `_HIDDEN` has replaced: a login (`user:***@`), or the scheme in a header (`Bearer `).
-#: It holds no secret, but `without_secrets` or `shown_uri` would mask it.
+#: The text next to a reference, after `_HIDDEN` has replaced the reference: a login (`user:***@`), or the scheme in a
+#: header (`Bearer `). This text holds no secret, but `without_secrets` or `shown_uri` would mask it.
 _REFERRED = re.compile(r"(?:[^\s/@:]+:)?(?<![^\s/:])\*{3}@|\b(?:Basic|Bearer|Digest|Token)\s+(?=\*{3})", re.IGNORECASE)
 #: The name of a variable that holds the path of a file or folder (AWS_WEB_IDENTITY_TOKEN_FILE, PGPASSFILE).
 _PATH_NAME = re.compile(r"(?:^|_)(?:PG)?(?:PASS)?(?:FILE|PATH|DIR)$", re.IGNORECASE)

@@ -31,7 +31,7 @@ def refuse_unreachable(
         experiment_id: the run's experiment.
         entry_point: the step.
         parameters: the step's parameters.
-        config: the step's settings in the file.
+        config: the step's settings in the file `backend_config`.
         place: the file's name in messages.
 
     Raises:

@@ -45,11 +45,11 @@ def merged(*given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def resources(entry_point: str, given: Mapping[str, Any], memory_limit: str, place: str) -> dict[str, Any]:
-    """The container's `resources`: the values of the file, and computed values where the file gives none.
+    """The container's `resources`: the values of `backend_config`, and computed values where it gives none.
 
     Args:
         entry_point: the step; values are computed only for the steps in `BOUNDED`.
-        given: the step's resources in the file and its template; empty: none.
+        given: the step's resources in the file `backend_config` and its template; empty: none.
         memory_limit: the step's parameter `memory_limit`, such as `2GB`; empty: nothing is computed.
         place: the file's name in messages.
 

@@ -105,7 +105,7 @@ class Packaged:
         answer: `answer(rows, as_is=False)` scores rows as `PurchaseModel.predict` does, but without the column
             `missing` and without MLflow's check of the rows against the signature. Rows of our own tables need no
             check. Without the check, text columns may be of pandas' categorical type, which is faster.
-        counters: the product counters at the end of the model's events; None: it was not trained on events.
+        counters: the product counters at the end of the model's events; None: the model was not trained on events.
         loaded: the model as MLflow loads it.
         threshold: the lowest probability at which `will_buy` is 1; None: not known.
     """
@@ -160,7 +160,8 @@ def _load(uri: str, files: Mapping[str, str]) -> Packaged:
 def _refuse_foreign(place: Path) -> None:
     """Refuses a model that is not of the form that `log` makes, because loading it could run a pickle or other code.
 
-    Only the file MLmodel is read. It shows the form of a model, not who made it: loading runs the model's own code.
+    Only the file MLmodel is read. It shows the form of a model, not who made it. So a model of this form passes, and
+    loading then runs its own code, whoever wrote that code.
 
     Raises:
         click.ClickException: the model has another form.

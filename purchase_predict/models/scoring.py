@@ -43,8 +43,8 @@ class Model(Protocol):
     def answer(self) -> Callable[..., pd.DataFrame]:
         """The function that returns `probability` and `will_buy` of each row of a frame, in the same order.
 
-        If the model has counters, it fills in the product columns that the frame lacks. A null in a product column is
-        kept with `as_is=True`, and otherwise filled in, too.
+        If the model has counters, it fills in the product columns that the frame lacks. Nulls in the product columns
+        that the frame has are filled in, too, unless `as_is` is true.
         """
 
 

@@ -18,7 +18,7 @@ _GROUP_ROWS = 120_000
 _WAITING_ROWS = 3_000_000
 #: A column of whole numbers gets a dictionary if a sample of its rows has at most this many distinct values.
 _DICTIONARY_VALUES = 500
-#: The number of rows in this sample: the first rows of the first row group.
+#: The number of rows in this sample. They are the first rows of the file's first row group.
 _SAMPLED_ROWS = 20 * _DICTIONARY_VALUES
 #: Values that Arrow encodes at once. With Arrow's default of 1,024, encoding takes 7 % longer.
 _BATCH_VALUES = 16_384

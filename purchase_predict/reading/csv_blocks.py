@@ -147,7 +147,7 @@ def _parsed(block: bytes, columns: Sequence[str], types: Mapping[str, str], ids:
     # Arrow skips blank lines. They are rare, so they are counted only if there are fewer rows than lines. The
     # comparison also finds values with line breaks. A quoted value with n line breaks spans n + 1 lines but belongs to
     # one row, so there are n rows fewer than lines. At most n - 1 of these lines are blank, because the first and the
-    # last hold a quote. So the two numbers cannot be equal.
+    # last hold a quote. So there are fewer rows than lines that are not blank.
     if table.num_rows != lines and table.num_rows != lines - plain.blank_lines(block):
         raise NotPlain(f"{lines} lines are {table.num_rows} records")
     return table.select(list(types)).combine_chunks()

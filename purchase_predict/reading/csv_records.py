@@ -21,8 +21,8 @@ import numpy as np
 
 from purchase_predict.errors import first_line
 
-#: The longest line in bytes and the longest quoted field in characters. DuckDB's reader gets the same limit for the
-#: original files, and 4 times this limit for numbered files (see `careful`).
+#: The longest line and the longest record, in bytes without line ends; also the longest quoted field, in characters.
+#: DuckDB's reader gets the same limit for the original files, and 4 times as much for numbered files (see `careful`).
 LONGEST = 2_000_000
 #: Bytes that `outline` reads at once: few enough to stay in a core's cache. With 4 MiB, it takes 3 times as long.
 _BLOCK_BYTES = 2**18

@@ -158,8 +158,9 @@ def _read(
 def _stored(work: Work, reading: Reading, first: int) -> dict[str, StoredFile]:
     """Stores the rows that were read, and returns the stored files by path.
 
-    A path is `events/bucket=<bucket>/part-<first part>-<number>.parquet`, or for a primary table
-    `primary/part-<first part>-<number>.parquet`.
+    A path is `events/bucket=<bucket>/part-<first>-<number>.parquet`, or for a primary table
+    `primary/part-<first>-<number>.parquet`. `<first>` is the number of the task's first part; `<number>` counts the
+    files of the bucket from 0.
     """
     target = reading.scratch / "target"
     files = {}

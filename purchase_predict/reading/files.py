@@ -21,9 +21,9 @@ PATH, ROW = "_part_path", "file_row_number"
 _LINE = "_line"
 _NUMBERS = r'U?(TINY|SMALL|BIG|HUGE)INT|U?INTEGER|FLOAT|DOUBLE|DECIMAL.*|VARCHAR|BLOB|"NULL"'
 _TIMES = r'TIMESTAMP.*|DATE|VARCHAR|BLOB|"NULL"'
-#: For each type of the schema, DuckDB's types of Parquet columns that can be converted to it. A VARCHAR may hold any
-#: value; a BLOB may be text, as old programs write it. Lists (`DECIMAL(9,2)[]`), structs and durations cannot be
-#: converted to any type.
+#: For each schema type: a pattern of the DuckDB types that can be converted to it. A VARCHAR may hold any value; a BLOB
+#: may be text, as old programs write it. Lists (`DECIMAL(9,2)[]`), structs and durations cannot be converted to any
+#: type.
 _CAN_BE = {
     type_: re.compile(f"(?!.*\\]$)({types})")
     for type_, types in {
@@ -150,9 +150,9 @@ def common_table(files: Sequence[File], tables: Mapping[str, tuple[Column, ...]]
         tables: the columns of each table that the files may hold.
 
     Raises:
-        click.ClickException: a file holds none of the tables, because it lacks a column of each that is not optional;
-            two files hold different tables; or the type of a Parquet column cannot be converted to the column's schema
-            type.
+        click.ClickException: a file holds none of the tables, because each table has a column that is not optional and
+            that the file lacks; two files hold different tables; or the type of a Parquet column cannot be converted to
+            the column's schema type.
     """
     held = {file.part.name: _table_of(file, tables) for file in files}
     first, common = next(iter(held.items()))

@@ -183,7 +183,7 @@ def _refuse_wrong_tasks(work: Work, tasks: Sequence[TaskResult]) -> None:
     for task in tasks:
         if task.error:
             raise click.ClickException(task.error)
-    # `Account.check` would not notice a file that Spark skipped: its rows would be missing from both totals.
+    # `Account.check` would not notice a file that Spark skipped: neither of the totals it compares has the file's rows.
     if sorted(number for task in tasks for number in task.numbers) != list(range(len(work.parts))):
         raise click.ClickException(
             f"source {work.source}: Spark did not read each of the {len(work.parts)} files exactly once; check whether "

@@ -1,9 +1,8 @@
 """Copies Parquet files that DuckDB would misread, keeping only the columns that are read.
 
 Column names may be ambiguous: DuckDB ignores case (`PRICE` and `price` are one name), and its scan adds columns of its
-own.
-Two kinds of values end the whole scan with an error: *far* times, which lie outside the years 1 to 9999, and text that
-is not UTF-8.
+own. Two kinds of values end the whole scan with an error: *far* times, which lie outside the years 1 to 9999, and text
+that is not UTF-8.
 """
 
 from collections.abc import Callable, Mapping, Sequence, Set

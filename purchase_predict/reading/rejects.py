@@ -38,7 +38,7 @@ class Frequent:
 
     Attributes:
         rows: the number of rows refused for this reason.
-        column: the broken column; empty: the line is no record.
+        column: the column whose value was refused; empty: the line is no record.
         part: the number of the part that the example is in.
         line: the example's line number in that part, from 1 (Parquet: the row's number).
         value: the start of the example's refused value, or of its line if the line is no record.
@@ -105,8 +105,8 @@ def reasons(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
 def write(connection: duckdb.DuckDBPyConnection, parts: Sequence[Part], path: Path) -> None:
     """Writes the table `rejects` as CSV (file, line, column, value, reason), in the order of parts and lines.
 
-    If a spreadsheet would run a value or file name, or a piece of it, as a formula such as `=HYPERLINK(...)`, an
-    apostrophe is put before the formula.
+    A value or file name may contain text that a spreadsheet would run as a formula, such as `=HYPERLINK(...)`. An
+    apostrophe is put before such text (see `spreadsheets`).
     """
     found = connection.execute('SELECT part, line, "column", value, reason FROM rejects ORDER BY part, line, "column"')
     with path.open("w", newline="", encoding="utf-8", errors="replace") as file:

@@ -1,4 +1,4 @@
-"""Versions that wait for approval: they have passed the gate, and a person decides whether they take over.
+"""Versions that wait for approval: they have passed the gate, and a person decides whether to promote them.
 
 A version's tag `waits.<env>` records since when the version has waited, who deployed it, and the id of the deploy run.
 The inputs of the deploy run name the dataset, and the run's `promotion.json` holds the rules. When the version is

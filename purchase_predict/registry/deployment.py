@@ -1,4 +1,7 @@
-"""Judges a version and moves the alias and stage of an environment to it, under the claim on that environment."""
+"""Judges a version. If it passes, it is promoted or waits for approval.
+
+Meanwhile the run holds the claim on the environment, so no other run decides about this environment.
+"""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -91,7 +94,7 @@ def training_rows(dataset: str, fetch: Callable[[str], Path]) -> Callable[[str],
         trained_on = models.find(uri).trained_on
         if not trained_on:
             raise click.ClickException(f"{uri}: the training rows of this model are no longer known")
-        # The train rows and the test rows of one dataset share no session, so no test row has to be left out.
+        # The training rows and the test rows of one dataset share no session, so no test row has to be left out.
         return None if digest_of(run_of(trained_on)) == own else fetch(f"{trained_on}/train.parquet")
 
     return of

@@ -34,8 +34,8 @@ class Contest:
     metrics: Mapping[str, Compared] = field(default_factory=dict)
 
 
-#: The interval of a metric is widened by a factor if one class has few users. A decision's reason mentions this only if
-#: the factor is above this value: if all users have the same number of rows, for 30 users or fewer.
+#: The interval of a metric is widened by a factor if one class has few users. A decision's reason mentions the widening
+#: only if the factor is above this value. If all users have equally many rows, this is the case for up to 30 users.
 _NAMED_WIDENING = 1.06
 
 

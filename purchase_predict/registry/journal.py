@@ -114,8 +114,8 @@ def append(name: str, env: str, action: str, version: str, previous: str, author
     last = newest(recorded(tags, env))
     if last and (last.action, last.version, last.previous, last.run_id) == (action, version, previous, author.run_id):
         return True
-    # This digest comes from the head, and is not computed from the last entry. So if the last entry was changed, the
-    # digest does not match it, and the change stays detectable.
+    # The digest `before` comes from the head and is not computed from the last entry. So if the last entry was changed,
+    # the digest does not match it, and the change stays detectable.
     before = tags.get(_head(env), "").partition(" ")[2]
     if previous != (last.version if last else ""):
         last = _write(name, env, last, before, FOUND, previous, Author(author.by, author.run_id))
@@ -136,7 +136,7 @@ def _write(name: str, env: str, last: Entry | None, before: str, action: str, ve
     now = datetime.now(UTC)
     entry = Entry(
         number=last.number + 1 if last else 1,
-        # The clock of this machine may be behind that of the last entry's writer; times must not go back.
+        # The clock of the machine that wrote the last entry may be ahead of this clock. Times must not go back.
         at=(max(now, last.moment) if last else now).isoformat(timespec="microseconds"),
         action=action,
         version=version,
@@ -241,8 +241,8 @@ def problem(tags: Mapping[str, str], env: str, *, moving: bool = False) -> str |
     Args:
         tags: the registered model's tags.
         env: staging or production.
-        moving: whether a move of the environment was begun and is not completed. If so, the head may not count the last
-            entry yet, and this is no evidence of a change.
+        moving: whether a move of the environment was begun and is not completed. If so, a head that does not count
+            the last entry yet is no evidence of a change.
     """
     try:
         entries = read(tags, env)

@@ -243,7 +243,7 @@ def _contest(
     fair, obstacle = _fair(rows, champion, theirs, _by_hand(version, env))
     try:
         if obstacle:
-            rows.scores(theirs)
+            rows.scores(theirs)  # raises an error if the champion cannot predict
             return None, _Why(obstacle, forbids=True)
         compared = fair.compare(ours, theirs)
     except click.ClickException as error:

@@ -88,8 +88,8 @@ def promote(version: ModelVersion, env: str, before: ModelVersion | None, author
         claim: the caller's claim, from `claim.sole_right`; empty: nobody else decides about the environment.
 
     Returns:
-        False if the claim was lost or, since the judgement, the holder has changed or the version was rolled back or
-        deleted. The alias has then not moved.
+        False if the claim was lost, or if one of these happened after the judgement: the holder changed, or the
+        version was rolled back or deleted. The alias has then not moved.
     """
     now, model = get_version(version.name, version.version), registered_model(version.name)
     # In a restored registry, the alias may name a version that does not exist. Then there is no holder.
@@ -196,11 +196,11 @@ def _number(version: ModelVersion | None) -> str:
 
 
 def mend(name: str, env: str, author: Author, claim: str = "") -> None:
-    """Completes or drops a move that a killed run left unfinished, and records a move by hand in the journal.
+    """Completes or drops a move that a killed run left unfinished, and adds a missing entry to the journal.
 
-    Call it while `claim.sole_right` is held. A tag `rolled_back.<env>` on the version that holds this environment is
-    removed: in an earlier release of this project, a rollback wrote the tag before it moved the alias, and it may have
-    been killed in between.
+    An entry is missing, for example, if the alias was moved by hand. Call this function while `claim.sole_right` is
+    held. A tag `rolled_back.<env>` on the version that holds this environment is removed: in an earlier release of this
+    project, a rollback wrote the tag before it moved the alias, and it may have been killed in between.
 
     Args:
         name: the registered model.

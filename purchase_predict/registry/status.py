@@ -36,7 +36,7 @@ class Environment:
         version: the number of the version that holds it; empty: no version holds it. For a past time, empty may also
             mean that the holder is not known (see `doubt`).
         entry: the journal's last entry up to that time; None: there was none, or the journal has a problem.
-        problem: why the journal cannot be relied on, for example because it was changed; empty: it can.
+        problem: why the journal is not reliable, for example because it was changed; empty: it is reliable.
         claimed_by: ids of the runs that hold or wait for the claim; empty for a past time.
         missing: whether the alias names a version that does not exist, for example after a restore from a backup.
         doubt: what the journal does not know about the holder at that time; empty: nothing.

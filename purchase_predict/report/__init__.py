@@ -1,1 +1,1 @@
-"""The report of a training: its contents, the page, drawings, plots for MLflow, and the model card."""
+"""What people read about a model: its training report, its model card, and the pages about promotion and drift."""

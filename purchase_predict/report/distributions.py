@@ -73,11 +73,12 @@ def beside(labels: Sequence[str], expected: Sequence[float], actual: Sequence[fl
 
 
 def swarm(contributions: pd.DataFrame, ranks: pd.DataFrame) -> str:
-    """One row of dots per feature. A dot is a cart; its x is the contribution, its shade is the value's rank.
+    """One row of dots per feature. A dot is a cart: its x is the contribution, its shade the rank of the value.
 
     Args:
         contributions: one row per cart, one column per feature, in log-odds.
-        ranks: the same shape; for each value, its rank among the feature's values, 0 to 1. The dot of a NaN is hollow.
+        ranks: for each cart and feature, the rank of the feature's value among all values of the feature, 0 to 1. If it
+            is NaN, the dot is hollow. Further rows and columns are ignored.
     """
     shown = contributions.head(SWARM_CARTS)
     largest = max(float(shown.abs().to_numpy().max()), 1e-12)

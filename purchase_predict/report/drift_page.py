@@ -32,7 +32,7 @@ class Moved:
     Attributes:
         name: the column's name.
         index: its population stability index, 0 or more.
-        chance: the index that chance alone gives with this number of carts; 0.0 if it is small.
+        chance: the index to expect by chance alone with this number of carts; 0.0 if below `stability.CHANCE_SHOWN`.
         most: a text about the bin that moved most: its label, and its shares in training and now.
         drawing: an SVG drawing of the training rows and the scored carts, bin by bin.
         first: the label of the drawing's first bin.

@@ -58,8 +58,8 @@ def fit(
     def fitted(member: Member) -> lightgbm.Booster | None:
         if member is not members[0] and stopped(member, 0):
             return None
-        # Each thread creates its own booster, because LightGBM's log level is per thread. With the lock, only one
-        # thread at a time creates a booster.
+        # Each thread creates its own booster, because LightGBM's log level is per thread. Creating a booster writes to
+        # the shared dataset, so only one thread at a time may do it.
         with creation_lock:
             booster = lightgbm.Booster(member.params, dataset)
         for done in range(1, member.rounds + 1):

@@ -19,9 +19,9 @@ from purchase_predict.search.trial import LabelledRows, Trial, best_first, best_
 #: The final fit uses half the learning rate and twice the rounds. That scored 0.001 to 0.002 better on the real primary
 #: table, and as well or better on the other data sets. A third of the rate scored no better than half.
 FINAL_RATE_DIVISOR = 2
-#: The most trials whose fits are averaged into the model. Compared with the best trial alone, the mean of 3 scored
-#: 0.001 to 0.005 better on the real primary table (3 seeds), 0.001 worse to 0.003 better on the sample (4 seeds), and
-#: 0.002 worse to 0.001 better on the real events (3 seeds).
+#: The highest number of trials whose fits are averaged into the model. Compared with the best trial alone, the mean of
+#: 3 scored 0.001 to 0.005 better on the real primary table (3 seeds), 0.001 worse to 0.003 better on the sample (4
+#: seeds), and 0.002 worse to 0.001 better on the real events (3 seeds).
 MAX_MEMBERS = 3
 #: Boosting rounds that are timed to estimate the final fit's duration, if there is a deadline.
 TIMED_ROUNDS = 5

@@ -1,8 +1,8 @@
 """Cross-validation folds of the training rows.
 
 The folds go forward in time if the rows have times and can be cut by time; otherwise they are grouped by user. Folds
-grouped by user validate a model on days that it was trained on. So a column that identifies the day looks too good. For
-columns that do not change over time, both kinds of folds rank models alike.
+grouped by user validate a model on days that it was trained on. So a column that identifies the day looks more useful
+than it is on later days. For columns that do not change over time, both kinds of folds rank models alike.
 """
 
 from collections.abc import Sequence

@@ -21,7 +21,7 @@ PRUNE_AFTER_FOLDS = 2
 #: Share of the best trial's gain over the baseline (a constant prediction). Without a margin, pruning cost searches of
 #: the real events 0.003 of ROC AUC.
 PRUNE_MARGIN = 0.01
-#: The most boosting rounds of a fold.
+#: The maximum number of boosting rounds of a fold.
 _MAX_ROUNDS = 1000
 #: Early-stopping patience of a fold, in boosting rounds.
 PATIENCE = 30

@@ -60,7 +60,7 @@ class Trial:
         seconds: wall time.
         error: the kind and text of the exception of a failed trial.
         first_folds_score: the metric of the first folds together. Pruning compares it with the best trial's.
-        fold_utilities: for each fold the best utility (more is better) of its early-stopping metric. A later
+        fold_utilities: for each fitted fold the best utility (more is better) of its early-stopping metric. A later
             trial gets less patience in a fold while it is behind the best trial's utility in the same fold.
         out_of_fold: the probability of each row, predicted by a fold that did not train on it; NaN for a row that no
             fold validates on; None if the trial did not finish or was read from its MLflow run.

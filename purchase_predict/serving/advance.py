@@ -198,7 +198,7 @@ def _count(batch: Batch, event: Event) -> None:
 
 
 def _count_product(session: Session, pair: Pair, time: int, now: bool) -> None:
-    """Counts a product at its first view, cart or purchase in the session. A late event may make this time earlier."""
+    """Counts a product at its first view, cart or purchase in the session. A late event may become the first one."""
     if pair.act is None:
         session.products += not now
         session.products_now += now

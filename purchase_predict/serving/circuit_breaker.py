@@ -26,7 +26,10 @@ class CircuitBreaker:
         self._open_until, self._problem = 0.0, ""
 
     def change(self, events: Sequence[Event], work: Callable[[Batch], Result], *, wait: bool = True) -> Result:
-        """See `state.State.change`. With `wait=False`, the store is called even while it hangs."""
+        """See `state.State.change`.
+
+        With `wait=False`, the store is called even while it hangs, because a local store then does not wait for a lock.
+        """
         if not wait:
             return self._state.change(events, work, wait=False)
         return self._called(lambda: self._state.change(events, work))

@@ -66,8 +66,8 @@ class Refused(Exception):
 
     Attributes:
         field: the name of the field; "event" if the event is not a JSON object.
-        value: the first 100 characters of the field's value. If the event is not an object or the value is nested too
-            deeply, this is the name of its Python type.
+        value: the first 100 characters of the field's value. If the event is not an object, the name of the event's
+            Python type. If the value is nested too deeply, the name of the value's Python type.
         reason: what the field must be.
     """
 

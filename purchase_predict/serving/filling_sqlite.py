@@ -47,8 +47,8 @@ class SqliteFiller:
             "visitor_records": f"visitor, {int(time.time() // 86_400)} - age AS touched, record",
             "seen_events": "visitor, time, digest",
         }
-        # The rows of a bucket are sorted by the primary key of their table, so that SQLite fills one page after the
-        # other.
+        # `warming` writes the rows of one bucket of users at a time. In each bucket, the rows are sorted by the primary
+        # key of their table, so that SQLite fills one page after the other.
         self.orders = {
             "session_records": "ORDER BY id",
             "pair_records": "ORDER BY id, product",
@@ -70,8 +70,9 @@ class SqliteFiller:
             if path.exists() and path.stat().st_size:
                 with sqlite3.connect(path) as connection:
                     refuse_other_version(path, connection)
-                    # Each table may be empty although the state is not. After removals from the cart alone, `visitors`
-                    # has rows and `shop_days` has none. After all visitors were forgotten, `shop_days` still has rows.
+                    # Both tables are checked, because a state that is not empty may have rows in only one of them. If
+                    # all events were removals from the cart, only `visitors` has rows. If all visitors were forgotten,
+                    # only `shop_days` has rows.
                     if connection.execute("SELECT 1 FROM shop_days UNION ALL SELECT 1 FROM visitors").fetchone():
                         return None
             return cls(path)

@@ -60,8 +60,9 @@ _INCOMPLETE = (
     "not completely filled from past events: wait until the server that fills the state has finished; if that server "
     "was killed, start a server with warm=<source>"
 )
-#: Lua script: in the hash KEYS[1], adds the counters of the days before ARGV[1] to the counters of the key ARGV[2]
-#: (`shop_days.EARLIER`), and removes the counters of these days. Redis runs a script atomically.
+#: Lua script: in the hash KEYS[1], adds the counters of the days before ARGV[1] to the sums over earlier days, and
+#: removes the counters of these days. In the sums' field names, ARGV[2] (`shop_days.EARLIER`) is in place of the day.
+#: Redis runs a script atomically.
 _FOLD = """
     local fields = redis.call('HGETALL', KEYS[1])
     for i = 1, #fields, 2 do

@@ -163,7 +163,8 @@ class Visitor(Record):
         """
         if not self.sessions.knows(start) or self.moved_to < start <= self.moved_from:
             return False
-        # `folded_start` may be the old start of a session that has moved. `newest_before` must not return this start.
+        # `folded_start` may be the old start of a session that has moved. `newest_before` would return this wrong start
+        # if `counts` has no start before `start`.
         stale = 0 <= self.moved_to <= self.sessions.folded_start
         return not stale or any(own < start for own, _ in self.sessions.counts)
 
@@ -268,7 +269,7 @@ class Pair(Record):
 
 
 class Product(Record):
-    """A product of a visitor.
+    """A visitor's views and purchases of one product, by session.
 
     Attributes:
         views: a tally of the sessions in which the product was viewed; each session counts once.

@@ -41,8 +41,8 @@ _REDIS_THREADS = 8
 #: takes about 0.5 ms per event.
 _AT_ONCE = 5
 _HOUR_SECONDS = 3600
-#: Python's thread switch interval in seconds. With the default, 5 ms, an answer could wait longer for another thread
-#: than it takes itself.
+#: Python's thread switch interval in seconds. With the default, 5 ms, a request could wait for another thread longer
+#: than its own work takes.
 _SWITCH_SECONDS = 0.0005
 
 
@@ -69,8 +69,9 @@ def serve(settings: Settings, state: State, started: Callable[[str], None]) -> N
         started: called when the server begins to accept requests, with the version and the address in one line.
 
     Raises:
-        click.ClickException: the server cannot be started. Causes are invalid settings, a missing or invalid token, a
-            port that is taken, an alias without a version that loads, and a log that cannot be written.
+        click.ClickException: the server cannot be started. Possible causes: the settings are invalid, the token is
+            missing or invalid, the port is taken, no version holds the alias, the version that holds the alias does not
+            load, or the log cannot be written.
     """
     with contextlib.ExitStack() as stack:
         stack.callback(state.close)

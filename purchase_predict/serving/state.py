@@ -148,8 +148,8 @@ class State(Protocol):
     def forget(self, retention_days: int, removed: Callable[[int], None]) -> None:
         """Removes visitors whose last event arrived more than `retention_days` + `events.FUTURE_DAYS` days ago.
 
-        Also removes seen events of days more than `retention_days` before the shop's newest day. In Redis, keys expire
-        by themselves, so this does nothing.
+        Also removes the seen events whose day is more than `retention_days` days before the shop's newest day. In
+        Redis, keys expire by themselves, so this method does nothing.
 
         Args:
             retention_days: the retention in days.

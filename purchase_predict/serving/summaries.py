@@ -2,7 +2,8 @@
 
 The records equal those that `advance` makes if it counts the same events in the order of their times.
 
-The tables of a bucket of users:
+`load` splits the events table into buckets. All events of a user are in one bucket, so this SQL handles one bucket at a
+time. The tables of a bucket:
 
 - `known`: the events with a session, without repetitions, of the visitors who are kept.
 - `pairs`, `starts`, `clocks`: facts about pairs, sessions and visitors, for the tables below.

@@ -1,4 +1,7 @@
-"""Fills an empty state from past events. SQL makes the records, one bucket of users at a time."""
+"""Fills an empty state from past events. SQL makes the records, one bucket of users at a time.
+
+A bucket is a part of the events table as `load` writes it: all events of a user are in one bucket.
+"""
 
 import sqlite3
 import time
@@ -106,7 +109,7 @@ def fill(
 
     Args:
         filler: the filler of an empty state.
-        source: as `load` reads it.
+        source: the source of the events, in any form that `load_source` reads.
         scratch: an empty folder.
         retention_days: a visitor is left out if the day of their newest event is more than this many days before the
             source's newest day.

@@ -136,7 +136,7 @@ def _refuse_formats(session: "SparkSession", source: str, host: str, folder: str
     Below it, the search goes down to the depth of the deepest Parquet file in `names`.
     """
     depth = max(name.count("/") for name in names if name.lower().endswith(".parquet"))
-    folder = _GLOB_CHARACTER.sub(r"\\\g<0>", folder)  # `_exists` takes a glob, and the folder's name is none
+    folder = _GLOB_CHARACTER.sub(r"\\\g<0>", folder)  # `_exists` takes a glob, but the name is literal text
     segments = folder.split("/")
     above = ["/".join(segments[:count]) for count in range(1, len(segments) + 1)]
     for log, format_ in _LOGS.items():

@@ -90,7 +90,7 @@ def refuse_tables(source: str, files: Iterable[str], format_in: Callable[[str], 
         source: as the user named it, for messages.
         files: the full names of the files to read: absolute paths, or buckets with object names.
         format_in: returns the table format whose log lies in a folder (with a slash at its end); None if there is no
-            log. It is called once for each folder.
+            log. It is called once for each folder that holds a Parquet file, and for each folder above these.
 
     Raises:
         click.ClickException: a file belongs to such a table.

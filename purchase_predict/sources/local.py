@@ -116,7 +116,7 @@ def _names(file: Path, folder: Path, pattern: Pattern | None) -> set[str]:
     found = dict(_walk(folder, pattern, entered=entered))
     names = set()
     for above in file.parents:
-        with suppress(OSError):  # `above` will be made for the file, or nothing can be written there
+        with suppress(OSError):  # `above` does not exist yet, or nothing can be written there
             status = above.stat()
             below = file.relative_to(above).as_posix()
             names = {prefix + below for prefix, place in entered.items() if place == (status.st_dev, status.st_ino)}
@@ -230,7 +230,7 @@ def _walk(
 
 
 def _is_folder(path: Path) -> bool:
-    """Whether a path leads to a folder. False if the path cannot be looked up, where `Path.is_dir` may raise."""
+    """Whether a path leads to a folder. False if it cannot be looked up; `Path.is_dir` alone may then raise."""
     with suppress(OSError):
         return path.is_dir()
     return False

@@ -1,4 +1,4 @@
-"""Globs that mean the same for local files and for Cloud Storage.
+"""Globs that mean the same for local files, for Cloud Storage and for file systems that only Spark can reach.
 
 `*`, `?` and `[...]` match within one segment, that is within the name of one folder or file. `**` matches any number of
 folders; at the end of a glob, it matches everything below a folder.

@@ -78,9 +78,10 @@ class _Catalogue(NamedTuple):
 
 
 class _Visits(NamedTuple):
-    """Visits in the order of their start: user, keenness of the user, hour, start (seconds), pace (seconds per click).
+    """Visits in the order of their start.
 
-    Seconds count from `_START`.
+    The columns are: the user, the user's keenness, the hour of the day, the start (seconds from `_START`) and the pace
+    (seconds per click).
     """
 
     user: np.ndarray

@@ -8,7 +8,7 @@ import mlflow
 
 from purchase_predict.secrets import shown_uri
 
-#: The default address of `mlflow ui`. This program shows the pages of a tracking store that has no server.
+#: The default address of `mlflow ui`, MLflow's program that shows the pages of a tracking store without a server.
 UI = "http://127.0.0.1:5000"
 
 

@@ -222,7 +222,7 @@ def fetch_unchecked(run: Run, path: str, folder: Path) -> Path:
 
 
 class _Places:
-    """The local files of a run's artifacts, if the store is on this machine."""
+    """Lists a run's artifacts, and finds their local files if the store is on this machine."""
 
     def __init__(self, run: Run) -> None:
         self._run = run

@@ -40,7 +40,7 @@ from purchase_predict.workflow.stopping import (
     stop_with_launcher,
 )
 
-#: Set once this process has posted its failure to the webhook, or has left this to main. So a failure is posted once.
+#: Set once this process has decided whether to post its failure to the webhook, so that no failure is posted twice.
 _notified = threading.Event()
 
 
@@ -241,7 +241,7 @@ def _record_interruption(run: Run, entry_point: str) -> None:
 
 @contextmanager
 def _limits_explained() -> Iterator[None]:
-    """Turns an error about a full disk or too little memory into a ClickException of one line; not MLflow's errors."""
+    """Turns an error about a full disk or too little memory into a one-line ClickException. Leaves MLflow's errors."""
     try:
         yield
     except (click.ClickException, MlflowException):

@@ -64,9 +64,9 @@ def key_of(parts: Mapping[str, Any]) -> str:
 
 
 def search_key_of(parts: Mapping[str, Any]) -> str:
-    """The search key:
+    """The search key, computed from the parts of the step key.
 
-    like the step key, but it leaves out parameters and source files that cannot change the trials.
+    Parameters and source files that cannot change the trials are left out.
     """
     values = {name: value for name, value in parts["parameters"].items() if not PARAMETERS[name].same_trials}
     source = {name: digest for name, digest in parts["source"].items() if not name.startswith(_AFTER_SEARCH)}

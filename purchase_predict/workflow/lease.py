@@ -122,9 +122,9 @@ class Watch:
         before, looks = self._seen.get(run_id, ([], 0))
         looks = looks + 1 if beats == before else 0
         self._seen[run_id] = beats, looks
-        # A child without a heartbeat counts as ended: it is a trial, which has no process, or its process has not
-        # reached this project's code yet. The first run of the family counts as ended only if it has sent a heartbeat
-        # or its Job has ended.
+        # A child with neither a heartbeat nor a Job counts as ended: it is a trial, which has no process, or its
+        # process has not reached this project's code yet. The first run of the family counts as ended only if it has
+        # sent a heartbeat or its Job has ended.
         begun = beats[0] or jobs[0] is False
         if begun and all(_ended(run, job) for run, job in zip(family, jobs, strict=True)):
             return "the run's process has ended" if jobs[0] is None else "the run's Job has ended"

@@ -75,7 +75,10 @@ class TrainedModel:
 
     @property
     def trained_on(self) -> str:
-        """The URI of the dataset that the model was trained with; empty if neither the run nor the version has it."""
+        """The URI of the dataset that the model was trained with; empty if it is not recorded.
+
+        It is read from the train run. If the train run was deleted, it is read from the version.
+        """
         if self.run:
             return inputs_of(self.run).get("dataset", "")
         return str(self.version.tags.get(MODEL_DATASET, "")) if self.version else ""

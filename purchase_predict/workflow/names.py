@@ -13,7 +13,7 @@ from purchase_predict.parameters import STEPS
 from purchase_predict.settings import Settings
 from purchase_predict.workflow.completed import run_of
 
-#: SOURCE: the tag that holds the source of the data of a step's run. DRY_RUN: the start of the name of a dry run.
+#: SOURCE: the tag of a step's run that holds the source of its data. DRY_RUN: the start of the name of a dry run.
 SOURCE, DRY_RUN = "step.source", "dry run: "
 #: Maximum length of the source in a name, in characters. `_short` cuts off the start of a longer source.
 _LENGTH = 60
@@ -88,6 +88,6 @@ def given(name: str, entry_point: str) -> bool:
 
 
 def _short(source: str) -> str:
-    """Cuts a source to `_LENGTH` characters at its start. Of a local path, only the last part is kept."""
+    """Shortens a source to `_LENGTH` characters: cuts off its start. Of a local path, only the last part is kept."""
     text = printable(source if "://" in source else Path(source).name or source)
     return text if len(text) <= _LENGTH else f"…{text[1 - _LENGTH :]}"

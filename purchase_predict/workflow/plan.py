@@ -98,7 +98,7 @@ def input_digests(values: Mapping[str, Any], fingerprint: Fingerprint | None) ->
 
 
 def _output(name: str, uri: str) -> Run:
-    """The completed run whose output an input names.
+    """The completed run that made the input `name` of a step.
 
     Raises:
         click.ClickException: the URI is not the output of the step that makes this input.

@@ -138,7 +138,7 @@ def what_came_out(train: Run, metric: str, standing: str, serve: str) -> str:
 def _first_line() -> list[str]:
     """The line with the command that activates the virtual environment.
 
-    None if the environment is in the caller's PATH, or if it has no file `activate`.
+    Empty if the environment is in the caller's PATH, or if it has no file `activate`.
     """
     folder = Path(sys.executable).parent
     if str(folder) in _CALLERS_PATH.split(os.pathsep) or not (folder / "activate").exists():

@@ -65,7 +65,7 @@ def take_turn(
         first = min(others, key=_order)
         run_id = first.info.run_id
         if announced and _order(first) < _order(mine):
-            claims.withdraw()  # first, so that a reader of the line below no longer finds this claim
+            claims.withdraw()  # before `say`: a user who reads the printed line must not find this claim
             announced = False
         if run_id not in named:
             named.add(run_id)

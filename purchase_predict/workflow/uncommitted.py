@@ -21,8 +21,8 @@ from purchase_predict.settings import PROJECT
 #: Path of the artifact with the uncommitted changes.
 UNCOMMITTED = "source/uncommitted.diff"
 
-#: Maximum number of bytes kept of the names of changed files (`git status`), and the same number for the differences
-#: (`git diff`). It is enough for edits by hand, and too small for data files.
+#: Maximum number of bytes kept of each of two outputs: the names of changed files (`git status`) and the differences
+#: (`git diff`). This is enough for edits by hand, and too small for data files.
 _MAX_BYTES = 1_000_000
 #: Maximum size in bytes of the list of the tracked files' names. If it is larger, no changes are recorded.
 _MAX_NAMES = 100_000_000
