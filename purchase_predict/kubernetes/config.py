@@ -172,7 +172,7 @@ def _check(values: Mapping[str, Any], place: str) -> None:
             raise click.ClickException(f"{place}: {name} is not a valid name of an environment variable")
     for name, value in values["env"].items():
         if not isinstance(value, str | int | float | date | None):
-            raise click.ClickException(f"{place}.env.{name}: must be text, a number, or true or false")
+            raise click.ClickException(f"{place}.env.{name}: must be text, a number, a date, true, false or null")
         refuse_secret(name, str(value), f"{place}.env")
     if (uri := values.get("tracking_uri", "")) != shown_uri(uri):
         raise click.ClickException(

@@ -27,7 +27,8 @@ _TYPES = (
 )  # fmt: skip
 #: Docker's configuration with the user's logins.
 _DOCKER = Path.home() / ".docker/config.json"
-_HUB, _HUB_LOGIN = "registry-1.docker.io", "https://index.docker.io/v1/"
+#: Docker Hub: the host of its registry, the names that stand for it in an image's name, and its key in `_DOCKER`.
+_HUB, _HUB_NAMES, _HUB_LOGIN = "registry-1.docker.io", ("docker.io", "index.docker.io"), "https://index.docker.io/v1/"
 _TIMEOUT = 10.0
 #: Errors raised for a text that is not JSON, is nested too deeply, or holds other values than expected.
 _UNREADABLE = (ValueError, RecursionError, LookupError, TypeError, AttributeError)
@@ -85,10 +86,11 @@ def _parts(image: str) -> tuple[str, str, str]:
     """Registry, name and digest of an image, by Docker's rules. A tag is left out."""
     name, _, digest = image.partition("@")
     first, _, rest = name.partition("/")
+    host = _HUB
     if rest and re.search(r"[.:]|^localhost$", first):
-        host, name = first, rest
-    else:
-        host, name = _HUB, name if rest else f"library/{name}"
+        host, name = _HUB if first in _HUB_NAMES else first, rest
+    if host == _HUB and "/" not in name:
+        name = f"library/{name}"
     return host, re.sub(r":[^/:]+$", "", name), digest
 
 
@@ -119,7 +121,7 @@ class _Registry:
         asked = dict(re.findall(r'(\w+)="([^"]*)"', rest))
         query = {name: asked[name] for name in ("service", "scope") if name in asked}
         headers = {"Authorization": f"Basic {login}"} if login else {}
-        answer = requests.get(asked["realm"], params=query, headers=headers, timeout=_TIMEOUT)
+        answer = self._session.get(asked["realm"], params=query, headers=headers, timeout=_TIMEOUT)
         _refuse(answer)
         granted = answer.json()
         self._session.headers["Authorization"] = f"Bearer {granted.get('token') or granted['access_token']}"

@@ -118,6 +118,16 @@ def test_a_label_that_cannot_be_read_is_said_and_holds_nothing_up(
     assert "planted" not in unread
 
 
+def test_a_login_that_is_not_dockers_is_not_sent(
+    registry: tuple[str, type[Registry]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, _ = registry
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password planted\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert "answers 403 Forbidden" in image.refuse_other_source(name, "train", PROJECT)
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"auths": []}', '{"auths": {"127.0.0.1": 1}}', "[" * 100_000])
 def test_logins_of_docker_that_cannot_be_read_count_as_none(
     text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -136,6 +146,8 @@ def test_a_registry_that_is_away_is_said_in_a_few_words() -> None:
     [
         ("shop/steps:1@sha256:0", ("registry-1.docker.io", "shop/steps", "sha256:0")),
         ("steps@sha256:0", ("registry-1.docker.io", "library/steps", "sha256:0")),
+        ("docker.io/shop/steps@sha256:0", ("registry-1.docker.io", "shop/steps", "sha256:0")),
+        ("index.docker.io/steps:1@sha256:0", ("registry-1.docker.io", "library/steps", "sha256:0")),
         ("localhost/steps@sha256:0", ("localhost", "steps", "sha256:0")),
         ("eu.pkg.dev:443/a/b/steps:v1@sha256:0", ("eu.pkg.dev:443", "a/b/steps", "sha256:0")),
     ],
