@@ -118,7 +118,7 @@ class Past:
 
     @property
     def unknown_products(self) -> str | None:
-        """A one-line warning if product columns came from fewer events than the model's counters include; else None."""
+        """A one-line warning if product columns came from clearly fewer events than the counters include; else None."""
         if self.until is None:
             return None
         sources, fault = ("events", "no earlier events")
@@ -144,8 +144,8 @@ class Prediction:
         threshold: the lowest probability at which a cart counts as "will buy"; None: not known.
         reference: the profile of the training rows (`drift.profile`); empty if drift was not measured.
         shares: the share of the scored rows in each bin of the reference (`drift.shares`).
-        later_than: the last day in the model's product counters, if they filled in values of rows of that day or
-            earlier; else None.
+        later_than: the last day in the model's product counters, if the counters filled in values in rows of that day
+            or earlier; else None.
         later_rows: the number of rows of that day or earlier in which the counters filled in values.
     """
 
@@ -268,7 +268,7 @@ def predict(
     scratch: Path,
     record: Path,
 ) -> Prediction:
-    """Scores every row of an input into `target`.
+    """Scores every cart of an input into `target`. In a primary table, each row is a cart.
 
     Args:
         sources: the input, and how it is read.
@@ -363,14 +363,14 @@ def _last_day(model: Model) -> date | None:
 
 
 def _rows_until(connection: duckdb.DuckDBPyConnection, day: date, condition: str = "true") -> int:
-    """How many rows of `primary_table` have a moment on a day (UTC) or earlier, and meet the condition."""
+    """How many rows of `primary_table` have a moment on `day` (UTC) or earlier, and meet `condition`."""
     asked = f"SELECT count(*) FROM primary_table WHERE {MOMENT}::DATE <= DATE '{day}' AND {condition}"
     (rows,) = one_row(connection, asked)
     return int(rows)
 
 
 def _in_future(day: date) -> str:
-    """A remark to put after a model's last day if that day is in the future; else empty."""
+    """The text that follows the counters' last day in a message if that day is in the future; else empty."""
     if day <= datetime.now(UTC).date():
         return ""
     return " (in the future: an event of the training data has a wrong time; correct or remove it, and train again)"

@@ -1,7 +1,7 @@
 """Entry point `rollback`: moves an environment's alias and stage back to its previous version, or to a given version.
 
 In: the registered model and the environment. Out: alias and stage moved, `rollback.json`, and the tag
-`rolled_back.<env>` on the version that held the alias before, unless the new holder is a later version. A tagged
+`rolled_back.<env>` on the version that held the alias before, unless the user names a later version. A tagged
 version is promoted again only with `promote_rolled_back`.
 
     mlflow run . -e rollback --env-manager local -P env=production -P reason="coupons for everyone"

@@ -1,7 +1,7 @@
 """A backtest: the model's metrics in each past week, after training on the rows before that week.
 
 Each week has its own fit, which has seen neither that week nor a later one. All fits use the parameters that the
-search chose. The search has seen most of these weeks, so the metrics may be slightly too good.
+search chose. The search has seen the weeks of the training set, so their metrics may be slightly too good.
 """
 
 import math
@@ -98,10 +98,10 @@ class Backtest:
         """The change per period of the gain over the baseline; None if fewer than `MIN_SCORED` periods count.
 
         It is the slope of a weighted straight line through the gains. A period's weight is 1 / (standard error)². The
-        standard error is computed from the width of the period's interval, which has a minimum (`MIN_WIDTH`). If the
-        gains scatter more than their intervals suggest, the slope's interval is widened accordingly (Birge, The
-        Calculation of Errors by the Method of Least Squares, 1932). Student's t accounts for the small number of
-        periods.
+        standard error is computed from the width of the period's interval. A narrow interval counts as wider
+        (`MIN_WIDTH`). If the gains scatter more than their intervals suggest, the slope's interval is widened
+        accordingly (Birge, The Calculation of Errors by the Method of Least Squares, 1932). Student's t accounts for
+        the small number of periods.
         """
         counted = self.counted
         if len(counted) < MIN_SCORED:
@@ -110,8 +110,9 @@ class Backtest:
         gain = np.array([metrics.utility(self.metric, score.value - score.baseline) for score in of_periods])
         width = np.array([_width(score) for score in of_periods])
         weight = (2 * NORMAL / np.maximum(width, MIN_WIDTH * np.median(width))) ** 2
-        at = np.array([period.start.timestamp() for period in counted])
-        at = (at - at[0]) / (at[-1] - at[0]) * (len(at) - 1)
+        first, last = self.periods[0].start, self.periods[-1].start
+        mean_distance = (last - first) / (len(self.periods) - 1)  # of two periods, also of those that do not count
+        at = np.array([(period.start - first) / mean_distance for period in counted])
         centred = at - np.average(at, weights=weight)
         spread = float(np.sum(weight * centred**2))
         slope = float(np.sum(weight * centred * gain) / spread)
@@ -122,7 +123,7 @@ class Backtest:
 
     @property
     def verdict(self) -> str:
-        """A text that says whether the model gets better or worse over time, and which periods do not count."""
+        """A text that says whether the model gets better or worse over time, and how many periods do not count."""
         return " ".join(filter(None, [self._direction, self._not_counted]))
 
     @property
@@ -157,7 +158,10 @@ class Backtest:
         return f"Not counted for the trend: {'; '.join(listed)}." if listed else ""
 
     def as_json(self) -> dict[str, Any]:
-        """The backtest as JSON values. The duration is left out, so the same rows give the same values."""
+        """The backtest as JSON values, without the duration.
+
+        So the same rows give the same values, unless the time limit was reached.
+        """
         return {
             "unit": self.unit,
             "metric": self.metric,

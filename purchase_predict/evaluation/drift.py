@@ -44,7 +44,7 @@ def profile(connection: duckdb.DuckDBPyConnection, relation: str, features: Sequ
             frequent = connection.execute(f"{counted} ORDER BY count(*) DESC, {name} LIMIT {VALUE_BINS}").fetchall()
             described[name] = {"values": [value for (value,) in frequent]}
         else:
-            # quantile_disc returns values of the column; an interpolated value could differ in its last digit.
+            # quantile_disc returns values of the column, so no edge depends on the rounding of an interpolation.
             # Results are always fetched completely, because unread rows keep the connection busy.
             ((deciles,),) = connection.execute(f"SELECT quantile_disc({name}, {DECILES}) FROM {relation}").fetchall()
             # `or 0` turns -0.0 into 0. The two are equal, so which of them is found would depend on the order of rows.
@@ -109,7 +109,9 @@ def _counting(relation: str, numbers: Mapping[str, Sequence[float]]) -> str:
 
 
 def expected_by_chance(reference: Mapping[str, Mapping[str, Any]], rows: int) -> dict[str, float]:
-    """For each column, the mean index of `rows` rows drawn at random from the training rows (`stability.by_chance`).
+    """For each column, the mean index of `rows` rows drawn at random from the training rows; 0.0 if it is negligible.
+
+    See `stability.by_chance`.
 
     Args:
         reference: the `profile` of the training rows.

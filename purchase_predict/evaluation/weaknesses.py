@@ -90,14 +90,14 @@ def _groups(rows: pd.DataFrame) -> Iterator[tuple[str, list[str], np.ndarray]]:
 def suspicious(
     x: np.ndarray, y: np.ndarray, features: Sequence[str], categorical: Sequence[str] = ()
 ) -> dict[str, float]:
-    """Finds features that alone predict the label almost perfectly: copies of it, or known only after the purchase.
+    """Finds features that alone predict the label almost perfectly. They copy it, or are known only after the purchase.
 
     Args:
         x: encoded training rows, rows by features; NaN (a null) counts as a value of its own.
         y: labels, 0 or 1.
         features: the columns of `x`.
-        categorical: the features whose values are codes without an order. Each code is replaced by its share of
-            purchases in the other half of the rows.
+        categorical: the features whose values are codes without an order. Each code is replaced by a share of purchases
+            (`_rate_elsewhere`).
 
     Returns:
         The ROC AUC of each suspicious feature, `LEAK_ROC_AUC` or more.
@@ -107,16 +107,16 @@ def suspicious(
         _, rank = np.unique(x[:, column], return_inverse=True)  # NaN ranks highest
         values = _rate_elsewhere(rank, y) if name in categorical else rank / max(1, rank.max())
         area = score("roc_auc", y, values)
-        area = max(area, 1 - area)  # purchases may have the low values as well as the high ones
+        area = max(area, 1 - area)  # a feature also predicts well if purchases have its low values
         if area >= LEAK_ROC_AUC:
             found[name] = area
     return found
 
 
 def _rate_elsewhere(code: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """For each row, the share of purchases among the rows with the same code in the other half of the rows.
+    """For each row, the share of purchases of its code, measured on the other of two random halves of the rows.
 
-    So a row's own label does not count.
+    So a row's own label does not count. For a code that the other half lacks, it is the share of the whole half.
     """
     rates = np.empty(len(y))
     odd = np.random.default_rng(0).permutation(len(y)) % 2 == 1

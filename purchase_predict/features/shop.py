@@ -42,7 +42,7 @@ def log_price(price: ir.Value) -> ir.Value:
 
 
 def corrections(candidates: ir.Table, usable: ir.Table, pairs: ir.Table) -> ir.Table:
-    """The amounts that `totals` adds to its counts for the users of one bucket.
+    """The corrections from the users of one bucket. `totals` adds the corrections of all buckets to its counts.
 
     Finding repetitions among all events would cost more than all else in this module. So `totals` counts all events, of
     all users at once. The corrections subtract all events that may repeat each other (`candidates`), add each distinct
@@ -76,7 +76,8 @@ def totals(events: ir.Table, corrections: ir.Table) -> ir.Table:
 def state(days: ir.Table) -> ir.Table:
     """The counters of each product, summed over all days. In every row, `day` is the last day of the whole table.
 
-    The sums are packaged with the model. For rows of later days, `as_of_midnight` can use them in place of `days`.
+    The sums are packaged with the model. For rows of later days, they can replace the counters of all days up to `day`.
+    The counters of later days are still needed.
     """
     summed = _summed(days, ["product_id"])
     return summed.mutate(day=days.day.max().as_scalar()).select(*PRODUCT_DAY, *COUNTERS)

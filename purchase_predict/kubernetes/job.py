@@ -76,8 +76,8 @@ class Job:
                 client.set_tag(run_id, lease.CLAIM, key)
             self._cluster.create(self._manifest)
         except BaseException as error:
-            # If the API cannot be reached, the Job may exist and cannot be deleted. Its pod stops, because its run is
-            # closed.
+            # If the API cannot be reached, the Job may exist and cannot be deleted. If its pod starts later, it stops,
+            # because its run is closed.
             if not isinstance(error, Away):
                 with suppress(click.ClickException):
                     self.cancel()
@@ -174,7 +174,7 @@ class Job:
 
 
 def look(cluster: Cluster, job: Mapping[str, Any]) -> tuple[State, list[dict[str, Any]]]:
-    """The state of a Job that the cluster has just returned, and its pods, the newest last.
+    """The state of a Job (`job`: the cluster's latest answer), and its pods, the newest last.
 
     Raises:
         click.ClickException: the cluster does not answer, or refuses a call.

@@ -13,8 +13,8 @@ _VARIABLE = re.compile(r"\$\([A-Za-z_][\w.\-]*\)")
 #: (`{{ .password }}`) also count here.
 _REFERENCE = re.compile(r"\$(?:\([^)]*\)|\{[^}]*\}|\w+)|\{\{.*?\}\}")
 _HIDDEN = "***"
-#: The text next to a reference, after `_HIDDEN` has replaced the reference: a login (`user:***@`), or the scheme in a
-#: header (`Bearer `). This text holds no secret, but `without_secrets` or `shown_uri` would mask it.
+#: A text that holds no secret, but that `without_secrets` or `shown_uri` would mask: a login (`user:***@`), or the
+#: scheme before a reference in a header (`Bearer `). It is looked for after `_HIDDEN` has replaced each reference.
 _REFERRED = re.compile(r"(?:[^\s/@:]+:)?(?<![^\s/:])\*{3}@|\b(?:Basic|Bearer|Digest|Token)\s+(?=\*{3})", re.IGNORECASE)
 #: The name of a variable that holds the path of a file or folder (AWS_WEB_IDENTITY_TOKEN_FILE, PGPASSFILE).
 _PATH_NAME = re.compile(r"(?:^|_)(?:PG)?(?:PASS)?(?:FILE|PATH|DIR)$", re.IGNORECASE)
@@ -64,7 +64,7 @@ def refuse_secrets(part: Any, place: str) -> None:
 
 
 def _holds_secret(value: str, reference: re.Pattern[str]) -> bool:
-    """Whether a text, apart from its references, has something that would be masked before the text is printed."""
+    """Whether `without_secrets` or `shown_uri` would mask something in a text, apart from its references."""
     referring = reference.sub(_HIDDEN, value)
     rest = _QUOTES.sub("", referring) if referring != value else value
     rest = _REFERRED.sub("", rest)

@@ -38,7 +38,7 @@ class HeldOutRows:
         """Takes the rows.
 
         Args:
-            rows: features, label and `user_id`.
+            rows: features, label, `user_id`, and for `unseen_by` also `user_session`.
             train_rate: the share of purchases among the training rows, 0 to 1, for the baseline.
             files: finds the files of models.
         """
@@ -73,7 +73,7 @@ class HeldOutRows:
 
     @property
     def users_of_the_rarer_class(self) -> float:
-        """The effective number of users with bought rows, or of users with rows not bought, whichever is lower."""
+        """The effective number (`effective_users`) of buyers or of non-buyers, whichever is lower."""
         return min(map(effective_users, self._users_of_classes))
 
     @property
@@ -107,7 +107,7 @@ class HeldOutRows:
 
 
 def _sessions(rows: pd.DataFrame) -> pd.MultiIndex:
-    """The session of each row. Session ids may be stored as UUIDs, which pandas reads as bytes, or as text."""
+    """The session of each row. Session ids are stored as text or as UUIDs, and pandas reads UUIDs as bytes."""
 
     def plain(value: object) -> str:
         return value.hex() if isinstance(value, bytes) else str(value).replace("-", "")

@@ -106,8 +106,8 @@ def score(
         target: the file to write, `.csv` or `.parquet`; an existing one is replaced.
         incomplete: where the file is written until it is complete, in the same folder.
         marks: columns with the same value in every row, such as the model's version.
-        as_is: whether a null is a value, as in rows that were made from events. If false, the model fills in product
-            columns that are null, as it does for a request.
+        as_is: whether nulls in the product columns are kept, because the rows were made from events. If false, the
+            model fills them in, as it does for a request.
 
     Raises:
         OSError: the folder of `target` is not writable.

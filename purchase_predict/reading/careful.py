@@ -20,7 +20,8 @@ def line_by_line(reading: Reading, shown: Phase) -> Copied:
 
     Args:
         reading: the source.
-        shown: the progress phase. When a file is ready to be scanned, the phase advances by the part's size in bytes.
+        shown: the progress phase. When a file is ready to be scanned, the phase advances by the bytes of the original
+            file.
 
     Raises:
         click.ClickException: a file is damaged and cannot be read to its end.

@@ -198,7 +198,7 @@ def test_the_slope_is_that_of_a_naive_reference(weeks: list[tuple[float, float, 
     if len(kept) < module.MIN_SCORED:
         assert made.trend is None
         return
-    slope = naive_slope(values[kept] - 0.5, halves[kept], (kept - kept[0]) / (kept[-1] - kept[0]) * (len(kept) - 1))
+    slope = naive_slope(values[kept] - 0.5, halves[kept], kept)
     assert made.trend
     assert made.trend.value == pytest.approx(slope, abs=1e-7)
 
