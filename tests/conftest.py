@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from tests.preloaded.start import remember_environment
+from tests.preloaded import start
 
 PROJECT = Path(__file__).resolve().parent.parent
 REAL_DATA = PROJECT.parent / "shared" / "data"
@@ -133,12 +133,12 @@ def pytest_collection_finish() -> None:
 
 
 #: Variables that are removed for the tests. A developer may have set them, and pytest-xdist sets PYTHONPATH in its
-#: workers. With PYTHONPATH, a process that a test starts would import this checkout's modules. A process whose
-#: environment lacks PYTHONPATH would differ from the preloaded Python, and so would not be preloaded.
-_NOT_OURS = (
-    *("ENV", "GOOGLE_APPLICATION_CREDENTIALS", "STORAGE_EMULATOR_HOST"),
-    *("PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"),
-)
+#: workers. With PYTHONPATH, a process that a test starts would import this checkout's modules. If the preloaded Python
+#: had one of Python's variables, a process whose environment lacks it would not be preloaded.
+_NOT_OURS = {
+    "ENV", "GOOGLE_APPLICATION_CREDENTIALS", "STORAGE_EMULATOR_HOST",
+    "PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE",
+}  # fmt: skip
 
 #: A folder in memory, for the temporary folders of the tests. On a disk, SQLite would wait for the disk at every write.
 #: The suite makes thousands of writes.
@@ -163,7 +163,7 @@ def pytest_configure() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ["DO_NOT_TRACK"] = "true"  # otherwise each process would try to send MLflow's telemetry
     os.environ["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]
-    remember_environment()
+    start.environment()  # remembered, before a test changes a variable
 
 
 @pytest.fixture(autouse=True)

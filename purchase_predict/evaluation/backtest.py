@@ -111,7 +111,7 @@ class Backtest:
         width = np.array([_width(score) for score in of_periods])
         weight = (2 * NORMAL / np.maximum(width, MIN_WIDTH * np.median(width))) ** 2
         first, last = self.periods[0].start, self.periods[-1].start
-        mean_distance = (last - first) / (len(self.periods) - 1)  # of two periods, also of those that do not count
+        mean_distance = (last - first) / (len(self.periods) - 1)  # between two periods in a row, counted or not
         at = np.array([(period.start - first) / mean_distance for period in counted])
         centred = at - np.average(at, weights=weight)
         spread = float(np.sum(weight * centred**2))

@@ -102,7 +102,7 @@ class _Registry:
         self._base, self._name, self._host = f"{'http' if local else 'https'}://{host}/v2/{name}", name, host
         self._session = requests.Session()
         self._session.headers["Accept"] = ", ".join(_TYPES)
-        self._session.auth = lambda request: request  # otherwise requests would use ~/.netrc
+        self._session.auth = _without_netrc
 
     def get(self, path: str) -> dict[str, Any]:
         answer = self._session.get(f"{self._base}/{path}", timeout=_TIMEOUT)
@@ -121,10 +121,15 @@ class _Registry:
         asked = dict(re.findall(r'(\w+)="([^"]*)"', rest))
         query = {name: asked[name] for name in ("service", "scope") if name in asked}
         headers = {"Authorization": f"Basic {login}"} if login else {}
-        answer = self._session.get(asked["realm"], params=query, headers=headers, timeout=_TIMEOUT)
+        answer = requests.get(asked["realm"], query, headers=headers, auth=_without_netrc, timeout=_TIMEOUT)
         _refuse(answer)
         granted = answer.json()
         self._session.headers["Authorization"] = f"Bearer {granted.get('token') or granted['access_token']}"
+
+
+def _without_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Leaves a request as it is. Without an `auth` function, requests would send a login from ~/.netrc."""
+    return request
 
 
 def _refuse(answer: requests.Response) -> None:

@@ -31,7 +31,7 @@ cd /mnt/project
 shift 2
 exec "$@"
 """
-#: Environment variables of every container: those that the Dockerfile sets, and the LANG of its base image.
+#: Environment variables of every container: those of the Dockerfile that concern steps, and the LANG of its base image.
 _IMAGE = {"LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1", "DO_NOT_TRACK": "true"}
 
 

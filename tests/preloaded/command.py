@@ -13,7 +13,7 @@ import sys
 
 #: Prefixes of variables that Python, the dynamic loader and native libraries read only once, at their start.
 AT_START = ("PYTHON", "LD_", "LC_", "LANG", "OMP_", "OPENBLAS_", "MKL_", "MALLOC_", "OPENSSL_")
-#: A variable with one of these prefixes that counts for a process of the preloaded Python, too (process.py).
+#: A variable with such a prefix that need not be equal: a process of the preloaded Python obeys it, too (process.py).
 OBEYED = "PYTHONUNBUFFERED"
 FORWARDED = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT, _signal.SIGUSR1, _signal.SIGUSR2)
 

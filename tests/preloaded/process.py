@@ -93,6 +93,7 @@ def _as_just_imported() -> None:
     stdout: io.TextIOWrapper = sys.stdout  # type: ignore[assignment]
     stdout.reconfigure(line_buffering=stdout.isatty(), write_through=bool(os.environ.get("PYTHONUNBUFFERED")))
     tempfile.tempdir = None
+    # The client for Kubernetes reads KUBECONFIG when it is imported.
     if kube_config := sys.modules.get("kubernetes.config.kube_config"):
         kube_config.KUBE_CONFIG_DEFAULT_LOCATION = os.environ.get("KUBECONFIG", "~/.kube/config")  # type: ignore[attr-defined]
     multiprocessing.spawn.set_executable(sys.executable)

@@ -12,6 +12,7 @@ the process does. If the command is killed, the process is killed, too. Differen
 - SIGSTOP to the command does not stop the process.
 - If the command leads a process group, a signal to the command goes to the whole group of the process.
 - All processes of one server hash strings with the same seed.
+- With PYTHONUNBUFFERED, the process writes at once, but `sys.flags.unbuffered` is 0.
 
 Tests that depend on one of these differences start fresh processes (`Workflow.fresh`).
 """

@@ -23,17 +23,16 @@ _FOLDER = "preloaded-"
 _SET_AT_IMPORT = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
 #: Variables that differ from machine to machine, are read when Python or its modules start, and change no result.
 _OF_THE_MACHINE = ("CI", "LANG", "OMP_WAIT_POLICY", "SSL_CERT_DIR", "SSL_CERT_FILE")
-#: The environment with which preloaded Pythons start (`remember_environment`).
-_environment: dict[str, str] = {}
 
 
-def remember_environment() -> None:
-    """Makes the preloaded Pythons start with the present environment. Called once, before the first test.
+@functools.cache
+def environment() -> dict[str, str]:
+    """The environment with which the preloaded Pythons start: that of this process at the first call.
 
-    When the first command is needed, a test may have set a variable that a module reads at its import, such as
-    KUBECONFIG. If the preloaded Python had that value, no command of any later test would be preloaded.
+    The first call is before the first test. A test may set a variable that a module reads at its import. If a
+    preloaded Python started with that value, no command of any later test would be preloaded.
     """
-    _environment.update((name, value) for name, value in os.environ.items() if name not in _SET_AT_IMPORT)
+    return {name: value for name, value in os.environ.items() if name not in _SET_AT_IMPORT}
 
 
 @functools.cache
@@ -49,20 +48,20 @@ def commands(at_start: tuple[tuple[str, str], ...] = ()) -> Path | None:
     folder = Path(tempfile.mkdtemp(prefix=_FOLDER))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     address = str(folder / "socket")
-    environment = _environment | dict(at_start)
+    environ = environment() | dict(at_start)
     # Nothing is written to the server's standard input. When this process ends, the input ends, and so does the server.
     server = subprocess.Popen(
         [REAL_PYTHON, "-m", "tests.preloaded.server", address],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=HERE.parent.parent,
-        env=environment,
+        env=environ,
     )
     atexit.register(_stop, server)
     assert server.stdout
     at_import = server.stdout.readline().decode().split()
     assert at_import, "the preloaded Python has ended"
-    _write_commands(folder, address, at_import, command.start(at_import, environment))
+    _write_commands(folder, address, at_import, command.start(at_import, environ))
     return folder
 
 
